@@ -1,0 +1,71 @@
+# One target per act, the same for people and for CI. `make help` lists them.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+SOURCES := cnn testbed offload_env agents tests examples benchmarks
+
+# The folder of measured data, if there is one; tests that need it skip without it.
+ifdef SLIPROAD_DATA
+export SLIPROAD_DATA
+endif
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check lint types format docs build constraints clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=$(PYTHON)  interpreter for the virtual environment (3.11 or newer)"
+	@echo "  VENV=$(VENV)      where it lies"
+	@echo "  SLIPROAD_DATA=DIR folder with gtsrb/ and traces/, for tests on measured data"
+
+venv: $(STAMP) ## make the virtual environment with everything in it
+
+# setup.py-less editable install: source edits need no reinstall, new dependencies do.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else \
+	    f"{sys.executable} is Python {v[0]}.{v[1]}; expected 3.11 or newer; give another: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## train, compare, deploy and measure on this machine (under 10 minutes)
+	$(BIN)/sliproad demo
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)
+
+check: lint types test ## everything CI runs: format, lint, types, tests
+
+lint: $(STAMP) ## formatting and lint, changing nothing
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+types: $(STAMP) ## mypy --strict over the four packages
+	$(BIN)/mypy
+
+format: $(STAMP) ## format and mend what can be mended by itself
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+docs: $(STAMP) ## build the documentation into site/
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	$(BIN)/mkdocs build --strict
+
+build: $(STAMP) ## build the wheel and the sdist into dist/
+	$(BIN)/python -m build
+
+constraints: ## renew constraints.txt from the newest versions the ranges allow
+	$(PYTHON) -m venv --clear build/newest
+	build/newest/bin/python -m pip install --quiet --editable '.[dev,docs]'
+	{ sed '/^[^#]/,$$d' constraints.txt; build/newest/bin/python -m pip freeze --exclude-editable \
+	    | sed 's/+[a-z0-9.]*$$//'; } > constraints.new
+	mv constraints.new constraints.txt
+	rm -rf build/newest
+
+clean: ## remove what make built (not runs/)
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

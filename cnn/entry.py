@@ -1,0 +1,93 @@
+"""How every command of the project starts and ends: exit codes and one-line errors.
+
+Exit codes: 0 done; 2 the user can mend it (bad input, an absent server, a missing extra);
+130 interrupted; anything else that goes wrong is a bug and shows its traceback (code 1).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+import typer
+
+from cnn.errors import SliproadError
+
+EXIT_USER_ERROR: Final = 2
+EXIT_INTERRUPTED: Final = 130
+"""128 + SIGINT, as shells have it."""
+
+_EXTRA_OF: Final = {
+    "grpc_health": "server",
+    "grpc_reflection": "server",
+    "gymnasium": "train",
+    "jinja2": "train",
+    "matplotlib": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "pandas": "train",
+    "pooch": "train",
+    "prometheus_client": "server",
+    "sb3_contrib": "train",
+    "scipy": "train",
+    "stable_baselines3": "train",
+    "tensorboard": "train",
+    "torch": "train",
+    "tqdm": "train",
+}
+"""Import name -> the extra of this distribution that installs it (pyproject.toml)."""
+
+
+def run_app(
+    app: typer.Typer, *, prog_name: str | None = None, args: Sequence[str] | None = None
+) -> NoReturn:
+    """Run a command-line application and leave the process with its exit code.
+
+    Args:
+        app: the Typer application.
+        prog_name: name shown in the help; None is the name it was started by.
+        args: arguments without the program's name; None is ``sys.argv[1:]``.
+    """
+    try:
+        app(args=args, prog_name=prog_name)
+    except SliproadError as error:
+        fail(str(error))
+    except ModuleNotFoundError as error:
+        message = missing_extra(error)
+        if message is None:
+            raise
+        fail(message)
+    except KeyboardInterrupt:
+        _leave("interrupted", EXIT_INTERRUPTED)
+    except SystemExit as leaving:
+        if leaving.code == EXIT_INTERRUPTED:  # Typer turns Ctrl-C into a silent exit
+            _leave("interrupted", EXIT_INTERRUPTED)
+        raise
+    sys.exit(0)
+
+
+def missing_extra(error: ModuleNotFoundError) -> str | None:
+    """What to say if `error` is about a package of an extra that is not installed."""
+    module = (error.name or "").partition(".")[0]
+    extra = _EXTRA_OF.get(module)
+    if extra is None:
+        return None
+    return (
+        f"{module} is not installed; expected what the extra '{extra}' installs; "
+        f"pip install 'sliproad[{extra}]'"
+    )
+
+
+def fail(message: str) -> NoReturn:
+    """Print ``error: message`` as one line on standard error and exit with code 2."""
+    _leave(f"error: {' '.join(message.split())}", EXIT_USER_ERROR)
+
+
+def _leave(line: str, code: int) -> NoReturn:
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except BrokenPipeError:  # nobody reads: the exit code still says it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    sys.exit(code)
