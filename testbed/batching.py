@@ -1,0 +1,314 @@
+"""Dynamic batching across clients: a bounded queue in front of the tails, no socket here.
+
+Requests of equal (exit, split) that wait together are computed together. A request that
+finds the server idle is computed at once, by the thread that brought it; nothing ever
+waits for company while a slot is idle unless `max_wait_ms` says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.errors import ConfigError
+
+Compute = Callable[[NDArray[np.uint8], int, int], tuple[NDArray[np.int16], NDArray[np.float32]]]
+"""(payloads, exit, split) -> (predictions, confidences), as `SplitRuntime.tail`."""
+
+Status = Literal["queued", "running", "answered", "expired", "cancelled", "refused", "failed"]
+
+WAIT_MEMORY_S = 0.5
+"""Time constant of the expected-wait average: a few frames at 10 to 30 frames/s."""
+
+_log = logging.getLogger(__name__)
+
+
+class Job:
+    """One request on its way through the batcher.
+
+    Attributes:
+        exit, split: key of the batch it may join.
+        payload: uint8 (B, ...).
+        arrived_s: monotonic time of arrival.
+        deadline_s: monotonic time after which nobody wants the answer; None if never.
+        status: where it stands; the result fields are set when it is ``answered``.
+        queue_ms: wait until its batch began.
+        compute_ms: decoder and tail of its batch.
+    """
+
+    __slots__ = (
+        "arrived_s",
+        "compute_ms",
+        "confidences",
+        "deadline_s",
+        "exit",
+        "finished",
+        "payload",
+        "predictions",
+        "queue_ms",
+        "split",
+        "status",
+    )
+
+    def __init__(
+        self,
+        exit: int,
+        split: int,
+        payload: NDArray[np.uint8],
+        *,
+        arrived_s: float,
+        deadline_s: float | None = None,
+    ) -> None:
+        self.exit = exit
+        self.split = split
+        self.payload = payload
+        self.arrived_s = arrived_s
+        self.deadline_s = deadline_s
+        self.status: Status = "queued"
+        self.finished = threading.Event()
+        self.predictions: NDArray[np.int16] | None = None
+        self.confidences: NDArray[np.float32] | None = None
+        self.queue_ms = 0.0
+        self.compute_ms = 0.0
+
+    def finish(self, status: Status) -> None:
+        """Set the final status and wake whoever waits."""
+        self.status = status
+        self.finished.set()
+
+    def expired(self, now_s: float) -> bool:
+        """True once its deadline has passed."""
+        return self.deadline_s is not None and now_s >= self.deadline_s
+
+
+class WaitEstimate:
+    """Exponentially weighted mean of queue waits that fades while nothing arrives."""
+
+    def __init__(self, memory_s: float = WAIT_MEMORY_S) -> None:
+        self._memory_s = memory_s
+        self._mean_ms = 0.0
+        self._at_s = -math.inf
+
+    def add(self, wait_ms: float, now_s: float) -> None:
+        """A batch began after its requests had waited `wait_ms` on average."""
+        keep = math.exp(-max(0.0, now_s - self._at_s) / self._memory_s)
+        self._mean_ms = keep * self._mean_ms + (1 - keep) * wait_ms
+        self._at_s = now_s
+
+    def value_ms(self, now_s: float) -> float:
+        """The wait that a request arriving now must expect."""
+        return self._mean_ms * math.exp(-max(0.0, now_s - self._at_s) / self._memory_s)
+
+
+class Batcher:
+    """A bounded queue and the slots that empty it.
+
+    Args:
+        compute: the tails; called by at most `workers` threads at a time.
+        workers: batches computed at once.
+        max_batch: most frames in one batch.
+        max_wait_ms: how long the oldest waiting request may be held back for company when
+            a slot is idle; 0 never holds one back.
+        queue_limit: most requests waiting; one more is refused.
+        on_batch: told (exit, split, requests' mean wait in ms, compute ms, frames) of each.
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        *,
+        workers: int = 1,
+        max_batch: int = 8,
+        max_wait_ms: float = 0.0,
+        queue_limit: int = 128,
+        on_batch: Callable[[int, int, float, float, int], None] | None = None,
+    ) -> None:
+        if min(workers, max_batch, queue_limit) < 1 or max_wait_ms < 0:
+            raise ConfigError(
+                f"workers {workers}, max_batch {max_batch}, queue {queue_limit}, "
+                f"max_wait_ms {max_wait_ms}",
+                expected="at least 1 worker, frame and waiting request, no negative wait",
+                mend="correct the server's options",
+            )
+        self._compute = compute
+        self._workers = workers
+        self._max_batch = max_batch
+        self._max_wait_s = max_wait_ms / 1e3
+        self._queue_limit = queue_limit
+        self._on_batch = on_batch
+        self._queue: list[Job] = []
+        self._busy = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._wait = WaitEstimate()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"tails-{i}", daemon=True)
+            for i in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def queue_length(self) -> int:
+        """Requests waiting now."""
+        return len(self._queue)
+
+    def expected_wait_ms(self) -> float:
+        """Queue wait that a request arriving now must expect."""
+        with self._changed:
+            return self._wait.value_ms(time.monotonic())
+
+    def run(self, job: Job, timeout_s: float | None = None) -> Status:
+        """Bring a job and wait for its end; returns its status.
+
+        ``refused`` if the queue is full or closed. A job that is not done `timeout_s`
+        after now is withdrawn and comes back ``expired``.
+        """
+        with self._changed:
+            if self._closed or len(self._queue) >= self._queue_limit:
+                job.finish("refused")
+                return job.status
+            at_once = not self._queue and self._busy < self._workers
+            if at_once:
+                self._busy += 1
+            else:
+                self._queue.append(job)
+                if self._busy < self._workers:
+                    self._changed.notify()
+        if at_once:
+            self._run_batch([job])
+        elif not job.finished.wait(timeout_s):
+            self.withdraw(job, "expired")
+            if not job.finished.is_set():  # its batch is running: nobody waits for it
+                return "expired"
+        return job.status
+
+    def withdraw(self, job: Job, status: Status = "cancelled") -> None:
+        """Give up a job: if it still waits it leaves the queue uncomputed."""
+        with self._changed:
+            if job.status == "queued":
+                if job in self._queue:
+                    self._queue.remove(job)
+                job.finish(status)
+
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Refuse new jobs, finish the waiting ones; False if that took too long (the rest
+        is then refused)."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            done = self._changed.wait_for(lambda: not self._queue and not self._busy, timeout_s)
+            for job in self._queue:
+                job.finish("refused")
+            self._queue.clear()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(timeout_s)
+        return done
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                batch = self._next_batch()
+                if batch is None:
+                    return
+                self._busy += 1
+            self._run_batch(batch)
+
+    def _next_batch(self) -> list[Job] | None:
+        """Wait (with the lock) for a slot and a batch; None when closed and empty."""
+        while True:
+            now = time.monotonic()
+            self._drop_expired(now)
+            if not self._queue:
+                if self._closed:
+                    return None
+                self._changed.wait()
+            elif self._busy >= self._workers:
+                self._changed.wait()
+            else:
+                batch, full = self._gather()
+                held_until = batch[0].arrived_s + self._max_wait_s
+                if full or self._closed or now >= held_until:
+                    for job in batch:
+                        self._queue.remove(job)
+                    return batch
+                self._changed.wait(held_until - now)
+
+    def _drop_expired(self, now_s: float) -> None:
+        late = [job for job in self._queue if job.expired(now_s)]
+        for job in late:
+            self._queue.remove(job)
+            job.finish("expired")
+
+    def _gather(self) -> tuple[list[Job], bool]:
+        """The oldest job and, in order of arrival, those that can join it."""
+        oldest = self._queue[0]
+        batch: list[Job] = []
+        frames = 0
+        for job in self._queue:
+            if job.exit != oldest.exit or job.split != oldest.split:
+                continue
+            if batch and frames + len(job.payload) > self._max_batch:
+                return batch, True
+            batch.append(job)
+            frames += len(job.payload)
+        return batch, frames >= self._max_batch
+
+    def _run_batch(self, batch: list[Job]) -> None:
+        """Compute a batch in a slot taken by the caller, and free the slot."""
+        try:
+            began = time.monotonic()
+            batch = self._still_wanted(batch, began)
+            if batch:
+                self._compute_batch(batch, began)
+        except Exception:  # a worker must outlive whatever one batch does
+            _log.exception("batch of %d failed", len(batch))
+            for job in batch:
+                job.finish("failed")
+        finally:
+            with self._changed:
+                self._busy -= 1
+                if self._queue or self._closed:
+                    self._changed.notify_all()
+
+    def _still_wanted(self, batch: list[Job], now_s: float) -> list[Job]:
+        wanted = []
+        with self._changed:
+            for job in batch:
+                if job.status != "queued":
+                    continue
+                if job.expired(now_s):
+                    job.finish("expired")
+                    continue
+                job.status = "running"
+                job.queue_ms = (now_s - job.arrived_s) * 1e3
+                wanted.append(job)
+            if wanted:
+                self._wait.add(sum(job.queue_ms for job in wanted) / len(wanted), now_s)
+        return wanted
+
+    def _compute_batch(self, batch: list[Job], began_s: float) -> None:
+        first = batch[0]
+        payload = (
+            first.payload if len(batch) == 1 else np.concatenate([job.payload for job in batch])
+        )
+        predictions, confidences = self._compute(payload, first.exit, first.split)
+        compute_ms = (time.monotonic() - began_s) * 1e3
+        start = 0
+        for job in batch:
+            end = start + len(job.payload)
+            job.predictions, job.confidences = predictions[start:end], confidences[start:end]
+            job.compute_ms = compute_ms
+            start = end
+            job.finish("answered")
+        if self._on_batch is not None:
+            mean_wait = sum(job.queue_ms for job in batch) / len(batch)
+            self._on_batch(first.exit, first.split, mean_wait, compute_ms, start)

@@ -1,0 +1,42 @@
+"""Is an address free to listen on? Asked before a library would fail less clearly."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from cnn.errors import SliproadError
+
+
+class PortInUseError(SliproadError):
+    """Another process listens on the address, or the address is not this machine's."""
+
+
+def check_free(host: str, port: int, *, what: str) -> None:
+    """Raise `PortInUseError` unless this process may listen on (host, port).
+
+    Args:
+        host: name or address; port: 0 asks only whether the host is ours.
+        what: what wants to listen, for the message.
+    """
+    if not 0 <= port <= 65535:
+        raise PortInUseError(f"{what} port {port}", expected="0..65535", mend="choose another port")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        reason = "in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+        raise PortInUseError(
+            f"{what} address {join_address(host, port)}: {reason}",
+            expected="a free port on an address of this machine",
+            mend="stop the process that has it, or choose another (0 takes any free port)",
+        ) from error
+
+
+def join_address(host: str, port: int) -> str:
+    """``host:port``, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
