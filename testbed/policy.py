@@ -172,9 +172,9 @@ class NetworkPolicy:
         for layer, x, out in self._hidden:
             np.dot(layer, x, out)
             if self._relu:
-                np.maximum(out, 0.0, out)
+                np.maximum(out, 0.0, out=out)
             else:
-                np.tanh(out, out)
+                np.tanh(out, out=out)
         logits = self._logits
         np.dot(self._layers[-1], self._inputs[-1], logits)
         if self._masked:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.errors import BundleError
+from testbed.observation import SCHEMA_HASH
 
 FORMAT: Final = 1
 MAX_UNPACKED_BYTES: Final = 64 * 2**20
@@ -121,8 +122,6 @@ class PolicyBundle:
         Args:
             bundle_hash: hash of the model bundle in use; None does not check it.
         """
-        from testbed.observation import SCHEMA_HASH
-
         stated = self.manifest.get("observation", {}).get("schema_hash")
         if stated != SCHEMA_HASH:
             raise BundleError(

@@ -1,0 +1,116 @@
+"""Settings of one training run, checked when made and stored with its result."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from cnn.action import N_ACTIONS
+from cnn.errors import ConfigError, DataError
+
+ALGORITHMS: Final = ("ppo", "dqn")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        scenario: scenario's name or file.
+        algo: ``ppo`` or ``dqn``.
+        steps: environment steps (frames) in all.
+        seed: of everything random.
+        n_envs: parallel lanes of the vector environment.
+        n_steps: steps of every lane between two PPO updates.
+        batch_size: transitions of a gradient step.
+        epochs: passes of PPO over a rollout.
+        learning_rate: Adam's, falling linearly to a tenth.
+        gamma: discount a frame. A choice reaches only a few frames ahead (queue, modem
+            tail, fresher network knowledge), so a short horizon loses little and keeps
+            the noise of far frames out of the advantage.
+        gae_lambda: generalised advantage estimation.
+        entropy: PPO's entropy bonus at the start, falling linearly to 0.
+        hidden: width of both hidden layers.
+        dual_rate: multiplier added per unit of missing accuracy and update.
+        dual_start: multiplier at the start, cost per unit of accuracy.
+        margin: accuracy the dual ascent asks for above the floor, so that the floor
+            also holds on drives not trained on.
+        validate_every: steps between validations on held-out training drives.
+        actions: canonical numbers of the actions offered, ascending.
+    """
+
+    scenario: str = "urban-5g"
+    algo: str = "ppo"
+    steps: int = 2_000_000
+    seed: int = 0
+    n_envs: int = 256
+    n_steps: int = 64
+    batch_size: int = 2048
+    epochs: int = 4
+    learning_rate: float = 1e-3
+    gamma: float = 0.9
+    gae_lambda: float = 0.9
+    entropy: float = 0.005
+    hidden: int = 64
+    dual_rate: float = 100.0
+    dual_start: float = 5.0
+    margin: float = 0.001
+    validate_every: int = 250_000
+    actions: tuple[int, ...] = tuple(range(N_ACTIONS))
+
+    def __post_init__(self) -> None:
+        positive = ("steps", "n_envs", "n_steps", "batch_size", "epochs", "learning_rate", "hidden")
+        for name in (*positive, "validate_every"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(
+                    f"{name} {getattr(self, name)}", expected="more than 0", mend="correct it"
+                )
+        if self.algo not in ALGORITHMS:
+            raise ConfigError(
+                f"algorithm {self.algo!r}", expected=" or ".join(ALGORITHMS), mend="choose one"
+            )
+        if not (0 <= self.gamma < 1 and 0 <= self.gae_lambda <= 1):
+            raise ConfigError(
+                f"gamma {self.gamma}, gae_lambda {self.gae_lambda}",
+                expected="0 <= gamma < 1 and 0 <= gae_lambda <= 1",
+                mend="try 0.9 for both",
+            )
+        if min(self.dual_rate, self.dual_start, self.margin, self.entropy) < 0:
+            raise ConfigError(
+                f"dual_rate {self.dual_rate}, dual_start {self.dual_start}, "
+                f"margin {self.margin}, entropy {self.entropy}",
+                expected="none negative",
+                mend="correct it",
+            )
+        legal = set(self.actions) <= set(range(N_ACTIONS))
+        if not (legal and self.actions and list(self.actions) == sorted(set(self.actions))):
+            raise ConfigError(
+                f"actions {self.actions}", expected="some of 0..19, ascending", mend="correct it"
+            )
+
+    def save(self, path: Path) -> None:
+        """Write as JSON; written whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".part")
+        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path) -> TrainConfig:
+        """Read what `save` wrote; unknown keys are an error."""
+        try:
+            raw: dict[str, Any] = json.loads(path.read_text())
+            raw["actions"] = tuple(raw["actions"])
+            unknown = set(raw) - {f.name for f in fields(cls)}
+            if unknown:
+                raise KeyError(f"unknown settings {sorted(unknown)}")
+            return cls(**raw)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"training settings {path}: {error}",
+                expected="config.json of a training run",
+                mend="give the folder that `sliproad agent train --out` wrote",
+            ) from error

@@ -1,0 +1,143 @@
+"""Turn a trained stable-baselines3 model into a policy file that needs numpy alone."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import nn
+
+import cnn
+from cnn.action import ACTIONS, Action
+from cnn.errors import BundleError
+from testbed.observation import FIELDS, SCHEMA_HASH
+from testbed.policy_bundle import FORMAT, PolicyBundle
+
+_ACTIVATIONS: Final[Mapping[type[nn.Module], str]] = {nn.Tanh: "tanh", nn.ReLU: "relu"}
+
+
+def layers_of(model: BaseAlgorithm) -> tuple[list[NDArray[np.float32]], list[Any], str]:
+    """Weights (n_out, n_in), biases (n_out,) and activation of a model's greedy policy.
+
+    For PPO the layers up to the action logits, for DQN those up to the action values;
+    both decide by the largest output.
+
+    Raises:
+        BundleError: if the network is not a plain MLP of these.
+    """
+    modules: list[nn.Module]
+    if isinstance(model, DQN):
+        modules = list(model.q_net.q_net)
+    elif isinstance(model, PPO):
+        modules = [*model.policy.mlp_extractor.policy_net, model.policy.action_net]
+    else:
+        raise _not_exportable(type(model).__name__)
+    linear = [m for m in modules if isinstance(m, nn.Linear)]
+    kinds = {type(m) for m in modules if not isinstance(m, nn.Linear)}
+    if len(kinds) > 1 or not kinds <= set(_ACTIVATIONS) or len(modules) != 2 * len(linear) - 1:
+        raise _not_exportable(str([type(m).__name__ for m in modules]))
+    activation = _ACTIVATIONS[kinds.pop()] if kinds else "tanh"
+    return [_array(m.weight) for m in linear], [_array(m.bias) for m in linear], activation
+
+
+def _array(parameter: nn.Parameter) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = parameter.detach().cpu().numpy().astype(np.float32).copy()
+    return array
+
+
+def _not_exportable(what: str) -> BundleError:
+    return BundleError(
+        f"a policy of {what}",
+        expected="PPO or DQN with a multi-layer perceptron of tanh or relu layers",
+        mend="train with `sliproad agent train`",
+    )
+
+
+def bundle_of(
+    model: BaseAlgorithm,
+    *,
+    actions: Sequence[int],
+    name: str,
+    bundle_hash: str,
+    scenario: str,
+    algorithm: str,
+    metrics: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> PolicyBundle:
+    """Policy bundle of a trained model.
+
+    Args:
+        model: PPO or DQN.
+        actions: canonical action number of each of the model's outputs.
+        name: shown in tables and records.
+        bundle_hash: model bundle whose frame table it was trained on.
+        scenario: scenario's name.
+        algorithm: ``ppo`` or ``dqn``.
+        metrics: figures of its evaluation, with what they were measured on.
+        provenance: command, seed, steps and settings.
+    """
+    weights, biases, activation = layers_of(model)
+    manifest = {
+        **_manifest(actions, name, bundle_hash, scenario),
+        "kind": "mlp",
+        "layers": len(weights),
+        "activation": activation,
+        "algorithm": algorithm,
+        "metrics": dict(metrics),
+        "provenance": {**provenance, "versions": _versions()},
+    }
+    arrays = {f"weight{i}": w for i, w in enumerate(weights)}
+    arrays |= {f"bias{i}": b for i, b in enumerate(biases)}
+    return PolicyBundle(manifest, arrays)
+
+
+def static_bundle(action: Action, bundle_hash: str, scenario: str) -> PolicyBundle:
+    """Policy bundle that always takes `action`, for comparing on a live device."""
+    manifest = {
+        **_manifest([action.index], f"static {action.name}", bundle_hash, scenario),
+        "kind": "static",
+        "algorithm": "static",
+        "metrics": {},
+        "provenance": {},
+    }
+    return PolicyBundle(manifest, {})
+
+
+def _manifest(
+    actions: Sequence[int], name: str, bundle_hash: str, scenario: str
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "name": name,
+        "actions": [int(a) for a in actions],
+        "action_names": [ACTIONS[a].name for a in actions],
+        "observation": {
+            "schema_hash": SCHEMA_HASH,
+            "fields": [asdict(field) for field in FIELDS],
+        },
+        "bundle_hash": bundle_hash,
+        "scenario": scenario,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("stable-baselines3", "torch", "gymnasium", "numpy")
+    found = {name: metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), "sliproad": cnn.__version__, **found}
+
+
+def write(bundle: PolicyBundle, path: Path) -> Path:
+    """Save as `path` (with the ending ``.policy`` if it has none) and say where."""
+    path = path if path.suffix else path.with_suffix(".policy")
+    bundle.save(path)
+    return path

@@ -1,0 +1,141 @@
+"""The native Gymnasium vector environment as stable-baselines3 wants it.
+
+stable-baselines3 expects one info dict a lane and step. Making those for hundreds of
+lanes would cost more than the simulation, so lanes share empty dicts and only a lane
+that ends gets its own. The scalar reward joins cost and constraint: with multiplier
+``m`` of the accuracy floor ``f`` it is ``-cost + m * (correct - f)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+from cnn.action import N_ACTIONS
+
+
+class RolloutSums:
+    """Running sums of what the environment reported since the last `take`."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self.frames = 0
+        self._sums = dict.fromkeys(("reward", "cost", "accuracy", "delay_ms", "energy_mj"), 0.0)
+        self._actions = np.zeros(N_ACTIONS, np.int64)
+
+    def add(self, actions: NDArray[np.int64], **values: NDArray[Any]) -> None:
+        """Add one step of all lanes; `values` are arrays (B,) by name."""
+        self.frames += len(actions)
+        for name, value in values.items():
+            self._sums[name] += float(value.sum())
+        self._actions += np.bincount(actions, minlength=N_ACTIONS)
+
+    def take(self) -> tuple[dict[str, float], NDArray[np.float64]]:
+        """Means by name and shares of the 20 actions since the last call, then forget."""
+        frames = max(self.frames, 1)
+        means = {name: total / frames for name, total in self._sums.items()}
+        shares = self._actions / frames
+        self._clear()
+        return means, shares
+
+
+class OffloadVecEnv(VecEnv):
+    """Adapter of a same-step-autoreset vector environment to stable-baselines3.
+
+    Args:
+        env: native vector environment; `info` carries ``cost``, ``correct``,
+            ``delay_ms`` and ``energy_mj`` as arrays (B,).
+        floor: accuracy floor of the constraint, [0, 1].
+        actions: canonical numbers of the actions offered to the learner; its action k
+            is ``actions[k]``.
+
+    Attributes:
+        multiplier: price of missing accuracy in the reward, changed by the dual ascent.
+        sums: what happened since the last rollout.
+    """
+
+    def __init__(
+        self, env: VectorEnv[Any, Any, Any], floor: float, actions: Sequence[int] = range(N_ACTIONS)
+    ) -> None:
+        self.env = env
+        self.floor = floor
+        self.multiplier = 0.0
+        self.table = np.asarray(actions, np.int64)
+        self.sums = RolloutSums()
+        self.render_mode = None
+        super().__init__(env.num_envs, env.single_observation_space, spaces.Discrete(len(actions)))
+        self._no_info: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
+        self._chosen = np.zeros(env.num_envs, np.int64)
+
+    def reset(self) -> NDArray[np.float32]:
+        """Start every lane anew, with the seeds given to `seed` if there are any."""
+        seeds = [s for s in self._seeds if s is not None]
+        observation, _ = self.env.reset(seed=seeds[0] if seeds else None)
+        self._reset_seeds()
+        return np.array(observation, np.float32)
+
+    def step_async(self, actions: NDArray[np.int64]) -> None:
+        """Remember the learner's choices."""
+        self._chosen = self.table[np.asarray(actions, np.int64)]
+
+    def step_wait(
+        self,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """One frame in every lane."""
+        observation, _, terminated, truncated, info = self.env.step(self._chosen)
+        correct = np.asarray(info["correct"], np.float64)
+        reward = -np.asarray(info["cost"]) + self.multiplier * (correct - self.floor)
+        self.sums.add(
+            self._chosen,
+            reward=reward,
+            cost=info["cost"],
+            accuracy=correct,
+            delay_ms=info["delay_ms"],
+            energy_mj=info["energy_mj"],
+        )
+        done = terminated | truncated
+        infos = self._no_info
+        if done.any():
+            infos = list(infos)
+            final = info["final_obs"]
+            for lane in np.flatnonzero(done):
+                infos[lane] = {
+                    "terminal_observation": np.array(final[lane], np.float32),
+                    "TimeLimit.truncated": bool(truncated[lane] and not terminated[lane]),
+                }
+        # A copy: the environment may reuse its arrays, the rollout buffer must not see it.
+        return np.array(observation, np.float32), reward.astype(np.float32), done, infos
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The same value for every lane: lanes are rows of one environment."""
+        return [getattr(self.env, attr_name) for _ in self._lanes(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Not offered: lanes are rows of one environment."""
+        raise NotImplementedError("lanes of the native vector environment share their attributes")
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method of the environment once and give its answer to every lane."""
+        answer = getattr(self.env, method_name)(*method_args, **method_kwargs)
+        return [answer for _ in self._lanes(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
+        """No lane is wrapped."""
+        return [False for _ in self._lanes(indices)]
+
+    def _lanes(self, indices: Any) -> Iterable[int]:
+        return self._get_indices(indices)
