@@ -25,6 +25,7 @@ TRAINING_MODULES = {
     "cnn/model.py",
     "cnn/train.py",
     "agents/export.py",
+    "agents/sb3_vec.py",
     "agents/train.py",
 }
 

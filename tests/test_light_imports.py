@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Import names of everything that only the [train] extra installs.
 TRAIN_ONLY = (
     "torch",
     "stable_baselines3",
@@ -28,13 +28,18 @@ TRAIN_ONLY = (
     "pooch",
     "tqdm",
 )
+"""Import names of what only the [train] extra installs."""
 
-# Run first: makes those imports fail as they do on a device.
-BLOCK = f"""
-import sys
-for name in {TRAIN_ONLY!r}:
-    sys.modules[name] = None
-"""
+HEAVY = (*TRAIN_ONLY, "grpc", "onnxruntime", "pyarrow", "tritonclient")
+"""What a ``--help`` has no use for."""
+
+SERVER_ONLY = ("grpc_health", "grpc_reflection", "prometheus_client")
+"""Import names of what only the [server] extra installs."""
+
+
+def blocking(names: Iterable[str]) -> str:
+    """Code that makes the imports of `names` fail as where they are not installed."""
+    return f"import sys\nfor name in {tuple(names)!r}:\n    sys.modules[name] = None\n"
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -63,19 +68,30 @@ def test_the_blocked_names_are_those_of_the_train_extra() -> None:
         "cnn",
         "cnn.runtime",
         "cnn.frame_table",
+        "cnn.render",
         "testbed",
-        "testbed.policy",
-        "testbed.observation",
+        "testbed.client",
+        "testbed.cost_model",
         "testbed.device",
-        "testbed.server",
-        "offload_env",
+        "testbed.observation",
+        "testbed.policy",
         "agents",
         "agents.cli",
     ],
 )
-def test_imports_without_the_train_extra(module: str) -> None:
-    block = BLOCK.replace("'gymnasium', ", "") if module == "offload_env" else BLOCK
-    done = run_python(f"{block}\nimport {module}")
+def test_the_device_imports_with_the_base_install_alone(module: str) -> None:
+    done = run_python(f"{blocking([*TRAIN_ONLY, *SERVER_ONLY])}\nimport {module}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_server_imports_without_the_train_extra() -> None:
+    done = run_python(f"{blocking(TRAIN_ONLY)}\nimport testbed.server")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_environments_import_without_torch() -> None:
+    blocked = ("torch", "stable_baselines3", "sb3_contrib", "matplotlib", "tensorboard")
+    done = run_python(f"{blocking(blocked)}\nimport offload_env")
     assert done.returncode == 0, done.stderr
 
 
@@ -101,7 +117,7 @@ try:
     main()
 except SystemExit as leaving:
     assert leaving.code == 0, leaving.code
-heavy = {{m.partition(".")[0] for m in sys.modules}} & {{*{TRAIN_ONLY!r}, "grpc", "onnxruntime", "pyarrow"}}
+heavy = {{m.partition(".")[0] for m in sys.modules}} & {{*{HEAVY!r}}}
 assert not heavy, heavy
 """
     done = run_python(code)

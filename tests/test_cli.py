@@ -1,0 +1,239 @@
+"""The command line as a user meets it: help, exit codes, one-line errors, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import cnn
+from agents.cli import app
+from cnn.bundle import embedded_bundle_path
+
+ROOT = Path(__file__).parents[1]
+ROOT_COMMAND = typer.main.get_command(app)
+
+# Every command that the project promises, with options that scripts rely on.
+PROMISED = {
+    "cnn train": {"--data", "--out", "--seed", "--resume", "--json"},
+    "cnn evaluate": {"--data", "--bundle", "--json"},
+    "cnn table": {"--data", "--out", "--json"},
+    "cnn export": {"--out", "--json"},
+    "cnn info": {"--bundle", "--json"},
+    "testbed serve": {"--port", "--bundle"},
+    "testbed device": {"--server", "--policy", "--action", "--frames", "--seed", "--json"},
+    "testbed campaign": {"--out", "--seed", "--json"},
+    "testbed fit": {"--json"},
+    "testbed link": set(),
+    "testbed doctor": {"--json"},
+    "agent train": {"--scenario", "--out", "--seed", "--json"},
+    "agent evaluate": {"--scenario", "--seed", "--json"},
+    "agent export": {"--out", "--json"},
+    "demo": {"--seed", "--json"},
+}
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """(path, command) of every command that does something."""
+    for name, sub in getattr(command, "commands", {}).items():
+        if getattr(sub, "commands", None):
+            yield from leaves(sub, (*path, name))
+        else:
+            yield " ".join((*path, name)), sub
+
+
+COMMANDS = dict(leaves(ROOT_COMMAND))
+
+
+def options(command: Any) -> set[str]:
+    return {o for p in command.params for o in (*p.opts, *p.secondary_opts) if o.startswith("-")}
+
+
+def sliproad(
+    *arguments: str | Path, cwd: Path, timeout_s: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run ``sliproad`` in a process of its own, as the console script does."""
+    return subprocess.run(
+        [sys.executable, "-m", "agents", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(PROMISED))
+def test_promised_commands_exist_with_their_options(name: str) -> None:
+    assert name in COMMANDS
+    assert PROMISED[name] <= options(COMMANDS[name])
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_names_and_explains_every_option(name: str) -> None:
+    result = CliRunner().invoke(
+        app, [*name.split(), "--help"], env={"COLUMNS": "300", "NO_COLOR": "1"}
+    )
+    assert result.exit_code == 0
+    command = COMMANDS[name]
+    assert (command.help or "").strip(), "a command without a description"
+    for parameter in command.params:
+        assert (getattr(parameter, "help", "") or "").strip(), f"{parameter.name} has no help"
+        for option in parameter.opts:
+            if option.startswith("-"):
+                assert option in result.output
+
+
+@pytest.mark.parametrize("group", ["cnn", "testbed", "agent"])
+def test_a_group_alone_shows_its_commands(group: str) -> None:
+    result = CliRunner().invoke(app, [group], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    for name in ROOT_COMMAND.commands[group].commands:
+        assert name in result.output
+
+
+def test_version(tmp_path: Path) -> None:
+    done = sliproad("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"sliproad {cnn.__version__}\n")
+
+
+def test_json_is_the_last_line_of_standard_output(tmp_path: Path) -> None:
+    done = sliproad("cnn", "info", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout.splitlines()[-1])["actions"]) == 20
+
+
+# --- Bad input -------------------------------------------------------------------------------
+
+
+def damaged_bundle(folder: Path) -> Path:
+    """A copy of the shipped bundle with one bit of one weight turned over."""
+    copy = folder / "damaged"
+    shutil.copytree(embedded_bundle_path(), copy)
+    segment = copy / "segments" / "block3.onnx"
+    content = bytearray(segment.read_bytes())
+    content[len(content) // 2] ^= 1
+    segment.write_bytes(bytes(content))
+    return copy
+
+
+def cut_bundle(folder: Path) -> Path:
+    """A copy of the shipped bundle with half a manifest."""
+    copy = folder / "cut"
+    shutil.copytree(embedded_bundle_path(), copy)
+    manifest = copy / "manifest.json"
+    manifest.write_text(manifest.read_text()[:-100])
+    return copy
+
+
+def garbage_file(folder: Path) -> Path:
+    path = folder / "garbage.bin"
+    path.write_bytes(bytes(range(256)) * 8)
+    return path
+
+
+def closed_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+DEVICE = ("testbed", "device", "--frames", "5")
+
+Arguments = Callable[[Path], list[str | Path]]
+
+BAD_INPUT: dict[str, tuple[Arguments, str]] = {
+    # what is wrong: (arguments, given a folder for inputs; what the line must name)
+    "missing data folder, evaluate": (
+        lambda d: ["cnn", "evaluate", "--data", d / "nowhere"],
+        "nowhere",
+    ),
+    "data folder without GTSRB, table": (
+        lambda d: ["cnn", "table", "--data", d, "--out", "table.npz"],
+        "parquet",
+    ),
+    "missing data folder, train": (
+        lambda d: ["cnn", "train", "--data", d / "nowhere", "--out", "run"],
+        "nowhere",
+    ),
+    "unknown preset": (lambda d: ["cnn", "train", "--preset", "huge"], "huge"),
+    "missing bundle": (lambda d: ["cnn", "info", "--bundle", d / "nowhere"], "nowhere"),
+    "damaged bundle": (lambda d: ["cnn", "info", "--bundle", damaged_bundle(d)], "block3"),
+    "cut manifest": (lambda d: ["cnn", "info", "--bundle", cut_bundle(d)], "manifest"),
+    "damaged bundle, serve": (
+        lambda d: ["testbed", "serve", "--port", "0", "--bundle", damaged_bundle(d)],
+        "block3",
+    ),
+    "server absent": (
+        lambda d: [*DEVICE, "--server", f"127.0.0.1:{closed_port()}", "--action", "e5s0"],
+        "server",
+    ),
+    "unknown action": (
+        lambda d: [*DEVICE, "--action", "e9s1"],
+        "e9s1",
+    ),
+    "missing policy": (
+        lambda d: [*DEVICE, "--policy", d / "no.policy"],
+        "no.policy",
+    ),
+    "garbage as policy": (
+        lambda d: [*DEVICE, "--policy", garbage_file(d)],
+        "garbage.bin",
+    ),
+    "unknown scenario, train": (
+        lambda d: ["agent", "train", "--scenario", "moon-6g", "--out", "run"],
+        "moon-6g",
+    ),
+    "unknown scenario, evaluate": (
+        lambda d: ["agent", "evaluate", "--scenario", "moon-6g"],
+        "moon-6g",
+    ),
+}
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+def assert_one_clear_line(done: subprocess.CompletedProcess[str], names: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert done.stderr.rstrip("\n").splitlines()[-1] == errors[0]
+    assert names in errors[0]
+    assert "expected" in errors[0]
+
+
+@pytest.mark.parametrize("case", BAD_INPUT, ids=lambda c: c.replace(" ", "-").replace(",", ""))
+def test_bad_input_is_one_clear_line_and_leaves_nothing(case: str, tmp_path: Path) -> None:
+    arguments, names = BAD_INPUT[case]
+    inputs, cwd = tmp_path / "inputs", tmp_path / "cwd"
+    inputs.mkdir()
+    cwd.mkdir()
+    line = arguments(inputs)
+    before = tree(inputs)
+    done = sliproad(*line, cwd=cwd)
+    assert_one_clear_line(done, names)
+    assert done.stdout == ""
+    assert tree(cwd) == [], "something half-written"
+    assert tree(inputs) == before
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        port = str(taken.getsockname()[1])
+        done = sliproad("testbed", "serve", "--port", port, cwd=tmp_path)
+    assert_one_clear_line(done, port)
