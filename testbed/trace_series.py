@@ -1,0 +1,154 @@
+"""One measured quantity over time, and how it becomes evenly spaced samples.
+
+The rules, which `docs/traces.md` explains:
+
+* A gap in an uplink series is a logging gap, not an outage: the last value is held for at
+  most `MAX_HOLD_S`; a longer gap cuts the series in two.
+* A lost ping is not a missing value. A packet sent while nothing comes through arrives when
+  the link is back (TCP repeats it), so its round trip is the time until the next answered
+  ping was sent plus that ping's round trip, and at least TCP's shortest retransmission
+  time-out more than it.
+* Resampling averages over the new period, so the capacity's integral is kept exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.errors import DataError
+
+Floats = NDArray[np.float64]
+
+MAX_HOLD_S = 2.0
+"""Longest logging gap that is filled by holding the last value, seconds."""
+
+RETRANSMISSION_MS = 200.0
+"""Linux's shortest TCP retransmission time-out (TCP_RTO_MIN, include/net/tcp.h: HZ / 5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Samples of one quantity of one measured trace, as published.
+
+    Attributes:
+        name: trace id, such as ``sa24-20241101-001124-ul``.
+        set_name: measured set, such as ``sa24``.
+        kind: ``ul`` (capacity, Mbit/s) or ``rtt`` (milliseconds).
+        group: whole drive, day or route; the unit of the train/test split.
+        run: measuring cycle; equal for tests taken minutes apart on one drive.
+        tech: radio technology in the source's words.
+        time_s: float64 (n,), rising, seconds from the start of the trace.
+        values: float64 (n,); NaN is a logging gap (``ul``) or a lost ping (``rtt``).
+        period_s: nominal spacing, seconds; the last sample holds for it.
+    """
+
+    name: str
+    set_name: str
+    kind: str
+    group: str
+    run: str
+    tech: str
+    time_s: Floats
+    values: Floats
+    period_s: float
+
+    def __post_init__(self) -> None:
+        time, values = self.time_s, self.values
+        shapes_fit = time.ndim == 1 and time.shape == values.shape and len(time) > 0
+        if not shapes_fit or self.period_s <= 0 or not np.isfinite(time).all():
+            raise DataError(
+                f"series {self.name}: {time.shape} times, {values.shape} values, "
+                f"period {self.period_s} s",
+                expected="as many finite times as values, at least one, and a positive period",
+                mend="check the trace file",
+            )
+        if (np.diff(time) <= 0).any() or np.nanmin(values, initial=0.0) < 0:
+            raise DataError(
+                f"series {self.name}: times that do not rise, or negative values",
+                expected="rising times and values from 0 up",
+                mend="check the trace file",
+            )
+
+
+def generation(tech: str) -> str:
+    """``5G`` or ``LTE`` for a source's technology name.
+
+    Anything that names 5G counts as 5G, mixtures included; 3G and satellite count as LTE.
+    """
+    return "5G" if "5G" in tech.upper() else "LTE"
+
+
+def without_start(series: Series, skip_s: float) -> Series:
+    """The series less its first `skip_s` seconds, counted from 0 again."""
+    keep = series.time_s >= skip_s
+    if not keep.any():
+        return series
+    time = series.time_s[keep]
+    return replace(series, time_s=time - time[0], values=series.values[keep])
+
+
+def cut_at_gaps(series: Series, max_hold_s: float = MAX_HOLD_S) -> list[Series]:
+    """Pieces of an uplink series without gaps longer than `max_hold_s`, the rest held.
+
+    Pieces after the first get ``+`` and their start in seconds behind their name.
+    """
+    known = np.isfinite(series.values)
+    time, values = series.time_s[known], series.values[known]
+    if len(time) == 0:
+        return []
+    first_of_piece = np.diff(time) > max_hold_s + series.period_s
+    bounds = [0, *(np.flatnonzero(first_of_piece) + 1).tolist(), len(time)]
+    pieces = []
+    for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+        start = time[first]
+        name = series.name if first == 0 else f"{series.name}+{start:.0f}s"
+        piece_time = time[first:end] - start
+        pieces.append(replace(series, name=name, time_s=piece_time, values=values[first:end]))
+    return pieces
+
+
+def answered(series: Series) -> Series:
+    """An RTT series whose lost pings have become long round trips (rule above).
+
+    Losses at the end of the series are dropped, as nothing says when the link came back.
+    Raises `DataError` if every ping was lost.
+    """
+    known = np.flatnonzero(np.isfinite(series.values))
+    if len(known) == 0:
+        raise DataError(
+            f"series {series.name}: every ping was lost",
+            expected="at least one answer",
+            mend="leave the series out",
+        )
+    time, values = series.time_s[: known[-1] + 1], series.values[: known[-1] + 1]
+    following = known[np.searchsorted(known, np.arange(len(values)))]
+    waited_ms = np.maximum((time[following] - time) * 1e3, RETRANSMISSION_MS)
+    lost = ~np.isfinite(values)
+    filled = np.where(lost, values[following] + waited_ms, values)
+    return replace(series, time_s=time, values=filled)
+
+
+def resample(series: Series, period_s: float) -> Floats:
+    """Means over consecutive periods of the piecewise-constant series.
+
+    Args:
+        series: without NaN; each value holds until the next, the last for `series.period_s`.
+        period_s: spacing wanted, seconds.
+
+    Returns:
+        float64 (m,), m = whole periods within the series, at least 1.
+    """
+    edges = np.append(series.time_s, series.time_s[-1] + series.period_s)
+    integral = np.concatenate([[0.0], np.cumsum(series.values * np.diff(edges))])
+    count = max(1, int((edges[-1] - edges[0]) / period_s + 1e-6))
+    grid = edges[0] + period_s * np.arange(count + 1)
+    # Rounding may leave a difference a hair below zero where the value is 0.
+    return np.maximum(np.diff(np.interp(grid, edges, integral)) / period_s, 0.0)
+
+
+def tile(values: Floats, count: int) -> Floats:
+    """The first `count` values of the endless repetition of `values`."""
+    return np.resize(values, count)
