@@ -15,12 +15,14 @@ from cnn.errors import DataError
 
 LUMA_WEIGHTS: Final = (0.299, 0.587, 0.114)
 """Weights of R, G, B in luma: ITU-R BT.601."""
+_LUMA_PER_LEVEL: Final = np.array(LUMA_WEIGHTS, np.float32) / np.float32(255)
 
 
 def luma(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """RGB uint8 (H, W, 3) -> luma float32 (H, W) in [0, 1]."""
-    weights = np.array(LUMA_WEIGHTS, np.float32) / np.float32(255)
-    return np.dot(image, weights)  # type: ignore[no-any-return]
+    # A matrix product of uint8 with float32 would take numpy's slow path.
+    out: NDArray[np.float32] = image.astype(np.float32) @ _LUMA_PER_LEVEL
+    return out
 
 
 def frame_features(

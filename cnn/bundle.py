@@ -1,0 +1,121 @@
+"""The model bundle: a folder with a manifest and ONNX segments, checked by content hash.
+
+Read on the device with numpy and the standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from cnn.action import N_ACTIONS, N_EXITS
+from cnn.arch import ModelConfig
+from cnn.errors import BundleError, ConfigError
+
+FORMAT: Final = 1
+SEGMENTS: Final = (
+    *(f"block{b}" for b in range(1, N_EXITS + 1)),
+    *(f"exit{e}" for e in range(1, N_EXITS + 1)),
+    *(f"enc{s}" for s in range(1, N_EXITS)),
+    *(f"dec{s}" for s in range(1, N_EXITS)),
+)
+"""Names of the ONNX segments; every weight lies in exactly one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified model bundle.
+
+    Attributes:
+        path: its folder.
+        hash: SHA-256 over the manifest, which holds the SHA-256 of every segment.
+        config: shape of the network.
+        temperatures: 20 softmax temperatures, by action.
+        manifest: everything else (training provenance, metrics, dtypes).
+    """
+
+    path: Path
+    hash: str
+    config: ModelConfig
+    temperatures: tuple[float, ...]
+    manifest: dict[str, Any]
+
+    def segment_path(self, name: str) -> Path:
+        """File of one of `SEGMENTS`."""
+        return self.path / "segments" / f"{name}.onnx"
+
+
+def manifest_hash(manifest: dict[str, Any]) -> str:
+    """Content hash of a manifest: SHA-256 of its canonical JSON without ``hash``."""
+    content = {k: v for k, v in manifest.items() if k != "hash"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def embedded_bundle_path() -> Path:
+    """Folder of the bundle shipped in the package."""
+    return Path(str(resources.files("cnn"))) / "assets" / "bundle"
+
+
+def load_bundle(path: Path | None = None) -> Bundle:
+    """Read and verify a bundle; None is the shipped one.
+
+    Raises:
+        BundleError: if a file is missing, damaged, or of another format.
+    """
+    folder = embedded_bundle_path() if path is None else Path(path)
+    manifest = _read_manifest(folder)
+    found = manifest_hash(manifest)
+    if found != manifest.get("hash"):
+        raise _broken(folder, f"manifest hash {found[:12]}, stated {manifest.get('hash')!s:.12}")
+    for name in SEGMENTS:
+        file = folder / "segments" / f"{name}.onnx"
+        try:
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        except OSError as error:
+            raise _broken(folder, f"segment {name}: {error.strerror}") from error
+        if digest != manifest["segments"][name]["sha256"]:
+            raise _broken(folder, f"segment {name} does not match its hash")
+    return _parse(folder, manifest)
+
+
+def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
+    try:
+        raw = dict(manifest["config"])
+        raw["latent_channels"] = tuple(raw["latent_channels"])
+        config = ModelConfig(**raw)
+        temperatures = tuple(float(t) for t in manifest["temperatures"])
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise _broken(folder, f"manifest field: {error}") from error
+    if len(temperatures) != N_ACTIONS or min(temperatures) <= 0:
+        raise _broken(folder, f"{len(temperatures)} temperatures")
+    return Bundle(folder, manifest["hash"], config, temperatures, manifest)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    file = folder / "manifest.json"
+    try:
+        manifest = json.loads(file.read_text())
+    except OSError as error:
+        raise BundleError(
+            f"model bundle {folder}: {error.strerror or error}",
+            expected="a folder with manifest.json and segments/",
+            mend="give the path of a bundle, or make one with `sliproad cnn export`",
+        ) from error
+    except ValueError as error:
+        raise _broken(folder, f"manifest.json is no JSON ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise _broken(folder, "manifest.json has another format")
+    return manifest
+
+
+def _broken(folder: Path, what: str) -> BundleError:
+    return BundleError(
+        f"model bundle {folder}: {what}",
+        expected=f"a whole bundle of format {FORMAT}, unchanged since its export",
+        mend="copy it again, or make it anew with `sliproad cnn export`",
+    )

@@ -1,0 +1,268 @@
+"""``sliproad cnn``: train, evaluate, tabulate and export the split network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
+from cnn.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from cnn.data import ImageSet
+
+app = typer.Typer(no_args_is_help=True, help="The split, multi-exit road-sign CNN.")
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="GTSRB folder. Without it: the folder gtsrb in the environment variable "
+        "SLIPROAD_DATA.",
+        show_default=False,
+    ),
+]
+BundleOption = Annotated[
+    Path | None,
+    typer.Option("--bundle", help="Model bundle folder; the shipped one if not given."),
+]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")]
+
+
+def data_folder(given: Path | None) -> Path:
+    """The GTSRB folder meant by ``--data`` or ``SLIPROAD_DATA``; `DataError` if none is."""
+    if given is not None:
+        if not given.is_dir():
+            raise DataError(
+                f"data folder {given} does not exist",
+                expected="a folder with GTSRB",
+                mend="give another path with --data",
+            )
+        return given
+    root = os.environ.get("SLIPROAD_DATA")
+    if not root:
+        raise DataError(
+            "no data folder given",
+            expected="--data DIR or the environment variable SLIPROAD_DATA",
+            mend="`sliproad cnn download --help` says where GTSRB comes from",
+        )
+    return data_folder(Path(root) / "gtsrb")
+
+
+def _part(folder: Path, part: str, size: int, limit: int | None) -> ImageSet:
+    from cnn.data import load_gtsrb
+    from cnn.tracks import PARTS, load_split
+
+    if part == "test":
+        return load_gtsrb(folder, "test", size, limit=limit)
+    if part not in PARTS:
+        raise ConfigError(
+            f"part {part!r}",
+            expected=f"test or one of {', '.join(PARTS)}",
+            mend="name one of these",
+        )
+    data = load_gtsrb(folder, "train", size).only_tracks(load_split()[part])
+    if limit is None:
+        return data
+    import numpy as np
+
+    return data.take(np.arange(min(limit, len(data))))
+
+
+@app.command()
+def train(
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="Run folder: checkpoints, TensorBoard, bundle.")] = Path(
+        "runs/cnn"
+    ),
+    preset: Annotated[str, typer.Option(help="embedded (48 px, width 0.5) or paper.")] = "embedded",
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the backbone and exits.")] = 18,
+    bottleneck_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the bottlenecks.")] = 8,
+    limit: Annotated[
+        int | None, typer.Option(min=128, help="Fit on so many images only (smoke runs).")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Continue from the run folder.")] = False,
+    threads: Annotated[int, typer.Option(min=0, help="torch threads; 0: its own choice.")] = 0,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fit backbone, exits and bottlenecks on the fit tracks; calibrate; write a bundle."""
+    from cnn.arch import PRESETS
+
+    if preset not in PRESETS:
+        raise ConfigError(
+            f"preset {preset!r}", expected=" or ".join(PRESETS), mend="name one of these"
+        )
+    folder = data_folder(data)
+    from cnn.pipeline import train_all
+
+    result = train_all(
+        folder,
+        out,
+        PRESETS[preset],
+        epochs=epochs,
+        bottleneck_epochs=bottleneck_epochs,
+        limit=limit,
+        resume=resume,
+        threads=threads,
+        seed=seed,
+    )
+    _say(result, as_json)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="network.pt of a training run.")],
+    out: Annotated[Path, typer.Option(help="Bundle folder to write.")],
+    data: DataOption = None,
+    note: Annotated[str, typer.Option(help="Kept in the manifest's provenance.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a checkpoint as a bundle, calibrated on the validation tracks."""
+    from cnn.pipeline import export_calibrated
+
+    folder = data_folder(data)
+    _say(export_calibrated(checkpoint, folder, out, note=note), as_json)
+
+
+@app.command()
+def evaluate(
+    data: DataOption = None,
+    part: Annotated[str, typer.Option(help="test, cnn-val, policy-train or policy-test.")] = "test",
+    bundle: BundleOption = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Folder for the reliability diagram (PNG).")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many images.")] = None,
+    threads: ThreadsOption = 2,
+    as_json: JsonFlag = False,
+) -> None:
+    """Accuracy and calibration (ECE) of every exit and action; payload in bytes."""
+    from cnn.bundle import load_bundle
+    from cnn.evaluate import evaluate as run
+    from cnn.runtime import SplitRuntime
+
+    loaded = load_bundle(bundle)
+    images = _part(data_folder(data), part, loaded.config.input_size, limit)
+    result = run(SplitRuntime(loaded, threads), images, plots)
+    if as_json:
+        emit_json(result)
+        return
+    from rich.table import Table
+
+    table = Table(title=f"{result['frames']} images of {part}, bundle {loaded.hash[:12]}")
+    for column in ("action", "accuracy %", "ECE", "ECE uncalibrated", "payload B"):
+        table.add_column(column, justify="right")
+    from cnn.action import ACTIONS
+
+    for a in ACTIONS:
+        r = result["actions"][a.name]
+        payload = str(loaded.config.payload_bytes(a.exit, a.split))
+        cells = (f"{100 * r['accuracy']:.2f}", f"{r['ece']:.4f}", f"{r['ece_uncalibrated']:.4f}")
+        table.add_row(a.name, *cells, payload)
+    stderr_console().print(table)
+
+
+@app.command()
+def table(
+    out: Annotated[Path, typer.Option(help="Frame table to write (.npz).")],
+    data: DataOption = None,
+    part: Annotated[str, typer.Option(help="cnn-val, policy-train or policy-test.")] = (
+        "policy-test"
+    ),
+    bundle: BundleOption = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many frames.")] = None,
+    threads: ThreadsOption = 2,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run every frame of a part through all 20 actions of the exported network."""
+    from tqdm import tqdm
+
+    from cnn.bundle import load_bundle
+    from cnn.runtime import SplitRuntime
+    from cnn.table import make_table
+
+    loaded = load_bundle(bundle)
+    images = _part(data_folder(data), part, loaded.config.input_size, limit)
+    with tqdm(total=len(images), desc=part, unit="frame") as bar:
+        made = make_table(
+            SplitRuntime(loaded, threads), images, f"GTSRB {part}", progress=bar.update
+        )
+    made.save(out)
+    result = {
+        "table": str(out),
+        "frames": len(made),
+        "tracks": made.n_tracks,
+        "bundle": made.bundle_hash,
+        "accuracy": [float(a) for a in made.correct.mean(0)],
+    }
+    _say(result, as_json)
+
+
+@app.command()
+def info(bundle: BundleOption = None, as_json: JsonFlag = False) -> None:
+    """Shapes, operations (MACs), payloads (bytes) and the 20 actions of a bundle."""
+    from cnn.action import ACTIONS, N_EXITS
+    from cnn.bundle import load_bundle
+
+    loaded = load_bundle(bundle)
+    config = loaded.config
+    blocks = {
+        str(b): {
+            "channels": config.channels(b),
+            "size_px": config.size(b),
+            "macs": config.block_macs(b),
+            "exit_macs": config.head_macs(b),
+            "exit_share": config.head_macs(b) / config.block_macs(b),
+        }
+        for b in range(1, N_EXITS + 1)
+    }
+    actions = {
+        a.name: {"index": a.index, "payload_bytes": config.payload_bytes(a.exit, a.split)}
+        for a in ACTIONS
+    }
+    if as_json:
+        emit_json(
+            {
+                "bundle": loaded.hash,
+                "path": str(loaded.path),
+                "blocks": blocks,
+                "actions": actions,
+                "manifest": loaded.manifest,
+            }
+        )
+        return
+    from rich.table import Table
+
+    console = stderr_console()
+    shapes = Table(title=f"bundle {loaded.hash[:12]} in {loaded.path}")
+    for column in ("block", "channels", "size px", "MACs (1e6)", "exit MACs (1e6)", "exit / block"):
+        shapes.add_column(column, justify="right")
+    for b, r in blocks.items():
+        shapes.add_row(
+            b,
+            str(r["channels"]),
+            str(r["size_px"]),
+            f"{r['macs'] / 1e6:.1f}",
+            f"{r['exit_macs'] / 1e6:.2f}",
+            f"{100 * r['exit_share']:.1f} %",
+        )
+    console.print(shapes)
+    listing = Table(title="actions: leave at exit E, blocks 1..S on the device")
+    for column in ("number", "name", "exit", "split", "uplink bytes"):
+        listing.add_column(column, justify="right")
+    for a in ACTIONS:
+        payload = str(config.payload_bytes(a.exit, a.split))
+        listing.add_row(str(a.index), a.name, str(a.exit), str(a.split), payload)
+    console.print(listing)
+
+
+def _say(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        emit_json(result)
+    else:
+        for key, value in result.items():
+            stderr_console().print(f"{key}: {value}", highlight=False)

@@ -1,0 +1,147 @@
+"""The frame table: what the real network answers for every frame and every action.
+
+One row a frame, tracks contiguous and in driving order. It is the environment's truth
+about images: nothing in it is simulated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.action import N_ACTIONS
+from cnn.errors import DataError
+
+FEATURES: Final = ("brightness", "contrast", "sharpness", "width_px", "height_px", "frame_in_track")
+"""Columns of `FrameTable.features`, all known before any convolution runs.
+
+brightness and contrast: mean and spread of luma in [0, 1]; sharpness: spread of the
+4-neighbour Laplacian of luma; width_px, height_px: size of the original crop, pixels;
+frame_in_track: number of frames of this track already seen.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTable:
+    """Answers of one model bundle on one set of frames.
+
+    Attributes:
+        label: int16 (N,), true class. For scoring only, never part of an observation.
+        track: int32 (N,), running track number, 0.. in table order.
+        frame: int16 (N,), frame number within its track, from 0.
+        prediction: int16 (N, 20), class answered by each action.
+        confidence: float32 (N, 20), calibrated probability of that class, [0, 1].
+        payload_bytes: int32 (N, 20), bytes that cross the uplink (0 if local).
+        features: float32 (N, 6), cheap features, columns as in `FEATURES`.
+        bundle_hash: content hash of the model bundle that answered.
+        source: where the frames come from, such as ``GTSRB policy-test``.
+    """
+
+    label: NDArray[np.int16]
+    track: NDArray[np.int32]
+    frame: NDArray[np.int16]
+    prediction: NDArray[np.int16]
+    confidence: NDArray[np.float32]
+    payload_bytes: NDArray[np.int32]
+    features: NDArray[np.float32]
+    bundle_hash: str
+    source: str
+
+    def __post_init__(self) -> None:
+        n = len(self.label)
+        shapes = {
+            "track": (n,),
+            "frame": (n,),
+            "prediction": (n, N_ACTIONS),
+            "confidence": (n, N_ACTIONS),
+            "payload_bytes": (n, N_ACTIONS),
+            "features": (n, len(FEATURES)),
+        }
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise DataError(
+                    f"frame table: {name} has shape {getattr(self, name).shape}",
+                    expected=f"{shape}",
+                    mend="make the table again with `sliproad cnn table`",
+                )
+        if n == 0 or np.any(np.diff(self.track) < 0):
+            raise DataError(
+                f"frame table with {n} frames",
+                expected="at least one frame, tracks contiguous and ascending",
+                mend="make the table again with `sliproad cnn table`",
+            )
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """bool (N, 20): whether each action's answer is the true class."""
+        return np.equal(self.prediction, self.label[:, None])
+
+    @property
+    def n_tracks(self) -> int:
+        """Number of tracks."""
+        return int(self.track[-1]) + 1
+
+    def track_starts(self) -> NDArray[np.intp]:
+        """First row of every track, ascending, intp (n_tracks,)."""
+        return np.flatnonzero(np.diff(self.track, prepend=-1))
+
+    def save(self, path: Path) -> None:
+        """Write as a compressed ``.npz``; written whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".part")
+        meta = json.dumps({"bundle_hash": self.bundle_hash, "source": self.source, "format": 1})
+        with temporary.open("wb") as file:
+            np.savez_compressed(
+                file,
+                label=self.label,
+                track=self.track,
+                frame=self.frame,
+                prediction=self.prediction.astype(np.uint8),
+                confidence=np.round(self.confidence * 65535).astype(np.uint16),
+                payload_bytes=self.payload_bytes,
+                features=self.features,
+                meta=np.frombuffer(meta.encode(), np.uint8),
+            )
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path) -> FrameTable:
+        """Read a table; raises `DataError` if it is missing or damaged."""
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as raw:
+                arrays: dict[str, NDArray[Any]] = {name: raw[name] for name in raw.files}
+            meta = json.loads(arrays.pop("meta").tobytes())
+            return cls(
+                label=arrays["label"].astype(np.int16),
+                track=arrays["track"].astype(np.int32),
+                frame=arrays["frame"].astype(np.int16),
+                prediction=arrays["prediction"].astype(np.int16),
+                confidence=(arrays["confidence"] / 65535).astype(np.float32),
+                payload_bytes=arrays["payload_bytes"].astype(np.int32),
+                features=arrays["features"].astype(np.float32),
+                bundle_hash=meta["bundle_hash"],
+                source=meta["source"],
+            )
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"frame table {path}: {error}",
+                expected="a file written by `sliproad cnn table`",
+                mend="make the table again with `sliproad cnn table`",
+            ) from error
+
+
+def embedded_table(name: str) -> FrameTable:
+    """A frame table shipped in the package: ``policy-train`` or ``policy-test``."""
+    with resources.as_file(resources.files("cnn") / "assets" / f"{name}.npz") as path:
+        return FrameTable.load(path)

@@ -1,0 +1,163 @@
+"""The network in torch: five VGG blocks, five exits, four bottlenecks.
+
+Dataflow (E = exit, S = split)::
+
+    frame B3HW -> block 1 -> ... -> block S -> encoder S ==uint8==> decoder S
+                     |                 |                               |
+                   exit 1            exit S      block S+1 -> ... -> block E -> exit E
+
+Left of ``==>`` is the device, right of it the MEC server.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from cnn.action import N_EXITS, Action
+from cnn.arch import VGG16_CONVS, ModelConfig
+
+CONTRAST_FLOOR = 0.02
+"""About five grey levels of 255: added to an image's contrast before dividing by it."""
+
+LATENT_LEVELS = 255
+"""Latents lie in [0, 1] and cross the wire as round(255 z), one byte each."""
+
+
+def _conv(c_in: int, c_out: int, stride: int = 1) -> list[nn.Module]:
+    return [
+        nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(c_out),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def make_block(config: ModelConfig, block: int) -> nn.Sequential:
+    """VGG block: (B, C_in, H, W) -> (B, C, H/2, W/2), without the pool in block 5."""
+    c_in = 3 if block == 1 else config.channels(block - 1)
+    c = config.channels(block)
+    layers: list[nn.Module] = []
+    for i in range(VGG16_CONVS[block - 1]):
+        layers += _conv(c_in if i == 0 else c, c)
+    if block < N_EXITS:
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
+
+
+def make_exit(config: ModelConfig, exit: int, dropout: float = 0.3) -> nn.Sequential:
+    """Classifier after block `exit`: features (B, C, H, W) -> logits (B, n_classes)."""
+    c, size = config.channels(exit), config.size(exit)
+    layers: list[nn.Module] = []
+    for out, stride in config.head_layers(exit):
+        layers += _conv(c, out, stride)
+        c, size = out, -(-size // stride)
+    layers += [nn.Flatten(), nn.Dropout(dropout)]
+    features, hidden = c * size * size, config.head_hidden(exit)
+    if hidden:
+        layers += [nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+        features = hidden
+    layers.append(nn.Linear(features, config.n_classes))
+    return nn.Sequential(*layers)
+
+
+class _RoundSTE(torch.autograd.Function):
+    """Round in the forward pass, identity in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: object, z: Tensor) -> Tensor:
+        return torch.round(z)
+
+    @staticmethod
+    def backward(ctx: object, *grad_outputs: Tensor) -> Tensor:
+        return grad_outputs[0]
+
+
+def make_encoder(config: ModelConfig, split: int) -> nn.Sequential:
+    """Device side of bottleneck `split`: features -> latent in [0, 1], (B, L, h, w)."""
+    c, latent = config.channels(split), config.bottleneck(split)
+    stride = config.size(split) // latent.size
+    hidden = config.scaled(64) if split <= 2 else config.scaled(128)
+    return nn.Sequential(
+        *_conv(c, hidden, stride), nn.Conv2d(hidden, latent.channels, 1), nn.Sigmoid()
+    )
+
+
+def make_decoder(config: ModelConfig, split: int) -> nn.Sequential:
+    """Server side of bottleneck `split`: latent in [0, 1] -> features (B, C, H, W) >= 0."""
+    c, latent = config.channels(split), config.bottleneck(split)
+    scale = config.size(split) // latent.size
+    hidden = 2 * config.scaled(128) if split <= 2 else config.channels(split)
+    layers: list[nn.Module] = [*_conv(latent.channels, hidden)]
+    layers += [nn.Conv2d(hidden, c * scale * scale, 3, padding=1)]
+    if scale > 1:
+        layers.append(nn.PixelShuffle(scale))
+    layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+class MultiExitVGG(nn.Module):
+    """VGG-16's thirteen convolutions with batch norm, five exits and four bottlenecks.
+
+    Input: float32 (B, 3, H, W) in [0, 1], RGB; the contrast normalisation is part of
+    block 1, so callers never repeat it.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        exits = range(1, N_EXITS + 1)
+        splits = range(1, N_EXITS)
+        self.blocks = nn.ModuleList(make_block(config, b) for b in exits)
+        self.exits = nn.ModuleList(make_exit(config, e) for e in exits)
+        self.encoders = nn.ModuleList(make_encoder(config, s) for s in splits)
+        self.decoders = nn.ModuleList(make_decoder(config, s) for s in splits)
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> zero mean and about unit contrast in every image.
+
+        Signs are filmed from full sun to deep shade; taking out each image's own
+        brightness and contrast (all channels together, so colour stays) is what lets
+        the first exit work in the dark. `CONTRAST_FLOOR` keeps noise from exploding.
+        """
+        centred = x - x.mean((1, 2, 3), keepdim=True)
+        contrast = centred.square().mean((1, 2, 3), keepdim=True).sqrt()
+        return centred / (contrast + CONTRAST_FLOOR)
+
+    def features(self, x: Tensor, first: int, last: int) -> Tensor:
+        """Run blocks `first`..`last`; `first` = 1 expects the image in [0, 1]."""
+        if first == 1:
+            x = self.normalise(x)
+        for b in range(first, last + 1):
+            x = self.blocks[b - 1](x)
+        return x
+
+    def through_bottleneck(self, features: Tensor, split: int) -> Tensor:
+        """Encode, quantise to 8 bits (straight-through gradient), decode."""
+        z = self.encoders[split - 1](features)
+        q = cast(Tensor, _RoundSTE.apply(z.float() * LATENT_LEVELS)) / LATENT_LEVELS
+        return cast(Tensor, self.decoders[split - 1](q.to(features.dtype)))
+
+    def exits_from(self, features: Tensor, block: int) -> list[Tensor]:
+        """Logits of exits `block`..5, given the output of `block` (1..5)."""
+        logits = [self.exits[block - 1](features)]
+        for b in range(block + 1, N_EXITS + 1):
+            features = self.blocks[b - 1](features)
+            logits.append(self.exits[b - 1](features))
+        return logits
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Logits of all five exits, unsplit: list of (B, n_classes)."""
+        return self.exits_from(self.features(x, 1, 1), 1)
+
+    def act(self, x: Tensor, action: Action) -> Tensor:
+        """Logits (B, n_classes) of one action, bottleneck and quantisation included."""
+        e, s = action.exit, action.split
+        if s in (0, e):
+            return cast(Tensor, self.exits[e - 1](self.features(x, 1, e)))
+        f = self.through_bottleneck(self.features(x, 1, s), s)
+        return cast(Tensor, self.exits[e - 1](self.features(f, s + 1, e)))

@@ -1,0 +1,95 @@
+"""The whole way from images to a calibrated bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnn import checkpoint
+from cnn.arch import ModelConfig
+from cnn.bottleneck_train import BottleneckConfig, train_bottlenecks
+from cnn.bundle import Bundle
+from cnn.calibrate import collect_logits, fit_temperatures
+from cnn.data import ImageSet, load_gtsrb
+from cnn.evaluate import action_reliability
+from cnn.export import write_bundle
+from cnn.model import MultiExitVGG
+from cnn.runtime import SplitRuntime
+from cnn.tracks import load_split
+from cnn.train import TrainConfig, train
+
+
+def calibrated_bundle(
+    net: MultiExitVGG, val: ImageSet, out: Path, provenance: dict[str, Any]
+) -> Bundle:
+    """Export `net`, fit the temperatures on `val` through the export, export again."""
+    raw = write_bundle(net, out, provenance=provenance)
+    logits = collect_logits(SplitRuntime(raw), val)
+    temperatures = fit_temperatures(logits, val.label)
+    ones = (1.0,) * len(temperatures)
+    calibration = {
+        "frames": len(val),
+        "ece_before": [r.ece for r in action_reliability(logits, val.label, ones)],
+        "ece_after": [r.ece for r in action_reliability(logits, val.label, temperatures)],
+    }
+    return write_bundle(net, out, temperatures, {**provenance, "calibration": calibration})
+
+
+def export_calibrated(path: Path, folder: Path, out: Path, *, note: str = "") -> dict[str, Any]:
+    """Checkpoint -> calibrated bundle; returns its path and hash."""
+    net = checkpoint.build_model(checkpoint.load(path))
+    data = load_gtsrb(folder, "train", net.config.input_size)
+    provenance: dict[str, Any] = {"data": "GTSRB training set, tracks of cnn-fit"}
+    record = path.parent / "train.json"
+    if record.is_file():
+        provenance["training"] = json.loads(record.read_text())
+    if note:
+        provenance["note"] = note
+    bundle = calibrated_bundle(net, data.only_tracks(load_split()["cnn-val"]), out, provenance)
+    return {"bundle": str(out), "hash": bundle.hash}
+
+
+def train_all(
+    folder: Path,
+    out: Path,
+    config: ModelConfig,
+    *,
+    epochs: int,
+    bottleneck_epochs: int,
+    limit: int | None,
+    resume: bool,
+    threads: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Backbone and exits, then bottlenecks, then calibration and export, into `out`."""
+    data = load_gtsrb(folder, "train", config.input_size)
+    split = load_split()
+    fit, val = data.only_tracks(split["cnn-fit"]), data.only_tracks(split["cnn-val"])
+    if limit is not None:
+        rng = np.random.default_rng(seed)
+        fit = fit.take(np.sort(rng.permutation(len(fit))[:limit]))
+        val = val.take(np.sort(rng.permutation(len(val))[:limit]))
+    backbone = train(
+        fit,
+        val,
+        config,
+        TrainConfig(epochs=epochs, threads=threads, seed=seed),
+        out,
+        resume=resume,
+    )
+    net = checkpoint.build_model(checkpoint.load(backbone))
+    final = train_bottlenecks(
+        net, fit, val, BottleneckConfig(epochs=bottleneck_epochs, seed=seed), out, resume=resume
+    )
+    net = checkpoint.build_model(checkpoint.load(final))
+    provenance = {
+        "data": "GTSRB training set, tracks of cnn-fit",
+        "training": json.loads((out / "train.json").read_text()),
+        "bottleneck_epochs": bottleneck_epochs,
+        "seed": seed,
+    }
+    bundle = calibrated_bundle(net, val, out / "bundle", provenance)
+    return {"bundle": str(bundle.path), "hash": bundle.hash, "checkpoint": str(final)}

@@ -1,0 +1,151 @@
+"""Run any part of a bundle with ONNX Runtime: blocks, exits, encoders, decoders.
+
+The segments are composed at run time, so no weight is stored or loaded twice and a
+device that stands after block S can always finish by itself. Needs numpy and
+onnxruntime only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from cnn.action import Action
+from cnn.bundle import SEGMENTS, Bundle
+from cnn.errors import BundleError, ConfigError, DataError
+
+Features = NDArray[Any]
+"""Either the uint8 frame (B, H, W, 3) or float32 block output (B, C, h, w)."""
+
+
+class SplitRuntime:
+    """One process's copy of the network.
+
+    Args:
+        bundle: a verified bundle.
+        threads: ONNX Runtime's threads for one segment, at least 1.
+
+    Segments are loaded when first used; `warm` loads and runs them beforehand.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        if threads < 1:
+            raise ConfigError(f"{threads} threads", expected="at least 1", mend="try 1")
+        self.bundle = bundle
+        self.threads = threads
+        self._sessions: dict[str, ort.InferenceSession] = {}
+
+    def start(self, frame: NDArray[np.uint8]) -> Features:
+        """uint8 (H, W, 3) RGB -> uint8 (1, H, W, 3), the input of block 1.
+
+        Raises:
+            DataError: if the frame has another shape or dtype.
+        """
+        size = self.bundle.config.input_size
+        if frame.shape != (size, size, 3) or frame.dtype != np.uint8:
+            raise DataError(
+                f"frame of shape {frame.shape}, {frame.dtype}",
+                expected=f"uint8 ({size}, {size}, 3)",
+                mend="resize it with cnn.preprocess.resize_rgb",
+            )
+        return np.ascontiguousarray(frame)[None]
+
+    def forward(self, x: Features, first: int, last: int) -> Features:
+        """Run blocks `first`..`last`; `x` is returned as it is if ``last < first``."""
+        for block in range(first, last + 1):
+            x = self._run(f"block{block}", x)
+        return x
+
+    def wire_shape(self, split: int) -> tuple[int, int, int]:
+        """Shape of one frame's uint8 payload at `split` (0..4), without the batch."""
+        config = self.bundle.config
+        if split == 0:
+            return (config.input_size, config.input_size, 3)
+        shape = config.bottleneck(split)
+        return (shape.channels, shape.size, shape.size)
+
+    def payload(self, x: Features, split: int) -> NDArray[np.uint8]:
+        """What crosses the uplink: the frame (split 0) or the quantised latent, uint8."""
+        return x if split == 0 else self._run(f"enc{split}", x)
+
+    def received(self, payload: NDArray[np.uint8], split: int) -> Features:
+        """Server side of `payload`: input of block `split` + 1."""
+        return payload if split == 0 else self._run(f"dec{split}", payload)
+
+    def logits(self, x: Features, exit: int) -> NDArray[np.float32]:
+        """Uncalibrated logits (B, n_classes) of `exit`, given the output of its block."""
+        out: NDArray[np.float32] = self._run(f"exit{exit}", x)
+        return out
+
+    def calibrated(
+        self, logits: NDArray[np.float32], exit: int, split: int
+    ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+        """Classes int16 (B,) and calibrated confidences float32 (B,) of (exit, split)."""
+        z = logits / self.bundle.temperatures[Action(exit, split).index]
+        z = z - z.max(1, keepdims=True)
+        confidence = 1 / np.exp(z).sum(1)
+        return logits.argmax(1).astype(np.int16), confidence.astype(np.float32)
+
+    def answer(self, x: Features, exit: int, split: int) -> tuple[int, float]:
+        """Class and calibrated confidence of the first frame in `x` at `exit`."""
+        predictions, confidences = self.calibrated(self.logits(x, exit), exit, split)
+        return int(predictions[0]), float(confidences[0])
+
+    def tail(
+        self, payload: NDArray[np.uint8], exit: int, split: int
+    ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+        """Server side of (exit, split) for a batch: int16 (B,), float32 (B,)."""
+        x = self.forward(self.received(payload, split), split + 1, exit)
+        return self.calibrated(self.logits(x, exit), exit, split)
+
+    def act(self, frame: NDArray[np.uint8], action: Action) -> tuple[int, float]:
+        """Whole path of one action in this process, bottleneck included."""
+        x = self.forward(self.start(frame), 1, action.split)
+        if action.is_local:
+            return self.answer(x, action.exit, action.split)
+        predictions, confidences = self.tail(
+            self.payload(x, action.split), action.exit, action.split
+        )
+        return int(predictions[0]), float(confidences[0])
+
+    def local(self, frame: NDArray[np.uint8], exit: int) -> tuple[int, float]:
+        """Fully local answer of `exit`."""
+        return self.act(frame, Action(exit, exit))
+
+    def warm(self, segments: tuple[str, ...] = SEGMENTS, runs: int = 2) -> None:
+        """Load `segments` and run each `runs` times on zeros (first runs are slow)."""
+        for name in segments:
+            session = self._session(name)
+            spec = session.get_inputs()[0]
+            shape = [1 if not isinstance(d, int) else d for d in spec.shape]
+            dtype = np.uint8 if spec.type == "tensor(uint8)" else np.float32
+            for _ in range(runs):
+                self._run(name, np.zeros(shape, dtype))
+
+    def _run(self, name: str, x: Features) -> Any:
+        return self._session(name).run(None, {"x": x})[0]
+
+    def _session(self, name: str) -> ort.InferenceSession:
+        session = self._sessions.get(name)
+        if session is None:
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = self.threads
+            options.inter_op_num_threads = 1
+            options.log_severity_level = 3
+            try:
+                session = ort.InferenceSession(
+                    str(self.bundle.segment_path(name)),
+                    options,
+                    providers=["CPUExecutionProvider"],
+                )
+            except Exception as error:  # onnxruntime raises its own pybind classes
+                raise BundleError(
+                    f"segment {name} of {self.bundle.path}: {error}",
+                    expected="an ONNX segment that this onnxruntime can load",
+                    mend="update onnxruntime, or export the bundle again",
+                ) from error
+            self._sessions[name] = session
+        return session

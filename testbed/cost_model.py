@@ -1,0 +1,132 @@
+"""The practical models of delay and energy: what a frame costs under each action.
+
+Single frame, given the network state ``(uplink_mbps r, rtt_ms, server_wait_ms)``::
+
+    compute_ms  = slowdown * device_ms[a]                        (head, encoder, exit)
+    transfer_ms = 8 * (payload_bytes[a] + wire_overhead_bytes) / (1000 r) + rtt + net_ms
+    delay_ms    = compute_ms + [a offloads] (transfer_ms + server_wait_ms + server_ms[a])
+    energy_mj   = (busy_mw * compute_ms + idle_mw * waiting_ms + radio) / 1000
+
+with the radio terms of `RadioPower`. Times are milliseconds, powers milliwatts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cnn.action import N_ACTIONS
+from cnn.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, slots=True)
+class RadioPower:
+    """Modem power above the device's own idle power.
+
+    Attributes:
+        name: such as ``5g-nsa-lowband``.
+        tx_mw_per_mbps: extra power for each Mbit/s while sending.
+        active_mw: power while sending, waiting for the answer or receiving.
+        tail_mw: power after the last activity, for at most `tail_ms`.
+        tail_ms: how long the modem stays up after activity.
+        source: publication or file of the figures.
+    """
+
+    name: str
+    tx_mw_per_mbps: float
+    active_mw: float
+    tail_mw: float
+    tail_ms: float
+    source: str
+
+    def exchange_mj(self, sent_bytes: float, active_ms: float) -> float:
+        """Modem energy of one exchange that lasts `active_ms` from first byte sent to
+        answer read, millijoules. A slope in mW per Mbit/s is an energy per bit (nJ/bit),
+        so the sending term does not depend on the rate."""
+        return self.active_mw * active_ms / 1e3 + self.tx_mw_per_mbps * 8e-6 * sent_bytes
+
+    def tail_mj(self, elapsed_ms: float) -> float:
+        """Energy of `elapsed_ms` spent in the tail (the caller caps it at `tail_ms`)."""
+        return self.tail_mw * elapsed_ms / 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Fitted (or published) costs of all 20 actions for one device, server and modem.
+
+    Attributes:
+        name: such as ``pi4-class``.
+        source: ``measured`` with the campaign's file hash, or ``published`` with a source.
+        bundle_hash: model bundle whose segments were timed.
+        slowdown: factor on `device_ms`; 1 is the measured device itself.
+        device_ms: 20 figures: head, encoder and (local) exit on the device at slowdown 1.
+        fallback_ms: 20 figures: finishing action's exit locally after its split, slowdown 1.
+        server_ms: 20 figures: decoder and tail on the server (0 where local).
+        payload_bytes: 20 figures: uplink payload.
+        wire_overhead_bytes: bytes of framing that cross the uplink with a payload.
+        net_ms: fixed cost of one exchange beyond transfer and round trip.
+        jitter: spread of ln(measured / modelled) of compute times, for simulation.
+        idle_mw: device power while it waits, without the modem.
+        busy_mw: device power while it computes, without the modem.
+        power_source: publication, file or meter of `idle_mw` and `busy_mw`.
+        radio: modem power.
+    """
+
+    name: str
+    source: str
+    bundle_hash: str
+    slowdown: float
+    device_ms: tuple[float, ...]
+    fallback_ms: tuple[float, ...]
+    server_ms: tuple[float, ...]
+    payload_bytes: tuple[int, ...]
+    wire_overhead_bytes: float
+    net_ms: float
+    jitter: float
+    idle_mw: float
+    busy_mw: float
+    power_source: str
+    radio: RadioPower
+
+    def __post_init__(self) -> None:
+        for name in ("device_ms", "fallback_ms", "server_ms", "payload_bytes"):
+            values = getattr(self, name)
+            if len(values) != N_ACTIONS or min(values) < 0:
+                raise ConfigError(
+                    f"cost model {self.name}: {name} = {values}",
+                    expected=f"{N_ACTIONS} figures, none negative",
+                    mend="fit it again with `sliproad testbed fit`",
+                )
+        if self.slowdown <= 0 or self.busy_mw < self.idle_mw or self.idle_mw < 0:
+            raise ConfigError(
+                f"cost model {self.name}: slowdown {self.slowdown}, "
+                f"idle {self.idle_mw} mW, busy {self.busy_mw} mW",
+                expected="slowdown > 0 and 0 <= idle <= busy",
+                mend="correct the device profile",
+            )
+
+    def save(self, path: Path) -> None:
+        """Write as JSON; written whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".part")
+        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path) -> CostModel:
+        """Read a model written by `save`; raises `DataError` if it cannot be read."""
+        try:
+            raw: dict[str, Any] = json.loads(path.read_text())
+            raw["radio"] = RadioPower(**raw["radio"])
+            for name in ("device_ms", "fallback_ms", "server_ms", "payload_bytes"):
+                raw[name] = tuple(raw[name])
+            return cls(**raw)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"cost model {path}: {error}",
+                expected="a file written by `sliproad testbed fit`",
+                mend="fit it again, or give another path",
+            ) from error

@@ -1,0 +1,107 @@
+"""Frame tables: what the file says is what the network does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnn.action import ACTIONS
+from cnn.bundle import load_bundle
+from cnn.data import ImageSet
+from cnn.errors import DataError
+from cnn.features import frame_features
+from cnn.frame_table import FrameTable, embedded_table
+from cnn.runtime import SplitRuntime
+from cnn.table import make_table, running_tracks
+from cnn.tracks import SPLICED, load_split
+
+
+def small_set(n: int = 12) -> ImageSet:
+    rng = np.random.default_rng(0)
+    return ImageSet(
+        images=rng.integers(0, 256, (n, 48, 48, 3), dtype=np.uint8),
+        label=np.repeat(np.arange(n // 4), 4).astype(np.int16),
+        track=np.zeros(n, np.int32),
+        frame=np.tile(np.arange(4), n // 4).astype(np.int16),
+        width_px=np.full(n, 40, np.int16),
+        height_px=np.full(n, 42, np.int16),
+    )
+
+
+def test_table_holds_what_single_frames_answer() -> None:
+    data, runtime = small_set(), SplitRuntime(load_bundle())
+    table = make_table(runtime, data, "noise", batch=5)
+    for i in (0, 7, 11):
+        for a in ACTIONS:
+            prediction, confidence = runtime.act(data.images[i], a)
+            assert table.prediction[i, a.index] == prediction
+            assert table.confidence[i, a.index] == pytest.approx(confidence, abs=2e-3)
+        expected = frame_features(data.images[i], 40, 42, i % 4)
+        np.testing.assert_array_equal(table.features[i], expected)
+    assert table.track.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_saved_table_reads_back(tmp_path: Path) -> None:
+    table = make_table(SplitRuntime(load_bundle()), small_set(), "noise")
+    table.save(tmp_path / "t.npz")
+    back = FrameTable.load(tmp_path / "t.npz")
+    np.testing.assert_array_equal(back.prediction, table.prediction)
+    np.testing.assert_allclose(back.confidence, table.confidence, atol=1e-5)
+    np.testing.assert_array_equal(back.payload_bytes, table.payload_bytes)
+    assert (back.bundle_hash, back.source) == (table.bundle_hash, "noise")
+    assert list(tmp_path.iterdir()) == [tmp_path / "t.npz"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a table", b"PK\x03\x04 cut short"])
+def test_a_damaged_table_is_refused(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "t.npz").write_bytes(damage)
+    with pytest.raises(DataError, match="frame table"):
+        FrameTable.load(tmp_path / "t.npz")
+
+
+def test_embedded_tables_belong_to_the_embedded_bundle_and_share_no_track() -> None:
+    tables = [embedded_table(name) for name in ("policy-train", "policy-test")]
+    for table, part in zip(tables, ("policy-train", "policy-test"), strict=True):
+        assert table.bundle_hash == load_bundle().hash
+        assert len(np.unique(table.track)) >= len(load_split()[part])  # type: ignore[index]
+        assert set(np.unique(table.label)) == set(range(43))
+
+
+def test_spliced_tracks_are_cut() -> None:
+    name, cut = next(iter(SPLICED.items()))
+    label, number = (int(x) for x in name.split("/"))
+    n = 30
+    data = ImageSet(
+        images=np.zeros((n, 4, 4, 3), np.uint8),
+        label=np.full(n, label, np.int16),
+        track=np.full(n, number, np.int32),
+        frame=np.arange(n, dtype=np.int16),
+        width_px=np.zeros(n, np.int16),
+        height_px=np.zeros(n, np.int16),
+    )
+    track, frame = running_tracks(data)
+    assert track.tolist() == [0] * cut + [1] * (n - cut)
+    assert frame.tolist() == [*range(cut), *range(n - cut)]
+
+
+def test_frames_without_tracks_make_no_table() -> None:
+    data = small_set()
+    bare = ImageSet(data.images, data.label, data.track - 1, *[data.frame] * 3)
+    with pytest.raises(DataError, match="without a track"):
+        make_table(SplitRuntime(load_bundle()), bare, "test")
+
+
+def test_embedded_table_equals_a_fresh_run(data_dir: Path) -> None:
+    """First tracks of the policy-test part, through the shipped bundle, once more."""
+    from cnn.data import load_gtsrb
+
+    data = load_gtsrb(data_dir / "gtsrb", "train", 48)
+    names = load_split()["policy-test"][:6]
+    fresh = make_table(SplitRuntime(load_bundle()), data.only_tracks(names), "x")
+    shipped = embedded_table("policy-test")
+    n = len(fresh)
+    np.testing.assert_array_equal(fresh.label, shipped.label[:n])
+    np.testing.assert_allclose(fresh.features, shipped.features[:n], rtol=1e-4, atol=1e-5)
+    # Another processor may sum in another order: a handful of near-ties may flip.
+    assert (fresh.prediction != shipped.prediction[:n]).mean() <= 0.002
+    assert np.abs(fresh.confidence - shipped.confidence[:n]).mean() <= 0.002

@@ -1,0 +1,130 @@
+"""Training learns, repeats itself, and continues where it stopped."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cnn import checkpoint
+from cnn.arch import ModelConfig
+from cnn.bottleneck_train import BottleneckConfig, split_accuracy, train_bottlenecks
+from cnn.data import ImageSet
+from cnn.errors import BundleError
+from cnn.model import MultiExitVGG
+from cnn.train import TrainConfig, exit_accuracy, exit_loss, train
+
+TINY = ModelConfig(width=0.125, input_size=32, n_classes=4, latent_channels=(4, 8, 8, 8))
+
+
+def four_signs(n: int, seed: int) -> ImageSet:
+    """Four plain signs by colour and shape, with noise: easy, but not constant."""
+    rng = np.random.default_rng(seed)
+    label = np.arange(n) % 4
+    images = rng.integers(60, 110, (n, 32, 32, 3))
+    y, x = np.mgrid[:32, :32] - 15.5
+    disc = np.hypot(x, y) < 11
+    square = (abs(x) < 9) & (abs(y) < 9)
+    for i, c in enumerate(label):
+        images[i][disc if c < 2 else square, 0 if c % 2 else 2] = 230
+    zero = np.zeros(n, np.int16)
+    return ImageSet(
+        images.astype(np.uint8), label.astype(np.int16), zero.astype(np.int32), zero, zero, zero
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[ImageSet, ImageSet]:
+    return four_signs(512, 0), four_signs(128, 1)
+
+
+def config(epochs: int, seed: int = 0) -> TrainConfig:
+    return TrainConfig(
+        epochs=epochs, batch_size=32, precision="fp32", threads=1, seed=seed, ema=0.9
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(data: tuple[ImageSet, ImageSet], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(*data, TINY, config(5), tmp_path_factory.mktemp("run"), progress=False)
+
+
+def test_every_exit_learns(data: tuple[ImageSet, ImageSet], trained: Path) -> None:
+    net = checkpoint.build_model(checkpoint.load(trained))
+    assert min(exit_accuracy(net, data[1])) >= 0.9
+
+
+def test_bottlenecks_keep_what_the_exits_learned(
+    data: tuple[ImageSet, ImageSet], trained: Path, tmp_path: Path
+) -> None:
+    net = checkpoint.build_model(checkpoint.load(trained))
+    untrained = split_accuracy(net, data[1])
+    before = {k: v.clone() for k, v in net.blocks.state_dict().items()}
+    settings = BottleneckConfig(epochs=6, batch_size=32, precision="fp32")
+    final = train_bottlenecks(net, *data, settings, tmp_path, progress=False, report=lambda _: None)
+    after = split_accuracy(checkpoint.build_model(checkpoint.load(final)), data[1])
+    assert np.mean(list(after.values())) >= 0.9 > np.mean(list(untrained.values()))
+    for name, value in net.blocks.state_dict().items():
+        assert torch.equal(value, before[name]), f"the backbone's {name} moved"
+
+
+def test_one_seed_one_result_and_resume_continues_exactly(
+    data: tuple[ImageSet, ImageSet], tmp_path: Path
+) -> None:
+    small = data[0].take(np.arange(128)), data[1].take(np.arange(32))
+
+    def weights(path: Path) -> torch.Tensor:
+        state = checkpoint.load(path)["model"]
+        return torch.cat([v.float().flatten() for v in state.values()])
+
+    whole = weights(train(*small, TINY, config(3), tmp_path / "whole", progress=False))
+    again = weights(train(*small, TINY, config(3), tmp_path / "again", progress=False))
+    other = weights(train(*small, TINY, config(3, seed=1), tmp_path / "other", progress=False))
+    assert torch.equal(whole, again)
+    assert not torch.equal(whole, other)
+
+    class StopError(Exception):
+        pass
+
+    calls = 0
+    save = checkpoint.save
+
+    def save_twice(path: Path, state: dict) -> None:
+        nonlocal calls
+        save(path, state)
+        calls += 1
+        if calls == 2:
+            raise StopError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_twice)
+        with pytest.raises(StopError):
+            train(*small, TINY, config(3), tmp_path / "cut", progress=False)
+    resumed = train(*small, TINY, config(3), tmp_path / "cut", resume=True, progress=False)
+    assert torch.equal(weights(resumed), whole)
+
+
+def test_loss_is_cross_entropy_when_nothing_is_distilled() -> None:
+    torch.manual_seed(0)
+    logits = [torch.randn(8, 4) for _ in range(5)]
+    labels = torch.arange(8) % 4
+    plain = TrainConfig(distil=0.0, label_smoothing=0.0)
+    expected = sum(
+        w * torch.nn.functional.cross_entropy(z, labels)
+        for w, z in zip(plain.exit_weights, logits, strict=True)
+    )
+    assert exit_loss(logits, labels, plain).item() == pytest.approx(float(expected))
+    assert exit_loss(logits, labels, TrainConfig()) > exit_loss(logits, labels, plain)
+
+
+def test_gradient_reaches_encoder_through_rounding() -> None:
+    net = MultiExitVGG(TINY)
+    net.through_bottleneck(torch.rand(2, TINY.channels(2), 8, 8), 2).sum().backward()
+    assert all(p.grad is not None for p in net.encoders[1].parameters())
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(b"nothing")
+    for path in (tmp_path / "x.pt", tmp_path / "absent.pt"):
+        with pytest.raises(BundleError, match="checkpoint"):
+            checkpoint.load(path)
