@@ -70,7 +70,7 @@ class ModelConfig:
         Blocks 1..4 end in a 2 x 2 max-pool. Block 5 does not: at 48 x 48 VGG's last
         pool would leave the main exit a single pixel.
         """
-        return self.input_size // 2 ** min(block, 4)
+        return self.input_size >> min(block, 4)
 
     def bottleneck(self, split: int) -> BottleneckShape:
         """Latent shape at `split` (1..4)."""

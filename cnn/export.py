@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import json
 import logging
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -114,21 +114,21 @@ def segment_modules(net: MultiExitVGG) -> dict[str, tuple[nn.Module, Tensor]]:
 
 def to_onnx(module: nn.Module, example: Tensor) -> bytes:
     """One segment as ONNX, input ``x`` and output ``y`` with a free batch dimension."""
-    buffer = io.BytesIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        file = Path(folder) / "segment.onnx"
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
             (example,),
-            buffer,
+            str(file),
             input_names=["x"],
             output_names=["y"],
             dynamic_axes={"x": {0: "batch"}, "y": {0: "batch"}},
             opset_version=17,
             dynamo=False,
         )
-    model = onnx.load_from_string(buffer.getvalue())
+        model = onnx.load(file)
     _store_half(model)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())

@@ -139,7 +139,8 @@ class MultiExitVGG(nn.Module):
     def through_bottleneck(self, features: Tensor, split: int) -> Tensor:
         """Encode, quantise to 8 bits (straight-through gradient), decode."""
         z = self.encoders[split - 1](features)
-        q = cast(Tensor, _RoundSTE.apply(z.float() * LATENT_LEVELS)) / LATENT_LEVELS
+        scaled = z.float() * LATENT_LEVELS
+        q = cast(Tensor, _RoundSTE.apply(scaled)) / LATENT_LEVELS  # type: ignore[no-untyped-call]
         return cast(Tensor, self.decoders[split - 1](q.to(features.dtype)))
 
     def exits_from(self, features: Tensor, block: int) -> list[Tensor]:

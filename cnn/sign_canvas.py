@@ -1,0 +1,169 @@
+"""Vector drawing on a plane of materials: what a sign is made of, before any light.
+
+Coordinates: x to the right, y downwards, the sign's half width is 1. A canvas holds the
+number of one material at every point, so that one drawing serves every paint, fading and
+light; `masks` gives the anti-aliased share of each material.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+Point = tuple[float, float]
+
+EXTENT: Final = 1.4
+"""Half width of the canvas, in sign half widths: room for posts and neighbours."""
+LAYER_PX: Final = 256
+"""Side of a finished layer, pixels."""
+_SUPERSAMPLE: Final = 4
+
+
+class Material(IntEnum):
+    """Paint of one area; `NONE` is the scene behind the sign."""
+
+    NONE = 0
+    WHITE = 1
+    RED = 2
+    BLACK = 3
+    BLUE = 4
+    YELLOW = 5
+    GREY = 6
+    GREEN = 7
+    STEEL = 8
+
+
+class Canvas:
+    """An aliased drawing at several times the final resolution."""
+
+    def __init__(self) -> None:
+        self._px = LAYER_PX * _SUPERSAMPLE
+        self._image = Image.new("L", (self._px, self._px), Material.NONE)
+        self._draw = ImageDraw.Draw(self._image)
+
+    def polygon(self, points: Sequence[Point], fill: Material) -> None:
+        """A filled polygon."""
+        self._draw.polygon([self._at(p) for p in points], fill=int(fill))
+
+    def disc(self, centre: Point, radius: float, fill: Material) -> None:
+        """A filled circle."""
+        x, y = self._at(centre)
+        r = radius * self._scale
+        self._draw.ellipse((x - r, y - r, x + r, y + r), fill=int(fill))
+
+    def stroke(
+        self,
+        points: Sequence[Point],
+        width: float,
+        fill: Material,
+        *,
+        closed: bool = False,
+        round_caps: bool = False,
+    ) -> None:
+        """A line of constant width with round joins and straight or round ends."""
+        path = [*points, points[0]] if closed else list(points)
+        half = width / 2
+        for (x0, y0), (x1, y1) in zip(path, path[1:], strict=False):
+            length = math.hypot(x1 - x0, y1 - y0)
+            if length == 0:
+                continue
+            nx, ny = -(y1 - y0) / length * half, (x1 - x0) / length * half
+            quad = [(x0 + nx, y0 + ny), (x1 + nx, y1 + ny), (x1 - nx, y1 - ny), (x0 - nx, y0 - ny)]
+            self.polygon(quad, fill)
+        joints = path if closed or round_caps else path[1:-1]
+        for joint in joints:
+            self.disc(joint, half, fill)
+
+    def rounded(self, points: Sequence[Point], radius: float, fill: Material) -> None:
+        """A convex polygon with its corners rounded."""
+        core = inset(points, radius)
+        self.polygon(core, fill)
+        self.stroke(core, 2 * radius, fill, closed=True)
+
+    def masks(self) -> dict[Material, NDArray[np.float32]]:
+        """Share of each material used, float32 (LAYER_PX, LAYER_PX) in [0, 1]."""
+        numbers = np.asarray(self._image)
+        out: dict[Material, NDArray[np.float32]] = {}
+        for material in Material:
+            hit = numbers == material
+            if material is not Material.NONE and hit.any():
+                grey = Image.fromarray((hit * 255).astype(np.uint8)).reduce(_SUPERSAMPLE)
+                out[material] = np.asarray(grey, dtype=np.float32) / 255
+        return out
+
+    @property
+    def _scale(self) -> float:
+        return self._px / (2 * EXTENT)
+
+    def _at(self, p: Point) -> Point:
+        return (p[0] + EXTENT) * self._scale, (p[1] + EXTENT) * self._scale
+
+
+def arc(
+    centre: Point, rx: float, ry: float, start_deg: float, stop_deg: float, n: int = 24
+) -> list[Point]:
+    """Points on an ellipse; angles clockwise on the canvas from the positive x axis."""
+    angles = np.radians(np.linspace(start_deg, stop_deg, n))
+    return [(centre[0] + rx * math.cos(a), centre[1] + ry * math.sin(a)) for a in angles]
+
+
+def mirror(points: Sequence[Point]) -> list[Point]:
+    """Left and right exchanged."""
+    return [(-x, y) for x, y in points]
+
+
+def turn(points: Sequence[Point], degrees: float, about: Point = (0.0, 0.0)) -> list[Point]:
+    """Points rotated clockwise on the canvas."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    ax, ay = about
+    return [(ax + c * (x - ax) - s * (y - ay), ay + s * (x - ax) + c * (y - ay)) for x, y in points]
+
+
+def inset(points: Sequence[Point], distance: float) -> list[Point]:
+    """Convex polygon moved inwards by `distance` on every side (either orientation)."""
+    n = len(points)
+    area = sum(
+        points[i][0] * points[(i + 1) % n][1] - points[(i + 1) % n][0] * points[i][1]
+        for i in range(n)
+    )
+    side = math.copysign(distance, area)
+    lines = []
+    for i in range(n):
+        (x0, y0), (x1, y1) = points[i], points[(i + 1) % n]
+        length = math.hypot(x1 - x0, y1 - y0)
+        nx, ny = -(y1 - y0) / length, (x1 - x0) / length
+        lines.append((nx, ny, nx * x0 + ny * y0 + side))
+    out = []
+    for i in range(n):
+        (a0, b0, c0), (a1, b1, c1) = lines[i - 1], lines[i]
+        det = a0 * b1 - a1 * b0
+        out.append(((c0 * b1 - c1 * b0) / det, (a0 * c1 - a1 * c0) / det))
+    return out
+
+
+def arrow_head(tip: Point, degrees: float, length: float, half_width: float) -> list[Point]:
+    """Head with barbs swept back a little, as on German direction signs.
+
+    Args:
+        tip: the point of the arrow.
+        degrees: heading, clockwise from "to the right".
+        length: tip to barb ends, along the heading.
+        half_width: barb ends from the axis.
+    """
+    x, y = tip
+    notch = 0.72 * length
+    points = [
+        (x, y),
+        (x - length, y - half_width),
+        (x - 1.08 * length, y - 0.78 * half_width),
+        (x - notch, y),
+        (x - 1.08 * length, y + 0.78 * half_width),
+        (x - length, y + half_width),
+    ]
+    return turn(points, degrees, about=tip)
