@@ -1,0 +1,41 @@
+"""The examples run from top to bottom and print what they promise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = {
+    "01_split_and_merge.py": ([], ["864 bytes to send", "e5s5"]),
+    "02_device_and_server.py": (
+        ["--frames", "20"],
+        ["10 frames answered by the server", "10 frames finished on the device", "lost: 0"],
+    ),
+    "03_train_tiny_agent.py": ([], ["cost"]),
+    "04_write_a_policy.py": ([], ["quick answers just now: e5s2", "slow answers just now: e3s3"]),
+}
+
+
+def test_every_example_is_tested() -> None:
+    assert {p.name for p in (ROOT / "examples").glob("*.py")} == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_example_runs(name: str, tmp_path: Path) -> None:
+    arguments, expected = EXAMPLES[name]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "examples" / name), *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    for text in expected:
+        assert text in done.stdout
