@@ -92,9 +92,8 @@ def show(rows: list[Measurement], what: str) -> None:
     if rows:
         delay = np.mean([r.delay_ms for r in rows])
         energy = np.mean([r.energy_mj for r in rows if r.energy_mj is not None])
-        print(
-            f"{len(rows):4} frames {what}: {delay:.1f} ms, {energy:.1f} mJ ({rows[0].energy_source})"
-        )
+        mean = f"{delay:.1f} ms, {energy:.1f} mJ ({rows[0].energy_source})"
+        print(f"{len(rows):4} frames {what}: {mean}")
 
 
 if __name__ == "__main__":
