@@ -284,8 +284,7 @@ class Observer:
     def reset(self, now_s: float) -> None:
         """Forget everything; the drive starts at `now_s`."""
         self._s0 = self._sx = self._sxx = self._sy = self._sxy = 0.0
-        self.rtt_ms = PRIOR_RTT_MS
-        self.ms_per_kb = PRIOR_MS_PER_KB
+        self.rtt_ms, self.ms_per_kb = fit_link(0.0, 0.0, 0.0, 0.0, 0.0)
         self.transfer_mean_ms = PRIOR_RTT_MS
         self.transfer_spread_ms = 0.0
         self.residual_ms = 0.0

@@ -104,7 +104,7 @@ def test_estimates_converge_to_the_true_link_and_follow_a_change() -> None:
             sent = float(rng.choice([600, 1200, 7100]))
             now = 0.1 * i + (0 if mbps == 10 else 6.0)
             observer.record_transfer(now, sent, rtt + 8e-3 * sent / mbps + rng.normal(0, 0.2))
-        assert observer.uplink_mbps == pytest.approx(mbps, rel=0.25)  # the prior pulls
+        assert observer.uplink_mbps == pytest.approx(mbps, rel=0.3)  # the prior pulls
         assert observer.rtt_ms == pytest.approx(rtt, rel=0.05)
 
 

@@ -1,0 +1,444 @@
+"""Many episodes at once: `offload_env.simulator` with arrays instead of floats.
+
+Every line follows its scalar twin with the same floating-point operations in the same
+order, so that lane k of a batch and a `Simulator` on the same plan agree exactly in every
+time, energy and answer; observations agree to float32 rounding of the logarithm.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.action import ACTIONS, N_ACTIONS, N_EXITS
+from offload_env.hashing import Keys
+from offload_env.lanes import Indices, Lanes
+from offload_env.server_load import CELL_MS
+from offload_env.simulator import FALLBACK, OK, SKIPPED
+from offload_env.world import LOCAL, POOL, World
+from testbed.observation import (
+    CONSTANTS_AT,
+    FEATURES_AT,
+    FIELDS,
+    MIN_MS_PER_KB,
+    N_LOG,
+    OBS_DIM,
+    RECENT,
+    STAGED_FIELDS,
+    fit_link,
+    forget,
+    smooth,
+)
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+OFFLOADS: Final = np.array([not a.is_local for a in ACTIONS])
+EXIT: Final = np.array([a.exit for a in ACTIONS])
+LOCAL_OF: Final = np.array([LOCAL[a.exit - 1] for a in ACTIONS])
+LOCAL_ARRAY: Final = np.array(LOCAL)
+
+_BASE: Final = np.array(
+    [np.log(f.low) if f.scale == "log" else f.low for f in FIELDS], np.float32
+)[:, None]
+_GAIN: Final = (
+    np.array(
+        [2 / ((np.log(f.high / f.low)) if f.scale == "log" else (f.high - f.low)) for f in FIELDS]
+    ).astype(np.float32)
+)[:, None]
+_LOW: Final = np.array([f.low for f in FIELDS], np.float32)[:, None]
+_HIGH: Final = np.array([f.high for f in FIELDS], np.float32)[:, None]
+_COMPUTE: Final = STAGED_FIELDS[-1]
+
+
+class BatchOutcome(NamedTuple):
+    """What one frame cost in every lane: `Outcome` with arrays (B,)."""
+
+    row: NDArray[np.int64]
+    action: NDArray[np.int64]
+    used: NDArray[np.int64]
+    status: NDArray[np.int8]
+    queue_ms: Floats
+    compute_ms: Floats
+    exchange_ms: Floats
+    transfer_ms: Floats
+    server_wait_ms: Floats
+    fallback_ms: Floats
+    delay_ms: Floats
+    compute_mj: Floats
+    radio_mj: Floats
+    idle_mj: Floats
+    energy_mj: Floats
+    correct: Bools
+    miss: Bools
+    cost: Floats
+
+
+class BatchSimulator:
+    """Simulates B episodes of one world in step.
+
+    Args:
+        world: shared and never changed.
+        n: number of lanes.
+    """
+
+    def __init__(self, world: World, n: int) -> None:
+        self.world, self.n = world, n
+        cost, table = world.cost, world.table
+        radio = cost.radio
+        self._has_tail = radio.tail_ms > 0
+        self._has_load = bool(world.server_work_ms.any())
+        self._send_mj = radio.tx_mw_per_mbps * 8e-6 * (world.bits / 8.0)
+        self._kb = world.bits / 8.0 * 1e-3
+        # Prediction and correctness share one element: one gather instead of two.
+        self._answers = (table.prediction * 2 + world.correct).astype(np.int16).ravel()
+        self._confidence = table.confidence.ravel()
+        self._features = np.ascontiguousarray(world.features.T)
+        self._constants = np.array(world.settings.scaled(), np.float32)[:, None]
+        self._lane_numbers = np.arange(n)
+
+    def reset(self, keys: Keys) -> None:
+        """Start the episodes of `keys`, uint64 (B,), in all lanes."""
+        self.lanes = self._begin(keys)
+
+    def reset_some(self, lanes: Indices, keys: Keys) -> None:
+        """Start new episodes in some lanes only."""
+        self.lanes.put(lanes, self._begin(keys))
+
+    @property
+    def frame(self) -> NDArray[np.int64]:
+        """Number of the frame in front, int64 (B,)."""
+        return self.lanes.frame
+
+    @property
+    def row(self) -> NDArray[np.int64]:
+        """Table row of the frame in front, int64 (B,)."""
+        return self.lanes.row
+
+    def _begin(self, keys: Keys) -> Lanes:
+        plans = self.world.plans(keys)
+        s = Lanes.begin(plans, self.world.pool.lanes(plans.trace))
+        s.row = self.world.track_batch(keys, np.zeros(len(keys), np.int64))
+        self._draw_jitter(s)
+        return s
+
+    def _draw_jitter(self, s: Lanes) -> None:
+        at = (s.jitter_at + s.frame) & (POOL - 1)
+        s.jitter = self.world.device_jitter.take(at)
+        s.far_jitter = self.world.server_jitter.take(at)
+
+    def step(self, actions: NDArray[np.int64]) -> BatchOutcome:
+        """Decide `actions` (int (B,), 0..19) for the frames in front of all lanes."""
+        s = self.lanes
+        actions = np.asarray(actions, np.int64)
+        skip = s.queue > self.world.scenario.timing.max_queue_ms
+        compute = self.world.device_ms.take(actions) * s.jitter
+        return self._finish(s, actions, compute, skip)
+
+    # --- the staged decision -------------------------------------------------------------
+
+    def evaluate_some(self, lanes: Indices, exits: NDArray[np.int64]) -> None:
+        """Staged: in `lanes`, run on to `exits` (1..5) and look at their answers."""
+        s, w = self.lanes, self.world
+        local = LOCAL_ARRAY[exits - 1]
+        extra = w.device_ms[local] - w.blocks_ms[s.position[lanes]]
+        s.compute[lanes] = s.compute[lanes] + np.maximum(extra, 0.0) * s.jitter[lanes]
+        at = s.row[lanes] * N_ACTIONS + local
+        seen = self._confidence.take(at).astype(np.float64)
+        prediction = (self._answers.take(at) >> 1).astype(np.int64)
+        before, last = s.stage_prediction[lanes], s.last_prediction[lanes]
+        s.stage_frame[lanes] = np.where(before < 0, 0.0, np.where(before == prediction, 1.0, -1.0))
+        s.stage_track[lanes] = np.where(last < 0, 0.0, np.where(last == prediction, 1.0, -1.0))
+        s.stage_confidence[lanes] = seen
+        s.stage_prediction[lanes] = prediction
+        s.position[lanes] = exits
+        s.confidences[exits - 1, lanes] = seen
+
+    def finish_some(
+        self, lanes: Indices, actions: NDArray[np.int64], answer: Bools
+    ) -> BatchOutcome:
+        """Staged: in `lanes`, answer with the exit evaluated last, or send.
+
+        Args:
+            lanes: intp (K,), lanes whose frame ends now.
+            actions: int64 (K,), canonical actions; where `answer`, ignored.
+            answer: bool (K,), answer with the last exit; elsewhere send.
+        """
+        whole = len(lanes) == self.n
+        s, w = self.lanes if whole else self.lanes.take(lanes), self.world
+        actions = np.where(answer, LOCAL_ARRAY[np.maximum(s.position, 1) - 1], actions)
+        extra = np.maximum(w.device_ms[actions] - w.blocks_ms[s.position], 0.0)
+        compute = np.where(answer, s.compute, s.compute + extra * s.jitter)
+        skip = s.queue > w.scenario.timing.max_queue_ms
+        outcome = self._finish(s, actions, compute, skip)
+        if not whole:
+            self.lanes.put(lanes, s)
+        return outcome
+
+    # --- one frame -----------------------------------------------------------------------
+
+    def _finish(
+        self, s: Lanes, action: NDArray[np.int64], compute: Floats, skip: Bools
+    ) -> BatchOutcome:
+        w, cost, timing = self.world, self.world.cost, self.world.scenario.timing
+        off = OFFLOADS.take(action)
+        any_skip = bool(skip.any())
+        if any_skip:
+            off &= ~skip
+            compute = np.where(skip, 0.0, compute)
+        start = s.start
+        sent = start + compute
+        radio = np.maximum(sent, s.radio_free)
+        left, rtt = w.pool.send(s.lane, radio + s.offset, w.bits.take(action))
+        left -= s.offset
+        np.copyto(s.radio_free, left, where=off)
+        transfer = (left - sent) + rtt + cost.net_ms
+        far = w.server_ms.take(action) * s.far_jitter
+        if self._has_load:
+            wait = self._wait(s, left + 0.5 * rtt)
+            exchange = transfer + wait + far
+        else:
+            wait = np.zeros(len(sent))
+            exchange = transfer + far
+        fell = exchange > timing.timeout_ms
+        answered = off & ~fell
+        fell &= off
+        exchange = np.minimum(exchange, timing.timeout_ms) * off
+        end = sent + exchange
+        if fell.any():
+            fallback = w.fallback_ms.take(action) * s.jitter * fell
+            free = end + fallback
+            used = np.where(fell, LOCAL_OF.take(action), action)
+        else:
+            fallback = np.zeros(len(sent))
+            free, used = end, action
+        next_frame = s.frame + 1
+        next_captured = next_frame * timing.period_ms
+        next_start = np.maximum(free, next_captured)
+        tail = self._tail(s, off, sent, end, next_start)
+        self._learn_link(s, action, answered, fell, end, transfer, wait)
+        at = s.row * N_ACTIONS + used
+        answer = self._answers.take(at)
+        self._learn_answer(s, used, answer, self._confidence.take(at), skip, any_skip)
+        correct = (answer & 1).astype(bool)
+        if any_skip:
+            correct &= ~skip
+
+        delay = free - s.captured
+        compute_mj = cost.busy_mw * (compute + fallback) / 1e3
+        radio_mj = cost.radio.active_mw * exchange / 1e3 + self._send_mj.take(action) * off
+        if self._has_tail:
+            radio_mj += cost.radio.tail_mw * tail / 1e3
+        idle_mj = cost.idle_mw * exchange / 1e3
+        energy = compute_mj + radio_mj + idle_mj
+        miss = (delay > timing.deadline_ms) | skip
+        price = w.scenario.price
+        total = (
+            (price.delay_weight / w.delay_ref_ms) * delay
+            + (price.energy_weight / w.energy_ref_mj) * energy
+            + price.miss * miss
+        )
+        if price.energy_budget_mj:
+            s.spent_mj += energy
+            total += price.over_budget * (s.spent_mj > price.energy_budget_mj)
+        status = fell * np.int8(FALLBACK) + skip * np.int8(SKIPPED)
+        outcome = BatchOutcome(
+            s.row,
+            action,
+            used,
+            status,
+            s.queue,
+            compute,
+            exchange,
+            transfer * answered,
+            wait * answered,
+            fallback,
+            delay,
+            compute_mj,
+            radio_mj,
+            idle_mj,
+            energy,
+            correct,
+            miss,
+            total,
+        )
+        s.frame, s.captured, s.start = next_frame, next_captured, next_start
+        s.queue = next_start - next_captured
+        self._draw_jitter(s)
+        self._next_row(s)
+        return outcome
+
+    def _wait(self, s: Lanes, arrive: Floats) -> Floats:
+        cell = (arrive / CELL_MS).astype(np.int64)
+        work = self.world.server_work_ms.take(np.minimum(s.cell0 + cell, POOL - 1))
+        return np.maximum(work - (arrive - cell * CELL_MS), 0.0)
+
+    def _tail(
+        self, s: Lanes, off: Bools, sent: Floats, end: Floats, next_start: Floats
+    ) -> Floats:
+        tail_ms = self.world.cost.radio.tail_ms
+        if not self._has_tail:
+            np.copyto(s.last_end, end, where=off)
+            return np.zeros(0)
+        until = np.where(off, sent, next_start)
+        before = np.maximum(np.minimum(until, s.last_end + tail_ms) - s.start, 0.0)
+        after = np.minimum(next_start - end, tail_ms) * off
+        np.copyto(s.last_end, end, where=off)
+        return before + after
+
+    def _learn_link(
+        self,
+        s: Lanes,
+        action: NDArray[np.int64],
+        answered: Bools,
+        fell: Bools,
+        end: Floats,
+        transfer: Floats,
+        wait: Floats,
+    ) -> None:
+        """`Observer.record_transfer`, `record_server` and `record_failure` where they apply."""
+        end_s = end * 1e-3
+        x = self._kb.take(action) * answered
+        y = transfer * answered
+        np.copyto(s.residual_ms, y - (s.rtt_ms + s.ms_per_kb * x), where=answered)
+        keep = np.where(answered, forget(end_s - s.transfer_s), 1.0)
+        s.s0 = keep * s.s0 + answered
+        s.sx = keep * s.sx + x
+        s.sxx = keep * s.sxx + x * x
+        s.sy = keep * s.sy + y
+        s.sxy = keep * s.sxy + x * y
+        s.rtt_ms, s.ms_per_kb = fit_link(s.s0, s.sx, s.sxx, s.sy, s.sxy)
+        mean, spread = smooth(s.mean_ms, s.spread_ms, y)
+        np.copyto(s.mean_ms, mean, where=answered)
+        np.copyto(s.spread_ms, spread, where=answered)
+        np.copyto(s.transfer_s, end_s, where=answered)
+        np.copyto(s.failure_s, end_s, where=fell)
+        s.failures = (s.failures + fell) * ~answered
+        np.copyto(s.server_s, end_s, where=answered)
+        np.copyto(s.server_wait_ms, wait, where=answered)
+
+    def _learn_answer(
+        self,
+        s: Lanes,
+        used: NDArray[np.int64],
+        answer: NDArray[np.int16],
+        confidence: NDArray[np.float32],
+        skip: Bools,
+        any_skip: bool,
+    ) -> None:
+        """`Observer.record_answer`, or `record_skipped` where a frame was skipped."""
+        prediction = answer >> 1
+        exit = EXIT.take(used)
+        lanes: NDArray[np.intp] | slice = slice(None)
+        if any_skip:
+            lanes = np.flatnonzero(~skip)
+            prediction, exit, confidence = prediction[lanes], exit[lanes], confidence[lanes]
+            numbers = lanes
+        else:
+            numbers = self._lane_numbers[: len(s)]
+        s.confidences[exit - 1, numbers] = confidence
+        s.last_confidence[lanes] = confidence
+        s.last_exit[lanes] = exit
+        s.last_prediction[lanes] = prediction
+        s.recent[s.answers[lanes].astype(np.int64) % RECENT, numbers] = prediction
+        s.answers[lanes] += 1.0
+        # Lanes that skipped keep their agreement: their last prediction is unchanged.
+        same = (s.recent == s.last_prediction.astype(np.int16)).view(np.int8)
+        count = same.sum(0, dtype=np.int8)
+        agreement = count / np.minimum(s.answers, RECENT)
+        if any_skip:
+            s.agreement[lanes] = agreement[lanes]
+        else:
+            s.agreement = agreement
+        s.confidence_sum[lanes] += confidence
+
+    def _next_row(self, s: Lanes) -> None:
+        ended = np.flatnonzero(self.world.track_end.take(s.row))
+        s.row = s.row + 1
+        if s.position.any() or s.compute.any():
+            s.position[:] = 0
+            s.compute[:] = 0.0
+            s.stage_confidence[:] = 0.0
+            s.stage_track[:] = 0.0
+            s.stage_frame[:] = 0.0
+            s.stage_prediction[:] = -1
+        if len(ended) == 0:
+            return
+        s.row[ended] = self.world.track_batch(s.key[ended], s.tracks[ended])
+        s.tracks[ended] += 1
+        s.confidences[:, ended] = 0.0
+        s.recent[:, ended] = -1
+        for array in (s.last_confidence, s.last_exit, s.agreement, s.answers):
+            array[ended] = 0.0
+        s.last_prediction[ended] = -1
+
+    # --- observation ---------------------------------------------------------------------
+
+    def observe(self) -> NDArray[np.float32]:
+        """Observations now, float32 (B, `OBS_DIM`), a new array."""
+        return np.ascontiguousarray(self._observe_columns(OBS_DIM).T)
+
+    def observe_staged(self) -> NDArray[np.float32]:
+        """Staged observations now, float32 (B, `STAGED_OBS_DIM`), a new array."""
+        s = self.lanes
+        out = self._observe_columns(len(STAGED_FIELDS))
+        stage = out[OBS_DIM:]
+        stage[:N_EXITS] = -1.0
+        stage[s.position % N_EXITS, self._lane_numbers] = 1.0
+        stage[N_EXITS] = 2.0 * s.stage_confidence - 1.0
+        stage[N_EXITS + 1] = s.stage_track
+        stage[N_EXITS + 2] = s.stage_frame
+        log = np.log(np.clip(s.compute, _COMPUTE.low, _COMPUTE.high) / _COMPUTE.low)
+        stage[N_EXITS + 3] = log * (2 / np.log(_COMPUTE.high / _COMPUTE.low)) - 1.0
+        return np.ascontiguousarray(out.T)
+
+    def _observe_columns(self, n_fields: int) -> NDArray[np.float32]:
+        s, settings = self.lanes, self.world.settings
+        out = np.empty((n_fields, self.n), np.float32)
+        now_s = s.start * 1e-3
+        np.divide(8.0, np.maximum(s.ms_per_kb, MIN_MS_PER_KB), out=out[0], casting="unsafe")
+        out[1] = s.rtt_ms
+        out[2] = s.mean_ms
+        out[3] = s.spread_ms
+        np.subtract(now_s, s.transfer_s, out=out[4], casting="unsafe")
+        np.subtract(now_s, s.failure_s, out=out[5], casting="unsafe")
+        out[6] = s.server_wait_ms
+        np.subtract(now_s, s.server_s, out=out[7], casting="unsafe")
+        if self._has_tail:
+            out[8] = s.last_end + self.world.cost.radio.tail_ms - s.start
+        else:
+            out[8] = 0.0
+        out[9] = s.residual_ms
+        out[10] = s.failures
+        out[11] = s.queue
+        out[12:17] = s.confidences
+        out[17] = s.last_confidence
+        out[18] = s.last_exit
+        out[19] = s.agreement
+        out[20] = s.answers
+        # Before any frame the credit is 0: there is nothing to owe yet.
+        frames = np.maximum(s.frame, 1)
+        np.subtract(
+            s.confidence_sum / frames,
+            settings.accuracy_floor * (s.frame > 0),
+            out=out[21],
+            casting="unsafe",
+        )
+        budget = settings.energy_budget_mj
+        out[22] = 1.0 if not budget else 1.0 - s.spent_mj / budget
+        moving = out[:FEATURES_AT]
+        np.clip(moving, _LOW[:FEATURES_AT], _HIGH[:FEATURES_AT], out=moving)
+        np.log(out[:N_LOG], out=out[:N_LOG])
+        moving -= _BASE[:FEATURES_AT]
+        moving *= _GAIN[:FEATURES_AT]
+        moving -= 1.0
+        np.take(self._features, s.row, axis=1, out=out[FEATURES_AT:CONSTANTS_AT], mode="clip")
+        out[CONSTANTS_AT:OBS_DIM] = self._constants
+        return out
+
+
+
+
+__all__ = ["FALLBACK", "OK", "SKIPPED", "BatchOutcome", "BatchSimulator"]

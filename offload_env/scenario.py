@@ -1,0 +1,305 @@
+"""Scenarios: what is driven, on which device, over which link, at what price.
+
+A scenario is a TOML file with the sections of `Scenario`. Every key is checked: an unknown
+one, a wrong type or an impossible value is a `ConfigError` that says what would be right.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from cnn.errors import ConfigError
+from offload_env.server_load import ServerLoad
+
+Split = Literal["train", "test"]
+SPLITS: Final[tuple[Split, ...]] = ("train", "test")
+_TEST_SEEDS: Final = 100_000
+"""Test drives start this many seeds after the first training drive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Frame tables, embedded by name or by path; disjoint by track."""
+
+    train: str = "policy-train"
+    test: str = "policy-test"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The moving device.
+
+    Attributes:
+        cost_model: ``fitted`` (the shipped model) or the path of one.
+        slowdown: factor on the model's device times.
+        power: power profile ``device+modem`` of `testbed.power`; empty keeps the model's.
+    """
+
+    cost_model: str = "fitted"
+    slowdown: float = 1.0
+    power: str = ""
+
+    def __post_init__(self) -> None:
+        _require(self.slowdown > 0, f"slowdown {self.slowdown}", "a factor above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Network traces; train and test come from different seeds or different drives.
+
+    Attributes:
+        source: ``generated`` (nothing else is needed) or ``measured`` (a trace collection,
+            from `folder` or the folder that SLIPROAD_DATA names).
+        kind: ``urban-5g``, ``highway-lte`` or ``poor-coverage``.
+        train_traces: number of generated training drives.
+        test_traces: number of generated test drives.
+        seed: training drives take seeds ``seed`` .. ``seed + train_traces - 1``, test drives
+            the seeds from ``seed + 100000`` on.
+        duration_s: length of a generated drive.
+        period_s: sample period.
+        folder: of the measured traces; empty takes SLIPROAD_DATA.
+    """
+
+    source: str = "generated"
+    kind: str = "urban-5g"
+    train_traces: int = 64
+    test_traces: int = 32
+    seed: int = 1
+    duration_s: float = 120.0
+    period_s: float = 0.1
+    folder: str = ""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.source in ("generated", "measured"),
+            f"link source {self.source!r}",
+            "generated or measured",
+        )
+        _require(
+            0 < self.train_traces <= _TEST_SEEDS and self.test_traces > 0,
+            f"{self.train_traces} training and {self.test_traces} test traces",
+            f"at least one of each, at most {_TEST_SEEDS} training traces",
+        )
+        _require(
+            self.duration_s >= self.period_s > 0 and self.seed >= 0,
+            f"traces of {self.duration_s} s in samples of {self.period_s} s, seed {self.seed}",
+            "duration_s >= period_s > 0 and seed >= 0",
+        )
+
+    def seeds(self, split: Split) -> range:
+        """Seeds of the generated drives of one split."""
+        if split == "train":
+            return range(self.seed, self.seed + self.train_traces)
+        first = self.seed + _TEST_SEEDS
+        return range(first, first + self.test_traces)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Frame arrivals and patience.
+
+    Attributes:
+        n_frames: frames of one episode (one drive).
+        period_ms: between two camera frames.
+        timeout_ms: an exchange without answer after this is given up for local compute.
+        deadline_ms: a frame answered later than this is a miss.
+        max_queue_ms: a frame that has waited longer when its turn comes is skipped.
+    """
+
+    n_frames: int = 300
+    period_ms: float = 100.0
+    timeout_ms: float = 150.0
+    deadline_ms: float = 100.0
+    max_queue_ms: float = 200.0
+
+    def __post_init__(self) -> None:
+        least = min(self.period_ms, self.timeout_ms, self.deadline_ms)
+        _require(
+            self.n_frames > 0 and least > 0 and self.max_queue_ms >= 0,
+            f"{self}",
+            "frames, period, timeout and deadline above 0, max_queue_ms at least 0",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Cost of a frame: see docs/architecture.md, "One frame on the device".
+
+    Attributes:
+        delay_weight: of delay / reference.
+        energy_weight: of energy / reference.
+        miss: added when the deadline is missed or the frame skipped.
+        energy_budget_mj: energy allowed for an episode; 0 is no budget.
+        over_budget: added for every frame that ends with the budget spent.
+    """
+
+    delay_weight: float = 0.5
+    energy_weight: float = 0.5
+    miss: float = 1.0
+    energy_budget_mj: float = 0.0
+    over_budget: float = 0.0
+
+    def __post_init__(self) -> None:
+        weights = self.delay_weight + self.energy_weight
+        values = (self.delay_weight, self.energy_weight, self.miss, self.energy_budget_mj)
+        _require(
+            min(*values, self.over_budget) >= 0 and weights > 0,
+            f"{self}",
+            "no negative price and at least one weight above 0",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """Accuracy that is owed on average over the drives.
+
+    Attributes:
+        accuracy_margin: the floor is the main exit's local accuracy on the same frames,
+            less this.
+        accuracy_floor: an explicit floor instead; 0 uses the margin.
+        critical_classes: classes with a stricter floor of their own.
+        critical_margin: like `accuracy_margin`, for those classes alone.
+    """
+
+    accuracy_margin: float = 0.005
+    accuracy_floor: float = 0.0
+    critical_classes: tuple[int, ...] = ()
+    critical_margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        shares = (self.accuracy_margin, self.accuracy_floor, self.critical_margin)
+        _require(min(shares) >= 0 and max(shares) <= 1, f"{self}", "shares in [0, 1]")
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A complete, checked scenario.
+
+    Attributes:
+        name: its file's name.
+        description: one sentence.
+        frames, device, link, server, timing, price, constraint: see their classes.
+    """
+
+    name: str
+    description: str = ""
+    frames: Frames = field(default_factory=Frames)
+    device: Device = field(default_factory=Device)
+    link: Link = field(default_factory=Link)
+    server: ServerLoad = field(default_factory=ServerLoad)
+    timing: Timing = field(default_factory=Timing)
+    price: Price = field(default_factory=Price)
+    constraint: Constraint = field(default_factory=Constraint)
+
+    def with_weights(self, delay_weight: float, energy_weight: float) -> Scenario:
+        """The same scenario under other weights (for Pareto sweeps)."""
+        price = replace(self.price, delay_weight=delay_weight, energy_weight=energy_weight)
+        return replace(self, price=price)
+
+    def with_floor(self, accuracy_floor: float) -> Scenario:
+        """The same scenario under an explicit accuracy floor."""
+        return replace(self, constraint=replace(self.constraint, accuracy_floor=accuracy_floor))
+
+
+def scenario_names() -> tuple[str, ...]:
+    """Names of the shipped scenarios, sorted."""
+    folder = resources.files("offload_env") / "scenarios"
+    return tuple(
+        sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    )
+
+
+def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
+    """A shipped scenario by name, or one of yours by the path of its TOML file.
+
+    Raises:
+        ConfigError: if there is none of that name, the file cannot be read, or a key is
+            unknown, of the wrong type, or impossible.
+    """
+    if isinstance(name_or_path, Scenario):
+        return name_or_path
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        try:
+            text, name = path.read_text(encoding="utf-8"), path.stem
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"scenario file {path} ({error})",
+                expected="a readable TOML file",
+                mend=f"check the path, or use one of {', '.join(scenario_names())}",
+            ) from error
+    else:
+        name = str(name_or_path)
+        if name not in scenario_names():
+            raise ConfigError(
+                f"scenario {name!r}",
+                expected=f"one of {', '.join(scenario_names())}, or a path ending in .toml",
+                mend="correct the name",
+            )
+        folder = resources.files("offload_env") / "scenarios"
+        text = (folder / f"{name}.toml").read_text(encoding="utf-8")
+    return parse_scenario(text, name)
+
+
+def parse_scenario(text: str, name: str) -> Scenario:
+    """Read the text of a scenario file; raises `ConfigError` as `load_scenario`."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"scenario {name}: {error}", expected="valid TOML", mend="correct that line"
+        ) from error
+    if "name" in raw:
+        raise ConfigError(
+            f"scenario {name}: key 'name'",
+            expected="no such key: the file's name is the scenario's",
+            mend="remove it",
+        )
+    return _build(Scenario, {"name": name, **raw}, f"scenario {name}")
+
+
+T = TypeVar("T")
+
+
+def _build(cls: type[T], raw: dict[str, Any], where: str) -> T:
+    """Make dataclass `cls` from a TOML table, strictly."""
+    hints = get_type_hints(cls)
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    for key in raw:
+        if key not in known:
+            allowed = sorted(known - {"name"} if cls is Scenario else known)
+            raise ConfigError(
+                f"{where}: unknown key {key!r}",
+                expected=f"one of {', '.join(allowed)}",
+                mend="correct or remove the key",
+            )
+    values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in raw.items()}
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.given}", expected=error.expected, mend=error.mend) from None
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    if hasattr(kind, "__dataclass_fields__"):
+        if isinstance(value, dict):
+            return _build(kind, value, where)
+    elif get_origin(kind) is tuple:
+        item = get_args(kind)[0]
+        if isinstance(value, list):
+            return tuple(_value(item, v, where) for v in value)
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is kind:
+        return value
+    name = kind.__name__ if isinstance(kind, type) else str(kind)
+    raise ConfigError(f"{where} = {value!r}", expected=f"a value of type {name}", mend="correct it")
+
+
+def _require(ok: bool, given: str, expected: str) -> None:
+    if not ok:
+        raise ConfigError(given, expected=expected, mend="correct the scenario")

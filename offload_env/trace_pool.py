@@ -1,0 +1,191 @@
+"""The traces of a scenario, laid end to end for many episodes at once.
+
+`testbed.transfer` answers one query at a time for anybody; this is the same inverse of
+the capacity's integral in the form a simulator needs: an episode keeps its trace's
+constants (a `Lane`), times are milliseconds, and the scalar and the array path perform the
+same floating-point operations in the same order, so that they agree bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.errors import ConfigError
+from testbed.trace import Trace
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+SLACK_BITS: Final = 1e-3
+"""A payload that misses the end of a sample by less than this has left within the sample;
+otherwise rounding could push a payload that exactly fits before an outage beyond it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Constants of one trace in the pool (scalars), or of one trace an episode (arrays).
+
+    Attributes:
+        first: index of the trace's first sample.
+        length: number of samples.
+        period_ms: duration of a sample.
+        start_bits: running total of bits at its first sample.
+        total_bits: bits of one pass.
+        duration_ms: length of one pass.
+    """
+
+    first: Ints
+    length: Ints
+    period_ms: Floats
+    start_bits: Floats
+    total_bits: Floats
+    duration_ms: Floats
+
+
+class TracePool:
+    """Uplink capacity and base round trip of several traces, each repeated for ever.
+
+    Args:
+        traces: at least one.
+    """
+
+    def __init__(self, traces: Sequence[Trace]) -> None:
+        if not traces:
+            raise ConfigError("no traces", expected="at least one", mend="give a trace source")
+        self.names = tuple(trace.name for trace in traces)
+        self.techs = tuple(trace.tech for trace in traces)
+        self.length = np.array([len(t.uplink_mbps) for t in traces], np.int64)
+        self.first = np.concatenate([[0], np.cumsum(self.length)[:-1]]).astype(np.int64)
+        self.period_ms = np.array([t.period_s * 1e3 for t in traces])
+        self.duration_ms = self.length * self.period_ms
+        # 1 Mbit/s is 1000 bits a millisecond.
+        self.bits_per_ms = np.concatenate([t.uplink_mbps * 1e3 for t in traces])
+        self.rtt_ms = np.concatenate([t.rtt_ms for t in traces]).astype(np.float64)
+        per_sample = self.bits_per_ms * np.repeat(self.period_ms, self.length)
+        self.bits_before = np.concatenate([[0.0], np.cumsum(per_sample)])
+        self.start_bits = self.bits_before[self.first]
+        self.total_bits = self.bits_before[self.first + self.length] - self.start_bits
+        for array in vars(self).values():
+            if isinstance(array, np.ndarray):
+                array.setflags(write=False)
+        # Plain lists: indexing them is several times faster than indexing an array.
+        self._rates: list[float] = self.bits_per_ms.tolist()
+        self._rtts: list[float] = self.rtt_ms.tolist()
+        self._before: list[float] = self.bits_before.tolist()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def lanes(self, which: Ints) -> Lane:
+        """Constants of the traces `which` (int64 (B,)), as arrays (B,)."""
+        return Lane(
+            self.first[which],
+            self.length[which],
+            self.period_ms[which],
+            self.start_bits[which],
+            self.total_bits[which],
+            self.duration_ms[which],
+        )
+
+    def send(self, lane: Lane, start_ms: Floats, bits: Floats) -> tuple[Floats, Floats]:
+        """When payloads have left, and the base round trip when they started.
+
+        Args:
+            lane: of B episodes.
+            start_ms: float64 (B,), first bit may leave; milliseconds from the trace's start.
+            bits: float64 (B,); 0 takes no time.
+
+        Returns:
+            (end_ms, rtt_ms), float64 (B,) each.
+        """
+        sample = np.floor(start_ms / lane.period_ms)
+        at = lane.first + sample.astype(np.int64) % lane.length
+        rate = self.bits_per_ms.take(at)
+        inside_ms = start_ms - sample * lane.period_ms
+        fits = bits <= rate * (lane.period_ms - inside_ms)
+        end = start_ms + bits / np.maximum(rate, 1e-300)
+        long = np.flatnonzero(~fits)
+        if len(long):
+            here = self.bits_before.take(at[long]) + rate[long] * inside_ms[long]
+            end[long] = self._search(
+                lane, long, np.floor_divide(sample[long], lane.length[long]), here + bits[long]
+            )
+        return end, self.rtt_ms.take(at)
+
+    def _search(self, lane: Lane, rows: NDArray[np.intp], passes: Floats, goal: Floats) -> Floats:
+        """Earliest times at which the running totals reach `goal`."""
+        total, start = lane.total_bits[rows], lane.start_bits[rows]
+        first, period = lane.first[rows], lane.period_ms[rows]
+        more = np.maximum(np.ceil((goal - start - SLACK_BITS) / total) - 1.0, 0.0)
+        goal = goal - more * total
+        at = np.searchsorted(self.bits_before, goal - SLACK_BITS, "left") - 1
+        at = np.clip(at, first, first + lane.length[rows] - 1)
+        needed = (goal - self.bits_before.take(at)) / np.maximum(self.bits_per_ms.take(at), 1e-300)
+        needed = np.minimum(np.maximum(needed, 0.0), period)
+        end: Floats = (
+            (passes + more) * lane.duration_ms[rows] + (at - first) * period
+        ) + needed
+        return end
+
+    def sender(self, trace: int) -> Sender:
+        """A fast `send` for one episode on trace number `trace`."""
+        return Sender(self, trace)
+
+    def sample_edges_ms(self, trace: int, from_ms: float, to_ms: float) -> Floats:
+        """Times in (from_ms, to_ms] at which trace number `trace` changes its values."""
+        period = float(self.period_ms[trace])
+        first = int(from_ms // period) + 1
+        last = int(to_ms // period)
+        return np.arange(first, last + 1) * period
+
+
+class Sender:
+    """`TracePool.send` for one trace, with Python floats."""
+
+    __slots__ = (
+        "_before",
+        "_duration",
+        "_first",
+        "_length",
+        "_period",
+        "_rates",
+        "_rtts",
+        "_start",
+        "_total",
+    )
+
+    def __init__(self, pool: TracePool, trace: int) -> None:
+        self._first = int(pool.first[trace])
+        self._length = int(pool.length[trace])
+        self._period = float(pool.period_ms[trace])
+        self._start = float(pool.start_bits[trace])
+        self._total = float(pool.total_bits[trace])
+        self._duration = float(pool.duration_ms[trace])
+        self._rates, self._rtts, self._before = pool._rates, pool._rtts, pool._before
+
+    def __call__(self, start_ms: float, bits: float) -> tuple[float, float]:
+        """(end_ms, rtt_ms) of a payload of `bits` whose first bit may leave at `start_ms`."""
+        period, first, length = self._period, self._first, self._length
+        sample = int(start_ms / period)
+        passes, k = divmod(sample, length)
+        at = first + k
+        rate = self._rates[at]
+        inside_ms = start_ms - sample * period
+        rtt = self._rtts[at]
+        if bits <= rate * (period - inside_ms):
+            return start_ms + bits / max(rate, 1e-300), rtt
+        goal = self._before[at] + rate * inside_ms + bits
+        more = max(math.ceil((goal - self._start - SLACK_BITS) / self._total) - 1.0, 0.0)
+        goal -= more * self._total
+        last = first + length - 1
+        at = min(max(bisect_left(self._before, goal - SLACK_BITS, first, last + 2) - 1, first), last)
+        needed = (goal - self._before[at]) / max(self._rates[at], 1e-300)
+        needed = min(max(needed, 0.0), period)
+        return ((passes + more) * self._duration + (at - first) * period) + needed, rtt
