@@ -31,7 +31,7 @@ PROMISED = {
     "cnn export": {"--out", "--json"},
     "cnn info": {"--bundle", "--json"},
     "testbed serve": {"--port", "--bundle"},
-    "testbed device": {"--server", "--policy", "--action", "--frames", "--seed", "--json"},
+    "testbed device": {"--server", "--policy", "--action", "--n-frames", "--seed", "--json"},
     "testbed campaign": {"--out", "--seed", "--json"},
     "testbed fit": {"--json"},
     "testbed link": set(),
@@ -148,7 +148,7 @@ def closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
-DEVICE = ("testbed", "device", "--frames", "5")
+DEVICE = ("testbed", "device", "--n-frames", "5")
 
 Arguments = Callable[[Path], list[str | Path]]
 
@@ -179,15 +179,15 @@ BAD_INPUT: dict[str, tuple[Arguments, str]] = {
         "server",
     ),
     "unknown action": (
-        lambda d: [*DEVICE, "--action", "e9s1"],
+        lambda d: [*DEVICE, "--local-only", "--action", "e9s1"],
         "e9s1",
     ),
     "missing policy": (
-        lambda d: [*DEVICE, "--policy", d / "no.policy"],
+        lambda d: [*DEVICE, "--local-only", "--policy", d / "no.policy"],
         "no.policy",
     ),
     "garbage as policy": (
-        lambda d: [*DEVICE, "--policy", garbage_file(d)],
+        lambda d: [*DEVICE, "--local-only", "--policy", garbage_file(d)],
         "garbage.bin",
     ),
     "unknown scenario, train": (
