@@ -203,6 +203,18 @@ def table(
 
 
 @app.command()
+def download(
+    out: Annotated[Path, typer.Option(help="Folder that gets the data set (about 0.6 GB).")],
+    keep_archives: Annotated[bool, typer.Option(help="Leave the zip files there.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fetch, check and unpack the official GTSRB archives; resumes where it stopped."""
+    from cnn.download import download as fetch
+
+    _say({"data": str(fetch(out, keep_archives=keep_archives))}, as_json)
+
+
+@app.command()
 def info(bundle: BundleOption = None, as_json: JsonFlag = False) -> None:
     """Shapes, operations (MACs), payloads (bytes) and the 20 actions of a bundle."""
     from cnn.action import ACTIONS, N_EXITS

@@ -1,4 +1,4 @@
-"""GTSRB by path, in the packed Parquet form, as arrays ready for the network."""
+"""GTSRB by path, in any of its three layouts, as arrays ready for the network."""
 
 from __future__ import annotations
 
@@ -62,23 +62,31 @@ class ImageSet:
 def load_gtsrb(
     root: Path, part: Literal["train", "test"], size: int, *, limit: int | None = None
 ) -> ImageSet:
-    """Read GTSRB from `root`.
+    """Read GTSRB from `root`: packed Parquet, official folders, or the common CSV copy.
 
     Args:
-        root: folder with ``train.parquet`` and ``test.parquet``.
+        root: folder of one of the layouts in docs/data.md.
         part: official training or test set.
         size: side of the resized square images, pixels.
         limit: read at most so many rows (smoke tests).
 
     Raises:
-        DataError: if the folder or file is missing or has other columns.
+        DataError: if the folder or a file is missing or not of its form.
     """
+    # The layouts build `ImageSet`s, so they import this module.
+    from cnn.gtsrb_layouts import detect_layout, load_csv_layout, load_official
+
+    layout = detect_layout(root)
+    if layout == "official":
+        return load_official(root, part, size, limit)
+    if layout == "csv":
+        return load_csv_layout(root, part, size, limit)
     path = root / f"{part}.parquet"
     if not path.is_file():
         raise DataError(
             f"no {part}.parquet in {root}",
-            expected="a GTSRB folder in packed Parquet form",
-            mend="give its path with --data, or set SLIPROAD_DATA to the folder above gtsrb/",
+            expected="train.parquet and test.parquet",
+            mend="copy the missing file there",
         )
     return _load_packed(path, size, limit)
 
