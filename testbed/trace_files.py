@@ -198,7 +198,8 @@ def read_columns(path: Path, column: str) -> dict[str, tuple[Floats, Floats]]:
     names = np.asarray(table["trace"].to_numpy(zero_copy_only=False), dtype=str)
     time: Floats = np.asarray(table["time_s"].to_numpy(), dtype=np.float64)
     values: Floats = np.asarray(table[column].to_numpy(), dtype=np.float64)
-    starts = np.flatnonzero(np.append(True, names[1:] != names[:-1])) if len(names) else []
+    border = np.flatnonzero(names[1:] != names[:-1]) + 1
+    starts: list[int] = [0, *border.tolist()] if len(names) else []
     ends = [*starts[1:], len(names)]
     return {
         str(names[first]): (time[first:end], values[first:end])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, Final
 
@@ -134,7 +135,7 @@ def runs(values: NDArray[Any]) -> list[tuple[int, int]]:
         return []
     border = np.flatnonzero(values[1:] != values[:-1]) + 1
     edges = [0, *border.tolist(), len(values)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def _fit_level(traces: list[_Labelled], k: int, n_levels: int, step_s: float) -> LevelModel:
@@ -208,7 +209,8 @@ def _correlation(
 
 
 def _fit_dwell(traces: list[_Labelled], k: int, step_s: float) -> tuple[float, float]:
-    ended, cut = [], []
+    ended: list[float] = []
+    cut: list[float] = []
     for trace in traces:
         stays = runs(trace.level)
         for first, end in stays:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,10 +60,34 @@ def trace_from_json(raw: dict[str, Any], where: str) -> Trace:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write `content` as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(content) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all; raises `DataError` if that fails."""
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content) + "\n")
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: {error.strerror}",
+            expected="a path that can be written",
+            mend="choose a file in a folder of yours",
+        ) from error
+
+
+def constant_trace(uplink_mbps: float, rtt_ms: float) -> Trace:
+    """A trace of one sample: the same capacity and round trip for ever."""
+    return Trace(
+        uplink_mbps=np.array([float(uplink_mbps)]),
+        rtt_ms=np.array([float(rtt_ms)]),
+        period_s=1.0,
+        name=f"constant:{uplink_mbps:g}-mbps:{rtt_ms:g}-ms",
+        tech="5G",
+        source="generated: constant",
+    )
 
 
 def save_trace(trace: Trace, path: Path) -> None:
@@ -112,7 +137,7 @@ def read_mahimahi(path: Path, rtt_ms: float, period_s: float = 0.1) -> Trace:
         period_s=period_s,
         name=path.name,
         tech="LTE",
-        source=f"measured: mahimahi file {path.name}, constant round trip {rtt_ms:g} ms set by hand",
+        source=f"measured: mahimahi file {path.name}, constant round trip {rtt_ms:g} ms by hand",
     )
 
 
@@ -128,7 +153,7 @@ def read_trace(
     Args:
         path: the file.
         name: which trace of a CSV file that holds several.
-        rtt_ms: constant base round trip, for files without one; replaces the CSV's own.
+        rtt_ms: constant base round trip, for files without one; replaces a file's own.
         period_s: spacing of traces read from CSV or Mahimahi files, seconds.
 
     Raises:
@@ -136,19 +161,29 @@ def read_trace(
         ConfigError: `name` or `rtt_ms` is needed and was not given.
     """
     if path.suffix == ".json":
-        try:
-            raw = json.loads(_text(path))
-            trace = trace_from_json(raw["trace"] if "trace" in raw else raw, str(path))
-        except (ValueError, TypeError) as error:
-            raise DataError(
-                f"{path}: {error}", expected="a JSON trace", mend="write it again"
-            ) from error
-        return trace
+        return _read_json(path, rtt_ms)
     if path.name.endswith((".csv", ".csv.gz")):
         return _read_csv(path, name, rtt_ms, period_s)
     if rtt_ms is None:
         raise _needs_rtt(path)
     return read_mahimahi(path, rtt_ms, period_s)
+
+
+def _read_json(path: Path, rtt_ms: float | None) -> Trace:
+    try:
+        raw = json.loads(_text(path))
+        trace = trace_from_json(raw.get("trace", raw), str(path))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: {error}", expected="a JSON trace", mend="write it again"
+        ) from error
+    if rtt_ms is None:
+        return trace
+    return replace(
+        trace,
+        rtt_ms=np.full(len(trace.rtt_ms), float(rtt_ms)),
+        source=f"{trace.source}; constant round trip {rtt_ms:g} ms by hand",
+    )
 
 
 def _text(path: Path) -> str:

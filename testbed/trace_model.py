@@ -2,8 +2,8 @@
 
 The capacity switches between levels (semi-Markov, Weibull dwell times). Within level k it is
 ``Q_k(Phi(z))``, where z is a Gaussian AR(1) process plus fresh noise and Q_k the level's
-quantile function, so that each level has the measured distribution and correlation. Outages lie over the levels:
-each level has its own rate of onsets and its own lengths.
+quantile function, so that each level has the measured distribution and correlation. Outages
+lie over the levels: each level has its own rate of onsets and its own lengths.
 
 The round trip is a base (drawn once a trace) times ``R(Phi(y))`` with y another such process
 and R a quantile function, plus stalls: packets sent while the link stalls for h ms all arrive
@@ -202,7 +202,7 @@ def generate(model: TraceModel, seed: int, duration_s: float, period_s: float) -
 
 
 def _evenly(values: Floats, step_s: float, period_s: float) -> Floats:
-    time = step_s * np.arange(len(values))
+    time: Floats = step_s * np.arange(len(values), dtype=np.float64)
     return resample(Series("", "", "ul", "", "", "", time, values, step_s), period_s)
 
 

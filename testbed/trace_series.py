@@ -14,6 +14,7 @@ The rules, which `docs/traces.md` explains:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +103,7 @@ def cut_at_gaps(series: Series, max_hold_s: float = MAX_HOLD_S) -> list[Series]:
     first_of_piece = np.diff(time) > max_hold_s + series.period_s
     bounds = [0, *(np.flatnonzero(first_of_piece) + 1).tolist(), len(time)]
     pieces = []
-    for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, end in pairwise(bounds):
         start = time[first]
         name = series.name if first == 0 else f"{series.name}+{start:.0f}s"
         piece_time = time[first:end] - start
@@ -146,7 +147,8 @@ def resample(series: Series, period_s: float) -> Floats:
     count = max(1, int((edges[-1] - edges[0]) / period_s + 1e-6))
     grid = edges[0] + period_s * np.arange(count + 1)
     # Rounding may leave a difference a hair below zero where the value is 0.
-    return np.maximum(np.diff(np.interp(grid, edges, integral)) / period_s, 0.0)
+    means: Floats = np.diff(np.interp(grid, edges, integral)) / period_s
+    return np.maximum(means, 0.0)
 
 
 def tile(values: Floats, count: int) -> Floats:
