@@ -51,17 +51,8 @@ def serve(
     import threading
 
     from cnn.bundle import load_bundle
-    from cnn.errors import ConfigError
+    from testbed.server import MecServer, ServerConfig
     from testbed.tls import server_tls
-
-    try:
-        from testbed.server import MecServer, ServerConfig
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"module {error.name} is not installed",
-            expected="the server's packages",
-            mend="run `pip install 'sliproad[server]'`",
-        ) from error
 
     config = ServerConfig(
         host=host,

@@ -30,6 +30,9 @@ from testbed.wire import MODEL_NAME, SERVICE, WireSpec
 
 CONTROL_THREADS: Final = 16
 """Threads beyond those that inference can fill, for health, metadata and refusals."""
+MAX_STREAMS: Final = 64
+"""Calls under way on one connection, so that no single peer can hold every thread. A
+device has one."""
 TAIL_SEGMENTS: Final = (
     *(f"block{b}" for b in range(1, N_EXITS + 1)),
     *(f"exit{e}" for e in range(1, N_EXITS + 1)),
@@ -189,7 +192,7 @@ class MecServer:
         server = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
             maximum_concurrent_rpcs=threads,
-            options=_options(self.spec.max_message_bytes, threads),
+            options=_options(self.spec.max_message_bytes, min(threads, MAX_STREAMS)),
         )
         server.add_generic_rpc_handlers((self._service.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -13,7 +13,8 @@ from testbed.ports import check_free
 LATENCY_BUCKETS_S: Final = (
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0,
 )  # fmt: skip
-BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64)
+BATCH_BUCKETS: Final = (*range(1, 17), 32, 64, 128)
+"""Exact up to 16 frames, so that `benchmarks/server_throughput.py` can replay the batches."""
 
 
 class ServerMetrics:
