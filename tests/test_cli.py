@@ -180,7 +180,29 @@ BAD_INPUT: dict[str, tuple[Arguments, str]] = {
     ),
     "unknown action": (
         lambda d: [*DEVICE, "--local-only", "--action", "e9s1"],
-        "e9s1",
+        "exit=9",
+    ),
+    "no action at all": (
+        lambda d: [*DEVICE, "--local-only", "--action", "fast"],
+        "fast",
+    ),
+    "unknown frame source": (
+        lambda d: [*DEVICE, "--local-only", "--action", "e1s1", "--frames", "satellite"],
+        "satellite",
+    ),
+    "unknown power profile": (
+        lambda d: [*DEVICE, "--local-only", "--action", "e1s1", "--power", "perpetual"],
+        "perpetual",
+    ),
+    "record file in no folder": (
+        lambda d: [*DEVICE, "--local-only", "--action", "e1s1", "--out", garbage_file(d) / "x"],
+        "garbage.bin",
+    ),
+    "missing TLS file": (
+        lambda d: (
+            [*DEVICE, "--server", "127.0.0.1:1", "--action", "e1s0", "--tls-ca", d / "no-ca.pem"]
+        ),
+        "no-ca.pem",
     ),
     "missing policy": (
         lambda d: [*DEVICE, "--local-only", "--policy", d / "no.policy"],
@@ -228,6 +250,11 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(case: str, tmp_path: Pat
     assert done.stdout == ""
     assert tree(cwd) == [], "something half-written"
     assert tree(inputs) == before
+
+
+def test_no_data_folder_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLIPROAD_DATA", raising=False)
+    assert_one_clear_line(sliproad("cnn", "evaluate", cwd=tmp_path), "SLIPROAD_DATA")
 
 
 def test_port_in_use(tmp_path: Path) -> None:
