@@ -138,7 +138,7 @@ def _leaf_shadow(rng: np.random.Generator) -> NDArray[np.float32]:
     field = fractal(rng, LAYER_PX, cells + 1, 2)
     edge = np.clip((field - rng.uniform(0.35, 0.6)) * rng.uniform(3, 12) + 0.5, 0, 1)
     darkest = rng.uniform(0.25, 0.6)
-    return (darkest + (1 - darkest) * edge).astype(np.float32)
+    return np.asarray(darkest + (1 - darkest) * edge, dtype=np.float32)
 
 
 def _drift(
@@ -165,8 +165,8 @@ def _views(n: int, rng: np.random.Generator) -> list[View]:
     rolls = _drift(rng, n, roll, roll, 0.7)
     seen = rng.uniform(60, 150)
     behind = np.clip(np.linspace(seen, seen * rng.uniform(0.45, 0.8), n), 20, 240)
-    look_x = _drift(rng, n, *rng.uniform(60, BACKGROUND_PX - 60, 2), 2.0)
-    look_y = _drift(rng, n, *rng.uniform(60, BACKGROUND_PX - 60, 2), 2.0)
+    x0, x1, y0, y1 = (float(v) for v in rng.uniform(60, BACKGROUND_PX - 60, 4))
+    look_x, look_y = _drift(rng, n, x0, x1, 2.0), _drift(rng, n, y0, y1, 2.0)
     shift = 0.022 * rng.standard_normal((n, 2))
     far_half_widths = rng.uniform(30, 80)
     return [
@@ -190,7 +190,7 @@ def _lights(n: int, rng: np.random.Generator) -> list[Light]:
     # Log-gains: most signs stand in fair light, a fifth against the sky (dark plate).
     backlit = rng.random() < 0.2
     level = rng.normal(-3.1, 0.6) if backlit else rng.normal(-0.7, 1.1)
-    gains = np.exp(_drift(rng, n, level, level + rng.normal(0, 0.2), 0.06))
+    gains = np.exp(np.minimum(_drift(rng, n, level, level + rng.normal(0, 0.2), 0.06), 0.7))
     contrast = rng.normal(2.1, 0.5) if backlit else rng.normal(-0.2, 0.5)
     warm = rng.normal(-0.1, 0.12)
     tint = 0.02 * rng.standard_normal(3)

@@ -7,6 +7,7 @@ light; `masks` gives the anti-aliased share of each material.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from enum import IntEnum
@@ -69,7 +70,7 @@ class Canvas:
         """A line of constant width with round joins and straight or round ends."""
         path = [*points, points[0]] if closed else list(points)
         half = width / 2
-        for (x0, y0), (x1, y1) in zip(path, path[1:], strict=False):
+        for (x0, y0), (x1, y1) in itertools.pairwise(path):
             length = math.hypot(x1 - x0, y1 - y0)
             if length == 0:
                 continue
@@ -94,7 +95,7 @@ class Canvas:
             hit = numbers == material
             if material is not Material.NONE and hit.any():
                 grey = Image.fromarray((hit * 255).astype(np.uint8)).reduce(_SUPERSAMPLE)
-                out[material] = np.asarray(grey, dtype=np.float32) / 255
+                out[material] = np.asarray(grey, dtype=np.float32) / np.float32(255)
         return out
 
     @property

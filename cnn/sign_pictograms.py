@@ -232,14 +232,14 @@ def children(canvas: Canvas) -> None:
 
 def bicycle(canvas: Canvas) -> None:
     """A bicycle that heads to the left."""
-    front, rear, crank = (-0.27, 0.42), (0.27, 0.42), (0.04, 0.43)
-    head, seat = (-0.21, 0.19), (0.16, 0.19)
+    front, rear, crank = (-0.24, 0.42), (0.24, 0.42), (0.035, 0.43)
+    head, seat = (-0.19, 0.22), (0.14, 0.22)
     for hub in (front, rear):
-        canvas.stroke(arc(hub, 0.178, 0.178, 0, 360, 40), 0.04, _BLACK)
-    for line in ([head, seat], [head, crank, rear, seat], [crank, seat, (0.19, 0.08)]):
-        canvas.stroke(line, 0.04, _BLACK)
-    canvas.stroke([front, (-0.2, 0.1), (-0.17, 0.06), (-0.11, 0.06)], 0.042, _BLACK)
-    canvas.stroke([(0.1, 0.065), (0.25, 0.075)], 0.045, _BLACK)
+        canvas.stroke(arc(hub, 0.165, 0.165, 0, 360, 40), 0.034, _BLACK)
+    for line in ([head, seat], [head, crank, rear, seat], [crank, seat, (0.165, 0.13)]):
+        canvas.stroke(line, 0.032, _BLACK)
+    canvas.stroke([front, (-0.18, 0.15), (-0.15, 0.11), (-0.1, 0.11)], 0.034, _BLACK)
+    canvas.stroke([(0.11, 0.12), (0.21, 0.125)], 0.038, _BLACK)
 
 
 def snowflake(canvas: Canvas) -> None:

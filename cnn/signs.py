@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Final, Literal
 
 import numpy as np
@@ -105,7 +106,7 @@ def _warning(canvas: Canvas, label: int) -> None:
     canvas.rounded(corners, 0.07, Material.WHITE)
     canvas.rounded(inset(corners, 0.035), 0.05, Material.RED)
     canvas.rounded(inset(corners, 0.185), 0.02, Material.WHITE)
-    {
+    drawings: dict[int, Callable[[Canvas], None]] = {
         11: pictograms.crossing,
         18: pictograms.exclamation,
         19: functools.partial(pictograms.curve, left=True),
@@ -121,7 +122,8 @@ def _warning(canvas: Canvas, label: int) -> None:
         29: pictograms.bicycle,
         30: pictograms.snowflake,
         31: pictograms.deer,
-    }[label](canvas)
+    }
+    drawings[label](canvas)
 
 
 def _mandatory(canvas: Canvas, label: int) -> None:

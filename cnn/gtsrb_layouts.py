@@ -1,0 +1,240 @@
+"""GTSRB as people have it on disk: the official archives and the common CSV copy.
+
+Official (unpacked archives, the folder ``GTSRB`` or the one that holds it)::
+
+    GTSRB/Final_Training/Images/00000/00000_00000.ppm ... GT-00000.csv
+    GTSRB/Final_Test/Images/00000.ppm ...   GT-final_test.csv
+
+CSV copy::
+
+    Train.csv  Train/0/00000_00000_00000.png ...
+    Test.csv   Test/00000.png ...
+
+Both list, per image, its size, sign box, class and file. Rows come out in the same order
+as from the packed form: by class, track and frame, or by number in the test set.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from cnn.data import ImageSet
+from cnn.errors import DataError
+from cnn.preprocess import decode_rgb
+
+Layout = Literal["packed", "official", "csv"]
+Part = Literal["train", "test"]
+
+N_CLASSES: Final = 43
+
+_TRAIN_NAME: Final = re.compile(r"(?:\d{5}_)?(\d{5})_(\d{5})\.\w+")
+"""``[class_]track_frame.ext``; the CSV copy puts the class first."""
+_TEST_NAME: Final = re.compile(r"(\d{1,6})\.\w+")
+_TRAIN_DIR: Final = Path("Final_Training") / "Images"
+_TEST_DIR: Final = Path("Final_Test") / "Images"
+_TEST_TRUTH: Final = "GT-final_test.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One line of an annotation file."""
+
+    path: Path
+    label: int
+    track: int
+    frame: int
+    width_px: int
+    height_px: int
+
+    def order(self) -> tuple[int, ...]:
+        """Sorting key: class, track and frame; or the number in the test set."""
+        return (self.label, self.track, self.frame) if self.track >= 0 else (self.frame,)
+
+
+def detect_layout(root: Path) -> Layout:
+    """Which form of GTSRB lies in `root`.
+
+    Raises:
+        DataError: if it is none of the three; says what was found and what is expected.
+    """
+    if not root.is_dir():
+        raise DataError(
+            f"data folder {root} does not exist",
+            expected="a folder with GTSRB",
+            mend="give another path with --data",
+        )
+    if any((root / f"{part}.parquet").is_file() for part in ("train", "test")):
+        return "packed"
+    if any((base / d).is_dir() for base in _bases(root) for d in (_TRAIN_DIR, _TEST_DIR)):
+        return "official"
+    if any((root / f"{part}.csv").is_file() for part in ("Train", "Test")):
+        return "csv"
+    names = sorted(p.name + ("/" if p.is_dir() else "") for p in root.iterdir())
+    found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    raise DataError(
+        f"{root} holds {found or 'nothing'}",
+        expected="train.parquet/test.parquet (packed), GTSRB/Final_Training and "
+        "GTSRB/Final_Test (official), or Train.csv/Test.csv",
+        mend="unpack the archives there, or run `sliproad cnn download --help`",
+    )
+
+
+def load_official(root: Path, part: Part, size: int, limit: int | None = None) -> ImageSet:
+    """Read the unpacked official archives.
+
+    Args:
+        root: the folder ``GTSRB``, or the folder that holds it.
+        part: training or test set.
+        size: side of the resized square images, pixels.
+        limit: read at most so many images, the first in order.
+
+    Raises:
+        DataError: if a folder, an annotation file, a column or an image is missing or bad.
+    """
+    rows = _official_train(root) if part == "train" else _official_test(root)
+    return _read(rows, size, limit)
+
+
+def load_csv_layout(root: Path, part: Part, size: int, limit: int | None = None) -> ImageSet:
+    """Read the common copy with one ``Train.csv`` or ``Test.csv``.
+
+    Arguments and errors are those of `load_official`; `root` holds the CSV files.
+    """
+    table = root / ("Train.csv" if part == "train" else "Test.csv")
+    rows = [
+        _row(root / line["Path"], line, part, where) for where, line in _lines(table, ",", "Path")
+    ]
+    return _read(rows, size, limit)
+
+
+def _bases(root: Path) -> tuple[Path, Path]:
+    return root, root / "GTSRB"
+
+
+def _official_train(root: Path) -> list[_Row]:
+    folder = _existing(root, _TRAIN_DIR, "GTSRB_Final_Training_Images.zip")
+    classes = sorted(p for p in folder.iterdir() if p.is_dir() and p.name.isdigit())
+    if not classes:
+        raise DataError(
+            f"no class folders in {folder}",
+            expected="00000 to 00042",
+            mend="unpack GTSRB_Final_Training_Images.zip again",
+        )
+    return [
+        _row(c / line["Filename"], line, "train", where)
+        for c in classes
+        for where, line in _lines(c / f"GT-{c.name}.csv", ";", "Filename")
+    ]
+
+
+def _official_test(root: Path) -> list[_Row]:
+    folder = _existing(root, _TEST_DIR, "GTSRB_Final_Test_Images.zip")
+    # GTSRB_Final_Test_GT.zip has no folder, so its file ends up wherever it was unpacked.
+    # The file GT-final_test.test.csv that comes with the images has no classes.
+    places = [folder, folder.parent, folder.parent.parent, root]
+    truth = next((p / _TEST_TRUTH for p in places if (p / _TEST_TRUTH).is_file()), None)
+    if truth is None:
+        raise DataError(
+            f"no {_TEST_TRUTH} in {root}",
+            expected="the test set's classes",
+            mend=f"unpack GTSRB_Final_Test_GT.zip in {root}",
+        )
+    lines = _lines(truth, ";", "Filename")
+    return [_row(folder / line["Filename"], line, "test", where) for where, line in lines]
+
+
+def _existing(root: Path, inside: Path, archive: str) -> Path:
+    for base in _bases(root):
+        if (base / inside).is_dir():
+            return base / inside
+    raise DataError(
+        f"no {inside} in {root}",
+        expected="the unpacked official archives",
+        mend=f"unpack {archive} in {root}, or run `sliproad cnn download`",
+    )
+
+
+def _lines(path: Path, separator: str, name_column: str) -> list[tuple[str, dict[str, str]]]:
+    """Rows of an annotation file, each with the place that an error names."""
+    needed = (name_column, "Width", "Height", "ClassId")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
+            columns = reader.fieldnames or []
+            missing = [c for c in needed if c not in columns]
+            if missing:
+                raise DataError(
+                    f"{path}: columns {', '.join(columns) or 'none'}",
+                    expected=f"also {', '.join(missing)}, separated by {separator!r}",
+                    mend="take the annotation file of the official archives",
+                )
+            lines = [(f"{path}, line {reader.line_num}", dict(line)) for line in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path}: {error}", expected="an annotation file (CSV)", mend="unpack or copy it again"
+        ) from error
+    for where, line in lines:
+        if any(line[c] is None for c in needed):
+            raise DataError(
+                f"{where}: too few cells",
+                expected=", ".join(needed),
+                mend="take the file unchanged",
+            )
+    return lines
+
+
+def _row(path: Path, line: dict[str, str], part: Part, where: str) -> _Row:
+    try:
+        label = int(line["ClassId"])
+        width, height = int(line["Width"]), int(line["Height"])
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{where}: {error}", expected="whole numbers", mend="take the file unchanged"
+        ) from error
+    if not 0 <= label < N_CLASSES or not (0 < width < 2**15 and 0 < height < 2**15):
+        raise DataError(
+            f"{where}: class {label}, {width} x {height} pixels",
+            expected="a class 0..42 and a positive size",
+            mend="take the file unchanged",
+        )
+    pattern = _TRAIN_NAME if part == "train" else _TEST_NAME
+    match = pattern.fullmatch(path.name)
+    if match is None:
+        raise DataError(
+            f"{where}: file name {path.name}",
+            expected="track_frame, five digits each" if part == "train" else "the image's number",
+            mend="keep the official file names: track and frame are read from them",
+        )
+    numbers = [int(n) for n in match.groups()]
+    track, frame = (numbers[0], numbers[1]) if part == "train" else (-1, numbers[0])
+    return _Row(path, label, track, frame, width, height)
+
+
+def _read(rows: Iterable[_Row], size: int, limit: int | None) -> ImageSet:
+    kept = sorted(rows, key=_Row.order)[:limit]
+    images = np.empty((len(kept), size, size, 3), np.uint8)
+    for i, row in enumerate(kept):
+        try:
+            data = row.path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{row.path}: {error.strerror or error}",
+                expected="every image that the annotation file lists",
+                mend="unpack or copy the images again",
+            ) from error
+        images[i] = decode_rgb(data, size, name=str(row.path))
+    return ImageSet(
+        images,
+        np.array([r.label for r in kept], dtype=np.int16),
+        np.array([r.track for r in kept], dtype=np.int32),
+        np.array([r.frame if r.track >= 0 else -1 for r in kept], dtype=np.int16),
+        np.array([r.width_px for r in kept], dtype=np.int16),
+        np.array([r.height_px for r in kept], dtype=np.int16),
+    )
