@@ -40,9 +40,9 @@ EXIT: Final = np.array([a.exit for a in ACTIONS])
 LOCAL_OF: Final = np.array([LOCAL[a.exit - 1] for a in ACTIONS])
 LOCAL_ARRAY: Final = np.array(LOCAL)
 
-_BASE: Final = np.array(
-    [np.log(f.low) if f.scale == "log" else f.low for f in FIELDS], np.float32
-)[:, None]
+_BASE: Final = np.array([np.log(f.low) if f.scale == "log" else f.low for f in FIELDS], np.float32)[
+    :, None
+]
 _GAIN: Final = (
     np.array(
         [2 / ((np.log(f.high / f.low)) if f.scale == "log" else (f.high - f.low)) for f in FIELDS]
@@ -90,8 +90,11 @@ class BatchSimulator:
         radio = cost.radio
         self._has_tail = radio.tail_ms > 0
         self._has_load = bool(world.server_work_ms.any())
-        self._send_mj = radio.tx_mw_per_mbps * 8e-6 * (world.bits / 8.0)
-        self._kb = world.bits / 8.0 * 1e-3
+        self._mj_per_byte = radio.tx_mw_per_mbps * 8e-6
+        sizes = world.sent_bytes
+        self._sent_bytes = sizes.ravel()
+        # Without a per-frame codec every frame sends the same bytes: a table of 20.
+        self._sizes = sizes[0].copy() if bool((sizes == sizes[0]).all()) else None
         # Prediction and correctness share one element: one gather instead of two.
         self._answers = (table.prediction * 2 + world.correct).astype(np.int16).ravel()
         self._confidence = table.confidence.ravel()
@@ -191,7 +194,11 @@ class BatchSimulator:
         start = s.start
         sent = start + compute
         radio = np.maximum(sent, s.radio_free)
-        left, rtt = w.pool.send(s.lane, radio + s.offset, w.bits.take(action))
+        if self._sizes is not None:
+            size = self._sizes.take(action)
+        else:
+            size = self._sent_bytes.take(s.row * N_ACTIONS + action)
+        left, rtt = w.pool.send(s.lane, radio + s.offset, 8.0 * size)
         left -= s.offset
         np.copyto(s.radio_free, left, where=off)
         transfer = (left - sent) + rtt + cost.net_ms
@@ -217,8 +224,8 @@ class BatchSimulator:
         next_frame = s.frame + 1
         next_captured = next_frame * timing.period_ms
         next_start = np.maximum(free, next_captured)
-        tail = self._tail(s, off, sent, end, next_start)
-        self._learn_link(s, action, answered, fell, end, transfer, wait)
+        tail: Floats = self._tail(s, off, sent, end, next_start)
+        self._learn_link(s, size, answered, fell, end, transfer, wait)
         at = s.row * N_ACTIONS + used
         answer = self._answers.take(at)
         self._learn_answer(s, used, answer, self._confidence.take(at), skip, any_skip)
@@ -228,7 +235,7 @@ class BatchSimulator:
 
         delay = free - s.captured
         compute_mj = cost.busy_mw * (compute + fallback) / 1e3
-        radio_mj = cost.radio.active_mw * exchange / 1e3 + self._send_mj.take(action) * off
+        radio_mj = cost.radio.active_mw * exchange / 1e3 + self._mj_per_byte * size * off
         if self._has_tail:
             radio_mj += cost.radio.tail_mw * tail / 1e3
         idle_mj = cost.idle_mw * exchange / 1e3
@@ -275,9 +282,7 @@ class BatchSimulator:
         work = self.world.server_work_ms.take(np.minimum(s.cell0 + cell, POOL - 1))
         return np.maximum(work - (arrive - cell * CELL_MS), 0.0)
 
-    def _tail(
-        self, s: Lanes, off: Bools, sent: Floats, end: Floats, next_start: Floats
-    ) -> Floats:
+    def _tail(self, s: Lanes, off: Bools, sent: Floats, end: Floats, next_start: Floats) -> Floats:
         tail_ms = self.world.cost.radio.tail_ms
         if not self._has_tail:
             np.copyto(s.last_end, end, where=off)
@@ -291,7 +296,7 @@ class BatchSimulator:
     def _learn_link(
         self,
         s: Lanes,
-        action: NDArray[np.int64],
+        size: Floats,
         answered: Bools,
         fell: Bools,
         end: Floats,
@@ -300,7 +305,7 @@ class BatchSimulator:
     ) -> None:
         """`Observer.record_transfer`, `record_server` and `record_failure` where they apply."""
         end_s = end * 1e-3
-        x = self._kb.take(action) * answered
+        x = size * 1e-3 * answered
         y = transfer * answered
         np.copyto(s.residual_ms, y - (s.rtt_ms + s.ms_per_kb * x), where=answered)
         keep = np.where(answered, forget(end_s - s.transfer_s), 1.0)
@@ -347,7 +352,7 @@ class BatchSimulator:
         # Lanes that skipped keep their agreement: their last prediction is unchanged.
         same = (s.recent == s.last_prediction.astype(np.int16)).view(np.int8)
         count = same.sum(0, dtype=np.int8)
-        agreement = count / np.minimum(s.answers, RECENT)
+        agreement = count / np.clip(s.answers, 1.0, RECENT)
         if any_skip:
             s.agreement[lanes] = agreement[lanes]
         else:
@@ -437,8 +442,6 @@ class BatchSimulator:
         np.take(self._features, s.row, axis=1, out=out[FEATURES_AT:CONSTANTS_AT], mode="clip")
         out[CONSTANTS_AT:OBS_DIM] = self._constants
         return out
-
-
 
 
 __all__ = ["FALLBACK", "OK", "SKIPPED", "BatchOutcome", "BatchSimulator"]

@@ -281,7 +281,9 @@ def _build(cls: type[T], raw: dict[str, Any], where: str) -> T:
     try:
         return cls(**values)
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error.given}", expected=error.expected, mend=error.mend) from None
+        raise ConfigError(
+            f"{where}: {error.given}", expected=error.expected, mend=error.mend
+        ) from None
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:

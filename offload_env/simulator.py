@@ -98,10 +98,8 @@ class Simulator:
         self._device_ms: list[float] = world.device_ms.tolist()
         self._fallback_ms: list[float] = world.fallback_ms.tolist()
         self._server_ms: list[float] = world.server_ms.tolist()
-        self._bits: list[float] = world.bits.tolist()
-        self._send_mj: list[float] = (
-            cost.radio.tx_mw_per_mbps * 8e-6 * (world.bits / 8.0)
-        ).tolist()
+        self._sent_bytes: list[list[float]] = world.sent_bytes.tolist()
+        self._mj_per_byte = cost.radio.tx_mw_per_mbps * 8e-6
         self._blocks: list[float] = world.blocks_ms.tolist()
         self._device_jitter: list[float] = world.device_jitter.tolist()
         self._server_jitter: list[float] = world.server_jitter.tolist()
@@ -231,7 +229,8 @@ class Simulator:
             tail = tail if tail > 0.0 else 0.0
         else:
             radio = sent if sent > self._radio_free else self._radio_free
-            left, rtt = self._send(radio + self._offset, self._bits[action])
+            size = self._sent_bytes[row][action]
+            left, rtt = self._send(radio + self._offset, 8.0 * size)
             left -= self._offset
             self._radio_free = left
             arrive = left + 0.5 * rtt
@@ -242,7 +241,7 @@ class Simulator:
             far = self._server_ms[action] * self._far_jitter
             transfer = (left - sent) + rtt + self._net
             exchange = transfer + wait + far
-            send_mj = self._send_mj[action]
+            send_mj = self._mj_per_byte * size
             if exchange > self._timeout:
                 exchange, transfer, wait = self._timeout, 0.0, 0.0
                 used, status = LOCAL[EXIT[action] - 1], FALLBACK
@@ -252,12 +251,10 @@ class Simulator:
             next_start = free if free > next_captured else next_captured
             before = min(sent, last_end + self._tail) - start
             after = next_start - end
-            tail = (before if before > 0.0 else 0.0) + (
-                after if after < self._tail else self._tail
-            )
+            tail = (before if before > 0.0 else 0.0) + (after if after < self._tail else self._tail)
             self._last_end = end
             if status == OK:
-                observer.record_transfer(end * 1e-3, self._bits[action] / 8.0, transfer)
+                observer.record_transfer(end * 1e-3, size, transfer)
                 observer.record_server(end * 1e-3, wait)
             else:
                 observer.record_failure(end * 1e-3)
@@ -345,5 +342,3 @@ class Simulator:
                 self._row = row + 1
         if new_track:
             self.observer.new_track()
-
-

@@ -110,7 +110,7 @@ class TracePool:
         rate = self.bits_per_ms.take(at)
         inside_ms = start_ms - sample * lane.period_ms
         fits = bits <= rate * (lane.period_ms - inside_ms)
-        end = start_ms + bits / np.maximum(rate, 1e-300)
+        end: Floats = start_ms + bits / np.maximum(rate, 1e-300)
         long = np.flatnonzero(~fits)
         if len(long):
             here = self.bits_before.take(at[long]) + rate[long] * inside_ms[long]
@@ -129,9 +129,7 @@ class TracePool:
         at = np.clip(at, first, first + lane.length[rows] - 1)
         needed = (goal - self.bits_before.take(at)) / np.maximum(self.bits_per_ms.take(at), 1e-300)
         needed = np.minimum(np.maximum(needed, 0.0), period)
-        end: Floats = (
-            (passes + more) * lane.duration_ms[rows] + (at - first) * period
-        ) + needed
+        end: Floats = ((passes + more) * lane.duration_ms[rows] + (at - first) * period) + needed
         return end
 
     def sender(self, trace: int) -> Sender:
@@ -185,7 +183,9 @@ class Sender:
         more = max(math.ceil((goal - self._start - SLACK_BITS) / self._total) - 1.0, 0.0)
         goal -= more * self._total
         last = first + length - 1
-        at = min(max(bisect_left(self._before, goal - SLACK_BITS, first, last + 2) - 1, first), last)
+        at = min(
+            max(bisect_left(self._before, goal - SLACK_BITS, first, last + 2) - 1, first), last
+        )
         needed = (goal - self._before[at]) / max(self._rates[at], 1e-300)
         needed = min(max(needed, 0.0), period)
         return ((passes + more) * self._duration + (at - first) * period) + needed, rtt

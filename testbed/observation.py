@@ -34,10 +34,11 @@ PRIOR_MS_PER_KB: Final = 0.4
 """20 Mbit/s: the median uplink of driving 5G in the IFIP Networking 2024 study."""
 PRIOR_RTT_MS: Final = 50.0
 """Median round trip of the same study (50 to 60 ms) and of drives in sa25."""
-PRIOR_RTT_WEIGHT: Final = 0.1
+PRIOR_RTT_WEIGHT: Final = 0.01
 PRIOR_SLOPE_WEIGHT: Final = 0.5
-"""Ridge weights: one transfer outweighs the prior round trip tenfold; the slope moves
-once the payload sizes differ by about a kilobyte."""
+"""Ridge weights: one transfer outweighs the prior round trip a hundredfold (a stronger one
+would bias the slope of a fast link); the slope moves once payload sizes differ by about a
+kilobyte, and takes little of what one size alone shows."""
 SMOOTHING: Final = 0.25
 """Weight of the newest transfer in the running mean and spread."""
 MAX_RATE_MBPS: Final = 300.0
@@ -301,7 +302,7 @@ class Observer:
     @property
     def uplink_mbps(self) -> float:
         """Estimated uplink rate, Mbit/s."""
-        return 8.0 / max(self.ms_per_kb, MIN_MS_PER_KB)
+        return 8.0 / max(float(self.ms_per_kb), MIN_MS_PER_KB)
 
     def new_track(self) -> None:
         """Another sign comes into view: what was seen on the last one says nothing."""

@@ -39,7 +39,14 @@ def synthetic_table(seed: int = 0, tracks: int = 12) -> FrameTable:
     config = ModelConfig()
     frame = np.concatenate([np.arange(k) for k in lengths])
     features = np.column_stack(
-        [rng.random(n), rng.random(n) * 0.3, rng.random(n) * 0.2, 20 + 4 * frame, 22 + 4 * frame, frame]
+        [
+            rng.random(n),
+            rng.random(n) * 0.3,
+            rng.random(n) * 0.2,
+            20 + 4 * frame,
+            22 + 4 * frame,
+            frame,
+        ]
     )
     return FrameTable(
         label=label,
@@ -69,12 +76,8 @@ def synthetic_cost(jitter: float = 0.1, tail_ms: float = 150.0) -> CostModel:
         device_ms=tuple(
             ran[a.split] + (0.2 if a.is_local else 0.1 if a.split else 0.0) for a in ACTIONS
         ),
-        fallback_ms=tuple(
-            0.0 if a.is_local else ran[a.exit] - ran[a.split] + 0.2 for a in ACTIONS
-        ),
-        server_ms=tuple(
-            0.0 if a.is_local else 0.3 * (ran[a.exit] - ran[a.split]) for a in ACTIONS
-        ),
+        fallback_ms=tuple(0.0 if a.is_local else ran[a.exit] - ran[a.split] + 0.2 for a in ACTIONS),
+        server_ms=tuple(0.0 if a.is_local else 0.3 * (ran[a.exit] - ran[a.split]) for a in ACTIONS),
         payload_bytes=tuple(config.payload_bytes(a.exit, a.split) for a in ACTIONS),
         wire_overhead_bytes=250.0,
         net_ms=1.5,

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cnn.errors import ConfigError
@@ -15,6 +15,7 @@ from cnn.frame_table import FEATURES
 from testbed import observation as ob
 
 SETTINGS = ob.Settings(radio_5g=True, accuracy_floor=0.95, delay_share=0.5, full_local_ms=50.0)
+RELAXED = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 CROP = [0.4, 0.2, 0.1, 40.0, 42.0, 3.0]
 
 
@@ -37,6 +38,7 @@ def test_schema_hash_changes_with_any_field() -> None:
     assert ob.schema_hash(ob.FIELDS) == ob.SCHEMA_HASH
 
 
+@RELAXED
 @given(st.lists(st.floats(-1e6, 1e6), min_size=ob.OBS_DIM, max_size=ob.OBS_DIM))
 def test_normalise_is_clipped_and_equals_the_scalar_path(raw: list[float]) -> None:
     scaled = ob.normalise(raw)
@@ -59,6 +61,7 @@ def test_normalise_refuses_too_many_values() -> None:
         ob.normalise(np.zeros(ob.STAGED_OBS_DIM + 1))
 
 
+@RELAXED
 @given(
     st.lists(
         st.tuples(st.floats(100, 20000), st.floats(1, 500), st.floats(0.01, 20)),

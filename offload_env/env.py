@@ -1,0 +1,231 @@
+"""`sliproad/Offload-v0`: one decision a frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.action import ACTIONS, N_ACTIONS
+from cnn.errors import ConfigError
+from offload_env.reward import Multipliers
+from offload_env.scenario import Scenario, Split
+from offload_env.simulator import STATUS, Outcome, Simulator
+from offload_env.world import World, build_world
+from testbed.observation import OBS_DIM
+
+NAMES = tuple(action.name for action in ACTIONS)
+
+
+def observation_box(n: int) -> gym.Space[NDArray[np.float32]]:
+    """The space of n scaled observation elements."""
+    box: Any = gym.spaces.Box(-1.0, 1.0, (n,), np.float32)
+    return box  # type: ignore[no-any-return]
+
+
+def draw_key(rng: np.random.Generator) -> int:
+    """The key of the next episode."""
+    return int(rng.integers(0, 2**63))
+
+
+class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
+    """Choose for every camera frame the exit E and the split S.
+
+    ## Description
+    A drive of ``n_frames`` frames. Frames come at a fixed rate from real tracks (a car
+    approaches a sign); every answer is what the real network answered, looked up in the
+    frame table; delays and energies come from the cost model, the link from a network
+    trace, the server's wait from a queue that others share. A slow choice delays the
+    frames behind it. docs/environment.md holds the whole specification.
+
+    ## Action Space
+    ``Discrete(20)``: the canonical number of (E, S), ``index = (E - 1)(E + 2)/2 + S``.
+    S = 0 sends the frame, S = E sends nothing. Every action is always legal.
+
+    ## Observation Space
+    ``Box(-1, 1, (33,), float32)``: `testbed.observation.FIELDS`, scaled and clipped.
+
+    | index | name | unit | low | high | scale |
+    |---|---|---|---|---|---|
+    | 0 | uplink_mbps | Mbit/s | 0.1 | 300 | log |
+    | 1 | rtt_ms | ms | 2 | 1000 | log |
+    | 2 | transfer_mean_ms | ms | 2 | 1000 | log |
+    | 3 | transfer_spread_ms | ms | 0.1 | 500 | log |
+    | 4 | transfer_age_s | s | 0.01 | 60 | log |
+    | 5 | failure_age_s | s | 0.01 | 60 | log |
+    | 6 | server_wait_ms | ms | 0.1 | 500 | log |
+    | 7 | server_age_s | s | 0.01 | 60 | log |
+    | 8 | tail_left_ms | ms | 1 | 20000 | log |
+    | 9 | transfer_residual_ms | ms | -100 | 100 | linear |
+    | 10 | failures | 1 | 0 | 5 | linear |
+    | 11 | queue_ms | ms | 0 | 200 | linear |
+    | 12-16 | confidence_exit1 .. 5 | 1 | 0 | 1 | linear |
+    | 17 | last_confidence | 1 | 0 | 1 | linear |
+    | 18 | last_exit | 1 | 0 | 5 | linear |
+    | 19 | agreement | 1 | 0 | 1 | linear |
+    | 20 | answers_on_track | 1 | 0 | 30 | linear |
+    | 21 | accuracy_credit | 1 | -0.1 | 0.1 | linear |
+    | 22 | energy_left | 1 | 0 | 1 | linear |
+    | 23 | brightness | 1 | 0 | 1 | linear |
+    | 24 | contrast | 1 | 0 | 0.4 | linear |
+    | 25 | sharpness | 1 | 0.001 | 1 | log |
+    | 26, 27 | width_px, height_px | px | 10 | 300 | log |
+    | 28 | frame_in_track | 1 | 0 | 30 | linear |
+    | 29 | radio_5g | 1 | 0 | 1 | linear |
+    | 30 | accuracy_floor | 1 | 0.8 | 1 | linear |
+    | 31 | delay_share | 1 | 0 | 1 | linear |
+    | 32 | full_local_ms | ms | 1 | 1000 | log |
+
+    Never the label, the future or the true current rate.
+
+    ## Rewards
+    ``-cost - lagrange * (1 - correct)``, where cost is ``delay_weight * delay_ms /
+    delay_ref_ms + energy_weight * energy_mj / energy_ref_mj + miss * [delay_ms > deadline_ms
+    or skipped]`` plus ``over_budget`` once the energy budget is spent. The references are
+    full local processing without queueing. `set_lagrange` moves the multiplier (and that of
+    critical classes).
+
+    ## Starting State
+    A random trace of the split, a random place in it, random tracks, jitter and server load,
+    all from one 64-bit key drawn from the environment's generator.
+
+    ## Episode End
+    Never terminated; truncated after ``n_frames`` frames.
+
+    ## Info
+    ``delay_ms, energy_mj, accuracy (0 or 1), cost, cost_delay, cost_energy, cost_miss,
+    cost_budget, queue_ms (of the frame just done), action (its name), status (ok, fallback
+    or skipped), critical``.
+
+    ## Arguments
+    Args:
+        scenario: name, path of a TOML file, or a `Scenario`.
+        split: ``train`` or ``test``.
+        world: a world instead of both.
+        lagrange: first value of the multiplier.
+        render_mode: ``ansi`` prints the last frame as a line; None nothing.
+
+    ``reset(options={"key": k})`` starts the episode of key k: the same drive for every
+    policy under comparison.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(
+        self,
+        scenario: Scenario | str | Path = "urban-5g",
+        split: Split = "train",
+        *,
+        world: World | None = None,
+        lagrange: float = 0.0,
+        render_mode: str | None = None,
+    ) -> None:
+        self.world = world if world is not None else build_world(scenario, split)
+        self.simulator = Simulator(self.world)
+        self.action_space = gym.spaces.Discrete(N_ACTIONS)
+        self.observation_space = observation_box(OBS_DIM)
+        self.critical_lagrange = 0.0
+        self.set_lagrange(lagrange)
+        self.render_mode = check_render_mode(render_mode)
+        self._n_frames = self.world.scenario.timing.n_frames
+        self._critical: list[bool] = self.world.critical.tolist()
+        self._mask = np.ones(N_ACTIONS, bool)
+        self._last: Outcome | None = None
+        self._terms = CostTerms(self.world)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start another drive."""
+        super().reset(seed=seed)
+        key = episode_key(options, self.np_random)
+        self.simulator.reset(self.world.plan(key))
+        self._last = None
+        return self.simulator.observe(), {}
+
+    def step(
+        self, action: np.int64 | int
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Run the frame in front under `action`; the observation is of the next frame."""
+        simulator = self.simulator
+        outcome = simulator.step(int(action))
+        self._last = outcome
+        critical = self._critical[outcome.row]
+        reward = -outcome.cost - self._price(outcome.correct, critical)
+        return (
+            simulator.observe(),
+            reward,
+            False,
+            simulator.frame >= self._n_frames,
+            self._terms.info(outcome, critical),
+        )
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """bool (20,): every action is legal."""
+        return self._mask
+
+    def render(self) -> str | None:
+        """The last frame as one line."""
+        if self.render_mode != "ansi":
+            return None
+        return describe(self._last)
+
+
+class CostTerms:
+    """Splits an outcome's cost into its terms, for ``info``."""
+
+    def __init__(self, world: World) -> None:
+        price = world.scenario.price
+        self.delay = price.delay_weight / world.delay_ref_ms
+        self.energy = price.energy_weight / world.energy_ref_mj
+        self.miss = price.miss
+
+    def info(self, outcome: Outcome, critical: bool) -> dict[str, Any]:
+        """The info of one frame."""
+        delay = self.delay * outcome.delay_ms
+        energy = self.energy * outcome.energy_mj
+        miss = self.miss * outcome.miss
+        return {
+            "delay_ms": outcome.delay_ms,
+            "energy_mj": outcome.energy_mj,
+            "accuracy": float(outcome.correct),
+            "cost": outcome.cost,
+            "cost_delay": delay,
+            "cost_energy": energy,
+            "cost_miss": miss,
+            "cost_budget": outcome.cost - ((delay + energy) + miss),
+            "queue_ms": outcome.queue_ms,
+            "action": NAMES[outcome.action],
+            "status": STATUS[outcome.status],
+            "critical": critical,
+        }
+
+
+def episode_key(options: dict[str, Any] | None, rng: np.random.Generator) -> int:
+    """The key in reset's options, or the next one of the generator."""
+    if options and "key" in options:
+        return int(options["key"]) & (2**64 - 1)
+    return draw_key(rng)
+
+
+def check_render_mode(render_mode: str | None) -> str | None:
+    """``ansi`` or None; raises `ConfigError` otherwise."""
+    if render_mode not in (None, "ansi"):
+        raise ConfigError(
+            f"render_mode {render_mode!r}", expected="'ansi' or None", mend="correct it"
+        )
+    return render_mode
+
+
+def describe(outcome: Outcome | None) -> str:
+    """One frame as a line of text."""
+    if outcome is None:
+        return "no frame yet"
+    return (
+        f"{NAMES[outcome.action]} {STATUS[outcome.status]} delay {outcome.delay_ms:.1f} ms "
+        f"energy {outcome.energy_mj:.1f} mJ {'right' if outcome.correct else 'wrong'} "
+        f"cost {outcome.cost:.3f}"
+    )

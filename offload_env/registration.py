@@ -1,0 +1,33 @@
+"""Names the environments for `gymnasium.make` and `gymnasium.make_vec`.
+
+Three ways lead here: an installed package announces itself to Gymnasium (entry point
+``gymnasium.envs``), ``gymnasium.make("offload_env.registration:sliproad/Offload-v0")``
+imports this module, and `offload_env.register` calls `register` by hand.
+"""
+
+from __future__ import annotations
+
+import gymnasium as gym
+
+IDS = {
+    "sliproad/Offload-v0": (
+        "offload_env.env:OffloadEnv",
+        "offload_env.vector_env:OffloadVectorEnv",
+    ),
+    "sliproad/OffloadStaged-v0": (
+        "offload_env.staged:OffloadStagedEnv",
+        "offload_env.staged_vector:OffloadStagedVectorEnv",
+    ),
+    "sliproad/OffloadLive-v0": ("offload_env.live:OffloadLiveEnv", None),
+}
+"""Environment id -> entry points of the single and of the vector environment."""
+
+
+def register() -> None:
+    """Register every id that is not registered yet."""
+    for name, (single, vector) in IDS.items():
+        if name not in gym.registry:
+            gym.register(name, entry_point=single, vector_entry_point=vector)
+
+
+register()

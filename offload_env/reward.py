@@ -1,0 +1,46 @@
+"""Reward: minus the cost, minus a price on wrong answers that a learner may move.
+
+The constraint (mean accuracy at or above the floor) stays out of the cost, so that
+constrained methods can use ``info["cost"]`` and ``info["accuracy"]``; a Lagrangian method
+raises or lowers `lagrange` by dual ascent and learns on the reward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cnn.errors import ConfigError
+
+
+class Multipliers:
+    """Prices of a wrong answer; mixed into every environment.
+
+    Attributes:
+        lagrange: taken off the reward for each wrong or missing answer.
+        critical_lagrange: taken off as well if the frame's class is a critical one.
+    """
+
+    lagrange: float
+    critical_lagrange: float
+
+    def set_lagrange(self, value: float, critical: float | None = None) -> None:
+        """Set the price of a wrong answer, and (if given) the extra one of critical classes.
+
+        Raises:
+            ConfigError: if a price is negative.
+        """
+        if value < 0 or (critical is not None and critical < 0):
+            raise ConfigError(
+                f"Lagrange multipliers {value} and {critical}",
+                expected="0 or more",
+                mend="a multiplier of an inequality is never negative",
+            )
+        self.lagrange = float(value)
+        if critical is not None:
+            self.critical_lagrange = float(critical)
+
+    def _price(self, correct: Any, critical: Any) -> Any:
+        """What wrong answers cost, for one frame or arrays of frames."""
+        if self.critical_lagrange:
+            return (self.lagrange + self.critical_lagrange * critical) * (1.0 - correct)
+        return self.lagrange * (1.0 - correct)

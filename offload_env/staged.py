@@ -1,0 +1,211 @@
+"""`sliproad/OffloadStaged-v0`: several decisions within a frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.action import ACTIONS, N_ACTIONS, N_EXITS, action_index
+from offload_env.env import (
+    CostTerms,
+    check_render_mode,
+    describe,
+    episode_key,
+    observation_box,
+)
+from offload_env.reward import Multipliers
+from offload_env.scenario import Scenario, Split
+from offload_env.simulator import EXIT, SPLIT, Outcome, Simulator
+from offload_env.world import LOCAL, World, build_world
+from testbed.observation import STAGED_OBS_DIM
+
+ANSWER: Final = N_ACTIONS
+"""The 21st action: answer with the exit evaluated last."""
+N_STAGED: Final = N_ACTIONS + 1
+
+
+def _legal() -> NDArray[np.bool_]:
+    legal = np.zeros((N_EXITS, N_STAGED), bool)
+    for p in range(N_EXITS):
+        for a in ACTIONS:
+            legal[p, a.index] = a.split >= p and a.exit > p
+        legal[p, ANSWER] = p > 0
+    return legal
+
+
+LEGAL: Final = _legal()
+"""bool (5, 21): whether a device that stands after block p may take the action."""
+
+
+def _repair() -> NDArray[np.int64]:
+    repaired = np.empty((N_EXITS, N_STAGED), np.int64)
+    for p in range(N_EXITS):
+        for a in ACTIONS:
+            ahead = action_index(a.exit, max(a.split, p)) if a.exit > p else ANSWER
+            repaired[p, a.index] = ahead
+        repaired[p, ANSWER] = ANSWER if p else LOCAL[0]
+    return repaired
+
+
+REPAIR: Final = _repair()
+"""int64 (5, 21): the legal action that stands in for an illegal one (itself if legal)."""
+
+
+class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
+    """Decide again after every exit that the device evaluates, knowing its confidence.
+
+    ## Description
+    As `OffloadEnv`, but a frame is not settled by one decision. The device stands after
+    block p (0 at first). It may run on to a block S and send from there to exit E, or run
+    on to exit E and look at its class and calibrated confidence, and then decide again.
+    Every exit that is evaluated costs its head's device time. Whatever one decision a frame
+    can do, this can do too.
+
+    ## Action Space
+    ``Discrete(21)``. Standing after block p:
+
+    | action | legal if | what happens |
+    |---|---|---|
+    | (E, S), S < E, canonical 0..19 | S >= p, E > p | run to S, encode, send to exit E: the frame ends |
+    | (E, E), canonical 0..19 | E > p | run to E, evaluate exit E; E = 5 answers and ends |
+    | 20 | p > 0 | answer with the exit evaluated last: the frame ends |
+
+    `action_masks` says which are legal. An illegal action is not an error (many learners
+    know no masks): one whose exit lies behind is "answer", one whose split lies behind
+    splits at p, and 20 at p = 0 evaluates exit 1.
+
+    ## Observation Space
+    ``Box(-1, 1, (42,), float32)``: `testbed.observation.STAGED_FIELDS`, that is the 33
+    elements of `OffloadEnv` (with the confidences of this frame's exits as they are seen)
+    and
+
+    | index | name | unit | low | high | scale |
+    |---|---|---|---|---|---|
+    | 33-37 | stands_at_0 .. 4 | 1 | 0 | 1 | linear |
+    | 38 | stage_confidence | 1 | 0 | 1 | linear |
+    | 39 | stage_agrees_track | 1 | 0 | 1 | linear |
+    | 40 | stage_agrees_frame | 1 | 0 | 1 | linear |
+    | 41 | stage_compute_ms | ms | 0.1 | 1000 | log |
+
+    ## Rewards
+    0 while a frame is open, and that of `OffloadEnv` when it ends.
+
+    ## Starting State
+    As `OffloadEnv`.
+
+    ## Episode End
+    Never terminated; truncated when ``n_frames`` frames are done.
+
+    ## Info
+    As `OffloadEnv`, and ``frame_done``. While a frame is open, figures are 0, the action is
+    the one taken and the status ``deciding``. ``action`` of a finished frame is the
+    canonical action that it amounts to.
+
+    ## Arguments
+    As `OffloadEnv`.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(
+        self,
+        scenario: Scenario | str | Path = "urban-5g",
+        split: Split = "train",
+        *,
+        world: World | None = None,
+        lagrange: float = 0.0,
+        render_mode: str | None = None,
+    ) -> None:
+        self.world = world if world is not None else build_world(scenario, split)
+        self.simulator = Simulator(self.world)
+        self.action_space = gym.spaces.Discrete(N_STAGED)
+        self.observation_space = observation_box(STAGED_OBS_DIM)
+        self.critical_lagrange = 0.0
+        self.set_lagrange(lagrange)
+        self.render_mode = check_render_mode(render_mode)
+        self._n_frames = self.world.scenario.timing.n_frames
+        self._critical: list[bool] = self.world.critical.tolist()
+        self._terms = CostTerms(self.world)
+        self._last: Outcome | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start another drive."""
+        super().reset(seed=seed)
+        self.simulator.reset(self.world.plan(episode_key(options, self.np_random)))
+        self._last = None
+        return self._observe(), {}
+
+    def _observe(self) -> NDArray[np.float32]:
+        simulator = self.simulator
+        return np.array(simulator.observe_list() + simulator.observe_stage_list(), np.float32)
+
+    def step(
+        self, action: np.int64 | int
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Take one decision; the frame ends or the device stands further on."""
+        simulator = self.simulator
+        chosen = int(REPAIR[simulator.position, int(action)])
+        outcome = self._decide(chosen)
+        if outcome is None:
+            return self._observe(), 0.0, False, False, deciding(chosen)
+        self._last = outcome
+        critical = self._critical[outcome.row]
+        info = self._terms.info(outcome, critical)
+        info["frame_done"] = True
+        return (
+            self._observe(),
+            -outcome.cost - self._price(outcome.correct, critical),
+            False,
+            simulator.frame >= self._n_frames,
+            info,
+        )
+
+    def _decide(self, action: int) -> Outcome | None:
+        simulator = self.simulator
+        if simulator.will_skip:
+            return simulator.step(LOCAL[0] if action == ANSWER else action)
+        if action == ANSWER:
+            return simulator.answer()
+        if SPLIT[action] < EXIT[action]:
+            return simulator.send(action)
+        simulator.evaluate_exit(EXIT[action])
+        return simulator.answer() if EXIT[action] == N_EXITS else None
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """bool (21,): what is legal where the device stands."""
+        return LEGAL[self.simulator.position].copy()
+
+    def render(self) -> str | None:
+        """The last finished frame as one line."""
+        return describe(self._last) if self.render_mode == "ansi" else None
+
+
+def deciding(action: int) -> dict[str, Any]:
+    """The info while a frame is open."""
+    zeros = dict.fromkeys(
+        (
+            "delay_ms",
+            "energy_mj",
+            "accuracy",
+            "cost",
+            "cost_delay",
+            "cost_energy",
+            "cost_miss",
+            "cost_budget",
+            "queue_ms",
+        ),
+        0.0,
+    )
+    return {
+        **zeros,
+        "action": ACTIONS[action].name,
+        "status": "deciding",
+        "critical": False,
+        "frame_done": False,
+    }
