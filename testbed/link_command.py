@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def link(
-    server: Annotated[str, typer.Option(help="HOST:PORT of the MEC server.")],
+    server: Annotated[
+        str,
+        typer.Option(
+            help="HOST:PORT of the MEC server. With --backend tc it runs here, on all addresses."
+        ),
+    ],
     listen: Annotated[
         str, typer.Option(help="HOST:PORT for the device; port 0 takes any free one.")
     ] = "127.0.0.1:0",
@@ -55,24 +62,32 @@ def link(
         Path | None,
         typer.Option(help="File (link.json) that receives trace and start on exit, for replay."),
     ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(help="user-space (a proxy, no root) or tc (network namespace, root)."),
+    ] = "user-space",
     json_output: JsonFlag = False,
 ) -> None:
     """Run an emulated mobile link between a device and a server, in user space, without root.
 
     Connect the device to --listen. The trace starts with the first connection and repeats.
+    With --backend tc, run the device behind the command and to the server that the link names.
     SIGTERM or SIGINT stops it; the statistics on exit count the bytes of each direction and
     say how late they came out compared with the schedule (milliseconds).
     """
-    import signal
-    import threading
-
+    from cnn.errors import ConfigError
     from testbed.link import LinkEmulator
     from testbed.trace_io import write_text
 
     replayed = _choose_trace(trace, trace_name, generate, seed, rate_mbps, rtt_ms)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    if backend not in ("user-space", "tc"):
+        raise ConfigError(
+            f"--backend {backend}", expected="user-space or tc", mend="correct --backend"
+        )
+    stop = _stop_on_signal()
+    if backend == "tc":
+        _run_tc(replayed, _address(server, "--server")[1], start_offset_s, duration_s, record, stop)
+        return
     emulator = LinkEmulator(
         replayed,
         _address(server, "--server"),
@@ -84,17 +99,46 @@ def link(
     with emulator:
         if port_file is not None:
             write_text(port_file, f"{emulator.port}\n")
-        stderr_console().print(
-            f"link {replayed.name} on {emulator.host}:{emulator.port} to {server}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        _say(f"link {replayed.name} on {emulator.host}:{emulator.port} to {server}")
         stop.wait(duration_s)
         stats = emulator.stats()
         if record is not None:
             emulator.record().save(record)
     _report(stats, json_output)
+
+
+def _run_tc(
+    trace: Trace,
+    port: int,
+    start_offset_s: float,
+    duration_s: float | None,
+    record: Path | None,
+    stop: threading.Event,
+) -> None:
+    """The kernel's link, until told to stop."""
+    from testbed.tc_link import TcLink
+
+    with TcLink(trace, start_offset_s=start_offset_s) as link:
+        delay = "with" if link.has_netem else "without (no netem in this kernel)"
+        _say(f"link {trace.name} {delay} delays; run the device as")
+        _say(
+            f"  {' '.join(link.prefix)} sliproad testbed device --server {link.server_host}:{port}"
+        )
+        stop.wait(duration_s)
+        if record is not None:
+            link.record().save(record)
+
+
+def _stop_on_signal() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _say(line: str) -> None:
+    stderr_console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _report(stats: dict[str, Any], json_output: bool) -> None:
