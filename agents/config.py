@@ -38,7 +38,10 @@ class TrainConfig:
         dual_start: multiplier at the start, cost per unit of accuracy.
         margin: accuracy the dual ascent asks for above the floor, so that the floor
             also holds on drives not trained on.
-        validate_every: steps between validations on held-out training drives.
+        validate_every: steps between validations on training drives of their own.
+        validate_drives: drives of one validation.
+        patience: validations without a better policy before training stops; 0 never does.
+        checkpoint_every: steps between checkpoints that a run can be resumed from.
         actions: canonical numbers of the actions offered, ascending.
     """
 
@@ -59,11 +62,14 @@ class TrainConfig:
     dual_start: float = 5.0
     margin: float = 0.001
     validate_every: int = 250_000
+    validate_drives: int = 128
+    patience: int = 0
+    checkpoint_every: int = 500_000
     actions: tuple[int, ...] = tuple(range(N_ACTIONS))
 
     def __post_init__(self) -> None:
         positive = ("steps", "n_envs", "n_steps", "batch_size", "epochs", "learning_rate", "hidden")
-        for name in (*positive, "validate_every"):
+        for name in (*positive, "validate_every", "validate_drives", "checkpoint_every"):
             if getattr(self, name) <= 0:
                 raise ConfigError(
                     f"{name} {getattr(self, name)}", expected="more than 0", mend="correct it"

@@ -3,7 +3,8 @@
 stable-baselines3 expects one info dict a lane and step. Making those for hundreds of
 lanes would cost more than the simulation, so lanes share empty dicts and only a lane
 that ends gets its own. The scalar reward joins cost and constraint: with multiplier
-``m`` of the accuracy floor ``f`` it is ``-cost + m * (correct - f)``.
+``m`` of the accuracy floor it is ``-cost - m * wrong``, where ``wrong`` is 1 for a wrong
+or missing answer, or (`agents.doubt`) how often an answer like this one is wrong.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from cnn.action import N_ACTIONS
+from offload_env.batch import FALLBACK, LOCAL_OF, SKIPPED
+from offload_env.vector_env import OffloadVectorEnv
 
 
 class RolloutSums:
@@ -48,30 +50,33 @@ class RolloutSums:
 
 
 class OffloadVecEnv(VecEnv):
-    """Adapter of a same-step-autoreset vector environment to stable-baselines3.
+    """Adapter of the vector environment (same-step autoreset) to stable-baselines3.
 
     Args:
-        env: native vector environment; `info` carries ``cost``, ``correct``,
-            ``delay_ms`` and ``energy_mj`` as arrays (B,).
-        floor: accuracy floor of the constraint, [0, 1].
+        env: native vector environment.
         actions: canonical numbers of the actions offered to the learner; its action k
             is ``actions[k]``.
+        doubt: float32 (N, 20), chance that an action's answer to a table row is wrong,
+            used in the reward instead of the answer's own 0 or 1; None uses the latter.
 
     Attributes:
-        multiplier: price of missing accuracy in the reward, changed by the dual ascent.
+        multiplier: price of a wrong answer in the reward, moved by the dual ascent.
         sums: what happened since the last rollout.
     """
 
     def __init__(
-        self, env: VectorEnv[Any, Any, Any], floor: float, actions: Sequence[int] = range(N_ACTIONS)
+        self,
+        env: OffloadVectorEnv,
+        actions: Sequence[int] = range(N_ACTIONS),
+        doubt: NDArray[np.float32] | None = None,
     ) -> None:
         self.env = env
-        self.floor = floor
         self.multiplier = 0.0
         self.table = np.asarray(actions, np.int64)
         self.sums = RolloutSums()
         self.render_mode = None
         super().__init__(env.num_envs, env.single_observation_space, spaces.Discrete(len(actions)))
+        self._doubt = doubt
         self._no_info: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
         self._chosen = np.zeros(env.num_envs, np.int64)
 
@@ -90,14 +95,14 @@ class OffloadVecEnv(VecEnv):
         self,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """One frame in every lane."""
+        rows = self.env.simulator.row.copy()
         observation, _, terminated, truncated, info = self.env.step(self._chosen)
-        correct = np.asarray(info["correct"], np.float64)
-        reward = -np.asarray(info["cost"]) + self.multiplier * (correct - self.floor)
+        reward = -info["cost"] - self.multiplier * self._wrong(rows, info)
         self.sums.add(
             self._chosen,
             reward=reward,
             cost=info["cost"],
-            accuracy=correct,
+            accuracy=info["accuracy"],
             delay_ms=info["delay_ms"],
             energy_mj=info["energy_mj"],
         )
@@ -113,6 +118,15 @@ class OffloadVecEnv(VecEnv):
                 }
         # A copy: the environment may reuse its arrays, the rollout buffer must not see it.
         return np.array(observation, np.float32), reward.astype(np.float32), done, infos
+
+    def _wrong(self, rows: NDArray[np.int64], info: dict[str, Any]) -> NDArray[np.float64]:
+        """How wrong the answers were, float64 (B,) in [0, 1]."""
+        if self._doubt is None:
+            wrong: NDArray[np.float64] = 1.0 - info["accuracy"]
+            return wrong
+        fell = info["status"] == FALLBACK
+        used = np.where(fell, LOCAL_OF.take(info["action"]), info["action"])
+        return np.where(info["status"] == SKIPPED, 1.0, self._doubt[rows, used])
 
     def close(self) -> None:
         """Close the environment."""

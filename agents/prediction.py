@@ -1,0 +1,158 @@
+"""What an engineer's rule can predict from an observation: delay, energy and cost of 20 actions.
+
+The single-frame cost model with the device's own estimates of rate, round trip and server
+wait in place of the truth. Every rule of `agents.baselines` stands on this.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.action import ACTIONS, N_ACTIONS, N_EXITS
+from offload_env.world import World
+from testbed.observation import FIELDS, OBS_DIM
+
+Floats = NDArray[np.float64]
+
+AT: Final = {field.name: field.index for field in FIELDS}
+"""Index of every observation field, by name."""
+
+EXITS: Final = np.array([a.exit for a in ACTIONS])
+SPLITS: Final = np.array([a.split for a in ACTIONS])
+IS_LOCAL: Final = np.array([a.is_local for a in ACTIONS])
+
+_LOW: Final = np.array([np.log(f.low) if f.scale == "log" else f.low for f in FIELDS])
+_HIGH: Final = np.array([np.log(f.high) if f.scale == "log" else f.high for f in FIELDS])
+_IS_LOG: Final = np.array([f.scale == "log" for f in FIELDS])
+
+
+def raw_observation(observations: NDArray[np.float32]) -> Floats:
+    """Observations in their own units: inverse of `testbed.observation.normalise`.
+
+    Args:
+        observations: float32 (B, OBS_DIM) in [-1, 1].
+
+    Returns:
+        float64 (B, OBS_DIM); clipped values stay at the ends of their fields' ranges.
+    """
+    scaled = np.asarray(observations, np.float64)[..., :OBS_DIM]
+    linear = _LOW + (scaled + 1.0) * 0.5 * (_HIGH - _LOW)
+    return np.where(_IS_LOG, np.exp(np.where(_IS_LOG, linear, 0.0)), linear)
+
+
+class Predictor:
+    """Predicts what each action would cost now, for one world's device and prices.
+
+    Args:
+        world: its cost model and prices are used, never its traces or labels' future.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        radio = world.cost.radio
+        # Frames differ in size; before one is encoded only the mean is known.
+        sent_bytes = world.sent_bytes.mean(0)
+        self._bits = 8.0 * sent_bytes
+        self._send_mj = radio.tx_mw_per_mbps * 8e-6 * sent_bytes
+        self._tail_ms, self._tail_mw = radio.tail_ms, radio.tail_mw
+        self._waiting_mw = world.cost.idle_mw + radio.active_mw
+
+    def exchange_ms(self, raw: Floats) -> Floats:
+        """Predicted exchange of every action, (B, 20); 0 for local ones."""
+        rate = raw[:, AT["uplink_mbps"], None]
+        rtt = raw[:, AT["rtt_ms"], None]
+        wait = raw[:, AT["server_wait_ms"], None]
+        world = self.world
+        exchange = self._bits / (1e3 * rate) + rtt + world.cost.net_ms + wait + world.server_ms
+        return np.where(IS_LOCAL, 0.0, exchange)
+
+    def delay_ms(self, raw: Floats) -> Floats:
+        """Predicted total processing delay of every action, (B, 20)."""
+        exchange = self.exchange_ms(raw)
+        queue = raw[:, AT["queue_ms"], None]
+        timeout = self.world.scenario.timing.timeout_ms
+        late = exchange > timeout
+        exchange = np.where(late, timeout + self.world.fallback_ms, exchange)
+        total: Floats = queue + self.world.device_ms + exchange
+        return total
+
+    def energy_mj(self, raw: Floats) -> Floats:
+        """Predicted device energy of every action, (B, 20), tail until the next frame included."""
+        world, cost = self.world, self.world.cost
+        exchange = self.exchange_ms(raw)
+        timeout = world.scenario.timing.timeout_ms
+        fallback = np.where(exchange > timeout, world.fallback_ms, 0.0)
+        waiting = np.minimum(exchange, timeout)
+        compute = cost.busy_mw * (world.device_ms + fallback) / 1e3
+        period = world.scenario.timing.period_ms
+        after = np.maximum(period - world.device_ms - waiting - fallback, 0.0)
+        left = raw[:, AT["tail_left_ms"], None]
+        # A tail reading at the field's low end means that the modem sleeps.
+        left = np.where(left <= FIELDS[AT["tail_left_ms"]].low, 0.0, left)
+        old_tail = np.minimum(left, np.where(IS_LOCAL, period, world.device_ms))
+        tail = np.where(IS_LOCAL, old_tail, old_tail + np.minimum(after, self._tail_ms))
+        radio = np.where(IS_LOCAL, 0.0, self._waiting_mw * waiting / 1e3 + self._send_mj)
+        energy: Floats = compute + radio + self._tail_mw * tail / 1e3
+        return energy
+
+    def cost(self, raw: Floats) -> Floats:
+        """Predicted cost of every action by the scenario's price, (B, 20)."""
+        delay = self.delay_ms(raw)
+        miss = (delay > self.world.scenario.timing.deadline_ms).astype(np.float64)
+        return self.world.frame_cost(delay, self.energy_mj(raw), miss)
+
+
+class Sureness:
+    """P(correct) of every action from what the device has seen on the current track.
+
+    A table measured on training frames: for every exit, the share of right answers given
+    the confidence that the same exit gave on an earlier frame of the track (in bins), or
+    given no answer yet; bottlenecked actions by their own answers.
+
+    Args:
+        world: a training world.
+        bins: confidence bins.
+    """
+
+    def __init__(self, world: World, bins: int = 8) -> None:
+        table = world.table
+        self._edges = np.quantile(
+            table.confidence[:, IS_LOCAL], np.linspace(0, 1, bins + 1)[1:-1]
+        )
+        self._known = np.empty((bins, N_ACTIONS))
+        before = np.flatnonzero(np.diff(table.track) == 0)
+        for a in range(N_ACTIONS):
+            local = self._local_of(a)
+            seen = np.searchsorted(self._edges, table.confidence[before, local])
+            right = table.correct[before + 1, a]
+            overall = table.correct[:, a].mean()
+            for k in range(bins):
+                hits = right[seen == k]
+                # Ten pseudo-frames of the overall accuracy keep thin bins sane.
+                self._known[k, a] = (hits.sum() + 10 * overall) / (len(hits) + 10)
+        starts = world.track_start
+        self._first = (table.correct[starts].sum(0) + 1.0) / (len(starts) + 2.0)
+        self._overall = table.correct.mean(0)
+
+    @staticmethod
+    def _local_of(a: int) -> int:
+        exit = ACTIONS[a].exit
+        return (exit - 1) * (exit + 2) // 2 + exit
+
+    def __call__(self, raw: Floats) -> Floats:
+        """P(correct), (B, 20)."""
+        seen = raw[:, AT["confidence_exit1"] : AT["confidence_exit1"] + N_EXITS]
+        seen = seen[:, EXITS - 1]
+        index = np.searchsorted(self._edges, seen)
+        known = self._known[index, np.arange(N_ACTIONS)]
+        fresh = raw[:, AT["answers_on_track"], None] < 0.5
+        out: Floats = np.where(seen > 0, known, np.where(fresh, self._first, self._overall))
+        return out
+
+
+def best(cost: NDArray[Any]) -> NDArray[np.int64]:
+    """Index of the smallest entry of every row."""
+    return cost.argmin(1).astype(np.int64)

@@ -1,0 +1,134 @@
+"""Policies driven through a world: the same drives, traces and random numbers for each.
+
+An episode is named by a 64-bit key that fixes its frames, its stretch of trace, the
+server's load and the jitter, whatever is decided. Two policies on the same keys are
+therefore paired frame by frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from offload_env.batch import SKIPPED, BatchOutcome, BatchSimulator
+from offload_env.world import World
+from testbed.policy import Policy
+
+Floats = NDArray[np.float64]
+
+
+def episode_keys(seed: int, episodes: int) -> NDArray[np.uint64]:
+    """Keys of `episodes` drives, uint64 (B,), all from one seed."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 2**64, episodes, dtype=np.uint64)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One policy on B drives of T frames; every array is (B, T).
+
+    Attributes:
+        policy: its name.
+        action: int64, canonical number decided.
+        delay_ms, energy_mj, cost: float64.
+        correct, miss: bool.
+        confidence: float32, calibrated, of the answer that stands; NaN if skipped.
+        uplink_mbps: float64, true capacity when the frame was decided (for pictures; no
+            policy saw it).
+        row: int64, row of the frame table.
+        status: int64, of `offload_env.simulator`.
+    """
+
+    policy: str
+    action: NDArray[np.int64]
+    delay_ms: Floats
+    energy_mj: Floats
+    cost: Floats
+    correct: NDArray[np.bool_]
+    miss: NDArray[np.bool_]
+    confidence: NDArray[np.float32]
+    uplink_mbps: Floats
+    row: NDArray[np.int64]
+    status: NDArray[np.int64]
+
+    def frame(self) -> pd.DataFrame:
+        """One row a frame, with ``policy``, ``drive`` and ``frame``."""
+        drives, frames = self.action.shape
+        names = [n for n in self.__slots__ if n != "policy"]
+        columns: dict[str, Any] = {n: getattr(self, n).ravel() for n in names}
+        return pd.DataFrame(
+            {
+                "policy": self.policy,
+                "drive": np.repeat(np.arange(drives), frames),
+                "frame": np.tile(np.arange(frames), drives),
+                **columns,
+            }
+        )
+
+
+def simulate(world: World, policy: Policy, keys: NDArray[np.uint64]) -> Rollout:
+    """Drive one policy through the episodes `keys` (uint64 (B,)), all at once."""
+    simulator = BatchSimulator(world, len(keys))
+    simulator.reset(keys)
+    policy.reset()
+    outcomes: list[BatchOutcome] = []
+    rates: list[Floats] = []
+    for _ in range(world.scenario.timing.n_frames):
+        actions = policy.decide_batch(simulator.observe())
+        rates.append(_capacity(simulator))
+        outcomes.append(simulator.step(actions))
+
+    def stack(name: str) -> NDArray[Any]:
+        return np.stack([getattr(o, name) for o in outcomes], axis=1)
+
+    row, used, status = stack("row"), stack("used"), stack("status").astype(np.int64)
+    confidence = np.where(status == SKIPPED, np.nan, world.table.confidence[row, used])
+    return Rollout(
+        policy=policy.name,
+        action=stack("action"),
+        delay_ms=stack("delay_ms"),
+        energy_mj=stack("energy_mj"),
+        cost=stack("cost"),
+        correct=stack("correct"),
+        miss=stack("miss"),
+        confidence=confidence.astype(np.float32),
+        uplink_mbps=np.stack(rates, axis=1),
+        row=row,
+        status=status,
+    )
+
+
+def _capacity(simulator: BatchSimulator) -> Floats:
+    """True uplink capacity of every lane now, Mbit/s."""
+    s, pool = simulator.lanes, simulator.world.pool
+    sample = ((s.start + s.offset) / s.lane.period_ms).astype(np.int64) % s.lane.length
+    rate: Floats = pool.bits_per_ms[s.lane.first + sample] / 1e3
+    return rate
+
+
+PERCENTILES: Final = (50, 95, 99)
+
+
+def summary(rollout: Rollout) -> dict[str, float]:
+    """Means and percentiles over all frames of all drives."""
+    out = {
+        "cost": float(rollout.cost.mean()),
+        "delay_ms": float(rollout.delay_ms.mean()),
+        "energy_mj": float(rollout.energy_mj.mean()),
+        "accuracy": float(rollout.correct.mean()),
+        "deadline_miss": float(rollout.miss.mean()),
+    }
+    for q, value in zip(PERCENTILES, np.percentile(rollout.delay_ms, PERCENTILES), strict=True):
+        out[f"delay_p{q}_ms"] = float(value)
+    return out
+
+
+def action_shares(rollout: Rollout, n: int = 20) -> Floats:
+    """Share of frames given to each action, float64 (n,)."""
+    counts = np.bincount(rollout.action.ravel(), minlength=n)
+    shares: Floats = counts / counts.sum()
+    return shares

@@ -1,0 +1,173 @@
+"""What watches over a training run: dual ascent, validation, log, checkpoints.
+
+The dual ascent follows the Lagrangian method for constrained Markov decision processes
+(E. Altman, 1999; Ray, Achiam, Amodei, "Benchmarking safe exploration", 2019): after each
+rollout the price of a wrong answer rises by ``dual_rate * (floor + margin - accuracy)``,
+accuracy measured on that rollout, and never falls below 0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents import checkpoint
+from agents.config import TrainConfig
+from agents.export import layers_of
+from agents.rollout import episode_keys, simulate, summary
+from agents.sb3_vec import OffloadVecEnv
+from cnn.action import ACTIONS
+from offload_env.world import World
+from testbed.policy import NetworkPolicy
+
+VALIDATION_SEED_OFFSET = 1_000_003
+"""Validation drives are drawn from the training seed plus this."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What must survive an interruption besides the model and the environment.
+
+    Attributes:
+        multiplier: price of a wrong answer.
+        rows: the log, one row a rollout.
+        best: (feasible, -cost or accuracy) of the best validation so far.
+        since_best: validations since then.
+        seconds: training time so far.
+    """
+
+    multiplier: float
+    rows: list[dict[str, float]] = field(default_factory=list)
+    best: tuple[bool, float] | None = None
+    since_best: int = 0
+    seconds: float = 0.0
+    next_validation: int = 0
+    next_checkpoint: int = 0
+
+    def log(self) -> pd.DataFrame:
+        """The log as a table: step, cost, accuracy, multiplier, validation figures, ..."""
+        return pd.DataFrame(self.rows)
+
+
+def greedy_policy(model: Any, config: TrainConfig) -> NetworkPolicy:
+    """The policy that would be exported now."""
+    weights, biases, activation = layers_of(model)
+    return NetworkPolicy(weights, biases, activation=activation, actions=config.actions)
+
+
+class Supervisor(BaseCallback):
+    """See the module's text.
+
+    Args:
+        config: of the run.
+        world: training world.
+        env: the adapter whose multiplier is moved.
+        out: folder of checkpoints and the best model.
+        progress: state, new or read from a checkpoint.
+        report: called after each rollout with the steps done and the newest log row.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        world: World,
+        env: OffloadVecEnv,
+        out: Path,
+        progress: Progress,
+        report: Callable[[int, dict[str, float]], object] = lambda step, row: None,
+    ) -> None:
+        super().__init__()
+        self.config, self.world, self.env, self.out = config, world, env, out
+        self.state = progress
+        self._report = report
+        self._target = world.accuracy_floor + config.margin
+        self._keys = episode_keys(config.seed + VALIDATION_SEED_OFFSET, config.validate_drives)
+        self._began_s = time.monotonic()
+        self._stop = False
+        env.multiplier = progress.multiplier
+
+    def _on_step(self) -> bool:
+        return not self._stop
+
+    def _on_rollout_start(self) -> None:
+        """After an update and before the next rollout: the one moment to checkpoint."""
+        if self.config.algo == "ppo":
+            left = max(0.0, 1.0 - self.num_timesteps / self.config.steps)
+            self.model.ent_coef = self.config.entropy * left  # type: ignore[attr-defined]
+        if self.num_timesteps >= self.state.next_checkpoint and self.num_timesteps > 0:
+            self.checkpoint()
+
+    def _on_rollout_end(self) -> None:
+        if self.env.sums.frames < self.config.n_envs * self.config.n_steps:
+            return  # DQN's rollouts are single steps
+        means, shares = self.env.sums.take()
+        row = {"step": float(self.num_timesteps), "multiplier": self.state.multiplier, **means}
+        row |= {"validation_cost": np.nan, "validation_accuracy": np.nan}
+        self._ascend(means["accuracy"])
+        if self.num_timesteps >= self.state.next_validation:
+            row |= self._validate()
+        self.state.rows.append(row)
+        self._record(row, shares)
+        self._report(self.num_timesteps, row)
+
+    def _ascend(self, accuracy: float) -> None:
+        missing = self._target - accuracy
+        self.state.multiplier = max(0.0, self.state.multiplier + self.config.dual_rate * missing)
+        self.env.multiplier = self.state.multiplier
+
+    def _validate(self) -> dict[str, float]:
+        """Greedy policy on validation drives; keeps the best, stops if out of patience."""
+        state, config = self.state, self.config
+        state.next_validation = self.num_timesteps + config.validate_every
+        policy = greedy_policy(self.model, config)
+        figures = summary(simulate(self.world, policy, self._keys))
+        feasible = figures["accuracy"] >= self._target
+        score = (feasible, -figures["cost"] if feasible else figures["accuracy"])
+        if state.best is None or score > state.best:
+            state.best, state.since_best = score, 0
+            checkpoint.save_best(self.model, self.out, figures, self.num_timesteps)
+        else:
+            state.since_best += 1
+        self._stop = bool(config.patience) and state.since_best >= config.patience
+        return {
+            "validation_cost": figures["cost"],
+            "validation_accuracy": figures["accuracy"],
+            "validation_delay_ms": figures["delay_ms"],
+            "validation_energy_mj": figures["energy_mj"],
+        }
+
+    def _record(self, row: dict[str, float], shares: Any) -> None:
+        """To TensorBoard."""
+        for name in ("reward", "cost", "delay_ms", "energy_mj", "accuracy", "multiplier"):
+            self.logger.record(f"offload/{name}", row[name])
+        for name, value in row.items():
+            if name.startswith("validation_") and np.isfinite(value):
+                self.logger.record(f"validation/{name.removeprefix('validation_')}", value)
+        for action, share in zip(ACTIONS, shares, strict=True):
+            self.logger.record(f"actions/{action.name}", float(share))
+        drawn = np.repeat(np.arange(len(ACTIONS)), np.rint(1000 * shares).astype(int))
+        self.logger.record("offload/actions", torch.as_tensor(drawn), exclude="stdout")
+        self.logger.dump(self.num_timesteps)
+
+    def finish(self) -> None:
+        """Validate the last update, too, and leave a checkpoint."""
+        if self.state.rows and np.isnan(self.state.rows[-1]["validation_cost"]):
+            self.state.rows[-1] |= self._validate()
+        self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Write everything needed to go on exactly from here."""
+        state = self.state
+        state.next_checkpoint = self.num_timesteps + self.config.checkpoint_every
+        now_s = time.monotonic()
+        state.seconds += now_s - self._began_s
+        self._began_s = now_s
+        checkpoint.save(self.model, self.env.env, state, self.out)

@@ -1,0 +1,185 @@
+"""Training with stable-baselines3 on the native vector environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import set_random_seed
+from torch import nn
+
+from agents import checkpoint
+from agents.config import TrainConfig
+from agents.doubt import doubt
+from agents.export import bundle_of
+from agents.sb3_vec import OffloadVecEnv
+from agents.supervisor import Progress, Supervisor
+from cnn.errors import ConfigError
+from offload_env.vector_env import OffloadVectorEnv
+from offload_env.world import World, build_world
+from testbed.policy_bundle import PolicyBundle
+
+Report = Callable[[int, dict[str, float]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A finished run.
+
+    Attributes:
+        out: its folder.
+        config: its settings.
+        bundle: policy bundle of the best validated model.
+        validation: figures of that model on the validation drives, and its step.
+        log: one row a rollout.
+        seconds: training time, interruptions excluded.
+    """
+
+    out: Path
+    config: TrainConfig
+    bundle: PolicyBundle
+    validation: dict[str, float]
+    log: pd.DataFrame
+    seconds: float
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    world: World | None = None,
+    resume: bool = False,
+    report: Report = lambda step, row: None,
+) -> TrainResult:
+    """Train, validate as it goes, and keep the best policy that keeps the floor.
+
+    Args:
+        config: settings.
+        out: folder of the run: ``config.json``, ``best.zip``, ``checkpoint/``,
+            ``learning.parquet``, ``tensorboard/``, ``agent.policy``.
+        world: training world; None builds the scenario's.
+        resume: go on from ``out/checkpoint``; the settings must be the same, except steps.
+        report: called after every rollout.
+
+    Raises:
+        DataError: if there is nothing to resume from.
+        ConfigError: if the settings differ from those of the checkpoint.
+    """
+    world = world if world is not None else build_world(config.scenario, "train")
+    # One thread: the matrices are small, and more would change sums between machines.
+    torch.set_num_threads(1)
+    set_random_seed(config.seed)
+    env = OffloadVectorEnv(config.n_envs, world=world)
+    adapter = OffloadVecEnv(env, config.actions, doubt(world.table))
+    if resume:
+        _same_settings(config, out)
+        model, progress = checkpoint.load(config.algo, out, adapter)
+    else:
+        adapter.seed(config.seed)
+        model = _make(config, adapter)
+        progress = Progress(
+            multiplier=config.dual_start,
+            next_validation=config.validate_every,
+            next_checkpoint=config.checkpoint_every,
+        )
+    config.save(out / "config.json")
+    model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
+    supervisor = Supervisor(config, world, adapter, out, progress, report)
+    left = config.steps - model.num_timesteps
+    if left > 0:
+        model.learn(left, callback=supervisor, reset_num_timesteps=False, log_interval=10**9)
+    supervisor.finish()
+    model.logger.close()
+    return _result(config, out, world, progress)
+
+
+def _make(config: TrainConfig, adapter: OffloadVecEnv) -> Any:
+    def rate(left: float) -> float:
+        return config.learning_rate * (0.1 + 0.9 * left)
+
+    common: dict[str, Any] = {
+        "seed": config.seed,
+        "device": "cpu",
+        "gamma": config.gamma,
+        "learning_rate": rate,
+        "batch_size": config.batch_size,
+    }
+    width = [config.hidden, config.hidden]
+    if config.algo == "dqn":
+        steps = config.n_envs * config.n_steps
+        return DQN(
+            "MlpPolicy",
+            adapter,
+            policy_kwargs={"net_arch": width},
+            buffer_size=max(steps, min(config.steps, 400_000)),
+            learning_starts=steps,
+            train_freq=1,
+            gradient_steps=max(1, config.epochs // 4),
+            target_update_interval=100 * config.n_envs,
+            exploration_fraction=0.3,
+            exploration_final_eps=0.02,
+            **common,
+        )
+    return PPO(
+        "MlpPolicy",
+        adapter,
+        n_steps=config.n_steps,
+        n_epochs=config.epochs,
+        gae_lambda=config.gae_lambda,
+        ent_coef=config.entropy,
+        policy_kwargs={"net_arch": {"pi": width, "vf": width}, "activation_fn": nn.Tanh},
+        **common,
+    )
+
+
+def _same_settings(config: TrainConfig, out: Path) -> None:
+    before = TrainConfig.load(out / "config.json")
+    if replace(before, steps=config.steps) != config:
+        raise ConfigError(
+            f"settings that differ from those of {out}",
+            expected="the settings of the run to resume (only steps may differ)",
+            mend="give the same options, or another --out without --resume",
+        )
+
+
+def _result(config: TrainConfig, out: Path, world: World, progress: Progress) -> TrainResult:
+    best, validation = checkpoint.load_best(config.algo, out)
+    log = progress.log()
+    log.to_parquet(out / "learning.parquet", index=False)
+    bundle = policy_of(best, config, world, validation, progress.seconds)
+    bundle.save(out / "agent.policy")
+    return TrainResult(out, config, bundle, validation, log, progress.seconds)
+
+
+def policy_of(
+    model: Any, config: TrainConfig, world: World, validation: dict[str, float], seconds: float
+) -> PolicyBundle:
+    """Policy bundle of a model trained with `config` in `world`."""
+    return bundle_of(
+        model,
+        actions=config.actions,
+        name="agent",
+        bundle_hash=world.table.bundle_hash,
+        scenario=world.scenario.name,
+        algorithm=config.algo,
+        metrics={
+            "validation": validation,
+            "validated_on": f"{config.validate_drives} drives over {world.table.source}",
+            "accuracy_floor": world.accuracy_floor,
+        },
+        provenance={
+            "config": asdict(config),
+            "frames": world.table.source,
+            "cost_model": world.cost.name,
+            "traces": len(world.pool),
+            "training_seconds": round(seconds, 1),
+            "numpy": np.__version__,
+        },
+    )

@@ -1,0 +1,70 @@
+"""A small world with a known best answer: constant link, published-like device figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cnn.action import ACTIONS
+from cnn.arch import ModelConfig
+from cnn.frame_table import FrameTable, embedded_table
+from offload_env.scenario import Constraint, Scenario, Timing
+from offload_env.world import World, build_world
+from testbed.cost_model import CostModel, RadioPower
+from testbed.trace import Trace
+
+MakeWorld = Callable[..., World]
+
+
+def made_cost_model(table: FrameTable, full_local_ms: float) -> CostModel:
+    """Device times in proportion to MACs, a server ten times as fast."""
+    config = ModelConfig()
+    macs = np.cumsum([0, *(config.block_macs(b) for b in range(1, 6))])
+    ms = macs / macs[-1] * full_local_ms
+    return CostModel(
+        name="made up for tests",
+        source="made up for tests",
+        bundle_hash=table.bundle_hash,
+        slowdown=1.0,
+        device_ms=tuple(float(ms[a.split]) + (1.0 if a.is_local else 0.2) for a in ACTIONS),
+        fallback_ms=tuple(float(ms[a.exit] - ms[a.split]) + 1.0 for a in ACTIONS),
+        server_ms=tuple(
+            0.0 if a.is_local else float(ms[a.exit] - ms[a.split]) / 10 + 0.2 for a in ACTIONS
+        ),
+        payload_bytes=tuple(int(b) for b in table.payload_bytes[0]),
+        wire_overhead_bytes=400.0,
+        net_ms=1.0,
+        jitter=0.05,
+        idle_mw=2000.0,
+        busy_mw=4000.0,
+        power_source="made up for tests",
+        radio=RadioPower("made up", 10.0, 500.0, 300.0, 0.0, "made up for tests"),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_world() -> MakeWorld:
+    """Worlds over the embedded training frames and one constant trace."""
+    table = embedded_table("policy-train")
+
+    def make(
+        uplink_mbps: float,
+        rtt_ms: float = 4.0,
+        full_local_ms: float = 80.0,
+        floor: float = 0.5,
+        n_frames: int = 60,
+    ) -> World:
+        n = 100
+        trace = Trace(np.full(n, uplink_mbps), np.full(n, rtt_ms), 1.0, "constant", "5G", "made")
+        scenario = replace(
+            Scenario("toy"),
+            timing=Timing(n_frames=n_frames),
+            constraint=Constraint(accuracy_floor=floor),
+        )
+        cost = made_cost_model(table, full_local_ms)
+        return build_world(scenario, "train", traces=[trace], table=table, cost=cost)
+
+    return make

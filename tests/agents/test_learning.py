@@ -1,0 +1,68 @@
+"""A real training run finds the answer that is known: fast link -> offload, dead link -> local."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents.config import TrainConfig
+from agents.rollout import action_shares, episode_keys, simulate, summary
+from agents.train import train
+from cnn.action import ACTIONS
+from testbed.policy import StaticPolicy, load_policy
+
+CONFIG = TrainConfig(
+    scenario="toy",
+    steps=24_000,
+    n_envs=64,
+    n_steps=16,
+    batch_size=256,
+    learning_rate=2e-3,
+    validate_every=8_000,
+    validate_drives=8,
+    dual_start=0.0,
+)
+
+
+@pytest.mark.parametrize(
+    ("uplink_mbps", "answer"), [(200.0, "offload"), (0.001, "local")], ids=["fast", "dead"]
+)
+def test_learns_the_known_answer(uplink_mbps, answer, make_world, tmp_path: Path) -> None:
+    world = make_world(uplink_mbps)
+    result = train(CONFIG, tmp_path, world=world)
+    policy = load_policy(tmp_path / "agent.policy", world.table.bundle_hash)
+    keys = episode_keys(99, 16)
+    driven = simulate(world, policy, keys)
+    shares = action_shares(driven)
+    offloads = shares[[a.index for a in ACTIONS if not a.is_local]].sum()
+    assert (offloads > 0.95) if answer == "offload" else (offloads < 0.05)
+    # On a constant link nothing beats the best static pair by much, and nothing excuses
+    # being much worse than it.
+    best = min(summary(simulate(world, StaticPolicy(a), keys))["cost"] for a in ACTIONS)
+    assert summary(driven)["cost"] < 1.1 * best
+    assert result.log["step"].is_monotonic_increasing
+    assert result.log["accuracy"].between(0, 1).all()
+
+
+def test_the_multiplier_moves_against_the_floor(make_world, tmp_path: Path) -> None:
+    config = TrainConfig(
+        scenario="toy",
+        steps=6 * 1024,
+        n_envs=64,
+        n_steps=16,
+        batch_size=512,
+        validate_every=10_000,
+        validate_drives=4,
+        dual_start=1.0,
+        dual_rate=10.0,
+        margin=0.0,
+    )
+    strict = train(config, tmp_path / "strict", world=make_world(50.0, floor=0.9999)).log
+    lax = train(config, tmp_path / "lax", world=make_world(50.0, floor=0.01)).log
+    assert (np.diff(strict["multiplier"]) > 0).all()
+    assert lax["multiplier"].iloc[-1] == 0.0
+    missing = 0.9999 - strict["accuracy"].to_numpy()
+    expected = 1.0 + 10.0 * np.concatenate([[0.0], np.cumsum(missing)[:-1]])
+    np.testing.assert_allclose(strict["multiplier"], expected)
