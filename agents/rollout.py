@@ -132,3 +132,17 @@ def action_shares(rollout: Rollout, n: int = 20) -> Floats:
     counts = np.bincount(rollout.action.ravel(), minlength=n)
     shares: Floats = counts / counts.sum()
     return shares
+
+
+def sample_observations(
+    world: World, policy: Policy, keys: NDArray[np.uint64], frames: int = 100
+) -> NDArray[np.float32]:
+    """Observations met on the way, float32 (frames * B, OBS_DIM)."""
+    simulator = BatchSimulator(world, len(keys))
+    simulator.reset(keys)
+    policy.reset()
+    seen = []
+    for _ in range(min(frames, world.scenario.timing.n_frames)):
+        seen.append(simulator.observe())
+        simulator.step(policy.decide_batch(seen[-1]))
+    return np.concatenate(seen)

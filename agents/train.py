@@ -153,13 +153,13 @@ def _result(config: TrainConfig, out: Path, world: World, progress: Progress) ->
     best, validation = checkpoint.load_best(config.algo, out)
     log = progress.log()
     log.to_parquet(out / "learning.parquet", index=False)
-    bundle = policy_of(best, config, world, validation, progress.seconds)
+    bundle = policy_of(best, config, world, validation)
     bundle.save(out / "agent.policy")
     return TrainResult(out, config, bundle, validation, log, progress.seconds)
 
 
 def policy_of(
-    model: Any, config: TrainConfig, world: World, validation: dict[str, float], seconds: float
+    model: Any, config: TrainConfig, world: World, validation: dict[str, float]
 ) -> PolicyBundle:
     """Policy bundle of a model trained with `config` in `world`."""
     return bundle_of(
@@ -179,7 +179,6 @@ def policy_of(
             "frames": world.table.source,
             "cost_model": world.cost.name,
             "traces": len(world.pool),
-            "training_seconds": round(seconds, 1),
             "numpy": np.__version__,
         },
     )

@@ -1,0 +1,190 @@
+"""``sliproad agent``: train, evaluate and export policies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
+
+if TYPE_CHECKING:
+    from offload_env.world import World
+    from testbed.policy import Policy
+
+agent_app = typer.Typer(no_args_is_help=True, help="Train, evaluate and export policies.")
+
+ScenarioOption = Annotated[
+    str, typer.Option(help="Scenario's name (such as urban-5g) or the path of its TOML file.")
+]
+
+
+@agent_app.command()
+def train(
+    scenario: ScenarioOption = "urban-5g",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Frames to train on; the default setting if left out.")
+    ] = None,
+    algo: Annotated[str, typer.Option(help="ppo or dqn.")] = "ppo",
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/agent"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in --out, bit for bit.")
+    ] = False,
+    n_envs: Annotated[int | None, typer.Option(min=1, help="Parallel drives.")] = None,
+    hidden: Annotated[int | None, typer.Option(min=1, help="Width of both layers.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Adam's, at the start.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Discount a frame, 0..1.")] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="Accuracy asked for above the floor, 0..1.")
+    ] = None,
+    validate_every: Annotated[
+        int | None, typer.Option(min=1, help="Frames between two validations.")
+    ] = None,
+    seed: SeedOption = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Train a policy with stable-baselines3 and keep the best that keeps the accuracy floor.
+
+    Writes the run's settings, checkpoints, TensorBoard log, learning curve and agent.policy.
+    """
+    from agents.config import TrainConfig
+    from agents.progress import training_progress
+    from agents.train import train as run_training
+
+    given = {
+        "steps": steps,
+        "n_envs": n_envs,
+        "hidden": hidden,
+        "learning_rate": learning_rate,
+        "gamma": gamma,
+        "margin": margin,
+        "validate_every": validate_every,
+    }
+    settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    config = TrainConfig(scenario=scenario, algo=algo, seed=seed, **settings)
+    with training_progress(stderr_console(), config.steps) as report:
+        result = run_training(config, out, resume=resume, report=report)
+    figures = result.validation
+    typer.echo(
+        f"best validation at step {figures['step']:.0f}: cost {figures['cost']:.4f}, "
+        f"accuracy {100 * figures['accuracy']:.2f} %, delay {figures['delay_ms']:.1f} ms, "
+        f"energy {figures['energy_mj']:.1f} mJ"
+    )
+    typer.echo(f"policy {out / 'agent.policy'} after {result.seconds:.0f} s of training")
+    if json:
+        emit_json(
+            {
+                "policy": str(out / "agent.policy"),
+                "steps": config.steps,
+                "seconds": result.seconds,
+                "validation": figures,
+            }
+        )
+
+
+@agent_app.command()
+def evaluate(
+    scenario: ScenarioOption = "urban-5g",
+    policy: Annotated[
+        Path | None, typer.Option(help="Policy file; the shipped one, if any, if left out.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=2, help="Test drives.")] = 256,
+    traces: Annotated[
+        Path | None,
+        typer.Option(help="Folder of measured traces to drive on instead of the scenario's."),
+    ] = None,
+    frames: Annotated[
+        Path | None, typer.Option(help="Frame table (.npz) to drive on instead of the scenario's.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for evaluation.json, frames.parquet, report.html; none if left "
+                     "out."),
+    ] = None,
+    seed: SeedOption = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Compare a policy with every baseline and the clairvoyant bound on held-out test drives.
+
+    Baselines are tuned on training drives only. All policies meet the same frames, traces
+    and random numbers.
+    """
+    from agents.evaluate import evaluate as run_evaluation
+    from agents.evaluation_report import write_report
+    from agents.progress import steps_progress
+    from agents.table import comparison
+    from offload_env.world import build_world
+
+    train_world = build_world(scenario, "train")
+    test_world = _test_world(scenario, traces, frames)
+    agents = _agents(policy, test_world)
+    console = stderr_console()
+    with steps_progress(console, "evaluating") as progress:
+        result = run_evaluation(
+            train_world, test_world, agents, drives=episodes, seed=seed, progress=progress
+        )
+    comparison(result).print()
+    if out is not None:
+        result.save(out)
+        write_report(result, test_world, agents, out / "report.html")
+        typer.echo(f"report {out / 'report.html'}")
+    if json:
+        emit_json(result.as_json())
+
+
+@agent_app.command()
+def export(
+    run: Annotated[Path, typer.Option(help="Folder that `sliproad agent train` wrote.")],
+    out: Annotated[Path, typer.Option(help="Policy file to write, .policy.")],
+    json: JsonFlag = False,
+) -> None:
+    """Write the best model of a training run as a policy file that needs numpy alone."""
+    from agents.checkpoint import load_best
+    from agents.config import TrainConfig
+    from agents.export import write
+    from agents.train import policy_of
+    from offload_env.world import build_world
+
+    config = TrainConfig.load(run / "config.json")
+    model, figures = load_best(config.algo, run)
+    bundle = policy_of(model, config, build_world(config.scenario, "train"), figures)
+    path = write(bundle, out)
+    size = path.stat().st_size
+    typer.echo(f"{path}: {size} bytes, for model bundle {bundle.manifest['bundle_hash'][:12]}")
+    if json:
+        emit_json({"policy": str(path), "bytes": size, "manifest": dict(bundle.manifest)})
+
+
+def _test_world(scenario: str, traces: Path | None, frames: Path | None) -> World:
+    from cnn.frame_table import FrameTable
+    from offload_env.scenario import load_scenario
+    from offload_env.world import build_world
+
+    if traces is None and frames is None:
+        return build_world(scenario, "test")
+    loaded = load_scenario(scenario)
+    measured = None
+    if traces is not None:
+        from testbed.trace_files import load_traces
+
+        measured = load_traces(traces, loaded.link.kind, "test", period_s=loaded.link.period_s)
+    table = FrameTable.load(frames) if frames is not None else None
+    return build_world(loaded, "test", traces=measured, table=table)
+
+
+def _agents(path: Path | None, world: World) -> dict[str, Policy]:
+    """The agent to evaluate, by name; empty if none is given and none is shipped."""
+    from agents.shipped import shipped_policy
+    from testbed.policy import load_policy
+
+    if path is not None:
+        return {"agent": load_policy(path, world.table.bundle_hash)}
+    shipped = shipped_policy(world)
+    if shipped is None:
+        stderr_console().print(
+            f"no policy is shipped for {world.scenario.name} and this model bundle: baselines only"
+        )
+        return {}
+    return {"agent": shipped}
+

@@ -1,0 +1,154 @@
+"""Policies compared on drives that training never saw, paired frame by frame."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from agents.rollout import Rollout, episode_keys, simulate, summary
+from agents.statistics import Interval, gap_closed, interval, paired_differences, resamples
+from agents.tuning import tuned_baselines
+from cnn.action import ACTIONS
+from offload_env.bound import Bound, clairvoyant_bound
+from offload_env.world import World
+from testbed.policy import Policy, StaticPolicy
+
+Floats = NDArray[np.float64]
+
+AGENT = "agent"
+BEST_STATIC = "best-static"
+CLAIRVOYANT = "clairvoyant"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Results of one scenario on its test drives.
+
+    Attributes:
+        scenario: name.
+        floor: accuracy that is owed: the main exit's on the test frames less the margin.
+        policies: figures by policy (see `agents.rollout.summary`), ``clairvoyant`` among
+            them.
+        intervals: 95 % bootstrap intervals of the mean cost, by policy.
+        differences: other policies' cost less the agent's, paired by drive; empty without
+            an agent.
+        bound_cost: cost below which no policy that keeps the floor can go.
+        gap_closed: share of the way from the best static pair to the bound; None without
+            an agent.
+        rollouts: by policy.
+        statics: figures of all twenty static pairs, by action name.
+        best_static: name of the static pair chosen on training drives.
+        drives: number of test drives.
+        frames: frames of a drive.
+        seed: of the drives.
+    """
+
+    scenario: str
+    floor: float
+    policies: dict[str, dict[str, float]]
+    intervals: dict[str, Interval]
+    differences: dict[str, Interval]
+    bound_cost: float
+    gap_closed: float | None
+    rollouts: dict[str, Rollout]
+    statics: dict[str, dict[str, float]]
+    best_static: str
+    drives: int
+    frames: int
+    seed: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The printed result: figures, intervals, gains against full local processing."""
+        local, agent = self.policies["full-local"], self.policies.get(AGENT)
+        return {
+            "scenario": self.scenario,
+            "policies": self.policies,
+            "bound_cost": self.bound_cost,
+            "gap_closed": self.gap_closed,
+            "gap_closed_staged": None,
+            "delay_gain": local["delay_ms"] / agent["delay_ms"] if agent else None,
+            "energy_gain": local["energy_mj"] / agent["energy_mj"] if agent else None,
+            "floor": self.floor,
+            "best_static": self.best_static,
+            "cost_intervals": {k: asdict(v) for k, v in self.intervals.items()},
+            "cost_over_agent": {k: asdict(v) for k, v in self.differences.items()},
+            "drives": self.drives,
+            "frames": self.frames,
+            "seed": self.seed,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write ``evaluation.json`` and ``frames.parquet``, each whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        table = pd.concat([r.frame() for r in self.rollouts.values()], ignore_index=True)
+        table["policy"] = table["policy"].astype("category")
+        part = folder / "frames.parquet.part"
+        table.to_parquet(part, index=False)
+        os.replace(part, folder / "frames.parquet")
+        part = folder / "evaluation.json.part"
+        part.write_text(json.dumps(self.as_json(), indent=1) + "\n")
+        os.replace(part, folder / "evaluation.json")
+
+
+def evaluate(
+    train_world: World,
+    test_world: World,
+    agents: Mapping[str, Policy],
+    *,
+    drives: int = 256,
+    seed: int = 0,
+    tuning_drives: int = 64,
+    progress: Callable[[str], object] = lambda name: None,
+) -> Evaluation:
+    """Tune the baselines on training drives, then drive everything on the same test drives.
+
+    Args:
+        train_world: frames and traces that baselines are tuned on.
+        test_world: frames and traces that nothing was tuned on.
+        agents: learnt policies by name (``agent``).
+        drives: test drives, each `scenario.timing.n_frames` frames.
+        seed: of drives and bootstrap.
+        tuning_drives: training drives a baseline's candidates are measured on.
+        progress: called with the name of each policy when it is done.
+    """
+    baselines = tuned_baselines(train_world, seed, tuning_drives, progress)
+    keys = episode_keys(seed + 7, drives)
+    rollouts: dict[str, Rollout] = {}
+    for name, policy in {**agents, **baselines}.items():
+        rollouts[name] = simulate(test_world, policy, keys)
+        progress(name)
+    statics = {a.name: summary(simulate(test_world, StaticPolicy(a), keys)) for a in ACTIONS}
+    policies = {name: summary(r) for name, r in rollouts.items()}
+    bound = clairvoyant_bound(test_world, keys)
+    policies[CLAIRVOYANT] = _clairvoyant(bound)
+    progress(CLAIRVOYANT)
+    weights = resamples(drives, seed)
+    per_drive = {name: r.cost.mean(1) for name, r in rollouts.items()}
+    has_agent = AGENT in rollouts
+    return Evaluation(
+        scenario=test_world.scenario.name,
+        floor=test_world.accuracy_floor,
+        policies=policies,
+        intervals={name: interval(cost, weights) for name, cost in per_drive.items()},
+        differences=paired_differences(per_drive, AGENT, weights) if has_agent else {},
+        bound_cost=bound.cost,
+        gap_closed=gap_closed(
+            policies[BEST_STATIC]["cost"], policies[AGENT]["cost"], bound.cost
+        )
+        if has_agent
+        else None,
+        rollouts=rollouts,
+        statics=statics,
+        best_static=baselines[BEST_STATIC].name,
+        drives=drives,
+        frames=test_world.scenario.timing.n_frames,
+        seed=seed,
+    )

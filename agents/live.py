@@ -1,0 +1,245 @@
+"""A live run: real frames through a device process, a link process and a server process.
+
+The link replays a trace that training never saw. The device is emulated to be as slow as
+the scenario's (pauses after its compute), so that the simulation of the very same frames,
+trace and policy can be held against it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.bundle import load_bundle
+from cnn.data import ImageSet
+from cnn.errors import RemoteError
+from cnn.frame_table import FrameTable
+from cnn.runtime import SplitRuntime
+from cnn.table import make_table
+from offload_env.server_load import ServerLoad
+from offload_env.simulator import Outcome, Simulator
+from offload_env.world import Plan, World, build_world
+from testbed.frames import open_frames
+from testbed.link_process import LinkProcess
+from testbed.link_record import LinkRecord
+from testbed.policy import Policy
+from testbed.records import Records, read_records
+from testbed.server_process import ServerProcess
+from testbed.trace import Trace
+
+DEFAULT_POWER: Final = "jetson-nano+5g-nsa-lowband"
+_OWN_TRACKS: Final = 10_000
+"""Added to the stream's running track numbers: GTSRB's own spliced tracks keep their names."""
+_STOP_S: Final = 10.0
+_REPLAYS: Final = 8
+"""Replays with other draws of the compute jitter, averaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSource:
+    """Where live frames come from, in the device's own words.
+
+    Attributes:
+        name: ``render`` or ``gtsrb:policy-test``.
+        seed: order of tracks, or what is drawn.
+        data: data folder for GTSRB; None reads SLIPROAD_DATA.
+    """
+
+    name: str
+    seed: int
+    data: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRun:
+    """What the device measured, and over which link.
+
+    Attributes:
+        records: one row a frame.
+        link: trace, and when it started.
+    """
+
+    records: Records
+    link: LinkRecord
+
+    @property
+    def offset_ms(self) -> float:
+        """Trace time at which the device started its drive, milliseconds."""
+        return 1e3 * self.link.trace_time_s(self.records.source["started_monotonic_s"])
+
+    def figures(self, world: World) -> dict[str, float]:
+        """Mean figures as in `agents.rollout.summary`, cost by the world's price."""
+        delay, energy = self.records.numbers("delay_ms"), self.records.numbers("energy_mj")
+        skipped = self.records.texts("status") == "skipped"
+        miss = (delay > world.scenario.timing.deadline_ms) | skipped
+        return _figures(world, delay, energy, self.records.numbers("correct") == 1, miss)
+
+
+def frame_table(runtime: SplitRuntime, source: FrameSource, n: int, progress: Any) -> FrameTable:
+    """Answers of the real network to the very frames that the device will see."""
+    size = runtime.bundle.config.input_size
+    frames = list(islice(open_frames(source.name, size, seed=source.seed, data=source.data), n))
+    images = ImageSet(
+        np.stack([f.image for f in frames]),
+        np.array([-1 if f.label is None else f.label for f in frames], np.int16),
+        np.array([f.track + _OWN_TRACKS for f in frames], np.int32),
+        np.array([f.frame_in_track for f in frames], np.int16),
+        np.array([f.width_px for f in frames], np.int16),
+        np.array([f.height_px for f in frames], np.int16),
+    )
+    return make_table(runtime, images, source.name, progress=progress)
+
+
+def slowdown_for(runtime: SplitRuntime, world: World) -> float:
+    """Factor that makes this machine's full local processing as slow as the scenario's.
+
+    At least 1: a faster device than this machine cannot be emulated.
+    """
+    from testbed.device_command import full_local_ms
+
+    return max(1.0, world.delay_ref_ms / full_local_ms(runtime))
+
+
+def run_live(
+    world: World,
+    trace: Trace,
+    source: FrameSource,
+    decide: Sequence[str],
+    n: int,
+    slowdown: float,
+    out: Path,
+) -> LiveRun:
+    """Start server, link and device as processes, drive `n` frames, end them all.
+
+    Args:
+        world: for timing, price and what the device is told.
+        trace: replayed by the link from its beginning.
+        source: of the frames.
+        decide: the device's option for its policy: ``("--policy", file)`` or
+            ``("--action", name)``.
+        n: frames.
+        slowdown: of the emulated device.
+        out: Parquet file of the measurements.
+
+    Raises:
+        RemoteError: if a process failed or measured fewer frames.
+    """
+    with ServerProcess() as server, LinkProcess(trace, ("127.0.0.1", server.port)) as link:
+        command = [sys.executable, "-m", "testbed", "device"]
+        command += ["--server", f"{link.host}:{link.port}", *decide]
+        command += _settings(world, source, n, slowdown, out)
+        _run(command)
+        run = LiveRun(read_records(out), link.record())
+    if len(run.records) != n:
+        raise RemoteError(
+            f"{len(run.records)} frames measured",
+            expected=f"{n}",
+            mend="see the device's messages above",
+        )
+    return run
+
+
+def _settings(
+    world: World, source: FrameSource, n: int, slowdown: float, out: Path
+) -> list[str]:
+    timing, settings = world.scenario.timing, world.settings
+    options: dict[str, object] = {
+        "--frames": source.name,
+        "--seed": source.seed,
+        "--n-frames": n,
+        "--fps": 1e3 / timing.period_ms,
+        "--slowdown": slowdown,
+        "--timeout-ms": timing.timeout_ms,
+        "--deadline-ms": timing.deadline_ms,
+        "--max-queue-ms": timing.max_queue_ms,
+        "--power": world.scenario.device.power or DEFAULT_POWER,
+        "--accuracy-floor": settings.accuracy_floor,
+        "--delay-share": settings.delay_share,
+        "--tech": "5G" if settings.radio_5g else "LTE",
+        "--out": out,
+    }
+    if source.data is not None:
+        options["--data"] = source.data
+    return [text for pair in options.items() for text in map(str, pair)]
+
+
+def _run(command: list[str]) -> None:
+    """The device to its end; it never outlives this call. Its progress goes to stderr."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        status = process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    if status:
+        raise RemoteError(
+            f"the device process ended with status {status}",
+            expected="status 0",
+            mend="see its messages above",
+        )
+
+
+def replay(
+    world: World, table: FrameTable, trace: Trace, policy: Policy, offset_ms: float
+) -> dict[str, float]:
+    """The simulation of a live run: same frames, same stretch of trace, same policy.
+
+    The live server serves nobody else, so the scenario's other users are left out.
+
+    Returns:
+        mean figures as in `agents.rollout.summary`, over several draws of compute jitter.
+    """
+    alone = replace(world.scenario, server=ServerLoad())
+    world = build_world(alone, "test", traces=[trace], table=table, cost=None)
+    simulator = Simulator(world)
+    outcomes: list[Outcome] = []
+    for k in range(_REPLAYS):
+        simulator.reset(Plan(k, 0, offset_ms, 0, 1000 * k), range(len(table)))
+        policy.reset()
+        for _ in range(len(table)):
+            outcomes.append(simulator.step(policy.decide(simulator.observe())))
+    return _figures(
+        world,
+        np.array([o.delay_ms for o in outcomes]),
+        np.array([o.energy_mj for o in outcomes]),
+        np.array([o.correct for o in outcomes]),
+        np.array([o.miss for o in outcomes]),
+    )
+
+
+def _figures(
+    world: World,
+    delay_ms: NDArray[np.float64],
+    energy_mj: NDArray[np.float64],
+    correct: NDArray[np.bool_],
+    miss: NDArray[np.bool_],
+) -> dict[str, float]:
+    cost = world.frame_cost(delay_ms, energy_mj, miss.astype(np.float64))
+    return {
+        "cost": float(cost.mean()),
+        "delay_ms": float(delay_ms.mean()),
+        "delay_p99_ms": float(np.percentile(delay_ms, 99)),
+        "energy_mj": float(energy_mj.mean()),
+        "accuracy": float(correct.mean()),
+        "deadline_miss": float(miss.mean()),
+    }
+
+
+def warm_runtime() -> SplitRuntime:
+    """The shipped bundle, loaded and run once."""
+    runtime = SplitRuntime(load_bundle())
+    runtime.warm()
+    return runtime
