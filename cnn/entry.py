@@ -30,6 +30,7 @@ _EXTRA_OF: Final = {
     "pandas": "train",
     "pooch": "train",
     "prometheus_client": "server",
+    "requests": "train",
     "sb3_contrib": "train",
     "scipy": "train",
     "stable_baselines3": "train",

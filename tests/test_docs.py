@@ -87,6 +87,12 @@ def test_benchmarks_and_scripts_named_in_the_documentation_exist() -> None:
     assert {name for name in named if not (ROOT / name).is_file()} == set()
 
 
+def test_every_benchmark_is_in_reproduce() -> None:
+    text = (ROOT / "docs" / "reproduce.md").read_text()
+    names = {f"benchmarks/{p.name}" for p in (ROOT / "benchmarks").glob("[!_]*.py")}
+    assert {name for name in names if name not in text} == set()
+
+
 @pytest.mark.parametrize(
     ("line", "wrong"),
     [

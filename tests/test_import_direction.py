@@ -24,8 +24,10 @@ TRAINING_MODULES = {
     "cnn/export.py",
     "cnn/model.py",
     "cnn/train.py",
+    "agents/checkpoint.py",
     "agents/export.py",
     "agents/sb3_vec.py",
+    "agents/supervisor.py",
     "agents/train.py",
 }
 

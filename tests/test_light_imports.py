@@ -26,6 +26,7 @@ TRAIN_ONLY = (
     "matplotlib",
     "jinja2",
     "pooch",
+    "requests",
     "tqdm",
 )
 """Import names of what only the [train] extra installs."""
