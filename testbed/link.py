@@ -145,6 +145,7 @@ class LinkEmulator:
         self._late = np.zeros(_LATE_BINS, np.int64)
         self._latest_ms = 0.0
         self._commands: deque[tuple[float, bool]] = deque()
+        self._last_record: LinkRecord | None = None
         self._failure: BaseException | None = None
         self._stopping = False
         self._listener = _listen(listen, buffer_bytes)
@@ -184,7 +185,9 @@ class LinkEmulator:
             raise ConfigError(
                 f"a cut of {seconds} s", expected="between 0 s and a day", mend="correct it"
             )
-        self._commands.append((seconds, drop))
+        now = time.monotonic()
+        self._cuts.append((now, now + seconds))
+        self._commands.append((now + seconds, drop))
         self._wake()
 
     def state_at(self, monotonic_s: float) -> tuple[float, float]:
@@ -197,14 +200,19 @@ class LinkEmulator:
 
     def record(self) -> LinkRecord:
         """What the link replays and has done, for truth and replay."""
-        return LinkRecord(
-            self.trace,
-            self._start_time,
-            self._offset_s,
-            self._downlink_mbps,
-            tuple(self._cuts),
-            "user-space",
-        )
+        cuts = tuple(self._cuts)
+        last = self._last_record
+        if last is None or last.cuts != cuts or last.start_time != self._start_time:
+            last = LinkRecord(
+                self.trace,
+                self._start_time,
+                self._offset_s,
+                self._downlink_mbps,
+                cuts,
+                "user-space",
+            )
+            self._last_record = last
+        return last
 
     def stats(self) -> dict[str, Any]:
         """Counts, and how late bytes came out compared with the schedule (milliseconds)."""
@@ -332,11 +340,10 @@ class LinkEmulator:
     def _obey(self) -> None:
         os.read(self._wake_read, 4096)
         while self._commands:
-            seconds, drop = self._commands.popleft()
-            now = time.monotonic()
-            self._cuts.append((now, now + seconds))
-            self._held_until = max(self._held_until, now + seconds)
-            self._held_trace_s = max(self._held_trace_s, self._trace_time_s(now) + seconds)
+            end, drop = self._commands.popleft()
+            self._held_until = max(self._held_until, end)
+            self._trace_time_s(time.monotonic())  # a cut starts the trace, if nothing did
+            self._held_trace_s = max(self._held_trace_s, self._trace_time_s(end))
             self._schedule.hold_until(self._held_trace_s)
             self._dropping = drop
             if drop:

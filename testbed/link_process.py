@@ -45,6 +45,8 @@ class LinkProcess:
         self.trace = trace
         self._start_offset_s, self._downlink_mbps = start_offset_s, downlink_mbps
         self._start_time: float | None = None
+        self._cuts: tuple[tuple[float, float], ...] = ()
+        self._last_record: LinkRecord | None = None
         self._one_order = threading.Lock()
         self._child = subprocess.Popen(
             [sys.executable, "-m", "testbed.link_process"],
@@ -82,7 +84,8 @@ class LinkProcess:
 
     def cut(self, seconds: float, *, drop: bool = False) -> None:
         """Cut the link, from now, for so long (`LinkEmulator.cut`)."""
-        self._order({"order": "cut", "seconds": seconds, "drop": drop})
+        cuts = self._order({"order": "cut", "seconds": seconds, "drop": drop})["cuts"]
+        self._cuts = tuple((float(first), float(end)) for first, end in cuts)
 
     def state_at(self, monotonic_s: float) -> tuple[float, float]:
         """True uplink capacity (Mbit/s) and base round trip (ms) at a moment."""
@@ -94,15 +97,18 @@ class LinkProcess:
 
     def record(self) -> LinkRecord:
         """What the link replays and has done, for truth and replay."""
-        cuts = self._order({"order": "cuts"})["cuts"]
-        return LinkRecord(
-            self.trace,
-            self.start_time,
-            self._start_offset_s,
-            self._downlink_mbps,
-            tuple((float(first), float(end)) for first, end in cuts),
-            "user-space",
-        )
+        last = self._last_record
+        if last is None or last.start_time is None or last.cuts != self._cuts:
+            last = LinkRecord(
+                self.trace,
+                self.start_time,
+                self._start_offset_s,
+                self._downlink_mbps,
+                self._cuts,
+                "user-space",
+            )
+            self._last_record = last
+        return last
 
     def stats(self) -> dict[str, Any]:
         """Counts and lateness (`LinkEmulator.stats`)."""
@@ -191,7 +197,6 @@ def _obey(link: LinkEmulator, order: dict[str, Any]) -> dict[str, Any]:
             link.start(order["at"])
         case "cut":
             link.cut(order["seconds"], drop=order["drop"])
-        case "cuts":
             return {"cuts": link.record().cuts}
         case "stats":
             return link.stats()

@@ -8,7 +8,7 @@ live run over the same link.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cnn.errors import DataError
@@ -36,6 +36,10 @@ class LinkRecord:
     downlink_mbps: float | None
     cuts: tuple[tuple[float, float], ...]
     backend: str
+    _integral: CapacityIntegral = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_integral", CapacityIntegral(self.trace))
 
     def trace_time_s(self, monotonic_s: float) -> float:
         """Seconds since the start of the trace; `start_offset_s` before the link started."""
@@ -54,10 +58,9 @@ class LinkRecord:
         """Mean capacity between two moments of the monotonic clock, cuts counted as 0."""
         if to_s <= from_s:
             return self.state_at(from_s)[0]
-        integral = CapacityIntegral(self.trace)
 
         def bits(first: float, end: float) -> float:
-            until = integral.bits_until
+            until = self._integral.bits_until
             return until(self.trace_time_s(end)) - until(self.trace_time_s(first))
 
         total = bits(from_s, to_s)
