@@ -1,7 +1,8 @@
 """Fit the four autoencoders against the frozen backbone.
 
-Every step splits the batch in four: quarter S passes bottleneck S. The targets are the
-frozen network's own features and exit answers, so no label is needed.
+Every step splits the batch in four: part S passes bottleneck S. The targets are the frozen
+network's own features and exit answers, so no label is needed. The first two bottlenecks
+get the larger parts: they squeeze most and sit before most layers.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from cnn import checkpoint
 from cnn.action import N_EXITS
 from cnn.augment import augment
 from cnn.data import ImageSet
+from cnn.errors import ConfigError
 from cnn.model import MultiExitVGG
 from cnn.train import Averaged, channels_last, epoch_order, mixed_precision, to_batch
 
@@ -33,8 +35,9 @@ class BottleneckConfig:
     """How to fit the bottlenecks.
 
     Attributes:
-        epochs: passes over the fit tracks (a quarter of the images per bottleneck each).
-        batch_size: images a step, a multiple of 4.
+        epochs: passes over the fit tracks.
+        batch_size: images a step.
+        shares: parts of a batch that pass bottlenecks 1..4; 0 leaves one as it is.
         lr: peak learning rate of AdamW (cosine decay).
         feature_weight: weight of the feature error relative to the answers' divergence.
         temperature: softmax temperature of the answers' divergence.
@@ -45,12 +48,21 @@ class BottleneckConfig:
 
     epochs: int = 8
     batch_size: int = 128
+    shares: tuple[float, float, float, float] = (0.375, 0.375, 0.125, 0.125)
     lr: float = 3e-3
     feature_weight: float = 1.0
     temperature: float = 2.0
     strength: float = 0.8
     precision: str = "auto"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.shares) < 0 or not 0.99 < sum(self.shares) < 1.01 or self.batch_size < 8:
+            raise ConfigError(
+                f"shares {self.shares} of a batch of {self.batch_size}",
+                expected="four shares >= 0 that sum to 1, and at least 8 images",
+                mend="correct the configuration",
+            )
 
 
 def _teacher(net: MultiExitVGG, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -121,8 +133,10 @@ def train_bottlenecks(
     """
     torch.manual_seed(config.seed)
     g = torch.Generator().manual_seed(config.seed)
+    edges = np.rint(np.cumsum([0.0, *config.shares]) * config.batch_size).astype(int)
+    wanted = [s for s in SPLITS if edges[s] > edges[s - 1]]
     channels_last(net).eval().requires_grad_(False)
-    trained = [*net.encoders, *net.decoders]
+    trained = [m[s - 1] for m in (net.encoders, net.decoders) for s in wanted]
     parameters = []
     for module in trained:
         module.requires_grad_(True)
@@ -135,7 +149,6 @@ def train_bottlenecks(
     )
     averaged = Averaged(net, 0.995)
     use_bf16 = mixed_precision(config.precision)
-    quarter = config.batch_size // 4
     first, last_file = 0, out / "bottlenecks.pt"
     if resume and last_file.is_file():
         state = checkpoint.load(last_file)
@@ -168,8 +181,8 @@ def train_bottlenecks(
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16):
                     with torch.no_grad():
                         features, logits = _teacher(net, x)
-                    for s in SPLITS:
-                        part = slice((s - 1) * quarter, s * quarter)
+                    for s in wanted:
+                        part = slice(edges[s - 1], edges[s])
                         loss = loss + bottleneck_loss(
                             net, [f[part] for f in features], [z[part] for z in logits], s, config
                         )

@@ -78,7 +78,7 @@ def make_encoder(config: ModelConfig, split: int) -> nn.Sequential:
     """Device side of bottleneck `split`: features -> latent in [0, 1], (B, L, h, w)."""
     c, latent = config.channels(split), config.bottleneck(split)
     stride = config.size(split) // latent.size
-    hidden = config.scaled(64) if split <= 2 else config.scaled(128)
+    hidden = {1: config.scaled(128), 2: config.scaled(256)}.get(split, config.scaled(128))
     return nn.Sequential(
         *_conv(c, hidden, stride), nn.Conv2d(hidden, latent.channels, 1), nn.Sigmoid()
     )
@@ -88,8 +88,10 @@ def make_decoder(config: ModelConfig, split: int) -> nn.Sequential:
     """Server side of bottleneck `split`: latent in [0, 1] -> features (B, C, H, W) >= 0."""
     c, latent = config.channels(split), config.bottleneck(split)
     scale = config.size(split) // latent.size
-    hidden = 2 * config.scaled(128) if split <= 2 else config.channels(split)
+    hidden = {1: config.scaled(256), 2: config.scaled(512)}.get(split, config.channels(split))
     layers: list[nn.Module] = [*_conv(latent.channels, hidden)]
+    if split <= 2:  # the server has the time, and these two have the most to restore
+        layers += _conv(hidden, hidden)
     layers += [nn.Conv2d(hidden, c * scale * scale, 3, padding=1)]
     if scale > 1:
         layers.append(nn.PixelShuffle(scale))
