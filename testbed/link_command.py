@@ -86,7 +86,8 @@ def link(
         )
     stop = _stop_on_signal()
     if backend == "tc":
-        _run_tc(replayed, _address(server, "--server")[1], start_offset_s, duration_s, record, stop)
+        port = _address(server, "--server")[1]
+        _report(_run_tc(replayed, port, start_offset_s, duration_s, record, stop), json_output)
         return
     emulator = LinkEmulator(
         replayed,
@@ -114,8 +115,8 @@ def _run_tc(
     duration_s: float | None,
     record: Path | None,
     stop: threading.Event,
-) -> None:
-    """The kernel's link, until told to stop."""
+) -> dict[str, Any]:
+    """The kernel's link, until told to stop; what it was."""
     from testbed.tc_link import TcLink
 
     with TcLink(trace, start_offset_s=start_offset_s) as link:
@@ -127,6 +128,7 @@ def _run_tc(
         stop.wait(duration_s)
         if record is not None:
             link.record().save(record)
+        return {"trace": trace.name, "backend": "tc", "netem": link.has_netem}
 
 
 def _stop_on_signal() -> threading.Event:
