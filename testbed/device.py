@@ -126,7 +126,7 @@ class _Work:
     confidence: float | None = None
     status: str = "ok"
     reason: str = ""
-    truth: tuple[float | None, float | None] = (None, None)
+    settled: Measurement | None = None
 
 
 class Device:
@@ -265,6 +265,7 @@ class Device:
         work = self._work
         if work is None:
             return None
+        self._settle()
         next_s = max(work.captured_s + self.config.period_ms / 1e3, work.free_s)
         wait_until(next_s, self._stop)
         self._close(next_s)
@@ -276,7 +277,18 @@ class Device:
             return now_s
         return self._origin_s + self._count * self.config.period_ms / 1e3
 
+    def _settle(self) -> None:
+        """Write down what is known of the frame in hand, while the device has time for it."""
+        work = self._work
+        if work is None or work.settled is not None:
+            return
+        truth: tuple[float | None, float | None] = (None, None)
+        if self._link_truth is not None and work.uplink_bytes:
+            truth = self._link_truth(*work.exchanges[0])
+        work.settled = _measurement(work, self._origin_s or 0.0, truth)
+
     def _wait_for(self, when_s: float) -> None:
+        self._settle()
         now_s = time.monotonic()
         if self._client is not None and self._breaker.probe_due(now_s):
             self._probe(self._client, now_s, when_s)
@@ -351,13 +363,12 @@ class Device:
         work.wait_ms += (done_s - sent_s) * 1e3
         work.exchanges.append((sent_s, done_s))
         self._exchange_end_s = done_s
-        if self._link_truth is not None:
-            work.truth = self._link_truth(sent_s, done_s)
 
     def _accept(self, work: _Work, reply: Reply, done_s: float) -> None:
         work.transfer_ms = reply.transfer_ms
         work.prediction, work.confidence = int(reply.prediction), float(reply.confidence)
-        self._observer.record_transfer(done_s, work.uplink_bytes, work.transfer_ms)
+        sent_bytes = work.uplink_bytes + WIRE_OVERHEAD_BYTES
+        self._observer.record_transfer(done_s, sent_bytes, work.transfer_ms)
         self._observer.record_server(done_s, reply.server_queue_ms)
 
     def _fall_back(self, work: _Work, action: Action, x: Features) -> None:
@@ -398,9 +409,9 @@ class Device:
         )
         if reading.energy_mj is not None:
             self._observer.record_energy(reading.energy_mj)
-        row = _measurement(work, self._origin_s or 0.0)
+        assert work.settled is not None
         self.finished = replace(
-            row,
+            work.settled,
             compute_mj=reading.compute_mj,
             radio_mj=reading.radio_mj,
             idle_mj=reading.idle_mj,
@@ -433,9 +444,12 @@ def tail_overlap_ms(
     return total_s * 1e3
 
 
-def _measurement(work: _Work, origin_s: float) -> Measurement:
+def _measurement(
+    work: _Work, origin_s: float, truth: tuple[float | None, float | None]
+) -> Measurement:
+    """The row of a processed or skipped frame, its energy still open."""
     frame, reply = work.frame, work.reply
-    uplink_mbps, rtt_ms = work.truth
+    uplink_mbps, rtt_ms = truth
     return Measurement(
         frame_id=work.frame_id,
         track=frame.track,

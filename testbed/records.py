@@ -137,6 +137,11 @@ class RecordWriter:
         else:
             self._temporary.unlink()
 
+    def discard(self) -> None:
+        """Leave nothing behind: neither the file nor its temporary one."""
+        self._writer.close()
+        self._temporary.unlink(missing_ok=True)
+
     def __enter__(self) -> Self:
         return self
 

@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from cnn.errors import RemoteError
 
-START_S: Final = 30.0
+START_S: Final = 60.0
 STOP_S: Final = 10.0
 
 
@@ -40,7 +40,7 @@ class ServerProcess:
         """Start it and wait until it listens; its port stays the same at a later start.
 
         Raises:
-            RemoteError: if it ended or did not listen within 30 s.
+            RemoteError: if it ended or did not listen within a minute.
         """
         with tempfile.TemporaryDirectory() as folder:
             port_file = Path(folder) / "port"
