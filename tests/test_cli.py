@@ -33,12 +33,12 @@ PROMISED = {
     "testbed serve": {"--port", "--bundle"},
     "testbed device": {"--server", "--policy", "--action", "--n-frames", "--seed", "--json"},
     "testbed campaign": {"--out", "--seed", "--json"},
-    "testbed fit": {"--json"},
-    "testbed link": set(),
+    "testbed fit": {"--records", "--out", "--seed", "--json"},
+    "testbed link": {"--server", "--trace", "--generate", "--rate-mbps", "--seed", "--json"},
     "testbed doctor": {"--json"},
     "agent train": {"--scenario", "--out", "--seed", "--json"},
-    "agent evaluate": {"--scenario", "--seed", "--json"},
-    "agent export": {"--out", "--json"},
+    "agent evaluate": {"--scenario", "--policy", "--traces", "--frames", "--seed", "--json"},
+    "agent export": {"--run", "--out", "--json"},
     "demo": {"--seed", "--json"},
 }
 
@@ -141,6 +141,12 @@ def garbage_file(folder: Path) -> Path:
     return path
 
 
+def odd_scenario(folder: Path) -> Path:
+    path = folder / "odd.toml"
+    path.write_text('description = "odd"\n[device]\nwheels = 4\n')
+    return path
+
+
 def closed_port() -> int:
     """A port on which nobody listens."""
     with socket.socket() as probe:
@@ -212,6 +218,60 @@ BAD_INPUT: dict[str, tuple[Arguments, str]] = {
         lambda d: [*DEVICE, "--local-only", "--policy", garbage_file(d)],
         "garbage.bin",
     ),
+    "unknown condition, campaign": (
+        lambda d: ["testbed", "campaign", "--out", "c.parquet", "--condition", "fast"],
+        "fast",
+    ),
+    "missing records, fit": (
+        lambda d: ["testbed", "fit", "--records", d / "no.parquet", "--out", "model.json"],
+        "no.parquet",
+    ),
+    "garbage as records, fit": (
+        lambda d: ["testbed", "fit", "--records", garbage_file(d), "--out", "model.json"],
+        "garbage.bin",
+    ),
+    "missing trace, link": (
+        lambda d: ["testbed", "link", "--server", "127.0.0.1:1", "--trace", d / "no.json"],
+        "no.json",
+    ),
+    "garbage as trace, link": (
+        lambda d: ["testbed", "link", "--server", "127.0.0.1:1", "--trace", garbage_file(d)],
+        "garbage.bin",
+    ),
+    "unknown kind of trace, link": (
+        lambda d: ["testbed", "link", "--server", "127.0.0.1:1", "--generate", "moon-6g"],
+        "moon-6g",
+    ),
+    "no address, link": (
+        lambda d: ["testbed", "link", "--server", "nowhere", "--rate-mbps", "8"],
+        "nowhere",
+    ),
+    "unknown algorithm": (lambda d: ["agent", "train", "--algo", "guess", "--out", "run"], "guess"),
+    "nothing to resume": (
+        lambda d: ["agent", "train", "--out", "run", "--resume"],
+        "run",
+    ),
+    "missing run, export": (
+        lambda d: ["agent", "export", "--run", d / "no-run", "--out", "x.policy"],
+        "no-run",
+    ),
+    "garbage as policy, evaluate": (
+        lambda d: ["agent", "evaluate", "--policy", garbage_file(d), "--episodes", "2"],
+        "garbage.bin",
+    ),
+    "missing traces, evaluate": (
+        lambda d: ["agent", "evaluate", "--traces", d / "no-traces", "--episodes", "2"],
+        "no-traces",
+    ),
+    "missing frames, evaluate": (
+        lambda d: ["agent", "evaluate", "--frames", d / "no.npz", "--episodes", "2"],
+        "no.npz",
+    ),
+    "scenario file with an unknown key": (
+        lambda d: ["agent", "evaluate", "--scenario", odd_scenario(d)],
+        "wheels",
+    ),
+    "unknown scenario, demo": (lambda d: ["demo", "--scenario", "moon-6g"], "moon-6g"),
     "unknown scenario, train": (
         lambda d: ["agent", "train", "--scenario", "moon-6g", "--out", "run"],
         "moon-6g",

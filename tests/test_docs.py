@@ -22,10 +22,14 @@ SOURCES = sorted(
 ROOT_COMMAND = typer.main.get_command(app)
 
 
-def problem(line: str) -> str | None:
-    """What is wrong with the command line `line`, which starts with ``sliproad``."""
+def problem(line: str, *, whole: bool = False) -> str | None:
+    """What is wrong with the command line `line`, which starts with ``sliproad``.
+
+    Args:
+        line: the command line.
+        whole: it must be ready to run; otherwise it may leave required options out.
+    """
     command, words, path = ROOT_COMMAND, shlex.split(line, comments=True)[1:], "sliproad"
-    words = [word for word in words if word not in {"&", "|", ">"}]
     while words and hasattr(command, "commands") and not words[0].startswith("-"):
         word = words.pop(0)
         if "|" in word:  # "sliproad cnn train|evaluate": each of them
@@ -34,6 +38,12 @@ def problem(line: str) -> str | None:
         if word not in command.commands:
             return f"{path} has no command {word!r}"
         command, path = command.commands[word], f"{path} {word}"
+    if whole and not {"--help", "-h", "--version"} & set(words):
+        try:
+            command.make_context(path, words)
+        except Exception as error:  # Typer's usage errors have no public base class
+            return f"{path}: {type(error).__name__} {error}"
+        return None
     options = {"--help", "-h", "--version"}
     for parameter in command.params:
         options |= {*parameter.opts, *parameter.secondary_opts}
@@ -41,8 +51,8 @@ def problem(line: str) -> str | None:
     return f"{path} has no option {wrong}" if wrong else None
 
 
-def command_lines(text: str) -> Iterator[str]:
-    """Lines of fenced blocks and inline code that start with ``sliproad``."""
+def command_lines(text: str) -> Iterator[tuple[str, bool]]:
+    """(line, in a fenced block) of what starts with ``sliproad`` in blocks or inline code."""
     inside = False
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
         if line.lstrip().startswith("```"):
@@ -50,14 +60,16 @@ def command_lines(text: str) -> Iterator[str]:
         elif inside:
             found = re.match(r"\s*(?:\$ )?(sliproad .*)", line)
             if found:
-                yield found[1]
+                yield re.split(r"\s+[|&>]", found[1])[0], True
         else:
-            yield from re.findall(r"`(sliproad [^`]*)`", line)
+            for found in re.findall(r"`(sliproad [^`]*)`", line):
+                yield found, False
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_in_the_documentation_exist(page: Path) -> None:
-    wrong = {line: bad for line in command_lines(page.read_text()) if (bad := problem(line))}
+    lines = command_lines(page.read_text())
+    wrong = {line: bad for line, whole in lines if (bad := problem(line, whole=whole))}
     assert not wrong
 
 
@@ -82,7 +94,7 @@ def test_benchmarks_and_scripts_named_in_the_documentation_exist() -> None:
     named = {
         name
         for page in PAGES
-        for name in re.findall(r"\b((?:benchmarks|examples|scripts)/\w+\.py)", page.read_text())
+        for name in re.findall(r"\b((?:benchmarks|examples)/\w+\.py)", page.read_text())
     }
     assert {name for name in named if not (ROOT / name).is_file()} == set()
 
@@ -94,13 +106,17 @@ def test_every_benchmark_is_in_reproduce() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "wrong"),
+    ("line", "whole", "wrong"),
     [
-        ("sliproad cnn info --json", False),
-        ("sliproad cnn no-such", True),
-        ("sliproad cnn info --no-such", True),
-        ("sliproad cnn train|evaluate", False),
+        ("sliproad cnn info --json", True, False),
+        ("sliproad cnn no-such", False, True),
+        ("sliproad cnn info --no-such", False, True),
+        ("sliproad cnn info too-much", True, True),
+        ("sliproad cnn train|evaluate", False, False),
+        ("sliproad cnn table", False, False),
+        ("sliproad cnn table", True, True),  # --out is missing
+        ("sliproad testbed serve --port eighty", True, True),
     ],
 )
-def test_the_reader_finds_what_it_should(line: str, wrong: bool) -> None:
-    assert bool(problem(line)) == wrong
+def test_the_reader_finds_what_it_should(line: str, whole: bool, wrong: bool) -> None:
+    assert bool(problem(line, whole=whole)) == wrong
