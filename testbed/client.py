@@ -44,13 +44,15 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # A device sends one small frame at a time: it must notice a dead link and come back
     # within 2 s of the link's return. TCP's own retransmission timer doubles during an
     # outage, so a connection without a sign of life for 1 + 1.5 s is dropped (this also
-    # sets TCP_USER_TIMEOUT) and a new one is tried at least every second.
+    # sets TCP_USER_TIMEOUT). An attempt at a new one ends after 2 s, which leaves room for
+    # a TLS handshake over a slow link; the kernel repeats a lost SYN after 1 s, so some
+    # packet goes out every second.
     ("grpc.keepalive_time_ms", 1000),
     ("grpc.keepalive_timeout_ms", 1500),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 500),
     # A frame is sent once or finished locally, never sent again behind our back.
     ("grpc.enable_retries", 0),
