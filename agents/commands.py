@@ -89,7 +89,7 @@ def evaluate(
     policy: Annotated[
         Path | None, typer.Option(help="Policy file; the shipped one, if any, if left out.")
     ] = None,
-    episodes: Annotated[int, typer.Option(min=2, help="Test drives.")] = 256,
+    episodes: Annotated[int, typer.Option(min=2, help="Test drives.")] = 128,
     traces: Annotated[
         Path | None,
         typer.Option(help="Folder of measured traces to drive on instead of the scenario's."),
@@ -99,8 +99,9 @@ def evaluate(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for evaluation.json, frames.parquet, report.html; none if left "
-                     "out."),
+        typer.Option(
+            help="Folder for evaluation.json, frames.parquet, report.html; none if left out."
+        ),
     ] = None,
     seed: SeedOption = 0,
     json: JsonFlag = False,
@@ -187,4 +188,3 @@ def _agents(path: Path | None, world: World) -> dict[str, Policy]:
         )
         return {}
     return {"agent": shipped}
-

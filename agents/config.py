@@ -12,6 +12,8 @@ from cnn.action import N_ACTIONS
 from cnn.errors import ConfigError, DataError
 
 ALGORITHMS: Final = ("ppo", "dqn")
+MARGIN: Final = 0.003
+"""Accuracy asked for above the floor on training drives, of agents and baselines alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,9 @@ class TrainConfig:
         hidden: width of both hidden layers.
         dual_rate: multiplier added per unit of missing accuracy and update.
         dual_start: multiplier at the start, cost per unit of accuracy.
-        margin: accuracy the dual ascent asks for above the floor, so that the floor
-            also holds on drives not trained on.
+        margin: accuracy asked for above the floor in training and validation. Errors come
+            by track, and there are few tracks: what early exits lose against the main
+            exit on other tracks differs by about as much as on the training tracks.
         validate_every: steps between validations on training drives of their own.
         validate_drives: drives of one validation.
         patience: validations without a better policy before training stops; 0 never does.
@@ -58,9 +61,9 @@ class TrainConfig:
     gae_lambda: float = 0.9
     entropy: float = 0.005
     hidden: int = 64
-    dual_rate: float = 100.0
-    dual_start: float = 5.0
-    margin: float = 0.001
+    dual_rate: float = 300.0
+    dual_start: float = 10.0
+    margin: float = MARGIN
     validate_every: int = 250_000
     validate_drives: int = 128
     patience: int = 0

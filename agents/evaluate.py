@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from agents.rollout import Rollout, episode_keys, simulate, summary
+from agents.rollout import PERCENTILES, Rollout, episode_keys, simulate, summary
 from agents.statistics import Interval, gap_closed, interval, paired_differences, resamples
 from agents.tuning import tuned_baselines
 from cnn.action import ACTIONS
-from offload_env.bound import Bound, clairvoyant_bound
-from offload_env.world import World
+from offload_env.schedule import Schedule, best_schedule
+from offload_env.world import MAIN, World
 from testbed.policy import Policy, StaticPolicy
 
 Floats = NDArray[np.float64]
@@ -34,7 +34,8 @@ class Evaluation:
 
     Attributes:
         scenario: name.
-        floor: accuracy that is owed: the main exit's on the test frames less the margin.
+        floor: accuracy that is owed: the main exit's on the very same frames less the
+            scenario's margin, or the scenario's explicit floor.
         policies: figures by policy (see `agents.rollout.summary`), ``clairvoyant`` among
             them.
         intervals: 95 % bootstrap intervals of the mean cost, by policy.
@@ -119,7 +120,7 @@ def evaluate(
         tuning_drives: training drives a baseline's candidates are measured on.
         progress: called with the name of each policy when it is done.
     """
-    baselines = tuned_baselines(train_world, seed, tuning_drives, progress)
+    baselines = tuned_baselines(train_world, seed, tuning_drives, progress=progress)
     keys = episode_keys(seed + 7, drives)
     rollouts: dict[str, Rollout] = {}
     for name, policy in {**agents, **baselines}.items():
@@ -127,22 +128,21 @@ def evaluate(
         progress(name)
     statics = {a.name: summary(simulate(test_world, StaticPolicy(a), keys)) for a in ACTIONS}
     policies = {name: summary(r) for name, r in rollouts.items()}
-    bound = clairvoyant_bound(test_world, keys)
-    policies[CLAIRVOYANT] = _clairvoyant(bound)
-    progress(CLAIRVOYANT)
+    progress("clairvoyant (searching)")
+    floor = floor_on(test_world, rollouts["full-local"].row)
+    bound, schedule = best_schedule(test_world, keys, floor=floor)
+    policies[CLAIRVOYANT] = _clairvoyant(schedule)
     weights = resamples(drives, seed)
     per_drive = {name: r.cost.mean(1) for name, r in rollouts.items()}
     has_agent = AGENT in rollouts
     return Evaluation(
         scenario=test_world.scenario.name,
-        floor=test_world.accuracy_floor,
+        floor=floor,
         policies=policies,
         intervals={name: interval(cost, weights) for name, cost in per_drive.items()},
         differences=paired_differences(per_drive, AGENT, weights) if has_agent else {},
         bound_cost=bound.cost,
-        gap_closed=gap_closed(
-            policies[BEST_STATIC]["cost"], policies[AGENT]["cost"], bound.cost
-        )
+        gap_closed=gap_closed(policies[BEST_STATIC]["cost"], policies[AGENT]["cost"], bound.cost)
         if has_agent
         else None,
         rollouts=rollouts,
@@ -152,3 +152,25 @@ def evaluate(
         frames=test_world.scenario.timing.n_frames,
         seed=seed,
     )
+
+
+def floor_on(world: World, rows: NDArray[np.int64]) -> float:
+    """Accuracy owed on the frames `rows`: paired, so that no draw of frames is favoured."""
+    constraint = world.scenario.constraint
+    if constraint.accuracy_floor > 0:
+        return constraint.accuracy_floor
+    return max(0.0, float(world.correct[rows, MAIN].mean()) - constraint.accuracy_margin)
+
+
+def _clairvoyant(schedule: Schedule) -> dict[str, float]:
+    """Figures of the best feasible schedule found, as `agents.rollout.summary`."""
+    out = {
+        "cost": schedule.mean_cost,
+        "delay_ms": float(schedule.delay_ms.mean()),
+        "energy_mj": float(schedule.energy_mj.mean()),
+        "accuracy": schedule.mean_accuracy,
+        "deadline_miss": float(schedule.miss.mean()),
+    }
+    for q, value in zip(PERCENTILES, np.percentile(schedule.delay_ms, PERCENTILES), strict=True):
+        out[f"delay_p{q}_ms"] = float(value)
+    return out

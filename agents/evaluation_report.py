@@ -133,7 +133,9 @@ def _comparison(result: Evaluation) -> Section:
 
 
 def _live(live: Mapping[str, Mapping[str, float]], text: str) -> Section:
-    return Section("Live against replay", text, Table(COLUMNS, [cells(k, v) for k, v in live.items()]))
+    return Section(
+        "Live against replay", text, Table(COLUMNS, [cells(k, v) for k, v in live.items()])
+    )
 
 
 def _frontier(result: Evaluation) -> Section:
@@ -150,8 +152,11 @@ def _frontier(result: Evaluation) -> Section:
 
 
 def _cdfs(result: Evaluation, deadline_ms: float) -> Section:
-    names = [n for n in (AGENT, BEST_STATIC, "greedy", "threshold", "full-local", "full-offload")
-             if n in result.rollouts]
+    names = [
+        n
+        for n in (AGENT, BEST_STATIC, "greedy", "threshold", "full-local", "full-offload")
+        if n in result.rollouts
+    ]
     delays = {n: result.rollouts[n].delay_ms.ravel() for n in names}
     return Section(
         "Delay",
@@ -200,9 +205,7 @@ def _map(world: World, policy: Policy) -> Section:
         "Action map",
         "Most frequent action over the believed uplink rate and the confidence of the last "
         "answer on the track; everything else as in observations met on test drives.",
-        png=plots.action_map(
-            action_grid(world, policy), MAP_RATES_MBPS, MAP_CONFIDENCES
-        ),
+        png=plots.action_map(action_grid(world, policy), MAP_RATES_MBPS, MAP_CONFIDENCES),
     )
 
 

@@ -147,9 +147,7 @@ def run_live(
     return run
 
 
-def _settings(
-    world: World, source: FrameSource, n: int, slowdown: float, out: Path
-) -> list[str]:
+def _settings(world: World, source: FrameSource, n: int, slowdown: float, out: Path) -> list[str]:
     timing, settings = world.scenario.timing, world.settings
     options: dict[str, object] = {
         "--frames": source.name,

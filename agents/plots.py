@@ -6,7 +6,7 @@ Nothing here touches pyplot's global state, so figures can be drawn anywhere.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -26,7 +26,17 @@ SPLIT_COLOURS: Final = ("#0b6e4f", "#2a9d8f", "#8ab17d", "#e9c46a", "#f4a261", "
 
 AGENT_COLOUR: Final = "#1d3557"
 BOUND_COLOUR: Final = "#6c757d"
-_LINES: Final = ("#c1121f", "#2a9d8f", "#f4a261", "#7b2cbf", "#8ab17d", "#0077b6", "#bc6c25")
+_COLOURS: Final = {
+    "full-local": "#c1121f",
+    "full-offload": "#2a9d8f",
+    "best-static": "#e07a00",
+    "random": "#8d99ae",
+    "neurosurgeon": "#7b2cbf",
+    "edgent": "#00a6d6",
+    "threshold": "#7f5539",
+    "greedy": "#5a8f29",
+}
+"""Baselines have the same colour in every figure."""
 
 
 def png(figure: Figure) -> bytes:
@@ -50,14 +60,13 @@ def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def colour_of(name: str, names: Sequence[str]) -> str:
-    """A policy's colour, the same in every figure of one report."""
+def colour_of(name: str) -> str:
+    """A policy's colour, the same in every figure."""
     if "agent" in name:
         return AGENT_COLOUR
-    if "clairvoyant" in name or "bound" in name:
+    if "clairvoyant" in name:
         return BOUND_COLOUR
-    others = [n for n in names if "agent" not in n and "clairvoyant" not in n]
-    return _LINES[others.index(name) % len(_LINES)]
+    return _COLOURS.get(name, "#343a40")
 
 
 def cost_accuracy(
@@ -87,16 +96,17 @@ def cost_accuracy(
             fontsize=6.5,
             color="#868e96",
         )
-    for name, m in policies.items():
+    for k, (name, m) in enumerate(policies.items()):
         mark = "*" if "agent" in name else "D" if "clairvoyant" in name else "o"
         axes.plot(
             m["cost"],
             100 * m["accuracy"],
             mark,
-            color=colour_of(name, list(policies)),
-            markersize=15 if mark == "*" else 8,
+            color=colour_of(name),
+            # Smaller and smaller, so that of policies that coincide each still shows.
+            markersize=17 if mark == "*" else 8 if mark == "D" else 14 - k,
             label=name,
-            zorder=5,
+            zorder=9 if mark == "*" else 5,
         )
     if bound_cost is not None:
         axes.axvline(bound_cost, color=BOUND_COLOUR, linewidth=1.2, linestyle=":")
@@ -116,7 +126,9 @@ def cost_accuracy(
     )
     axes.set_xlabel("mean cost of a frame (full local processing = 1)")
     axes.set_ylabel("accuracy of the answers (%)")
-    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(1.0, 0.0), frameon=False)
+    legend = axes.legend(loc="lower left", bbox_to_anchor=(1.0, 0.0), frameon=False, fontsize=8)
+    for handle in legend.legend_handles:
+        handle.set_markersize(8)  # type: ignore[union-attr]
     return png(figure)
 
 
@@ -137,7 +149,7 @@ def delay_cdfs(delays_ms: Mapping[str, NDArray[np.floating[Any]]], deadline_ms: 
         axes.plot(
             x,
             100 * np.arange(1, len(x) + 1) / len(x),
-            color=colour_of(name, list(delays_ms)),
+            color=colour_of(name),
             linewidth=2.6 if "agent" in name else 1.4,
             label=name,
         )
@@ -174,7 +186,15 @@ def drive_timeline(drive: pd.DataFrame, deadline_ms: float) -> bytes:
     exits.set_ylabel("exit taken")
     exits.set_yticks(range(1, N_EXITS + 1))
     exits.set_ylim(0.5, N_EXITS + 0.5)
-    exits.legend(handles=_split_patches(), ncols=6, fontsize=7, loc="lower left", frameon=True)
+    exits.legend(
+        handles=_split_patches(),
+        ncols=6,
+        fontsize=7.5,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        frameon=False,
+        borderpad=0.1,
+    )
     right = drive["correct"].to_numpy(bool)
     confidence = drive["confidence"].to_numpy()
     sure.plot(t[right], confidence[right], ".", color="#2a9d8f", markersize=3, label="right")
@@ -270,7 +290,9 @@ def action_shares(shares: Mapping[str, NDArray[np.float64]]) -> bytes:
         left += width
     axes.grid(False)
     axes.set_xlim(0, 100)
-    axes.set_xlabel("frames (%); e3s1 = exit 3, blocks 1..1 on the device")
+    axes.set_xlabel(
+        "frames (%); e3s1: exit 3, block 1 on the device; e2s2: exit 2, all on the device"
+    )
     return png(figure)
 
 

@@ -106,50 +106,42 @@ class Predictor:
 
 
 class Sureness:
-    """P(correct) of every action from what the device has seen on the current track.
+    """P(correct) of every action from the last answer on the current track.
 
-    A table measured on training frames: for every exit, the share of right answers given
-    the confidence that the same exit gave on an earlier frame of the track (in bins), or
-    given no answer yet; bottlenecked actions by their own answers.
+    A table measured on training frames: the share of right answers of each action on a
+    frame, given which exit answered the frame before and how confident it was (in bins),
+    or given that the track is new.
 
     Args:
         world: a training world.
-        bins: confidence bins.
+        bins: confidence bins, equally filled.
     """
 
     def __init__(self, world: World, bins: int = 8) -> None:
         table = world.table
-        self._edges = np.quantile(
-            table.confidence[:, IS_LOCAL], np.linspace(0, 1, bins + 1)[1:-1]
-        )
-        self._known = np.empty((bins, N_ACTIONS))
+        local = np.flatnonzero(IS_LOCAL)
+        inner = np.linspace(0, 1, bins + 1)[1:-1]
+        self._edges = np.quantile(table.confidence[:, local], inner)
         before = np.flatnonzero(np.diff(table.track) == 0)
-        for a in range(N_ACTIONS):
-            local = self._local_of(a)
-            seen = np.searchsorted(self._edges, table.confidence[before, local])
-            right = table.correct[before + 1, a]
-            overall = table.correct[:, a].mean()
+        right = table.correct[before + 1]
+        overall = table.correct.mean(0)
+        # [exit of the last answer - 1, its confidence bin, action]
+        self._known = np.empty((N_EXITS, bins, N_ACTIONS))
+        for e, a in enumerate(local):
+            seen = np.searchsorted(self._edges, table.confidence[before, a])
             for k in range(bins):
                 hits = right[seen == k]
                 # Ten pseudo-frames of the overall accuracy keep thin bins sane.
-                self._known[k, a] = (hits.sum() + 10 * overall) / (len(hits) + 10)
+                self._known[e, k] = (hits.sum(0) + 10 * overall) / (len(hits) + 10)
         starts = world.track_start
-        self._first = (table.correct[starts].sum(0) + 1.0) / (len(starts) + 2.0)
-        self._overall = table.correct.mean(0)
-
-    @staticmethod
-    def _local_of(a: int) -> int:
-        exit = ACTIONS[a].exit
-        return (exit - 1) * (exit + 2) // 2 + exit
+        self._new = (table.correct[starts].sum(0) + 10 * overall) / (len(starts) + 10)
 
     def __call__(self, raw: Floats) -> Floats:
         """P(correct), (B, 20)."""
-        seen = raw[:, AT["confidence_exit1"] : AT["confidence_exit1"] + N_EXITS]
-        seen = seen[:, EXITS - 1]
-        index = np.searchsorted(self._edges, seen)
-        known = self._known[index, np.arange(N_ACTIONS)]
-        fresh = raw[:, AT["answers_on_track"], None] < 0.5
-        out: Floats = np.where(seen > 0, known, np.where(fresh, self._first, self._overall))
+        last = np.rint(raw[:, AT["last_exit"]]).astype(np.int64)
+        sure = np.searchsorted(self._edges, raw[:, AT["last_confidence"]])
+        known = self._known[np.maximum(last, 1) - 1, sure]
+        out: Floats = np.where((last > 0)[:, None], known, self._new)
         return out
 
 

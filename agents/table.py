@@ -24,6 +24,8 @@ class Comparison:
         """To standard output."""
         console = console or Console()
         table = Table(title=self.title, title_justify="left")
+        if not console.is_terminal:  # a file or a pipe: no reason to cut columns
+            console = Console(width=120)
         for i, column in enumerate(self.columns):
             table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
         for row in self.rows:

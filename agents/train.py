@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
 from torch import nn
@@ -57,6 +58,7 @@ def train(
     world: World | None = None,
     resume: bool = False,
     report: Report = lambda step, row: None,
+    extra: Callable[[BaseCallback], BaseCallback] = lambda own: own,
 ) -> TrainResult:
     """Train, validate as it goes, and keep the best policy that keeps the floor.
 
@@ -67,6 +69,7 @@ def train(
         world: training world; None builds the scenario's.
         resume: go on from ``out/checkpoint``; the settings must be the same, except steps.
         report: called after every rollout.
+        extra: wraps the training's own callback, to add others.
 
     Raises:
         DataError: if there is nothing to resume from.
@@ -94,7 +97,7 @@ def train(
     supervisor = Supervisor(config, world, adapter, out, progress, report)
     left = config.steps - model.num_timesteps
     if left > 0:
-        model.learn(left, callback=supervisor, reset_num_timesteps=False, log_interval=10**9)
+        model.learn(left, callback=extra(supervisor), reset_num_timesteps=False, log_interval=10**9)
     supervisor.finish()
     model.logger.close()
     return _result(config, out, world, progress)

@@ -22,6 +22,7 @@ from agents.baselines import (
     ThresholdPolicy,
     static_policies,
 )
+from agents.config import MARGIN
 from agents.prediction import Sureness
 from agents.rollout import episode_keys, simulate, summary
 from offload_env.world import World
@@ -61,6 +62,7 @@ def tuned_baselines(
     world: World,
     seed: int,
     drives: int = 128,
+    margin: float = MARGIN,
     progress: Callable[[str], object] = lambda name: None,
 ) -> dict[str, Policy]:
     """Every baseline by name, with parameters chosen on training drives.
@@ -69,6 +71,7 @@ def tuned_baselines(
         world: a training world.
         seed: of the drives and of the random policy.
         drives: training drives a candidate is measured on.
+        margin: accuracy asked for above the floor, as for agents.
         progress: called with each baseline's name when it is done.
 
     Returns:
@@ -76,7 +79,7 @@ def tuned_baselines(
         ``edgent``, ``threshold``, ``greedy``.
     """
     keys = episode_keys(seed, drives)
-    floor = world.accuracy_floor
+    floor = world.accuracy_floor + margin
 
     def tune(candidates: Iterable[Policy]) -> Policy:
         return choose((measure(world, p, keys) for p in candidates), floor).policy

@@ -19,7 +19,7 @@ from testbed.trace import Trace
 MakeWorld = Callable[..., World]
 
 
-def made_cost_model(table: FrameTable, full_local_ms: float) -> CostModel:
+def made_cost_model(table: FrameTable, full_local_ms: float, jitter: float) -> CostModel:
     """Device times in proportion to MACs, a server ten times as fast."""
     config = ModelConfig()
     macs = np.cumsum([0, *(config.block_macs(b) for b in range(1, 6))])
@@ -37,7 +37,7 @@ def made_cost_model(table: FrameTable, full_local_ms: float) -> CostModel:
         payload_bytes=tuple(int(b) for b in table.payload_bytes[0]),
         wire_overhead_bytes=400.0,
         net_ms=1.0,
-        jitter=0.05,
+        jitter=jitter,
         idle_mw=2000.0,
         busy_mw=4000.0,
         power_source="made up for tests",
@@ -56,6 +56,7 @@ def make_world() -> MakeWorld:
         full_local_ms: float = 80.0,
         floor: float = 0.5,
         n_frames: int = 60,
+        jitter: float = 0.05,
     ) -> World:
         n = 100
         trace = Trace(np.full(n, uplink_mbps), np.full(n, rtt_ms), 1.0, "constant", "5G", "made")
@@ -64,7 +65,7 @@ def make_world() -> MakeWorld:
             timing=Timing(n_frames=n_frames),
             constraint=Constraint(accuracy_floor=floor),
         )
-        cost = made_cost_model(table, full_local_ms)
+        cost = made_cost_model(table, full_local_ms, jitter)
         return build_world(scenario, "train", traces=[trace], table=table, cost=cost)
 
     return make

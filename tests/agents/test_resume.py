@@ -1,0 +1,68 @@
+"""A run that was interrupted and resumed ends with the same policy as one that was not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents.config import TrainConfig
+from agents.train import train
+from cnn.errors import ConfigError, DataError
+
+PPO = TrainConfig(
+    scenario="toy",
+    steps=8 * 256,
+    n_envs=16,
+    n_steps=16,
+    batch_size=128,
+    epochs=2,
+    hidden=16,
+    validate_every=1024,
+    validate_drives=2,
+    checkpoint_every=1024,
+    seed=5,
+)
+
+
+class InterruptedRunError(Exception):
+    """Stands for Ctrl-C or a power cut."""
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_resume_is_bit_for_bit(algo: str, make_world, tmp_path: Path) -> None:
+    world = make_world(20.0)
+    config = replace(PPO, algo=algo)
+    whole = train(config, tmp_path / "whole", world=world)
+
+    def stop(step: int, row: dict[str, float]) -> None:
+        if step >= 5 * 256:
+            raise InterruptedRunError
+
+    with pytest.raises(InterruptedRunError):
+        train(config, tmp_path / "parts", world=world, report=stop)
+    parts = train(config, tmp_path / "parts", world=world, resume=True)
+    for name, array in whole.bundle.arrays.items():
+        np.testing.assert_array_equal(parts.bundle.arrays[name], array)
+    columns = ["step", "cost", "accuracy", "multiplier", "validation_cost"]
+    np.testing.assert_array_equal(whole.log[columns], parts.log[columns])
+
+
+def test_same_seed_same_policy_other_seed_another(make_world, tmp_path: Path) -> None:
+    world = make_world(20.0)
+    a = train(PPO, tmp_path / "a", world=world).bundle.arrays
+    b = train(PPO, tmp_path / "b", world=world).bundle.arrays
+    c = train(replace(PPO, seed=6), tmp_path / "c", world=world).bundle.arrays
+    assert all(np.array_equal(a[k], b[k]) for k in a)
+    assert not all(np.array_equal(a[k], c[k]) for k in a)
+
+
+def test_refuses_to_resume_nothing_or_something_else(make_world, tmp_path: Path) -> None:
+    world = make_world(20.0)
+    with pytest.raises(DataError):
+        train(PPO, tmp_path / "none", world=world, resume=True)
+    train(PPO, tmp_path / "run", world=world)
+    with pytest.raises(ConfigError):
+        train(replace(PPO, gamma=0.5), tmp_path / "run", world=world, resume=True)

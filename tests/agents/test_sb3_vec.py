@@ -1,0 +1,89 @@
+"""The adapter passes on what the native environment did, lane by lane."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agents.doubt import doubt
+from agents.sb3_vec import OffloadVecEnv
+from cnn.action import N_ACTIONS
+from offload_env.vector_env import OffloadVectorEnv
+
+LANES = 5
+
+
+def drive(adapter, native, steps: int, multiplier: float):
+    """Step both with the same actions; yields what each returned."""
+    adapter.seed(11)
+    observation = adapter.reset()
+    expected, _ = native.reset(seed=11)
+    np.testing.assert_array_equal(observation, expected)
+    adapter.multiplier = multiplier
+    rng = np.random.default_rng(0)
+    for _ in range(steps):
+        actions = rng.integers(0, N_ACTIONS, LANES)
+        adapter.step_async(actions)
+        yield adapter.step_wait(), native.step(actions)
+
+
+def test_observations_rewards_and_ends_are_the_environments(make_world) -> None:
+    world = make_world(20.0, n_frames=7)
+    adapter = OffloadVecEnv(OffloadVectorEnv(LANES, world=world))
+    native = OffloadVectorEnv(LANES, world=world, lagrange=3.0)
+    for mine, its in drive(adapter, native, 20, 3.0):
+        observation, reward, done, infos = mine
+        expected, its_reward, terminated, truncated, info = its
+        np.testing.assert_array_equal(observation, expected)
+        np.testing.assert_allclose(reward, its_reward, rtol=1e-6)
+        np.testing.assert_array_equal(done, terminated | truncated)
+        for lane in range(LANES):
+            if done[lane]:
+                np.testing.assert_array_equal(
+                    infos[lane]["terminal_observation"], info["final_obs"][lane]
+                )
+                assert infos[lane]["TimeLimit.truncated"]
+            else:
+                assert infos[lane] == {}
+
+
+def test_sums_are_means_over_all_lanes(make_world) -> None:
+    world = make_world(20.0, n_frames=7)
+    adapter = OffloadVecEnv(OffloadVectorEnv(LANES, world=world))
+    native = OffloadVectorEnv(LANES, world=world)
+    seen = [info for _, (*_, info) in drive(adapter, native, 12, 0.0)]
+    means, shares = adapter.sums.take()
+    for name in ("cost", "delay_ms", "energy_mj", "accuracy"):
+        assert means[name] == pytest.approx(np.mean([i[name] for i in seen]))
+    taken = np.bincount(np.concatenate([i["action"] for i in seen]), minlength=N_ACTIONS)
+    np.testing.assert_allclose(shares, taken / taken.sum())
+    assert adapter.sums.frames == 0
+
+
+def test_actions_are_mapped_and_doubt_replaces_the_coin(make_world) -> None:
+    world = make_world(200.0)
+    table = doubt(world.table)
+    adapter = OffloadVecEnv(OffloadVectorEnv(3, world=world), [0, 19], table)
+    assert adapter.action_space.n == 2
+    adapter.seed(1)
+    adapter.reset()
+    adapter.multiplier = 10.0
+    rows = adapter.env.simulator.row.copy()
+    adapter.step_async(np.array([0, 1, 1]))
+    _, reward, _, _ = adapter.step_wait()
+    native = OffloadVectorEnv(3, world=world)
+    native.reset(seed=1)
+    _, _, _, _, info = native.step(np.array([0, 19, 19]))
+    assert (info["status"] == 0).all()
+    expected = -info["cost"] - 10.0 * table[rows, [0, 19, 19]]
+    np.testing.assert_allclose(reward, expected, rtol=1e-5)
+
+
+def test_doubt_keeps_every_actions_mean(make_world) -> None:
+    table = make_world(20.0).table
+    chance = doubt(table)
+    np.testing.assert_allclose(chance.mean(0), 1 - table.correct.mean(0), atol=2e-3)
+    assert chance.min() >= 0
+    assert chance.max() <= 1
+    # It must tell right from wrong answers apart, or it would be no use.
+    assert chance[~table.correct].mean() > 3 * chance[table.correct].mean()
