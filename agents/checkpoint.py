@@ -42,6 +42,7 @@ def save(model: Any, env: OffloadVectorEnv, progress: Any, out: Path) -> None:
         "torch": torch.get_rng_state(),
         "numpy": np.random.get_state(),
         "random": random.getstate(),
+        "explore": model.action_space.np_random.bit_generator.state,
         "last_obs": model._last_obs,
         "last_starts": model._last_episode_starts,
     }
@@ -75,6 +76,8 @@ def load(algo: str, out: Path, adapter: Any) -> tuple[Any, Any]:
     torch.set_rng_state(state["torch"])
     np.random.set_state(state["numpy"])
     random.setstate(state["random"])
+    # Loading seeds the space anew; DQN explores with it.
+    model.action_space.np_random.bit_generator.state = state["explore"]
     return model, state["progress"]
 
 

@@ -63,7 +63,7 @@ def run_demo(
     result.save(out)
     comparison(result).print()
     console.rule("3  drive live: device, link and MEC server as processes")
-    runs = {AGENT: (policy, ("--policy", str(path)))}
+    runs: dict[str, tuple[Policy, tuple[str, str]]] = {AGENT: (policy, ("--policy", str(path)))}
     runs["full-local"] = (StaticPolicy(FULL_LOCAL, "full-local"), ("--action", FULL_LOCAL.name))
     live, text = _live(test_world, runs, frames, seed, out, console)
     Comparison("live beside its replay", COLUMNS, [cells(*i) for i in live.items()], []).print()

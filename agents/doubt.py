@@ -43,4 +43,5 @@ def doubt(table: FrameTable, bins: int = 12) -> NDArray[np.float32]:
     out = mean[cell].reshape(wrong.shape)
     # Per action the mean must be the true one: the floor is about actions' accuracies.
     out *= wrong.mean(0) / np.maximum(out.mean(0), 1e-12)
-    return np.clip(out, 0.0, 1.0).astype(np.float32)
+    chance: NDArray[np.float32] = np.clip(out, 0.0, 1.0).astype(np.float32)
+    return chance

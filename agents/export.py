@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from torch import nn
+from torch import Tensor, nn
 
 import cnn
 from cnn.action import ACTIONS, Action
@@ -49,7 +49,7 @@ def layers_of(model: BaseAlgorithm) -> tuple[list[NDArray[np.float32]], list[Any
     return [_array(m.weight) for m in linear], [_array(m.bias) for m in linear], activation
 
 
-def _array(parameter: nn.Parameter) -> NDArray[np.float32]:
+def _array(parameter: Tensor) -> NDArray[np.float32]:
     array: NDArray[np.float32] = parameter.detach().cpu().numpy().astype(np.float32).copy()
     return array
 
@@ -112,9 +112,7 @@ def static_bundle(action: Action, bundle_hash: str, scenario: str) -> PolicyBund
     return PolicyBundle(manifest, {})
 
 
-def _manifest(
-    actions: Sequence[int], name: str, bundle_hash: str, scenario: str
-) -> dict[str, Any]:
+def _manifest(actions: Sequence[int], name: str, bundle_hash: str, scenario: str) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "name": name,

@@ -252,16 +252,17 @@ def action_map(
     return png(figure)
 
 
-def _action_colours(used: NDArray[np.int64]) -> list[tuple[float, ...]]:
+def _action_colours(used: NDArray[np.int64]) -> list[tuple[float, float, float]]:
     """Hue by split, lightness by exit, so that neighbours in meaning look alike."""
     from matplotlib.colors import to_rgb
 
-    out: list[tuple[float, ...]] = []
+    out: list[tuple[float, float, float]] = []
     for a in used:
         action = ACTIONS[a]
         base = np.array(to_rgb(SPLIT_COLOURS[5 if action.is_local else action.split]))
         white = 0.6 * (N_EXITS - action.exit) / N_EXITS
-        out.append(tuple(base * (1 - white) + white))
+        red, green, blue = (base * (1 - white) + white).tolist()
+        out.append((red, green, blue))
     return out
 
 

@@ -147,4 +147,5 @@ class Sureness:
 
 def best(cost: NDArray[Any]) -> NDArray[np.int64]:
     """Index of the smallest entry of every row."""
-    return cost.argmin(1).astype(np.int64)
+    index: NDArray[np.int64] = cost.argmin(1).astype(np.int64)
+    return index

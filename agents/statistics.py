@@ -56,7 +56,10 @@ def paired_differences(
     }
 
 
-def gap_closed(best_static: float, policy: float, bound: float) -> float:
-    """Share of the way from the best static pair's cost to the bound that a policy goes."""
+def gap_closed(best_static: float, policy: float, bound: float) -> float | None:
+    """Share of the way from the best static pair's cost to the bound that a policy goes.
+
+    None if there is no gap to speak of: nothing can then be closed.
+    """
     gap = best_static - bound
-    return float("nan") if gap <= 0 else (best_static - policy) / gap
+    return None if gap < 1e-6 * abs(best_static) else (best_static - policy) / gap

@@ -102,7 +102,8 @@ class Supervisor(BaseCallback):
         if self.config.algo == "ppo":
             left = max(0.0, 1.0 - self.num_timesteps / self.config.steps)
             self.model.ent_coef = self.config.entropy * left  # type: ignore[attr-defined]
-        if self.num_timesteps >= self.state.next_checkpoint and self.num_timesteps > 0:
+        due = self.num_timesteps >= self.state.next_checkpoint
+        if due and self.env.sums.frames == 0:  # DQN's log rows span many of its rollouts
             self.checkpoint()
 
     def _on_rollout_end(self) -> None:

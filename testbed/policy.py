@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -232,7 +232,7 @@ def policy_from_bundle(bundle: PolicyBundle) -> NetworkPolicy | StaticPolicy:
     Raises:
         BundleError: if the bundle's kind or its arrays are not understood.
     """
-    manifest: dict[str, Any] = bundle.manifest
+    manifest = bundle.manifest
     kind = manifest.get("kind")
     try:
         if kind == "static":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -47,19 +47,19 @@ def made_cost_model(table: FrameTable, full_local_ms: float, jitter: float) -> C
 
 @pytest.fixture(scope="session")
 def make_world() -> MakeWorld:
-    """Worlds over the embedded training frames and one constant trace."""
+    """Worlds over the embedded training frames and one trace with a sample a second."""
     table = embedded_table("policy-train")
 
     def make(
-        uplink_mbps: float,
+        uplink_mbps: float | Sequence[float],
         rtt_ms: float = 4.0,
         full_local_ms: float = 80.0,
         floor: float = 0.5,
         n_frames: int = 60,
         jitter: float = 0.05,
     ) -> World:
-        n = 100
-        trace = Trace(np.full(n, uplink_mbps), np.full(n, rtt_ms), 1.0, "constant", "5G", "made")
+        rates = np.resize(np.asarray(uplink_mbps, float), 120)
+        trace = Trace(rates, np.full(120, rtt_ms), 1.0, "made up", "5G", "made up")
         scenario = replace(
             Scenario("toy"),
             timing=Timing(n_frames=n_frames),

@@ -24,7 +24,7 @@ DRIVES = 6
 
 @pytest.fixture(scope="module")
 def worlds(make_world):
-    train = make_world(20.0, floor=0.98, n_frames=40)
+    train = make_world([100.0, 0.1, 0.1], floor=0.98, n_frames=40)
     return train, replace(train, split="test")
 
 
@@ -111,7 +111,7 @@ def test_report_is_one_self_contained_file(result, worlds, tmp_path: Path) -> No
     )
     text = path.read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
-    assert len(re.findall(r'src="data:image/png;base64,iVBOR', text)) == 7
+    assert len(re.findall(r'src="data:image/png;base64,iVBOR', text)) == 6
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
     assert "agent &lt;live&gt;" in text
     for name in ("full-local", "greedy", "threshold", "neurosurgeon", "edgent", "clairvoyant"):

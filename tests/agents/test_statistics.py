@@ -37,4 +37,4 @@ def test_gap_closed() -> None:
     assert gap_closed(1.0, 1.0, 0.5) == 0.0
     assert gap_closed(1.0, 0.5, 0.5) == 1.0
     assert gap_closed(1.0, 0.625, 0.5) == 0.75
-    assert np.isnan(gap_closed(0.5, 0.5, 0.5))
+    assert gap_closed(0.5, 0.5, 0.5) is None
