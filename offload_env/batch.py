@@ -198,17 +198,15 @@ class BatchSimulator:
             size = self._sizes.take(action)
         else:
             size = self._sent_bytes.take(s.row * N_ACTIONS + action)
-        left, rtt = w.pool.send(s.lane, radio + s.offset, 8.0 * size)
+        left, up = w.pool.send(s.lane, radio + s.offset, 8.0 * size)
         left -= s.offset
         np.copyto(s.radio_free, left, where=off)
-        transfer = (left - sent) + rtt + cost.net_ms
+        arrive = left + up
+        wait = self._wait(s, arrive) if self._has_load else self._nothing(s)
         far = w.server_ms.take(action) * s.far_jitter
-        if self._has_load:
-            wait = self._wait(s, left + 0.5 * rtt)
-            exchange = transfer + wait + far
-        else:
-            wait = np.zeros(len(sent))
-            exchange = transfer + far
+        down = w.pool.one_way(s.lane, ((arrive + wait) + far) + s.offset)
+        transfer = (left - sent) + up + down + cost.net_ms
+        exchange = transfer + wait + far
         fell = exchange > timing.timeout_ms
         answered = off & ~fell
         fell &= off
@@ -276,6 +274,9 @@ class BatchSimulator:
         self._draw_jitter(s)
         self._next_row(s)
         return outcome
+
+    def _nothing(self, s: Lanes) -> Floats:
+        return np.zeros(len(s))
 
     def _wait(self, s: Lanes, arrive: Floats) -> Floats:
         cell = (arrive / CELL_MS).astype(np.int64)

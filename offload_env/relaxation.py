@@ -6,11 +6,13 @@ radio at some s >= c_i + d; as a frame that waits longer than ``max_queue_ms`` i
 an exchange longer than ``timeout_ms`` is given up, an answered exchange has
 ``s <= c_i + d + max_queue_ms + timeout_ms`` =: the window. Over that window:
 
-* **Delay.** The answer comes at ``A(s) = x(s) + rtt(s) + net + wait + server``, where x(s) is
-  the end of the transfer. x never falls when s grows (FIFO), nor does arrival plus wait
-  (the server is FIFO too, and its unfinished work falls no faster than time passes), and
-  rtt(s) is constant between sample edges of the trace. So A is smallest at ``c_i + d`` or at
-  a sample edge in the window: `Options.answer_ms` is the least of those finitely many.
+* **Delay.** The payload has left at x(s), arrives at ``u = x + w(x)`` with w the one-way
+  delay, is served at ``v = u + wait(u) + server`` and answered at ``v + w(v) + net``. x never
+  falls when s grows (FIFO), nor does u + wait(u) (the server is FIFO too, and its unfinished
+  work falls no faster than time passes). ``h(t) = t + w(t)`` may fall, but only where the
+  trace changes its values, so its lower envelope ``H(t) = min over t' >= t of h(t')`` is the
+  least of h(t) and h at the changes after t, and rises. Composing rising maps, the answer is
+  no earlier than ``H(v') + net``, ``v' = H(x(c_i + d)) + wait + server``: `answer_ms`.
 * **Energy.** The exchange lasts at least the payload at the window's fastest rate, plus its
   least round trip, least wait, and the server's compute.
 * **Misses.** A delay above the deadline when even the least delay is above it.
@@ -76,8 +78,8 @@ def options(world: World, keys: Keys, n_frames: int) -> Options:
     ready = captured[:-1, None] + compute
     server = world.server_ms * far
     links = _Links(world, plans.trace, plans.offset_ms, plans.server_cell, ready.shape)
-    answer = links.earliest_answer(ready, 8.0 * sent_bytes, server + cost.net_ms)
-    exchange = links.shortest_exchange(ready, 8.0 * sent_bytes, server + cost.net_ms)
+    answer = links.earliest_answer(ready, 8.0 * sent_bytes, server)
+    exchange = links.shortest_exchange(ready, 8.0 * sent_bytes, server)
 
     is_local = ~OFFLOADS[:N_ACTIONS]
     delay = np.where(is_local, compute, answer - captured[:-1, None])
@@ -150,44 +152,49 @@ class _Links:
         self.window = timing.max_queue_ms + timing.timeout_ms
         self.reach = self.window + timing.timeout_ms
 
-    def earliest_answer(self, ready: Floats, bits: Floats, rest_ms: Floats) -> Floats:
+    def earliest_answer(self, ready: Floats, bits: Floats, server_ms: Floats) -> Floats:
         """Least answer time over all moments at which the payload may reach the radio."""
-        first, size, rest = ready.ravel() + self.offset, bits.ravel(), rest_ms.ravel()
-        best = self._answer(first, size, rest)
-        period = self.lane.period_ms
-        edge = np.floor(first / period)
-        for k in range(1, math.ceil(self.window / float(period.min())) + 2):
-            start = (edge + k) * period
-            late = start > first + self.window
-            best = np.minimum(best, np.where(late, np.inf, self._answer(start, size, rest)))
-        return best.reshape(self.shape)
-
-    def _answer(self, start: Floats, bits: Floats, rest_ms: Floats) -> Floats:
-        end, rtt = self.world.pool.send(self.lane, start, bits)
-        end = end - self.offset
-        arrive = end + 0.5 * rtt
+        net = self.world.cost.net_ms
+        left, up = self.world.pool.send(self.lane, ready.ravel() + self.offset, bits.ravel())
+        arrive = self._envelope(left, left + up) - self.offset
         cell = (arrive / CELL_MS).astype(np.int64)
         work = self.world.server_work_ms[np.minimum(self.cell0 + cell, POOL - 1)]
         wait = np.maximum(work - (arrive - cell * CELL_MS), 0.0)
-        answer: Floats = end + rtt + wait + rest_ms
-        return answer
+        served = ((arrive + wait) + server_ms.ravel()) + self.offset
+        back = served + self.world.pool.one_way(self.lane, served)
+        answer: Floats = (self._envelope(served, back) - self.offset) + net
+        return answer.reshape(self.shape)
 
-    def shortest_exchange(self, ready: Floats, bits: Floats, rest_ms: Floats) -> Floats:
+    def _envelope(self, at: Floats, first: Floats) -> Floats:
+        """Least of `first` and t + one-way delay at the trace's changes t after `at`."""
+        period = self.lane.period_ms
+        edge = np.floor(at / period)
+        best = first
+        n = math.ceil(self.reach / float(period.min())) + 2
+        for k in range(1, n):
+            later = (edge + k) * period
+            # Exactly on the edge: the sample that begins there.
+            sample = self.world.pool.index(self.lane, edge + k)
+            best = np.minimum(best, later + self.world.pool.one_way_ms[sample])
+        # Beyond: no earlier than the edge itself.
+        return np.minimum(best, (edge + n) * period)
+
+    def shortest_exchange(self, ready: Floats, bits: Floats, server_ms: Floats) -> Floats:
         """Least time from the radio to the answer over the window."""
         pool, lane = self.world.pool, self.lane
         first = ready.ravel() + self.offset
         period = lane.period_ms
-        edge = np.floor(first / period).astype(np.int64)
+        edge = np.floor(first / period)
         rate = np.zeros(len(first))
-        rtt = np.full(len(first), np.inf)
+        one_way = np.full(len(first), np.inf)
         for k in range(math.ceil(self.reach / float(period.min())) + 1):
-            at = lane.first + (edge + k) % lane.length
+            at = pool.index(lane, edge + k)
             start = (edge + k) * period
             inside = start <= first + self.reach
             rate = np.maximum(rate, np.where(inside, pool.bits_per_ms[at], 0.0))
-            rtt = np.minimum(rtt, np.where(inside, pool.rtt_ms[at], np.inf))
+            one_way = np.minimum(one_way, np.where(inside, pool.one_way_ms[at], np.inf))
         sending = np.where(rate > 0, bits.ravel() / np.maximum(rate, 1e-300), np.inf)
-        shortest: Floats = sending + rtt + self._least_wait(ready.ravel()) + rest_ms.ravel()
+        shortest: Floats = sending + 2.0 * one_way + self._least_wait(ready.ravel()) + server_ms.ravel() + self.world.cost.net_ms
         return shortest.reshape(self.shape)
 
     def _least_wait(self, ready: Floats) -> Floats:

@@ -230,16 +230,17 @@ class Simulator:
         else:
             radio = sent if sent > self._radio_free else self._radio_free
             size = self._sent_bytes[row][action]
-            left, rtt = self._send(radio + self._offset, 8.0 * size)
+            left, up = self._send(radio + self._offset, 8.0 * size)
             left -= self._offset
             self._radio_free = left
-            arrive = left + 0.5 * rtt
+            arrive = left + up
             cell = int(arrive / CELL_MS)
             at = self._cell0 + cell
             wait = self._work[at if at < POOL else POOL - 1] - (arrive - cell * CELL_MS)
             wait = wait if wait > 0.0 else 0.0
             far = self._server_ms[action] * self._far_jitter
-            transfer = (left - sent) + rtt + self._net
+            down = self._send.one_way(((arrive + wait) + far) + self._offset)
+            transfer = (left - sent) + up + down + self._net
             exchange = transfer + wait + far
             send_mj = self._mj_per_byte * size
             if exchange > self._timeout:

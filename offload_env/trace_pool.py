@@ -30,19 +30,19 @@ otherwise rounding could push a payload that exactly fits before an outage beyon
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Constants of one trace in the pool (scalars), or of one trace an episode (arrays).
+    """Constants of one trace for each of B episodes, arrays (B,).
 
     Attributes:
-        first: index of the trace's first sample.
-        length: number of samples.
+        first: index of the trace's first sample, as float64 (no index reaches 2^53).
+        length: number of samples, likewise.
         period_ms: duration of a sample.
         start_bits: running total of bits at its first sample.
         total_bits: bits of one pass.
         duration_ms: length of one pass.
     """
 
-    first: Ints
-    length: Ints
+    first: Floats
+    length: Floats
     period_ms: Floats
     start_bits: Floats
     total_bits: Floats
@@ -67,7 +67,7 @@ class TracePool:
         self.duration_ms = self.length * self.period_ms
         # 1 Mbit/s is 1000 bits a millisecond.
         self.bits_per_ms = np.concatenate([t.uplink_mbps * 1e3 for t in traces])
-        self.rtt_ms = np.concatenate([t.rtt_ms for t in traces]).astype(np.float64)
+        self.one_way_ms = 0.5 * np.concatenate([t.rtt_ms for t in traces])
         per_sample = self.bits_per_ms * np.repeat(self.period_ms, self.length)
         self.bits_before = np.concatenate([[0.0], np.cumsum(per_sample)])
         self.start_bits = self.bits_before[self.first]
@@ -77,7 +77,7 @@ class TracePool:
                 array.setflags(write=False)
         # Plain lists: indexing them is several times faster than indexing an array.
         self._rates: list[float] = self.bits_per_ms.tolist()
-        self._rtts: list[float] = self.rtt_ms.tolist()
+        self._one_ways: list[float] = self.one_way_ms.tolist()
         self._before: list[float] = self.bits_before.tolist()
 
     def __len__(self) -> int:
@@ -86,8 +86,8 @@ class TracePool:
     def lanes(self, which: Ints) -> Lane:
         """Constants of the traces `which` (int64 (B,)), as arrays (B,)."""
         return Lane(
-            self.first[which],
-            self.length[which],
+            self.first[which].astype(np.float64),
+            self.length[which].astype(np.float64),
             self.period_ms[which],
             self.start_bits[which],
             self.total_bits[which],
@@ -95,7 +95,7 @@ class TracePool:
         )
 
     def send(self, lane: Lane, start_ms: Floats, bits: Floats) -> tuple[Floats, Floats]:
-        """When payloads have left, and the base round trip when they started.
+        """When payloads have left, and the one-way delay of their last bits.
 
         Args:
             lane: of B episodes.
@@ -103,45 +103,51 @@ class TracePool:
             bits: float64 (B,); 0 takes no time.
 
         Returns:
-            (end_ms, rtt_ms), float64 (B,) each.
+            (end_ms, one_way_ms), float64 (B,) each.
         """
         sample = np.floor(start_ms / lane.period_ms)
-        at = lane.first + sample.astype(np.int64) % lane.length
+        at = self.index(lane, sample)
         rate = self.bits_per_ms.take(at)
         inside_ms = start_ms - sample * lane.period_ms
         fits = bits <= rate * (lane.period_ms - inside_ms)
         end: Floats = start_ms + bits / np.maximum(rate, 1e-300)
-        long = np.flatnonzero(~fits)
-        if len(long):
-            here = self.bits_before.take(at[long]) + rate[long] * inside_ms[long]
-            end[long] = self._search(
-                lane, long, np.floor_divide(sample[long], lane.length[long]), here + bits[long]
-            )
-        return end, self.rtt_ms.take(at)
+        if not fits.all():
+            rows = np.flatnonzero(~fits)
+            here = self.bits_before.take(at[rows]) + rate[rows] * inside_ms[rows]
+            passes = np.floor(sample[rows] / lane.length[rows])
+            end[rows], at[rows] = self._search(lane, rows, passes, here + bits[rows])
+        return end, self.one_way_ms.take(at)
 
-    def _search(self, lane: Lane, rows: NDArray[np.intp], passes: Floats, goal: Floats) -> Floats:
-        """Earliest times at which the running totals reach `goal`."""
+    def one_way(self, lane: Lane, at_ms: Floats) -> Floats:
+        """One-way delay (half the base round trip) at times from the trace's start."""
+        at = self.index(lane, np.floor(at_ms / lane.period_ms))
+        found: Floats = self.one_way_ms.take(at)
+        return found
+
+    def index(self, lane: Lane, sample: Floats) -> NDArray[np.intp]:
+        """Index into the joined samples of sample numbers that count on over passes. In floats: integer division is several times slower,
+        and the quotient of integers below 2^53 rounds to the right floor."""
+        k = sample - lane.length * np.floor(sample / lane.length)
+        return (lane.first + k).astype(np.intp)
+
+    def _search(
+        self, lane: Lane, rows: NDArray[np.intp], passes: Floats, goal: Floats
+    ) -> tuple[Floats, NDArray[np.intp]]:
+        """Earliest times at which the running totals reach `goal`, and their samples."""
         total, start = lane.total_bits[rows], lane.start_bits[rows]
-        first, period = lane.first[rows], lane.period_ms[rows]
+        first, period = lane.first[rows].astype(np.intp), lane.period_ms[rows]
+        last = first + lane.length[rows].astype(np.intp) - 1
         more = np.maximum(np.ceil((goal - start - SLACK_BITS) / total) - 1.0, 0.0)
         goal = goal - more * total
         at = np.searchsorted(self.bits_before, goal - SLACK_BITS, "left") - 1
-        at = np.clip(at, first, first + lane.length[rows] - 1)
+        at = np.clip(at, first, last)
         needed = (goal - self.bits_before.take(at)) / np.maximum(self.bits_per_ms.take(at), 1e-300)
         needed = np.minimum(np.maximum(needed, 0.0), period)
-        end: Floats = ((passes + more) * lane.duration_ms[rows] + (at - first) * period) + needed
-        return end
+        return ((passes + more) * lane.duration_ms[rows] + (at - first) * period) + needed, at
 
     def sender(self, trace: int) -> Sender:
         """A fast `send` for one episode on trace number `trace`."""
         return Sender(self, trace)
-
-    def sample_edges_ms(self, trace: int, from_ms: float, to_ms: float) -> Floats:
-        """Times in (from_ms, to_ms] at which trace number `trace` changes its values."""
-        period = float(self.period_ms[trace])
-        first = int(from_ms // period) + 1
-        last = int(to_ms // period)
-        return np.arange(first, last + 1) * period
 
 
 class Sender:
@@ -152,9 +158,9 @@ class Sender:
         "_duration",
         "_first",
         "_length",
+        "_one_ways",
         "_period",
         "_rates",
-        "_rtts",
         "_start",
         "_total",
     )
@@ -166,19 +172,18 @@ class Sender:
         self._start = float(pool.start_bits[trace])
         self._total = float(pool.total_bits[trace])
         self._duration = float(pool.duration_ms[trace])
-        self._rates, self._rtts, self._before = pool._rates, pool._rtts, pool._before
+        self._rates, self._one_ways, self._before = pool._rates, pool._one_ways, pool._before
 
     def __call__(self, start_ms: float, bits: float) -> tuple[float, float]:
-        """(end_ms, rtt_ms) of a payload of `bits` whose first bit may leave at `start_ms`."""
+        """(end_ms, one_way_ms) of a payload of `bits` that may leave from `start_ms` on."""
         period, first, length = self._period, self._first, self._length
         sample = int(start_ms / period)
         passes, k = divmod(sample, length)
         at = first + k
         rate = self._rates[at]
         inside_ms = start_ms - sample * period
-        rtt = self._rtts[at]
         if bits <= rate * (period - inside_ms):
-            return start_ms + bits / max(rate, 1e-300), rtt
+            return start_ms + bits / max(rate, 1e-300), self._one_ways[at]
         goal = self._before[at] + rate * inside_ms + bits
         more = max(math.ceil((goal - self._start - SLACK_BITS) / self._total) - 1.0, 0.0)
         goal -= more * self._total
@@ -188,4 +193,9 @@ class Sender:
         )
         needed = (goal - self._before[at]) / max(self._rates[at], 1e-300)
         needed = min(max(needed, 0.0), period)
-        return ((passes + more) * self._duration + (at - first) * period) + needed, rtt
+        end = ((passes + more) * self._duration + (at - first) * period) + needed
+        return end, self._one_ways[at]
+
+    def one_way(self, at_ms: float) -> float:
+        """One-way delay (half the base round trip) at a time from the trace's start."""
+        return self._one_ways[self._first + int(at_ms / self._period) % self._length]

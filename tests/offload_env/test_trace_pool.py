@@ -58,13 +58,19 @@ def test_arrays_equal_scalars_exactly_and_testbed_closely(
     which = rng.integers(0, len(traces), 40)
     start = rng.uniform(0, 9_000, 40)
     bits = rng.choice([0.0, 1.0, 5e3, 6e4, 3e6], 40)
-    end, rtt = pool.send(pool.lanes(which), start, bits)
+    end, one_way = pool.send(pool.lanes(which), start, bits)
+    later = pool.one_way(pool.lanes(which), start)
     for k in range(40):
-        assert pool.sender(which[k])(float(start[k]), float(bits[k])) == (end[k], rtt[k])
-        independent = CapacityIntegral(traces[which[k]]).finish_s(start[k] / 1e3, bits[k])
+        sender, trace = pool.sender(which[k]), traces[which[k]]
+        assert sender(float(start[k]), float(bits[k])) == (end[k], one_way[k])
+        assert sender.one_way(float(start[k])) == later[k]
+        independent = CapacityIntegral(trace).finish_s(start[k] / 1e3, bits[k])
         assert end[k] == pytest.approx(independent * 1e3, abs=1e-4)
-        sample = int(start[k] / 1e3 / traces[which[k]].period_s) % len(traces[which[k]].rtt_ms)
-        assert rtt[k] == traces[which[k]].rtt_ms[sample]
+        period_ms = trace.period_s * 1e3
+        # The sample in which the last bit left (at its very end still that one).
+        near = {int((end[k] + d) / period_ms) % len(trace.rtt_ms) for d in (-1e-6, 0.0)}
+        assert one_way[k] in {trace.rtt_ms[i] / 2 for i in near}
+        assert later[k] == trace.rtt_ms[int(start[k] / period_ms) % len(trace.rtt_ms)] / 2
 
 
 def test_sending_later_never_arrives_earlier() -> None:
