@@ -42,19 +42,12 @@ def data_dir(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep matplotlib's and other caches of a test run away from the user's home."""
-    folder = tmp_path_factory.getbasetemp() / "cache"
-    folder.mkdir(exist_ok=True)
-    before = {k: os.environ.get(k) for k in ("MPLCONFIGDIR",)}
-    os.environ["MPLCONFIGDIR"] = str(folder)
-    yield
-    for key, value in before.items():
-        if value is None:
-            os.environ.pop(key, None)
-        else:
-            os.environ[key] = value
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep matplotlib's cache of a test run away from the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
+        yield
 
 
 def pytest_report_header() -> str:
@@ -66,6 +59,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests marked ``root`` where they cannot run."""
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A test that asks for measured data and then skips for a missing part did not run."""
+    if report.skipped and report.nodeid in _used_data:
+        _used_data.discard(report.nodeid)
+        _skipped_for_data.add(report.nodeid)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
