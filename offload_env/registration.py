@@ -27,7 +27,12 @@ def register() -> None:
     """Register every id that is not registered yet."""
     for name, (single, vector) in IDS.items():
         if name not in gym.registry:
-            gym.register(name, entry_point=single, vector_entry_point=vector)
+            gym.register(
+                name,
+                entry_point=single,
+                vector_entry_point=vector,
+                nondeterministic=vector is None,  # real time is
+            )
 
 
 register()

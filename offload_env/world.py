@@ -81,7 +81,8 @@ class World:
         scenario, split: what it was built from.
         table: the frames.
         cost: the cost model, with the scenario's slowdown and power profile.
-        pool: the traces.
+        traces: the drives' link.
+        pool: the same, laid out for simulation.
         server_work_ms: float64 (`POOL`,), unfinished work at the server, see `ServerLoad`.
         device_jitter, server_jitter: float64 (`POOL`,), factors on compute times, mean 1.
         accuracy_floor: what this split's mean accuracy is held to.
@@ -103,6 +104,7 @@ class World:
     split: Split
     table: FrameTable
     cost: CostModel
+    traces: tuple[Trace, ...]
     pool: TracePool
     server_work_ms: Floats
     device_jitter: Floats
@@ -318,6 +320,7 @@ def _assemble(
         split=split,
         table=table,
         cost=cost,
+        traces=tuple(traces),
         pool=pool,
         accuracy_floor=_floor(table, scenario),
         critical_floor=(
