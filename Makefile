@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else \
 	    f"{sys.executable} is Python {v[0]}.{v[1]}; expected 3.11 or newer; give another: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: $(STAMP) ## train, compare, deploy and measure on this machine (under 10 minutes)
@@ -53,7 +53,7 @@ format: $(STAMP) ## format and mend what can be mended by itself
 	$(BIN)/ruff check --fix $(SOURCES)
 
 docs: $(STAMP) ## build the documentation into site/
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,docs]'
 	$(BIN)/mkdocs build --strict
 
 build: $(STAMP) ## build the wheel and the sdist into dist/
