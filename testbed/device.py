@@ -111,7 +111,7 @@ class _Work:
     captured_s: float
     start_s: float
     free_s: float
-    decide_ms: float = 0.0
+    unslowed_s: float = 0.0
     action: Action = field(default_factory=lambda: Action(1, 1))
     head_ms: float = 0.0
     encode_ms: float | None = None
@@ -166,7 +166,6 @@ class Device:
 
     def reset(self) -> None:
         """Start a new drive: the clock, the estimators and the breaker begin anew."""
-        self._stop.clear()
         self.finished = None
         self._work: _Work | None = None
         self._origin_s: float | None = None
@@ -180,8 +179,13 @@ class Device:
         )
         self._policy.reset()
 
+    @property
+    def origin_s(self) -> float | None:
+        """`time.monotonic` of the first capture, where ``captured_s`` is 0; None before it."""
+        return self._origin_s
+
     def stop(self) -> None:
-        """End `run` after the frame in hand (safe in a signal handler)."""
+        """End `run` after the frame in hand, for good (safe in a signal handler)."""
         self._stop.set()
 
     def run(self, frames: Iterable[CameraFrame]) -> Iterator[Measurement]:
@@ -195,8 +199,8 @@ class Device:
             observation = self.receive(frame)
             done = self.finished
             if observation is not None:
-                action, decide_ms = self._compute(partial(self._policy.decide, observation))
-                self.process(action, decide_ms)
+                action, _ = self._compute(partial(self._policy.decide, observation))
+                self.process(action)
             if done is not None:
                 yield done
             if self._stop.is_set():
@@ -237,24 +241,21 @@ class Device:
             work.status, work.reason = "skipped", f"queued {queue_ms:.0f} ms"
             self._observer.record_skipped()
             return None
-        observation, work.decide_ms = self._compute(lambda: self._observe(work, queue_ms))
+        observation, observe_ms = self._compute(lambda: self._observe(work, queue_ms))
+        work.unslowed_s = time.monotonic() - start_s - observe_ms / 1e3
         return observation
 
-    def process(self, action: int, decide_ms: float = 0.0) -> None:
-        """Carry out the action on the frame just received, up to its answer.
-
-        Args:
-            action: canonical number, 0..19.
-            decide_ms: compute spent on the decision, charged as device compute.
-        """
+    def process(self, action: int) -> None:
+        """Carry out the action (canonical number, 0..19) on the frame just received."""
+        began_s = time.monotonic()
         work = self._work
         if work is None or work.status == "skipped":
             raise RuntimeError("process needs a frame that receive did not skip")
         work.action = chosen = action_from_index(int(action))
-        work.decide_ms += decide_ms
         x = self._head(work, chosen)
         if not chosen.is_local and not self._offload(work, chosen, x):
             self._fall_back(work, chosen, x)
+        self._slow_the_rest(work, began_s)
         work.free_s = time.monotonic()
         assert work.prediction is not None
         assert work.confidence is not None
@@ -291,18 +292,18 @@ class Device:
         self._settle()
         now_s = time.monotonic()
         if self._client is not None and self._breaker.probe_due(now_s):
-            self._probe(self._client, now_s, when_s)
+            self._probe(self._client, now_s)
         wait_until(when_s, self._stop)
 
-    def _probe(self, client: Exchanger, now_s: float, when_s: float) -> None:
-        """Ask the server for a sign of life, if there is time before the next capture."""
-        timeout_ms = self.config.timeout_ms
-        if self.config.period_ms:
-            timeout_ms = min(timeout_ms, (when_s - now_s) * 1e3 - 1.0)
-        if timeout_ms < 2.0:
-            return
+    def _probe(self, client: Exchanger, now_s: float) -> None:
+        """Ask the server for a sign of life before it is trusted again.
+
+        Mostly answered before the next capture. An unanswered probe delays the next frame
+        by at most the time-out, once in a back-off; without it a device that has no idle
+        time would never come back.
+        """
         try:
-            client.probe(timeout_ms=timeout_ms)
+            client.probe(timeout_ms=self.config.timeout_ms)
             self._breaker.success()
         except ExchangeFailed:
             self._breaker.probe_failed(time.monotonic())
@@ -389,13 +390,22 @@ class Device:
             wait_until(began_s + (time.monotonic() - began_s) * self.config.slowdown)
         return result, (time.monotonic() - began_s) * 1e3
 
+    def _slow_the_rest(self, work: _Work, began_s: float) -> None:
+        """A slower device is slower in all it does: what no section timed is stretched too."""
+        if self.config.slowdown == 1:
+            return
+        now_s = time.monotonic()
+        timed_ms = work.head_ms + work.wait_ms + (work.encode_ms or 0) + (work.fallback_ms or 0)
+        work.unslowed_s += now_s - began_s - timed_ms / 1e3
+        wait_until(now_s + max(0.0, work.unslowed_s) * (self.config.slowdown - 1))
+
     def _close(self, end_s: float) -> None:
         """The frame in hand ends at `end_s`: read the meter, make its measurement."""
         work, self._work = self._work, None
         if work is None:
             return
-        compute_ms = work.decide_ms + work.head_ms
-        compute_ms += (work.encode_ms or 0.0) + (work.fallback_ms or 0.0)
+        # Whatever the device does for this frame while it does not wait for an answer.
+        compute_ms = max(0.0, (work.free_s - work.start_s) * 1e3 - work.wait_ms)
         exchange_ms = sum(b - a for a, b in work.exchanges) * 1e3
         tail_ms = tail_overlap_ms(
             work.start_s, end_s, work.exchanges, self._tail_from_s, self._meter.tail_ms

@@ -213,7 +213,8 @@ def _run(
 
     previous = {s: signal.signal(s, on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
     rows: list[Measurement] = []
-    writer = RecordWriter(out, provenance(**source)) if out is not None else None
+    started = provenance(**source)
+    writer = RecordWriter(out, started) if out is not None else None
     try:
         with writer or contextlib.nullcontext():
             measured = unit.run(stream)
@@ -221,6 +222,9 @@ def _run(
                 rows.append(row)
                 if writer is not None:
                     writer.write(row)
+            if writer is not None and unit.origin_s is not None:
+                since_s = unit.origin_s - started["started_monotonic_s"]
+                writer.close(first_capture_unix_s=started["started_unix_s"] + since_s)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

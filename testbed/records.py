@@ -47,8 +47,8 @@ def measurement_schema(extra: Mapping[str, pa.DataType] | None = None) -> pa.Sch
 def provenance(**more: Any) -> dict[str, Any]:
     """What must be known to repeat a run: machine, versions, time; plus `more`.
 
-    ``started_unix_s`` and ``started_monotonic_s`` are read at the same moment, so that a
-    log with wall-clock stamps can be aligned with durations.
+    ``started_unix_s`` and ``started_monotonic_s`` are one moment on two clocks, so that a
+    log with wall-clock stamps can be aligned with the records.
     """
     import onnxruntime
 

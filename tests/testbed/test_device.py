@@ -447,26 +447,47 @@ def test_the_command_runs_and_records(server: ServerProcess, tmp_path: Path) -> 
     assert np.mean(records.numbers("delay_ms")) == pytest.approx(result["delay_ms"])
 
 
+def test_an_instruments_log_is_aligned_with_a_run(tmp_path: Path) -> None:
+    out, log, aligned = tmp_path / "r.parquet", tmp_path / "log.csv", tmp_path / "a.parquet"
+    began = time.time()
+    done = run_cli("--local-only", "--action", "e2s2", "--n-frames", "8", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    # An instrument that shows 2 W all the time, its clock an hour behind.
+    lines = [f"{began - 3600 + i / 10},2.0" for i in range(int((time.time() - began) * 10) + 20)]
+    log.write_text("time_s,power_w\n" + "\n".join(lines) + "\n")
+    command = [sys.executable, "-m", "testbed", "align", "--records", str(out), "--log", str(log)]
+    command += ["--out", str(aligned)]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert failed.returncode == 2
+    assert "--offset-s" in failed.stderr
+    assert not aligned.exists()
+    subprocess.run([*command, "--offset-s", "3600"], check=True, timeout=60, capture_output=True)
+    energies = read_records(aligned).numbers("energy_mj")
+    # 10 frames a second: 100 ms at 2 W, but for the last, whose end nobody knows.
+    np.testing.assert_allclose(energies[:-1], 200, rtol=0.2)
+    assert np.isnan(energies[-1])
+
+
 def test_sigterm_ends_cleanly_with_what_was_measured(tmp_path: Path) -> None:
     out = tmp_path / "run.parquet"
     command = [sys.executable, "-m", "testbed", "device", "--local-only", "--action", "e1s1"]
     process = subprocess.Popen(
-        [*command, "--n-frames", "100000", "--fps", "100", "--out", str(out), "--json"],
+        [*command, "--n-frames", "100000", "--fps", "250", "--out", str(out), "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         env=os.environ | {"COLUMNS": "80"},
     )
     part = out.with_name(out.name + ".part")
-    until = time.monotonic() + 30
-    while not part.exists() and time.monotonic() < until:
+    until = time.monotonic() + 90
+    # The first row group (512 rows) is written while the device runs.
+    while not (part.exists() and part.stat().st_size > 4096) and time.monotonic() < until:
         time.sleep(0.05)
-    time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
-    stdout, _ = process.communicate(timeout=20)
+    stdout, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     frames = json.loads(stdout.splitlines()[-1])["frames"]
-    assert frames > 0
+    assert frames >= 512
     assert len(read_records(out)) == frames
     assert not part.exists()
 
