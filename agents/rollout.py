@@ -105,8 +105,8 @@ def simulate(world: World, policy: Policy, keys: NDArray[np.uint64]) -> Rollout:
 def _capacity(simulator: BatchSimulator) -> Floats:
     """True uplink capacity of every lane now, Mbit/s."""
     s, pool = simulator.lanes, simulator.world.pool
-    sample = ((s.start + s.offset) / s.lane.period_ms).astype(np.int64) % s.lane.length
-    rate: Floats = pool.bits_per_ms[s.lane.first + sample] / 1e3
+    sample = np.floor((s.start + s.offset) / s.lane.period_ms) % s.lane.length
+    rate: Floats = pool.bits_per_ms[(s.lane.first + sample).astype(np.int64)] / 1e3
     return rate
 
 
