@@ -29,6 +29,9 @@ BundleOption = Annotated[
     Path | None,
     typer.Option("--bundle", help="Model bundle folder; the shipped one if not given."),
 ]
+PrecisionOption = Annotated[
+    str, typer.Option("--precision", help="int8 (faster, half the size) or float32.")
+]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")]
 
 
@@ -84,6 +87,7 @@ def train(
     limit: Annotated[
         int | None, typer.Option(min=128, help="Fit on so many images only (smoke runs).")
     ] = None,
+    precision: PrecisionOption = "int8",
     resume: Annotated[bool, typer.Option(help="Continue from the run folder.")] = False,
     threads: Annotated[int, typer.Option(min=0, help="torch threads; 0: its own choice.")] = 0,
     seed: SeedOption = 0,
@@ -106,6 +110,7 @@ def train(
         epochs=epochs,
         bottleneck_epochs=bottleneck_epochs,
         limit=limit,
+        precision=precision,
         resume=resume,
         threads=threads,
         seed=seed,
@@ -118,6 +123,7 @@ def export(
     checkpoint: Annotated[Path, typer.Option(help="network.pt of a training run.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to write.")],
     data: DataOption = None,
+    precision: PrecisionOption = "int8",
     note: Annotated[str, typer.Option(help="Kept in the manifest's provenance.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
@@ -125,7 +131,7 @@ def export(
     from cnn.pipeline import export_calibrated
 
     folder = data_folder(data)
-    _say(export_calibrated(checkpoint, folder, out, note=note), as_json)
+    _say(export_calibrated(checkpoint, folder, out, precision=precision, note=note), as_json)
 
 
 @app.command()

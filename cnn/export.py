@@ -1,7 +1,7 @@
 """Write a trained network as a model bundle: ONNX segments plus manifest.
 
-Batch norm is folded into the convolutions; weights are stored as float16 and widened
-when ONNX Runtime loads a segment, so the file is half as large and inference is float32.
+Batch norm is folded into the convolutions. A float32 bundle stores its weights as float16
+and widens them when ONNX Runtime loads a segment; an int8 bundle is quantised from it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -29,6 +30,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from cnn.action import N_ACTIONS, N_EXITS
 from cnn.bundle import FORMAT, SEGMENTS, Bundle, load_bundle, manifest_hash
 from cnn.model import CONTRAST_FLOOR, LATENT_LEVELS, MultiExitVGG
+from cnn.quantise import quantise_segment, segment_inputs
+from cnn.runtime import SplitRuntime
 
 
 class _Block1(nn.Module):
@@ -155,6 +158,7 @@ def write_bundle(
     path: Path,
     temperatures: Sequence[float] = (1.0,) * N_ACTIONS,
     provenance: dict[str, Any] | None = None,
+    int8_images: NDArray[np.uint8] | None = None,
 ) -> Bundle:
     """Export `net` to the folder `path`, replacing a bundle that is there.
 
@@ -163,14 +167,16 @@ def write_bundle(
         path: folder to write; appears whole or not at all.
         temperatures: 20 softmax temperatures, by action.
         provenance: how the network was trained; stored as it is.
+        int8_images: calibration frames (N, H, W, 3) for an int8 bundle; None is float32.
     """
-    temporary = path.with_name(path.name + ".part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "segments").mkdir(parents=True)
-    segments: dict[str, Any] = {}
-    for name, (module, example) in segment_modules(net).items():
-        data = to_onnx(module, example)
-        (temporary / "segments" / f"{name}.onnx").write_bytes(data)
+    if int8_images is not None:
+        return _write_int8(net, path, temperatures, provenance, int8_images)
+    parts = {
+        name: (to_onnx(module, example), module, example)
+        for name, (module, example) in segment_modules(net).items()
+    }
+    segments = {}
+    for name, (data, module, example) in parts.items():
         with torch.no_grad():
             output = module(example)
         segments[name] = {
@@ -180,6 +186,7 @@ def write_bundle(
         }
     manifest: dict[str, Any] = {
         "format": FORMAT,
+        "precision": "float32",
         "config": asdict(net.config),
         "segments": segments,
         "temperatures": [round(float(t), 6) for t in temperatures],
@@ -188,6 +195,38 @@ def write_bundle(
         "weights": "float16 on disk, float32 in memory",
         "provenance": provenance or {},
     }
+    return _write(path, manifest, {name: data for name, (data, _, _) in parts.items()})
+
+
+def _write_int8(
+    net: MultiExitVGG,
+    path: Path,
+    temperatures: Sequence[float],
+    provenance: dict[str, Any] | None,
+    images: NDArray[np.uint8],
+) -> Bundle:
+    with tempfile.TemporaryDirectory() as folder:
+        plain = write_bundle(net, Path(folder) / "float32", temperatures, provenance)
+        inputs = segment_inputs(SplitRuntime(plain), images)
+        data = {
+            name: quantise_segment(plain.segment_path(name).read_bytes(), inputs[name])
+            for name in SEGMENTS
+        }
+    manifest = plain.manifest
+    for name in SEGMENTS:
+        manifest["segments"][name]["sha256"] = hashlib.sha256(data[name]).hexdigest()
+    manifest["precision"] = "int8"
+    manifest["weights"] = f"int8 by channel (7 bits), calibrated on {len(images)} frames"
+    return _write(path, manifest, data)
+
+
+def _write(path: Path, manifest: dict[str, Any], segments: dict[str, bytes]) -> Bundle:
+    """Write the folder beside its place, then move it there."""
+    temporary = path.with_name(path.name + ".part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    (temporary / "segments").mkdir(parents=True)
+    for name, data in segments.items():
+        (temporary / "segments" / f"{name}.onnx").write_bytes(data)
     manifest["hash"] = manifest_hash(json.loads(json.dumps(manifest)))
     (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     if path.exists():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cnn import checkpoint
 from cnn.arch import ModelConfig
@@ -14,6 +15,7 @@ from cnn.bottleneck_train import BottleneckConfig, train_bottlenecks
 from cnn.bundle import Bundle
 from cnn.calibrate import collect_logits, fit_temperatures
 from cnn.data import ImageSet, load_gtsrb
+from cnn.errors import ConfigError
 from cnn.evaluate import action_reliability
 from cnn.export import write_bundle
 from cnn.model import MultiExitVGG
@@ -21,12 +23,19 @@ from cnn.runtime import SplitRuntime
 from cnn.tracks import load_split
 from cnn.train import TrainConfig, train
 
+INT8_FRAMES = 256
+"""Calibration frames of an int8 bundle."""
+
 
 def calibrated_bundle(
-    net: MultiExitVGG, val: ImageSet, out: Path, provenance: dict[str, Any]
+    net: MultiExitVGG,
+    val: ImageSet,
+    out: Path,
+    provenance: dict[str, Any],
+    int8_images: NDArray[np.uint8] | None,
 ) -> Bundle:
     """Export `net`, fit the temperatures on `val` through the export, export again."""
-    raw = write_bundle(net, out, provenance=provenance)
+    raw = write_bundle(net, out, provenance=provenance, int8_images=int8_images)
     logits = collect_logits(SplitRuntime(raw), val)
     temperatures = fit_temperatures(logits, val.label)
     ones = (1.0,) * len(temperatures)
@@ -35,10 +44,29 @@ def calibrated_bundle(
         "ece_before": [r.ece for r in action_reliability(logits, val.label, ones)],
         "ece_after": [r.ece for r in action_reliability(logits, val.label, temperatures)],
     }
-    return write_bundle(net, out, temperatures, {**provenance, "calibration": calibration})
+    provenance = {**provenance, "calibration": calibration}
+    return write_bundle(net, out, temperatures, provenance, int8_images)
 
 
-def export_calibrated(path: Path, folder: Path, out: Path, *, note: str = "") -> dict[str, Any]:
+def int8_calibration(fit: ImageSet, precision: str, seed: int = 0) -> NDArray[np.uint8] | None:
+    """Frames that set the int8 ranges; None for a float32 bundle.
+
+    Raises:
+        ConfigError: if `precision` is neither int8 nor float32.
+    """
+    if precision not in ("int8", "float32"):
+        raise ConfigError(
+            f"precision {precision!r}", expected="int8 or float32", mend="name one of these"
+        )
+    if precision == "float32":
+        return None
+    chosen = np.random.default_rng(seed).permutation(len(fit))[:INT8_FRAMES]
+    return fit.images[np.sort(chosen)]
+
+
+def export_calibrated(
+    path: Path, folder: Path, out: Path, *, precision: str = "int8", note: str = ""
+) -> dict[str, Any]:
     """Checkpoint -> calibrated bundle; returns its path and hash."""
     net = checkpoint.build_model(checkpoint.load(path))
     data = load_gtsrb(folder, "train", net.config.input_size)
@@ -48,7 +76,9 @@ def export_calibrated(path: Path, folder: Path, out: Path, *, note: str = "") ->
         provenance["training"] = json.loads(record.read_text())
     if note:
         provenance["note"] = note
-    bundle = calibrated_bundle(net, data.only_tracks(load_split()["cnn-val"]), out, provenance)
+    split = load_split()
+    ranges = int8_calibration(data.only_tracks(split["cnn-fit"]), precision)
+    bundle = calibrated_bundle(net, data.only_tracks(split["cnn-val"]), out, provenance, ranges)
     return {"bundle": str(out), "hash": bundle.hash}
 
 
@@ -60,6 +90,7 @@ def train_all(
     epochs: int,
     bottleneck_epochs: int,
     limit: int | None,
+    precision: str,
     resume: bool,
     threads: int,
     seed: int,
@@ -91,5 +122,6 @@ def train_all(
         "bottleneck_epochs": bottleneck_epochs,
         "seed": seed,
     }
-    bundle = calibrated_bundle(net, val, out / "bundle", provenance)
+    ranges = int8_calibration(fit, precision, seed)
+    bundle = calibrated_bundle(net, val, out / "bundle", provenance, ranges)
     return {"bundle": str(bundle.path), "hash": bundle.hash, "checkpoint": str(final)}
