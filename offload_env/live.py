@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cnn.runtime import SplitRuntime
     from testbed.device import Device
     from testbed.frames import CameraFrame
+    from testbed.link_process import LinkProcess
+    from testbed.link_record import LinkRecord
     from testbed.measurement import Measurement
 
 QUEUE_AT: Final = next(f.index for f in FIELDS if f.name == "queue_ms")
@@ -89,7 +91,9 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         self._processes = contextlib.ExitStack()
         self._drive = contextlib.ExitStack()
         self._device: Device | None = None
+        self._link: LinkProcess | None = None
         self._server_port = 0
+        self.frames_seed = 0
         self._last: Measurement | None = None
 
     def reset(
@@ -104,7 +108,8 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         from testbed.frames import open_frames
 
         size = runtime.bundle.config.input_size
-        self._frames = open_frames(self._source, size, seed=key % 2**31)
+        self.frames_seed = key % 2**31
+        self._frames = open_frames(self._source, size, seed=self.frames_seed)
         self._done = 0
         self._skipped = False
         self._last = None
@@ -151,9 +156,25 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         name = action_from_index(row.action).name
         return f"{name} {row.status} delay {row.delay_ms:.1f} ms energy {row.energy_mj} mJ"
 
+    @property
+    def slowdown(self) -> float | None:
+        """Factor by which this machine's compute is slowed down; None before it is measured."""
+        return self._slowdown
+
+    @property
+    def started_s(self) -> float | None:
+        """`time.monotonic` of the first frame's capture; None before it."""
+        return None if self._device is None else self._device.origin_s
+
+    def link_record(self) -> LinkRecord:
+        """What the link of this drive replays and when it started."""
+        if self._link is None:
+            raise ConfigError("no drive", expected="reset first", mend="call reset()")
+        return self._link.record()
+
     def close(self) -> None:
         """End device, link and server."""
-        self._device = None
+        self._device = self._link = None
         self._drive.close()
         self._processes.close()
         self._server_port = 0
@@ -187,7 +208,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         timing, cost = world.scenario.timing, world.cost
         if self._slowdown is None:
             self._slowdown = max(1.0, world.delay_ref_ms / full_local_ms(runtime))
-        link = self._drive.enter_context(
+        self._link = link = self._drive.enter_context(
             LinkProcess(
                 world.traces[plan.trace],
                 ("127.0.0.1", self._server_port),

@@ -1,0 +1,106 @@
+"""Does the simulator say what the testbed measures? Replay a live run's decisions and link.
+
+    python benchmarks/replay_vs_live.py [--scenario urban-5g] [--frames 400] [--out DIR]
+    python benchmarks/replay_vs_live.py --from DIR
+
+Drives the live environment (server, link and device, real images, real sockets) with random
+actions among the 20 over a test drive of the scenario, writes ``records.parquet`` and
+``link.json``, reads them back, and simulates the same frames, decisions and stretch of trace.
+Prints ``{"delay_error", "energy_error", "accuracy_error", ...}``: relative errors of the mean
+delay and energy, and the difference of the accuracies (absolute, both over all frames).
+Energies on both sides come from published powers: what is compared is times and bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import trange
+
+from cnn.action import N_ACTIONS
+from cnn.bundle import load_bundle
+from cnn.runtime import SplitRuntime
+from offload_env.live import OffloadLiveEnv
+from offload_env.replay import measured, simulate, source_table
+from offload_env.scenario import load_scenario
+from testbed.link_record import LinkRecord
+from testbed.records import RecordWriter, provenance, read_records
+
+
+def main() -> None:
+    """Drive live (unless given a run), replay, compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scenario", default="urban-5g", help="name or TOML file")
+    parser.add_argument("--frames", type=int, default=400, help="frames of the live run")
+    parser.add_argument("--source", default="render", help="frame source with labels")
+    parser.add_argument("--seed", type=int, default=0, help="of decisions, drive and frames")
+    parser.add_argument("--out", type=Path, help="folder for the run's records; else temporary")
+    parser.add_argument("--from", dest="run", type=Path, help="replay this folder instead")
+    options = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = options.run or options.out
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if options.run is None:
+            drive(options.scenario, options.source, options.frames, options.seed, folder)
+        print(json.dumps(compare(folder)))
+
+
+def drive(scenario: str, source: str, n: int, seed: int, folder: Path) -> None:
+    """A live run of `n` frames under random actions; its records go to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    env = OffloadLiveEnv(scenario, "test", frames=source, n_frames=n)
+    with contextlib.closing(env):
+        env.reset(seed=seed)
+        about = provenance(
+            kind="replay_vs_live",
+            scenario=scenario,
+            frames=source,
+            frames_seed=env.frames_seed,
+            slowdown=env.slowdown,
+        )
+        with RecordWriter(folder / "records.parquet", about) as writer:
+            for _ in trange(n, desc="live frames", file=sys.stderr):
+                info = env.step(int(rng.integers(N_ACTIONS)))[4]
+                writer.write(info["measurement"])
+        env.link_record().save(folder / "link.json")
+        (folder / "run.json").write_text(json.dumps({"started_s": env.started_s}))
+
+
+def compare(folder: Path) -> dict[str, object]:
+    """Replay the run in `folder` and say how far off the simulation is."""
+    records = read_records(folder / "records.parquet")
+    about, rows = records.source, list(records.rows())
+    started_s = json.loads((folder / "run.json").read_text())["started_s"]
+    runtime = SplitRuntime(load_bundle(), threads=1)
+    table = source_table(runtime, about["frames"], about["frames_seed"], len(rows))
+    live = measured(rows)
+    replayed = simulate(
+        load_scenario(about["scenario"]),
+        table,
+        rows,
+        LinkRecord.load(folder / "link.json"),
+        started_s,
+    )
+    return {
+        "delay_error": abs(replayed.delay_ms / live.delay_ms - 1),
+        "energy_error": abs(replayed.energy_mj / live.energy_mj - 1),
+        "accuracy_error": abs(replayed.accuracy - live.accuracy),
+        "live": asdict(live),
+        "replay": asdict(replayed),
+        "frames": len(rows),
+        "scenario": about["scenario"],
+        "slowdown": about["slowdown"],
+    }
+
+
+if __name__ == "__main__":
+    main()
