@@ -207,7 +207,7 @@ def read_records(path: Path) -> Records:
         missing = {field.name for field in fields(Measurement)} - set(table.column_names)
         if missing:
             raise ValueError(f"no columns {sorted(missing)}")
-    except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise DataError(
             f"records {path}: {error}",
             expected="a Parquet file written by `sliproad testbed device` or `campaign`",

@@ -82,7 +82,7 @@ def read_power_log(path: Path, *, offset_s: float = 0.0, max_gap_s: float = 1.0)
                     raise ValueError(f"more than {MAX_ROWS} rows")
                 times.append(_time_s(row) + offset_s)
                 powers.append(_power_mw(row))
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, csv.Error) as error:
         raise DataError(f"power log {path}: {error}", expected=_FORM, mend="convert it") from error
     time_s, power_mw = np.array(times), np.array(powers)
     if len(time_s) < 2 or not np.isfinite([time_s, power_mw]).all() or (np.diff(time_s) < 0).any():

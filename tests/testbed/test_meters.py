@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cnn.errors import ConfigError, DataError
 from testbed.measurement import Measurement
@@ -296,3 +298,26 @@ def test_iso_time_stamps_and_watts(tmp_path: Path) -> None:
     )
     log = read_power_log(path)
     assert log.energy_mj(log.time_s[0], log.time_s[1]) == pytest.approx(1500)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.one_of(
+        st.binary(max_size=300),
+        st.text(alphabet='time_stampower_mw,.0123456789-+:TeE "\n', max_size=200).map(str.encode),
+        st.lists(st.tuples(st.floats(), st.floats()), max_size=6).map(
+            lambda rows: ("time_s,power_w\n" + "\n".join(f"{a},{b}" for a, b in rows)).encode()
+        ),
+    )
+)
+def test_any_bytes_are_a_log_or_a_clear_error(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "log.csv"
+    path.write_bytes(data)
+    try:
+        log = read_power_log(path)
+    except DataError:
+        return
+    assert np.isfinite(log.power_mw).all()
+    assert (np.diff(log.time_s) >= 0).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cnn.errors import DataError
 from testbed.measurement import Measurement
@@ -134,3 +137,19 @@ def test_summary_of_nothing_measured_is_none() -> None:
     result = summarise([], deadline_ms=100)
     assert result["delay_ms"] is None
     assert result["accuracy"] is None
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_a_damaged_file_is_read_or_a_clear_error(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "run.parquet"
+    with RecordWriter(path, {"a": 1}) as writer:
+        writer.write(LOCAL)
+    raw = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw[: data.draw(st.integers(1, len(raw)))])
+    with contextlib.suppress(DataError):
+        read_records(path)
