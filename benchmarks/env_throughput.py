@@ -45,9 +45,7 @@ def main() -> None:
     world = build_world(options.scenario, "train")
     with one_core():
         scalar = measure(lambda: scalar_steps_per_s(world), options.rounds, "scalar")
-        vector = measure(
-            lambda: vector_steps_per_s(world, options.lanes), options.rounds, "vector"
-        )
+        vector = measure(lambda: vector_steps_per_s(world, options.lanes), options.rounds, "vector")
     ppo, share = ppo_steps_per_s(world, options.ppo_steps)
     print(
         json.dumps(

@@ -220,8 +220,8 @@ class BatchSimulator:
             fallback = np.zeros(len(sent))
             free, used = end, action
         next_frame = s.frame + 1
-        next_captured = next_frame * timing.period_ms
-        next_start = np.maximum(free, next_captured)
+        next_captured: Floats = np.multiply(next_frame, timing.period_ms, dtype=np.float64)
+        next_start: Floats = np.maximum(free, next_captured)
         tail: Floats = self._tail(s, off, sent, end, next_start)
         self._learn_link(s, size, answered, fell, end, transfer, wait)
         at = s.row * N_ACTIONS + used
@@ -281,7 +281,8 @@ class BatchSimulator:
     def _wait(self, s: Lanes, arrive: Floats) -> Floats:
         cell = (arrive / CELL_MS).astype(np.int64)
         work = self.world.server_work_ms.take(np.minimum(s.cell0 + cell, POOL - 1))
-        return np.maximum(work - (arrive - cell * CELL_MS), 0.0)
+        wait: Floats = np.maximum(work - (arrive - cell * CELL_MS), 0.0)
+        return wait
 
     def _tail(self, s: Lanes, off: Bools, sent: Floats, end: Floats, next_start: Floats) -> Floats:
         tail_ms = self.world.cost.radio.tail_ms
@@ -292,7 +293,8 @@ class BatchSimulator:
         before = np.maximum(np.minimum(until, s.last_end + tail_ms) - s.start, 0.0)
         after = np.minimum(next_start - end, tail_ms) * off
         np.copyto(s.last_end, end, where=off)
-        return before + after
+        tail: Floats = before + after
+        return tail
 
     def _learn_link(
         self,

@@ -146,7 +146,8 @@ class Relaxed:
         """Best option of every frame, int64 (E, n), given `to_go` of the same multiplier."""
         price = self.opts.cost + multiplier * self.opts.error
         if not self.tail_price:
-            return price.argmin(2)
+            best: NDArray[np.int64] = price.argmin(2)
+            return best
         chosen = np.empty((self.episodes, self.frames), np.int64)
         last = np.zeros(self.episodes, np.int64)
         each = np.arange(self.episodes)

@@ -7,7 +7,8 @@ imports this module, and `offload_env.register` calls `register` by hand.
 
 from __future__ import annotations
 
-import gymnasium as gym
+# Not from `gymnasium` itself: it may be half imported when it calls us as a plug-in.
+from gymnasium.envs import registration
 
 IDS = {
     "sliproad/Offload-v0": (
@@ -26,8 +27,8 @@ IDS = {
 def register() -> None:
     """Register every id that is not registered yet."""
     for name, (single, vector) in IDS.items():
-        if name not in gym.registry:
-            gym.register(
+        if name not in registration.registry:
+            registration.register(
                 name,
                 entry_point=single,
                 vector_entry_point=vector,

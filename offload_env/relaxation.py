@@ -72,7 +72,7 @@ def options(world: World, keys: Keys, n_frames: int) -> Options:
     rows = np.stack([world.rows(int(key), n_frames) for key in keys])
     at = (plans.jitter_at[:, None] + np.arange(n_frames)) & (POOL - 1)
     jitter, far = world.device_jitter[at][..., None], world.server_jitter[at][..., None]
-    captured = np.arange(n_frames + 1) * timing.period_ms
+    captured: Floats = np.arange(n_frames + 1, dtype=np.float64) * timing.period_ms
     compute = world.device_ms * jitter
     sent_bytes = world.sent_bytes[rows]
     ready = captured[:-1, None] + compute
@@ -194,7 +194,13 @@ class _Links:
             rate = np.maximum(rate, np.where(inside, pool.bits_per_ms[at], 0.0))
             one_way = np.minimum(one_way, np.where(inside, pool.one_way_ms[at], np.inf))
         sending = np.where(rate > 0, bits.ravel() / np.maximum(rate, 1e-300), np.inf)
-        shortest: Floats = sending + 2.0 * one_way + self._least_wait(ready.ravel()) + server_ms.ravel() + self.world.cost.net_ms
+        shortest: Floats = (
+            sending
+            + 2.0 * one_way
+            + self._least_wait(ready.ravel())
+            + server_ms.ravel()
+            + self.world.cost.net_ms
+        )
         return shortest.reshape(self.shape)
 
     def _least_wait(self, ready: Floats) -> Floats:

@@ -166,7 +166,8 @@ def _survivors(
     unique = order[np.concatenate([[True], ~same])]
     ranked = unique[np.lexsort((hope[unique], whose[unique]))]
     first = np.searchsorted(whose[ranked], whose[ranked], "left")
-    return ranked[np.arange(len(ranked)) - first < width]
+    kept: NDArray[np.intp] = ranked[np.arange(len(ranked)) - first < width]
+    return kept
 
 
 def _mix(found: list[Schedule], floor: float) -> Schedule:

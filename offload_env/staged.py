@@ -70,8 +70,8 @@ class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
 
     | action | legal if | what happens |
     |---|---|---|
-    | (E, S), S < E, canonical 0..19 | S >= p, E > p | run to S, encode, send to exit E: the frame ends |
-    | (E, E), canonical 0..19 | E > p | run to E, evaluate exit E; E = 5 answers and ends |
+    | (E, S), S < E, 0..19 | S >= p, E > p | run to S, encode, send to exit E: the frame ends |
+    | (E, E), 0..19 | E > p | run to E, evaluate exit E; E = 5 answers and ends |
     | 20 | p > 0 | answer with the exit evaluated last: the frame ends |
 
     `action_masks` says which are legal. An illegal action is not an error (many learners
@@ -179,7 +179,7 @@ class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """bool (21,): what is legal where the device stands."""
-        return LEGAL[self.simulator.position].copy()
+        return np.array(LEGAL[self.simulator.position])
 
     def render(self) -> str | None:
         """The last finished frame as one line."""

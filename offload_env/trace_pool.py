@@ -125,8 +125,11 @@ class TracePool:
         return found
 
     def index(self, lane: Lane, sample: Floats) -> NDArray[np.intp]:
-        """Index into the joined samples of sample numbers that count on over passes. In floats: integer division is several times slower,
-        and the quotient of integers below 2^53 rounds to the right floor."""
+        """Index into the joined samples of sample numbers that count on over passes.
+
+        In floats: integer division is several times slower, and the quotient of integers
+        below 2^53 rounds to the right floor.
+        """
         k = sample - lane.length * np.floor(sample / lane.length)
         return (lane.first + k).astype(np.intp)
 

@@ -151,6 +151,31 @@ def test_ids_are_registered_once_and_make_finds_them() -> None:
         assert f"sliproad/{name}-v0" in gym.registry
 
 
+@pytest.mark.parametrize("scenario", offload_env.scenario_names())
+@pytest.mark.parametrize("name", ["Offload", "OffloadStaged"])
+def test_every_id_and_scenario_passes_both_checkers(name: str, scenario: str) -> None:
+    from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+    offload_env.register()
+    for split in ("train", "test"):
+        env = gym.make(f"sliproad/{name}-v0", scenario=scenario, split=split).unwrapped
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            check_env(env, skip_render_check=True)
+            sb3_check_env(env)
+    envs = gym.make_vec(
+        f"sliproad/{name}-v0",
+        num_envs=3,
+        scenario=scenario,
+        vectorization_mode="vector_entry_point",
+    )
+    observation, _ = envs.reset(seed=0)
+    assert envs.observation_space.contains(observation)
+    observation, reward, *_ = envs.step(envs.action_space.sample())
+    assert envs.observation_space.contains(observation)
+    assert reward.shape == (3,)
+
+
 def test_render_says_what_the_last_frame_cost(world: World) -> None:
     env = OffloadEnv(world=world, render_mode="ansi")
     env.reset(seed=0)

@@ -38,9 +38,7 @@ def live(make_world: Callable[..., World]) -> Iterator[OffloadLiveEnv]:
             base.scenario.timing, period_ms=150.0, timeout_ms=2000.0, max_queue_ms=5000.0
         ),
     )
-    env = gym.make(
-        "sliproad/OffloadLive-v0", world=world, n_frames=8, slowdown=1.0
-    ).unwrapped
+    env = gym.make("sliproad/OffloadLive-v0", world=world, n_frames=8, slowdown=1.0).unwrapped
     assert isinstance(env, OffloadLiveEnv)
     with contextlib.closing(env):
         yield env
@@ -80,10 +78,13 @@ def test_what_was_sent_is_observed(live: OffloadLiveEnv) -> None:
 
 
 def test_gymnasium_accepts_it(live: OffloadLiveEnv) -> None:
+    from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
     with warnings.catch_warnings():
         # Observations are similar but not equal: real time has passed.
         warnings.filterwarnings("ignore", message=".*similar.*")
         check_env(live, skip_render_check=True)
+        sb3_check_env(live)
 
 
 def test_step_before_reset_is_an_error(world: World) -> None:

@@ -259,10 +259,6 @@ def test_explicit_rows_are_followed_and_break_tracks(world: World) -> None:
 
 
 def test_make_simulator_is_reproducible() -> None:
-    pytest.importorskip("testbed.trace_model")
-    try:
-        one, two = make_simulator("urban-5g", "test", 3), make_simulator("urban-5g", "test", 3)
-    except Exception as error:  # noqa: BLE001
-        pytest.skip(f"shipped artefacts missing: {error}")
+    one, two = make_simulator("urban-5g", "test", 3), make_simulator("urban-5g", "test", 3)
     np.testing.assert_array_equal(one.observe(), two.observe())
     assert one.step(3) == two.step(3)

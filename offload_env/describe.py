@@ -1,0 +1,44 @@
+"""The observation, the actions and the scenarios as Markdown tables, from the code's own data.
+
+docs/environment.md holds their output; `tests/offload_env/test_describe.py` fails when it is
+out of date. ``python -m offload_env.describe`` prints them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from offload_env.scenario import load_scenario, scenario_names
+from testbed.observation import STAGED_FIELDS, Field
+
+
+def observation_table(fields: Sequence[Field] = STAGED_FIELDS) -> str:
+    """One row a field."""
+    head = "| index | name | unit | low | high | scale | source |\n|---|---|---|---|---|---|---|\n"
+    return head + "\n".join(
+        f"| {f.index} | `{f.name}` | {f.unit} | {f.low:g} | {f.high:g} | {f.scale} | {f.source} |"
+        for f in fields
+    )
+
+
+def scenario_table() -> str:
+    """One row a shipped scenario."""
+    head = (
+        "| scenario | device slowdown | modem | link | others' load | frame period | time-out | "
+        "deadline |\n|---|---|---|---|---|---|---|---|\n"
+    )
+    rows = []
+    for name in scenario_names():
+        s = load_scenario(name)
+        modem = s.device.power.partition("+")[2] or "the cost model's"
+        rows.append(
+            f"| `{name}` | {s.device.slowdown:g} | {modem} | {s.link.kind} | "
+            f"{s.server.utilisation:.0%} of {s.server.service_ms:g} ms jobs | "
+            f"{s.timing.period_ms:g} ms | {s.timing.timeout_ms:g} ms | "
+            f"{s.timing.deadline_ms:g} ms |"
+        )
+    return head + "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(observation_table(), scenario_table(), sep="\n\n")
