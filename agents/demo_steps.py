@@ -57,7 +57,7 @@ def run_demo(
             {AGENT: policy},
             drives=episodes,
             seed=seed,
-            tuning_drives=32,
+            tuning_drives=min(32, episodes),
             progress=progress,
         )
     result.save(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -112,7 +113,6 @@ def _make(config: TrainConfig, adapter: OffloadVecEnv) -> Any:
         "device": "cpu",
         "gamma": config.gamma,
         "learning_rate": rate,
-        "batch_size": config.batch_size,
     }
     width = [config.hidden, config.hidden]
     if config.algo == "dqn":
@@ -123,6 +123,7 @@ def _make(config: TrainConfig, adapter: OffloadVecEnv) -> Any:
             policy_kwargs={"net_arch": width},
             buffer_size=max(steps, min(config.steps, 400_000)),
             learning_starts=steps,
+            batch_size=config.batch_size,
             train_freq=1,
             gradient_steps=max(1, config.epochs // 4),
             target_update_interval=100 * config.n_envs,
@@ -135,6 +136,8 @@ def _make(config: TrainConfig, adapter: OffloadVecEnv) -> Any:
         adapter,
         n_steps=config.n_steps,
         n_epochs=config.epochs,
+        # Whole minibatches, also with fewer lanes than usual.
+        batch_size=math.gcd(config.batch_size, config.n_envs * config.n_steps),
         gae_lambda=config.gae_lambda,
         ent_coef=config.entropy,
         policy_kwargs={"net_arch": {"pi": width, "vf": width}, "activation_fn": nn.Tanh},
