@@ -24,7 +24,7 @@ def observation_table(fields: Sequence[Field] = STAGED_FIELDS) -> str:
 def scenario_table() -> str:
     """One row a shipped scenario."""
     head = (
-        "| scenario | device slowdown | modem | link | others' load | frame period | time-out | "
+        "| scenario | full local | modem | link | others' load | frame period | time-out | "
         "deadline |\n|---|---|---|---|---|---|---|---|\n"
     )
     rows = []
@@ -32,7 +32,7 @@ def scenario_table() -> str:
         s = load_scenario(name)
         modem = s.device.power.partition("+")[2] or "the cost model's"
         rows.append(
-            f"| `{name}` | {s.device.slowdown:g} | {modem} | {s.link.kind} | "
+            f"| `{name}` | {s.device.full_local_ms:g} ms | {modem} | {s.link.kind} | "
             f"{s.server.utilisation:.0%} of {s.server.service_ms:g} ms jobs | "
             f"{s.timing.period_ms:g} ms | {s.timing.timeout_ms:g} ms | "
             f"{s.timing.deadline_ms:g} ms |"

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_ACTIONS, action_from_index
+from cnn.action import N_ACTIONS, N_EXITS, action_from_index
 from cnn.errors import ConfigError, DataError
 from offload_env.env import check_render_mode, episode_key, observation_box
 from offload_env.reward import Multipliers
@@ -29,6 +29,22 @@ if TYPE_CHECKING:
 
 QUEUE_AT: Final = next(f.index for f in FIELDS if f.name == "queue_ms")
 CONNECT_TIMEOUT_S: Final = 10.0
+
+
+def paced_full_local_ms(runtime: SplitRuntime, runs: int = 30, pause_s: float = 0.03) -> float:
+    """Median time of full local processing on this machine with pauses between the frames.
+
+    A processor that has just waited for a camera is slower than one in a tight loop.
+    """
+    size = runtime.bundle.config.input_size
+    image = np.random.default_rng(0).integers(0, 256, (size, size, 3)).astype(np.uint8)
+    times = []
+    for _ in range(runs):
+        time.sleep(pause_s)
+        began_s = time.monotonic()
+        runtime.local(image, N_EXITS)
+        times.append((time.monotonic() - began_s) * 1e3)
+    return float(np.median(times))
 
 
 class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
@@ -197,7 +213,6 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         """A device connected through a fresh link over the trace of episode `key`."""
         from testbed.client import MecClient
         from testbed.device import Device, DeviceConfig
-        from testbed.device_command import full_local_ms
         from testbed.link_process import LinkProcess
         from testbed.meters.model import ModelMeter
         from testbed.observation import Observer
@@ -207,7 +222,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         world, plan = self.world, self.world.plan(key)
         timing, cost = world.scenario.timing, world.cost
         if self._slowdown is None:
-            self._slowdown = max(1.0, world.delay_ref_ms / full_local_ms(runtime))
+            self._slowdown = max(1.0, world.delay_ref_ms / paced_full_local_ms(runtime))
         self._link = link = self._drive.enter_context(
             LinkProcess(
                 world.traces[plan.trace],

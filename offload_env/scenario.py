@@ -36,15 +36,28 @@ class Device:
     Attributes:
         cost_model: ``fitted`` (the shipped model) or the path of one.
         slowdown: factor on the model's device times.
+        full_local_ms: instead of a factor, the time that full local processing takes on this
+            device; 0 uses `slowdown`. It says the same device whatever machine the cost
+            model was measured on.
         power: power profile ``device+modem`` of `testbed.power`; empty keeps the model's.
     """
 
     cost_model: str = "fitted"
     slowdown: float = 1.0
+    full_local_ms: float = 0.0
     power: str = ""
 
     def __post_init__(self) -> None:
-        _require(self.slowdown > 0, f"slowdown {self.slowdown}", "a factor above 0")
+        _require(
+            self.slowdown > 0 and self.full_local_ms >= 0,
+            f"slowdown {self.slowdown}, full_local_ms {self.full_local_ms}",
+            "a factor above 0 and a time of at least 0",
+        )
+        _require(
+            self.slowdown == 1.0 or self.full_local_ms == 0.0,
+            f"both slowdown {self.slowdown} and full_local_ms {self.full_local_ms}",
+            "one of the two",
+        )
 
 
 @dataclass(frozen=True, slots=True)

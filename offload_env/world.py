@@ -242,7 +242,10 @@ def load_cost(scenario: Scenario, cost: CostModel | None = None) -> CostModel:
             cost = CostModel.load(path)
     elif cost is None:
         cost = CostModel.load(Path(device.cost_model))
-    cost = replace(cost, slowdown=cost.slowdown * device.slowdown)
+    slowdown = cost.slowdown * device.slowdown
+    if device.full_local_ms:
+        slowdown = device.full_local_ms / cost.device_ms[MAIN]
+    cost = replace(cost, slowdown=slowdown)
     if not device.power:
         return cost
     profile = power_profile(device.power)
