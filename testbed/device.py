@@ -66,7 +66,8 @@ class DeviceConfig:
         deadline_ms: a longer delay is a miss; only reported, never acted on.
         max_queue_ms: a frame that has waited longer is skipped.
         slowdown: emulates a slower device: a section that computes for t ms is followed
-            by a pause of (slowdown - 1) t. At least 1.
+            by a pause of (slowdown - 1) t. At least 1. With one thread, t is processor
+            time: what other processes on the machine take is not multiplied.
         breaker_failures: failed exchanges in a row after which the device stays local
             until a probe is answered; 0 (the default) never does, as in the simulator.
         breaker_backoff_ms: first pause before such a probe, doubled at each that fails.
@@ -172,6 +173,7 @@ class Device:
         self._count = 0
         self._track = -1
         self._exchange_end_s = self._tail_from_s = -np.inf
+        self._timed_s = 0.0
         self._breaker = CircuitBreaker(
             self.config.breaker_failures,
             self.config.breaker_backoff_ms / 1e3,
@@ -228,6 +230,7 @@ class Device:
             self._observer.reset(start_s)
         if self.config.period_ms == 0:
             captured_s = start_s
+        began_s, self._timed_s = self._busy_s(), 0.0
         self._close(start_s)
         self._meter.begin()
         work = _Work(frame, self._count, captured_s, start_s, start_s)
@@ -241,13 +244,13 @@ class Device:
             work.status, work.reason = "skipped", f"queued {queue_ms:.0f} ms"
             self._observer.record_skipped()
             return None
-        observation, observe_ms = self._compute(lambda: self._observe(work, queue_ms))
-        work.unslowed_s = time.monotonic() - start_s - observe_ms / 1e3
+        observation, _ = self._compute(lambda: self._observe(work, queue_ms))
+        work.unslowed_s = self._busy_s() - began_s - self._timed_s
         return observation
 
     def process(self, action: int) -> None:
         """Carry out the action (canonical number, 0..19) on the frame just received."""
-        began_s = time.monotonic()
+        began_s, self._timed_s = self._busy_s(), 0.0
         work = self._work
         if work is None or work.status == "skipped":
             raise RuntimeError("process needs a frame that receive did not skip")
@@ -341,7 +344,7 @@ class Device:
             payload = self._runtime.payload(x, 0)
         else:
             payload, work.encode_ms = self._compute(lambda: self._runtime.payload(x, action.split))
-        sent_s = time.monotonic()
+        sent_s, sent_busy_s = time.monotonic(), self._busy_s()
         try:
             work.reply = client.infer(
                 payload, action.exit, action.split, timeout_ms=self.config.timeout_ms
@@ -349,6 +352,7 @@ class Device:
         except ExchangeFailed as error:
             work.reason = error.reason
         done_s = time.monotonic()
+        self._timed_s += self._busy_s() - sent_busy_s
         self._account(work, payload.nbytes, sent_s, done_s)
         if work.reply is None:
             self._breaker.failure(done_s)
@@ -384,20 +388,28 @@ class Device:
 
     def _compute(self, section: Callable[[], T]) -> tuple[T, float]:
         """Run a section of device compute; its result and time, slowed down as configured."""
-        began_s = time.monotonic()
+        began_s, began_busy_s = time.monotonic(), self._busy_s()
         result = section()
         if self.config.slowdown > 1:
-            wait_until(began_s + (time.monotonic() - began_s) * self.config.slowdown)
+            busy_s = self._busy_s() - began_busy_s
+            wait_until(time.monotonic() + busy_s * (self.config.slowdown - 1))
+        self._timed_s += self._busy_s() - began_busy_s
         return result, (time.monotonic() - began_s) * 1e3
 
+    def _busy_s(self) -> float:
+        """Clock of the device's compute: processor time, or wall time with more threads."""
+        return time.thread_time() if self._runtime.threads == 1 else time.monotonic()
+
     def _slow_the_rest(self, work: _Work, began_s: float) -> None:
-        """A slower device is slower in all it does: what no section timed is stretched too."""
+        """A slower device is slower in all it does: what no section timed is stretched too.
+
+        `began_s` is on the clock of `_busy_s`; exchanges and sections are in `_timed_s`.
+        """
         if self.config.slowdown == 1:
             return
-        now_s = time.monotonic()
-        timed_ms = work.head_ms + work.wait_ms + (work.encode_ms or 0) + (work.fallback_ms or 0)
-        work.unslowed_s += now_s - began_s - timed_ms / 1e3
-        wait_until(now_s + max(0.0, work.unslowed_s) * (self.config.slowdown - 1))
+        work.unslowed_s += self._busy_s() - began_s - self._timed_s
+        pause_s = max(0.0, work.unslowed_s) * (self.config.slowdown - 1)
+        wait_until(time.monotonic() + pause_s)
 
     def _close(self, end_s: float) -> None:
         """The frame in hand ends at `end_s`: read the meter, make its measurement."""
