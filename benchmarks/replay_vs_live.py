@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from tqdm import trange
+from tqdm import tqdm
 
 from cnn.action import N_ACTIONS
 from cnn.bundle import load_bundle
@@ -67,10 +67,13 @@ def drive(scenario: str, source: str, n: int, seed: int, folder: Path) -> None:
             frames_seed=env.frames_seed,
             slowdown=env.slowdown,
         )
+        actions = rng.integers(N_ACTIONS, size=n).tolist()
+        # Writing waits for the end: between two steps a frame is already on the clock.
+        bar = tqdm(actions, desc="live frames", file=sys.stderr, mininterval=2.0)
+        rows = [env.step(action)[4]["measurement"] for action in bar]
         with RecordWriter(folder / "records.parquet", about) as writer:
-            for _ in trange(n, desc="live frames", file=sys.stderr):
-                info = env.step(int(rng.integers(N_ACTIONS)))[4]
-                writer.write(info["measurement"])
+            for row in rows:
+                writer.write(row)
         env.link_record().save(folder / "link.json")
         (folder / "run.json").write_text(json.dumps({"started_s": env.started_s}))
 
