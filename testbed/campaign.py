@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -105,6 +106,8 @@ class CampaignConfig:
         rounds: blocks for each condition.
         repetitions: frames for each action in a block.
         warm_up: frames at the start of a block that are recorded as warm-up.
+        pause_ms: idle time before every frame. A device that waits for its camera computes
+            with colder caches than one that never rests, and takes markedly longer.
         timeout_ms: of the device; generous, since a fallback is no measurement.
         slowdown: of the device.
         power: power profile of the model meter.
@@ -119,6 +122,7 @@ class CampaignConfig:
     rounds: int = 3
     repetitions: int = 10
     warm_up: int = 10
+    pause_ms: float = 50.0
     timeout_ms: float = 5000.0
     slowdown: float = 1.0
     power: str = "jetson-nano+5g-nsa-lowband"
@@ -134,10 +138,11 @@ class CampaignConfig:
             raise ConfigError(
                 f"conditions {names}", expected="at least one, all different", mend="correct them"
             )
-        if min(self.rounds, self.repetitions) < 1 or self.warm_up < 0:
+        if min(self.rounds, self.repetitions) < 1 or min(self.warm_up, self.pause_ms) < 0:
             raise ConfigError(
-                f"{self.rounds} rounds, {self.repetitions} repetitions, {self.warm_up} warm-up",
-                expected="at least 1, 1 and 0",
+                f"{self.rounds} rounds, {self.repetitions} repetitions, {self.warm_up} warm-up, "
+                f"{self.pause_ms} ms pause",
+                expected="at least 1, 1, 0 and 0",
                 mend="correct them",
             )
 
@@ -286,7 +291,7 @@ def _measure(
             stack.enter_context(CpuQuota(config.device_quota))
         writer = stack.enter_context(_whole_or_nothing(path, source))
         wanted = config.warm_up + len(actions)
-        for i, row in enumerate(unit.run(_first(frames, wanted))):
+        for i, row in enumerate(unit.run(_first(frames, wanted, config.pause_ms))):
             writer.write(
                 row,
                 condition=condition.name,
@@ -307,9 +312,11 @@ def _whole_or_nothing(path: Path, source: dict[str, Any]) -> Iterator[RecordWrit
     writer.close()
 
 
-def _first(frames: Iterator[CameraFrame], n: int) -> Iterator[CameraFrame]:
+def _first(frames: Iterator[CameraFrame], n: int, pause_ms: float) -> Iterator[CameraFrame]:
     for _ in range(n):
-        yield next(frames)
+        frame = next(frames)
+        time.sleep(pause_ms / 1e3)
+        yield frame
 
 
 def _is_done(path: Path, fingerprint: str) -> bool:

@@ -28,6 +28,9 @@ def campaign(
     warm_up: Annotated[
         int, typer.Option(min=0, help="Frames at the start of a block that do not count.")
     ] = 10,
+    pause_ms: Annotated[
+        float, typer.Option(min=0, help="Milliseconds of rest before every frame.")
+    ] = 50.0,
     timeout_ms: Annotated[
         float, typer.Option(help="Milliseconds after which an answer is given up.")
     ] = 5000.0,
@@ -79,6 +82,7 @@ def campaign(
         rounds=rounds,
         repetitions=repetitions,
         warm_up=warm_up,
+        pause_ms=pause_ms,
         timeout_ms=timeout_ms,
         slowdown=slowdown,
         power=power,
