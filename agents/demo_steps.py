@@ -116,7 +116,8 @@ def _live(
     ) as bar:
         task = bar.add_task("table", total=n)
         table = frame_table(runtime, source, n, lambda done: bar.advance(task, done))
-    slowdown = slowdown_for(runtime, world)
+    console.print("how fast is this machine as a device?", highlight=False)
+    slowdown = slowdown_for(world, source, out / "calibration.parquet")
     trace = load_traces(world.scenario, "test")[seed % len(world.pool)]
     live: dict[str, dict[str, float]] = {}
     for name, (policy, decide) in runs.items():

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.baselines import FULL_LOCAL
 from cnn.bundle import load_bundle
 from cnn.data import ImageSet
 from cnn.errors import RemoteError
@@ -39,6 +40,7 @@ DEFAULT_POWER: Final = "jetson-nano+5g-nsa-lowband"
 _OWN_TRACKS: Final = 10_000
 """Added to the stream's running track numbers: GTSRB's own spliced tracks keep their names."""
 _STOP_S: Final = 10.0
+CALIBRATION_FRAMES: Final = 40
 _REPLAYS: Final = 8
 """Replays with other draws of the compute jitter, averaged."""
 
@@ -98,14 +100,26 @@ def frame_table(runtime: SplitRuntime, source: FrameSource, n: int, progress: An
     return make_table(runtime, images, source.name, progress=progress)
 
 
-def slowdown_for(runtime: SplitRuntime, world: World) -> float:
-    """Factor that makes this machine's full local processing as slow as the scenario's.
+def slowdown_for(world: World, source: FrameSource, out: Path) -> float:
+    """Factor that makes the device on this machine as slow as the scenario's.
 
-    At least 1: a faster device than this machine cannot be emulated.
+    Measured with the device itself, as it is, on full local processing at the scenario's
+    frame rate: what it does besides computing the network counts, and a processor that
+    rested since the last frame is slower than one in a tight loop.
+
+    Args:
+        world: its `delay_ref_ms` is to be met.
+        source: of the frames.
+        out: Parquet file of the calibration's measurements.
+
+    Returns:
+        at least 1: a faster device than this machine cannot be emulated.
     """
-    from testbed.device_command import full_local_ms
-
-    return max(1.0, world.delay_ref_ms / full_local_ms(runtime))
+    command = [sys.executable, "-m", "testbed", "device", "--local-only"]
+    command += ["--action", FULL_LOCAL.name, "--meter", "none"]
+    _run(command + _settings(world, source, CALIBRATION_FRAMES, 1.0, out))
+    delay_ms = read_records(out).numbers("delay_ms")[CALIBRATION_FRAMES // 4 :]
+    return max(1.0, world.delay_ref_ms / float(np.median(delay_ms)))
 
 
 def run_live(
