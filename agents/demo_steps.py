@@ -116,9 +116,9 @@ def _live(
     ) as bar:
         task = bar.add_task("table", total=n)
         table = frame_table(runtime, source, n, lambda done: bar.advance(task, done))
-    console.print("how fast is this machine as a device?", highlight=False)
-    slowdown = slowdown_for(world, source, out / "calibration.parquet")
     trace = load_traces(world.scenario, "test")[seed % len(world.pool)]
+    console.print("how fast is this machine as a device?", highlight=False)
+    slowdown = slowdown_for(world, trace, source, out / "calibration.parquet")
     live: dict[str, dict[str, float]] = {}
     for name, (policy, decide) in runs.items():
         console.print(f"{name}: {n} frames over {trace.name}", highlight=False)
@@ -135,9 +135,8 @@ def _live(
 
 
 def _frame_source(seed: int) -> FrameSource:
-    real = os.environ.get("SLIPROAD_DATA")
-    name = "gtsrb:policy-test" if real else "render"
-    return FrameSource(name, seed + LIVE_SEED_OFFSET, Path(real) if real else None)
+    name = "gtsrb:policy-test" if os.environ.get("SLIPROAD_DATA") else "render"
+    return FrameSource(name, seed + LIVE_SEED_OFFSET)
 
 
 def _json(

@@ -52,7 +52,7 @@ class FrameSource:
     Attributes:
         name: ``render`` or ``gtsrb:policy-test``.
         seed: order of tracks, or what is drawn.
-        data: data folder for GTSRB; None reads SLIPROAD_DATA.
+        data: GTSRB folder; None takes ``gtsrb`` in SLIPROAD_DATA.
     """
 
     name: str
@@ -100,26 +100,29 @@ def frame_table(runtime: SplitRuntime, source: FrameSource, n: int, progress: An
     return make_table(runtime, images, source.name, progress=progress)
 
 
-def slowdown_for(world: World, source: FrameSource, out: Path) -> float:
+def slowdown_for(world: World, trace: Trace, source: FrameSource, out: Path) -> float:
     """Factor that makes the device on this machine as slow as the scenario's.
 
-    Measured with the device itself, as it is, on full local processing at the scenario's
-    frame rate: what it does besides computing the network counts, and a processor that
-    rested since the last frame is slower than one in a tight loop.
+    Measured with the device itself, slowed down by the cost model's estimate, on full local
+    processing at the scenario's frame rate with server and link running beside it: what it
+    does besides computing the network counts, and a processor that pauses between sections
+    and shares its caches takes longer than one in a tight loop.
 
     Args:
         world: its `delay_ref_ms` is to be met.
+        trace: of the idle link.
         source: of the frames.
         out: Parquet file of the calibration's measurements.
 
     Returns:
         at least 1: a faster device than this machine cannot be emulated.
     """
-    command = [sys.executable, "-m", "testbed", "device", "--local-only"]
-    command += ["--action", FULL_LOCAL.name, "--meter", "none"]
-    _run(command + _settings(world, source, CALIBRATION_FRAMES, 1.0, out))
-    delay_ms = read_records(out).numbers("delay_ms")[CALIBRATION_FRAMES // 4 :]
-    return max(1.0, world.delay_ref_ms / float(np.median(delay_ms)))
+    guess = max(1.0, world.cost.slowdown)
+    action = ("--action", FULL_LOCAL.name)
+    run = run_live(world, trace, source, action, CALIBRATION_FRAMES, guess, out)
+    busy_ms = run.records.numbers("delay_ms") - run.records.numbers("queue_ms")
+    typical_ms = float(np.median(busy_ms[CALIBRATION_FRAMES // 4 :]))
+    return max(1.0, guess * world.delay_ref_ms / typical_ms)
 
 
 def run_live(

@@ -37,7 +37,7 @@ from cnn.data import ImageSet, load_gtsrb
 from cnn.runtime import SplitRuntime
 from cnn.tracks import load_split
 
-CALIBRATION_IMAGES, TEST_IMAGES, ROUNDS = 256, 2000, 40
+CALIBRATION_IMAGES, TEST_IMAGES, ROUNDS = 100, 2000, 40
 
 
 class Inputs(CalibrationDataReader):  # type: ignore[misc]
