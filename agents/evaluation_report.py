@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 import cnn
 from agents import plots
+from agents.config import MARGIN
 from agents.evaluate import AGENT, BEST_STATIC, Evaluation
 from agents.prediction import AT
 from agents.report import Report, Section, Table
 from agents.rollout import Rollout, action_shares, episode_keys, sample_observations
 from agents.table import COLUMNS, cells, comparison
-from cnn.action import ACTIONS
+from cnn.action import ACTIONS, N_EXITS
 from offload_env.world import World
 from testbed.observation import scale_one
 from testbed.policy import Policy
@@ -69,7 +70,7 @@ def write_report(
                 "Learning",
                 "Cost and accuracy of the exploring policy at each update, of the greedy policy "
                 "on validation drives, and the price of a wrong answer that dual ascent sets.",
-                png=plots.learning_curve(learning, floor),
+                png=plots.learning_curve(learning, floor, MARGIN),
             )
         )
     report = Report(
@@ -203,8 +204,8 @@ def _telling_drive(rollout: Rollout) -> int:
 def _map(world: World, policy: Policy) -> Section:
     return Section(
         "Action map",
-        "Most frequent action over the believed uplink rate and the confidence of the last "
-        "answer on the track; everything else as in observations met on test drives.",
+        "Most frequent action over the believed uplink rate and the confidence of the answers "
+        "seen on the track; everything else as met on test drives after answers below 0.9.",
         png=plots.action_map(action_grid(world, policy), MAP_RATES_MBPS, MAP_CONFIDENCES),
     )
 
@@ -215,18 +216,22 @@ def action_grid(world: World, policy: Policy, samples: int = 64) -> NDArray[np.i
     Returns:
         int64 (n_confidences, n_rates).
     """
-    seen = sample_observations(world, policy, episode_keys(1, 8))
-    seen = seen[seen[:, AT["answers_on_track"]] > scale_one(AT["answers_on_track"], 2.5)]
+    seen = sample_observations(world, policy, episode_keys(1, 16))
+    seen = seen[seen[:, AT["answers_on_track"]] > scale_one(AT["answers_on_track"], 0.5)]
+    # Where the last answer was certain, the rest of the observation says so, too: a map
+    # around such frames would show how the policy reads contradictions.
+    doubtful = seen[seen[:, AT["last_confidence"]] < scale_one(AT["last_confidence"], 0.9)]
+    seen = doubtful if len(doubtful) >= samples else seen
     pick = np.random.default_rng(0).choice(len(seen), min(samples, len(seen)), replace=False)
     base = seen[pick]
-    exits = np.rint((base[:, AT["last_exit"]] + 1) * 2.5).astype(int).clip(1, 5)
-    own = AT["confidence_exit1"] + exits - 1
+    exits = slice(AT["confidence_exit1"], AT["confidence_exit1"] + N_EXITS)
+    known = base[:, exits] > -1.0  # -1 is "not seen on this track"
     grid = np.empty((len(MAP_CONFIDENCES), len(MAP_RATES_MBPS)), np.int64)
     for i, confidence in enumerate(MAP_CONFIDENCES):
         x = np.repeat(base[None], len(MAP_RATES_MBPS), 0)
         scaled = scale_one(AT["last_confidence"], float(confidence))
         x[:, :, AT["last_confidence"]] = scaled
-        x[:, np.arange(len(base)), own] = scaled
+        x[:, :, exits] = np.where(known, scaled, x[:, :, exits])
         for j, rate in enumerate(MAP_RATES_MBPS):
             x[j, :, AT["uplink_mbps"]] = scale_one(AT["uplink_mbps"], float(rate))
         actions = policy.decide_batch(x.reshape(-1, x.shape[2])).reshape(len(MAP_RATES_MBPS), -1)

@@ -205,7 +205,9 @@ def drive_timeline(drive: pd.DataFrame, deadline_ms: float) -> bytes:
     delay.plot(t, drive["delay_ms"], color=AGENT_COLOUR, linewidth=0.9)
     delay.axhline(deadline_ms, color="black", linewidth=0.8, linestyle="--")
     delay.set_yscale("log")
-    delay.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    for axis in (delay.yaxis.set_major_formatter, delay.yaxis.set_minor_formatter):
+        axis(lambda v, _: f"{v:g}")
+    delay.tick_params(axis="y", which="minor", labelsize=7)
     delay.set_ylabel("delay (ms)")
     delay.set_xlabel("time in the drive (s); dashed: deadline")
     for axes in (rate, exits, sure, delay):
@@ -246,7 +248,7 @@ def action_map(
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
     axes.set_xlabel("uplink rate as the device last measured it (Mbit/s)")
-    axes.set_ylabel("confidence of the last answer")
+    axes.set_ylabel("confidence of the answers seen on the track")
     handles = [Patch(color=c, label=_long_name(int(a))) for a, c in zip(used, colours, strict=True)]
     axes.legend(handles=handles, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return png(figure)
@@ -297,13 +299,14 @@ def action_shares(shares: Mapping[str, NDArray[np.float64]]) -> bytes:
     return png(figure)
 
 
-def learning_curve(log: pd.DataFrame, floor: float) -> bytes:
+def learning_curve(log: pd.DataFrame, floor: float, margin: float) -> bytes:
     """Training: cost and accuracy per rollout and on validation drives, and the multiplier.
 
     Args:
         log: columns ``step``, ``cost``, ``accuracy``, ``multiplier``, and
             ``validation_cost``, ``validation_accuracy`` (NaN between validations).
-        floor: accuracy the constraint asks for.
+        floor: accuracy the constraint asks for on the training frames.
+        margin: asked for on top of it in training.
     """
     figure = Figure(figsize=(8, 6.5), layout="constrained")
     cost, accuracy, multiplier = figure.subplots(3, 1, sharex=True)
@@ -317,6 +320,7 @@ def learning_curve(log: pd.DataFrame, floor: float) -> bytes:
     )
     accuracy.axhline(100 * floor, color="#c1121f", linestyle="--", linewidth=1)
     accuracy.set_ylabel("accuracy (%)")
+    accuracy.axhline(100 * (floor + margin), color="#c1121f", linestyle=":", linewidth=1)
     multiplier.plot(log["step"], log["multiplier"], color="#f4a261")
     multiplier.set_ylabel("multiplier of\nthe floor")
     multiplier.set_xlabel("training steps (frames)")
@@ -324,6 +328,7 @@ def learning_curve(log: pd.DataFrame, floor: float) -> bytes:
         Line2D([], [], color="#adb5bd", label="training, exploring"),
         Line2D([], [], color=AGENT_COLOUR, marker="o", markersize=3, label="validation, greedy"),
         Line2D([], [], color="#c1121f", linestyle="--", label="accuracy floor"),
+        Line2D([], [], color="#c1121f", linestyle=":", label="floor and margin"),
     ]
     cost.legend(handles=handles, fontsize=8)
     for axes in (cost, accuracy, multiplier):
