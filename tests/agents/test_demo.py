@@ -19,9 +19,20 @@ ROOT = Path(__file__).parents[2]
 FRAMES = 25
 
 
+def short_drives(folder: Path) -> Path:
+    """The default scenario with drives of 30 frames instead of 300."""
+    text = (ROOT / "offload_env" / "scenarios" / "urban-5g.toml").read_text()
+    assert "[timing]\n" in text
+    assert "n_frames" not in text
+    path = folder / "short.toml"
+    path.write_text(text.replace("[timing]\n", "[timing]\nn_frames = 30\n"))
+    return path
+
+
 def start(out: Path, frames: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "agents", "demo", "--out", str(out), "--json"]
     command += ["--frames", str(frames), "--steps", "40000", "--episodes", "3"]
+    command += ["--scenario", str(short_drives(out))]
     environment = {k: v for k, v in os.environ.items() if k != "SLIPROAD_DATA"}
     return subprocess.Popen(
         command,
