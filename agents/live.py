@@ -178,6 +178,7 @@ def _settings(world: World, source: FrameSource, n: int, slowdown: float, out: P
         "--power": world.scenario.device.power or DEFAULT_POWER,
         "--accuracy-floor": settings.accuracy_floor,
         "--delay-share": settings.delay_share,
+        "--full-local-ms": settings.full_local_ms,
         "--tech": "5G" if settings.radio_5g else "LTE",
         "--out": out,
     }

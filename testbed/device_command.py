@@ -71,6 +71,15 @@ def device(
     delay_share: Annotated[
         float, typer.Option(help="Weight of delay against energy that the policy is told, 0..1.")
     ] = 0.5,
+    full_local: Annotated[
+        float | None,
+        typer.Option(
+            "--full-local-ms",
+            min=0.01,
+            help="Milliseconds of full local processing that the policy is told; "
+            "measured in a tight loop if not given.",
+        ),
+    ] = None,
     tech: Annotated[str, typer.Option(help="Radio technology: 5G or LTE.")] = "5G",
     bundle: Annotated[
         Path | None, typer.Option(help="Model bundle folder; the shipped one if left out.")
@@ -124,7 +133,7 @@ def device(
         radio_5g=tech == "5G",
         accuracy_floor=accuracy_floor,
         delay_share=delay_share,
-        full_local_ms=full_local_ms(runtime) * slowdown,
+        full_local_ms=full_local or full_local_ms(runtime) * slowdown,
     )
     stream = open_frames(frames, model.config.input_size, seed=seed, data=data, n=n_frames)
     tls = _tls(tls_ca, tls_cert, tls_key)
