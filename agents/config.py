@@ -12,8 +12,12 @@ from cnn.action import N_ACTIONS
 from cnn.errors import ConfigError, DataError
 
 ALGORITHMS: Final = ("ppo", "dqn")
-MARGIN: Final = 0.003
-"""Accuracy asked for above the floor on training drives, of agents and baselines alike."""
+MARGIN: Final = 0.004
+"""Accuracy asked for above the floor on training drives, of agents and baselines alike.
+
+A bootstrap over the 196 policy-train tracks puts what exit 1 loses against the main exit at
+0.82 points and its one-sided 95 % bound at 1.24: 0.4 points may be missing on other tracks.
+"""
 
 
 @dataclass(frozen=True, slots=True)

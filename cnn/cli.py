@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
-from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
+from cnn.console import JsonFlag, SeedOption, emit_json
 from cnn.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def evaluate(
         payload = str(loaded.config.payload_bytes(a.exit, a.split))
         cells = (f"{100 * r['accuracy']:.2f}", f"{r['ece']:.4f}", f"{r['ece_uncalibrated']:.4f}")
         table.add_row(a.name, *cells, payload)
-    stderr_console().print(table)
+    Console().print(table)
 
 
 @app.command()
@@ -255,7 +256,7 @@ def info(bundle: BundleOption = None, as_json: JsonFlag = False) -> None:
         return
     from rich.table import Table
 
-    console = stderr_console()
+    console = Console()
     shapes = Table(title=f"bundle {loaded.hash[:12]} in {loaded.path}")
     for column in ("block", "channels", "size px", "MACs (1e6)", "exit MACs (1e6)", "exit / block"):
         shapes.add_column(column, justify="right")
@@ -283,4 +284,4 @@ def _say(result: dict[str, Any], as_json: bool) -> None:
         emit_json(result)
     else:
         for key, value in result.items():
-            stderr_console().print(f"{key}: {value}", highlight=False)
+            Console().print(f"{key}: {value}", highlight=False)

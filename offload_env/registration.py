@@ -1,8 +1,7 @@
 """Names the environments for `gymnasium.make` and `gymnasium.make_vec`.
 
-Three ways lead here: an installed package announces itself to Gymnasium (entry point
-``gymnasium.envs``), ``gymnasium.make("offload_env.registration:sliproad/Offload-v0")``
-imports this module, and `offload_env.register` calls `register` by hand.
+Two ways lead here: ``gymnasium.make("offload_env.registration:sliproad/Offload-v0")`` imports
+this module, and `offload_env.register` calls `register` by hand. Gymnasium 1.4 loads no plug-ins.
 """
 
 from __future__ import annotations
