@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +10,7 @@ import typer
 from cnn.console import JsonFlag, emit_json, stderr_console
 
 if TYPE_CHECKING:
+    from testbed.stopping import StopFlag
     from testbed.trace import Trace
 
 
@@ -77,6 +76,7 @@ def link(
     """
     from cnn.errors import ConfigError
     from testbed.link import LinkEmulator
+    from testbed.stopping import stop_on_signals
     from testbed.trace_io import write_text
 
     replayed = _choose_trace(trace, trace_name, generate, seed, rate_mbps, rtt_ms)
@@ -84,7 +84,7 @@ def link(
         raise ConfigError(
             f"--backend {backend}", expected="user-space or tc", mend="correct --backend"
         )
-    stop = _stop_on_signal()
+    stop = stop_on_signals()
     if backend == "tc":
         port = _address(server, "--server")[1]
         _report(_run_tc(replayed, port, start_offset_s, duration_s, record, stop), json_output)
@@ -114,7 +114,7 @@ def _run_tc(
     start_offset_s: float,
     duration_s: float | None,
     record: Path | None,
-    stop: threading.Event,
+    stop: StopFlag,
 ) -> dict[str, Any]:
     """The kernel's link, until told to stop; what it was."""
     from testbed.tc_link import TcLink
@@ -129,14 +129,6 @@ def _run_tc(
         if record is not None:
             link.record().save(record)
         return {"trace": trace.name, "backend": "tc", "netem": link.has_netem}
-
-
-def _stop_on_signal() -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def _say(line: str) -> None:

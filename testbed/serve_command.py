@@ -47,11 +47,9 @@ def serve(
     Prints one line to standard error when it is ready. SIGTERM or SIGINT finishes the
     accepted requests and exits with 0; a second one exits at once.
     """
-    import signal
-    import threading
-
     from cnn.bundle import load_bundle
     from testbed.server import MecServer, ServerConfig
+    from testbed.stopping import stop_on_signals
     from testbed.tls import server_tls
 
     config = ServerConfig(
@@ -66,15 +64,7 @@ def serve(
         tls=server_tls(tls_cert, tls_key, tls_client_ca),
         drain_s=drain_s,
     )
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    stop = stop_on_signals()
     console = stderr_console()
     server = MecServer(load_bundle(bundle), config).start()
     if port_file is not None:
