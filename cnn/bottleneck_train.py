@@ -25,7 +25,8 @@ from cnn.augment import augment
 from cnn.data import ImageSet
 from cnn.errors import ConfigError
 from cnn.model import MultiExitVGG
-from cnn.train import Averaged, channels_last, epoch_order, mixed_precision, to_batch
+from cnn.torch_device import DeviceChoice, Precision, choose_compute, parse_choice
+from cnn.train import Averaged, backward_step, channels_last, epoch_order, to_batch
 
 SPLITS = tuple(range(1, N_EXITS))
 
@@ -42,7 +43,8 @@ class BottleneckConfig:
         feature_weight: weight of the feature error relative to the answers' divergence.
         temperature: softmax temperature of the answers' divergence.
         strength: of the augmentation.
-        precision: ``fp32``, ``bf16`` or ``auto``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``: see `cnn.torch_device`.
         seed: of everything random.
     """
 
@@ -53,10 +55,12 @@ class BottleneckConfig:
     feature_weight: float = 1.0
     temperature: float = 2.0
     strength: float = 0.8
-    precision: str = "auto"
+    device: DeviceChoice = "auto"
+    precision: Precision = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        parse_choice(self.device, self.precision)
         if min(self.shares) < 0 or not 0.99 < sum(self.shares) < 1.01 or self.batch_size < 8:
             raise ConfigError(
                 f"shares {self.shares} of a batch of {self.batch_size}",
@@ -100,17 +104,18 @@ def bottleneck_loss(
 def split_accuracy(net: MultiExitVGG, data: ImageSet, batch: int = 256) -> dict[str, float]:
     """Accuracy of every (exit, split) with 1 <= split < exit, by action name."""
     net.eval()
+    device = next(net.parameters()).device
     hits: dict[str, float] = {}
     for at in range(0, len(data), batch):
         rows = torch.arange(at, min(at + batch, len(data)))
         labels = torch.from_numpy(data.label[at : at + batch].astype(np.int64))
-        f = net.normalise(to_batch(data.images, rows))
+        f = net.normalise(to_batch(data.images, rows).to(device))
         for s in SPLITS:
             f = net.blocks[s - 1](f)
             y = net.through_bottleneck(f, s)
             for e in range(s + 1, N_EXITS + 1):
                 y = net.blocks[e - 1](y)
-                right = (net.exits[e - 1](y).argmax(1) == labels).sum().item()
+                right = (net.exits[e - 1](y).argmax(1).cpu() == labels).sum().item()
                 hits[f"e{e}s{s}"] = hits.get(f"e{e}s{s}", 0.0) + right
     return {name: h / len(data) for name, h in hits.items()}
 
@@ -129,13 +134,18 @@ def train_bottlenecks(
     """Fit encoders and decoders of `net` in place; returns the final checkpoint's path.
 
     The backbone and the exits stay as they are, batch-norm statistics included. Writes
-    ``bottlenecks.pt`` after every epoch; with `resume`, continues from it.
+    ``bottlenecks.pt`` after every epoch; with `resume`, continues from it. `net` is moved to
+    the chosen device.
+
+    Raises:
+        ConfigError: if the device or precision asked for is not to be had here.
     """
+    compute = choose_compute(config.device, config.precision)
     torch.manual_seed(config.seed)
     g = torch.Generator().manual_seed(config.seed)
     edges = np.rint(np.cumsum([0.0, *config.shares]) * config.batch_size).astype(int)
     wanted = [s for s in SPLITS if edges[s] > edges[s - 1]]
-    channels_last(net).eval().requires_grad_(False)
+    channels_last(net).to(compute.device).eval().requires_grad_(False)
     trained = [m[s - 1] for m in (net.encoders, net.decoders) for s in wanted]
     parameters = []
     for module in trained:
@@ -148,7 +158,7 @@ def train_bottlenecks(
         lambda k: min((k + 1) / 100, 0.5 * (1 + math.cos(math.pi * min(k / steps, 1))) + 1e-3),
     )
     averaged = Averaged(net, 0.995)
-    use_bf16 = mixed_precision(config.precision)
+    scaler = compute.scaler()
     first, last_file = 0, out / "bottlenecks.pt"
     if resume and last_file.is_file():
         state = checkpoint.load(last_file)
@@ -158,6 +168,8 @@ def train_bottlenecks(
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         g.set_state(state["generator"])
+        if scaler.is_enabled() and state.get("scaler"):
+            scaler.load_state_dict(state["scaler"])
         first = state["epoch"]
     out.mkdir(parents=True, exist_ok=True)
     with SummaryWriter(str(out)) as board:
@@ -176,9 +188,9 @@ def train_bottlenecks(
             for rows in bar:
                 labels = torch.from_numpy(fit.label[rows.numpy()].astype(np.int64))
                 x = augment(to_batch(fit.images, rows), labels, g, config.strength)
-                x = x.contiguous(memory_format=torch.channels_last)
-                loss = torch.zeros(())
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16):
+                x = compute.to_device(x.contiguous(memory_format=torch.channels_last))
+                loss = torch.zeros((), device=compute.device)
+                with compute.autocast():
                     with torch.no_grad():
                         features, logits = _teacher(net, x)
                     for s in wanted:
@@ -186,10 +198,7 @@ def train_bottlenecks(
                         loss = loss + bottleneck_loss(
                             net, [f[part] for f in features], [z[part] for z in logits], s, config
                         )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(parameters, 5.0)
-                optimizer.step()
+                backward_step(loss, parameters, optimizer, scaler)
                 schedule.step()
                 averaged.update(net)
                 losses.append(loss.item())
@@ -211,6 +220,7 @@ def train_bottlenecks(
                     "optimizer": optimizer.state_dict(),
                     "schedule": schedule.state_dict(),
                     "generator": g.get_state(),
+                    "scaler": scaler.state_dict(),
                     "epoch": epoch + 1,
                 },
             )

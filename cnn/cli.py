@@ -89,6 +89,12 @@ def train(
         int | None, typer.Option(min=128, help="Fit on so many images only (smoke runs).")
     ] = None,
     precision: PrecisionOption = "int8",
+    device: Annotated[
+        str, typer.Option(help="Where to train: auto (a CUDA GPU if there is one), cpu or cuda.")
+    ] = "auto",
+    mixed_precision: Annotated[
+        str, typer.Option(help="Arithmetic of training: auto, fp32, bf16 or fp16 (CUDA only).")
+    ] = "auto",
     resume: Annotated[bool, typer.Option(help="Continue from the run folder.")] = False,
     threads: Annotated[int, typer.Option(min=0, help="torch threads; 0: its own choice.")] = 0,
     seed: SeedOption = 0,
@@ -103,6 +109,9 @@ def train(
         )
     folder = data_folder(data)
     from cnn.pipeline import train_all
+    from cnn.torch_device import parse_choice
+
+    where, arithmetic = parse_choice(device, mixed_precision)
 
     result = train_all(
         folder,
@@ -115,6 +124,8 @@ def train(
         resume=resume,
         threads=threads,
         seed=seed,
+        device=where,
+        mixed=arithmetic,
     )
     _say(result, as_json)
 

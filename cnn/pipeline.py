@@ -20,6 +20,7 @@ from cnn.evaluate import action_reliability
 from cnn.export import write_bundle
 from cnn.model import MultiExitVGG
 from cnn.runtime import SplitRuntime
+from cnn.torch_device import DeviceChoice, Precision, choose_compute
 from cnn.tracks import load_split
 from cnn.train import TrainConfig, train
 
@@ -94,8 +95,15 @@ def train_all(
     resume: bool,
     threads: int,
     seed: int,
+    device: DeviceChoice = "auto",
+    mixed: Precision = "auto",
 ) -> dict[str, Any]:
-    """Backbone and exits, then bottlenecks, then calibration and export, into `out`."""
+    """Backbone and exits, then bottlenecks, then calibration and export, into `out`.
+
+    `device` and `mixed` say where training computes and how (`cnn.torch_device`); `precision`
+    is the bundle's.
+    """
+    choose_compute(device, mixed)  # an impossible choice is refused before data are read
     data = load_gtsrb(folder, "train", config.input_size)
     split = load_split()
     fit, val = data.only_tracks(split["cnn-fit"]), data.only_tracks(split["cnn-val"])
@@ -107,14 +115,15 @@ def train_all(
         fit,
         val,
         config,
-        TrainConfig(epochs=epochs, threads=threads, seed=seed),
+        TrainConfig(epochs=epochs, device=device, precision=mixed, threads=threads, seed=seed),
         out,
         resume=resume,
     )
     net = checkpoint.build_model(checkpoint.load(backbone))
-    final = train_bottlenecks(
-        net, fit, val, BottleneckConfig(epochs=bottleneck_epochs, seed=seed), out, resume=resume
+    bottlenecks = BottleneckConfig(
+        epochs=bottleneck_epochs, device=device, precision=mixed, seed=seed
     )
+    final = train_bottlenecks(net, fit, val, bottlenecks, out, resume=resume)
     net = checkpoint.build_model(checkpoint.load(final))
     provenance = {
         "data": "GTSRB training set, tracks of cnn-fit",

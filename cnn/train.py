@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from cnn.augment import augment
 from cnn.data import ImageSet
 from cnn.errors import ConfigError
 from cnn.model import MultiExitVGG
+from cnn.torch_device import DeviceChoice, Precision, choose_compute, parse_choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class TrainConfig:
         label_smoothing: of the cross entropy.
         ema: decay of the averaged weights that are evaluated and exported.
         strength: of the augmentation.
-        precision: ``fp32``, ``bf16`` or ``auto`` (bf16 where the processor has it).
+        device: ``auto`` (a CUDA GPU if there is one), ``cpu`` or ``cuda``.
+        precision: ``fp32``, ``bf16``, ``fp16`` (CUDA only) or ``auto``: see `choose_compute`.
         threads: torch threads; 0 leaves torch's choice.
         seed: of everything random.
     """
@@ -54,28 +57,19 @@ class TrainConfig:
     label_smoothing: float = 0.05
     ema: float = 0.998
     strength: float = 1.0
-    precision: str = "auto"
+    device: DeviceChoice = "auto"
+    precision: Precision = "auto"
     threads: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ConfigError(
-                f"precision {self.precision!r}", expected="auto, fp32 or bf16", mend="use auto"
-            )
+        parse_choice(self.device, self.precision)
         if self.epochs < 1 or self.batch_size < 2:
             raise ConfigError(
                 f"epochs {self.epochs}, batch size {self.batch_size}",
                 expected="at least 1 epoch and 2 images a batch",
                 mend="give larger numbers",
             )
-
-
-def mixed_precision(precision: str) -> bool:
-    """True if bf16 autocast is asked for, or worth it on this processor."""
-    if precision != "auto":
-        return precision == "bf16"
-    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
 
 
 def channels_last(model: MultiExitVGG) -> MultiExitVGG:
@@ -95,7 +89,7 @@ def exit_loss(logits: list[Tensor], labels: Tensor, config: TrainConfig) -> Tens
     """
     t = config.temperature
     teacher = F.softmax(logits[-1].detach() / t, 1)
-    total = torch.zeros(())
+    total = logits[0].new_zeros(())
     for weight, out in zip(config.exit_weights, logits, strict=True):
         total = total + weight * F.cross_entropy(
             out, labels, label_smoothing=config.label_smoothing
@@ -118,12 +112,32 @@ def exit_accuracy(model: MultiExitVGG, data: ImageSet, batch: int = 256) -> list
     """Accuracy of the five unsplit exits, in [0, 1]."""
     model.eval()
     hits = np.zeros(5)
+    device = next(model.parameters()).device
     for at in range(0, len(data), batch):
         rows = torch.arange(at, min(at + batch, len(data)))
         labels = torch.from_numpy(data.label[at : at + batch].astype(np.int64))
-        for e, out in enumerate(model(to_batch(data.images, rows))):
-            hits[e] += (out.argmax(1) == labels).sum().item()
+        for e, out in enumerate(model(to_batch(data.images, rows).to(device))):
+            hits[e] += (out.argmax(1).cpu() == labels).sum().item()
     return [float(h) for h in hits / len(data)]
+
+
+def backward_step(
+    loss: Tensor,
+    parameters: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    """One optimiser step on `loss`, gradients clipped to norm 5.
+
+    The clipping sees true gradients: they are unscaled first. A step whose gradients
+    overflowed float16 is left out by the scaler, which then scales less.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+    scaler.step(optimizer)
+    scaler.update()
 
 
 class Averaged:
@@ -160,13 +174,19 @@ def train(
     """Fit the backbone and exits; returns the path of the final checkpoint.
 
     Writes ``last.pt`` after every epoch (Ctrl-C loses at most one epoch), TensorBoard
-    events and ``train.json`` to `out`. With `resume`, continues from ``last.pt``.
+    events and ``train.json`` to `out`. With `resume`, continues from ``last.pt``, on
+    whatever device it was written. Batches are drawn and augmented on the processor, so one
+    seed gives the same images everywhere; on the processor it gives the same weights.
+
+    Raises:
+        ConfigError: if the device or precision asked for is not to be had here.
     """
+    compute = choose_compute(config.device, config.precision)
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     g = torch.Generator().manual_seed(config.seed)
-    model = channels_last(MultiExitVGG(model_config))
+    model = channels_last(MultiExitVGG(model_config)).to(compute.device)
     averaged = Averaged(model, config.ema)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, weight_decay=config.weight_decay
@@ -177,6 +197,7 @@ def train(
         optimizer,
         lambda k: min((k + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(k / steps, 1))) + 1e-3),
     )
+    scaler = compute.scaler()
     history: list[dict[str, Any]] = []
     last = out / "last.pt"
     if resume and last.is_file():
@@ -188,8 +209,10 @@ def train(
         schedule.load_state_dict(state["schedule"])
         g.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
+        compute.set_rng_state(state.get("device_rng"))
+        if scaler.is_enabled() and state.get("scaler"):
+            scaler.load_state_dict(state["scaler"])
         history = state["history"]
-    use_bf16 = mixed_precision(config.precision)
     out.mkdir(parents=True, exist_ok=True)
     with SummaryWriter(str(out)) as board:
         for epoch in range(len(history), config.epochs):
@@ -203,14 +226,11 @@ def train(
             for rows in bar:
                 labels = torch.from_numpy(fit.label[rows.numpy()].astype(np.int64))
                 x = augment(to_batch(fit.images, rows), labels, g, config.strength)
-                x = x.contiguous(memory_format=torch.channels_last)
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16):
+                x = compute.to_device(x.contiguous(memory_format=torch.channels_last))
+                with compute.autocast():
                     logits = model(x)
-                loss = exit_loss([o.float() for o in logits], labels, config)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-                optimizer.step()
+                loss = exit_loss([o.float() for o in logits], compute.to_device(labels), config)
+                backward_step(loss, list(model.parameters()), optimizer, scaler)
                 schedule.step()
                 averaged.update(model)
                 losses.append(loss.item())
@@ -233,12 +253,16 @@ def train(
                     "schedule": schedule.state_dict(),
                     "generator": g.get_state(),
                     "torch_rng": torch.get_rng_state(),
+                    "device_rng": compute.rng_state(),
+                    "scaler": scaler.state_dict(),
                     "history": history,
                 },
             )
     final = out / "backbone.pt"
     checkpoint.save(final, checkpoint.model_state(averaged.model))
     (out / "train.json").write_text(
-        json.dumps({"config": asdict(config), "history": history}, indent=1)
+        json.dumps(
+            {"config": asdict(config), "compute": compute.describe(), "history": history}, indent=1
+        )
     )
     return final

@@ -173,6 +173,10 @@ BAD_INPUT: dict[str, tuple[Arguments, str]] = {
         "nowhere",
     ),
     "unknown preset": (lambda d: ["cnn", "train", "--preset", "huge"], "huge"),
+    "unknown training device": (
+        lambda d: ["cnn", "train", "--data", d, "--device", "tpu"],
+        "auto, cpu or cuda",
+    ),
     "missing bundle": (lambda d: ["cnn", "info", "--bundle", d / "nowhere"], "nowhere"),
     "damaged bundle": (lambda d: ["cnn", "info", "--bundle", damaged_bundle(d)], "block3"),
     "cut manifest": (lambda d: ["cnn", "info", "--bundle", cut_bundle(d)], "manifest"),

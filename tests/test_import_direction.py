@@ -23,6 +23,7 @@ TRAINING_MODULES = {
     "cnn/checkpoint.py",
     "cnn/export.py",
     "cnn/model.py",
+    "cnn/torch_device.py",
     "cnn/train.py",
     "agents/checkpoint.py",
     "agents/export.py",

@@ -1,5 +1,6 @@
 """Training learns, repeats itself, and continues where it stopped."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from cnn import checkpoint
 from cnn.arch import ModelConfig
 from cnn.bottleneck_train import BottleneckConfig, split_accuracy, train_bottlenecks
 from cnn.data import ImageSet
-from cnn.errors import BundleError
+from cnn.errors import BundleError, ConfigError
 from cnn.model import MultiExitVGG
+from cnn.torch_device import Precision
 from cnn.train import TrainConfig, exit_accuracy, exit_loss, train
 
 TINY = ModelConfig(width=0.125, input_size=32, n_classes=4, latent_channels=(4, 8, 8, 8))
@@ -128,3 +130,26 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "x.pt", tmp_path / "absent.pt"):
         with pytest.raises(BundleError, match="checkpoint"):
             checkpoint.load(path)
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_any_work(
+    data: tuple[ImageSet, ImageSet], tmp_path: Path
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("PyTorch sees a CUDA GPU here")
+    with pytest.raises(ConfigError, match="no CUDA GPU"):
+        train(*data, TINY, replace(config(1), device="cuda"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA GPU here")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_training_on_a_gpu_learns_and_continues_on_the_processor(
+    data: tuple[ImageSet, ImageSet], tmp_path: Path, precision: Precision
+) -> None:
+    on_gpu = replace(config(4), device="cuda", precision=precision)
+    train(*data, TINY, on_gpu, tmp_path, progress=False)
+    path = train(*data, TINY, config(5), tmp_path, resume=True, progress=False)
+    net = checkpoint.build_model(checkpoint.load(path))
+    assert min(exit_accuracy(net, data[1])) >= 0.9
