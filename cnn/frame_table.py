@@ -23,8 +23,8 @@ from cnn.errors import DataError
 FEATURES: Final = ("brightness", "contrast", "sharpness", "width_px", "height_px", "frame_in_track")
 """Columns of `FrameTable.features`, all known before any convolution runs.
 
-brightness and contrast: mean and spread of luma in [0, 1]; sharpness: spread of the
-4-neighbour Laplacian of luma; width_px, height_px: size of the original crop, pixels;
+brightness and contrast: mean and spread of luma in [0, 1]; sharpness: root mean square
+difference of neighbours' luma; width_px, height_px: size of the original crop, pixels;
 frame_in_track: number of frames of this track already seen.
 """
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -284,14 +284,19 @@ def _measure(
             schedule,
             Observer(Settings(True, 0.9, 0.5, 10.0)),  # observed, but decides nothing here
             meter,
-            DeviceConfig(period_ms=0, timeout_ms=config.timeout_ms, slowdown=config.slowdown),
+            DeviceConfig(
+                period_ms=0,
+                pause_ms=config.pause_ms,
+                timeout_ms=config.timeout_ms,
+                slowdown=config.slowdown,
+            ),
             link_truth=lambda sent_s, done_s: (condition.uplink_mbps, condition.rtt_ms),
         )
         if config.device_quota is not None:  # after the link, which must not inherit it
             stack.enter_context(CpuQuota(config.device_quota))
         writer = stack.enter_context(_whole_or_nothing(path, source))
         wanted = config.warm_up + len(actions)
-        for i, row in enumerate(unit.run(_first(frames, wanted, config.pause_ms))):
+        for i, row in enumerate(unit.run(islice(frames, wanted))):
             writer.write(
                 row,
                 condition=condition.name,
@@ -310,13 +315,6 @@ def _whole_or_nothing(path: Path, source: dict[str, Any]) -> Iterator[RecordWrit
         writer.discard()
         raise
     writer.close()
-
-
-def _first(frames: Iterator[CameraFrame], n: int, pause_ms: float) -> Iterator[CameraFrame]:
-    for _ in range(n):
-        frame = next(frames)
-        time.sleep(pause_ms / 1e3)
-        yield frame
 
 
 def _is_done(path: Path, fingerprint: str) -> bool:

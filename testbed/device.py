@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,12 @@ from cnn.features import frame_features
 from cnn.runtime import Features, SplitRuntime
 from testbed.breaker import CircuitBreaker
 from testbed.client import ExchangeFailed, Reply
-from testbed.clock import wait_until
 from testbed.frames import CameraFrame
 from testbed.measurement import Measurement
 from testbed.meters.base import FrameActivity, Meter
 from testbed.observation import Observer
 from testbed.policy import Policy
-
-T = TypeVar("T")
+from testbed.processor import Processor
 
 WIRE_OVERHEAD_BYTES: Final = 155
 """Bytes of the TCP stream that cross the uplink with a payload: 97 of the request message
@@ -65,9 +63,8 @@ class DeviceConfig:
         timeout_ms: from sending until the device gives an answer up.
         deadline_ms: a longer delay is a miss; only reported, never acted on.
         max_queue_ms: a frame that has waited longer is skipped.
-        slowdown: emulates a slower device: a section that computes for t ms is followed
-            by a pause of (slowdown - 1) t. At least 1. With one thread, t is processor
-            time: what other processes on the machine take is not multiplied.
+        pause_ms: with period 0, idle time before each capture.
+        slowdown: emulates a slower device (`testbed.processor`). At least 1.
         breaker_failures: failed exchanges in a row after which the device stays local
             until a probe is answered; 0 (the default) never does, as in the simulator.
         breaker_backoff_ms: first pause before such a probe, doubled at each that fails.
@@ -78,6 +75,7 @@ class DeviceConfig:
     timeout_ms: float = 250.0
     deadline_ms: float = 100.0
     max_queue_ms: float = 200.0
+    pause_ms: float = 0.0
     slowdown: float = 1.0
     breaker_failures: int = 0
     breaker_backoff_ms: float = 1000.0
@@ -85,7 +83,8 @@ class DeviceConfig:
 
     def __post_init__(self) -> None:
         positive = min(self.timeout_ms, self.deadline_ms, self.breaker_backoff_ms) > 0
-        if not positive or min(self.period_ms, self.max_queue_ms, self.breaker_failures) < 0:
+        others = (self.period_ms, self.max_queue_ms, self.pause_ms, self.breaker_failures)
+        if not positive or min(others) < 0:
             raise ConfigError(
                 f"{self}",
                 expected="positive timeout, deadline and back-off, nothing negative",
@@ -112,7 +111,6 @@ class _Work:
     captured_s: float
     start_s: float
     free_s: float
-    unslowed_s: float = 0.0
     action: Action = field(default_factory=lambda: Action(1, 1))
     head_ms: float = 0.0
     encode_ms: float | None = None
@@ -128,6 +126,7 @@ class _Work:
     status: str = "ok"
     reason: str = ""
     settled: Measurement | None = None
+    lessons: list[Callable[[], None]] = field(default_factory=list)
 
 
 class Device:
@@ -162,6 +161,8 @@ class Device:
         self.finished: Measurement | None = None
         self._runtime, self._client, self._policy = runtime, client, policy
         self._observer, self._meter, self._link_truth = observer, meter, link_truth
+        self._processor = Processor(config.slowdown, runtime.threads == 1)
+        self._decide_name = "decide" if getattr(policy, "memoryless", False) else ""
         self._stop = threading.Event()
         self.reset()
 
@@ -173,7 +174,6 @@ class Device:
         self._count = 0
         self._track = -1
         self._exchange_end_s = self._tail_from_s = -np.inf
-        self._timed_s = 0.0
         self._breaker = CircuitBreaker(
             self.config.breaker_failures,
             self.config.breaker_backoff_ms / 1e3,
@@ -201,7 +201,10 @@ class Device:
             observation = self.receive(frame)
             done = self.finished
             if observation is not None:
-                action, _ = self._compute(partial(self._policy.decide, observation))
+                self._processor.begin()
+                decide = partial(self._policy.decide, observation)
+                action, _ = self._processor.run(decide, self._decide_name)
+                self._processor.end()
                 self.process(action)
             if done is not None:
                 yield done
@@ -230,9 +233,9 @@ class Device:
             self._observer.reset(start_s)
         if self.config.period_ms == 0:
             captured_s = start_s
-        began_s, self._timed_s = self._busy_s(), 0.0
-        self._close(start_s)
+        self._close(start_s)  # what measuring takes is not the device's, and not stretched
         self._meter.begin()
+        self._processor.begin()
         work = _Work(frame, self._count, captured_s, start_s, start_s)
         self._work = work
         self._count += 1
@@ -244,13 +247,13 @@ class Device:
             work.status, work.reason = "skipped", f"queued {queue_ms:.0f} ms"
             self._observer.record_skipped()
             return None
-        observation, _ = self._compute(lambda: self._observe(work, queue_ms))
-        work.unslowed_s = self._busy_s() - began_s - self._timed_s
+        observation, _ = self._processor.run(lambda: self._observe(work, queue_ms), "observe")
+        self._processor.end()
         return observation
 
     def process(self, action: int) -> None:
         """Carry out the action (canonical number, 0..19) on the frame just received."""
-        began_s, self._timed_s = self._busy_s(), 0.0
+        self._processor.begin()
         work = self._work
         if work is None or work.status == "skipped":
             raise RuntimeError("process needs a frame that receive did not skip")
@@ -258,11 +261,9 @@ class Device:
         x = self._head(work, chosen)
         if not chosen.is_local and not self._offload(work, chosen, x):
             self._fall_back(work, chosen, x)
-        self._slow_the_rest(work, began_s)
+        self._processor.end()
+        self._processor.pay()
         work.free_s = time.monotonic()
-        assert work.prediction is not None
-        assert work.confidence is not None
-        self._observer.record_answer(chosen.exit, work.prediction, work.confidence)
 
     def finish(self) -> Measurement | None:
         """Close the last frame, as if the next one had started when it would have."""
@@ -271,21 +272,27 @@ class Device:
             return None
         self._settle()
         next_s = max(work.captured_s + self.config.period_ms / 1e3, work.free_s)
-        wait_until(next_s, self._stop)
+        self._processor.wait_until(next_s, self._stop)
         self._close(next_s)
         return self.finished
 
     def _next_capture_s(self) -> float:
         now_s = time.monotonic()
-        if self._origin_s is None or self.config.period_ms == 0:
+        if self.config.period_ms == 0:
+            return now_s + self.config.pause_ms / 1e3
+        if self._origin_s is None:
             return now_s
         return self._origin_s + self._count * self.config.period_ms / 1e3
 
     def _settle(self) -> None:
-        """Write down what is known of the frame in hand, while the device has time for it."""
+        """Learn from the frame in hand and write it down, while the device has time for it."""
         work = self._work
         if work is None or work.settled is not None:
             return
+        for learn in work.lessons:
+            learn()
+        if work.prediction is not None and work.confidence is not None:
+            self._observer.record_answer(work.action.exit, work.prediction, work.confidence)
         truth: tuple[float | None, float | None] = (None, None)
         if self._link_truth is not None and work.uplink_bytes:
             truth = self._link_truth(*work.exchanges[0])
@@ -296,7 +303,7 @@ class Device:
         now_s = time.monotonic()
         if self._client is not None and self._breaker.probe_due(now_s):
             self._probe(self._client, now_s)
-        wait_until(when_s, self._stop)
+        self._processor.wait_until(when_s, self._stop)
 
     def _probe(self, client: Exchanger, now_s: float) -> None:
         """Ask the server for a sign of life before it is trusted again.
@@ -329,7 +336,7 @@ class Device:
             answer = runtime.answer(x, action.exit, action.split) if action.is_local else None
             return x, answer
 
-        (x, answer), work.head_ms = self._compute(head)
+        (x, answer), work.head_ms = self._processor.run(head, "head")
         if answer is not None:
             work.prediction, work.confidence = answer
         return x
@@ -343,8 +350,10 @@ class Device:
         if action.split == 0:
             payload = self._runtime.payload(x, 0)
         else:
-            payload, work.encode_ms = self._compute(lambda: self._runtime.payload(x, action.split))
-        sent_s, sent_busy_s = time.monotonic(), self._busy_s()
+            payload, work.encode_ms = self._processor.run(
+                lambda: self._runtime.payload(x, action.split), "encode"
+            )
+        sent_s, sent_busy_s = time.monotonic(), self._processor.busy_s()
         try:
             work.reply = client.infer(
                 payload, action.exit, action.split, timeout_ms=self.config.timeout_ms
@@ -352,11 +361,11 @@ class Device:
         except ExchangeFailed as error:
             work.reason = error.reason
         done_s = time.monotonic()
-        self._timed_s += self._busy_s() - sent_busy_s
+        self._processor.apart(self._processor.busy_s() - sent_busy_s)
         self._account(work, payload.nbytes, sent_s, done_s)
         if work.reply is None:
             self._breaker.failure(done_s)
-            self._observer.record_failure(done_s)
+            work.lessons.append(partial(self._observer.record_failure, done_s))
             return False
         self._breaker.success()
         self._accept(work, work.reply, done_s)
@@ -373,8 +382,11 @@ class Device:
         work.transfer_ms = reply.transfer_ms
         work.prediction, work.confidence = int(reply.prediction), float(reply.confidence)
         sent_bytes = work.uplink_bytes + WIRE_OVERHEAD_BYTES
-        self._observer.record_transfer(done_s, sent_bytes, work.transfer_ms)
-        self._observer.record_server(done_s, reply.server_queue_ms)
+        observer = self._observer
+        work.lessons += [
+            partial(observer.record_transfer, done_s, sent_bytes, work.transfer_ms),
+            partial(observer.record_server, done_s, reply.server_queue_ms),
+        ]
 
     def _fall_back(self, work: _Work, action: Action, x: Features) -> None:
         """Finish from the features in hand: blocks S+1..E and exit E."""
@@ -383,33 +395,8 @@ class Device:
         def rest() -> tuple[int, float]:
             return runtime.answer(runtime.forward(x, action.split + 1, exit), exit, exit)
 
-        (work.prediction, work.confidence), work.fallback_ms = self._compute(rest)
+        (work.prediction, work.confidence), work.fallback_ms = self._processor.run(rest, "rest")
         work.status = "fallback"
-
-    def _compute(self, section: Callable[[], T]) -> tuple[T, float]:
-        """Run a section of device compute; its result and time, slowed down as configured."""
-        began_s, began_busy_s = time.monotonic(), self._busy_s()
-        result = section()
-        if self.config.slowdown > 1:
-            busy_s = self._busy_s() - began_busy_s
-            wait_until(time.monotonic() + busy_s * (self.config.slowdown - 1))
-        self._timed_s += self._busy_s() - began_busy_s
-        return result, (time.monotonic() - began_s) * 1e3
-
-    def _busy_s(self) -> float:
-        """Clock of the device's compute: processor time, or wall time with more threads."""
-        return time.thread_time() if self._runtime.threads == 1 else time.monotonic()
-
-    def _slow_the_rest(self, work: _Work, began_s: float) -> None:
-        """A slower device is slower in all it does: what no section timed is stretched too.
-
-        `began_s` is on the clock of `_busy_s`; exchanges and sections are in `_timed_s`.
-        """
-        if self.config.slowdown == 1:
-            return
-        work.unslowed_s += self._busy_s() - began_s - self._timed_s
-        pause_s = max(0.0, work.unslowed_s) * (self.config.slowdown - 1)
-        wait_until(time.monotonic() + pause_s)
 
     def _close(self, end_s: float) -> None:
         """The frame in hand ends at `end_s`: read the meter, make its measurement."""

@@ -38,6 +38,9 @@ class Policy(Protocol):
 
     Attributes:
         name: shown in tables and records.
+
+    A policy whose decisions depend on nothing but the observation says so by an attribute
+    ``memoryless = True``: asking it twice then changes nothing.
     """
 
     name: str
@@ -58,6 +61,8 @@ class Policy(Protocol):
 
 class StaticPolicy:
     """Always the same action."""
+
+    memoryless: Final = True
 
     def __init__(self, action: Action | int, name: str | None = None) -> None:
         self.action = action if isinstance(action, Action) else action_from_index(action)
@@ -117,6 +122,8 @@ class NetworkPolicy:
         BundleError: if the shapes do not chain, a number is not finite, or the
             activation or an action is unknown.
     """
+
+    memoryless: Final = True
 
     def __init__(
         self,

@@ -18,20 +18,22 @@ def test_a_uniform_white_frame_is_bright_flat_and_blurred() -> None:
     np.testing.assert_allclose(got, [1, 0, 0, 31, 62, 7], atol=1e-5)
 
 
-def test_a_ramp_has_no_laplacian_and_the_spread_of_a_uniform_law() -> None:
+def test_they_are_the_moments_of_every_second_pixel() -> None:
+    image = np.random.default_rng(3).integers(0, 256, (47, 52, 3), np.uint8)
+    y = (image[::2, ::2] / 255.0) @ np.array([0.299, 0.587, 0.114])
+    steps = np.concatenate([np.diff(y, axis=0).ravel(), np.diff(y, axis=1).ravel()])
+    got = frame_features(image, 1, 1, 0)[:3]
+    np.testing.assert_allclose(got, [y.mean(), y.std(), np.sqrt((steps**2).mean())], rtol=1e-4)
+
+
+def test_a_ramp_has_the_slope_and_the_spread_of_a_uniform_law() -> None:
     ramp = np.repeat(np.arange(48, dtype=np.uint8)[None, :, None] * 5, 48, axis=0)
     image = np.repeat(ramp, 3, axis=2)
     brightness, contrast, sharpness = frame_features(image, 48, 48, 0)[:3]
-    assert brightness == pytest.approx(23.5 * 5 / 255, rel=1e-5)
-    assert contrast == pytest.approx(5 / 255 * np.sqrt((48**2 - 1) / 12), rel=1e-4)
-    assert sharpness == pytest.approx(0, abs=1e-5)
-
-
-def test_a_checkerboard_is_as_sharp_as_can_be() -> None:
-    board = (np.indices((48, 48)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    image = np.repeat(board[:, :, None], 3, axis=2)
-    # Each inner pixel's Laplacian is +4 or -4, half of them each.
-    assert frame_features(image, 48, 48, 0)[2] == pytest.approx(4, rel=1e-5)
+    assert brightness == pytest.approx(23 * 5 / 255, rel=1e-5)
+    assert contrast == pytest.approx(10 / 255 * np.sqrt((24**2 - 1) / 12), rel=1e-4)
+    # Every horizontal step is two columns, no vertical one is any, half are horizontal.
+    assert sharpness == pytest.approx(10 / 255 / np.sqrt(2), rel=1e-4)
 
 
 def test_pure_green_weighs_by_bt601() -> None:
