@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +32,8 @@ from testbed.frames import CameraFrame
 from testbed.link_process import LinkProcess
 from testbed.measurement import Measurement
 from testbed.meters.available import open_meter
-from testbed.observation import Observer, Settings
+from testbed.observation import OBS_DIM, Observer, Settings
+from testbed.policy import NetworkPolicy
 from testbed.power import power_profile
 from testbed.quota import CpuQuota
 from testbed.records import RecordWriter, provenance, read_records
@@ -45,6 +46,8 @@ EXTRA_COLUMNS: Final = {
     "warm_up": pa.bool_(),
 }
 """Columns of a campaign beyond those of `Measurement`."""
+POLICY_WIDTHS: Final = (64, 64)
+"""Hidden layers of the policies that `sliproad agent train` makes unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,22 +188,33 @@ class Block:
 
 
 class Schedule:
-    """A policy that plays a list of actions."""
+    """A policy that plays a list of actions, and takes as long as one that thinks.
+
+    A network of the usual size decides beside it, and nobody listens: what a decision costs
+    belongs to what a frame costs. Asked again with the same observation, it repeats itself.
+    """
 
     name = "campaign"
+    memoryless: Final = True
 
     def __init__(self, actions: Sequence[int]) -> None:
         self._actions = list(actions)
+        sizes = (OBS_DIM, *POLICY_WIDTHS, N_ACTIONS)
+        weights = [np.zeros((n, m), np.float32) for m, n in pairwise(sizes)]
+        self._network = NetworkPolicy(weights, [np.zeros(n, np.float32) for n in sizes[1:]])
         self.reset()
 
     def reset(self) -> None:
         """Begin with the first action again."""
-        self._at = 0
+        self._at = -1
+        self._seen: NDArray[np.float32] | None = None
 
     def decide(self, observation: NDArray[np.float32]) -> int:
         """The next action."""
-        self._at += 1
-        return self._actions[self._at - 1]
+        self._network.decide(observation)
+        if observation is not self._seen:
+            self._at, self._seen = self._at + 1, observation
+        return self._actions[self._at]
 
     def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
         """The next action, for every row."""
