@@ -69,9 +69,14 @@ class Predictor:
         exchange = self._bits / (1e3 * rate) + rtt + world.cost.net_ms + wait + world.server_ms
         return np.where(IS_LOCAL, 0.0, exchange)
 
-    def delay_ms(self, raw: Floats) -> Floats:
-        """Predicted total processing delay of every action, (B, 20)."""
-        exchange = self.exchange_ms(raw)
+    def delay_ms(self, raw: Floats, exchange: Floats | None = None) -> Floats:
+        """Predicted total processing delay of every action, (B, 20).
+
+        Args:
+            raw: (B, OBS_DIM).
+            exchange: another prediction of `exchange_ms`, (B, 20), to use instead.
+        """
+        exchange = self.exchange_ms(raw) if exchange is None else exchange
         queue = raw[:, AT["queue_ms"], None]
         timeout = self.world.scenario.timing.timeout_ms
         late = exchange > timeout
@@ -79,10 +84,15 @@ class Predictor:
         total: Floats = queue + self.world.device_ms + exchange
         return total
 
-    def energy_mj(self, raw: Floats) -> Floats:
-        """Predicted device energy of every action, (B, 20), tail until the next frame included."""
+    def energy_mj(self, raw: Floats, exchange: Floats | None = None) -> Floats:
+        """Predicted device energy of every action, (B, 20), tail until the next frame included.
+
+        Args:
+            raw: (B, OBS_DIM).
+            exchange: as in `delay_ms`.
+        """
         world, cost = self.world, self.world.cost
-        exchange = self.exchange_ms(raw)
+        exchange = self.exchange_ms(raw) if exchange is None else exchange
         timeout = world.scenario.timing.timeout_ms
         fallback = np.where(exchange > timeout, world.fallback_ms, 0.0)
         waiting = np.minimum(exchange, timeout)
@@ -98,11 +108,28 @@ class Predictor:
         energy: Floats = compute + radio + self._tail_mw * tail / 1e3
         return energy
 
-    def cost(self, raw: Floats) -> Floats:
-        """Predicted cost of every action by the scenario's price, (B, 20)."""
-        delay = self.delay_ms(raw)
+    def cost(self, raw: Floats, exchange: Floats | None = None) -> Floats:
+        """Predicted cost of every action by the scenario's price, (B, 20).
+
+        Args:
+            raw: (B, OBS_DIM).
+            exchange: as in `delay_ms`.
+        """
+        exchange = self.exchange_ms(raw) if exchange is None else exchange
+        delay = self.delay_ms(raw, exchange)
         miss = (delay > self.world.scenario.timing.deadline_ms).astype(np.float64)
-        return self.world.frame_cost(delay, self.energy_mj(raw), miss)
+        return self.world.frame_cost(delay, self.energy_mj(raw, exchange), miss)
+
+    def exchange_parts_ms(self, raw: Floats) -> Floats:
+        """What `exchange_ms` is the sum of, (B, 20, 3): sending, network and wait, server."""
+        parts = np.empty((len(raw), N_ACTIONS, 3))
+        rate = raw[:, AT["uplink_mbps"], None]
+        parts[:, :, 0] = self._bits / (1e3 * rate)
+        away = raw[:, AT["rtt_ms"]] + raw[:, AT["server_wait_ms"]] + self.world.cost.net_ms
+        parts[:, :, 1] = away[:, None]
+        parts[:, :, 2] = self.world.server_ms
+        parts[:, IS_LOCAL] = 0.0
+        return parts
 
 
 class Sureness:

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from offload_env.batch import SKIPPED, BatchOutcome, BatchSimulator
+from offload_env.batch import OFFLOADS, SKIPPED, BatchOutcome, BatchSimulator
 from offload_env.world import World
+from testbed.feedback import Feedback, Learner
 from testbed.policy import Policy
 
 Floats = NDArray[np.float64]
@@ -81,6 +82,8 @@ def simulate(world: World, policy: Policy, keys: NDArray[np.uint64]) -> Rollout:
         actions = policy.decide_batch(simulator.observe())
         rates.append(_capacity(simulator))
         outcomes.append(simulator.step(actions))
+        if isinstance(policy, Learner):
+            policy.learn(feedback(world, outcomes[-1]))
 
     def stack(name: str) -> NDArray[Any]:
         return np.stack([getattr(o, name) for o in outcomes], axis=1)
@@ -99,6 +102,20 @@ def simulate(world: World, policy: Policy, keys: NDArray[np.uint64]) -> Rollout:
         uplink_mbps=np.stack(rates, axis=1),
         row=row,
         status=status,
+    )
+
+
+def feedback(world: World, outcome: BatchOutcome) -> Feedback:
+    """What the devices of all lanes know after a frame."""
+    skipped = outcome.status == SKIPPED
+    sent = OFFLOADS.take(outcome.action) & ~skipped
+    confidence = world.table.confidence[outcome.row, outcome.used].astype(np.float64)
+    return Feedback(
+        action=outcome.action,
+        exchange_ms=np.where(sent, outcome.exchange_ms, np.nan),
+        delay_ms=outcome.delay_ms,
+        energy_mj=outcome.energy_mj,
+        confidence=np.where(skipped, np.nan, confidence),
     )
 
 

@@ -23,6 +23,7 @@ from agents.baselines import (
     static_policies,
 )
 from agents.config import MARGIN
+from agents.linucb import LinUcbPolicy
 from agents.prediction import Sureness
 from agents.rollout import episode_keys, simulate, summary
 from offload_env.world import World
@@ -32,6 +33,10 @@ THRESHOLDS: Final = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995)
 PRICES: Final = tuple(float(p) for p in np.geomspace(0.1, 1000, 17))
 BUDGETS: Final = (0.25, 0.4, 0.6, 0.8, 1.0, 1.5)
 """Edgent's latency budget as a share of the scenario's deadline."""
+BANDIT_PRICES: Final = tuple(float(p) for p in np.geomspace(0.5, 100, 8))
+OPTIMISM_MS: Final = (0.0, 4.0, 10.0)
+KEEP: Final = (0.97, 0.9, 0.99)
+"""LinUCB's weight of what it learnt, per frame; the first is used for the other two grids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ def tuned_baselines(
 
     Returns:
         ``full-local``, ``full-offload``, ``best-static``, ``random``, ``neurosurgeon``,
-        ``edgent``, ``threshold``, ``greedy``.
+        ``edgent``, ``threshold``, ``greedy``, ``linucb``.
     """
     keys = episode_keys(seed, drives)
     floor = world.accuracy_floor + margin
@@ -105,6 +110,25 @@ def tuned_baselines(
     sureness = Sureness(world)
     out["greedy"] = tune(GreedyPolicy(world, price, sureness) for price in PRICES)
     progress("greedy")
+    out["linucb"] = _tuned_linucb(world, keys, floor, sureness)
+    progress("linucb")
     for name, policy in out.items():
         policy.name = name if name != "best-static" else f"best-static {policy.name[-4:]}"
     return out
+
+
+def _tuned_linucb(
+    world: World, keys: NDArray[np.uint64], floor: float, sureness: Sureness
+) -> Policy:
+    """Price and optimism on a grid, then how long to remember, at the best of them."""
+
+    def candidates(pairs: Iterable[tuple[float, float]], keep: float) -> list[Candidate]:
+        policies = (LinUcbPolicy(world, p, optimism, keep, sureness) for p, optimism in pairs)
+        return [measure(world, policy, keys) for policy in policies]
+
+    everyone = candidates(((p, o) for o in OPTIMISM_MS for p in BANDIT_PRICES), KEEP[0])
+    found = choose(everyone, floor).policy
+    assert isinstance(found, LinUcbPolicy)
+    for keep in KEEP[1:]:
+        everyone += candidates([(found.price, found.optimism_ms)], keep)
+    return choose(everyone, floor).policy
