@@ -17,9 +17,10 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import Action, action_from_index
+from cnn.action import N_EXITS, Action, action_from_index
 from cnn.errors import ConfigError
 from cnn.features import frame_features
+from cnn.frame_codec import FrameCodec, FrameEncoding
 from cnn.runtime import Features, SplitRuntime
 from testbed.breaker import CircuitBreaker
 from testbed.client import ExchangeFailed, Reply
@@ -36,6 +37,10 @@ WIRE_OVERHEAD_BYTES: Final = 155
 warm connection, the same for every split (`tests/testbed/test_device.py`). TCP and IP
 headers are not in it, and the user-space link does not see them either."""
 
+ENCODING_OVERHEAD_BYTES: Final = 18
+"""What an encoded frame adds to them: the request parameter that names the encoding, less the
+shorter shape (counted on the messages in `tests/testbed/test_device.py`)."""
+
 LinkTruth = Callable[[float, float], tuple[float | None, float | None]]
 """True mean uplink capacity (Mbit/s) and base round trip (ms) of the link between two
 moments on the monotonic clock, as the link itself states them; None if it does not."""
@@ -44,7 +49,14 @@ moments on the monotonic clock, as the link itself states them; None if it does 
 class Exchanger(Protocol):
     """The part of `testbed.client.MecClient` that the device uses."""
 
-    def infer(self, payload: NDArray[np.uint8], exit: int, split: int, timeout_ms: float) -> Reply:
+    def infer(
+        self,
+        payload: NDArray[np.uint8],
+        exit: int,
+        split: int,
+        timeout_ms: float,
+        encoding: FrameCodec = "raw",
+    ) -> Reply:
         """Send one payload; raises `ExchangeFailed` if no answer comes."""
         ...
 
@@ -69,6 +81,7 @@ class DeviceConfig:
             until a probe is answered; 0 (the default) never does, as in the simulator.
         breaker_backoff_ms: first pause before such a probe, doubled at each that fails.
         seed: of the spread of the back-off.
+        frame_encoding: how split 0 sends the frame: ``raw``, ``webp`` or ``jpeg[:quality]``.
     """
 
     period_ms: float = 100.0
@@ -80,8 +93,10 @@ class DeviceConfig:
     breaker_failures: int = 0
     breaker_backoff_ms: float = 1000.0
     seed: int = 0
+    frame_encoding: str = "raw"
 
     def __post_init__(self) -> None:
+        FrameEncoding.parse(self.frame_encoding)
         positive = min(self.timeout_ms, self.deadline_ms, self.breaker_backoff_ms) > 0
         others = (self.period_ms, self.max_queue_ms, self.pause_ms, self.breaker_failures)
         if not positive or min(others) < 0:
@@ -161,7 +176,11 @@ class Device:
         self.finished: Measurement | None = None
         self._runtime, self._client, self._policy = runtime, client, policy
         self._observer, self._meter, self._link_truth = observer, meter, link_truth
+        self._encoding = FrameEncoding.parse(config.frame_encoding)
         self._processor = Processor(config.slowdown, runtime.threads == 1)
+        size = runtime.bundle.config.input_size
+        blank = np.zeros((size, size, 3), np.uint8)
+        self._processor.keep_warm_with("network", partial(runtime.local, blank, N_EXITS))
         self._decide_name = "decide" if getattr(policy, "memoryless", False) else ""
         self._stop = threading.Event()
         self.reset()
@@ -347,21 +366,18 @@ class Device:
         if client is None or self._breaker.is_open:
             work.reason = "no server" if client is None else "breaker open"
             return False
-        if action.split == 0:
-            payload = self._runtime.payload(x, 0)
-        else:
-            payload, work.encode_ms = self._processor.run(
-                lambda: self._runtime.payload(x, action.split), "encode"
-            )
+        payload, encoding = self._payload(work, action.split, x)
         sent_s, sent_busy_s = time.monotonic(), self._processor.busy_s()
         try:
             work.reply = client.infer(
-                payload, action.exit, action.split, timeout_ms=self.config.timeout_ms
+                payload, action.exit, action.split, self.config.timeout_ms, encoding
             )
         except ExchangeFailed as error:
             work.reason = error.reason
         done_s = time.monotonic()
         self._processor.apart(self._processor.busy_s() - sent_busy_s)
+        extra_bytes = 0 if encoding == "raw" else ENCODING_OVERHEAD_BYTES
+        work.sent_bytes += payload.nbytes + WIRE_OVERHEAD_BYTES + extra_bytes
         self._account(work, payload.nbytes, sent_s, done_s)
         if work.reply is None:
             self._breaker.failure(done_s)
@@ -371,9 +387,23 @@ class Device:
         self._accept(work, work.reply, done_s)
         return True
 
+    def _payload(
+        self, work: _Work, split: int, x: Features
+    ) -> tuple[NDArray[np.uint8], FrameCodec]:
+        """What crosses the uplink, and how the frame is encoded: raw if that is no longer."""
+        runtime, processor = self._runtime, self._processor
+        if split > 0:
+            payload, work.encode_ms = processor.run(lambda: runtime.payload(x, split), "encode")
+            return payload, "raw"
+        payload, chosen = runtime.payload(x, 0), self._encoding
+        if chosen.codec != "raw":
+            encoded, work.encode_ms = processor.run(lambda: chosen.encode(payload[0]), "encode")
+            if len(encoded) < payload.nbytes:
+                return np.frombuffer(encoded, np.uint8), chosen.codec
+        return payload, "raw"
+
     def _account(self, work: _Work, payload_bytes: int, sent_s: float, done_s: float) -> None:
         work.uplink_bytes = payload_bytes
-        work.sent_bytes += payload_bytes + WIRE_OVERHEAD_BYTES
         work.wait_ms += (done_s - sent_s) * 1e3
         work.exchanges.append((sent_s, done_s))
         self._exchange_end_s = done_s
@@ -381,10 +411,9 @@ class Device:
     def _accept(self, work: _Work, reply: Reply, done_s: float) -> None:
         work.transfer_ms = reply.transfer_ms
         work.prediction, work.confidence = int(reply.prediction), float(reply.confidence)
-        sent_bytes = work.uplink_bytes + WIRE_OVERHEAD_BYTES
         observer = self._observer
         work.lessons += [
-            partial(observer.record_transfer, done_s, sent_bytes, work.transfer_ms),
+            partial(observer.record_transfer, done_s, work.sent_bytes, work.transfer_ms),
             partial(observer.record_server, done_s, reply.server_queue_ms),
         ]
 
