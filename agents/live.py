@@ -133,23 +133,28 @@ def run_live(
     n: int,
     slowdown: float,
     out: Path,
+    start_offset_s: float = 0.0,
 ) -> LiveRun:
     """Start server, link and device as processes, drive `n` frames, end them all.
 
     Args:
         world: for timing, price and what the device is told.
-        trace: replayed by the link from its beginning.
+        trace: replayed by the link.
         source: of the frames.
         decide: the device's option for its policy: ``("--policy", file)`` or
             ``("--action", name)``.
         n: frames.
         slowdown: of the emulated device.
         out: Parquet file of the measurements.
+        start_offset_s: where in the trace the drive starts.
 
     Raises:
         RemoteError: if a process failed or measured fewer frames.
     """
-    with ServerProcess() as server, LinkProcess(trace, ("127.0.0.1", server.port)) as link:
+    with (
+        ServerProcess() as server,
+        LinkProcess(trace, ("127.0.0.1", server.port), start_offset_s=start_offset_s) as link,
+    ):
         command = [sys.executable, "-m", "testbed", "device"]
         command += ["--server", f"{link.host}:{link.port}", *decide]
         command += _settings(world, source, n, slowdown, out)

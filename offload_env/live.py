@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,12 +12,12 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_ACTIONS, N_EXITS, action_from_index
+from cnn.action import N_ACTIONS, action_from_index
 from cnn.errors import ConfigError, DataError
 from offload_env.env import check_render_mode, episode_key, observation_box
 from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
-from offload_env.world import World, build_world
+from offload_env.world import MAIN, World, build_world
 from testbed.observation import FIELDS, OBS_DIM
 
 if TYPE_CHECKING:
@@ -29,22 +30,38 @@ if TYPE_CHECKING:
 
 QUEUE_AT: Final = next(f.index for f in FIELDS if f.name == "queue_ms")
 CONNECT_TIMEOUT_S: Final = 10.0
+CALIBRATION_FRAMES: Final = 25
 
 
-def paced_full_local_ms(runtime: SplitRuntime, runs: int = 30, pause_s: float = 0.03) -> float:
-    """Median time of full local processing on this machine with pauses between the frames.
+def matching_slowdown(runtime: SplitRuntime, world: World) -> float:
+    """Factor that makes a device on this machine as slow as the scenario's.
 
-    A processor that has just waited for a camera is slower than one in a tight loop.
+    Measured with the device itself: full local processing of a few frames, slowed down by
+    the cost model's own factor. How fast a shared machine is changes from hour to hour.
+
+    Returns:
+        at least 1: a faster device than this machine cannot be emulated.
     """
-    size = runtime.bundle.config.input_size
-    image = np.random.default_rng(0).integers(0, 256, (size, size, 3)).astype(np.uint8)
-    times = []
-    for _ in range(runs):
-        time.sleep(pause_s)
-        began_s = time.monotonic()
-        runtime.local(image, N_EXITS)
-        times.append((time.monotonic() - began_s) * 1e3)
-    return float(np.median(times))
+    from testbed.device import Device, DeviceConfig
+    from testbed.frames import open_frames
+    from testbed.meters.base import NoMeter
+    from testbed.observation import Observer
+    from testbed.policy import StaticPolicy
+
+    guess = max(1.0, world.cost.slowdown)
+    device = Device(
+        runtime,
+        None,
+        StaticPolicy(action_from_index(MAIN)),
+        Observer(world.settings),
+        NoMeter(),
+        DeviceConfig(period_ms=0, pause_ms=20, slowdown=guess),
+    )
+    frames = open_frames("render", runtime.bundle.config.input_size, seed=0)
+    rows = list(device.run(islice(frames, CALIBRATION_FRAMES)))
+    # The first frames run cold: there is nothing yet to keep warm with.
+    typical_ms = float(np.median([row.delay_ms - row.queue_ms for row in rows[5:]]))
+    return max(1.0, guess * world.delay_ref_ms / typical_ms)
 
 
 class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
@@ -222,7 +239,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         world, plan = self.world, self.world.plan(key)
         timing, cost = world.scenario.timing, world.cost
         if self._slowdown is None:
-            self._slowdown = max(1.0, world.delay_ref_ms / paced_full_local_ms(runtime))
+            self._slowdown = matching_slowdown(runtime, world)
         self._link = link = self._drive.enter_context(
             LinkProcess(
                 world.traces[plan.trace],
