@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
 from cnn.errors import RemoteError
+from cnn.frame_codec import FrameCodec
 from testbed.tls import TlsFiles
 from testbed.wire import (
     MODEL_NAME,
@@ -147,20 +148,30 @@ class MecClient:
             request_serializer=pb.ModelMetadataRequest.SerializeToString,
             response_deserializer=pb.ModelMetadataResponse.FromString,
         )
-        self._requests: dict[tuple[int, int], Any] = {}
+        self._requests: dict[tuple[int, int, FrameCodec], Any] = {}
 
-    def connect(self, timeout_s: float) -> None:
+    def use_bundle(self, bundle_hash: str) -> None:
+        """Name another bundle in requests from now on; call it between two exchanges."""
+        self.bundle_hash = bundle_hash
+        self._requests = {}
+
+    def connect(self, timeout_s: float, bundle_hash: str | None = None) -> None:
         """Wait for the server and check that it has our bundle.
+
+        Args:
+            timeout_s: how long.
+            bundle_hash: the bundle to ask for instead of ours, before a change to it; such
+                a question may come from another thread.
 
         Raises:
             RemoteError: if none answers within `timeout_s`, or it has another bundle.
         """
         until_s = time.monotonic() + timeout_s
-        detail = "no answer"
+        wanted, detail = bundle_hash or self.bundle_hash, "no answer"
         while (left_s := until_s - time.monotonic()) > 0:
             try:
                 message = self._metadata(pb.ModelMetadataRequest(name=MODEL_NAME), timeout=left_s)
-                return check_metadata(message, self.bundle_hash)
+                return check_metadata(message, wanted)
             except grpc.RpcError as error:
                 code = _code(error)
                 if code is not grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -170,25 +181,34 @@ class MecClient:
                 time.sleep(min(CONNECT_RETRY_S, max(0.0, until_s - time.monotonic())))
         raise RemoteError(
             f"MEC server {self.target}: {detail}",
-            expected=f"a server of bundle {self.bundle_hash[:12]} within {timeout_s:g} s",
+            expected=f"a server of bundle {wanted[:12]} within {timeout_s:g} s",
             mend="start one with `sliproad testbed serve`, or check address and TLS files",
         )
 
-    def infer(self, payload: NDArray[np.uint8], exit: int, split: int, timeout_ms: float) -> Reply:
+    def infer(
+        self,
+        payload: NDArray[np.uint8],
+        exit: int,
+        split: int,
+        timeout_ms: float,
+        encoding: FrameCodec = "raw",
+    ) -> Reply:
         """Send one frame's payload and wait for its answer.
 
         Args:
-            payload: uint8 (1, ...), as `SplitRuntime.payload` gives it.
+            payload: uint8 (1, ...), as `SplitRuntime.payload` gives it; (n,), the bytes of
+                `cnn.frame_codec.FrameEncoding.encode`, if `encoding` is not ``raw``.
             exit: exit wanted, 1..5.
             split: blocks already run, 0..4.
             timeout_ms: how long an answer is worth waiting for.
+            encoding: of the frame; only split 0 has another than ``raw``.
 
         Raises:
             ExchangeFailed: if no usable answer came in time.
         """
         began = time.perf_counter()
         raw = payload.tobytes()
-        data = self._message(payload.shape, raw, exit, split)
+        data = self._message(payload.shape, raw, exit, split, encoding)
         try:
             answer_bytes: bytes = self._infer(data, timeout=timeout_ms / 1e3)
             answer = parse_response(answer_bytes, 1)
@@ -242,11 +262,13 @@ class MecClient:
     ) -> None:
         self.close()
 
-    def _message(self, shape: tuple[int, ...], raw: bytes, exit: int, split: int) -> bytes:
-        request = self._requests.get((exit, split))
+    def _message(
+        self, shape: tuple[int, ...], raw: bytes, exit: int, split: int, encoding: FrameCodec
+    ) -> bytes:
+        request = self._requests.get((exit, split, encoding))
         if request is None or tuple(request.inputs[0].shape) != shape:
-            request = build_request(self.bundle_hash, exit, split, shape)
-            self._requests[exit, split] = request
+            request = build_request(self.bundle_hash, exit, split, shape, encoding)
+            self._requests[exit, split, encoding] = request
         request.raw_input_contents[0] = raw
         data: bytes = request.SerializeToString()
         return data

@@ -21,6 +21,17 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 def device(
+    context: typer.Context,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="Configuration file (TOML) of an unattended device, instead of other options.",
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="With --config: say whether it would start, and end.")
+    ] = False,
     server: Annotated[
         str | None, typer.Option(help="MEC server (or the link before it), HOST:PORT.")
     ] = None,
@@ -99,6 +110,9 @@ def device(
     Ends after the given number of frames, or cleanly at SIGTERM or Ctrl-C, with what was
     measured written.
     """
+    if config_file is not None:
+        _from_file(context, config_file, check, json)
+        return
     from cnn.bundle import load_bundle
     from cnn.runtime import SplitRuntime
     from testbed.client import MecClient
@@ -165,6 +179,36 @@ def device(
     _report(result)
     if json:
         emit_json(result)
+
+
+def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> None:
+    """Run, or check, the device that a configuration file describes."""
+    from testbed.device_config import load_device_file
+
+    alone = {"config_file", "check", "json"}
+    given = [p.name or "" for p in context.command.params if _was_given(context, p.name)]
+    beside = [name.replace("_", "-") for name in given if name not in alone]
+    if beside:
+        raise ConfigError(
+            f"--config together with --{', --'.join(beside)}",
+            expected="--config alone (or with --check or --json)",
+            mend="put the setting into the file",
+        )
+    file = load_device_file(path)
+    from testbed.device_service import DeviceService, run_service
+
+    if check:
+        DeviceService(file)
+        typer.echo(f"{path} is fit to run")
+        return
+    result = run_service(file)
+    if json:
+        emit_json(result)
+
+
+def _was_given(context: typer.Context, name: str | None) -> bool:
+    source = context.get_parameter_source(name or "")
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def full_local_ms(runtime: SplitRuntime, runs: int = 10) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
@@ -82,6 +82,12 @@ class ServerMetrics:
         return self.registry.get_sample_value(name, labels) or 0.0
 
 
+class HasRegistry(Protocol):
+    """Metrics of a server or of a device."""
+
+    registry: CollectorRegistry
+
+
 class MetricsEndpoint:
     """The registry over HTTP at ``http://host:port/metrics``; close it or use ``with``.
 
@@ -89,7 +95,7 @@ class MetricsEndpoint:
         PortInUseError: if the port is taken.
     """
 
-    def __init__(self, metrics: ServerMetrics, host: str, port: int) -> None:
+    def __init__(self, metrics: HasRegistry, host: str, port: int) -> None:
         check_free(host, port, what="metrics")
         self._server, self._thread = start_http_server(port, host, registry=metrics.registry)
         self.port: int = self._server.server_port

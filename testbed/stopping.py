@@ -44,12 +44,15 @@ class StopFlag:
         return self._set
 
 
-def stop_on_signals() -> StopFlag:
+def stop_on_signals(flag: StopFlag | None = None) -> StopFlag:
     """A flag that SIGTERM and SIGINT set; from the second signal on they interrupt.
 
     Must be called by the main thread.
+
+    Args:
+        flag: the flag to set; None makes one.
     """
-    flag = StopFlag()
+    flag = flag or StopFlag()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if flag.is_set():

@@ -1,0 +1,85 @@
+"""A TOML table becomes a tree of frozen dataclasses, strictly.
+
+An unknown key, a wrong type or an impossible value (a `ConfigError` from a class's
+``__post_init__``) is refused with the place where it stands. Types understood: ``str``,
+``int``, ``float`` (an integer will do), ``bool``, ``tuple[X, ...]``, another dataclass, and
+``X | None`` for a key that may be left out.
+"""
+
+from __future__ import annotations
+
+import tomllib
+import types
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from cnn.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def read_toml(path: Path, cls: type[T]) -> T:
+    """Read a file as a `cls`.
+
+    Raises:
+        ConfigError: if it cannot be read, is no TOML, or does not fit `cls`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} ({getattr(error, 'strerror', None) or error})",
+            expected="a readable TOML file",
+            mend="check the path",
+        ) from error
+    return parse_toml(text, cls, str(path))
+
+
+def parse_toml(text: str, cls: type[T], where: str) -> T:
+    """The text of a file as a `cls`; `where` names it in messages. Raises as `read_toml`."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"{where}: {error}", expected="valid TOML", mend="correct that line"
+        ) from error
+    return build(cls, raw, where)
+
+
+def build(cls: type[T], raw: dict[str, Any], where: str) -> T:
+    """Make dataclass `cls` from a TOML table; raises `ConfigError`."""
+    hints = get_type_hints(cls)
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    for key in raw:
+        if key not in known:
+            raise ConfigError(
+                f"{where}: unknown key {key!r}",
+                expected=f"one of {', '.join(sorted(known))}",
+                mend="correct or remove the key",
+            )
+    values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in raw.items()}
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{where}: {error.given}", expected=error.expected, mend=error.mend
+        ) from None
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    if get_origin(kind) in (types.UnionType, Union):
+        (kind,) = (k for k in get_args(kind) if k is not type(None))
+    if is_dataclass(kind) and isinstance(kind, type):
+        if isinstance(value, dict):
+            return build(kind, value, where)
+    elif get_origin(kind) is tuple:
+        item = get_args(kind)[0]
+        if isinstance(value, list):
+            return tuple(_value(item, v, where) for v in value)
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is kind:
+        return value
+    name = kind.__name__ if isinstance(kind, type) else str(kind)
+    raise ConfigError(f"{where} = {value!r}", expected=f"a value of type {name}", mend="correct it")
