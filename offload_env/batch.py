@@ -123,6 +123,10 @@ class BatchSimulator:
     def _begin(self, keys: Keys) -> Lanes:
         plans = self.world.plans(keys)
         s = Lanes.begin(plans, self.world.pool.lanes(plans.trace))
+        price = self.world.scenario.price
+        s.floor[:] = self.world.settings.accuracy_floor
+        s.delay_price[:] = price.delay_weight / self.world.delay_ref_ms
+        s.energy_price[:] = price.energy_weight / self.world.energy_ref_mj
         s.row = self.world.track_batch(keys, np.zeros(len(keys), np.int64))
         self._draw_jitter(s)
         return s
@@ -240,11 +244,7 @@ class BatchSimulator:
         energy = compute_mj + radio_mj + idle_mj
         miss = (delay > timing.deadline_ms) | skip
         price = w.scenario.price
-        total = (
-            (price.delay_weight / w.delay_ref_ms) * delay
-            + (price.energy_weight / w.energy_ref_mj) * energy
-            + price.miss * miss
-        )
+        total = s.delay_price * delay + s.energy_price * energy + price.miss * miss
         if price.energy_budget_mj:
             s.spent_mj += energy
             total += price.over_budget * (s.spent_mj > price.energy_budget_mj)
@@ -430,7 +430,7 @@ class BatchSimulator:
         frames = np.maximum(s.frame, 1)
         np.subtract(
             s.confidence_sum / frames,
-            settings.accuracy_floor * (s.frame > 0),
+            s.floor * (s.frame > 0),
             out=out[21],
             casting="unsafe",
         )

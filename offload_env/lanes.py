@@ -52,6 +52,10 @@ _FLOATS: Final = (
     "last_exit",
     "agreement",
     "answers",
+    # what is asked for: accuracy floor, prices of a millisecond and of a millijoule
+    "floor",
+    "delay_price",
+    "energy_price",
     # the stage within a frame
     "stage_confidence",
     "stage_track",
@@ -108,6 +112,9 @@ class Lanes:
     last_exit: Floats
     agreement: Floats
     answers: Floats
+    floor: Floats
+    delay_price: Floats
+    energy_price: Floats
     stage_confidence: Floats
     stage_track: Floats
     stage_frame: Floats

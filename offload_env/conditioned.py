@@ -1,0 +1,149 @@
+"""Drives whose user asks for something else each time: weights and floor drawn by lane.
+
+The observation already tells the device its accuracy floor and its weight of delay against
+energy (`testbed.observation`: ``accuracy_floor``, ``delay_share``). Here both differ from
+drive to drive, so that one policy can learn to serve all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.errors import ConfigError
+from offload_env.hashing import Keys, draw_batch, unit_batch
+from offload_env.scenario import Scenario, Split
+from offload_env.vector_env import OffloadVectorEnv, StepResult
+from offload_env.world import MAIN, World
+from testbed.observation import FIELDS, normalise
+
+Floats = NDArray[np.float64]
+
+FLOOR_AT: Final = next(f.index for f in FIELDS if f.name == "accuracy_floor")
+SHARE_AT: Final = next(f.index for f in FIELDS if f.name == "delay_share")
+_FLOOR, _SHARE = 4, 5
+"""Draw numbers of an episode's key, of those that `offload_env.world` leaves free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """What users may ask for: uniform between the ends.
+
+    Attributes:
+        floor: lowest and highest accuracy floor, as the device is told it.
+        delay_share: lowest and highest w_delay / (w_delay + w_energy).
+    """
+
+    floor: tuple[float, float]
+    delay_share: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        for low, high in (self.floor, self.delay_share):
+            if not 0 <= low <= high <= 1:
+                raise ConfigError(
+                    f"{self}", expected="low <= high, both in [0, 1]", mend="correct the range"
+                )
+
+    @classmethod
+    def of(cls, world: World, margin: float) -> Preferences:
+        """All weights, and every floor that binds and can be kept with `margin` to spare.
+
+        From the accuracy of the least accurate action to that of full local processing, on
+        the world's frames, both less `margin`.
+        """
+        accuracy = world.correct.mean(0)
+        low, high = float(accuracy.min()) - margin, float(accuracy[MAIN]) - margin
+        return cls((max(0.0, low), max(0.0, low, high)))
+
+    def draw(self, keys: Keys) -> tuple[Floats, Floats]:
+        """Floor and share of each episode, float64 (B,) each, fixed by its key."""
+        at = unit_batch(draw_batch(keys, _FLOOR)), unit_batch(draw_batch(keys, _SHARE))
+        ends = self.floor, self.delay_share
+        floor, share = (low + u * (high - low) for u, (low, high) in zip(at, ends, strict=True))
+        return floor, share
+
+
+class ConditionedVectorEnv(OffloadVectorEnv):
+    """`OffloadVectorEnv` in which every drive has a floor and weights of its own.
+
+    The two weights add up to what the scenario's add up to; the price of a missed deadline
+    is the scenario's. A drive's preferences follow from its key. ``info`` holds, besides the
+    usual keys, ``accuracy_floor`` and ``delay_share`` (B,) of the frame just done.
+
+    Args:
+        num_envs, scenario, split, world: as in `OffloadVectorEnv`.
+        preferences: what is drawn from; None takes `Preferences.of` without a margin.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        scenario: Scenario | str | Path = "urban-5g",
+        split: Split = "train",
+        *,
+        world: World | None = None,
+        preferences: Preferences | None = None,
+    ) -> None:
+        super().__init__(num_envs, scenario, split, world=world)
+        self.preferences = preferences or Preferences.of(self.world, 0.0)
+        self.floor, self.delay_share = np.zeros(num_envs), np.zeros(num_envs)
+
+    def _begin(self, lanes: NDArray[np.intp], keys: Keys) -> None:
+        super()._begin(lanes, keys)
+        floor, share = self.preferences.draw(keys)
+        self.floor[lanes], self.delay_share[lanes] = floor, share
+        price, s = self.world.scenario.price, self.simulator.lanes
+        total = price.delay_weight + price.energy_weight
+        s.floor[lanes] = floor
+        s.delay_price[lanes] = share * total / self.world.delay_ref_ms
+        s.energy_price[lanes] = (1.0 - share) * total / self.world.energy_ref_mj
+
+    def _observe(self) -> NDArray[np.float32]:
+        observation = super()._observe()
+        observation[:, FLOOR_AT] = normalise(self.floor[:, None], FLOOR_AT)[:, 0]
+        observation[:, SHARE_AT] = normalise(self.delay_share[:, None], SHARE_AT)[:, 0]
+        return observation
+
+    def step(self, actions: NDArray[np.int64]) -> StepResult:
+        """Run the frame in front of every lane."""
+        s = self.simulator.lanes
+        delay_price, energy_price = s.delay_price.copy(), s.energy_price.copy()
+        asked = {"accuracy_floor": self.floor.copy(), "delay_share": self.delay_share.copy()}
+        observation, reward, terminated, truncated, info = super().step(actions)
+        mine: dict[str, Any] = {
+            "cost_delay": delay_price * info["delay_ms"],
+            "cost_energy": energy_price * info["energy_mj"],
+            **asked,
+        }
+        info.update(mine)
+        if "final_info" in info:
+            info["final_info"].update(mine)
+        return observation, reward, terminated, truncated, info
+
+
+def preferring(world: World, floor: float, delay_share: float) -> World:
+    """The same world under one floor and weight: what `ConditionedVectorEnv` is in one lane.
+
+    Args:
+        world: of any split. Its own floor moves by as much as the device's does, so that on
+            other frames too the floor stays as far below full local processing.
+        floor: accuracy floor that the device is told.
+        delay_share: w_delay / (w_delay + w_energy), [0, 1].
+    """
+    price = world.scenario.price
+    total = price.delay_weight + price.energy_weight
+    scenario = world.scenario.with_weights(delay_share * total, (1.0 - delay_share) * total)
+    move = floor - world.settings.accuracy_floor
+    own = min(1.0, max(0.0, world.accuracy_floor + move))
+    margin = min(1.0, max(0.0, float(world.correct[:, MAIN].mean()) - own))
+    constraint = replace(scenario.constraint, accuracy_floor=0.0, accuracy_margin=margin)
+    return replace(
+        world,
+        scenario=replace(scenario, constraint=constraint),
+        accuracy_floor=own,
+        settings=replace(world.settings, accuracy_floor=floor, delay_share=delay_share),
+    )
