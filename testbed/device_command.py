@@ -47,6 +47,9 @@ def device(
     frames: Annotated[
         str, typer.Option(help="Frame source: gtsrb:PART, folder:PATH or render.")
     ] = "render",
+    frame_encoding: Annotated[
+        str, typer.Option(help="How split 0 sends the frame: raw, webp or jpeg[:QUALITY].")
+    ] = "raw",
     data: Annotated[
         Path | None, typer.Option(help="GTSRB folder; gtsrb in SLIPROAD_DATA if left out.")
     ] = None,
@@ -138,6 +141,7 @@ def device(
         slowdown=slowdown,
         breaker_failures=breaker,
         seed=seed,
+        frame_encoding=frame_encoding,
     )
     model = load_bundle(bundle)
     chosen = _policy(policy, action, model.hash)
@@ -164,6 +168,7 @@ def device(
         "period_ms": config.period_ms,
         "timeout_ms": timeout_ms,
         "max_queue_ms": max_queue_ms,
+        "frame_encoding": frame_encoding,
     }
     try:
         if client is not None:

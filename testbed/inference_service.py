@@ -121,11 +121,13 @@ class InferenceService:
             self._metrics.outcome(error.fault)
             context.abort(FAULT_CODES[error.fault], str(error))
             raise  # never reached: abort raises
+        # An encoded frame's decoding is the server's compute, not a wait.
+        ready_s = arrived_s if call.encoding == "raw" else time.monotonic()
         job = Job(
             call.exit,
             call.split,
             call.payload,
-            arrived_s=arrived_s,
+            arrived_s=ready_s,
             deadline_s=_deadline_s(arrived_s, call, context),
         )
         if not context.add_callback(lambda: self._batcher.withdraw(job)):
@@ -145,7 +147,7 @@ class InferenceService:
             job.predictions,
             job.confidences,
             server_queue_ms=job.queue_ms,
-            server_ms=job.compute_ms,
+            server_ms=job.compute_ms + (ready_s - arrived_s) * 1e3,
             server_wait_ms=self._batcher.expected_wait_ms(),
             queue_length=self._batcher.queue_length,
         )

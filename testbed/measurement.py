@@ -23,7 +23,7 @@ class Measurement:
         captured_s: capture time since the start of the run, seconds.
         queue_ms: wait for the device to be free.
         head_ms: blocks (and exit head if local) on the device.
-        encode_ms: bottleneck encoder on the device; None if none ran.
+        encode_ms: bottleneck or frame encoder on the device; None if none ran.
         transfer_ms: last byte handed to the socket until the answer is read, less
             `server_queue_ms` and `server_ms`; None if nothing was sent.
         server_queue_ms: wait at the server, as the server reports it.

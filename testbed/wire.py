@@ -7,6 +7,9 @@ KServe and Triton share; messages from `tritonclient`):
 * model name ``sliproad``; request parameters ``exit``, ``split`` (int64), ``bundle_hash``
   (string), optional ``deadline_ms`` (milliseconds the sender will wait);
 * one UINT8 input ``payload``, shape ``(B, *wire_shape(split))``, in ``raw_input_contents``;
+* at split 0 optionally parameter ``encoding`` (string: ``webp``, ``jpeg``; absent or ``raw`` is
+  the plain form): the input is then one frame's encoded bytes, shape ``(n,)``, n at most the
+  frame's raw bytes;
 * outputs ``prediction`` INT16 (B,) and ``confidence`` FP32 (B,), in ``raw_output_contents``;
 * response parameters ``server_queue_ms``, ``server_ms`` (decoder and tail), ``server_wait_ms``
   (the wait that a new request must expect) and ``queue_length``.
@@ -28,13 +31,14 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
 from cnn.action import N_EXITS, Action
-from cnn.errors import ConfigError, RemoteError
+from cnn.errors import ConfigError, DataError, RemoteError
+from cnn.frame_codec import FRAME_CODECS, FrameCodec, decode_frame
 
 MODEL_NAME: Final = "sliproad"
 SERVICE: Final = "inference.GRPCInferenceService"
 INPUT_NAME: Final = "payload"
 OUTPUTS: Final = {"prediction": "INT16", "confidence": "FP32"}
-REQUEST_PARAMETERS: Final = frozenset({"exit", "split", "bundle_hash", "deadline_ms"})
+REQUEST_PARAMETERS: Final = frozenset({"exit", "split", "bundle_hash", "deadline_ms", "encoding"})
 HASH_CHARS: Final = 16
 """Hex digits of the bundle hash that travel with each request: 64 bits tell bundles apart
 and save 48 bytes of every frame's uplink. A server takes any longer prefix too."""
@@ -111,10 +115,12 @@ class InferCall:
     Attributes:
         exit: exit asked for, 1..5.
         split: blocks that the device has run, 0..4, less than `exit`.
-        payload: uint8 (B, ...), a read-only view of the message (nothing is copied).
+        payload: uint8 (B, ...), a read-only view of the message (nothing is copied), or the
+            decoded frame.
         deadline_ms: how long the sender will wait from now; None if it did not say.
         request_id: the sender's id, echoed in the answer.
         outputs: names of the outputs asked for, in the order of the answer.
+        encoding: how the frame came; ``raw`` at every split but 0.
     """
 
     exit: int
@@ -123,6 +129,7 @@ class InferCall:
     deadline_ms: float | None
     request_id: str
     outputs: tuple[str, ...]
+    encoding: FrameCodec = "raw"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,19 +153,28 @@ class Answer:
     queue_length: int
 
 
-def build_request(spec_hash: str, exit: int, split: int, shape: tuple[int, ...]) -> Any:
+def build_request(
+    spec_hash: str,
+    exit: int,
+    split: int,
+    shape: tuple[int, ...],
+    encoding: FrameCodec = "raw",
+) -> Any:
     """A reusable ``ModelInferRequest`` whose ``raw_input_contents[0]`` is still empty.
 
     Args:
         spec_hash: bundle hash of the device.
         exit: exit wanted.
         split: blocks run on the device.
-        shape: payload shape with the batch.
+        shape: payload shape with the batch; (n,) for an encoded frame of n bytes.
+        encoding: of the frame at split 0.
     """
     request = pb.ModelInferRequest(model_name=MODEL_NAME)
     request.parameters["exit"].int64_param = exit
     request.parameters["split"].int64_param = split
     request.parameters["bundle_hash"].string_param = spec_hash[:HASH_CHARS]
+    if encoding != "raw":
+        request.parameters["encoding"].string_param = encoding
     request.inputs.add(name=INPUT_NAME, datatype="UINT8", shape=shape)
     request.raw_input_contents.append(b"")
     return request
@@ -197,7 +213,8 @@ def check_request(request: Any, spec: WireSpec) -> InferCall:
         )
     _check_hash(request, spec)
     action = _action(_int(parameters, "exit"), _int(parameters, "split"))
-    payload = _payload(request, action.split, spec)
+    encoding = _encoding(parameters, action.split)
+    payload = _payload(request, action.split, spec, encoding)
     return InferCall(
         action.exit,
         action.split,
@@ -205,6 +222,7 @@ def check_request(request: Any, spec: WireSpec) -> InferCall:
         _deadline(parameters),
         request.id,
         _outputs(request),
+        encoding,
     )
 
 
@@ -325,7 +343,20 @@ def _action(exit: int, split: int) -> Action:
     return action
 
 
-def _payload(request: Any, split: int, spec: WireSpec) -> NDArray[np.uint8]:
+def _encoding(parameters: Mapping[str, Any], split: int) -> FrameCodec:
+    if "encoding" not in parameters:
+        return "raw"
+    kind, value = _parameter(parameters, "encoding")
+    for codec in FRAME_CODECS:
+        if kind == "string_param" and value == codec and (codec == "raw" or split == 0):
+            return codec
+    raise _invalid(
+        f"encoding {value!r:.40} at split {split}",
+        f"one of {', '.join(FRAME_CODECS)}, and raw at any split but 0",
+    )
+
+
+def _payload(request: Any, split: int, spec: WireSpec, encoding: FrameCodec) -> NDArray[np.uint8]:
     if len(request.inputs) != 1 or request.inputs[0].name != INPUT_NAME:
         raise _invalid(f"{len(request.inputs)} inputs", f"one input named {INPUT_NAME!r}")
     tensor = request.inputs[0]
@@ -335,6 +366,8 @@ def _payload(request: Any, split: int, spec: WireSpec) -> NDArray[np.uint8]:
             "UINT8 in raw_input_contents",
         )
     shape = tuple(tensor.shape)
+    if encoding != "raw":
+        return _decoded(request, shape, spec.shapes[split], encoding)
     if shape[1:] != spec.shapes[split] or not 1 <= shape[0] <= spec.max_batch:
         raise _invalid(
             f"payload shape {shape[:5]} at split {split}",
@@ -346,6 +379,25 @@ def _payload(request: Any, split: int, spec: WireSpec) -> NDArray[np.uint8]:
     if len(raw) != math.prod(shape):
         raise _invalid(f"{len(raw)} payload bytes", f"{math.prod(shape)} for shape {shape}")
     return np.frombuffer(raw, np.uint8).reshape(shape)
+
+
+def _decoded(
+    request: Any, shape: tuple[int, ...], frame: tuple[int, int, int], encoding: FrameCodec
+) -> NDArray[np.uint8]:
+    """One encoded frame -> uint8 (1, H, W, 3). Its length is checked before its header, and its
+    header before anything is decoded."""
+    most = math.prod(frame)
+    if len(shape) != 1 or not 1 <= shape[0] <= most or len(request.raw_input_contents) != 1:
+        raise _invalid(
+            f"{encoding} payload of shape {shape[:5]}", f"shape (n,) with n in 1..{most}"
+        )
+    raw = request.raw_input_contents[0]
+    if len(raw) != shape[0]:
+        raise _invalid(f"{len(raw)} payload bytes", f"{shape[0]} for shape {shape}")
+    try:
+        return decode_frame(raw, encoding, frame[0])[np.newaxis]
+    except DataError as error:
+        raise WireError(error.given, expected=error.expected, mend=error.mend) from error
 
 
 def _outputs(request: Any) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2 as pb
 from cnn.action import ACTIONS, Action
 from cnn.bundle import load_bundle
 from cnn.errors import RemoteError
+from cnn.frame_codec import FrameCodec, FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
 from testbed.client import ExchangeFailed, MecClient
 from testbed.server import MecServer, ServerConfig
@@ -105,6 +106,40 @@ def test_split_over_the_wire_equals_the_same_action_in_one_process(
         reply.total_ms - reply.server_queue_ms - reply.server_ms
     )
     assert reply.transfer_ms > 0
+
+
+@pytest.mark.parametrize("codec", ["webp", "jpeg"])
+def test_an_encoded_frame_gets_the_answer_of_its_decoded_self(
+    client: MecClient, runtime: SplitRuntime, codec: FrameCodec
+) -> None:
+    y, x = np.mgrid[:48, :48]
+    image = np.stack([4 * x, 4 * y, 2 * (x + y)], 2).astype(np.uint8)
+    data = FrameEncoding(codec).encode(image)
+    expected = runtime.act(decode_frame(data, codec, 48), Action(4, 0))
+    reply = client.infer(np.frombuffer(data, np.uint8), 4, 0, 20_000, codec)
+    assert reply.prediction == expected[0]
+    assert reply.confidence == pytest.approx(expected[1], rel=1e-5)
+    assert reply.uplink_bytes == len(data)
+    plain = client.infer(image[None], 4, 0, 20_000)  # the next raw one is none the wiser
+    assert plain.prediction == runtime.act(image, Action(4, 0))[0]
+
+
+BOMB = FrameEncoding("webp").encode(np.zeros((8000, 8000, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("data", "split"),
+    [(b"garbage", 0), (BOMB, 0), (bytes(7000), 0), (b"garbage", 2)],
+    ids=["garbage", "bomb", "longer than raw", "not at split 0"],
+)
+def test_an_encoded_frame_that_is_none_is_rejected(
+    client: MecClient, data: bytes, split: int
+) -> None:
+    with pytest.raises(ExchangeFailed) as caught:
+        client.infer(np.frombuffer(data, np.uint8), 4, split, 20_000, "webp")
+    assert caught.value.reason == "rejected"
+    assert isinstance(caught.value.__cause__, grpc.Call)
+    assert caught.value.__cause__.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_probe_is_a_round_trip(client: MecClient) -> None:

@@ -22,10 +22,17 @@ import pytest
 from cnn.action import ACTIONS, N_ACTIONS, Action
 from cnn.bundle import Bundle, load_bundle
 from cnn.errors import ConfigError
+from cnn.frame_codec import FrameCodec, FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
 from testbed.breaker import CircuitBreaker
 from testbed.client import ExchangeFailed, MecClient, Reply
-from testbed.device import WIRE_OVERHEAD_BYTES, Device, DeviceConfig, tail_overlap_ms
+from testbed.device import (
+    ENCODING_OVERHEAD_BYTES,
+    WIRE_OVERHEAD_BYTES,
+    Device,
+    DeviceConfig,
+    tail_overlap_ms,
+)
 from testbed.frames import CameraFrame, open_frames
 from testbed.meters.base import NoMeter
 from testbed.meters.model import ModelMeter
@@ -34,6 +41,7 @@ from testbed.policy import RandomPolicy, StaticPolicy
 from testbed.power import power_profile
 from testbed.records import read_records
 from testbed.server_process import ServerProcess
+from testbed.wire import build_request
 
 SETTINGS = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
 
@@ -61,7 +69,9 @@ def frames(bundle: Bundle) -> list[CameraFrame]:
     return list(open_frames("render", bundle.config.input_size, seed=1, n=60))
 
 
-def make_device(runtime: SplitRuntime, client: object, policy: object, **settings: float) -> Device:
+def make_device(
+    runtime: SplitRuntime, client: object, policy: object, **settings: float | str
+) -> Device:
     return Device(
         runtime,
         client,  # type: ignore[arg-type]
@@ -111,6 +121,49 @@ def test_every_action_answers_what_the_network_says(
         assert (row.encode_ms is None) == (action.is_local or action.split == 0)
         parts = [row.head_ms, row.encode_ms, row.transfer_ms, row.server_queue_ms, row.server_ms]
         assert row.delay_ms >= sum(p for p in parts if p is not None)
+
+
+@pytest.mark.parametrize("encoding", ["webp", "jpeg:75"])
+def test_an_encoded_frame_is_answered_as_its_decoded_self(
+    runtime: SplitRuntime,
+    server: ServerProcess,
+    bundle: Bundle,
+    frames: list[CameraFrame],
+    encoding: str,
+) -> None:
+    chosen = FrameEncoding.parse(encoding)
+    noise = np.random.default_rng(0).integers(0, 256, frames[0].image.shape, np.uint8)
+    shown = [*frames[:8], dataclasses.replace(frames[8], image=noise)]
+    with MecClient(server.target, bundle.hash) as client:
+        client.connect(10)
+        unit = make_device(
+            runtime,
+            client,
+            StaticPolicy(Action(3, 0)),
+            period_ms=0,
+            timeout_ms=5000,
+            frame_encoding=encoding,
+        )
+        rows = list(unit.run(shown))
+    assert {row.status for row in rows} == {"ok"}
+    for row, frame in zip(rows, shown, strict=True):
+        data = chosen.encode(frame.image)
+        raw = len(data) >= frame.image.nbytes  # what does not shrink goes as it is
+        seen = frame.image if raw else decode_frame(data, chosen.codec, len(frame.image))
+        prediction, confidence = runtime.act(seen, Action(3, 0))
+        assert row.prediction == prediction
+        assert row.confidence == pytest.approx(confidence, abs=1e-3)
+        assert row.uplink_bytes == min(len(data), frame.image.nbytes)
+        assert row.encode_ms is not None
+        assert row.encode_ms > 0
+    assert sum(row.uplink_bytes for row in rows[:8]) < 8 * 0.9 * noise.nbytes
+
+
+def test_an_encoding_costs_the_stated_bytes_beside_the_payload(bundle: Bundle) -> None:
+    plain = build_request(bundle.hash, 3, 0, (1, 48, 48, 3)).ByteSize()
+    for codec in ("webp", "jpeg"):
+        encoded = build_request(bundle.hash, 3, 0, (1500,), codec).ByteSize()  # type: ignore[arg-type]
+        assert encoded - plain == ENCODING_OVERHEAD_BYTES
 
 
 def test_energy_follows_from_times_and_bytes(
@@ -218,7 +271,14 @@ class Unreliable:
         self.down = True
         self.sent = self.probed = 0
 
-    def infer(self, payload: np.ndarray, exit: int, split: int, timeout_ms: float) -> Reply:
+    def infer(
+        self,
+        payload: np.ndarray,
+        exit: int,
+        split: int,
+        timeout_ms: float,
+        encoding: FrameCodec = "raw",
+    ) -> Reply:
         self.sent += 1
         if self.down:
             raise ExchangeFailed("unavailable", "down", 0.1)
@@ -276,7 +336,14 @@ def test_breaker_backs_off_longer_after_each_failed_probe() -> None:
 class Slow(Unreliable):
     """Answers after 50 ms."""
 
-    def infer(self, payload: np.ndarray, exit: int, split: int, timeout_ms: float) -> Reply:
+    def infer(
+        self,
+        payload: np.ndarray,
+        exit: int,
+        split: int,
+        timeout_ms: float,
+        encoding: FrameCodec = "raw",
+    ) -> Reply:
         time.sleep(0.05)
         self.down = False
         return super().infer(payload, exit, split, timeout_ms)
@@ -411,9 +478,15 @@ def test_wire_overhead_is_what_a_counting_relay_sees(
 
 @pytest.mark.parametrize(
     "settings",
-    [{"timeout_ms": 0}, {"slowdown": 0.5}, {"period_ms": -1}, {"breaker_failures": -1}],
+    [
+        {"timeout_ms": 0},
+        {"slowdown": 0.5},
+        {"period_ms": -1},
+        {"breaker_failures": -1},
+        {"frame_encoding": "gif"},
+    ],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, float | str]) -> None:
     with pytest.raises(ConfigError):
         DeviceConfig(**settings)  # type: ignore[arg-type]
 

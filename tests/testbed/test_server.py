@@ -24,6 +24,7 @@ from tritonclient.utils import InferenceServerException
 from cnn.action import ACTIONS, Action
 from cnn.bundle import load_bundle
 from cnn.errors import ConfigError
+from cnn.frame_codec import FrameEncoding
 from cnn.runtime import SplitRuntime
 from testbed.client import MecClient
 from testbed.ports import PortInUseError
@@ -99,6 +100,19 @@ def test_tritons_own_client_gets_the_runtimes_answers(
     assert response.parameters["server_queue_ms"].double_param >= 0
     assert response.parameters["server_wait_ms"].double_param >= 0
     assert response.parameters["queue_length"].int64_param >= 0
+
+
+def test_tritons_own_client_may_send_an_encoded_frame(
+    server: MecServer, runtime: SplitRuntime
+) -> None:
+    image = np.indices((48, 48, 3)).sum(0).astype(np.uint8)
+    data = np.frombuffer(FrameEncoding("webp").encode(image), np.uint8)
+    parameters = {"exit": 2, "split": 0, "bundle_hash": BUNDLE.hash, "encoding": "webp"}
+    with triton.InferenceServerClient(server.address) as client:
+        result = client.infer("sliproad", infer_inputs(data), parameters=parameters)
+    prediction, confidence = runtime.act(image, Action(2, 0))
+    assert result.as_numpy("prediction").tolist() == [prediction]
+    np.testing.assert_allclose(result.as_numpy("confidence"), [confidence], rtol=1e-5)
 
 
 def test_tritons_own_client_reads_state_and_metadata(server: MecServer) -> None:

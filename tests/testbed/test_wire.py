@@ -14,6 +14,7 @@ from tritonclient.grpc import service_pb2 as pb
 from cnn.action import ACTIONS, Action
 from cnn.bundle import load_bundle
 from cnn.errors import ConfigError, RemoteError
+from cnn.frame_codec import FrameCodec, FrameEncoding
 from cnn.runtime import SplitRuntime
 from testbed.wire import (
     HASH_CHARS,
@@ -143,6 +144,9 @@ FAULTY = {
         lambda r: r.raw_input_contents.__setitem__(0, r.raw_input_contents[0] + b"x"),
         "invalid",
     ),
+    "encoded, but raw": (_parameter(encoding=("string_param", "jpeg")), "invalid"),
+    "unknown encoding": (_parameter(encoding=("string_param", "gif")), "invalid"),
+    "encoding as a number": (_parameter(encoding=("int64_param", 1)), "invalid"),
     "unknown output": (lambda r: r.outputs.add(name="logits"), "invalid"),
     "output with parameters": (
         lambda r: setattr(
@@ -165,6 +169,69 @@ def test_a_faulty_request_is_refused_in_three_parts(name: str) -> None:
     assert "; expected " in str(caught.value)
     assert caught.value.mend
     assert len(str(caught.value)) < 400  # what came from outside is not echoed at length
+
+
+def encoded_request(codec: FrameCodec, data: bytes) -> Any:
+    request = build_request(BUNDLE.hash, 2, 0, (len(data),), codec)
+    request.raw_input_contents[0] = data
+    return request
+
+
+FRAME = np.indices(SPEC.shapes[0]).sum(0).astype(np.uint8)
+ENCODED = {codec: FrameEncoding.parse(codec).encode(FRAME) for codec in ("webp", "jpeg")}
+
+
+def test_an_encoded_frame_survives_the_wire() -> None:
+    call = parse_request(encoded_request("webp", ENCODED["webp"]).SerializeToString(), SPEC)
+    np.testing.assert_array_equal(call.payload[0], FRAME)
+    assert call.encoding == "webp"
+    call = check_request(encoded_request("jpeg", ENCODED["jpeg"]), SPEC)
+    assert call.payload.shape == (1, *SPEC.shapes[0])
+    assert np.abs(call.payload[0].astype(int) - FRAME).mean() < 4
+
+
+FAULTY_ENCODED = {
+    "named another": (encoded_request("webp", ENCODED["jpeg"]), "WebP"),
+    "not at split 0": (
+        build_request(BUNDLE.hash, 3, 1, (len(ENCODED["webp"]),), "webp"),
+        "at split 1",
+    ),
+    "shape of the frame": (build_request(BUNDLE.hash, 3, 0, (1, *SPEC.shapes[0]), "jpeg"), "n in"),
+    "longer than raw": (encoded_request("jpeg", bytes(7000)), "n in 1..6912"),
+    "nothing": (encoded_request("jpeg", b""), "n in 1..6912"),
+    "a bomb": (
+        encoded_request("webp", FrameEncoding("webp").encode(np.zeros((9000, 9000, 3), np.uint8))),
+        "48 x 48",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY_ENCODED)
+def test_a_faulty_encoded_frame_is_refused(name: str) -> None:
+    request, expected = FAULTY_ENCODED[name]
+    with pytest.raises(WireError, match=expected) as caught:
+        parse_request(request.SerializeToString(), SPEC)
+    assert caught.value.fault == "invalid"
+
+
+def test_a_length_that_differs_from_the_shape_is_refused() -> None:
+    request = encoded_request("jpeg", ENCODED["jpeg"])
+    request.raw_input_contents[0] += b"x"
+    with pytest.raises(WireError, match="payload bytes"):
+        check_request(request, SPEC)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(["webp", "jpeg"]), st.binary(min_size=1, max_size=200), st.integers(0, 900))
+def test_damaged_encoded_frames_are_sound_or_refused(
+    codec: FrameCodec, damage: bytes, where: int
+) -> None:
+    data = ENCODED[codec][:where] + damage + ENCODED[codec][where + len(damage) :]
+    try:
+        call = check_request(encoded_request(codec, data), SPEC)
+    except WireError:
+        return
+    assert call.payload.shape == (1, *SPEC.shapes[0])
 
 
 def test_options_of_a_request() -> None:
@@ -259,7 +326,10 @@ _scalar = st.one_of(
 @settings(max_examples=400, deadline=None)
 @given(
     parameters=st.dictionaries(
-        st.sampled_from(["exit", "split", "bundle_hash", "deadline_ms", "priority", ""]), _scalar
+        st.sampled_from(
+            ["exit", "split", "bundle_hash", "deadline_ms", "encoding", "priority", ""]
+        ),
+        _scalar,
     ),
     shape=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6),
     raw=st.lists(st.binary(max_size=64), max_size=3),
