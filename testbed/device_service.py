@@ -58,6 +58,18 @@ EXTRA_COLUMNS = {
 """What a deployed device records beside `Measurement`; empty for a skipped frame."""
 
 
+class _Stop(StopFlag):
+    """Also ends the device's wait for the next capture."""
+
+    unit: Device | None = None
+
+    def set(self) -> None:
+        """Ask to stop."""
+        super().set()
+        if self.unit is not None:
+            self.unit.stop()
+
+
 class DeviceService:
     """A device made from its configuration file.
 
@@ -76,7 +88,7 @@ class DeviceService:
         self._image: NDArray[np.uint8] | None = None
         self._metrics: DeviceMetrics | None = None
         self._records: RotatingRecords | None = None
-        self._stop = StopFlag()
+        self._stop = _Stop()
         loadout = load(_sources(file))
         self._guard = _guard(file, loadout)
         safe = Action.parse(file.guard.safe_action).index
@@ -109,9 +121,11 @@ class DeviceService:
         SIGTERM and SIGINT end it after the frame in hand, with every row written; SIGHUP
         looks for changed bundles. Must be called by the main thread.
         """
-        stop_on_signals(self._stop)
-        signal.signal(signal.SIGHUP, self._on_hup)
         with contextlib.ExitStack() as stack:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                stack.callback(signal.signal, number, signal.getsignal(number))
+            stop_on_signals(self._stop)
+            signal.signal(signal.SIGHUP, self._on_hup)
             stack.callback(systemd.notify, "STOPPING=1")
             if self._client is not None:
                 stack.callback(self._client.close)
@@ -127,6 +141,7 @@ class DeviceService:
                 meter,
                 _device_config(self.file),
             )
+            self._stop.unit = unit
             self._watcher.start()
             stack.callback(self._watcher.stop)
             event(_log, logging.INFO, "running", **self._what())
