@@ -25,6 +25,8 @@ from testbed.records import Records
 Floats = NDArray[np.float64]
 
 OVERHEAD: Final = "overhead"
+SEND: Final = "send"
+"""What an exchange costs the device beyond the exchange: payload and answer pass its hands."""
 SEGMENTS: Final = (
     "block1",
     "block2",
@@ -34,7 +36,7 @@ SEGMENTS: Final = (
     *(f"exit{e}" for e in range(1, N_EXITS)),
 )
 """Blocks and exits. Block 5 and exit 5 always run together, so they are one term."""
-DEVICE_TERMS: Final = (OVERHEAD, *SEGMENTS, *(f"enc{s}" for s in range(1, N_EXITS)))
+DEVICE_TERMS: Final = (OVERHEAD, SEND, *SEGMENTS, *(f"enc{s}" for s in range(1, N_EXITS)))
 SERVER_TERMS: Final = (OVERHEAD, *SEGMENTS, *(f"dec{s}" for s in range(1, N_EXITS)))
 IS_LOCAL: Final[NDArray[np.bool_]] = np.array([a.is_local for a in ACTIONS])
 _SOFT: Final = 0.1
@@ -56,8 +58,9 @@ def head_terms(action: Action) -> list[str]:
 
 def device_terms(action: Action) -> list[str]:
     """What the device runs when all goes well."""
+    send = [] if action.is_local else [SEND]
     encoder = [] if action.is_local or not action.split else [f"enc{action.split}"]
-    return [OVERHEAD, *head_terms(action), *encoder]
+    return [OVERHEAD, *send, *head_terms(action), *encoder]
 
 
 def fallback_terms(action: Action) -> list[str]:
@@ -234,7 +237,12 @@ def _fit_device(samples: Samples, slowdown: float) -> Floats:
     """Device terms in the order of `DEVICE_TERMS`, from the stages that each row times."""
     action = samples.action
     rest_ms = samples.compute_ms - samples.head_ms - samples.encode_ms
-    times: dict[str, float] = {OVERHEAD: float(np.median(rest_ms)) / slowdown}
+    local = IS_LOCAL[action]
+    overhead = float(np.median(rest_ms[local])) / slowdown
+    times: dict[str, float] = {
+        OVERHEAD: overhead,
+        SEND: float(np.median(rest_ms[~local])) / slowdown - overhead,
+    }
     heads = design(head_terms, SEGMENTS)
     runs = heads[action].any(axis=1)
     segments = fit_terms(heads[action[runs]], samples.head_ms[runs] / slowdown)

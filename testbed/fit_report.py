@@ -16,7 +16,7 @@ from testbed.fit_check import HeldOut
 _EQUATIONS = """\
 For action (E, S), uplink rate r (Mbit/s), round trip RTT (ms), server wait W (ms):
 
-    compute = overhead + sum of blocks 1..S + enc_S             (S < E; enc_0 = 0)
+    compute = overhead + send + sum of blocks 1..S + enc_S      (S < E; enc_0 = 0)
     compute = overhead + sum of blocks 1..E + exit_E            (S = E)
     server  = overhead + dec_S + sum of blocks S+1..E + exit_E  (0 where local; dec_0 = 0)
     away    = 8 (payload_S + {overhead_bytes:.0f}) / (1000 r) + RTT + {net_ms:.3f} + W + server
