@@ -168,7 +168,7 @@ def test_a_held_out_condition_that_breaks_the_model_shows() -> None:
 
 
 def test_bootstrap_intervals_hold_the_truth_of_identifiable_terms() -> None:
-    intervals = bootstrap(synthetic(9, 0.03, 3), 1.0, PAYLOAD, n=40, seed=0)
+    intervals = bootstrap(synthetic(15, 0.03, 3), 1.0, PAYLOAD, n=40, seed=0)
     low, high = intervals["net_ms"]
     assert low <= NET_MS <= high + 1e-9
     for name, truth in DEVICE.items():
