@@ -45,7 +45,8 @@ PAYLOAD = np.array([CONFIG.payload_bytes(a.exit, a.split) for a in ACTIONS], flo
 LINKS = {"a": (2.0, 60.0), "b": (10.0, 20.0), "c": (50.0, 40.0)}
 rng = np.random.default_rng(7)
 PARTS = [term for term in DEVICE_TERMS if term != "send"]
-DEVICE = dict(zip(PARTS, rng.uniform(0.2, 3.0, len(PARTS)), strict=True)) | {"send": 1.1}
+DRAWN = dict(zip(PARTS, rng.uniform(0.2, 3.0, len(PARTS)), strict=True)) | {"send": 1.1}
+DEVICE = {term: DRAWN[term] for term in DEVICE_TERMS}
 SERVER = dict(zip(SERVER_TERMS, rng.uniform(0.1, 1.5, len(SERVER_TERMS)), strict=True))
 NET_MS, WAIT_MS = 1.25, 0.1
 PROFILE = power_profile("jetson-nano+lte")
