@@ -201,17 +201,14 @@ class Guard:
             self._doublings = 0  # it has kept its word for long
         if not self.window.full:
             return
-        self._see_drift()
-        broken = self.limits.broken(self.window, self._settings.margin)
-        if self._settings.act_on_drift:
-            broken += [f"drift of {name}" for name in self.drift]
+        broken = self.limits.broken(self.window, self._settings.margin) + self._drifting()
         self._beyond = self._beyond + 1 if broken else 0
         if self._beyond >= self._settings.patience:
             self._fall(broken)
 
     def _judge_trial(self) -> None:
         if self._trial.full:
-            broken = self.limits.broken(self._trial, 0.0)
+            broken = self.limits.broken(self._trial, 0.0) + self._drifting()
         elif len(self._trial) >= EARLY_END * self._trial.size:
             broken = self.limits.broken(self._trial, self._settings.margin)
             if not broken:
@@ -252,21 +249,23 @@ class Guard:
                 values[name] = unscaled(field, float(decision.observation[field.index]))
         return values
 
-    def _see_drift(self) -> None:
-        promise = self._promise
+    def _drifting(self) -> list[str]:
+        """Note what lies outside training; the reasons to fall that it makes, if it may."""
+        promise, window = self._promise, self._trial if self.state == "trial" else self.window
         if promise is None:
-            return
+            return []
         outside = []
         for name in (*_OBSERVED, "confidence"):
-            mean, low, high = self.window.mean(name), promise.low(name), promise.high(name)
+            mean, low, high = window.mean(name), promise.low(name), promise.high(name)
             known = mean is not None and low is not None and high is not None
             if known and not low <= mean <= high:  # type: ignore[operator]
                 outside.append(name)
-        if self.window.shift(promise.actions) > promise.action_shift:
+        if window.shift(promise.actions) > promise.action_shift:
             outside.append("actions")
         if tuple(outside) != self.drift:
             self.drift = tuple(outside)
             event(_log, logging.INFO, "drift", outside=outside)
+        return [f"drift of {name}" for name in outside] if self._settings.act_on_drift else []
 
 
 def unscaled(field: Field, scaled: float) -> float:
