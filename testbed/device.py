@@ -242,6 +242,8 @@ class Device:
         """
         captured_s = self._next_capture_s()
         self._wait_for(captured_s)
+        if frame.refresh is not None:
+            frame = frame.refresh()
         self.finished = None
         start_s = time.monotonic()
         if self._stop.is_set():

@@ -45,7 +45,7 @@ def device(
         str | None, typer.Option(help="One action for every frame instead, such as e3s1.")
     ] = None,
     frames: Annotated[
-        str, typer.Option(help="Frame source: gtsrb:PART, folder:PATH or render.")
+        str, typer.Option(help="Frame source: gtsrb:PART, folder:PATH, render, or camera:0.")
     ] = "render",
     frame_encoding: Annotated[
         str, typer.Option(help="How split 0 sends the frame: raw, webp or jpeg[:QUALITY].")

@@ -1,4 +1,4 @@
-"""Where the device's frames come from: GTSRB tracks, a folder of images, the renderer.
+"""Where the device's frames come from: GTSRB tracks, a folder of images, the renderer, a camera.
 
 A source yields `CameraFrame` in driving order. The device decides when a frame is
 captured (its frame rate); a source only says what is seen.
@@ -7,9 +7,10 @@ captured (its frame rate); a source only says what is seen.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +23,9 @@ from cnn.errors import ConfigError, DataError
 from cnn.preprocess import resize_rgb
 from cnn.table import running_tracks
 from cnn.tracks import PARTS, load_split
+from testbed.camera import NewestImage, VideoSource, square_rgb, video_images
 
-SOURCES: Final = "gtsrb:PART (such as gtsrb:policy-test), folder:PATH, or render"
+SOURCES: Final = "gtsrb:PART (such as gtsrb:policy-test), folder:PATH, render, or camera:0"
 IMAGE_SUFFIXES: Final = frozenset({".ppm", ".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 _RENDERED_TRACKS: Final = 64
 """Tracks rendered for one pass; a longer run goes round again with new track numbers."""
@@ -41,6 +43,8 @@ class CameraFrame:
         width_px: width of the original crop, pixels.
         height_px: height of the original crop, pixels.
         name: where it comes from, such as ``1/4#7`` or a file name.
+        refresh: of a live source: the same frame with the newest image there is. The device
+            asks for it when the moment of capture has come.
     """
 
     image: NDArray[np.uint8]
@@ -50,12 +54,15 @@ class CameraFrame:
     width_px: int
     height_px: int
     name: str
+    refresh: Callable[[], CameraFrame] | None = None
 
 
 def open_frames(
     source: str, size: int, *, seed: int = 0, data: Path | None = None, n: int | None = None
 ) -> Iterator[CameraFrame]:
     """Open a source by its name and go round it until `n` frames have come (None: for ever).
+
+    A video file ends with its last frame, and a live camera goes on until it is unplugged.
 
     Args:
         source: one of `SOURCES`.
@@ -66,7 +73,7 @@ def open_frames(
 
     Raises:
         ConfigError: if the source is unknown.
-        DataError: if its files are missing or hold no frames.
+        DataError: if its files are missing or hold no frames, or a camera is absent or stops.
     """
     kind, _, rest = source.partition(":")
     if kind == "gtsrb" and rest in PARTS:
@@ -76,6 +83,8 @@ def open_frames(
         frames = cycled(lambda: folder_frames(Path(rest), size))
     elif source == "render":
         frames = cycled(lambda: rendered_frames(size, seed))
+    elif kind == "camera" and rest:
+        frames = camera_frames(VideoSource(rest), size)
     else:
         raise ConfigError(
             f"frame source {source!r}",
@@ -142,6 +151,32 @@ def rendered_frames(size: int, seed: int, tracks: int = _RENDERED_TRACKS) -> Ite
             r.height_px,
             f"render#{r.track}.{r.frame_in_track}",
         )
+
+
+def camera_frames(source: VideoSource, size: int) -> Generator[CameraFrame, None, None]:
+    """The centre square of each image of a camera or video; one track without labels.
+
+    Raises:
+        DataError: if a live source ends or hangs, or a file holds no images.
+    """
+    if not source.live:
+        for number, image in enumerate(video_images(source)):
+            yield _camera_frame(source.name, size, number, image)
+        return
+    with NewestImage(source) as newest:
+        for number in count():
+            image = newest.next()
+            refresh = partial(_refreshed, source.name, size, number, newest)
+            yield replace(_camera_frame(source.name, size, number, image), refresh=refresh)
+
+
+def _refreshed(name: str, size: int, number: int, newest: NewestImage) -> CameraFrame:
+    return _camera_frame(name, size, number, newest.newest())
+
+
+def _camera_frame(name: str, size: int, number: int, image: NDArray[np.uint8]) -> CameraFrame:
+    resized, side_px = square_rgb(image, size)
+    return CameraFrame(resized, None, 0, number, side_px, side_px, f"camera:{name}#{number}")
 
 
 def cycled(source: Callable[[], Iterable[CameraFrame]]) -> Iterator[CameraFrame]:

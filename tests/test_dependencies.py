@@ -76,7 +76,7 @@ def constraints() -> dict[str, str]:
     return {name.lower().replace("-", "_"): version for name, version in pins.items()}
 
 
-@pytest.mark.parametrize("extra", [None, "train", "server", "dev", "docs"])
+@pytest.mark.parametrize("extra", [None, "train", "server", "camera", "dev", "docs"])
 def test_every_dependency_is_pinned_without_a_local_label(extra: str | None) -> None:
     requirements = (
         project()["dependencies"] if extra is None else project()["optional-dependencies"][extra]
