@@ -43,11 +43,13 @@ class Processor:
         self.slowdown = slowdown
         self._one_thread = one_thread
         self._repeat: dict[str, Callable[[], object]] = {}
+        self._takes_s: dict[str, float] = {}
         self._began_s = self._apart_s = self._owed_s = 0.0
 
     def keep_warm_with(self, name: str, section: Callable[[], object]) -> None:
         """Repeat a section without side effects besides those that ran last."""
         self._repeat[name] = section
+        self._takes_s[name] = WARM_S / 2  # not known yet: not in a short pause
 
     def busy_s(self) -> float:
         """Clock of what is computed: processor time, or wall time with more threads."""
@@ -82,9 +84,9 @@ class Processor:
         began_s, began_busy_s = time.monotonic(), self.busy_s()
         result = section()
         if self.slowdown > 1:
-            if name:
-                self._repeat[name] = section
             busy_s = self.busy_s() - began_busy_s
+            if name:
+                self._repeat[name], self._takes_s[name] = section, busy_s
             self.wait_until(began_s + (time.monotonic() - began_s) + busy_s * (self.slowdown - 1))
         self._apart_s += self.busy_s() - began_busy_s
         return result, (time.monotonic() - began_s) * 1e3
@@ -97,16 +99,14 @@ class Processor:
         wait_until(when_s, stop)
 
     def _keep_warm(self, until_s: float, stop: threading.Event | None) -> None:
-        took_s = dict.fromkeys(self._repeat, 0.0)
-        while True:
+        fitted = True
+        while fitted:
             fitted = False
             for name, section in self._repeat.items():
                 began_s = time.monotonic()
                 if stop is not None and stop.is_set():
                     return
-                if began_s + took_s[name] < until_s:
+                if began_s + self._takes_s[name] < until_s:  # a pause must not become longer
                     section()
-                    took_s[name] = time.monotonic() - began_s
+                    self._takes_s[name] = time.monotonic() - began_s
                     fitted = True
-            if not fitted:
-                return
