@@ -21,11 +21,14 @@ from agents import checkpoint
 from agents.config import TrainConfig
 from agents.doubt import doubt
 from agents.export import bundle_of
+from agents.promise import promise_of
+from agents.rollout import episode_keys
 from agents.sb3_vec import OffloadVecEnv
-from agents.supervisor import Progress, Supervisor
+from agents.supervisor import VALIDATION_SEED_OFFSET, Progress, Supervisor
 from cnn.errors import ConfigError
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import World, build_world
+from testbed.policy import policy_from_bundle
 from testbed.policy_bundle import PolicyBundle
 
 Report = Callable[[int, dict[str, float]], object]
@@ -167,8 +170,8 @@ def _result(config: TrainConfig, out: Path, world: World, progress: Progress) ->
 def policy_of(
     model: Any, config: TrainConfig, world: World, validation: dict[str, float]
 ) -> PolicyBundle:
-    """Policy bundle of a model trained with `config` in `world`."""
-    return bundle_of(
+    """Policy bundle of a model trained with `config` in `world`, with its promise."""
+    bundle = bundle_of(
         model,
         actions=config.actions,
         name="agent",
@@ -188,3 +191,7 @@ def policy_of(
             "numpy": np.__version__,
         },
     )
+    keys = episode_keys(config.seed + VALIDATION_SEED_OFFSET, config.validate_drives)
+    promise = promise_of(world, policy_from_bundle(bundle), keys)
+    metrics = {**bundle.manifest["metrics"], "promise": promise.to_json()}
+    return replace(bundle, manifest={**bundle.manifest, "metrics": metrics})

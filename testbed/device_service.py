@@ -152,12 +152,15 @@ class DeviceService:
         event(_log, logging.INFO, "stopped", **result)
         return result
 
-    def _frames(self) -> Iterator[CameraFrame]:
-        """The camera, with what happens between two frames."""
+    def camera(self) -> Iterator[CameraFrame]:
+        """What the device sees; overridden where frames come from elsewhere."""
         f = self.file.frames
         size = self._swapper.loadout.model.config.input_size
-        stream = open_frames(f.source, size, seed=f.seed, data=_path(f.data), n=f.count or None)
-        for number, frame in enumerate(stream):
+        return open_frames(f.source, size, seed=f.seed, data=_path(f.data), n=f.count or None)
+
+    def _frames(self) -> Iterator[CameraFrame]:
+        """The camera, with what happens between two frames."""
+        for number, frame in enumerate(self.camera()):
             if self._stop.is_set():
                 return
             ready = self._watcher.take()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -268,9 +268,9 @@ class Guard:
         return [f"drift of {name}" for name in outside] if self._settings.act_on_drift else []
 
 
-def unscaled(field: Field, scaled: float) -> float:
-    """The raw value of an observation's element in [-1, 1] (clipped where it was clipped)."""
+def unscaled(field: Field, scaled: Any) -> Any:
+    """Raw values of an observation's element in [-1, 1] (clipped where it was clipped)."""
     share = (scaled + 1) / 2
     if field.scale == "log":
-        return float(field.low * (field.high / field.low) ** share)
+        return field.low * (field.high / field.low) ** share
     return field.low + share * (field.high - field.low)
