@@ -39,6 +39,7 @@ PROMISED = {
     "agent train": {"--scenario", "--out", "--seed", "--json"},
     "agent evaluate": {"--scenario", "--policy", "--traces", "--frames", "--seed", "--json"},
     "agent export": {"--run", "--out", "--json"},
+    "agent sweep": {"--scenario", "--floors", "--weights", "--out", "--seed", "--json"},
     "demo": {"--seed", "--json"},
 }
 

@@ -26,6 +26,7 @@ TRAINING_MODULES = {
     "cnn/torch_device.py",
     "cnn/train.py",
     "agents/checkpoint.py",
+    "agents/conditioned.py",
     "agents/export.py",
     "agents/sb3_vec.py",
     "agents/supervisor.py",

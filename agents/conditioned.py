@@ -1,0 +1,293 @@
+"""One policy for every user: trained over drives with weights and floors of their own.
+
+As `agents.train`, on `offload_env.conditioned`. Two things differ. The price of a wrong
+answer is a function of what is asked for: bilinear between the nodes of a small grid over
+floor and weight, each node moved by its own dual ascent. And floors lie within about one
+per cent, a twentieth of their field's range, so the network is trained on that one input
+stretched to [-1, 1]; the stretch is folded into the first layer afterwards, and the exported
+policy reads the observation as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import set_random_seed
+from torch import nn
+
+from agents.config import TrainConfig
+from agents.doubt import doubt
+from agents.export import bundle_of
+from agents.prediction import Floats
+from agents.rollout import episode_keys, simulate
+from agents.sb3_vec import OffloadVecEnv
+from agents.supervisor import VALIDATION_SEED_OFFSET
+from offload_env.conditioned import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
+from offload_env.world import World
+from testbed.observation import FIELDS
+from testbed.policy import Policy, policy_from_bundle
+from testbed.policy_bundle import PolicyBundle
+
+FLOOR_NODES: Final = 4
+SHARE_NODES: Final = 3
+_DUAL_SHARE: Final = 0.25
+"""Of the plain training's dual rate: a node sees a twelfth of the frames, so its accuracy is
+noisier, and neighbours move together through the interpolation."""
+_SHORTFALL_PRICE: Final = 100.0
+"""Cost per unit of accuracy that validation charges for what a preference's floor lacks."""
+
+Report = Callable[[int, dict[str, float]], object]
+
+
+class PriceGrid:
+    """Prices of a wrong answer at nodes over (floor, delay share), bilinear in between.
+
+    Args:
+        preferences: range of the nodes.
+        start: price at every node.
+        margin: accuracy asked for above each floor.
+    """
+
+    def __init__(self, preferences: Preferences, start: float, margin: float) -> None:
+        self.floors = np.linspace(*preferences.floor, FLOOR_NODES)
+        self.shares = np.linspace(*preferences.delay_share, SHARE_NODES)
+        self.values = np.full((FLOOR_NODES, SHARE_NODES), start)
+        self.margin = margin
+        self._clear()
+
+    def _clear(self) -> None:
+        self._missing = np.zeros_like(self.values)
+        self._weight = np.zeros_like(self.values)
+
+    def weights(self, floor: Floats, share: Floats) -> Floats:
+        """How much each node counts, (B, FLOOR_NODES, SHARE_NODES), summing to 1 a row."""
+        return _hats(floor, self.floors)[:, :, None] * _hats(share, self.shares)[:, None, :]
+
+    def add(self, weights: Floats, floor: Floats, correct: Floats) -> None:
+        """Frames with these node weights, floors (B,) and answers (B,), 1 for right."""
+        missing = floor + self.margin - correct
+        self._missing += np.tensordot(missing, weights, 1)
+        self._weight += weights.sum(0)
+
+    def ascend(self, rate: float) -> None:
+        """Raise each node's price by `rate` times the accuracy missing around it; forget."""
+        seen = self._weight > 0
+        step = rate * self._missing[seen] / self._weight[seen]
+        self.values[seen] = np.maximum(self.values[seen] + step, 0.0)
+        self._clear()
+
+
+def _hats(values: Floats, nodes: Floats) -> Floats:
+    """Linear interpolation as weights of the nodes, (B, n); beyond the ends the end counts."""
+    return np.column_stack([np.interp(values, nodes, unit) for unit in np.eye(len(nodes))])
+
+
+class Stretch:
+    """Maps the floor's input from the range that is asked for to [-1, 1], and back."""
+
+    def __init__(self, preferences: Preferences) -> None:
+        field = FIELDS[FLOOR_AT]
+        low, high = (2 * (f - field.low) / (field.high - field.low) - 1 for f in preferences.floor)
+        self.centre = 0.5 * (low + high)
+        self.half = max(0.5 * (high - low), 1e-6)
+
+    def apply(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Observations (B, OBS_DIM) with the floor stretched, in place."""
+        observations[:, FLOOR_AT] = (observations[:, FLOOR_AT] - self.centre) / self.half
+        return observations
+
+    def fold(self, bundle: PolicyBundle) -> PolicyBundle:
+        """The same policy for observations that were not stretched."""
+        weight, bias = (np.array(bundle.arrays[name], np.float64) for name in ("weight0", "bias0"))
+        weight[:, FLOOR_AT] /= self.half
+        bias -= weight[:, FLOOR_AT] * self.centre
+        first = {"weight0": weight.astype(np.float32), "bias0": bias.astype(np.float32)}
+        return replace(bundle, arrays={**bundle.arrays, **first})
+
+
+class ConditionedVecEnv(OffloadVecEnv):
+    """Adapter of `ConditionedVectorEnv`: prices by lane, the floor's input stretched."""
+
+    def __init__(
+        self, env: ConditionedVectorEnv, grid: PriceGrid, doubt: NDArray[np.float32]
+    ) -> None:
+        super().__init__(env, doubt=doubt)
+        self.grid, self.preferences = grid, env.preferences
+        self.stretch = Stretch(env.preferences)
+        self.multiplier = 1.0  # `_wrong` is priced already
+
+    def reset(self) -> NDArray[np.float32]:
+        """Start every lane anew."""
+        return self.stretch.apply(super().reset())
+
+    def step_wait(
+        self,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """One frame in every lane."""
+        observation, reward, done, infos = super().step_wait()
+        for lane in np.flatnonzero(done):
+            self.stretch.apply(infos[lane]["terminal_observation"][None])
+        return self.stretch.apply(observation), reward, done, infos
+
+    def _wrong(self, rows: NDArray[np.int64], info: dict[str, Any]) -> NDArray[np.float64]:
+        """How wrong the answers were, times what that costs under each lane's preferences."""
+        weights = self.grid.weights(info["accuracy_floor"], info["delay_share"])
+        self.grid.add(weights, info["accuracy_floor"], info["accuracy"])
+        price = np.tensordot(weights, self.grid.values, 2)
+        priced: NDArray[np.float64] = price * super()._wrong(rows, info)
+        return priced
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionedResult:
+    """A finished run.
+
+    Attributes:
+        bundle: of the best validated policy.
+        preferences: what it was trained for.
+        prices: float64 (FLOOR_NODES, SHARE_NODES), multipliers at the end.
+        validation: one row a preference: floor, delay_share, cost, accuracy.
+    """
+
+    bundle: PolicyBundle
+    preferences: Preferences
+    prices: Floats
+    validation: list[dict[str, float]]
+
+
+class _Watch(BaseCallback):
+    """Dual ascent after every rollout, validation from time to time, the best one kept."""
+
+    def __init__(
+        self, config: TrainConfig, world: World, env: ConditionedVecEnv, report: Report
+    ) -> None:
+        super().__init__()
+        self.config, self.world, self.env, self._report = config, world, env, report
+        self.best: PolicyBundle | None = None
+        self.validation: list[dict[str, float]] = []
+        self._score, self._due = math.inf, config.validate_every
+        self._keys = episode_keys(
+            config.seed + VALIDATION_SEED_OFFSET, max(8, config.validate_drives // 4)
+        )
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        left = max(0.0, 1.0 - self.num_timesteps / self.config.steps)
+        self.model.ent_coef = self.config.entropy * left  # type: ignore[attr-defined]
+
+    def _on_rollout_end(self) -> None:
+        means, _ = self.env.sums.take()
+        self.env.grid.ascend(_DUAL_SHARE * self.config.dual_rate)
+        self._report(
+            self.num_timesteps, {"multiplier": float(self.env.grid.values.mean()), **means}
+        )
+        if self.num_timesteps >= self._due:
+            self._due += self.config.validate_every
+            self.validate()
+
+    def validate(self) -> None:
+        """Drive the greedy policy under nine preferences of training drives."""
+        bundle = self._bundle()
+        policy = policy_from_bundle(bundle)
+        asked = self.env.preferences
+        rows = [
+            preference_figures(self.world, policy, self._keys, floor, share)
+            for floor in np.linspace(*asked.floor, 3).tolist()
+            for share in np.linspace(*asked.delay_share, 5)[1:4].tolist()
+        ]
+        short = [max(0.0, r["floor"] + self.config.margin - r["accuracy"]) for r in rows]
+        score = sum(r["cost"] for r in rows) + _SHORTFALL_PRICE * sum(short)
+        if score < self._score:
+            self._score, self.best, self.validation = score, bundle, rows
+
+    def _bundle(self) -> PolicyBundle:
+        config, world = self.config, self.world
+        bundle = bundle_of(
+            self.model,
+            actions=config.actions,
+            name="conditioned",
+            bundle_hash=world.table.bundle_hash,
+            scenario=world.scenario.name,
+            algorithm="ppo",
+            metrics={},
+            provenance={"config": asdict(config), "frames": world.table.source},
+        )
+        return self.env.stretch.fold(bundle)
+
+
+def preference_figures(
+    world: World, policy: Policy, keys: NDArray[np.uint64], floor: float, share: float
+) -> dict[str, float]:
+    """Cost and accuracy of a policy under one preference on the episodes `keys`."""
+    driven = simulate(preferring(world, floor, share), policy, keys)
+    return {
+        "floor": floor,
+        "delay_share": share,
+        "cost": float(driven.cost.mean()),
+        "accuracy": float(driven.correct.mean()),
+    }
+
+
+def train_conditioned(
+    config: TrainConfig,
+    out: Path,
+    *,
+    world: World,
+    preferences: Preferences | None = None,
+    report: Report = lambda step, row: None,
+) -> ConditionedResult:
+    """Train one policy over the weights and floors of `preferences`.
+
+    Args:
+        config: settings as for one preference (PPO); its scenario's own weights and floor
+            are not used.
+        out: file to write, ``.policy``.
+        world: training world.
+        preferences: None takes `Preferences.of` with the configured margin.
+        report: called after every rollout.
+    """
+    asked = preferences or Preferences.of(world, config.margin)
+    torch.set_num_threads(1)
+    set_random_seed(config.seed)
+    env = ConditionedVectorEnv(config.n_envs, world=world, preferences=asked)
+    grid = PriceGrid(asked, config.dual_start, config.margin)
+    adapter = ConditionedVecEnv(env, grid, doubt(world.table))
+    adapter.seed(config.seed)
+    width = [config.hidden, config.hidden]
+    model = PPO(
+        "MlpPolicy",
+        adapter,
+        seed=config.seed,
+        device="cpu",
+        gamma=config.gamma,
+        learning_rate=lambda left: config.learning_rate * (0.1 + 0.9 * left),
+        n_steps=config.n_steps,
+        n_epochs=config.epochs,
+        batch_size=math.gcd(config.batch_size, config.n_envs * config.n_steps),
+        gae_lambda=config.gae_lambda,
+        ent_coef=config.entropy,
+        policy_kwargs={"net_arch": {"pi": width, "vf": width}, "activation_fn": nn.Tanh},
+    )
+    watch = _Watch(config, world, adapter, report)
+    model.learn(config.steps, callback=watch, log_interval=10**9)
+    watch.validate()
+    assert watch.best is not None
+    manifest = {
+        **watch.best.manifest,
+        "metrics": {"validation": watch.validation},
+        "preferences": asdict(asked),
+    }
+    bundle = replace(watch.best, manifest=manifest)
+    bundle.save(out)
+    return ConditionedResult(bundle, asked, grid.values, watch.validation)

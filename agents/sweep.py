@@ -1,0 +1,232 @@
+"""Sweeps over accuracy floors and weights: specialists, the conditioned policy, the frontier.
+
+A preference is an accuracy floor, as the device is told it, and a weight of delay against
+energy. For each one a specialist is trained for it alone; one conditioned policy
+(`agents.conditioned`) serves all. Both drive the same held-out drives as the best static
+pair, chosen on training drives.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from agents.baselines import static_policies
+from agents.config import TrainConfig
+from agents.evaluate import floor_on
+from agents.rollout import Rollout, episode_keys, simulate, summary
+from agents.statistics import Interval, interval, resamples
+from agents.tuning import choose, measure
+from cnn.errors import ConfigError
+from offload_env.conditioned import Preferences, preferring
+from offload_env.world import MAIN, World
+from testbed.policy import Policy, StaticPolicy, load_policy
+
+CONDITIONED: Final = "conditioned"
+SPECIALIST: Final = "specialist"
+STATIC: Final = "best-static"
+FULL_LOCAL: Final = "full-local"
+
+SHARES: Final = (0.2, 0.5, 0.8)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Results of a sweep.
+
+    Attributes:
+        scenario: its name.
+        points: one row a policy and preference: ``policy``, ``floor`` (as the device is
+            told it), ``owed`` (the same on the test frames), ``delay_share``, the figures of
+            `agents.rollout.summary`, ``on_frontier``.
+        differences: conditioned policy's cost less the specialist's, paired by drive, by
+            (floor, share).
+        drives: test drives of each point.
+        seed: of drives and bootstrap.
+    """
+
+    scenario: str
+    points: pd.DataFrame
+    differences: dict[tuple[float, float], Interval]
+    drives: int
+    seed: int
+
+    def ratios(self) -> list[float]:
+        """Conditioned policy's cost over the specialist's, one a preference."""
+        costs = self.points.pivot_table("cost", ["floor", "delay_share"], "policy")
+        ratios: list[float] = (costs[CONDITIONED] / costs[SPECIALIST]).tolist()
+        return ratios
+
+    def as_json(self) -> dict[str, Any]:
+        """The printed result."""
+        ratios = self.ratios()
+        return {
+            "scenario": self.scenario,
+            "points": self.points.to_dict("records"),
+            "conditioned_over_specialist": {
+                "mean_cost_ratio": float(np.mean(ratios)),
+                "worst_cost_ratio": float(np.max(ratios)),
+                "differences": [
+                    {"floor": floor, "delay_share": share, **asdict(found)}
+                    for (floor, share), found in self.differences.items()
+                ],
+            },
+            "drives": self.drives,
+            "seed": self.seed,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write ``sweep.parquet``, ``sweep.json`` and ``sweep.png``, each whole or not at all."""
+        from agents.sweep_plot import frontier_png
+
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / "sweep.parquet.part"
+        self.points.to_parquet(part, index=False)
+        os.replace(part, folder / "sweep.parquet")
+        for name, content in (
+            ("sweep.json", (json.dumps(self.as_json(), indent=1) + "\n").encode()),
+            ("sweep.png", frontier_png(self.points)),
+        ):
+            part = folder / f"{name}.part"
+            part.write_bytes(content)
+            os.replace(part, folder / name)
+
+
+def default_floors(world: World, margin: float) -> tuple[float, ...]:
+    """Three floors from one that hardly binds to the strictest that can be kept."""
+    low, high = Preferences.of(world, margin).floor
+    return tuple(float(f) for f in np.linspace(low, high, 3))
+
+
+def check_preferences(floors: Sequence[float], shares: Sequence[float]) -> None:
+    """Raise `ConfigError` unless there is at least one of each and all lie in [0, 1]."""
+    fine = floors and shares and all(0 <= v <= 1 for v in (*floors, *shares))
+    if not fine:
+        raise ConfigError(
+            f"floors {list(floors)} and weights {list(shares)}",
+            expected="at least one of each, all in 0..1",
+            mend="give them with commas between, such as --floors 0.985,0.99 --weights 0.2,0.8",
+        )
+
+
+def train_all(
+    train_world: World,
+    config: TrainConfig,
+    out: Path,
+    floors: Sequence[float],
+    shares: Sequence[float],
+    progress: Callable[[str], object] = lambda name: None,
+) -> dict[tuple[float, float] | None, Policy]:
+    """A specialist for each (floor, share), and the conditioned policy under None.
+
+    A specialist that `out` already holds, trained with the same settings, is read and not
+    trained again.
+
+    Args:
+        train_world: training world.
+        config: settings of every training, the conditioned one included.
+        out: folder; ``specialists/NAME/`` are training runs, ``conditioned.policy`` a file.
+        floors, shares: the preferences; the conditioned policy is trained for the whole
+            range between the lowest and the highest of each.
+        progress: called with the name of what is being trained.
+    """
+    from agents.conditioned import train_conditioned
+    from agents.train import train
+
+    check_preferences(floors, shares)
+    policies: dict[tuple[float, float] | None, Policy] = {}
+    progress(f"{CONDITIONED} ({config.steps} steps)")
+    asked = Preferences((min(floors), max(floors)), (min(shares), max(shares)))
+    path = out / "conditioned.policy"
+    result = train_conditioned(config, path, world=train_world, preferences=asked)
+    policies[None] = load_policy(path, result.bundle.manifest["bundle_hash"])
+    for floor in floors:
+        for share in shares:
+            folder = out / "specialists" / f"floor{floor:.4f}-delay{share:.2f}"
+            progress(folder.name)
+            if not _trained(folder, config):
+                train(config, folder, world=preferring(train_world, floor, share))
+            policies[floor, share] = load_policy(
+                folder / "agent.policy", train_world.table.bundle_hash
+            )
+    return policies
+
+
+def _trained(folder: Path, config: TrainConfig) -> bool:
+    done = (folder / "agent.policy").exists()
+    return done and TrainConfig.load(folder / "config.json") == config
+
+
+def evaluate_sweep(
+    train_world: World,
+    test_world: World,
+    policies: dict[tuple[float, float] | None, Policy],
+    *,
+    margin: float,
+    drives: int = 128,
+    seed: int = 0,
+    progress: Callable[[str], object] = lambda name: None,
+) -> Sweep:
+    """Drive the conditioned policy and the specialists on the same test drives.
+
+    Args:
+        train_world: the best static pair of each preference is chosen on it.
+        test_world: nothing was chosen on it.
+        policies: as `train_all` gives them.
+        margin: accuracy asked of the best static pair above the floor on training drives.
+        drives: test drives.
+        seed: of drives and bootstrap.
+        progress: called with each preference when it is done.
+    """
+    keys, tuning = episode_keys(seed + 7, drives), episode_keys(seed, min(drives, 64))
+    weights = resamples(drives, seed)
+    rows: list[dict[str, Any]] = []
+    differences: dict[tuple[float, float], Interval] = {}
+    for asked, specialist in policies.items():
+        if asked is None:
+            continue
+        world = preferring(test_world, *asked)
+        static = _best_static(preferring(train_world, *asked), tuning, asked[0] + margin)
+        local = simulate(world, StaticPolicy(MAIN), keys)
+        driven = {
+            SPECIALIST: simulate(world, specialist, keys),
+            CONDITIONED: simulate(world, policies[None], keys),
+            STATIC: simulate(world, static, keys),
+            FULL_LOCAL: local,
+        }
+        owed = floor_on(world, local.row)
+        rows += [_row(name, asked, owed, rollout) for name, rollout in driven.items()]
+        paired = driven[CONDITIONED].cost.mean(1) - driven[SPECIALIST].cost.mean(1)
+        differences[asked] = interval(paired, weights)
+        progress(f"floor {asked[0]:.4f}, delay weight {asked[1]:.2f}")
+    points = pd.DataFrame(rows)
+    points["on_frontier"] = frontier(points)
+    return Sweep(test_world.scenario.name, points, differences, drives, seed)
+
+
+def _row(
+    name: str, asked: tuple[float, float], owed: float, rollout: Rollout
+) -> dict[str, str | float]:
+    where = {"floor": asked[0], "owed": owed, "delay_share": asked[1]}
+    return {"policy": name, **where, **summary(rollout)}
+
+
+def _best_static(world: World, keys: NDArray[np.uint64], floor: float) -> Policy:
+    return choose((measure(world, p, keys) for p in static_policies()), floor).policy
+
+
+def frontier(points: pd.DataFrame) -> NDArray[np.bool_]:
+    """Rows that no other row beats in delay, energy and accuracy at once, bool (N,)."""
+    gains = np.column_stack([points["delay_ms"], points["energy_mj"], -points["accuracy"]])
+    no_worse = (gains[:, None] <= gains[None]).all(2)
+    better = (gains[:, None] < gains[None]).any(2)
+    free: NDArray[np.bool_] = np.logical_not((no_worse & better).any(0))
+    return free

@@ -1,0 +1,89 @@
+"""``sliproad agent sweep``: one scenario under many floors and weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agents.commands import ScenarioOption
+from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
+from cnn.errors import ConfigError
+
+
+def sweep(
+    scenario: ScenarioOption = "urban-5g",
+    floors: Annotated[
+        str,
+        typer.Option(
+            help="Accuracy floors as the device is told them, with commas between; "
+            "three that the training frames suggest if left out."
+        ),
+    ] = "",
+    weights: Annotated[
+        str,
+        typer.Option(help="Weights of delay against energy, 0..1, with commas between."),
+    ] = "0.2,0.5,0.8",
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Frames of each training; the default setting if left out."),
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=2, help="Test drives of each point.")] = 128,
+    out: Annotated[
+        Path, typer.Option(help="Folder for policies, sweep.parquet, sweep.json and sweep.png.")
+    ] = Path("runs/sweep"),
+    seed: SeedOption = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Train a specialist for every floor and weight, and one conditioned policy for all.
+
+    Compares them on the same held-out drives and draws the frontier of delay, energy and
+    accuracy. Specialists that --out already holds are not trained again.
+    """
+    from agents.config import TrainConfig
+    from agents.progress import steps_progress
+    from agents.sweep import check_preferences, default_floors, evaluate_sweep, train_all
+    from offload_env.world import build_world
+
+    settings: dict[str, Any] = {} if steps is None else {"steps": steps}
+    config = TrainConfig(scenario=scenario, seed=seed, **settings)
+    given, shares = _numbers("--floors", floors), _numbers("--weights", weights)
+    train_world = build_world(scenario, "train")
+    asked = given or default_floors(train_world, config.margin)
+    check_preferences(asked, shares)
+    with steps_progress(stderr_console(), "sweep") as progress:
+        policies = train_all(train_world, config, out, asked, shares, progress)
+        result = evaluate_sweep(
+            train_world,
+            build_world(scenario, "test"),
+            policies,
+            margin=config.margin,
+            drives=episodes,
+            seed=seed,
+            progress=progress,
+        )
+    result.save(out)
+    columns = ["policy", "floor", "owed", "delay_share", "delay_ms", "energy_mj", "accuracy"]
+    table = result.points[[*columns, "cost", "on_frontier"]]
+    typer.echo(table.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
+    found = result.as_json()
+    ratio = found["conditioned_over_specialist"]
+    typer.echo(
+        f"the conditioned policy costs {ratio['mean_cost_ratio']:.3f} times what the specialists "
+        f"cost on average, {ratio['worst_cost_ratio']:.3f} times at worst; "
+        f"figures and picture in {out}"
+    )
+    if json:
+        emit_json({**found, "policy": str(out / "conditioned.policy")})
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ConfigError(
+            f"{option} {text}",
+            expected="numbers in 0..1 with commas between",
+            mend="write them like 0.2,0.5,0.8",
+        ) from error

@@ -1,0 +1,106 @@
+"""Prices between nodes, the stretched input folded back, and a policy that serves two users."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents.conditioned import PriceGrid, Stretch, preference_figures, train_conditioned
+from agents.config import TrainConfig
+from agents.rollout import action_shares, episode_keys, simulate
+from cnn.action import ACTIONS
+from offload_env.conditioned import FLOOR_AT, Preferences, preferring
+from testbed.cost_model import RadioPower
+from testbed.observation import OBS_DIM
+from testbed.policy import NetworkPolicy, StaticPolicy, load_policy
+from testbed.policy_bundle import PolicyBundle
+
+ASKED = Preferences((0.98, 0.995), (0.0, 1.0))
+
+
+def test_prices_between_nodes_are_bilinear() -> None:
+    grid = PriceGrid(ASKED, 0.0, 0.004)
+    plane = 3.0 + 200.0 * (grid.floors[:, None] - 0.98) - 2.0 * grid.shares[None, :]
+    rng = np.random.default_rng(0)
+    floor, share = rng.uniform(0.98, 0.995, 50), rng.uniform(0, 1, 50)
+    weights = grid.weights(floor, share)
+    np.testing.assert_allclose(weights.sum((1, 2)), 1.0)
+    found = np.tensordot(weights, plane, 2)
+    np.testing.assert_allclose(found, 3.0 + 200.0 * (floor - 0.98) - 2.0 * share)
+
+
+def test_a_price_rises_only_where_accuracy_is_missing() -> None:
+    grid = PriceGrid(ASKED, 10.0, 0.004)
+    strict, lax = grid.floors[[-1]], grid.floors[[0]]
+    middle = grid.shares[[1]]
+    grid.add(grid.weights(strict, middle), strict, np.array([0.989]))
+    grid.add(grid.weights(lax, middle), lax, np.array([0.994]))
+    grid.ascend(100.0)
+    assert grid.values[-1, 1] == pytest.approx(10.0 + 100.0 * (0.995 + 0.004 - 0.989))
+    assert grid.values[0, 1] == pytest.approx(10.0 + 100.0 * (0.98 + 0.004 - 0.994))
+    untouched = np.ones_like(grid.values, bool)
+    untouched[[0, -1], 1] = False
+    assert (grid.values[untouched] == 10.0).all()
+    grid.add(grid.weights(lax, middle), lax, np.array([1.0]))
+    grid.ascend(1e6)
+    assert grid.values[0, 1] == 0.0
+
+
+def test_the_folded_policy_reads_the_observation_as_it_is() -> None:
+    rng = np.random.default_rng(1)
+    sizes = (OBS_DIM, 16, 20)
+    arrays = {
+        f"{kind}{i}": rng.normal(size=shape).astype(np.float32)
+        for i, (n_in, n_out) in enumerate(pairwise(sizes))
+        for kind, shape in (("weight", (n_out, n_in)), ("bias", (n_out,)))
+    }
+    stretch = Stretch(ASKED)
+    folded = stretch.fold(PolicyBundle({}, arrays)).arrays
+    x = rng.uniform(-1, 1, (200, OBS_DIM)).astype(np.float32)
+    low, high = (2 * (f - 0.8) / 0.2 - 1 for f in ASKED.floor)
+    x[:, FLOOR_AT] = rng.uniform(low, high, 200)
+    stretched = stretch.apply(x.copy())
+    assert np.abs(stretched[:, FLOOR_AT]).max() <= 1.001
+
+    def network(a: dict[str, np.ndarray]) -> NetworkPolicy:
+        return NetworkPolicy([a["weight0"], a["weight1"]], [a["bias0"], a["bias1"]])
+
+    expected = network(arrays).outputs(stretched)
+    np.testing.assert_allclose(network(dict(folded)).outputs(x), expected, atol=2e-3)
+
+
+def test_one_policy_serves_who_wants_speed_and_who_saves_energy(make_world, tmp_path: Path) -> None:
+    # A fast link and a slow device: sending is quicker, but the modem costs more energy.
+    world = make_world(200.0, rtt_ms=2.0, full_local_ms=120.0)
+    thirsty = RadioPower("made up", 10.0, 18_000.0, 300.0, 0.0, "made up")
+    world = replace(world, cost=replace(world.cost, radio=thirsty))
+    config = TrainConfig(
+        scenario="toy",
+        steps=65_536,
+        n_envs=64,
+        n_steps=16,
+        batch_size=256,
+        learning_rate=2e-3,
+        validate_every=16_384,
+        validate_drives=16,
+        dual_start=0.0,
+    )
+    asked = Preferences((0.4, 0.5), (0.0, 1.0))
+    result = train_conditioned(config, tmp_path / "c.policy", world=world, preferences=asked)
+    policy = load_policy(tmp_path / "c.policy", world.table.bundle_hash)
+    assert result.bundle.manifest["preferences"]["floor"] == asked.floor
+    keys = episode_keys(5, 16)
+    sent = [a.index for a in ACTIONS if not a.is_local]
+    shares = []
+    for share in (0.0, 1.0):
+        found = preference_figures(world, policy, keys, 0.45, share)
+        mine = preferring(world, 0.45, share)
+        best = min(simulate(mine, StaticPolicy(a), keys).cost.mean() for a in ACTIONS)
+        assert found["cost"] < 1.15 * best
+        shares.append(action_shares(simulate(mine, policy, keys))[sent].sum())
+    assert shares[0] < 0.1
+    assert shares[1] > 0.5
