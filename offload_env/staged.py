@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_ACTIONS, N_EXITS, action_index
+from cnn.action import ACTIONS, N_EXITS
 from offload_env.env import (
     CostTerms,
     check_render_mode,
@@ -22,37 +22,9 @@ from offload_env.scenario import Scenario, Split
 from offload_env.simulator import EXIT, SPLIT, Outcome, Simulator
 from offload_env.world import LOCAL, World, build_world
 from testbed.observation import STAGED_OBS_DIM
+from testbed.stages import ANSWER, LEGAL, N_STAGED, REPAIR
 
-ANSWER: Final = N_ACTIONS
-"""The 21st action: answer with the exit evaluated last."""
-N_STAGED: Final = N_ACTIONS + 1
-
-
-def _legal() -> NDArray[np.bool_]:
-    legal = np.zeros((N_EXITS, N_STAGED), bool)
-    for p in range(N_EXITS):
-        for a in ACTIONS:
-            legal[p, a.index] = a.split >= p and a.exit > p
-        legal[p, ANSWER] = p > 0
-    return legal
-
-
-LEGAL: Final = _legal()
-"""bool (5, 21): whether a device that stands after block p may take the action."""
-
-
-def _repair() -> NDArray[np.int64]:
-    repaired = np.empty((N_EXITS, N_STAGED), np.int64)
-    for p in range(N_EXITS):
-        for a in ACTIONS:
-            ahead = action_index(a.exit, max(a.split, p)) if a.exit > p else ANSWER
-            repaired[p, a.index] = ahead
-        repaired[p, ANSWER] = ANSWER if p else LOCAL[0]
-    return repaired
-
-
-REPAIR: Final = _repair()
-"""int64 (5, 21): the legal action that stands in for an illegal one (itself if legal)."""
+__all__ = ["ANSWER", "LEGAL", "N_STAGED", "REPAIR", "OffloadStagedEnv", "deciding"]
 
 
 class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):

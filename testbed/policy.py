@@ -8,7 +8,6 @@ stable-baselines3.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 
 from cnn.action import ACTIONS, N_ACTIONS, Action, action_from_index
 from cnn.errors import BundleError, ConfigError
-from testbed.policy_bundle import PolicyBundle
+from testbed.mlp import Mlp, unusable_network
+from testbed.policy_bundle import STAGED_KIND, PolicyBundle
 
 __all__ = [
     "NetworkPolicy",
@@ -28,9 +28,6 @@ __all__ = [
     "load_policy",
     "policy_from_bundle",
 ]
-
-ACTIVATIONS: Final = ("tanh", "relu")
-
 
 @runtime_checkable
 class Policy(Protocol):
@@ -106,10 +103,7 @@ class RandomPolicy:
 class NetworkPolicy:
     """Greedy policy of a multi-layer perceptron: the action with the largest output.
 
-    Outputs are logits (PPO) or action values (DQN); both are read by argmax. Buffers
-    are allocated once and every bias is a column of its layer's matrix that meets a
-    constant 1 at the end of the layer's input, so that a decision is one small
-    matrix-vector product and one activation a layer.
+    Outputs are logits (PPO) or action values (DQN); both are read by argmax.
 
     Args:
         weights: float32 (n_out, n_in) of every layer, input side first.
@@ -134,21 +128,13 @@ class NetworkPolicy:
         actions: Sequence[int] = range(N_ACTIONS),
         name: str = "agent",
     ) -> None:
-        _check_layers(weights, biases, activation, list(actions))
-        self.name = name
-        self.n_inputs = weights[0].shape[1]
-        self._actions = np.asarray(actions, np.int64)
+        self._network = Mlp(weights, biases, activation)
         self._action_list = [int(a) for a in actions]
-        self._relu = activation == "relu"
-        self._layers = [
-            np.ascontiguousarray(np.column_stack([w, b]), np.float32)
-            for w, b in zip(weights, biases, strict=True)
-        ]
-        sizes = [layer.shape[1] for layer in self._layers]
-        self._inputs = [np.ones(size, np.float32) for size in sizes]
-        outputs = [*(x[:-1] for x in self._inputs[1:]), np.empty(len(self._actions), np.float32)]
-        self._observation, self._logits = self._inputs[0][:-1], outputs[-1]
-        self._hidden = list(zip(self._layers[:-1], self._inputs[:-1], outputs[:-1], strict=True))
+        if len(actions) != self._network.n_outputs or not set(actions) <= set(range(N_ACTIONS)):
+            raise unusable_network(f"{self._network.n_outputs} outputs for actions {list(actions)}")
+        self.name = name
+        self.n_inputs = self._network.n_inputs
+        self._actions = np.asarray(actions, np.int64)
         self._penalty = np.zeros(len(self._actions), np.float32)
         self._masked = False
 
@@ -175,27 +161,14 @@ class NetworkPolicy:
 
     def decide(self, observation: NDArray[np.float32]) -> int:
         """Action with the largest output, one observation."""
-        self._observation[:] = observation
-        for layer, x, out in self._hidden:
-            np.dot(layer, x, out)
-            if self._relu:
-                np.maximum(out, 0.0, out=out)
-            else:
-                np.tanh(out, out=out)
-        logits = self._logits
-        np.dot(self._layers[-1], self._inputs[-1], logits)
+        logits = self._network(observation)
         if self._masked:
             logits += self._penalty
         return self._action_list[logits.argmax()]
 
     def outputs(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Unmasked outputs, float32 (B, n_outputs), for float32 (B, n_inputs)."""
-        x = np.asarray(observations, np.float32)
-        for i, layer in enumerate(self._layers):
-            x = x @ layer[:, :-1].T + layer[:, -1]
-            if i < len(self._layers) - 1:
-                x = np.maximum(x, 0.0) if self._relu else np.tanh(x)
-        return x
+        return self._network.batch(observations)
 
     def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
         """Actions with the largest outputs, one a row."""
@@ -204,33 +177,6 @@ class NetworkPolicy:
             logits = logits + self._penalty
         actions: NDArray[np.int64] = self._actions[logits.argmax(1)]
         return actions
-
-
-def _check_layers(
-    weights: Sequence[NDArray[np.float32]],
-    biases: Sequence[NDArray[np.float32]],
-    activation: str,
-    actions: list[int],
-) -> None:
-    problem = ""
-    if activation not in ACTIVATIONS:
-        problem = f"activation {activation!r}"
-    elif not weights or len(weights) != len(biases):
-        problem = f"{len(weights)} weight matrices and {len(biases)} biases"
-    elif any(w.ndim != 2 or b.shape != w.shape[:1] for w, b in zip(weights, biases, strict=True)):
-        problem = f"layers {[w.shape for w in weights]} with biases {[b.shape for b in biases]}"
-    elif any(b.shape[0] != a.shape[1] for b, a in pairwise(weights)):
-        problem = f"layers {[w.shape for w in weights]} that do not chain"
-    elif len(actions) != weights[-1].shape[0] or not set(actions) <= set(range(N_ACTIONS)):
-        problem = f"{weights[-1].shape[0]} outputs for actions {actions}"
-    elif not all(np.isfinite(a).all() for a in (*weights, *biases)):
-        problem = "weights that are not finite"
-    if problem:
-        raise BundleError(
-            f"policy network with {problem}",
-            expected=f"finite layers that chain, one action an output, {ACTIVATIONS}",
-            mend="export the policy again with `sliproad agent export`",
-        )
 
 
 def policy_from_bundle(bundle: PolicyBundle) -> NetworkPolicy | StaticPolicy:
@@ -259,6 +205,12 @@ def policy_from_bundle(bundle: PolicyBundle) -> NetworkPolicy | StaticPolicy:
             expected="the arrays and keys of format 1",
             mend="export the policy again with `sliproad agent export`",
         ) from error
+    if kind == STAGED_KIND:
+        raise BundleError(
+            "a staged policy, which decides several times within a frame",
+            expected="a policy that decides once a frame",
+            mend="give it where a staged policy is asked for, or train with --env frame",
+        )
     raise BundleError(
         f"policy of kind {kind!r}",
         expected="'mlp' or 'static'",

@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.errors import BundleError
-from testbed.observation import SCHEMA_HASH
+from testbed.observation import SCHEMA_HASH, STAGED_SCHEMA_HASH
 
 FORMAT: Final = 1
+STAGED_KIND: Final = "mlp-staged"
 MAX_UNPACKED_BYTES: Final = 64 * 2**20
 """A policy of two hidden layers of 128 is about 0.1 MB; 64 MB leaves room for any MLP."""
 
@@ -123,10 +124,12 @@ class PolicyBundle:
             bundle_hash: hash of the model bundle in use; None does not check it.
         """
         stated = self.manifest.get("observation", {}).get("schema_hash")
-        if stated != SCHEMA_HASH:
+        staged = self.manifest.get("kind") == STAGED_KIND
+        schema_hash = STAGED_SCHEMA_HASH if staged else SCHEMA_HASH
+        if stated != schema_hash:
             raise BundleError(
                 f"policy that reads observation schema {str(stated)[:12]}",
-                expected=f"schema {SCHEMA_HASH[:12]} of this version",
+                expected=f"schema {schema_hash[:12]} of this version",
                 mend="train and export the policy with this version of sliproad",
             )
         model = self.manifest.get("bundle_hash")
