@@ -26,6 +26,7 @@ from testbed.wire import (
     build_request,
     check_metadata,
     parse_response,
+    probe_message,
 )
 
 Reason = Literal["timeout", "refused", "unavailable", "rejected"]
@@ -236,11 +237,20 @@ class MecClient:
             total_ms=total_ms,
         )
 
-    def probe(self, timeout_ms: float) -> float:
-        """Round trip of an empty call, milliseconds; raises `ExchangeFailed` as `infer`."""
+    def probe(self, timeout_ms: float, padding_bytes: int = 0) -> float:
+        """Time of a call without work for the server, milliseconds.
+
+        Args:
+            timeout_ms: how long an answer is worth waiting for.
+            padding_bytes: sent along for nothing but to be sent, less than 16384.
+
+        Raises:
+            ExchangeFailed: as `infer`.
+        """
+        message = probe_message(padding_bytes)
         began = time.perf_counter()
         try:
-            self._live(b"", timeout=timeout_ms / 1e3)
+            self._live(message, timeout=timeout_ms / 1e3)
         except grpc.RpcError as error:
             elapsed_ms = (time.perf_counter() - began) * 1e3
             reason = REASONS.get(_code(error), "rejected")

@@ -24,11 +24,13 @@ from cnn.frame_codec import FrameCodec, FrameEncoding
 from cnn.runtime import Features, SplitRuntime
 from testbed.breaker import CircuitBreaker
 from testbed.client import ExchangeFailed, Reply
+from testbed.clock import wait_until
 from testbed.frames import CameraFrame
 from testbed.measurement import Measurement
 from testbed.meters.base import FrameActivity, Meter
 from testbed.observation import Observer
 from testbed.policy import Policy
+from testbed.probing import ProbePlan, Prober
 from testbed.processor import Processor
 
 WIRE_OVERHEAD_BYTES: Final = 155
@@ -60,8 +62,8 @@ class Exchanger(Protocol):
         """Send one payload; raises `ExchangeFailed` if no answer comes."""
         ...
 
-    def probe(self, timeout_ms: float) -> float:
-        """A small exchange; raises `ExchangeFailed` if it is not answered."""
+    def probe(self, timeout_ms: float, padding_bytes: int = 0) -> float:
+        """A small exchange, its time; raises `ExchangeFailed` if it is not answered."""
         ...
 
 
@@ -82,6 +84,10 @@ class DeviceConfig:
         breaker_backoff_ms: first pause before such a probe, doubled at each that fails.
         seed: of the spread of the back-off.
         frame_encoding: how split 0 sends the frame: ``raw``, ``webp`` or ``jpeg[:quality]``.
+        probe_budget_per_min: most probes a minute while the device is idle (`testbed.probing`);
+            0, the default, never probes, as in the simulator.
+        probe_bytes: padding of a probe.
+        probe_stale_s: age of the newest transfer from which a probe is worth its price.
     """
 
     period_ms: float = 100.0
@@ -94,8 +100,12 @@ class DeviceConfig:
     breaker_backoff_ms: float = 1000.0
     seed: int = 0
     frame_encoding: str = "raw"
+    probe_budget_per_min: float = 0.0
+    probe_bytes: int = 0
+    probe_stale_s: float = 2.0
 
     def __post_init__(self) -> None:
+        self.probe_plan()
         FrameEncoding.parse(self.frame_encoding)
         positive = min(self.timeout_ms, self.deadline_ms, self.breaker_backoff_ms) > 0
         others = (self.period_ms, self.max_queue_ms, self.pause_ms, self.breaker_failures)
@@ -112,6 +122,10 @@ class DeviceConfig:
                 mend="use 1 for the machine as it is",
             )
 
+    def probe_plan(self) -> ProbePlan:
+        """The three settings of probing."""
+        return ProbePlan(self.probe_budget_per_min, self.probe_bytes, self.probe_stale_s)
+
     def describe(self) -> str:
         """How the device was emulated, for the records: ``emulated slowdown x8``."""
         return "as it is" if self.slowdown == 1 else f"emulated slowdown x{self.slowdown:g}"
@@ -126,7 +140,7 @@ class _Work:
     captured_s: float
     start_s: float
     free_s: float
-    action: Action = field(default_factory=lambda: Action(1, 1))
+    action: Action = Action(1, 1)
     head_ms: float = 0.0
     encode_ms: float | None = None
     fallback_ms: float | None = None
@@ -142,6 +156,7 @@ class _Work:
     reason: str = ""
     settled: Measurement | None = None
     lessons: list[Callable[[], None]] = field(default_factory=list)
+    probes: int = 0
 
 
 class Device:
@@ -192,6 +207,7 @@ class Device:
         self._origin_s: float | None = None
         self._count = 0
         self._track = -1
+        self._prober = Prober(self.config.probe_plan())
         self._exchange_end_s = self._tail_from_s = -np.inf
         self._breaker = CircuitBreaker(
             self.config.breaker_failures,
@@ -324,7 +340,39 @@ class Device:
         now_s = time.monotonic()
         if self._client is not None and self._breaker.probe_due(now_s):
             self._probe(self._client, now_s)
+        elif self._client is not None and self._work is not None and not self._breaker.is_open:
+            self._refresh(self._client, self._work, when_s)
         self._processor.wait_until(when_s, self._stop)
+
+    def _refresh(self, client: Exchanger, work: _Work, when_s: float) -> None:
+        """Probe the link while nothing is to be done until `when_s`, if that is worth it.
+
+        An unanswered probe that had less time than a frame's exchange would have teaches
+        nothing: such an exchange might still have been answered.
+        """
+        observer, prober, plan = self._observer, self._prober, self._prober.plan
+        while True:
+            at_s = max(time.monotonic(), prober.due_s(observer.newest_transfer_s))
+            expected_ms = observer.expected_transfer_ms(plan.sent_bytes)
+            window_ms = prober.window_ms(at_s, when_s, expected_ms)
+            if window_ms is None:
+                return
+            wait_until(at_s, self._stop)
+            if self._stop.is_set():
+                return
+            sent_s, limit_ms = time.monotonic(), min(window_ms, self.config.timeout_ms)
+            prober.sent(sent_s)
+            work.probes += 1
+            try:
+                took_ms = client.probe(limit_ms, plan.padding_bytes)
+                observer.record_transfer(time.monotonic(), plan.sent_bytes, took_ms)
+            except ExchangeFailed as error:
+                prober.unanswered()
+                if error.reason != "timeout" or limit_ms == self.config.timeout_ms:
+                    observer.record_failure(time.monotonic())
+            self._exchange_end_s = time.monotonic()
+            work.sent_bytes += plan.sent_bytes
+            work.exchanges.append((sent_s, self._exchange_end_s))
 
     def _probe(self, client: Exchanger, now_s: float) -> None:
         """Ask the server for a sign of life before it is trusted again.
@@ -378,15 +426,15 @@ class Device:
             work.reason = error.reason
         done_s = time.monotonic()
         self._processor.apart(self._processor.busy_s() - sent_busy_s)
-        extra_bytes = 0 if encoding == "raw" else ENCODING_OVERHEAD_BYTES
-        work.sent_bytes += payload.nbytes + WIRE_OVERHEAD_BYTES + extra_bytes
-        self._account(work, payload.nbytes, sent_s, done_s)
         if work.reply is None:
+            self._account(work, payload.nbytes, encoding, sent_s, done_s)
             self._breaker.failure(done_s)
             work.lessons.append(partial(self._observer.record_failure, done_s))
             return False
-        self._breaker.success()
-        self._accept(work, work.reply, done_s)
+        # The answer is here, and nothing else may delay it: the books are kept later.
+        work.lessons.append(
+            partial(self._accept, work, work.reply, payload.nbytes, encoding, sent_s, done_s)
+        )
         return True
 
     def _payload(
@@ -404,20 +452,33 @@ class Device:
                 return np.frombuffer(encoded, np.uint8), chosen.codec
         return payload, "raw"
 
-    def _account(self, work: _Work, payload_bytes: int, sent_s: float, done_s: float) -> None:
+    def _account(
+        self, work: _Work, payload_bytes: int, encoding: FrameCodec, sent_s: float, done_s: float
+    ) -> None:
+        """Write down an exchange, answered or not."""
+        extra_bytes = 0 if encoding == "raw" else ENCODING_OVERHEAD_BYTES
+        work.sent_bytes += payload_bytes + WIRE_OVERHEAD_BYTES + extra_bytes
         work.uplink_bytes = payload_bytes
         work.wait_ms += (done_s - sent_s) * 1e3
         work.exchanges.append((sent_s, done_s))
         self._exchange_end_s = done_s
 
-    def _accept(self, work: _Work, reply: Reply, done_s: float) -> None:
+    def _accept(
+        self,
+        work: _Work,
+        reply: Reply,
+        payload_bytes: int,
+        encoding: FrameCodec,
+        sent_s: float,
+        done_s: float,
+    ) -> None:
+        """Take an answer and learn from it."""
+        self._account(work, payload_bytes, encoding, sent_s, done_s)
+        self._breaker.success()
         work.transfer_ms = reply.transfer_ms
         work.prediction, work.confidence = int(reply.prediction), float(reply.confidence)
-        observer = self._observer
-        work.lessons += [
-            partial(observer.record_transfer, done_s, work.sent_bytes, work.transfer_ms),
-            partial(observer.record_server, done_s, reply.server_queue_ms),
-        ]
+        self._observer.record_transfer(done_s, work.sent_bytes, reply.transfer_ms)
+        self._observer.record_server(done_s, reply.server_queue_ms)
 
     def _fall_back(self, work: _Work, action: Action, x: Features) -> None:
         """Finish from the features in hand: blocks S+1..E and exit E."""
@@ -457,6 +518,8 @@ class Device:
             idle_mj=reading.idle_mj,
             energy_mj=reading.energy_mj,
             energy_source=reading.source,
+            probes=work.probes,
+            probe_bytes=work.probes * self._prober.plan.sent_bytes,
         )
 
 

@@ -73,6 +73,15 @@ def device(
         int,
         typer.Option(min=0, help="Failures in a row that stop offloading until a probe; 0: off."),
     ] = 0,
+    probe_budget: Annotated[
+        float, typer.Option(min=0, help="Most probes of the link a minute while idle; 0: none.")
+    ] = 0.0,
+    probe_bytes: Annotated[
+        int, typer.Option(min=0, help="Padding of a probe in bytes; 0 measures the round trip.")
+    ] = 0,
+    probe_stale_s: Annotated[
+        float, typer.Option(min=0, help="Seconds after which the last transfer is too old.")
+    ] = 2.0,
     meter: Annotated[
         str, typer.Option(help="Energy meter: model, rapl, jetson, battery, nvml or none.")
     ] = "model",
@@ -142,6 +151,9 @@ def device(
         breaker_failures=breaker,
         seed=seed,
         frame_encoding=frame_encoding,
+        probe_budget_per_min=probe_budget,
+        probe_bytes=probe_bytes,
+        probe_stale_s=probe_stale_s,
     )
     model = load_bundle(bundle)
     chosen = _policy(policy, action, model.hash)
@@ -169,6 +181,9 @@ def device(
         "timeout_ms": timeout_ms,
         "max_queue_ms": max_queue_ms,
         "frame_encoding": frame_encoding,
+        "probe_budget_per_min": probe_budget,
+        "probe_bytes": probe_bytes,
+        "probe_stale_s": probe_stale_s,
     }
     try:
         if client is not None:
@@ -180,6 +195,8 @@ def device(
         if client is not None:
             client.close()
     result = {"policy": chosen.name, **summarise(rows, deadline_ms)}
+    result["probes"] = sum(row.probes for row in rows)
+    result["probe_bytes"] = sum(row.probe_bytes for row in rows)
     result["records"] = str(out) if out is not None and rows else None
     _report(result)
     if json:

@@ -45,6 +45,9 @@ class Measurement:
         uplink_mbps: true mean uplink capacity of the link while this frame was sent, if
             the link says so; None otherwise (never part of an observation).
         rtt_ms: true base round trip of the link at that time, likewise.
+        probes: probes sent between this frame's answer and the next frame (`testbed.probing`);
+            their modem energy is in `radio_mj`.
+        probe_bytes: bytes they put on the uplink, framing included.
     """
 
     frame_id: int
@@ -76,3 +79,5 @@ class Measurement:
     reason: str
     uplink_mbps: float | None
     rtt_ms: float | None
+    probes: int = 0
+    probe_bytes: int = 0

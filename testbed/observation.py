@@ -331,6 +331,15 @@ class Observer:
         self._transfer_s = now_s
         self.failures = 0
 
+    def expected_transfer_ms(self, sent_bytes: float) -> float:
+        """What a transfer of `sent_bytes` should take by the newest estimates."""
+        return float(self.rtt_ms + self.ms_per_kb * sent_bytes * 1e-3)
+
+    @property
+    def newest_transfer_s(self) -> float:
+        """When the last exchange was answered; long ago if none was."""
+        return self._transfer_s
+
     def record_server(self, now_s: float, server_wait_ms: float) -> None:
         """The server reported how long the request waited there."""
         self.server_wait_ms = server_wait_ms

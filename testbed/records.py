@@ -12,7 +12,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -204,6 +204,7 @@ def read_records(path: Path) -> Records:
         end = (pq.read_metadata(path).metadata or {}).get(b"sliproad.end")
         if end is not None:
             source |= json.loads(end)
+        table = _with_later_columns(table)
         missing = {field.name for field in fields(Measurement)} - set(table.column_names)
         if missing:
             raise ValueError(f"no columns {sorted(missing)}")
@@ -214,3 +215,13 @@ def read_records(path: Path) -> Records:
             mend="measure again, or give another path",
         ) from error
     return Records(table, source)
+
+
+def _with_later_columns(table: pa.Table) -> pa.Table:
+    """A file from before a column came to `Measurement` reads as if it held the default."""
+    for field in fields(Measurement):
+        if field.name not in table.column_names and field.default is not MISSING:
+            values = pa.array([field.default] * table.num_rows, _TYPES[str(field.type)])
+            column = pa.field(field.name, values.type, nullable=False)
+            table = table.append_column(column, values)
+    return table

@@ -294,6 +294,17 @@ def parse_response(data: bytes, batch: int) -> Answer:
     )
 
 
+def probe_message(padding_bytes: int) -> bytes:
+    """Bytes of a ``ServerLiveRequest`` with padding (0..16383 bytes, and two or three around it):
+    a field that the protocol does not define, which every reader skips."""
+    if padding_bytes == 0:
+        return b""
+    field_15_of_bytes = 15 << 3 | 2
+    low, high = padding_bytes & 0x7F, padding_bytes >> 7
+    length = bytes([low | 0x80, high]) if high else bytes([low])
+    return bytes([field_15_of_bytes]) + length + bytes(padding_bytes)
+
+
 def check_metadata(message: Any, bundle_hash: str) -> None:
     """Does this ``ModelMetadataResponse`` describe the bundle the device has?
 

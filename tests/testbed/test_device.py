@@ -284,7 +284,7 @@ class Unreliable:
             raise ExchangeFailed("unavailable", "down", 0.1)
         return Reply(1, 0.5, 0.0, 1.0, 0.0, 0, payload.nbytes, payload.nbytes, 90, 1.0, 2.0)
 
-    def probe(self, timeout_ms: float) -> float:
+    def probe(self, timeout_ms: float, padding_bytes: int = 0) -> float:
         self.probed += 1
         if self.down:
             raise ExchangeFailed("unavailable", "down", 0.1)

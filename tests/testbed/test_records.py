@@ -52,6 +52,18 @@ def test_rows_and_provenance_come_back(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["run.parquet"]
 
 
+def test_a_file_from_before_probes_were_counted_still_reads(tmp_path: Path) -> None:
+    path = tmp_path / "old.parquet"
+    with RecordWriter(path, {}) as writer:
+        writer.write(LOCAL)
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["probes", "probe_bytes"]), path)
+    assert list(read_records(path).rows()) == [LOCAL]
+    pq.write_table(table.drop_columns(["label"]), path)
+    with pytest.raises(DataError, match="label"):
+        read_records(path)
+
+
 def test_the_schema_is_that_of_measurement(tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
     with RecordWriter(path, {}) as writer:
