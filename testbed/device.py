@@ -25,6 +25,7 @@ from cnn.runtime import Features, SplitRuntime
 from testbed.breaker import CircuitBreaker
 from testbed.client import ExchangeFailed, Reply
 from testbed.clock import wait_until
+from testbed.feedback import Feedback, Learner
 from testbed.frames import CameraFrame
 from testbed.measurement import Measurement
 from testbed.meters.base import FrameActivity, Meter
@@ -235,6 +236,8 @@ class Device:
         for frame in frames:
             observation = self.receive(frame)
             done = self.finished
+            if done is not None and isinstance(self._policy, Learner):
+                self._policy.learn(Feedback.of(done))
             if observation is not None:
                 self._processor.begin()
                 decide = partial(self._policy.decide, observation)

@@ -13,6 +13,7 @@ from cnn.errors import ConfigError
 if TYPE_CHECKING:
     from cnn.runtime import SplitRuntime
     from testbed.device import Device
+    from testbed.explore import ExploringPolicy
     from testbed.measurement import Measurement
     from testbed.policy import Policy
     from testbed.tls import TlsFiles
@@ -44,6 +45,15 @@ def device(
     action: Annotated[
         str | None, typer.Option(help="One action for every frame instead, such as e3s1.")
     ] = None,
+    explore: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of frames, 0..1, whose action is drawn at random; records then hold "
+            "every decision's propensity and observation.",
+        ),
+    ] = 0.0,
     frames: Annotated[
         str, typer.Option(help="Frame source: gtsrb:PART, folder:PATH, render, or camera:0.")
     ] = "render",
@@ -129,6 +139,7 @@ def device(
     from cnn.runtime import SplitRuntime
     from testbed.client import MecClient
     from testbed.device import Device, DeviceConfig
+    from testbed.explore import ExploringPolicy
     from testbed.frames import open_frames
     from testbed.meters.available import open_meter
     from testbed.observation import Observer, Settings
@@ -157,6 +168,8 @@ def device(
     )
     model = load_bundle(bundle)
     chosen = _policy(policy, action, model.hash)
+    explorer = ExploringPolicy(chosen, explore, seed) if explore else None
+    chosen = explorer or chosen
     runtime = SplitRuntime(model, threads)
     runtime.warm()
     settings = Settings(
@@ -190,7 +203,7 @@ def device(
             client.connect(CONNECT_TIMEOUT_S)
         with open_meter(meter, power) as reader:
             unit = Device(runtime, client, chosen, Observer(settings), reader, config)
-            rows = _run(unit, stream, n_frames, out, source)
+            rows = _run(unit, stream, n_frames, out, source, explorer)
     finally:
         if client is not None:
             client.close()
@@ -271,7 +284,12 @@ def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> TlsFiles | Non
 
 
 def _run(
-    unit: Device, stream: Any, n: int, out: Path | None, source: dict[str, Any]
+    unit: Device,
+    stream: Any,
+    n: int,
+    out: Path | None,
+    source: dict[str, Any],
+    explorer: ExploringPolicy | None = None,
 ) -> list[Measurement]:
     """Run to the end or a signal; rows go to `out` as they come."""
     import contextlib
@@ -289,14 +307,16 @@ def _run(
     previous = {s: signal.signal(s, on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
     rows: list[Measurement] = []
     started = provenance(**source)
-    writer = RecordWriter(out, started) if out is not None else None
+    extra = explorer.column_types() if explorer is not None else None
+    writer = RecordWriter(out, started, extra) if out is not None else None
     try:
         with writer or contextlib.nullcontext():
-            measured = unit.run(stream)
+            measured = unit.run(explorer.following(stream) if explorer is not None else stream)
             for row in track(measured, "frames", total=n, console=stderr_console()):
                 rows.append(row)
                 if writer is not None:
-                    writer.write(row)
+                    more = explorer.columns(row.frame_id) if explorer is not None else {}
+                    writer.write(row, **more)
             if writer is not None and unit.origin_s is not None:
                 since_s = unit.origin_s - started["started_monotonic_s"]
                 writer.close(first_capture_unix_s=started["started_unix_s"] + since_s)
