@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_EXITS, Action, action_from_index
+from cnn.action import Action, action_from_index
 from cnn.errors import ConfigError
 from cnn.features import frame_features
 from cnn.frame_codec import FrameCodec, FrameEncoding
@@ -132,6 +132,9 @@ class DeviceConfig:
         return "as it is" if self.slowdown == 1 else f"emulated slowdown x{self.slowdown:g}"
 
 
+_UNDECIDED: Final = Action(1, 1)
+
+
 @dataclass(slots=True)
 class _Work:
     """What is known of the frame in hand; times in seconds on the monotonic clock."""
@@ -141,7 +144,7 @@ class _Work:
     captured_s: float
     start_s: float
     free_s: float
-    action: Action = Action(1, 1)
+    action: Action = _UNDECIDED
     head_ms: float = 0.0
     encode_ms: float | None = None
     fallback_ms: float | None = None
@@ -194,9 +197,11 @@ class Device:
         self._observer, self._meter, self._link_truth = observer, meter, link_truth
         self._encoding = FrameEncoding.parse(config.frame_encoding)
         self._processor = Processor(config.slowdown, runtime.threads == 1)
-        size = runtime.bundle.config.input_size
-        blank = np.zeros((size, size, 3), np.uint8)
-        self._processor.keep_warm_with("network", partial(runtime.local, blank, N_EXITS))
+        if config.slowdown > 1:
+            from testbed.rehearsal import rehearsals
+
+            for name, frame in rehearsals(runtime).items():
+                self._processor.keep_warm_with(name, frame)
         self._decide_name = "decide" if getattr(policy, "memoryless", False) else ""
         self._stop = threading.Event()
         self.reset()
