@@ -14,6 +14,7 @@ import typer
 import cnn
 from agents.commands import agent_app
 from agents.demo import demo
+from agents.estimate_command import estimate
 from agents.sweep_command import sweep
 from cnn.cli import app as cnn_app
 from cnn.entry import run_app
@@ -53,6 +54,7 @@ app.add_typer(cnn_app, name="cnn", help="Train, evaluate and export the split ne
 app.add_typer(testbed_app, name="testbed", help="Run device, server and link; measure; fit costs.")
 app.add_typer(agent_app, name="agent", help="Train, evaluate and export policies.")
 agent_app.command("sweep")(sweep)
+agent_app.command("estimate")(estimate)
 app.command("demo")(demo)
 
 

@@ -41,6 +41,10 @@ def train(
     validate_every: Annotated[
         int | None, typer.Option(min=1, help="Frames between two validations.")
     ] = None,
+    from_records: Annotated[
+        Path | None,
+        typer.Option(help="Records of a deployed device: train on its link and at its speed."),
+    ] = None,
     seed: SeedOption = 0,
     json: JsonFlag = False,
 ) -> None:
@@ -63,8 +67,9 @@ def train(
     }
     settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     config = TrainConfig(scenario=scenario, algo=algo, seed=seed, **settings)
+    world = _recorded_world(scenario, from_records)
     with training_progress(stderr_console(), config.steps) as report:
-        result = run_training(config, out, resume=resume, report=report)
+        result = run_training(config, out, world=world, resume=resume, report=report)
     figures = result.validation
     typer.echo(
         f"best validation at step {figures['step']:.0f}: cost {figures['cost']:.4f}, "
@@ -155,6 +160,15 @@ def export(
     typer.echo(f"{path}: {size} bytes, for model bundle {bundle.manifest['bundle_hash'][:12]}")
     if json:
         emit_json({"policy": str(path), "bytes": size, "manifest": dict(bundle.manifest)})
+
+
+def _recorded_world(scenario: str, records: Path | None) -> World | None:
+    """The scenario on what a device recorded; None without records."""
+    if records is None:
+        return None
+    from agents.from_records import world_from_records
+
+    return world_from_records(scenario, records)
 
 
 def _test_world(scenario: str, traces: Path | None, frames: Path | None) -> World:

@@ -29,7 +29,7 @@ def frontier_png(points: pd.DataFrame) -> bytes:
     """
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     shown, local = points[points["policy"] != _LOCAL], points[points["policy"] == _LOCAL]
-    panels = figure.subplots(1, 2, sharey=True)
+    panels, shade = figure.subplots(1, 2, sharey=True), None
     for axes, (column, label) in zip(panels, _AXES.items(), strict=True):
         shade = _panel(axes, shown, column)
         axes.set_xlabel(label)

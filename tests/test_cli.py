@@ -40,6 +40,7 @@ PROMISED = {
     "agent evaluate": {"--scenario", "--policy", "--traces", "--frames", "--seed", "--json"},
     "agent export": {"--run", "--out", "--json"},
     "agent sweep": {"--scenario", "--floors", "--weights", "--out", "--seed", "--json"},
+    "agent estimate": {"--records", "--policy", "--scenario", "--seed", "--json"},
     "demo": {"--seed", "--json"},
 }
 
