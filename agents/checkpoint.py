@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import DQN, PPO
 
 from cnn.errors import DataError
@@ -25,6 +26,8 @@ from offload_env.vector_env import OffloadVectorEnv
 
 FOLDER: Final = "checkpoint"
 BEST: Final = "best.zip"
+MODELS: Final[dict[str, Any]] = {"ppo": PPO, "dqn": DQN, "maskable-ppo": MaskablePPO}
+"""Class of the models of each `agents.config.ALGORITHMS`."""
 
 
 def save(model: Any, env: OffloadVectorEnv, progress: Any, out: Path) -> None:
@@ -60,8 +63,9 @@ def load(algo: str, out: Path, adapter: Any) -> tuple[Any, Any]:
     folder = out / FOLDER
     try:
         state = pickle.loads((folder / "state.pkl").read_bytes())
-        kind = DQN if algo == "dqn" else PPO
-        model = kind.load(folder / "model.zip", env=adapter, device="cpu", force_reset=False)
+        model = MODELS[algo].load(
+            folder / "model.zip", env=adapter, device="cpu", force_reset=False
+        )
         if isinstance(model, DQN):
             model.load_replay_buffer(folder / "replay.pkl")
     except (OSError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
@@ -101,7 +105,7 @@ def load_best(algo: str, out: Path) -> tuple[Any, dict[str, float]]:
     """
     try:
         figures = json.loads((out / "best.json").read_text())
-        model = (DQN if algo == "dqn" else PPO).load(out / BEST, device="cpu")
+        model = MODELS[algo].load(out / BEST, device="cpu")
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"training run {out}: {error}",

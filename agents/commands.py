@@ -11,7 +11,7 @@ from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
 
 if TYPE_CHECKING:
     from offload_env.world import World
-    from testbed.policy import Policy
+    from testbed.staged_policy import AnyPolicy
 
 agent_app = typer.Typer(no_args_is_help=True, help="Train, evaluate and export policies.")
 
@@ -24,9 +24,13 @@ ScenarioOption = Annotated[
 def train(
     scenario: ScenarioOption = "urban-5g",
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Frames to train on; the default setting if left out.")
+        int | None,
+        typer.Option(min=1, help="Decisions to train on; the default setting if left out."),
     ] = None,
-    algo: Annotated[str, typer.Option(help="ppo or dqn.")] = "ppo",
+    algo: Annotated[str, typer.Option(help="ppo or dqn; maskable-ppo with --env staged.")] = "ppo",
+    env: Annotated[
+        str, typer.Option(help="frame: one decision a frame. staged: again after every exit seen.")
+    ] = "frame",
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/agent"),
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in --out, bit for bit.")
@@ -39,7 +43,7 @@ def train(
         float | None, typer.Option(help="Accuracy asked for above the floor, 0..1.")
     ] = None,
     validate_every: Annotated[
-        int | None, typer.Option(min=1, help="Frames between two validations.")
+        int | None, typer.Option(min=1, help="Decisions between two validations.")
     ] = None,
     from_records: Annotated[
         Path | None,
@@ -66,7 +70,7 @@ def train(
         "validate_every": validate_every,
     }
     settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    config = TrainConfig(scenario=scenario, algo=algo, seed=seed, **settings)
+    config = TrainConfig(scenario=scenario, algo=algo, env=env, seed=seed, **settings)
     world = _recorded_world(scenario, from_records)
     with training_progress(stderr_console(), config.steps) as report:
         result = run_training(config, out, world=world, resume=resume, report=report)
@@ -93,6 +97,10 @@ def evaluate(
     scenario: ScenarioOption = "urban-5g",
     policy: Annotated[
         Path | None, typer.Option(help="Policy file; the shipped one, if any, if left out.")
+    ] = None,
+    staged_policy: Annotated[
+        Path | None,
+        typer.Option(help="Staged policy file; the shipped one, if any, if both are left out."),
     ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="Test drives.")] = 128,
     traces: Annotated[
@@ -124,7 +132,7 @@ def evaluate(
 
     train_world = build_world(scenario, "train")
     test_world = _test_world(scenario, traces, frames)
-    agents = _agents(policy, test_world)
+    agents = _agents(policy, staged_policy, test_world)
     console = stderr_console()
     with steps_progress(console, "evaluating") as progress:
         result = run_evaluation(
@@ -188,17 +196,21 @@ def _test_world(scenario: str, traces: Path | None, frames: Path | None) -> Worl
     return build_world(loaded, "test", traces=measured, table=table)
 
 
-def _agents(path: Path | None, world: World) -> dict[str, Policy]:
-    """The agent to evaluate, by name; empty if none is given and none is shipped."""
-    from agents.shipped import shipped_policy
+def _agents(path: Path | None, staged_path: Path | None, world: World) -> dict[str, AnyPolicy]:
+    """The agents to evaluate, by name; empty if none is given and none is shipped."""
+    from agents.shipped import shipped_agents
     from testbed.policy import load_policy
+    from testbed.staged_policy import load_staged_policy
 
+    model_hash = world.table.bundle_hash
+    given: dict[str, AnyPolicy] = {}
     if path is not None:
-        return {"agent": load_policy(path, world.table.bundle_hash)}
-    shipped = shipped_policy(world)
-    if shipped is None:
+        given["agent"] = load_policy(path, model_hash)
+    if staged_path is not None:
+        given["staged-agent"] = load_staged_policy(staged_path, model_hash)
+    agents = given or shipped_agents(world)
+    if not agents:
         stderr_console().print(
             f"no policy is shipped for {world.scenario.name} and this model bundle: baselines only"
         )
-        return {}
-    return {"agent": shipped}
+    return agents

@@ -10,8 +10,10 @@ from typing import Any, Final
 
 from cnn.action import N_ACTIONS
 from cnn.errors import ConfigError, DataError
+from testbed.stages import ANSWER
 
-ALGORITHMS: Final = ("ppo", "dqn")
+ALGORITHMS: Final = ("ppo", "dqn", "maskable-ppo")
+ENVIRONMENTS: Final = ("frame", "staged")
 MARGIN: Final = 0.004
 """Accuracy asked for above the floor on training drives, of agents and baselines alike.
 
@@ -26,8 +28,9 @@ class TrainConfig:
 
     Attributes:
         scenario: scenario's name or file.
-        algo: ``ppo`` or ``dqn``.
-        steps: environment steps (frames) in all.
+        algo: ``ppo`` or ``dqn`` for one decision a frame, ``maskable-ppo`` for several.
+        env: ``frame`` (`sliproad/Offload-v0`) or ``staged`` (`sliproad/OffloadStaged-v0`).
+        steps: decisions in all; with ``frame`` one a frame.
         seed: of everything random.
         n_envs: parallel lanes of the vector environment.
         n_steps: steps of every lane between two PPO updates.
@@ -49,11 +52,13 @@ class TrainConfig:
         validate_drives: drives of one validation.
         patience: validations without a better policy before training stops; 0 never does.
         checkpoint_every: steps between checkpoints that a run can be resumed from.
-        actions: canonical numbers of the actions offered, ascending.
+        actions: canonical numbers of the actions offered, ascending; a staged agent may
+            always answer with the exit it looked at last.
     """
 
     scenario: str = "urban-5g"
     algo: str = "ppo"
+    env: str = "frame"
     steps: int = 2_000_000
     seed: int = 0
     n_envs: int = 128
@@ -85,6 +90,12 @@ class TrainConfig:
             raise ConfigError(
                 f"algorithm {self.algo!r}", expected=" or ".join(ALGORITHMS), mend="choose one"
             )
+        if self.env not in ENVIRONMENTS or (self.algo == "maskable-ppo") != (self.env == "staged"):
+            raise ConfigError(
+                f"algorithm {self.algo!r} for environment {self.env!r}",
+                expected="ppo or dqn with frame, maskable-ppo with staged",
+                mend="give --algo maskable-ppo --env staged, or neither",
+            )
         if not (0 <= self.gamma < 1 and 0 <= self.gae_lambda <= 1):
             raise ConfigError(
                 f"gamma {self.gamma}, gae_lambda {self.gae_lambda}",
@@ -103,6 +114,11 @@ class TrainConfig:
             raise ConfigError(
                 f"actions {self.actions}", expected="some of 0..19, ascending", mend="correct it"
             )
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Action of each of the model's outputs: canonical, or staged (with "answer" last)."""
+        return (*self.actions, ANSWER) if self.env == "staged" else self.actions
 
     def save(self, path: Path) -> None:
         """Write as JSON; written whole or not at all."""

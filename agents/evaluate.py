@@ -19,11 +19,13 @@ from agents.tuning import tuned_baselines
 from cnn.action import ACTIONS
 from offload_env.schedule import Schedule, best_schedule
 from offload_env.world import MAIN, World
-from testbed.policy import Policy, StaticPolicy
+from testbed.policy import StaticPolicy
+from testbed.staged_policy import AnyPolicy
 
 Floats = NDArray[np.float64]
 
 AGENT = "agent"
+STAGED = "staged-agent"
 BEST_STATIC = "best-static"
 CLAIRVOYANT = "clairvoyant"
 
@@ -41,9 +43,11 @@ class Evaluation:
         intervals: 95 % bootstrap intervals of the mean cost, by policy.
         differences: other policies' cost less the agent's, paired by drive; empty without
             an agent.
+        differences_staged: the same against the staged agent.
         bound_cost: cost below which no policy that keeps the floor can go.
         gap_closed: share of the way from the best static pair to the bound; None without
             an agent.
+        gap_closed_staged: the same of the staged agent.
         rollouts: by policy.
         statics: figures of all twenty static pairs, by action name.
         best_static: name of the static pair chosen on training drives.
@@ -57,8 +61,10 @@ class Evaluation:
     policies: dict[str, dict[str, float]]
     intervals: dict[str, Interval]
     differences: dict[str, Interval]
+    differences_staged: dict[str, Interval]
     bound_cost: float
     gap_closed: float | None
+    gap_closed_staged: float | None
     rollouts: dict[str, Rollout]
     statics: dict[str, dict[str, float]]
     best_static: str
@@ -66,21 +72,31 @@ class Evaluation:
     frames: int
     seed: int
 
+    @property
+    def better(self) -> str | None:
+        """The learnt policy with the lower cost of those that keep the floor (of all, if none
+        does); None without one."""
+        learnt = [name for name in (AGENT, STAGED) if name in self.policies]
+        kept = [name for name in learnt if self.policies[name]["accuracy"] >= self.floor]
+        return min(kept or learnt, key=lambda name: self.policies[name]["cost"], default=None)
+
     def as_json(self) -> dict[str, Any]:
         """The printed result: figures, intervals, gains against full local processing."""
-        local, agent = self.policies["full-local"], self.policies.get(AGENT)
+        local = self.policies["full-local"]
+        agent = self.policies[self.better] if self.better else None
         return {
             "scenario": self.scenario,
             "policies": self.policies,
             "bound_cost": self.bound_cost,
             "gap_closed": self.gap_closed,
-            "gap_closed_staged": None,
+            "gap_closed_staged": self.gap_closed_staged,
             "delay_gain": local["delay_ms"] / agent["delay_ms"] if agent else None,
             "energy_gain": local["energy_mj"] / agent["energy_mj"] if agent else None,
             "floor": self.floor,
             "best_static": self.best_static,
             "cost_intervals": {k: asdict(v) for k, v in self.intervals.items()},
             "cost_over_agent": {k: asdict(v) for k, v in self.differences.items()},
+            "cost_over_staged_agent": {k: asdict(v) for k, v in self.differences_staged.items()},
             "drives": self.drives,
             "frames": self.frames,
             "seed": self.seed,
@@ -102,7 +118,7 @@ class Evaluation:
 def evaluate(
     train_world: World,
     test_world: World,
-    agents: Mapping[str, Policy],
+    agents: Mapping[str, AnyPolicy],
     *,
     drives: int = 256,
     seed: int = 0,
@@ -114,7 +130,7 @@ def evaluate(
     Args:
         train_world: frames and traces that baselines are tuned on.
         test_world: frames and traces that nothing was tuned on.
-        agents: learnt policies by name (``agent``).
+        agents: learnt policies by name (``agent``, ``staged-agent``).
         drives: test drives, each `scenario.timing.n_frames` frames.
         seed: of drives and bootstrap.
         tuning_drives: training drives a baseline's candidates are measured on.
@@ -134,17 +150,25 @@ def evaluate(
     policies[CLAIRVOYANT] = _clairvoyant(schedule)
     weights = resamples(drives, seed)
     per_drive = {name: r.cost.mean(1) for name, r in rollouts.items()}
-    has_agent = AGENT in rollouts
+
+    def closed(name: str) -> float | None:
+        if name not in policies:
+            return None
+        return gap_closed(policies[BEST_STATIC]["cost"], policies[name]["cost"], bound.cost)
+
+    def differences(name: str) -> dict[str, Interval]:
+        return paired_differences(per_drive, name, weights) if name in rollouts else {}
+
     return Evaluation(
         scenario=test_world.scenario.name,
         floor=floor,
         policies=policies,
         intervals={name: interval(cost, weights) for name, cost in per_drive.items()},
-        differences=paired_differences(per_drive, AGENT, weights) if has_agent else {},
+        differences=differences(AGENT),
+        differences_staged=differences(STAGED),
         bound_cost=bound.cost,
-        gap_closed=gap_closed(policies[BEST_STATIC]["cost"], policies[AGENT]["cost"], bound.cost)
-        if has_agent
-        else None,
+        gap_closed=closed(AGENT),
+        gap_closed_staged=closed(STAGED),
         rollouts=rollouts,
         statics=statics,
         best_static=baselines[BEST_STATIC].name,

@@ -23,6 +23,7 @@ from cnn.action import ACTIONS, N_EXITS
 from offload_env.world import World
 from testbed.observation import scale_one
 from testbed.policy import Policy
+from testbed.staged_policy import AnyPolicy, StagedPolicy
 
 MAP_RATES_MBPS = np.geomspace(0.5, 200, 49)
 MAP_CONFIDENCES = np.linspace(0.3, 1.0, 36)
@@ -31,7 +32,7 @@ MAP_CONFIDENCES = np.linspace(0.3, 1.0, 36)
 def write_report(
     result: Evaluation,
     world: World,
-    agents: Mapping[str, Policy],
+    agents: Mapping[str, AnyPolicy],
     path: Path,
     *,
     learning: pd.DataFrame | None = None,

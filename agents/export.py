@@ -12,15 +12,17 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 
 import cnn
-from cnn.action import ACTIONS, Action
+from cnn.action import Action
 from cnn.errors import BundleError
-from testbed.observation import FIELDS, SCHEMA_HASH
-from testbed.policy_bundle import FORMAT, PolicyBundle
+from testbed.observation import FIELDS, SCHEMA_HASH, STAGED_FIELDS, STAGED_SCHEMA_HASH
+from testbed.policy_bundle import FORMAT, STAGED_KIND, PolicyBundle
+from testbed.stages import staged_name
 
 _ACTIVATIONS: Final[Mapping[type[nn.Module], str]] = {nn.Tanh: "tanh", nn.ReLU: "relu"}
 
@@ -28,8 +30,8 @@ _ACTIVATIONS: Final[Mapping[type[nn.Module], str]] = {nn.Tanh: "tanh", nn.ReLU: 
 def layers_of(model: BaseAlgorithm) -> tuple[list[NDArray[np.float32]], list[Any], str]:
     """Weights (n_out, n_in), biases (n_out,) and activation of a model's greedy policy.
 
-    For PPO the layers up to the action logits, for DQN those up to the action values;
-    both decide by the largest output.
+    For PPO and MaskablePPO the layers up to the action logits, for DQN those up to the
+    action values; all decide by the largest output.
 
     Raises:
         BundleError: if the network is not a plain MLP of these.
@@ -37,7 +39,7 @@ def layers_of(model: BaseAlgorithm) -> tuple[list[NDArray[np.float32]], list[Any
     modules: list[nn.Module]
     if isinstance(model, DQN):
         modules = list(model.q_net.q_net)
-    elif isinstance(model, PPO):
+    elif isinstance(model, PPO | MaskablePPO):
         modules = [*model.policy.mlp_extractor.policy_net, model.policy.action_net]
     else:
         raise _not_exportable(type(model).__name__)
@@ -57,7 +59,7 @@ def _array(parameter: Tensor) -> NDArray[np.float32]:
 def _not_exportable(what: str) -> BundleError:
     return BundleError(
         f"a policy of {what}",
-        expected="PPO or DQN with a multi-layer perceptron of tanh or relu layers",
+        expected="PPO, MaskablePPO or DQN with a multi-layer perceptron of tanh or relu layers",
         mend="train with `sliproad agent train`",
     )
 
@@ -76,19 +78,20 @@ def bundle_of(
     """Policy bundle of a trained model.
 
     Args:
-        model: PPO or DQN.
-        actions: canonical action number of each of the model's outputs.
+        model: PPO, DQN or MaskablePPO; the latter makes a staged policy.
+        actions: canonical (or staged) action number of each of the model's outputs.
         name: shown in tables and records.
         bundle_hash: model bundle whose frame table it was trained on.
         scenario: scenario's name.
-        algorithm: ``ppo`` or ``dqn``.
+        algorithm: of `agents.config.ALGORITHMS`.
         metrics: figures of its evaluation, with what they were measured on.
         provenance: command, seed, steps and settings.
     """
     weights, biases, activation = layers_of(model)
+    staged = isinstance(model, MaskablePPO)
     manifest = {
-        **_manifest(actions, name, bundle_hash, scenario),
-        "kind": "mlp",
+        **_manifest(actions, name, bundle_hash, scenario, staged),
+        "kind": STAGED_KIND if staged else "mlp",
         "layers": len(weights),
         "activation": activation,
         "algorithm": algorithm,
@@ -112,15 +115,17 @@ def static_bundle(action: Action, bundle_hash: str, scenario: str) -> PolicyBund
     return PolicyBundle(manifest, {})
 
 
-def _manifest(actions: Sequence[int], name: str, bundle_hash: str, scenario: str) -> dict[str, Any]:
+def _manifest(
+    actions: Sequence[int], name: str, bundle_hash: str, scenario: str, staged: bool = False
+) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "name": name,
         "actions": [int(a) for a in actions],
-        "action_names": [ACTIONS[a].name for a in actions],
+        "action_names": [staged_name(a) for a in actions],
         "observation": {
-            "schema_hash": SCHEMA_HASH,
-            "fields": [asdict(field) for field in FIELDS],
+            "schema_hash": STAGED_SCHEMA_HASH if staged else SCHEMA_HASH,
+            "fields": [asdict(field) for field in (STAGED_FIELDS if staged else FIELDS)],
         },
         "bundle_hash": bundle_hash,
         "scenario": scenario,
@@ -129,7 +134,7 @@ def _manifest(actions: Sequence[int], name: str, bundle_hash: str, scenario: str
 
 
 def _versions() -> dict[str, str]:
-    packages = ("stable-baselines3", "torch", "gymnasium", "numpy")
+    packages = ("stable-baselines3", "sb3-contrib", "torch", "gymnasium", "numpy")
     found = {name: metadata.version(name) for name in packages}
     return {"python": platform.python_version(), "sliproad": cnn.__version__, **found}
 

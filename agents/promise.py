@@ -7,18 +7,19 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.rollout import staged_frame
 from offload_env.batch import SKIPPED, BatchOutcome, BatchSimulator
 from offload_env.world import World
 from testbed.guard import unscaled
 from testbed.observation import FIELDS
-from testbed.policy import Policy
 from testbed.promise import WINDOW, Promise
+from testbed.staged_policy import AnyPolicy, StagedPolicy
 
 _OBSERVED: Final = {f.name: f for f in FIELDS if f.name in ("uplink_mbps", "rtt_ms")}
 
 
 def promise_of(
-    world: World, policy: Policy, keys: NDArray[np.uint64], window: int = WINDOW
+    world: World, policy: AnyPolicy, keys: NDArray[np.uint64], window: int = WINDOW
 ) -> Promise:
     """Drive the policy through the episodes `keys` (uint64 (B,)) and note what came of it.
 
@@ -33,7 +34,10 @@ def promise_of(
     for _ in range(world.scenario.timing.n_frames):
         observations = simulator.observe()
         seen.append(observations[:, [field.index for field in _OBSERVED.values()]])
-        outcomes.append(simulator.step(policy.decide_batch(observations)))
+        if isinstance(policy, StagedPolicy):
+            outcomes.append(staged_frame(simulator, policy))
+        else:
+            outcomes.append(simulator.step(policy.decide_batch(observations)))
 
     def stack(name: str) -> NDArray[np.float64]:
         return np.stack([getattr(o, name) for o in outcomes], axis=1).astype(np.float64)

@@ -14,10 +14,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from offload_env.batch import OFFLOADS, SKIPPED, BatchOutcome, BatchSimulator
+from cnn.action import N_EXITS
+from offload_env.batch import EXIT, OFFLOADS, SKIPPED, BatchOutcome, BatchSimulator
 from offload_env.world import World
 from testbed.feedback import Feedback, Learner
 from testbed.policy import Policy
+from testbed.staged_policy import AnyPolicy, StagedPolicy
+from testbed.stages import ANSWER
 
 Floats = NDArray[np.float64]
 
@@ -71,17 +74,23 @@ class Rollout:
         )
 
 
-def simulate(world: World, policy: Policy, keys: NDArray[np.uint64]) -> Rollout:
-    """Drive one policy through the episodes `keys` (uint64 (B,)), all at once."""
+def simulate(world: World, policy: AnyPolicy, keys: NDArray[np.uint64]) -> Rollout:
+    """Drive one policy through the episodes `keys` (uint64 (B,)), all at once.
+
+    A staged policy meets the same frames, traces and random numbers; its ``action`` is the
+    pair (exit, split) that a frame amounts to.
+    """
     simulator = BatchSimulator(world, len(keys))
     simulator.reset(keys)
     policy.reset()
     outcomes: list[BatchOutcome] = []
     rates: list[Floats] = []
     for _ in range(world.scenario.timing.n_frames):
-        actions = policy.decide_batch(simulator.observe())
         rates.append(_capacity(simulator))
-        outcomes.append(simulator.step(actions))
+        if isinstance(policy, StagedPolicy):
+            outcomes.append(staged_frame(simulator, policy))
+            continue
+        outcomes.append(simulator.step(policy.decide_batch(simulator.observe())))
         if isinstance(policy, Learner):
             policy.learn(feedback(world, outcomes[-1]))
 
@@ -103,6 +112,25 @@ def simulate(world: World, policy: Policy, keys: NDArray[np.uint64]) -> Rollout:
         row=row,
         status=status,
     )
+
+
+def staged_frame(simulator: BatchSimulator, policy: StagedPolicy) -> BatchOutcome:
+    """Decide about the frame in front of every lane until it is settled, then end them all."""
+    s = simulator.lanes
+    answers = s.queue > simulator.world.scenario.timing.max_queue_ms  # skipped, whatever is said
+    actions = np.zeros(simulator.n, np.int64)
+    lanes = np.flatnonzero(~answers)
+    while len(lanes):
+        chosen = policy.decide_batch(simulator.observe_staged()[lanes], s.position[lanes])
+        answers[lanes] = chosen == ANSWER
+        actions[lanes] = np.where(chosen == ANSWER, 0, chosen)
+        looks = (chosen != ANSWER) & ~OFFLOADS[actions[lanes]]
+        lanes, exits = lanes[looks], EXIT[actions[lanes[looks]]]
+        simulator.evaluate_some(lanes, exits)
+        answers[lanes] = exits == N_EXITS
+        lanes = lanes[exits < N_EXITS]
+    # A skipped frame has looked at nothing: its pair is the first, as in the environment.
+    return simulator.finish_some(np.arange(simulator.n), actions, answers)
 
 
 def feedback(world: World, outcome: BatchOutcome) -> Feedback:

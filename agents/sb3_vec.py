@@ -98,14 +98,7 @@ class OffloadVecEnv(VecEnv):
         rows = self.env.simulator.row.copy()
         observation, _, terminated, truncated, info = self.env.step(self._chosen)
         reward = -info["cost"] - self.multiplier * self._wrong(rows, info)
-        self.sums.add(
-            self._chosen,
-            reward=reward,
-            cost=info["cost"],
-            accuracy=info["accuracy"],
-            delay_ms=info["delay_ms"],
-            energy_mj=info["energy_mj"],
-        )
+        self._count(reward, info, ("cost", "accuracy", "delay_ms", "energy_mj"))
         done = terminated | truncated
         infos = self._no_info
         if done.any():
@@ -118,6 +111,12 @@ class OffloadVecEnv(VecEnv):
                 }
         # A copy: the environment may reuse its arrays, the rollout buffer must not see it.
         return np.array(observation, np.float32), reward.astype(np.float32), done, infos
+
+    def _count(
+        self, reward: NDArray[np.float64], info: dict[str, Any], names: tuple[str, ...]
+    ) -> None:
+        """Add the frames that ended to `sums`."""
+        self.sums.add(self._chosen, reward=reward, **{name: info[name] for name in names})
 
     def _wrong(self, rows: NDArray[np.int64], info: dict[str, Any]) -> NDArray[np.float64]:
         """How wrong the answers were, float64 (B,) in [0, 1]."""

@@ -1,4 +1,4 @@
-"""Policies that come with the package, one a scenario, if they fit the model bundle."""
+"""Policies that come with the package, two a scenario, if they fit the model bundle."""
 
 from __future__ import annotations
 
@@ -8,14 +8,36 @@ from pathlib import Path
 from cnn.errors import BundleError
 from offload_env.world import World
 from testbed.policy import Policy, load_policy
+from testbed.staged_policy import AnyPolicy, StagedPolicy, load_staged_policy
+
+
+def shipped_agents(world: World) -> dict[str, AnyPolicy]:
+    """The shipped policies of a world's scenario by name: ``agent``, ``staged-agent``."""
+    found = {"agent": shipped_policy(world), "staged-agent": shipped_staged_policy(world)}
+    return {name: policy for name, policy in found.items() if policy is not None}
 
 
 def shipped_policy(world: World) -> Policy | None:
     """The shipped policy of a world's scenario; None if there is none that fits."""
-    path = Path(str(resources.files("agents"))) / "assets" / f"{world.scenario.name}.policy"
+    path = _asset(f"{world.scenario.name}.policy")
     if not path.is_file():
         return None
     try:
         return load_policy(path, world.table.bundle_hash)
     except BundleError:
         return None
+
+
+def shipped_staged_policy(world: World) -> StagedPolicy | None:
+    """The shipped staged policy of a world's scenario; None if there is none that fits."""
+    path = _asset(f"{world.scenario.name}.staged.policy")
+    if not path.is_file():
+        return None
+    try:
+        return load_staged_policy(path, world.table.bundle_hash)
+    except BundleError:
+        return None
+
+
+def _asset(name: str) -> Path:
+    return Path(str(resources.files("agents"))) / "assets" / name

@@ -27,6 +27,7 @@ from agents.sb3_vec import OffloadVecEnv
 from cnn.action import ACTIONS
 from offload_env.world import World
 from testbed.policy import NetworkPolicy
+from testbed.staged_policy import StagedNetworkPolicy
 
 VALIDATION_SEED_OFFSET = 1_000_003
 """Validation drives are drawn from the training seed plus this."""
@@ -57,9 +58,11 @@ class Progress:
         return pd.DataFrame(self.rows)
 
 
-def greedy_policy(model: Any, config: TrainConfig) -> NetworkPolicy:
+def greedy_policy(model: Any, config: TrainConfig) -> NetworkPolicy | StagedNetworkPolicy:
     """The policy that would be exported now."""
     weights, biases, activation = layers_of(model)
+    if config.env == "staged":
+        return StagedNetworkPolicy(weights, biases, activation=activation, actions=config.outputs)
     return NetworkPolicy(weights, biases, activation=activation, actions=config.actions)
 
 
@@ -99,7 +102,7 @@ class Supervisor(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         """After an update and before the next rollout: the one moment to checkpoint."""
-        if self.config.algo == "ppo":
+        if self.config.algo != "dqn":
             left = max(0.0, 1.0 - self.num_timesteps / self.config.steps)
             self.model.ent_coef = self.config.entropy * left  # type: ignore[attr-defined]
         due = self.num_timesteps >= self.state.next_checkpoint
@@ -107,7 +110,8 @@ class Supervisor(BaseCallback):
             self.checkpoint()
 
     def _on_rollout_end(self) -> None:
-        if self.env.sums.frames < self.config.n_envs * self.config.n_steps:
+        single = self.env.sums.frames < self.config.n_envs * self.config.n_steps
+        if self.config.algo == "dqn" and single:
             return  # DQN's rollouts are single steps
         means, shares = self.env.sums.take()
         row = {"step": float(self.num_timesteps), "multiplier": self.state.multiplier, **means}

@@ -73,11 +73,13 @@ def comparison(result: Evaluation) -> Comparison:
         f"accuracy floor {100 * result.floor:.2f} %; no policy that keeps it costs less than "
         f"{result.bound_cost:.4f}"
     ]
-    if result.gap_closed is not None:
-        notes.append(
-            f"the agent closes {100 * result.gap_closed:.0f} % of the gap between the best static "
-            "pair and that bound"
-        )
+    closed = {"the agent": result.gap_closed, "the staged agent": result.gap_closed_staged}
+    for who, share in closed.items():
+        if share is not None:
+            notes.append(
+                f"{who} closes {100 * share:.0f} % of the gap between the best static pair and "
+                "that bound"
+            )
     title = f"{result.scenario}: {result.drives} test drives of {result.frames} frames"
     return Comparison(title, COLUMNS, rows, notes)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
@@ -24,12 +24,14 @@ from agents.export import bundle_of
 from agents.promise import promise_of
 from agents.rollout import episode_keys
 from agents.sb3_vec import OffloadVecEnv
+from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
 from agents.supervisor import VALIDATION_SEED_OFFSET, Progress, Supervisor
 from cnn.errors import ConfigError
+from offload_env.staged_vector import OffloadStagedVectorEnv
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import World, build_world
-from testbed.policy import policy_from_bundle
 from testbed.policy_bundle import PolicyBundle
+from testbed.staged_policy import any_policy_from_bundle
 
 Report = Callable[[int, dict[str, float]], object]
 
@@ -83,8 +85,7 @@ def train(
     # One thread: the matrices are small, and more would change sums between machines.
     torch.set_num_threads(1)
     set_random_seed(config.seed)
-    env = OffloadVectorEnv(config.n_envs, world=world)
-    adapter = OffloadVecEnv(env, config.actions, doubt(world.table))
+    adapter = _adapter(config, world)
     if resume:
         _same_settings(config, out)
         model, progress = checkpoint.load(config.algo, out, adapter)
@@ -96,6 +97,8 @@ def train(
             next_validation=config.validate_every,
             next_checkpoint=config.checkpoint_every,
         )
+    if isinstance(adapter, OffloadStagedVecEnv):
+        model.rollout_buffer.follow(lambda: adapter.frame_done)
     config.save(out / "config.json")
     model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
     supervisor = Supervisor(config, world, adapter, out, progress, report)
@@ -105,6 +108,14 @@ def train(
     supervisor.finish()
     model.logger.close()
     return _result(config, out, world, progress)
+
+
+def _adapter(config: TrainConfig, world: World) -> OffloadVecEnv:
+    table = doubt(world.table)
+    if config.env == "staged":
+        staged = OffloadStagedVectorEnv(config.n_envs, world=world)
+        return OffloadStagedVecEnv(staged, config.outputs, table)
+    return OffloadVecEnv(OffloadVectorEnv(config.n_envs, world=world), config.outputs, table)
 
 
 def _make(config: TrainConfig, adapter: OffloadVecEnv) -> Any:
@@ -134,7 +145,10 @@ def _make(config: TrainConfig, adapter: OffloadVecEnv) -> Any:
             exploration_final_eps=0.02,
             **common,
         )
-    return PPO(
+    kind: Any = checkpoint.MODELS[config.algo]
+    if config.env == "staged":
+        common["rollout_buffer_class"] = FrameRolloutBuffer
+    return kind(
         "MlpPolicy",
         adapter,
         n_steps=config.n_steps,
@@ -173,8 +187,8 @@ def policy_of(
     """Policy bundle of a model trained with `config` in `world`, with its promise."""
     bundle = bundle_of(
         model,
-        actions=config.actions,
-        name="agent",
+        actions=config.outputs,
+        name="staged-agent" if config.env == "staged" else "agent",
         bundle_hash=world.table.bundle_hash,
         scenario=world.scenario.name,
         algorithm=config.algo,
@@ -192,6 +206,6 @@ def policy_of(
         },
     )
     keys = episode_keys(config.seed + VALIDATION_SEED_OFFSET, config.validate_drives)
-    promise = promise_of(world, policy_from_bundle(bundle), keys)
+    promise = promise_of(world, any_policy_from_bundle(bundle), keys)
     metrics = {**bundle.manifest["metrics"], "promise": promise.to_json()}
     return replace(bundle, manifest={**bundle.manifest, "metrics": metrics})

@@ -150,7 +150,7 @@ class BatchSimulator:
         """Staged: in `lanes`, run on to `exits` (1..5) and look at their answers."""
         s, w = self.lanes, self.world
         local = LOCAL_ARRAY[exits - 1]
-        extra = w.device_ms[local] - w.blocks_ms[s.position[lanes]]
+        extra = w.device_ms[local] - w.standing_ms[s.position[lanes]]
         s.compute[lanes] = s.compute[lanes] + np.maximum(extra, 0.0) * s.jitter[lanes]
         at = s.row[lanes] * N_ACTIONS + local
         seen = self._confidence.take(at).astype(np.float64)
@@ -176,7 +176,7 @@ class BatchSimulator:
         whole = len(lanes) == self.n
         s, w = self.lanes if whole else self.lanes.take(lanes), self.world
         actions = np.where(answer, LOCAL_ARRAY[np.maximum(s.position, 1) - 1], actions)
-        extra = np.maximum(w.device_ms[actions] - w.blocks_ms[s.position], 0.0)
+        extra = np.maximum(w.device_ms[actions] - w.standing_ms[s.position], 0.0)
         compute = np.where(answer, s.compute, s.compute + extra * s.jitter)
         skip = s.queue > w.scenario.timing.max_queue_ms
         outcome = self._finish(s, actions, compute, skip)

@@ -100,7 +100,7 @@ class Simulator:
         self._server_ms: list[float] = world.server_ms.tolist()
         self._sent_bytes: list[list[float]] = world.sent_bytes.tolist()
         self._mj_per_byte = cost.radio.tx_mw_per_mbps * 8e-6
-        self._blocks: list[float] = world.blocks_ms.tolist()
+        self._standing: list[float] = world.standing_ms.tolist()
         self._device_jitter: list[float] = world.device_jitter.tolist()
         self._server_jitter: list[float] = world.server_jitter.tolist()
         self._work: list[float] = world.server_work_ms.tolist()
@@ -194,7 +194,7 @@ class Simulator:
         """Staged: run on to `exit` (above the last one evaluated) and look at its answer."""
         local = LOCAL[exit - 1]
         # From block p on, not from the frame: blocks 1..p have run already.
-        extra = self._device_ms[local] - self._blocks[self._position]
+        extra = self._device_ms[local] - self._standing[self._position]
         self._compute = self._compute + (extra if extra > 0.0 else 0.0) * self._jitter
         self._position = exit
         seen = self._confidence[self._row][local]
@@ -207,7 +207,7 @@ class Simulator:
 
     def send(self, action: int) -> Outcome:
         """Staged: run on to the action's split and send from there to its exit."""
-        extra = self._device_ms[action] - self._blocks[self._position]
+        extra = self._device_ms[action] - self._standing[self._position]
         return self._finish(action, self._compute + (extra if extra > 0.0 else 0.0) * self._jitter)
 
     @property

@@ -93,7 +93,8 @@ class World:
         fallback_ms: float64 (20,), finishing locally, slowdown included.
         server_ms: float64 (20,).
         sent_bytes: float64 (N, 20), payload and framing on the uplink; 0 if local.
-        blocks_ms: float64 (6,), blocks 1..p alone on the device, slowdown included.
+        standing_ms: float64 (6,), spent on a frame when the device stands after block p > 0:
+            the frame's overhead and blocks 1..p, no exit; 0 for p = 0. Slowdown included.
         correct, critical: bool (N, 20) and (N,).
         features: float32 (N, 6), scaled as in the observation.
         track_start: int64 (n_tracks,), first row of each track.
@@ -118,7 +119,7 @@ class World:
     fallback_ms: Floats
     server_ms: Floats
     sent_bytes: NDArray[np.float64]
-    blocks_ms: Floats
+    standing_ms: Floats
     correct: NDArray[np.bool_]
     critical: NDArray[np.bool_]
     features: NDArray[np.float32]
@@ -313,7 +314,7 @@ def _assemble(
         "sent_bytes": np.where(
             [a.is_local for a in ACTIONS], 0.0, table.payload_bytes + cost.wire_overhead_bytes
         ),
-        "blocks_ms": _blocks_ms(cost),
+        "standing_ms": _standing_ms(cost),
     }
     for array in arrays.values():
         array.setflags(write=False)
@@ -356,16 +357,23 @@ def _jitter(rng: np.random.Generator, spread: float) -> Floats:
     return np.exp(spread * rng.standard_normal(POOL) - spread * spread / 2)
 
 
-def _blocks_ms(cost: CostModel) -> Floats:
-    """Device time of blocks 1..p without any exit or encoder, p = 0..5.
+def _standing_ms(cost: CostModel) -> Floats:
+    """Device time of blocks 1..p without any exit or encoder, p = 0..5, and the overhead.
 
     Finishing exit 5 from the frame costs blocks 1..5 and the exit, from block p it costs
-    the blocks after p and the exit: the difference is blocks 1..p.
+    the blocks after p and the exit: the difference is blocks 1..p. The overhead (capture,
+    features, decision) is what a local action costs beyond finishing from the frame: a frame
+    pays it once, however often it is decided about.
     """
+    local = [cost.device_ms[a] for a in LOCAL]
+    finish = [cost.fallback_ms[action_index(e, 0)] for e in range(1, N_EXITS + 1)]
+    overhead = max(0.0, min(a - b for a, b in zip(local, finish, strict=True)))
     whole = cost.fallback_ms[action_index(N_EXITS, 0)]
     parts = [whole - cost.fallback_ms[action_index(N_EXITS, p)] for p in range(N_EXITS)]
     times = np.maximum.accumulate(np.array([*parts, max(whole, *parts)]))
-    return cost.slowdown * np.maximum(times, 0.0)
+    times = np.maximum(times, 0.0)
+    times[1:] += overhead
+    return cost.slowdown * times
 
 
 def _check_fit(table: FrameTable, cost: CostModel) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol, TypeGuard
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +17,19 @@ from testbed.policy_bundle import STAGED_KIND, PolicyBundle
 from testbed.stages import LEGAL, N_STAGED
 
 
+@runtime_checkable
 class StagedPolicy(Protocol):
     """Decides at the start of a frame and again after every exit that was looked at.
 
     Attributes:
         name: shown in tables and records.
-        staged: True; how a staged policy is told from one that decides once a frame.
+        staged: True. `isinstance(policy, StagedPolicy)` tells by this attribute a staged
+            policy from one that decides once a frame.
         memoryless: as in `testbed.policy.Policy`; may be missing.
     """
 
     name: str
-    staged: Final = True
+    staged: bool
 
     def reset(self) -> None:
         """Forget everything learnt since the start of the drive."""
@@ -49,11 +51,6 @@ class StagedPolicy(Protocol):
 AnyPolicy = Policy | StagedPolicy
 
 
-def is_staged(policy: AnyPolicy) -> TypeGuard[StagedPolicy]:
-    """Whether a policy decides several times within a frame."""
-    return getattr(policy, "staged", False) is True
-
-
 class StagedNetworkPolicy:
     """Greedy staged policy of a multi-layer perceptron: the legal action with the largest output.
 
@@ -70,7 +67,7 @@ class StagedNetworkPolicy:
     """
 
     memoryless: Final = True
-    staged: Final = True
+    staged: bool = True
 
     def __init__(
         self,

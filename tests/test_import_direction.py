@@ -29,6 +29,7 @@ TRAINING_MODULES = {
     "agents/conditioned.py",
     "agents/export.py",
     "agents/sb3_vec.py",
+    "agents/staged_vec.py",
     "agents/supervisor.py",
     "agents/train.py",
 }

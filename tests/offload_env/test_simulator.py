@@ -245,6 +245,22 @@ def test_staged_frames_add_up(make_world: MakeWorld) -> None:
     assert same.cost == pytest.approx(answered.cost)
 
 
+@pytest.mark.parametrize("last", [action_index(2, 2), action_index(5, 4)], ids=["answer", "send"])
+def test_a_frame_pays_its_overhead_once(make_world: MakeWorld, last: int) -> None:
+    """Capture, features and decision are not done again because the device looked."""
+    plain = _steady(make_world, [40.0])
+    slower = tuple(ms + 5.0 for ms in plain.cost.device_ms)
+    dear = _steady(make_world, [40.0], cost=replace(plain.cost, device_ms=slower))
+    spent = []
+    for world in (plain, dear):
+        simulator = _start(world)
+        simulator.evaluate_exit(1)
+        simulator.evaluate_exit(2)
+        ended = simulator.answer() if last == LOCAL[1] else simulator.send(last)
+        spent.append(ended.compute_ms)
+    assert spent[1] - spent[0] == pytest.approx(5.0 * plain.cost.slowdown)
+
+
 def test_explicit_rows_are_followed_and_break_tracks(world: World) -> None:
     simulator = Simulator(world)
     first, second = world.track_start[2], world.track_start[5]
