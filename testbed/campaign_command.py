@@ -28,6 +28,10 @@ def campaign(
     warm_up: Annotated[
         int, typer.Option(min=0, help="Frames at the start of a block that do not count.")
     ] = 10,
+    repeats: Annotated[
+        int,
+        typer.Option(min=0, help="Times that blocks on a disturbed machine are measured again."),
+    ] = 0,
     pause_ms: Annotated[
         float, typer.Option(min=0, help="Milliseconds of rest before every frame.")
     ] = 50.0,
@@ -83,6 +87,7 @@ def campaign(
         repetitions=repetitions,
         warm_up=warm_up,
         pause_ms=pause_ms,
+        repeats=repeats,
         timeout_ms=timeout_ms,
         slowdown=slowdown,
         power=power,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,13 +16,21 @@ import pytest
 from cnn.action import N_ACTIONS
 from cnn.bundle import load_bundle
 from cnn.errors import ConfigError, DataError
-from testbed.campaign import CampaignConfig, Condition, run_campaign
+from testbed.campaign import CampaignConfig, Condition, disturbed, run_campaign
 from testbed.cost_model import CostModel
 from testbed.frames import open_frames
 from testbed.quota import CpuQuota, quota_us
-from testbed.records import read_records
+from testbed.measurement import Measurement
+from testbed.records import RecordWriter, read_records
 
 CONDITIONS = (Condition(5, 10), Condition(40, 25))
+LOCAL = Measurement(
+    frame_id=0, track=0, frame_in_track=3, label=5, action=1, exit_used=1, captured_s=0.25,
+    queue_ms=1.5, head_ms=2.5, encode_ms=None, transfer_ms=None, server_queue_ms=None,
+    server_ms=None, fallback_ms=None, delay_ms=4.25, uplink_bytes=0, downlink_bytes=0,
+    prediction=5, confidence=0.75, correct=True, compute_mj=1.0, radio_mj=0.0, idle_mj=0.5,
+    energy_mj=1.5, energy_source="model:x", status="ok", reason="", uplink_mbps=None, rtt_ms=None,
+)  # fmt: skip
 SMALL = CampaignConfig(conditions=CONDITIONS, rounds=1, repetitions=2, warm_up=3, timeout_ms=20_000)
 
 
@@ -42,6 +51,19 @@ def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="8x80"):
         Condition.parse("8x80")
     assert Condition.parse("8/80") == Condition(8, 80)
+
+
+def test_blocks_of_a_disturbed_machine_are_found(tmp_path: Path) -> None:
+    """Rows of real blocks, made slower by hand."""
+    blocks = CampaignConfig(conditions=CONDITIONS, rounds=2).blocks()
+    for i, block in enumerate(blocks):
+        with RecordWriter(tmp_path / f"{block.name}.parquet", {"kind": "test"}) as writer:
+            for k in range(9):
+                spike = 5.0 if k == 0 else 1.0  # one stall is no disturbed block
+                head_ms = (20.0 if i == 2 else 15.0 + 0.1 * i) * spike
+                writer.write(dataclasses.replace(LOCAL, action=N_ACTIONS - 1, head_ms=head_ms))
+                writer.write(dataclasses.replace(LOCAL, action=0, head_ms=99.0))
+    assert disturbed(blocks, tmp_path) == [blocks[2]]
 
 
 class InterruptedCampaignError(Exception):
