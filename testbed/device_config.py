@@ -14,6 +14,8 @@ from typing import Any, Final, get_type_hints
 
 from cnn.action import Action
 from cnn.errors import ConfigError
+from cnn.frame_codec import FrameEncoding
+from testbed.probing import ProbePlan
 from testbed.typed_toml import parse_toml, read_toml
 
 LOG_FORMATS: Final = ("text", "json")
@@ -38,6 +40,10 @@ class ServerSection:
         tls_cert: PEM certificate of this device.
         tls_key: its PEM private key.
         tls_name: name in the server's certificate, where it differs from the address.
+        frame_encoding: how split 0 sends the frame: ``raw``, ``webp`` or ``jpeg[:quality]``.
+        probe_budget_per_min: most probes of the link a minute while idle; 0 never probes.
+        probe_bytes: padding of a probe; 0 measures the round trip alone.
+        probe_stale_s: age of the newest transfer from which it is probed.
     """
 
     address: str | None = None
@@ -46,8 +52,14 @@ class ServerSection:
     tls_cert: str | None = None
     tls_key: str | None = None
     tls_name: str | None = None
+    frame_encoding: str = "raw"
+    probe_budget_per_min: float = 0.0
+    probe_bytes: int = 0
+    probe_stale_s: float = 2.0
 
     def __post_init__(self) -> None:
+        FrameEncoding.parse(self.frame_encoding)
+        ProbePlan(self.probe_budget_per_min, self.probe_bytes, self.probe_stale_s)
         _in_range("connect_timeout_s", self.connect_timeout_s, 0.1, 600)
         if self.address is not None:
             host, _, port = self.address.rpartition(":")
@@ -98,7 +110,7 @@ class FramesSection:
     """The camera and the patience with it; times as in docs/architecture.md.
 
     Attributes:
-        source: ``gtsrb:PART``, ``folder:PATH`` or ``render``.
+        source: ``gtsrb:PART``, ``folder:PATH``, ``render`` or ``camera:0``.
         data: GTSRB folder for ``gtsrb:``; left out, the one in SLIPROAD_DATA.
         seed: order of tracks, spread of back-offs.
         count: frames to process; 0 runs until told to stop.

@@ -333,7 +333,7 @@ def _path(text: str | None) -> Path | None:
 
 
 def _device_config(file: DeviceFile) -> DeviceConfig:
-    f = file.frames
+    f, s = file.frames, file.server
     return DeviceConfig(
         period_ms=f.period_ms,
         timeout_ms=f.timeout_ms,
@@ -343,6 +343,10 @@ def _device_config(file: DeviceFile) -> DeviceConfig:
         breaker_failures=f.breaker_failures,
         breaker_backoff_ms=f.breaker_backoff_ms,
         seed=f.seed,
+        frame_encoding=s.frame_encoding,
+        probe_budget_per_min=s.probe_budget_per_min,
+        probe_bytes=s.probe_bytes,
+        probe_stale_s=s.probe_stale_s,
     )
 
 

@@ -39,8 +39,8 @@ PROMISED = {
     "agent train": {"--scenario", "--out", "--seed", "--json"},
     "agent evaluate": {"--scenario", "--policy", "--traces", "--frames", "--seed", "--json"},
     "agent export": {"--run", "--out", "--json"},
-    "agent sweep": {"--scenario", "--floors", "--weights", "--out", "--seed", "--json"},
     "agent estimate": {"--records", "--policy", "--scenario", "--seed", "--json"},
+    "agent sweep": {"--scenario", "--floors", "--weights", "--out", "--seed", "--json"},
     "demo": {"--seed", "--json"},
 }
 
@@ -160,6 +160,8 @@ DEVICE = ("testbed", "device", "--n-frames", "5")
 
 Arguments = Callable[[Path], list[str | Path]]
 
+ALONE = ("testbed", "device", "--local-only", "--action", "e1s1")
+
 BAD_INPUT: dict[str, tuple[Arguments, str]] = {
     # what is wrong: (arguments, given a folder for inputs; what the line must name)
     "missing data folder, evaluate": (
@@ -175,6 +177,18 @@ BAD_INPUT: dict[str, tuple[Arguments, str]] = {
         "nowhere",
     ),
     "unknown preset": (lambda d: ["cnn", "train", "--preset", "huge"], "huge"),
+    "unknown frame encoding": (
+        lambda d: [*ALONE, "--frame-encoding", "gif"],
+        "jpeg:1..95",
+    ),
+    "probe budget too large": (
+        lambda d: [*ALONE, "--probe-budget", "9999"],
+        "probes a minute",
+    ),
+    "absent video": (
+        lambda d: [*ALONE, "--frames", f"camera:{d / 'absent.avi'}"],
+        "camera",
+    ),
     "unknown training device": (
         lambda d: ["cnn", "train", "--data", d, "--device", "tpu"],
         "auto, cpu or cuda",
