@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import ACTIONS, Action
-from cnn.bundle import Bundle, load_bundle
+from cnn.bundle import SEGMENTS, Bundle, load_bundle
 from cnn.errors import BundleError
 from cnn.runtime import SplitRuntime
 from testbed.observation import OBS_DIM
@@ -18,6 +19,8 @@ from testbed.pilot import checked_action
 from testbed.policy import Policy, PolicyBundle, StaticPolicy, policy_from_bundle
 from testbed.promise import Promise
 
+DEVICE_SEGMENTS: Final = tuple(name for name in SEGMENTS if not name.startswith("dec"))
+"""What a device runs: everything but the decoders."""
 _TEST_OBSERVATIONS = 64
 _TEST_SEED = 0
 
@@ -179,7 +182,7 @@ def _new_runtime(
             mend="restart the device to change the size",
         )
     runtime = SplitRuntime(model, threads)
-    runtime.warm()
+    runtime.warm(DEVICE_SEGMENTS)
     if running is not None:  # at the start nothing waits, and nothing could be kept instead
         check_runtime(runtime, frame)
     return runtime

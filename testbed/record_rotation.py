@@ -35,6 +35,8 @@ _PART: Final = ".part"
 _PREFIX: Final = "records-"
 _WAITING_ROWS: Final = 10_000
 """Rows that may wait for a slow disk: a quarter of an hour at ten frames a second."""
+_FLUSH_ROWS: Final = 512
+"""Rows that wait in memory at most, however fast they come."""
 _GROUP_ROWS: Final = 4096
 
 _log = logging.getLogger(__name__)
@@ -140,7 +142,7 @@ class RotatingRecords:
             if item:
                 waiting.append(item)
             now_s = time.monotonic()
-            if done or now_s - flushed_s >= self._rotation.flush_s or len(waiting) >= _GROUP_ROWS:
+            if done or now_s - flushed_s >= self._rotation.flush_s or len(waiting) >= _FLUSH_ROWS:
                 self._write(waiting, done)
                 waiting, flushed_s = [], now_s
 
@@ -158,7 +160,7 @@ class RotatingRecords:
                 journal.close()
                 finish(journal.path)
                 self._tidy()
-        except (OSError, pa.ArrowException) as error:
+        except Exception as error:  # records may be lost, but never the thread that keeps them
             self.dropped += len(rows)
             self._journal = None
             _log.error("records: %s; %d rows lost", error, len(rows))

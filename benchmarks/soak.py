@@ -1,0 +1,320 @@
+"""An unattended device for a long time, with everything going wrong around it.
+
+    python benchmarks/soak.py --minutes 30 [--traces FOLDER] [--report docs/soak.md]
+
+Three real processes: the device (`sliproad testbed device --config`, 10 frames a second from a
+folder of images, at the machine's own speed), the MEC server, and the link between them. The
+link replays a measured trace, of a kind's test part the one with the most outages (``--traces``
+or SLIPROAD_DATA names the collection), or a generated one without a collection. The server is
+restarted every minute, every other time by a kill. The device's bundles are swapped twice: at
+a third of the time another policy, at two thirds another model bundle with its policies, on
+both ends. Prints one JSON object and writes a report: frames lost (captured, but not recorded
+with an answer or as skipped), exceptions (tracebacks and policy errors), and resident memory
+over time. Light on the processor: other work can go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from cnn.action import N_ACTIONS
+from cnn.bundle import embedded_bundle_path, load_bundle, manifest_hash
+from testbed.frames import open_frames
+from testbed.link_process import LinkProcess
+from testbed.observation import OBS_DIM, SCHEMA_HASH
+from testbed.policy_bundle import PolicyBundle
+from testbed.record_rotation import record_files
+from testbed.records import read_records
+from testbed.server_process import ServerProcess
+from testbed.trace import Trace
+from testbed.trace_files import load_traces
+from testbed.trace_model import generate_trace
+
+RESTART_S = 60.0
+DOWN_S = 2.0
+PERIOD_MS = 100.0
+SAMPLE_S = 5.0
+
+
+def write_policy(path: Path, bundle_hash: str, seed: int) -> None:
+    """An untrained network of the usual size, so that all 20 actions are taken."""
+    rng = np.random.default_rng(seed)
+    sizes = [OBS_DIM, 64, 64, N_ACTIONS]
+    arrays = {}
+    for i, (n_in, n_out) in enumerate(pairwise(sizes)):
+        arrays[f"weight{i}"] = rng.normal(0, 2 / n_in**0.5, (n_out, n_in)).astype(np.float32)
+        arrays[f"bias{i}"] = np.zeros(n_out, np.float32)
+    about = {
+        "kind": "mlp",
+        "name": f"untrained {seed}",
+        "layers": len(sizes) - 1,
+        "activation": "tanh",
+        "actions": list(range(N_ACTIONS)),
+        "observation": {"schema_hash": SCHEMA_HASH},
+        "bundle_hash": bundle_hash,
+        "metrics": {},
+    }
+    beside = path.with_name(path.name + ".new")
+    PolicyBundle(about, arrays).save(beside)
+    os.replace(beside, path)
+
+
+def other_bundle(folder: Path) -> str:
+    """The shipped weights as another bundle; its hash."""
+    shutil.copytree(embedded_bundle_path(), folder)
+    file = folder / "manifest.json"
+    about = {**json.loads(file.read_text()), "note": "the same weights, for a soak test"}
+    about["hash"] = manifest_hash(about)
+    file.write_text(json.dumps(about))
+    return str(about["hash"])
+
+
+def outage_share(trace: Trace) -> float:
+    """Share of the samples in which nothing passes."""
+    return float((trace.uplink_mbps == 0).mean())
+
+
+def write_images(folder: Path, n: int = 600) -> None:
+    """Rendered tracks as a folder of images for each."""
+    for frame in open_frames("render", 48, seed=1, n=n):
+        track = folder / f"{frame.track:03d}"
+        track.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(frame.image).save(track / f"{frame.frame_in_track:03d}.png")
+
+
+def point(link: Path, target: Path) -> None:
+    """Let a symbolic link name another folder, in one step."""
+    beside = link.with_name(link.name + ".new")
+    beside.symlink_to(target)
+    os.replace(beside, link)
+
+
+def config(folder: Path, target: str) -> Path:
+    """The device's file."""
+    path = folder / "device.toml"
+    path.write_text(
+        f'[server]\naddress = "{target}"\n'
+        '[bundles]\nmodel = "model"\npolicy = "a.policy"\nshadow = "b.policy"\nwatch_s = 2\n'
+        f'[frames]\nsource = "folder:{folder / "images"}"\n'
+        f"period_ms = {PERIOD_MS}\ntimeout_ms = 150\n"
+        '[records]\nfolder = "records"\nfile_mb = 0.5\nfile_s = 300\ntotal_mb = 64\n'
+        "[guard]\nenabled = true\nmax_delay_ms = 120\n"
+        f'[metrics]\nport = 0\n[log]\nformat = "json"\nevery_s = 60\n'
+    )
+    return path
+
+
+class Soak:
+    """The three processes and what happens to them."""
+
+    def __init__(self, folder: Path, trace: Trace) -> None:
+        self.folder, self.trace = folder, trace
+        self.restarts = 0
+        self.rss: list[tuple[float, float]] = []
+        self.new_hash = other_bundle(folder / "new-model")
+        point(folder / "model", embedded_bundle_path())
+        write_policy(folder / "a.policy", load_bundle().hash, 1)
+        write_policy(folder / "b.policy", load_bundle().hash, 2)
+        write_images(folder / "images")
+        self.server = ServerProcess().start()
+
+    def run(self, seconds: float) -> dict[str, Any]:
+        """Everything; figures at the end."""
+        upstream = ("127.0.0.1", self.server.port)
+        log_path = self.folder / "device.log"
+        with LinkProcess(self.trace, upstream) as link, log_path.open("w") as log:
+            path = config(self.folder, f"127.0.0.1:{link.port}")
+            command = [sys.executable, "-m", "testbed", "device", "--config", str(path), "--json"]
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            self.device = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+            )
+            try:
+                self._happenings(seconds)
+                self.device.send_signal(signal.SIGTERM)
+                stdout = self.device.communicate(timeout=60)[0]
+            finally:
+                self.device.kill()
+                self.server.stop()
+        return self._result(seconds, stdout, log_path.read_text())
+
+    def _happenings(self, seconds: float) -> None:
+        began_s = time.monotonic()
+        todo: list[tuple[float, Callable[[], None]]] = [
+            (seconds / 3, self._swap_policy),
+            (2 * seconds / 3, self._swap_model),
+        ]
+        n_restarts = max(1, int(seconds / RESTART_S) - 1)
+        every_s = seconds / (n_restarts + 1)
+        todo += [((i + 1) * every_s + 5, self._restart) for i in range(n_restarts)]
+        todo.sort(key=lambda item: item[0])
+        process = psutil.Process(self.device.pid)
+        sampled_s = -SAMPLE_S
+        while (now_s := time.monotonic() - began_s) < seconds:
+            if self.device.poll() is not None:
+                return
+            if todo and now_s >= todo[0][0]:
+                todo.pop(0)[1]()
+            if now_s - sampled_s >= SAMPLE_S:
+                self.rss.append((now_s, process.memory_info().rss / 2**20))
+                sampled_s = now_s
+            time.sleep(0.2)
+
+    def _restart(self) -> None:
+        (self.server.kill if self.restarts % 2 else self.server.stop)()
+        self.restarts += 1
+        time.sleep(DOWN_S)
+        self.server.start()
+
+    def _swap_policy(self) -> None:
+        write_policy(self.folder / "a.policy", load_bundle().hash, 3)
+
+    def _swap_model(self) -> None:
+        """As docs/deploy.md has it: the server first, then the device's files in any order."""
+        self.server.stop()
+        port = self.server.port
+        self.server = ServerProcess(self.folder / "new-model", port).start()
+        point(self.folder / "model", self.folder / "new-model")
+        for name, seed in (("a", 4), ("b", 5)):
+            write_policy(self.folder / f"{name}.policy", self.new_hash, seed)
+
+    def _result(self, seconds: float, stdout: str, log: str) -> dict[str, Any]:
+        lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+        messages = [line["message"] for line in lines]
+        told = json.loads(stdout.splitlines()[-1]) if stdout.strip() else {}
+        files = [read_records(path) for path in record_files(self.folder / "records")]
+        ids = [int(i) for r in files for i in r.numbers("frame_id")]
+        status = [s for r in files for s in r.texts("status")]
+        answered = [p is not None for r in files for p in r.table["prediction"].to_pylist()]
+        unanswered = sum(s != "skipped" and not a for s, a in zip(status, answered, strict=True))
+        missing = (max(ids) + 1 - len(set(ids))) if ids else 0
+        at, rss = np.array(self.rss[len(self.rss) // 4 :]).T
+        slope = float(np.polyfit(at, rss, 1)[0]) * 3600
+        return {
+            "minutes": seconds / 60,
+            "trace": f"{self.trace.name} ({self.trace.source.partition(chr(58))[0]})",
+            "trace_outage_share": outage_share(self.trace),
+            "frames": told.get("frames"),
+            "frames_lost": missing + unanswered + abs(told.get("frames", 0) - len(ids)),
+            "exceptions": log.count("Traceback") + told.get("policy_errors", 0),
+            "exit_code": self.device.returncode,
+            "status": told.get("status"),
+            "reasons": told.get("reasons"),
+            "server_restarts": self.restarts,
+            "swaps": told.get("swaps"),
+            "rollbacks": told.get("rollbacks"),
+            "swap_messages": messages.count("swapped"),
+            "guard_falls": told.get("guard_falls"),
+            "rows_dropped": told.get("rows_dropped"),
+            "record_files": len(files),
+            "delay_ms": told.get("delay_ms"),
+            "rss_mb_first": self.rss[0][1],
+            "rss_mb_last": self.rss[-1][1],
+            "rss_mb_most": max(r for _, r in self.rss),
+            "rss_mb_an_hour": slope,
+            "rss_mb": [[round(t), round(r, 1)] for t, r in self.rss],
+        }
+
+
+def report(result: dict[str, Any], command: str) -> str:
+    """The result as a page."""
+    shown = [
+        ("frames captured", "frames"),
+        ("frames lost", "frames_lost"),
+        ("unhandled exceptions", "exceptions"),
+        ("exit code", "exit_code"),
+        ("status", "status"),
+        ("reasons", "reasons"),
+        ("server restarts", "server_restarts"),
+        ("bundles swapped", "swaps"),
+        ("bundles taken back", "rollbacks"),
+        ("falls of the guard", "guard_falls"),
+        ("rows dropped", "rows_dropped"),
+        ("mean delay, ms", "delay_ms"),
+        ("resident memory at the start, MB", "rss_mb_first"),
+        ("resident memory at the end, MB", "rss_mb_last"),
+        ("resident memory at most, MB", "rss_mb_most"),
+        ("slope of memory, MB an hour (first quarter left out)", "rss_mb_an_hour"),
+    ]
+    rows = "\n".join(f"| {label} | {figure(result[key])} |" for label, key in shown)
+    step = max(1, len(result["rss_mb"]) // 30)
+    series = "\n".join(f"| {t} | {mb} |" for t, mb in result["rss_mb"][::step])
+    return f"""# Soak
+
+Written by `benchmarks/soak.py`; every figure is measured. A device of 10 frames a second ran for
+{result["minutes"]:g} minutes against a server that was restarted every minute (every other time
+killed), through a link that replayed
+{result["trace"]} ({100 * result["trace_outage_share"]:.1f} %
+of its samples are outages). One policy and one model bundle were swapped while it ran. Its policies
+are untrained, so that every action is taken.
+
+```sh
+{command}
+```
+
+| | |
+| --- | --- |
+{rows}
+
+Machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()},
+{datetime.now(UTC).date()}.
+
+Resident memory of the device:
+
+| second | MB |
+| --- | --- |
+{series}
+"""
+
+
+def figure(value: Any) -> str:
+    """A value as the report shows it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {n}" for key, n in value.items()) or "none"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--traces", type=Path, help="collection of measured traces")
+    parser.add_argument("--kind", default="poor-coverage", help="kind of trace")
+    parser.add_argument("--report", type=Path, help="Markdown file to write")
+    arguments = parser.parse_args()
+    data = arguments.traces or os.environ.get("SLIPROAD_DATA")
+    if data is None:
+        trace = generate_trace(arguments.kind, seed=7, duration_s=600)
+    else:
+        measured = load_traces(Path(data), arguments.kind, "test")
+        trace = max(measured, key=outage_share)
+    with tempfile.TemporaryDirectory() as folder:
+        result = Soak(Path(folder), trace).run(60 * arguments.minutes)
+    if arguments.report is not None:
+        command = f"python benchmarks/soak.py --minutes {arguments.minutes:g}"
+        text = report(result, f"{command} --kind {arguments.kind} --report docs/soak.md")
+        beside = arguments.report.with_name(arguments.report.name + ".part")
+        beside.write_text(text)
+        os.replace(beside, arguments.report)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
