@@ -279,8 +279,12 @@ class MecClient:
         if request is None or tuple(request.inputs[0].shape) != shape:
             request = build_request(self.bundle_hash, exit, split, shape, encoding)
             self._requests[exit, split, encoding] = request
-        request.raw_input_contents[0] = raw
-        data: bytes = request.SerializeToString()
+        # A message keeps every payload ever assigned to it (its arena never shrinks), so each
+        # exchange takes a copy of the prepared one, and the copy is freed with its payload.
+        message = type(request)()
+        message.CopyFrom(request)
+        message.raw_input_contents[0] = raw
+        data: bytes = message.SerializeToString()
         return data
 
 

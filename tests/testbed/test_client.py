@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
@@ -315,3 +316,15 @@ def test_no_thread_is_made_per_call(client: MecClient, runtime: SplitRuntime) ->
         client.infer(data, 5, 4, timeout_ms=20_000)
     after = {thread.ident for thread in threading.enumerate() if thread.name[:3] != "rpc"}
     assert after <= names
+
+
+def test_prepared_requests_keep_no_payload() -> None:
+    """A device sends for days: 3,000 payloads of 10 kB must not stay in memory."""
+    process = psutil.Process()
+    payload = bytes(10_000)
+    with MecClient("127.0.0.1:1", "0" * 64) as client:
+        client._message((1, 10_000), payload, 2, 1, "raw")
+        before = process.memory_info().rss
+        for _ in range(3000):
+            client._message((1, 10_000), payload, 2, 1, "raw")
+        assert process.memory_info().rss - before < 10_000_000
