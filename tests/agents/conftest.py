@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from agents.rollout import episode_keys
 from cnn.action import ACTIONS
 from cnn.arch import ModelConfig
 from cnn.frame_table import FrameTable, embedded_table
 from offload_env.scenario import Constraint, Scenario, Timing
+from offload_env.simulator import FALLBACK, SKIPPED, Simulator
 from offload_env.world import World, build_world
 from testbed.cost_model import CostModel, RadioPower
+from testbed.explore import ExploringPolicy
+from testbed.measurement import Measurement
+from testbed.policy import RandomPolicy
+from testbed.records import RecordWriter
 from testbed.trace import Trace
 
 MakeWorld = Callable[..., World]
@@ -69,3 +76,64 @@ def make_world() -> MakeWorld:
         return build_world(scenario, "train", traces=[trace], table=table, cost=cost)
 
     return make
+
+
+STATUS = {FALLBACK: "fallback", SKIPPED: "skipped"}
+
+
+def recorded_drive(world: World, path: Path, seed: int, explore: float | None = None) -> Path:
+    """One simulated drive with random offloads, written as a device writes its records."""
+    base = RandomPolicy(seed, [a.index for a in ACTIONS if not a.is_local])
+    policy = ExploringPolicy(base, explore or 0.0, seed)
+    simulator = Simulator(world)
+    simulator.reset(world.plan(int(episode_keys(seed, 1)[0])))
+    period_s = world.scenario.timing.period_ms / 1e3
+    extra = policy.column_types() if explore is not None else None
+    with RecordWriter(path, {"bundle_hash": world.table.bundle_hash}, extra) as writer:
+        frames = range(world.scenario.timing.n_frames)
+        for i in policy.following(frames):  # type: ignore[arg-type, assignment]
+            action = policy.decide(simulator.observe())
+            out = simulator.step(action)
+            sent = out.status != SKIPPED and not ACTIONS[action].is_local
+            answered = sent and out.status != FALLBACK
+            server_ms = out.exchange_ms - out.transfer_ms - out.server_wait_ms
+            row = Measurement(
+                **dict.fromkeys(Measurement.__slots__)
+                | {
+                    "frame_id": i,
+                    "track": 0,
+                    "frame_in_track": i,
+                    "action": action,
+                    "exit_used": ACTIONS[action].exit,
+                    "captured_s": i * period_s,
+                    "queue_ms": out.queue_ms,
+                    "head_ms": out.compute_ms,
+                    "transfer_ms": out.transfer_ms if answered else None,
+                    "server_queue_ms": out.server_wait_ms if answered else None,
+                    "server_ms": server_ms if answered else None,
+                    "fallback_ms": out.fallback_ms or None,
+                    "delay_ms": out.delay_ms,
+                    "uplink_bytes": int(
+                        world.sent_bytes[out.row, action] - world.cost.wire_overhead_bytes
+                    )
+                    if sent
+                    else 0,
+                    "downlink_bytes": 0,
+                    "energy_mj": out.energy_mj,
+                    "energy_source": "simulated",
+                    "confidence": float(world.table.confidence[out.row, out.used]),
+                    "correct": bool(out.correct),
+                    "status": STATUS.get(out.status, "ok"),
+                    "reason": "timeout" if out.status == FALLBACK else "",
+                    "probes": 0,
+                    "probe_bytes": 0,
+                }
+            )
+            writer.write(row, **(policy.columns(i) if explore is not None else {}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def drive() -> Callable[..., Path]:
+    """See `recorded_drive`."""
+    return recorded_drive

@@ -18,66 +18,8 @@ from agents.from_records import (
 from agents.rollout import episode_keys
 from cnn.action import ACTIONS
 from cnn.errors import DataError
-from offload_env.simulator import FALLBACK, SKIPPED, Simulator
 from offload_env.world import World
-from testbed.explore import ExploringPolicy
-from testbed.measurement import Measurement
-from testbed.policy import RandomPolicy
-from testbed.records import RecordWriter, read_records
-
-NAMES = {FALLBACK: "fallback", SKIPPED: "skipped"}
-
-
-def drive(world: World, path: Path, seed: int, explore: float | None = None) -> Path:
-    """One simulated drive with random offloads, written as a device writes its records."""
-    base = RandomPolicy(seed, [a.index for a in ACTIONS if not a.is_local])
-    policy = ExploringPolicy(base, explore or 0.0, seed)
-    simulator = Simulator(world)
-    simulator.reset(world.plan(int(episode_keys(seed, 1)[0])))
-    period_s = world.scenario.timing.period_ms / 1e3
-    extra = policy.column_types() if explore is not None else None
-    with RecordWriter(path, {"bundle_hash": world.table.bundle_hash}, extra) as writer:
-        frames = range(world.scenario.timing.n_frames)
-        for i in policy.following(frames):  # type: ignore[arg-type, assignment]
-            action = policy.decide(simulator.observe())
-            out = simulator.step(action)
-            sent = out.status != SKIPPED and not ACTIONS[action].is_local
-            answered = sent and out.status != FALLBACK
-            server_ms = out.exchange_ms - out.transfer_ms - out.server_wait_ms
-            row = Measurement(
-                **dict.fromkeys(Measurement.__slots__)
-                | {
-                    "frame_id": i,
-                    "track": 0,
-                    "frame_in_track": i,
-                    "action": action,
-                    "exit_used": ACTIONS[action].exit,
-                    "captured_s": i * period_s,
-                    "queue_ms": out.queue_ms,
-                    "head_ms": out.compute_ms,
-                    "transfer_ms": out.transfer_ms if answered else None,
-                    "server_queue_ms": out.server_wait_ms if answered else None,
-                    "server_ms": server_ms if answered else None,
-                    "fallback_ms": out.fallback_ms or None,
-                    "delay_ms": out.delay_ms,
-                    "uplink_bytes": int(
-                        world.sent_bytes[out.row, action] - world.cost.wire_overhead_bytes
-                    )
-                    if sent
-                    else 0,
-                    "downlink_bytes": 0,
-                    "energy_mj": out.energy_mj,
-                    "energy_source": "simulated",
-                    "confidence": float(world.table.confidence[out.row, out.used]),
-                    "correct": bool(out.correct),
-                    "status": NAMES.get(out.status, "ok"),
-                    "reason": "timeout" if out.status == FALLBACK else "",
-                    "probes": 0,
-                    "probe_bytes": 0,
-                }
-            )
-            writer.write(row, **(policy.columns(i) if explore is not None else {}))
-    return path
+from testbed.records import read_records
 
 
 def recovered(world: World, path: Path):
@@ -87,7 +29,7 @@ def recovered(world: World, path: Path):
     return found, traces
 
 
-def test_a_constant_link_is_found_again(make_world, tmp_path: Path) -> None:
+def test_a_constant_link_is_found_again(make_world, drive, tmp_path: Path) -> None:
     world = make_world(12.0, rtt_ms=9.0, n_frames=300, jitter=0.0)
     _, (trace,) = recovered(world, drive(world, tmp_path / "r.parquet", 1))
     assert trace.duration_s == pytest.approx(30, abs=1)
@@ -95,7 +37,7 @@ def test_a_constant_link_is_found_again(make_world, tmp_path: Path) -> None:
     assert np.median(trace.rtt_ms) == pytest.approx(9.0, abs=1.0)
 
 
-def test_steps_and_outages_are_where_they_were(make_world, tmp_path: Path) -> None:
+def test_steps_and_outages_are_where_they_were(make_world, drive, tmp_path: Path) -> None:
     rates = [40.0] * 10 + [0.0] * 5 + [4.0] * 15
     world = make_world(rates, rtt_ms=6.0, n_frames=600, jitter=0.0)
     simulator_key = int(episode_keys(2, 1)[0])
@@ -111,7 +53,7 @@ def test_steps_and_outages_are_where_they_were(make_world, tmp_path: Path) -> No
     assert np.median(trace.uplink_mbps[fast]) > 5 * np.median(trace.uplink_mbps[slow])
 
 
-def test_a_replay_takes_the_measured_time(make_world, tmp_path: Path) -> None:
+def test_a_replay_takes_the_measured_time(make_world, drive, tmp_path: Path) -> None:
     world = make_world([30.0, 8.0, 15.0], rtt_ms=7.0, n_frames=200, jitter=0.0)
     found, (trace,) = recovered(world, drive(world, tmp_path / "r.parquet", 3))
     at = ((found.sent_s - found.sent_s[0]) / trace.period_s).astype(int)
@@ -122,7 +64,7 @@ def test_a_replay_takes_the_measured_time(make_world, tmp_path: Path) -> None:
     assert np.median(error) < 0.05
 
 
-def test_long_silence_cuts_the_trace(make_world, tmp_path: Path) -> None:
+def test_long_silence_cuts_the_trace(make_world, drive, tmp_path: Path) -> None:
     world = make_world(12.0, n_frames=600)
     found, _ = recovered(world, drive(world, tmp_path / "r.parquet", 4))
     quiet = found.take((found.sent_s < 20) | (found.sent_s > 40))
@@ -132,7 +74,7 @@ def test_long_silence_cuts_the_trace(make_world, tmp_path: Path) -> None:
     assert traces_of(found.take(slice(0, 3)), "run", "5G") == []
 
 
-def test_a_training_world_from_records(make_world, tmp_path: Path) -> None:
+def test_a_training_world_from_records(make_world, drive, tmp_path: Path) -> None:
     slow = make_world([12.0, 30.0], n_frames=400, full_local_ms=160.0, jitter=0.0)
     fast = make_world([12.0, 30.0], n_frames=400, full_local_ms=80.0, jitter=0.0)
     for seed in (1, 2):
@@ -153,7 +95,7 @@ def test_a_training_world_from_records(make_world, tmp_path: Path) -> None:
         world_from_records("urban-5g", path)
 
 
-def test_the_log_is_what_was_recorded(make_world, tmp_path: Path) -> None:
+def test_the_log_is_what_was_recorded(make_world, drive, tmp_path: Path) -> None:
     world = make_world(20.0, n_frames=400)
     path = drive(world, tmp_path / "r.parquet", 5, explore=0.2)
     log = log_of(read_all(path), world)

@@ -22,8 +22,6 @@ from testbed.explore import ExploringPolicy
 from testbed.observation import OBS_DIM
 from testbed.policy import Policy, StaticPolicy
 
-from .test_from_records import drive
-
 SEEDS = range(8)
 
 
@@ -129,7 +127,7 @@ def test_a_log_must_be_usable() -> None:
         Log(x[:50], a[:50], good[:50], {"cost": good[:50]})
 
 
-def test_command(make_world, tmp_path: Path) -> None:
+def test_command(make_world, drive, tmp_path: Path) -> None:
     world = make_world(20.0, n_frames=400)
     records = tmp_path / "records"
     records.mkdir()
