@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import cnn
 from agents import plots
 from agents.config import MARGIN
-from agents.evaluate import AGENT, BEST_STATIC, Evaluation
+from agents.evaluate import AGENT, BEST_STATIC, STAGED, Evaluation
 from agents.prediction import AT
 from agents.report import Report, Section, Table
 from agents.rollout import Rollout, action_shares, episode_keys, sample_observations
@@ -61,9 +61,10 @@ def write_report(
     ]
     if live:
         sections.insert(1, _live(live, live_text))
-    if AGENT in agents:
-        sections.append(_timeline(result, world, deadline))
-        sections.append(_map(world, agents[AGENT]))
+    for name, policy in agents.items():
+        sections.append(_timeline(result, world, deadline, name))
+        if not isinstance(policy, StagedPolicy):
+            sections.append(_map(world, policy))
     if learning is not None and len(learning):
         floor = world.settings.accuracy_floor
         sections.append(
@@ -84,13 +85,13 @@ def write_report(
 
 
 def _summary(result: Evaluation) -> str:
-    agent = result.policies.get(AGENT)
-    if agent is None:
+    if result.better is None:
         return "Baselines and the clairvoyant bound; no learnt policy was given."
-    local = result.policies["full-local"]
+    who = result.better.replace("-", " ")
+    agent, local = result.policies[result.better], result.policies["full-local"]
     kept = "keeps" if agent["accuracy"] >= result.floor else "misses"
     return (
-        f"On {result.drives} drives that training never saw, the agent needs "
+        f"On {result.drives} drives that training never saw, the {who} needs "
         f"{local['delay_ms'] / agent['delay_ms']:.2f} times less delay and "
         f"{local['energy_mj'] / agent['energy_mj']:.2f} times less device energy than full local "
         f"processing, and {kept} the accuracy floor ({100 * agent['accuracy']:.2f} % against "
@@ -156,7 +157,7 @@ def _frontier(result: Evaluation) -> Section:
 def _cdfs(result: Evaluation, deadline_ms: float) -> Section:
     names = [
         n
-        for n in (AGENT, BEST_STATIC, "greedy", "threshold", "full-local", "full-offload")
+        for n in (AGENT, STAGED, BEST_STATIC, "greedy", "threshold", "full-local", "full-offload")
         if n in result.rollouts
     ]
     delays = {n: result.rollouts[n].delay_ms.ravel() for n in names}
@@ -176,8 +177,8 @@ def _shares(result: Evaluation) -> Section:
     )
 
 
-def _timeline(result: Evaluation, world: World, deadline_ms: float) -> Section:
-    rollout = result.rollouts[AGENT]
+def _timeline(result: Evaluation, world: World, deadline_ms: float, name: str) -> Section:
+    rollout = result.rollouts[name]
     drive = _telling_drive(rollout)
     period_s = world.scenario.timing.period_ms / 1e3
     frame = pd.DataFrame(
@@ -190,7 +191,7 @@ def _timeline(result: Evaluation, world: World, deadline_ms: float) -> Section:
         }
     )
     return Section(
-        "One drive",
+        "One drive" if name == AGENT else f"One drive of the {name.replace('-', ' ')}",
         f"Test drive {drive}: true uplink capacity (the agent sees only what its own transfers "
         "told it), the exit and split it chose, how sure the answer was, and the delay.",
         png=plots.drive_timeline(frame, deadline_ms),

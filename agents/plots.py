@@ -25,6 +25,7 @@ SPLIT_COLOURS: Final = ("#0b6e4f", "#2a9d8f", "#8ab17d", "#e9c46a", "#f4a261", "
 """One colour a number of blocks on the device, 0 (frame sent) .. 5 (all local)."""
 
 AGENT_COLOUR: Final = "#1d3557"
+STAGED_COLOUR: Final = "#d100a5"
 BOUND_COLOUR: Final = "#6c757d"
 _COLOURS: Final = {
     "full-local": "#c1121f",
@@ -62,6 +63,8 @@ def _plain(axes: Axes) -> None:
 
 def colour_of(name: str) -> str:
     """A policy's colour, the same in every figure."""
+    if "staged" in name:
+        return STAGED_COLOUR
     if "agent" in name:
         return AGENT_COLOUR
     if "clairvoyant" in name:

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import Action, action_from_index
+from cnn.action import N_EXITS, Action, action_from_index
 from cnn.errors import ConfigError
 from cnn.features import frame_features
 from cnn.frame_codec import FrameCodec, FrameEncoding
@@ -29,10 +29,12 @@ from testbed.feedback import Feedback, Learner
 from testbed.frames import CameraFrame
 from testbed.measurement import Measurement
 from testbed.meters.base import FrameActivity, Meter
-from testbed.observation import Observer
-from testbed.policy import Policy
+from testbed.observation import FIELDS, Observer, scale_one
 from testbed.probing import ProbePlan, Prober
 from testbed.processor import Processor
+from testbed.staged_policy import AnyPolicy, StagedPolicy
+from testbed.stages import ANSWER
+from testbed.stand import Stand
 
 WIRE_OVERHEAD_BYTES: Final = 155
 """Bytes of the TCP stream that cross the uplink with a payload: 97 of the request message
@@ -43,6 +45,8 @@ headers are not in it, and the user-space link does not see them either."""
 ENCODING_OVERHEAD_BYTES: Final = 18
 """What an encoded frame adds to them: the request parameter that names the encoding, less the
 shorter shape (counted on the messages in `tests/testbed/test_device.py`)."""
+
+_CONFIDENCE_AT: Final = next(f.index for f in FIELDS if f.name == "confidence_exit1")
 
 LinkTruth = Callable[[float, float], tuple[float | None, float | None]]
 """True mean uplink capacity (Mbit/s) and base round trip (ms) of the link between two
@@ -173,7 +177,7 @@ class Device:
     Args:
         runtime: the network; warm it before the first frame.
         client: connection to the MEC server; None makes every offloading action fall back.
-        policy: decides in `run`.
+        policy: decides in `run`: once a frame, or after every exit if it is staged.
         observer: what the device knows.
         meter: energy of each frame's window.
         config: settings.
@@ -184,7 +188,7 @@ class Device:
         self,
         runtime: SplitRuntime,
         client: Exchanger | None,
-        policy: Policy,
+        policy: AnyPolicy,
         observer: Observer,
         meter: Meter,
         config: DeviceConfig,
@@ -243,7 +247,9 @@ class Device:
             done = self.finished
             if done is not None and isinstance(self._policy, Learner):
                 self._policy.learn(Feedback.of(done))
-            if observation is not None:
+            if observation is not None and isinstance(self._policy, StagedPolicy):
+                self._process_staged(observation, self._policy)
+            elif observation is not None:
                 self._processor.begin()
                 decide = partial(self._policy.decide, observation)
                 action, _ = self._processor.run(decide, self._decide_name)
@@ -308,6 +314,42 @@ class Device:
             self._fall_back(work, chosen, x)
         self._processor.end()
         self._processor.pay()
+        work.free_s = time.monotonic()
+
+    def _process_staged(self, observation: NDArray[np.float32], policy: StagedPolicy) -> None:
+        """Look at exits until the policy answers or sends; go on from the features in hand."""
+        work, processor = self._work, self._processor
+        assert work is not None
+        base, compute_ms = observation.copy(), 0.0
+        processor.begin()
+        stand = Stand.before(self._runtime, work.frame.image)
+        while True:
+            seen = self._observer.observe_stage(base, stand.exits, compute_ms)
+            decide = partial(policy.decide, seen, stand.position)
+            chosen, _ = processor.run(decide, self._decide_name)
+            if chosen == ANSWER:
+                break
+            work.action = action = action_from_index(chosen)
+            if not action.is_local:
+                x, head_ms = processor.run(partial(stand.run_to, action.split))
+                work.head_ms += head_ms
+                if not self._offload(work, action, x):
+                    self._fall_back(work, action, x)
+                break
+            _, head_ms = processor.run(partial(stand.look, action.exit))
+            work.head_ms += head_ms
+            exit, work.prediction, work.confidence = stand.exits[-1]
+            if exit == N_EXITS:
+                break
+            self._observer.record_exit(exit, work.confidence)
+            at = _CONFIDENCE_AT + exit - 1
+            base[at] = scale_one(at, work.confidence)
+            processor.end()
+            processor.pay()
+            compute_ms = (time.monotonic() - work.start_s) * 1e3
+            processor.begin()
+        processor.end()
+        processor.pay()
         work.free_s = time.monotonic()
 
     def finish(self) -> Measurement | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from testbed.device import Device
     from testbed.explore import ExploringPolicy
     from testbed.measurement import Measurement
-    from testbed.policy import Policy
+    from testbed.staged_policy import AnyPolicy
     from testbed.tls import TlsFiles
 
 CONNECT_TIMEOUT_S = 5.0
@@ -139,7 +139,6 @@ def device(
     from cnn.runtime import SplitRuntime
     from testbed.client import MecClient
     from testbed.device import Device, DeviceConfig
-    from testbed.explore import ExploringPolicy
     from testbed.frames import open_frames
     from testbed.meters.available import open_meter
     from testbed.observation import Observer, Settings
@@ -168,8 +167,8 @@ def device(
     )
     model = load_bundle(bundle)
     chosen = _policy(policy, action, model.hash)
-    explorer = ExploringPolicy(chosen, explore, seed) if explore else None
-    chosen = explorer or chosen
+    explorer = _explorer(chosen, explore, seed) if explore else None
+    acting = explorer or chosen
     runtime = SplitRuntime(model, threads)
     runtime.warm()
     settings = Settings(
@@ -184,7 +183,7 @@ def device(
     source = {
         "kind": "device",
         "bundle_hash": model.hash,
-        "policy": chosen.name,
+        "policy": acting.name,
         "frames": frames,
         "seed": seed,
         "server": server,
@@ -202,12 +201,12 @@ def device(
         if client is not None:
             client.connect(CONNECT_TIMEOUT_S)
         with open_meter(meter, power) as reader:
-            unit = Device(runtime, client, chosen, Observer(settings), reader, config)
+            unit = Device(runtime, client, acting, Observer(settings), reader, config)
             rows = _run(unit, stream, n_frames, out, source, explorer)
     finally:
         if client is not None:
             client.close()
-    result = {"policy": chosen.name, **summarise(rows, deadline_ms)}
+    result = {"policy": acting.name, **summarise(rows, deadline_ms)}
     result["probes"] = sum(row.probes for row in rows)
     result["probe_bytes"] = sum(row.probe_bytes for row in rows)
     result["records"] = str(out) if out is not None and rows else None
@@ -262,9 +261,10 @@ def full_local_ms(runtime: SplitRuntime, runs: int = 10) -> float:
     return float(np.median(times))
 
 
-def _policy(path: Path | None, action: str | None, bundle_hash: str) -> Policy:
+def _policy(path: Path | None, action: str | None, bundle_hash: str) -> AnyPolicy:
     from cnn.action import Action
-    from testbed.policy import StaticPolicy, load_policy
+    from testbed.policy import StaticPolicy
+    from testbed.staged_policy import load_any_policy
 
     if (path is None) == (action is None):
         raise ConfigError(
@@ -273,8 +273,21 @@ def _policy(path: Path | None, action: str | None, bundle_hash: str) -> Policy:
             mend="give a policy file, or an action such as e3s1",
         )
     if path is not None:
-        return load_policy(path, bundle_hash)
+        return load_any_policy(path, bundle_hash)
     return StaticPolicy(Action.parse(action or ""))
+
+
+def _explorer(policy: AnyPolicy, epsilon: float, seed: int) -> ExploringPolicy:
+    from testbed.explore import ExploringPolicy
+    from testbed.staged_policy import StagedPolicy
+
+    if isinstance(policy, StagedPolicy):
+        raise ConfigError(
+            f"--explore {epsilon:g} with a staged policy",
+            expected="a policy that decides once a frame",
+            mend="leave --explore out, or give another policy",
+        )
+    return ExploringPolicy(policy, epsilon, seed)
 
 
 def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> TlsFiles | None:

@@ -29,6 +29,7 @@ __all__ = [
     "policy_from_bundle",
 ]
 
+
 @runtime_checkable
 class Policy(Protocol):
     """Chooses an action for every frame.
