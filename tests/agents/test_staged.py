@@ -1,0 +1,290 @@
+"""The staged agent: adapter, returns by frame, rollout, policy file, training, evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from sb3_contrib import MaskablePPO
+
+from agents.config import TrainConfig
+from agents.doubt import doubt
+from agents.evaluate import AGENT, STAGED, evaluate
+from agents.evaluation_report import write_report
+from agents.export import bundle_of
+from agents.rollout import episode_keys, simulate
+from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
+from agents.train import train
+from cnn.action import N_ACTIONS, Action
+from cnn.errors import BundleError, ConfigError
+from offload_env.batch import SKIPPED
+from offload_env.staged import OffloadStagedEnv
+from offload_env.staged_vector import OffloadStagedVectorEnv
+from testbed.observation import STAGED_OBS_DIM, STAGED_SCHEMA_HASH
+from testbed.policy import StaticPolicy, load_policy
+from testbed.policy_bundle import PolicyBundle
+from testbed.staged_policy import StagedNetworkPolicy, load_staged_policy
+from testbed.stages import ANSWER, LEGAL, N_STAGED
+
+N_OBSERVATIONS = 100_000
+ROUNDING = 64 * float(np.finfo(np.float32).eps)
+CONFIG = TrainConfig(
+    scenario="toy",
+    algo="maskable-ppo",
+    env="staged",
+    steps=8 * 256,
+    n_envs=16,
+    n_steps=16,
+    batch_size=128,
+    epochs=2,
+    hidden=16,
+    validate_every=1024,
+    validate_drives=2,
+    checkpoint_every=1024,
+    seed=5,
+)
+
+
+def random_policy(seed: int = 0, hidden: int = 16) -> StagedNetworkPolicy:
+    """A staged policy that takes many paths."""
+    rng = np.random.default_rng(seed)
+    sizes = [STAGED_OBS_DIM, hidden, N_STAGED]
+    weights = [rng.normal(0, 2 / n**0.5, (m, n)).astype(np.float32) for n, m in pairwise(sizes)]
+    return StagedNetworkPolicy(weights, [np.zeros(n, np.float32) for n in sizes[1:]])
+
+
+class Frame:
+    """A policy that decides once a frame, as a staged one."""
+
+    staged = True
+
+    def __init__(self, action: Action) -> None:
+        self.name, self._action = action.name, action
+
+    def reset(self) -> None:
+        pass
+
+    def decide(self, observation: Any, position: int) -> int:
+        return ANSWER if position else self._action.index
+
+    def decide_batch(self, observations: Any, positions: Any) -> Any:
+        return np.where(positions > 0, ANSWER, self._action.index)
+
+
+def test_batched_staged_rollout_equals_the_single_environment(make_world) -> None:
+    world = make_world([100.0, 0.3, 3.0], n_frames=40)
+    keys, policy = episode_keys(5, 3), random_policy()
+    rollout = simulate(world, policy, keys)
+    env = OffloadStagedEnv(world=world)
+    looked = False
+    for drive, key in enumerate(keys):
+        observation, _ = env.reset(options={"key": int(key)})
+        done: list[dict[str, Any]] = []
+        while len(done) < 40:
+            action = policy.decide(observation, env.simulator.position)
+            observation, *_, info = env.step(action)
+            looked |= not info["frame_done"]
+            done += [info] if info["frame_done"] else []
+        for name in ("delay_ms", "energy_mj", "cost"):
+            np.testing.assert_allclose(getattr(rollout, name)[drive], [i[name] for i in done])
+        np.testing.assert_array_equal(rollout.correct[drive], [i["accuracy"] for i in done])
+    assert looked
+
+
+@pytest.mark.parametrize("action", [Action(2, 2), Action(3, 1), Action(5, 5)], ids=str)
+def test_one_decision_a_frame_is_the_frame_level_policy(make_world, action: Action) -> None:
+    world = make_world([100.0, 0.1, 3.0], n_frames=40)
+    keys = episode_keys(1, 4)
+    staged, plain = (
+        simulate(world, Frame(action), keys),
+        simulate(world, StaticPolicy(action), keys),
+    )
+    driven = plain.status != SKIPPED  # a skipped frame is not decided about
+    np.testing.assert_array_equal(staged.action[driven], plain.action[driven])
+    for name in ("delay_ms", "energy_mj", "cost", "correct", "row", "status"):
+        np.testing.assert_allclose(getattr(staged, name), getattr(plain, name))
+
+
+def test_rewards_fall_when_frames_end_and_sums_count_frames(make_world) -> None:
+    world, lanes = make_world(20.0, n_frames=7), 5
+    chance = doubt(world.table)
+    adapter = OffloadStagedVecEnv(OffloadStagedVectorEnv(lanes, world=world), doubt=chance)
+    native = OffloadStagedVectorEnv(lanes, world=world)
+    adapter.seed(11)
+    np.testing.assert_array_equal(adapter.reset(), native.reset(seed=11)[0])
+    adapter.multiplier = 3.0
+    rng = np.random.default_rng(0)
+    costs: list[float] = []
+    for _ in range(40):
+        masks = np.stack(adapter.env_method("action_masks"))
+        np.testing.assert_array_equal(masks, native.action_masks())
+        actions = np.array([rng.choice(np.flatnonzero(m)) for m in masks])
+        rows = native.simulator.row.copy()
+        adapter.step_async(actions)
+        observation, reward, done, _ = adapter.step_wait()
+        expected, _, _, truncated, info = native.step(actions)
+        np.testing.assert_array_equal(observation, expected)
+        np.testing.assert_array_equal(done, truncated)
+        ended = info["frame_done"]
+        np.testing.assert_array_equal(adapter.frame_done, ended)
+        assert (reward[~ended] == 0).all()
+        assert (info["status"][ended] == 0).all()
+        wrong = chance[rows, info["action"]][ended]
+        np.testing.assert_allclose(reward[ended], -info["cost"][ended] - 3.0 * wrong, rtol=1e-5)
+        costs += info["cost"][ended].tolist()
+    assert adapter.sums.frames == len(costs) < 40 * lanes
+    assert adapter.sums.take()[0]["cost"] == pytest.approx(np.mean(costs))
+
+
+def test_only_finished_frames_are_discounted() -> None:
+    """Against the sum that defines generalised advantage estimation, written out."""
+    steps, lanes, gamma, lam = 6, 2, 0.8, 0.7
+    space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    actions = gymnasium.spaces.Discrete(2)
+    buffer = FrameRolloutBuffer(steps, space, actions, "cpu", lam, gamma, lanes)
+    rng = np.random.default_rng(0)
+    ended = rng.random((steps, lanes)) < 0.5
+    rewards, values = rng.normal(size=(2, steps, lanes)).astype(np.float32)
+    last = rng.normal(size=lanes).astype(np.float32)
+    starts = np.zeros((steps + 1, lanes), np.float32)
+    starts[4, 1], ended[3, 1] = 1, True  # lane 1's drive ends with step 3
+    now = {"step": 0}
+    buffer.follow(lambda: ended[now["step"]])
+    buffer.reset()
+    for t in range(steps):
+        now["step"] = t
+        zeros = np.zeros((lanes, 1), np.float32)
+        value, log_prob = torch.as_tensor(values[t])[:, None], torch.zeros(lanes)
+        buffer.add(zeros, zeros, rewards[t], starts[t], value, log_prob)
+    buffer.compute_returns_and_advantage(torch.as_tensor(last)[:, None], starts[steps] > 0)
+    following = np.vstack([values[1:], last])
+    for lane in range(lanes):
+        for t in range(steps):
+            total, weight = 0.0, 1.0
+            for k in range(t, steps):
+                g = (gamma if ended[k, lane] else 1.0) * (1 - starts[k + 1, lane])
+                surprise = rewards[k, lane] + g * following[k, lane] - values[k, lane]
+                total += weight * surprise
+                weight *= g * (lam if ended[k, lane] else 1.0)
+            assert buffer.advantages[t, lane] == pytest.approx(total, abs=1e-5)
+
+
+class Blank(gymnasium.Env[Any, Any]):
+    """Spaces of the staged environment; nothing happens in it."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (STAGED_OBS_DIM,), np.float32)
+    action_space = gymnasium.spaces.Discrete(N_STAGED)
+
+    def action_masks(self) -> Any:
+        return LEGAL[0]
+
+
+def exported(path: Path) -> tuple[Any, StagedNetworkPolicy]:
+    torch.manual_seed(3)
+    kwargs = {"net_arch": [64, 64]}
+    model = MaskablePPO("MlpPolicy", Blank(), policy_kwargs=kwargs, device="cpu")
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
+    bundle_of(
+        model,
+        actions=range(N_STAGED),
+        name="staged-agent",
+        bundle_hash="f" * 64,
+        scenario="urban-5g",
+        algorithm="maskable-ppo",
+        metrics={},
+        provenance={},
+    ).save(path)
+    return model, load_staged_policy(path, "f" * 64)
+
+
+def test_same_decisions_as_stable_baselines3_under_legal_masks(tmp_path: Path) -> None:
+    model, policy = exported(tmp_path / "s.policy")
+    rng = np.random.default_rng(0)
+    observations = rng.uniform(-1, 1, (N_OBSERVATIONS, STAGED_OBS_DIM)).astype(np.float32)
+    positions = rng.integers(0, 5, N_OBSERVATIONS)
+    masks = LEGAL[positions]
+    expected, _ = model.predict(observations, deterministic=True, action_masks=masks)
+    assert len(set(expected)) >= 10
+    logits = np.where(masks, policy.outputs(observations).astype(np.float64), -np.inf)
+    best = np.sort(logits, axis=1)
+    gap = (best[:, -1] - best[:, -2]) / np.abs(best[:, -1])
+    one_by_one = [
+        policy.decide(o, p) for o, p in zip(observations, positions.tolist(), strict=True)
+    ]
+    for decided in (policy.decide_batch(observations, positions), np.array(one_by_one)):
+        assert masks[np.arange(N_OBSERVATIONS), decided].all()
+        differs = np.flatnonzero(decided != expected)
+        assert (gap[differs] < ROUNDING).all()  # equal to rounding: summation order differs
+        assert len(differs) <= 5
+
+
+def test_a_policy_file_is_refused_where_it_does_not_fit(tmp_path: Path) -> None:
+    _, policy = exported(tmp_path / "s.policy")
+    assert policy.name == "staged-agent"
+    with pytest.raises(BundleError, match="staged"):
+        load_policy(tmp_path / "s.policy", "f" * 64)
+    with pytest.raises(BundleError, match="model bundle"):
+        load_staged_policy(tmp_path / "s.policy", "e" * 64)
+    bundle = PolicyBundle.load(tmp_path / "s.policy")
+    assert bundle.manifest["observation"]["schema_hash"] == STAGED_SCHEMA_HASH
+    other = {**bundle.manifest, "observation": {"schema_hash": "0" * 64}}
+    PolicyBundle(other, bundle.arrays).save(tmp_path / "o.policy")
+    with pytest.raises(BundleError, match="observation schema"):
+        load_staged_policy(tmp_path / "o.policy")
+
+
+def test_algorithm_and_environment_must_fit() -> None:
+    for wrong in ({"env": "staged"}, {"algo": "maskable-ppo"}, {"env": "other"}):
+        with pytest.raises(ConfigError):
+            TrainConfig(**wrong)
+    assert replace(CONFIG, actions=(0, 1)).outputs == (0, 1, N_ACTIONS)
+
+
+class InterruptedRunError(Exception):
+    """Stands for Ctrl-C or a power cut."""
+
+
+def test_staged_training_resumes_bit_for_bit(make_world, tmp_path: Path) -> None:
+    world = make_world(20.0)
+    whole = train(CONFIG, tmp_path / "whole", world=world)
+
+    def stop(step: int, row: dict[str, float]) -> None:
+        if step >= 5 * 256:
+            raise InterruptedRunError
+
+    with pytest.raises(InterruptedRunError):
+        train(CONFIG, tmp_path / "parts", world=world, report=stop)
+    parts = train(CONFIG, tmp_path / "parts", world=world, resume=True)
+    for name, array in whole.bundle.arrays.items():
+        np.testing.assert_array_equal(parts.bundle.arrays[name], array)
+    loaded = load_staged_policy(tmp_path / "whole" / "agent.policy", world.table.bundle_hash)
+    assert loaded.name == STAGED
+
+
+def test_evaluation_pairs_staged_with_frame_level_policies(make_world, tmp_path: Path) -> None:
+    world = make_world([100.0, 0.1, 0.1], floor=0.98, n_frames=30)
+    agents = {AGENT: StaticPolicy(Action(3, 3), AGENT), STAGED: Frame(Action(2, 2))}
+    test_world = replace(world, split="test")
+    result = evaluate(world, test_world, agents, drives=4, tuning_drives=4)
+    np.testing.assert_array_equal(result.rollouts[STAGED].row, result.rollouts[AGENT].row)
+    out = result.as_json()
+    best, staged = (out["policies"][n]["cost"] for n in ("best-static", STAGED))
+    assert out["gap_closed_staged"] == pytest.approx((best - staged) / (best - out["bound_cost"]))
+    assert out["cost_over_staged_agent"][AGENT]["mean"] == pytest.approx(
+        out["policies"][AGENT]["cost"] - staged
+    )
+    # Both keep the floor; e2s2 costs less than e3s3, so the gains are its gains.
+    local = out["policies"]["full-local"]
+    assert out["delay_gain"] == pytest.approx(
+        local["delay_ms"] / out["policies"][STAGED]["delay_ms"]
+    )
+    text = write_report(result, test_world, agents, tmp_path / "report.html").read_text()
+    assert "One drive of the staged agent" in text
