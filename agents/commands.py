@@ -56,7 +56,7 @@ def train(
 
     Writes the run's settings, checkpoints, TensorBoard log, learning curve and agent.policy.
     """
-    from agents.config import TrainConfig
+    from agents.config import STAGED_SETTINGS, TrainConfig
     from agents.progress import training_progress
     from agents.train import train as run_training
 
@@ -69,7 +69,8 @@ def train(
         "margin": margin,
         "validate_every": validate_every,
     }
-    settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    settings: dict[str, Any] = dict(STAGED_SETTINGS) if env == "staged" else {}
+    settings |= {k: v for k, v in given.items() if v is not None}
     config = TrainConfig(scenario=scenario, algo=algo, env=env, seed=seed, **settings)
     world = _recorded_world(scenario, from_records)
     with training_progress(stderr_console(), config.steps) as report:
