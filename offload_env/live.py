@@ -139,6 +139,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         runtime = self._start()
         self._device = device = self._connect(runtime, key)
         from testbed.frames import open_frames
+        from testbed.processor import keep_collector_short
 
         size = runtime.bundle.config.input_size
         self.frames_seed = key % 2**31
@@ -147,6 +148,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         self._skipped = False
         self._last = None
         device.reset()
+        keep_collector_short()
         observation = self._receive(next(self._frames))
         # The drive starts with its first capture: by definition nothing has queued.
         observation[QUEUE_AT] = -1.0

@@ -537,7 +537,9 @@ class Device:
         def rest() -> tuple[int, float]:
             return runtime.answer(runtime.forward(x, action.split + 1, exit), exit, exit)
 
-        (work.prediction, work.confidence), work.fallback_ms = self._processor.run(rest, "rest")
+        (work.prediction, work.confidence), work.fallback_ms = self._processor.run(
+            rest, "rest", after_wait=True
+        )
         work.status = "fallback"
 
     def _close(self, end_s: float) -> None:

@@ -310,6 +310,7 @@ def _run(
 
     from rich.progress import track
 
+    from testbed.processor import keep_collector_short
     from testbed.records import RecordWriter, provenance
 
     def on_signal(number: int, frame: object) -> None:
@@ -318,6 +319,7 @@ def _run(
             signal.signal(each, signal.default_int_handler)  # a second one ends at once
 
     previous = {s: signal.signal(s, on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+    keep_collector_short()
     rows: list[Measurement] = []
     started = provenance(**source)
     extra = explorer.column_types() if explorer is not None else None
