@@ -19,8 +19,8 @@ from cnn.errors import ConfigError, DataError
 from testbed.campaign import CampaignConfig, Condition, disturbed, run_campaign
 from testbed.cost_model import CostModel
 from testbed.frames import open_frames
-from testbed.quota import CpuQuota, quota_us
 from testbed.measurement import Measurement
+from testbed.quota import CpuQuota, quota_us
 from testbed.records import RecordWriter, read_records
 
 CONDITIONS = (Condition(5, 10), Condition(40, 25))
