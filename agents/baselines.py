@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from agents.prediction import AT, EXITS, Floats, Predictor, Sureness, best, raw_observation
 from cnn.action import ACTIONS, N_EXITS, Action
 from offload_env.world import World
-from testbed.policy import Policy, StaticPolicy
+from testbed.decide.policy import Policy, StaticPolicy
 
 FULL_LOCAL = Action(N_EXITS, N_EXITS)
 FULL_OFFLOAD = Action(N_EXITS, 0)

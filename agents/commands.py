@@ -11,7 +11,7 @@ from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
 
 if TYPE_CHECKING:
     from offload_env.world import World
-    from testbed.staged_policy import AnyPolicy
+    from testbed.decide.staged_policy import AnyPolicy
 
 agent_app = typer.Typer(no_args_is_help=True, help="Train, evaluate and export policies.")
 
@@ -190,7 +190,7 @@ def _test_world(scenario: str, traces: Path | None, frames: Path | None) -> Worl
     loaded = load_scenario(scenario)
     measured = None
     if traces is not None:
-        from testbed.trace_files import load_traces
+        from testbed.traces.collection import load_traces
 
         measured = load_traces(traces, loaded.link.kind, "test", period_s=loaded.link.period_s)
     table = FrameTable.load(frames) if frames is not None else None
@@ -200,8 +200,8 @@ def _test_world(scenario: str, traces: Path | None, frames: Path | None) -> Worl
 def _agents(path: Path | None, staged_path: Path | None, world: World) -> dict[str, AnyPolicy]:
     """The agents to evaluate, by name; empty if none is given and none is shipped."""
     from agents.shipped import shipped_agents
-    from testbed.policy import load_policy
-    from testbed.staged_policy import load_staged_policy
+    from testbed.decide.policy import load_policy
+    from testbed.decide.staged_policy import load_staged_policy
 
     model_hash = world.table.bundle_hash
     given: dict[str, AnyPolicy] = {}

@@ -33,9 +33,9 @@ from agents.sb3_vec import OffloadVecEnv
 from agents.supervisor import VALIDATION_SEED_OFFSET
 from offload_env.conditioned import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
 from offload_env.world import World
-from testbed.observation import FIELDS
-from testbed.policy import Policy, policy_from_bundle
-from testbed.policy_bundle import PolicyBundle
+from testbed.decide.observation import FIELDS
+from testbed.decide.policy import Policy, policy_from_bundle
+from testbed.decide.policy_bundle import PolicyBundle
 
 FLOOR_NODES: Final = 4
 SHARE_NODES: Final = 3

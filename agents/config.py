@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cnn.action import N_ACTIONS
 from cnn.errors import ConfigError, DataError
-from testbed.stages import ANSWER
+from testbed.decide.stages import ANSWER
 
 ALGORITHMS: Final = ("ppo", "dqn", "maskable-ppo")
 ENVIRONMENTS: Final = ("frame", "staged")

@@ -26,7 +26,7 @@ from agents.table import COLUMNS, Comparison, cells, comparison
 from agents.train import TrainResult, train
 from cnn.errors import ConfigError
 from offload_env.world import World, build_world, load_traces
-from testbed.policy import Policy, StaticPolicy, load_policy
+from testbed.decide.policy import Policy, StaticPolicy, load_policy
 
 LIVE_SEED_OFFSET: Final = 500
 """Live frames are drawn from the demo's seed plus this."""

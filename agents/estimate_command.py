@@ -34,8 +34,8 @@ def estimate(
     from agents.from_records import log_of, read_all
     from agents.off_policy import estimate as run_estimate
     from offload_env.world import build_world
-    from testbed.policy import policy_from_bundle
-    from testbed.policy_bundle import PolicyBundle
+    from testbed.decide.policy import policy_from_bundle
+    from testbed.decide.policy_bundle import PolicyBundle
 
     runs = read_all(records)
     bundle = PolicyBundle.load(policy)

@@ -19,8 +19,8 @@ from agents.tuning import tuned_baselines
 from cnn.action import ACTIONS
 from offload_env.schedule import Schedule, best_schedule
 from offload_env.world import MAIN, World
-from testbed.policy import StaticPolicy
-from testbed.staged_policy import AnyPolicy
+from testbed.decide.policy import StaticPolicy
+from testbed.decide.staged_policy import AnyPolicy
 
 Floats = NDArray[np.float64]
 

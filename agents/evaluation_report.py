@@ -21,9 +21,9 @@ from agents.rollout import Rollout, action_shares, episode_keys, sample_observat
 from agents.table import COLUMNS, cells, comparison
 from cnn.action import ACTIONS, N_EXITS
 from offload_env.world import World
-from testbed.observation import scale_one
-from testbed.policy import Policy
-from testbed.staged_policy import AnyPolicy, StagedPolicy
+from testbed.decide.observation import scale_one
+from testbed.decide.policy import Policy
+from testbed.decide.staged_policy import AnyPolicy, StagedPolicy
 
 MAP_RATES_MBPS = np.geomspace(0.5, 200, 49)
 MAP_CONFIDENCES = np.linspace(0.3, 1.0, 36)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 import cnn
 from cnn.action import Action
 from cnn.errors import BundleError
-from testbed.observation import FIELDS, SCHEMA_HASH, STAGED_FIELDS, STAGED_SCHEMA_HASH
-from testbed.policy_bundle import FORMAT, STAGED_KIND, PolicyBundle
-from testbed.stages import staged_name
+from testbed.decide.observation import FIELDS, SCHEMA_HASH, STAGED_FIELDS, STAGED_SCHEMA_HASH
+from testbed.decide.policy_bundle import FORMAT, STAGED_KIND, PolicyBundle
+from testbed.decide.stages import staged_name
 
 _ACTIVATIONS: Final[Mapping[type[nn.Module], str]] = {nn.Tanh: "tanh", nn.ReLU: "relu"}
 

@@ -3,7 +3,7 @@
 A device sees its link only through its own exchanges. An answered one of b bytes that took y
 milliseconds (server excluded) says ``y = rtt + 8 b / rate``; a lost one says that its bytes did
 not get through. Round trips are fitted over windows by the device's own estimator
-(`testbed.observation.fit_link`); what is left of each exchange is its rate, so that a replay
+(`testbed.decide.observation.fit_link`); what is left of each exchange is its rate, so that a replay
 of the same payload at the same moment takes the measured time. Between two exchanges the
 nearer one holds; where none was made for long, the trace is cut.
 """
@@ -23,9 +23,9 @@ from agents.off_policy import Log
 from cnn.errors import DataError
 from offload_env.scenario import Scenario, load_scenario
 from offload_env.world import World, build_world, load_cost
-from testbed.observation import MAX_RATE_MBPS, OBS_DIM, fit_link
-from testbed.records import Records, read_records
-from testbed.trace import Trace
+from testbed.decide.observation import MAX_RATE_MBPS, OBS_DIM, fit_link
+from testbed.records.parquet import Records, read_records
+from testbed.traces.trace import Trace
 
 Floats = NDArray[np.float64]
 

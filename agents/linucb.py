@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from agents.prediction import IS_LOCAL, Floats, Predictor, Sureness, best, raw_observation
 from offload_env.world import World
-from testbed.feedback import Feedback
+from testbed.decide.feedback import Feedback
 
 _FEATURES: Final = 4
 _BIAS_MS: Final = 10.0

@@ -28,13 +28,13 @@ from cnn.table import make_table
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import Outcome, Simulator
 from offload_env.world import Plan, World, build_world
-from testbed.frames import open_frames
-from testbed.link_process import LinkProcess
-from testbed.link_record import LinkRecord
-from testbed.policy import Policy
-from testbed.records import Records, read_records
-from testbed.server_process import ServerProcess
-from testbed.trace import Trace
+from testbed.decide.policy import Policy
+from testbed.device.frames import open_frames
+from testbed.link.process import LinkProcess
+from testbed.link.record import LinkRecord
+from testbed.records.parquet import Records, read_records
+from testbed.server.process import ServerProcess
+from testbed.traces.trace import Trace
 
 DEFAULT_POWER: Final = "jetson-nano+5g-nsa-lowband"
 _OWN_TRACKS: Final = 10_000

@@ -34,7 +34,7 @@ from agents.statistics import Interval
 from cnn.action import N_ACTIONS, N_EXITS
 from cnn.errors import DataError
 from offload_env.world import World
-from testbed.policy import Policy
+from testbed.decide.policy import Policy
 
 BLOCK: Final = 50
 """Frames of a block: a few seconds, beyond which outcomes hardly depend on each other."""

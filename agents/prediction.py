@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cnn.action import ACTIONS, N_ACTIONS, N_EXITS
 from offload_env.world import World
-from testbed.observation import FIELDS, OBS_DIM
+from testbed.decide.observation import FIELDS, OBS_DIM
 
 Floats = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ _IS_LOG: Final = np.array([f.scale == "log" for f in FIELDS])
 
 
 def raw_observation(observations: NDArray[np.float32]) -> Floats:
-    """Observations in their own units: inverse of `testbed.observation.normalise`.
+    """Observations in their own units: inverse of `testbed.decide.observation.normalise`.
 
     Args:
         observations: float32 (B, OBS_DIM) in [-1, 1].

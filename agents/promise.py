@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from agents.rollout import staged_frame
 from offload_env.batch import SKIPPED, BatchOutcome, BatchSimulator
 from offload_env.world import World
-from testbed.guard import unscaled
-from testbed.observation import FIELDS
-from testbed.promise import WINDOW, Promise
-from testbed.staged_policy import AnyPolicy, StagedPolicy
+from testbed.decide.observation import FIELDS
+from testbed.decide.promise import WINDOW, Promise
+from testbed.decide.staged_policy import AnyPolicy, StagedPolicy
+from testbed.service.guard import unscaled
 
 _OBSERVED: Final = {f.name: f for f in FIELDS if f.name in ("uplink_mbps", "rtt_ms")}
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from cnn.action import N_EXITS
 from offload_env.batch import EXIT, OFFLOADS, SKIPPED, BatchOutcome, BatchSimulator
 from offload_env.world import World
-from testbed.feedback import Feedback, Learner
-from testbed.policy import Policy
-from testbed.staged_policy import AnyPolicy, StagedPolicy
-from testbed.stages import ANSWER
+from testbed.decide.feedback import Feedback, Learner
+from testbed.decide.policy import Policy
+from testbed.decide.staged_policy import AnyPolicy, StagedPolicy
+from testbed.decide.stages import ANSWER
 
 Floats = NDArray[np.float64]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cnn.errors import BundleError
 from offload_env.world import World
-from testbed.policy import Policy, load_policy
-from testbed.staged_policy import AnyPolicy, StagedPolicy, load_staged_policy
+from testbed.decide.policy import Policy, load_policy
+from testbed.decide.staged_policy import AnyPolicy, StagedPolicy, load_staged_policy
 
 
 def shipped_agents(world: World) -> dict[str, AnyPolicy]:

@@ -17,7 +17,7 @@ from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 
 from agents.sb3_vec import OffloadVecEnv
 from offload_env.staged_vector import OffloadStagedVectorEnv
-from testbed.stages import LEGAL, N_STAGED
+from testbed.decide.stages import LEGAL, N_STAGED
 
 
 class OffloadStagedVecEnv(OffloadVecEnv):

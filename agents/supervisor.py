@@ -26,8 +26,8 @@ from agents.rollout import episode_keys, simulate, summary
 from agents.sb3_vec import OffloadVecEnv
 from cnn.action import ACTIONS
 from offload_env.world import World
-from testbed.policy import NetworkPolicy
-from testbed.staged_policy import StagedNetworkPolicy
+from testbed.decide.policy import NetworkPolicy
+from testbed.decide.staged_policy import StagedNetworkPolicy
 
 VALIDATION_SEED_OFFSET = 1_000_003
 """Validation drives are drawn from the training seed plus this."""

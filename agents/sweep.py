@@ -28,7 +28,7 @@ from agents.tuning import choose, measure
 from cnn.errors import ConfigError
 from offload_env.conditioned import Preferences, preferring
 from offload_env.world import MAIN, World
-from testbed.policy import Policy, StaticPolicy, load_policy
+from testbed.decide.policy import Policy, StaticPolicy, load_policy
 
 CONDITIONED: Final = "conditioned"
 SPECIALIST: Final = "specialist"

@@ -30,8 +30,8 @@ from cnn.errors import ConfigError
 from offload_env.staged_vector import OffloadStagedVectorEnv
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import World, build_world
-from testbed.policy_bundle import PolicyBundle
-from testbed.staged_policy import any_policy_from_bundle
+from testbed.decide.policy_bundle import PolicyBundle
+from testbed.decide.staged_policy import any_policy_from_bundle
 
 Report = Callable[[int, dict[str, float]], object]
 

@@ -27,7 +27,7 @@ from agents.linucb import LinUcbPolicy
 from agents.prediction import Sureness
 from agents.rollout import episode_keys, simulate, summary
 from offload_env.world import World
-from testbed.policy import Policy, RandomPolicy, StaticPolicy
+from testbed.decide.policy import Policy, RandomPolicy, StaticPolicy
 
 THRESHOLDS: Final = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995)
 PRICES: Final = tuple(float(p) for p in np.geomspace(0.1, 1000, 17))

@@ -25,8 +25,8 @@ from stable_baselines3 import PPO
 from agents.config import TrainConfig
 from agents.export import bundle_of
 from cnn.action import N_ACTIONS
-from testbed.observation import OBS_DIM
-from testbed.policy import NetworkPolicy, Policy, load_policy
+from testbed.decide.observation import OBS_DIM
+from testbed.decide.policy import NetworkPolicy, Policy, load_policy
 
 WARM_UP = 200
 

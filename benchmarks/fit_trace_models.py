@@ -14,11 +14,11 @@ import os
 from pathlib import Path
 
 from cnn.errors import SliproadError
-from testbed.trace_files import SELECTIONS, rtt_series, uplink_series
-from testbed.trace_fit import fit_model
-from testbed.trace_io import write_json
-from testbed.trace_model import TraceModel
-from testbed.trace_series import cut_at_gaps, resample
+from testbed.traces.collection import SELECTIONS, rtt_series, uplink_series
+from testbed.traces.files import write_json
+from testbed.traces.fit import fit_model
+from testbed.traces.model import TraceModel
+from testbed.traces.series import cut_at_gaps, resample
 
 STEP_S = {"urban-5g": 0.5, "highway-lte": 0.1, "poor-coverage": 0.5}
 """Spacing of the capacity: that of the coarser set of the kind (sa24: 0.5 s). memu22's 1 s

@@ -31,7 +31,7 @@ from agents.live import FrameSource, frame_table, replay, run_live, slowdown_for
 from agents.rollout import episode_keys
 from agents.tuning import choose, measure
 from offload_env.world import World, build_world
-from testbed.policy import Policy, StaticPolicy, load_policy
+from testbed.decide.policy import Policy, StaticPolicy, load_policy
 
 FIGURES = ("delay_ms", "energy_mj", "accuracy", "cost")
 TURN = 100

@@ -27,8 +27,8 @@ from cnn.data import ImageSet, load_gtsrb
 from cnn.errors import SliproadError
 from cnn.frame_codec import FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
-from testbed.cost_model import CostModel
-from testbed.device import ENCODING_OVERHEAD_BYTES
+from testbed.costs.cost_model import CostModel
+from testbed.device.device import ENCODING_OVERHEAD_BYTES
 
 IMAGES = 2000
 ENCODINGS = tuple(FrameEncoding.parse(t) for t in ("raw", "webp", "jpeg:90", "jpeg:75", "jpeg:50"))

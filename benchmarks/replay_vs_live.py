@@ -30,8 +30,8 @@ from cnn.runtime import SplitRuntime
 from offload_env.live import OffloadLiveEnv
 from offload_env.replay import measured, simulate, source_table
 from offload_env.scenario import load_scenario
-from testbed.link_record import LinkRecord
-from testbed.records import RecordWriter, provenance, read_records
+from testbed.link.record import LinkRecord
+from testbed.records.parquet import RecordWriter, provenance, read_records
 
 
 def main() -> None:

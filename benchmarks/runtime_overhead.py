@@ -26,14 +26,14 @@ import numpy as np
 from cnn.action import ACTIONS
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
-from testbed.client import CHANNEL_OPTIONS, MecClient
-from testbed.device import Device, DeviceConfig
-from testbed.frames import CameraFrame, open_frames
+from testbed.costs.power import power_profile
+from testbed.decide.observation import Observer, Settings
+from testbed.decide.policy import RandomPolicy
+from testbed.device.device import Device, DeviceConfig
+from testbed.device.frames import CameraFrame, open_frames
 from testbed.meters.model import ModelMeter
-from testbed.observation import Observer, Settings
-from testbed.policy import RandomPolicy
-from testbed.power import power_profile
-from testbed.server_process import ServerProcess
+from testbed.server.process import ServerProcess
+from testbed.wire.client import CHANNEL_OPTIONS, MecClient
 
 
 class SameSizeCalls:
@@ -76,7 +76,7 @@ def measure(n_frames: int, period_ms: float, seed: int) -> dict[str, float]:
     order = RandomPolicy(seed, offloading)  # the same sequence, to know each size beforehand
     floors: list[float] = []
     config = bundle.config
-    message_overhead = 97  # parameters and shape of a request message (testbed.device)
+    message_overhead = 97  # parameters and shape of a request message (testbed.device.device)
     with ServerProcess() as server, MecClient(server.target, bundle.hash) as client:
         client.connect(30)
         calls = SameSizeCalls(server.target)

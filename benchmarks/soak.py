@@ -37,16 +37,16 @@ from PIL import Image
 
 from cnn.action import N_ACTIONS
 from cnn.bundle import embedded_bundle_path, load_bundle, manifest_hash
-from testbed.frames import open_frames
-from testbed.link_process import LinkProcess
-from testbed.observation import OBS_DIM, SCHEMA_HASH
-from testbed.policy_bundle import PolicyBundle
-from testbed.record_rotation import record_files
-from testbed.records import read_records
-from testbed.server_process import ServerProcess
-from testbed.trace import Trace
-from testbed.trace_files import load_traces
-from testbed.trace_model import generate_trace
+from testbed.decide.observation import OBS_DIM, SCHEMA_HASH
+from testbed.decide.policy_bundle import PolicyBundle
+from testbed.device.frames import open_frames
+from testbed.link.process import LinkProcess
+from testbed.records.parquet import read_records
+from testbed.server.process import ServerProcess
+from testbed.service.record_rotation import record_files
+from testbed.traces.collection import load_traces
+from testbed.traces.model import generate_trace
+from testbed.traces.trace import Trace
 
 RESTART_S = 60.0
 DOWN_S = 2.0

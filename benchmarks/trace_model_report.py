@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from cnn.errors import SliproadError
-from testbed.trace import Trace
-from testbed.trace_files import load_traces
-from testbed.trace_model import KINDS, generate_trace, load_models
-from testbed.trace_stats import distribution_distance, summary
+from testbed.traces.collection import load_traces
+from testbed.traces.model import KINDS, generate_trace, load_models
+from testbed.traces.stats import distribution_distance, summary
+from testbed.traces.trace import Trace
 
 
 def compare(folder: Path, kind: str, seeds: int, period_s: float) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from agents.rollout import episode_keys, simulate, summary
 from agents.shipped import shipped_policy
 from agents.supervisor import greedy_policy
 from offload_env.world import World, build_world
-from testbed.policy import Policy, load_policy
+from testbed.decide.policy import Policy, load_policy
 
 WITHIN = 1.02
 JUDGE_SEED = 77_000_001

@@ -21,14 +21,14 @@ import numpy as np
 from cnn import Action
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
-from testbed.client import MecClient
-from testbed.device import Device, DeviceConfig
-from testbed.frames import CameraFrame, open_frames
-from testbed.measurement import Measurement
+from testbed.costs.power import power_profile
+from testbed.decide.observation import Observer, Settings
+from testbed.decide.policy import StaticPolicy
+from testbed.device.device import Device, DeviceConfig
+from testbed.device.frames import CameraFrame, open_frames
 from testbed.meters.model import ModelMeter
-from testbed.observation import Observer, Settings
-from testbed.policy import StaticPolicy
-from testbed.power import power_profile
+from testbed.records.measurement import Measurement
+from testbed.wire.client import MecClient
 
 ACTION = Action(exit=5, split=2)  # blocks 1 and 2 here, 3 to 5 and the main exit on the server
 

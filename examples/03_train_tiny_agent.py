@@ -17,7 +17,7 @@ from agents.rollout import episode_keys, simulate, summary
 from agents.train import train
 from cnn import Action
 from offload_env.world import build_world
-from testbed.policy import Policy, StaticPolicy, policy_from_bundle
+from testbed.decide.policy import Policy, StaticPolicy, policy_from_bundle
 
 SCENARIO = "urban-5g"
 

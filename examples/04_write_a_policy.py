@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn import ACTIONS, Action
-from testbed.observation import FIELDS, Observer, Settings, scale_one
-from testbed.policy import Policy
+from testbed.decide.observation import FIELDS, Observer, Settings, scale_one
+from testbed.decide.policy import Policy
 
 INDEX = {field.name: field.index for field in FIELDS}
 

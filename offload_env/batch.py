@@ -18,7 +18,7 @@ from offload_env.lanes import Indices, Lanes
 from offload_env.server_load import CELL_MS
 from offload_env.simulator import FALLBACK, OK, SKIPPED
 from offload_env.world import LOCAL, POOL, World
-from testbed.observation import (
+from testbed.decide.observation import (
     CONSTANTS_AT,
     FEATURES_AT,
     FIELDS,

@@ -1,7 +1,7 @@
 """Drives whose user asks for something else each time: weights and floor drawn by lane.
 
 The observation already tells the device its accuracy floor and its weight of delay against
-energy (`testbed.observation`: ``accuracy_floor``, ``delay_share``). Here both differ from
+energy (`testbed.decide.observation`: ``accuracy_floor``, ``delay_share``). Here both differ from
 drive to drive, so that one policy can learn to serve all of them.
 """
 
@@ -19,7 +19,7 @@ from offload_env.hashing import Keys, draw_batch, unit_batch
 from offload_env.scenario import Scenario, Split
 from offload_env.vector_env import OffloadVectorEnv, StepResult
 from offload_env.world import MAIN, World
-from testbed.observation import FIELDS, normalise
+from testbed.decide.observation import FIELDS, normalise
 
 Floats = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
 from offload_env.simulator import STATUS, Outcome, Simulator
 from offload_env.world import World, build_world
-from testbed.observation import OBS_DIM
+from testbed.decide.observation import OBS_DIM
 
 NAMES = tuple(action.name for action in ACTIONS)
 
@@ -46,7 +46,7 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     S = 0 sends the frame, S = E sends nothing. Every action is always legal.
 
     ## Observation Space
-    ``Box(-1, 1, (33,), float32)``: `testbed.observation.FIELDS`, scaled and clipped.
+    ``Box(-1, 1, (33,), float32)``: `testbed.decide.observation.FIELDS`, scaled and clipped.
 
     | index | name | unit | low | high | scale |
     |---|---|---|---|---|---|

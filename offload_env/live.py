@@ -18,15 +18,15 @@ from offload_env.env import check_render_mode, episode_key, observation_box
 from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
 from offload_env.world import MAIN, World, build_world
-from testbed.observation import FIELDS, OBS_DIM
+from testbed.decide.observation import FIELDS, OBS_DIM
 
 if TYPE_CHECKING:
     from cnn.runtime import SplitRuntime
-    from testbed.device import Device
-    from testbed.frames import CameraFrame
-    from testbed.link_process import LinkProcess
-    from testbed.link_record import LinkRecord
-    from testbed.measurement import Measurement
+    from testbed.device.device import Device
+    from testbed.device.frames import CameraFrame
+    from testbed.link.process import LinkProcess
+    from testbed.link.record import LinkRecord
+    from testbed.records.measurement import Measurement
 
 QUEUE_AT: Final = next(f.index for f in FIELDS if f.name == "queue_ms")
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -42,11 +42,11 @@ def matching_slowdown(runtime: SplitRuntime, world: World) -> float:
     Returns:
         at least 1: a faster device than this machine cannot be emulated.
     """
-    from testbed.device import Device, DeviceConfig
-    from testbed.frames import open_frames
+    from testbed.decide.observation import Observer
+    from testbed.decide.policy import StaticPolicy
+    from testbed.device.device import Device, DeviceConfig
+    from testbed.device.frames import open_frames
     from testbed.meters.base import NoMeter
-    from testbed.observation import Observer
-    from testbed.policy import StaticPolicy
 
     guess = max(1.0, world.cost.slowdown)
     device = Device(
@@ -138,8 +138,8 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         self._drive.close()
         runtime = self._start()
         self._device = device = self._connect(runtime, key)
-        from testbed.frames import open_frames
-        from testbed.processor import keep_collector_short
+        from testbed.device.frames import open_frames
+        from testbed.device.processor import keep_collector_short
 
         size = runtime.bundle.config.input_size
         self.frames_seed = key % 2**31
@@ -218,7 +218,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         """The network and the server process, started once."""
         from cnn.bundle import load_bundle
         from cnn.runtime import SplitRuntime
-        from testbed.server_process import ServerProcess
+        from testbed.server.process import ServerProcess
 
         if self._runtime is None:
             self._runtime = SplitRuntime(load_bundle(), threads=1)
@@ -230,13 +230,13 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
 
     def _connect(self, runtime: SplitRuntime, key: int) -> Device:
         """A device connected through a fresh link over the trace of episode `key`."""
-        from testbed.client import MecClient
-        from testbed.device import Device, DeviceConfig
-        from testbed.link_process import LinkProcess
+        from testbed.costs.power import DevicePower, PowerProfile
+        from testbed.decide.observation import Observer
+        from testbed.decide.policy import StaticPolicy
+        from testbed.device.device import Device, DeviceConfig
+        from testbed.link.process import LinkProcess
         from testbed.meters.model import ModelMeter
-        from testbed.observation import Observer
-        from testbed.policy import StaticPolicy
-        from testbed.power import DevicePower, PowerProfile
+        from testbed.wire.client import MecClient
 
         world, plan = self.world, self.world.plan(key)
         timing, cost = world.scenario.timing, world.cost

@@ -23,9 +23,9 @@ from offload_env.scenario import Scenario
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import Outcome, Simulator
 from offload_env.world import POOL, Plan, build_world
-from testbed.frames import CameraFrame, open_frames
-from testbed.link_record import LinkRecord
-from testbed.measurement import Measurement
+from testbed.device.frames import CameraFrame, open_frames
+from testbed.link.record import LinkRecord
+from testbed.records.measurement import Measurement
 
 DRAWS: Final = 16
 """Simulations with different draws of the compute jitter, averaged."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cnn.action import ACTIONS
 from offload_env.server_load import CELL_MS
 from offload_env.world import LOCAL, POOL, Plan, World
-from testbed.observation import Observer
+from testbed.decide.observation import Observer
 
 OK: Final = 0
 FALLBACK: Final = 1

@@ -21,8 +21,8 @@ from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
 from offload_env.simulator import EXIT, SPLIT, Outcome, Simulator
 from offload_env.world import LOCAL, World, build_world
-from testbed.observation import STAGED_OBS_DIM
-from testbed.stages import ANSWER, LEGAL, N_STAGED, REPAIR
+from testbed.decide.observation import STAGED_OBS_DIM
+from testbed.decide.stages import ANSWER, LEGAL, N_STAGED, REPAIR
 
 __all__ = ["ANSWER", "LEGAL", "N_STAGED", "REPAIR", "OffloadStagedEnv", "deciding"]
 
@@ -51,7 +51,7 @@ class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     splits at p, and 20 at p = 0 evaluates exit 1.
 
     ## Observation Space
-    ``Box(-1, 1, (42,), float32)``: `testbed.observation.STAGED_FIELDS`, that is the 33
+    ``Box(-1, 1, (42,), float32)``: `testbed.decide.observation.STAGED_FIELDS`, that is the 33
     elements of `OffloadEnv` (with the confidences of this frame's exits as they are seen)
     and
 

@@ -15,7 +15,7 @@ from offload_env.env import observation_box
 from offload_env.staged import ANSWER, LEGAL, N_STAGED, REPAIR
 from offload_env.vector_env import Bools, Floats, OffloadVectorEnv, StepResult, frame_info
 from offload_env.world import LOCAL
-from testbed.observation import STAGED_OBS_DIM
+from testbed.decide.observation import STAGED_OBS_DIM
 
 DECIDING: Final = 3
 """Status of a lane whose frame is still open."""

@@ -1,6 +1,6 @@
 """The traces of a scenario, laid end to end for many episodes at once.
 
-`testbed.transfer` answers one query at a time for anybody; this is the same inverse of
+`testbed.link.transfer` answers one query at a time for anybody; this is the same inverse of
 the capacity's integral in the form a simulator needs: an episode keeps its trace's
 constants (a `Lane`), times are milliseconds, and the scalar and the array path perform the
 same floating-point operations in the same order, so that they agree bit for bit.
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.errors import ConfigError
-from testbed.trace import Trace
+from testbed.traces.trace import Trace
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

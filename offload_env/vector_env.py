@@ -21,7 +21,7 @@ from offload_env.hashing import Keys
 from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
 from offload_env.world import World, build_world
-from testbed.observation import OBS_DIM
+from testbed.decide.observation import OBS_DIM
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

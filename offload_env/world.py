@@ -25,10 +25,10 @@ from offload_env.hashing import Keys, draw, draw_batch, unit, unit_batch
 from offload_env.scenario import SPLITS, Scenario, Split, load_scenario
 from offload_env.server_load import CELL_MS
 from offload_env.trace_pool import TracePool
-from testbed.cost_model import CostModel
-from testbed.observation import FEATURES_AT, Settings, normalise
-from testbed.power import power_profile
-from testbed.trace import Trace
+from testbed.costs.cost_model import CostModel
+from testbed.costs.power import power_profile
+from testbed.decide.observation import FEATURES_AT, Settings, normalise
+from testbed.traces.trace import Trace
 
 Floats = NDArray[np.float64]
 
@@ -263,7 +263,7 @@ def load_traces(scenario: Scenario, split: Split) -> list[Trace]:
     """The drives of one split of a scenario."""
     link = scenario.link
     if link.source == "measured":
-        from testbed.trace_files import load_traces as load_measured
+        from testbed.traces.collection import load_traces as load_measured
 
         folder = link.folder or os.environ.get("SLIPROAD_DATA", "")
         if not folder:
@@ -273,7 +273,7 @@ def load_traces(scenario: Scenario, split: Split) -> list[Trace]:
                 mend="set SLIPROAD_DATA, or 'folder' in the scenario's [link]",
             )
         return load_measured(Path(folder), link.kind, split, period_s=link.period_s)
-    from testbed.trace_model import generate_trace
+    from testbed.traces.model import generate_trace
 
     return [
         generate_trace(link.kind, seed, link.duration_s, link.period_s)

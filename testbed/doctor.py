@@ -83,7 +83,7 @@ def _providers() -> list[str]:
 def _bundle(path: Path | None) -> Iterator[Finding]:
     from cnn.bundle import load_bundle
     from cnn.runtime import SplitRuntime
-    from testbed.device_command import full_local_ms
+    from testbed.commands.device import full_local_ms
 
     try:
         model = load_bundle(path)
@@ -113,7 +113,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _port(port: int) -> Iterator[Finding]:
-    from testbed.ports import check_free
+    from testbed.wire.ports import check_free
 
     try:
         check_free("127.0.0.1", port, what="server")

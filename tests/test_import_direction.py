@@ -98,11 +98,11 @@ def test_only_training_modules_import_torch_or_sb3() -> None:
 @pytest.mark.parametrize(
     ("package", "source", "n_wrong"),
     [
-        ("cnn", "import testbed.link", 1),
+        ("cnn", "import testbed.link.emulator", 1),
         ("cnn", "def f():\n    from agents.train import fit", 1),
         ("testbed", "from offload_env import env\nimport cnn", 1),
         ("testbed", "import importlib\nimportlib.import_module('agents.cli')", 1),
-        ("offload_env", "from testbed.trace import Trace", 0),
+        ("offload_env", "from testbed.traces.trace import Trace", 0),
         ("agents", "import cnn, testbed, offload_env", 0),
     ],
 )

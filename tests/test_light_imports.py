@@ -71,11 +71,11 @@ def test_the_blocked_names_are_those_of_the_train_extra() -> None:
         "cnn.frame_table",
         "cnn.render",
         "testbed",
-        "testbed.client",
-        "testbed.cost_model",
-        "testbed.device",
-        "testbed.observation",
-        "testbed.policy",
+        "testbed.wire.client",
+        "testbed.costs.cost_model",
+        "testbed.device.device",
+        "testbed.decide.observation",
+        "testbed.decide.policy",
         "agents",
         "agents.cli",
     ],
@@ -86,7 +86,7 @@ def test_the_device_imports_with_the_base_install_alone(module: str) -> None:
 
 
 def test_the_server_imports_without_the_train_extra() -> None:
-    done = run_python(f"{blocking(TRAIN_ONLY)}\nimport testbed.server")
+    done = run_python(f"{blocking(TRAIN_ONLY)}\nimport testbed.server.mec_server")
     assert done.returncode == 0, done.stderr
 
 

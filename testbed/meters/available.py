@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Final
 
 from cnn.errors import ConfigError
+from testbed.costs.power import power_profile
 from testbed.meters.base import Meter, NoMeter
 from testbed.meters.battery import BatteryMeter, find_batteries
 from testbed.meters.jetson import JetsonMeter, find_rails, total_rail
 from testbed.meters.model import ModelMeter
 from testbed.meters.nvml import NvmlMeter, load_nvml
 from testbed.meters.rapl import RaplMeter, find_zones
-from testbed.power import power_profile
 
 METERS: Final = ("model", "rapl", "jetson", "battery", "nvml", "none")
 

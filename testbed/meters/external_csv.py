@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.errors import DataError
-from testbed.measurement import Measurement
+from testbed.records.measurement import Measurement
 
 TIME_COLUMNS: Final = ("time_s", "unix_s", "timestamp")
 MAX_ROWS: Final = 50_000_000

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from testbed.costs.power import PowerProfile
 from testbed.meters.base import EnergyReading, FrameActivity, Meter
-from testbed.power import PowerProfile
 
 
 class ModelMeter(Meter):

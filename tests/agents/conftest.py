@@ -16,12 +16,12 @@ from cnn.frame_table import FrameTable, embedded_table
 from offload_env.scenario import Constraint, Scenario, Timing
 from offload_env.simulator import FALLBACK, SKIPPED, Simulator
 from offload_env.world import World, build_world
-from testbed.cost_model import CostModel, RadioPower
-from testbed.explore import ExploringPolicy
-from testbed.measurement import Measurement
-from testbed.policy import RandomPolicy
-from testbed.records import RecordWriter
-from testbed.trace import Trace
+from testbed.costs.cost_model import CostModel, RadioPower
+from testbed.decide.explore import ExploringPolicy
+from testbed.decide.policy import RandomPolicy
+from testbed.records.measurement import Measurement
+from testbed.records.parquet import RecordWriter
+from testbed.traces.trace import Trace
 
 MakeWorld = Callable[..., World]
 

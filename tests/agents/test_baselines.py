@@ -13,8 +13,8 @@ from agents.rollout import episode_keys, simulate, summary
 from agents.tuning import choose, measure, tuned_baselines
 from cnn.action import ACTIONS, N_EXITS
 from offload_env.simulator import Simulator
-from testbed.observation import FIELDS, OBS_DIM, normalise
-from testbed.policy import Policy, StaticPolicy
+from testbed.decide.observation import FIELDS, OBS_DIM, normalise
+from testbed.decide.policy import Policy, StaticPolicy
 
 INSIDE = st.lists(st.floats(0.01, 0.99), min_size=OBS_DIM, max_size=OBS_DIM)
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from agents.commands import agent_app
 from cnn.errors import BundleError, ConfigError, DataError
-from testbed.policy import load_policy
-from testbed.policy_bundle import PolicyBundle
+from testbed.decide.policy import load_policy
+from testbed.decide.policy_bundle import PolicyBundle
 
 SHORT = ["--steps", "2048", "--n-envs", "16", "--hidden", "16", "--validate-every", "1024"]
 

@@ -14,10 +14,10 @@ from agents.config import TrainConfig
 from agents.rollout import action_shares, episode_keys, simulate
 from cnn.action import ACTIONS
 from offload_env.conditioned import FLOOR_AT, Preferences, preferring
-from testbed.cost_model import RadioPower
-from testbed.observation import OBS_DIM
-from testbed.policy import NetworkPolicy, StaticPolicy, load_policy
-from testbed.policy_bundle import PolicyBundle
+from testbed.costs.cost_model import RadioPower
+from testbed.decide.observation import OBS_DIM
+from testbed.decide.policy import NetworkPolicy, StaticPolicy, load_policy
+from testbed.decide.policy_bundle import PolicyBundle
 
 ASKED = Preferences((0.98, 0.995), (0.0, 1.0))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from testbed.records import read_records
+from testbed.records.parquet import read_records
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 25

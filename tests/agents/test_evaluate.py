@@ -17,7 +17,7 @@ from agents.rollout import episode_keys, simulate, summary
 from agents.table import comparison
 from cnn.action import Action
 from offload_env.simulator import Simulator
-from testbed.policy import StaticPolicy
+from testbed.decide.policy import StaticPolicy
 
 DRIVES = 6
 

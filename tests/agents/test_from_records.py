@@ -19,7 +19,7 @@ from agents.rollout import episode_keys
 from cnn.action import ACTIONS
 from cnn.errors import DataError
 from offload_env.world import World
-from testbed.records import read_records
+from testbed.records.parquet import read_records
 
 
 def recovered(world: World, path: Path):

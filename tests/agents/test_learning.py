@@ -11,7 +11,7 @@ from agents.config import TrainConfig
 from agents.rollout import action_shares, episode_keys, simulate, summary
 from agents.train import train
 from cnn.action import ACTIONS
-from testbed.policy import StaticPolicy, load_policy
+from testbed.decide.policy import StaticPolicy, load_policy
 
 CONFIG = TrainConfig(
     scenario="toy",

@@ -13,9 +13,9 @@ from agents.prediction import AT, Predictor, Sureness, raw_observation
 from agents.rollout import episode_keys, feedback, simulate, summary
 from cnn.action import ACTIONS
 from offload_env.batch import FALLBACK, OFFLOADS, BatchSimulator
-from testbed.feedback import Feedback, Learner
-from testbed.measurement import Measurement
-from testbed.observation import OBS_DIM, normalise
+from testbed.decide.feedback import Feedback, Learner
+from testbed.decide.observation import OBS_DIM, normalise
+from testbed.records.measurement import Measurement
 
 
 def observation(uplink_mbps: float, rtt_ms: float) -> np.ndarray:

@@ -18,9 +18,9 @@ from agents.rollout import episode_keys, simulate
 from cnn.action import ACTIONS, Action
 from cnn.errors import DataError
 from offload_env.batch import BatchSimulator
-from testbed.explore import ExploringPolicy
-from testbed.observation import OBS_DIM
-from testbed.policy import Policy, StaticPolicy
+from testbed.decide.explore import ExploringPolicy
+from testbed.decide.observation import OBS_DIM
+from testbed.decide.policy import Policy, StaticPolicy
 
 SEEDS = range(8)
 

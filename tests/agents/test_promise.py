@@ -8,8 +8,8 @@ import pytest
 from agents.promise import promise_of
 from agents.rollout import episode_keys, simulate
 from cnn.action import Action
-from testbed.policy import RandomPolicy, StaticPolicy
-from testbed.promise import LEVELS
+from testbed.decide.policy import RandomPolicy, StaticPolicy
+from testbed.decide.promise import LEVELS
 
 
 def test_the_promise_is_made_of_the_same_drives_as_the_evaluation(make_world: object) -> None:

@@ -26,11 +26,11 @@ from cnn.errors import BundleError, ConfigError
 from offload_env.batch import SKIPPED
 from offload_env.staged import OffloadStagedEnv
 from offload_env.staged_vector import OffloadStagedVectorEnv
-from testbed.observation import STAGED_OBS_DIM, STAGED_SCHEMA_HASH
-from testbed.policy import StaticPolicy, load_policy
-from testbed.policy_bundle import PolicyBundle
-from testbed.staged_policy import StagedNetworkPolicy, load_staged_policy
-from testbed.stages import ANSWER, LEGAL, N_STAGED
+from testbed.decide.observation import STAGED_OBS_DIM, STAGED_SCHEMA_HASH
+from testbed.decide.policy import StaticPolicy, load_policy
+from testbed.decide.policy_bundle import PolicyBundle
+from testbed.decide.staged_policy import StagedNetworkPolicy, load_staged_policy
+from testbed.decide.stages import ANSWER, LEGAL, N_STAGED
 
 N_OBSERVATIONS = 100_000
 ROUNDING = 64 * float(np.finfo(np.float32).eps)

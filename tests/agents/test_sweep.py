@@ -15,7 +15,7 @@ from agents.sweep import check_preferences, default_floors, evaluate_sweep, fron
 from cnn.errors import ConfigError
 from offload_env.conditioned import preferring
 from offload_env.world import MAIN
-from testbed.policy import StaticPolicy
+from testbed.decide.policy import StaticPolicy
 
 SHORT = TrainConfig(
     scenario="toy", steps=1024, n_envs=16, n_steps=16, batch_size=128, hidden=8, validate_drives=2

@@ -14,8 +14,8 @@ from cnn.frame_table import FrameTable
 from offload_env.scenario import Constraint, Price, Scenario, Timing
 from offload_env.server_load import ServerLoad
 from offload_env.world import World, build_world
-from testbed.cost_model import CostModel, RadioPower
-from testbed.trace import Trace
+from testbed.costs.cost_model import CostModel, RadioPower
+from testbed.traces.trace import Trace
 
 SCENARIO = Scenario(
     name="synthetic",

@@ -14,7 +14,7 @@ from offload_env.batch import BatchSimulator
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import FALLBACK, OK, SKIPPED, Simulator
 from offload_env.world import World
-from testbed.observation import OBS_DIM
+from testbed.decide.observation import OBS_DIM
 
 LANES, STEPS = 24, 150
 

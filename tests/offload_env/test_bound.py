@@ -15,7 +15,7 @@ from offload_env.bound import Relaxed, episode_keys, lower_bound
 from offload_env.relaxation import options
 from offload_env.schedule import beam_search, best_schedule, relaxed_schedule, replay
 from offload_env.world import World
-from testbed.trace import Trace
+from testbed.traces.trace import Trace
 
 N = 3
 

@@ -187,7 +187,7 @@ def test_render_says_what_the_last_frame_cost(world: World) -> None:
 
 
 def test_the_docstring_table_is_the_specification() -> None:
-    from testbed.observation import FIELDS
+    from testbed.decide.observation import FIELDS
 
     text = OffloadEnv.__doc__ or ""
     for field in FIELDS:

@@ -18,7 +18,7 @@ from cnn.bundle import load_bundle
 from cnn.errors import ConfigError
 from offload_env.live import OffloadLiveEnv
 from offload_env.world import World
-from testbed.trace import Trace
+from testbed.traces.trace import Trace
 
 offload_env.register()
 
@@ -65,7 +65,7 @@ def test_every_step_is_a_real_frame(live: OffloadLiveEnv) -> None:
 
 
 def test_what_was_sent_is_observed(live: OffloadLiveEnv) -> None:
-    from testbed.observation import FIELDS
+    from testbed.decide.observation import FIELDS
 
     age = next(f.index for f in FIELDS if f.name == "transfer_age_s")
     observation, _ = live.reset(seed=2)

@@ -15,9 +15,9 @@ from offload_env.scenario import load_scenario
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import STATUS, Simulator
 from offload_env.world import Plan, build_world
-from testbed.link_record import LinkRecord
-from testbed.measurement import Measurement
-from testbed.trace_model import generate_trace
+from testbed.link.record import LinkRecord
+from testbed.records.measurement import Measurement
+from testbed.traces.model import generate_trace
 
 N = 60
 SCENARIO = load_scenario("urban-5g")

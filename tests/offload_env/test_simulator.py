@@ -13,7 +13,7 @@ from offload_env import make_simulator
 from offload_env.server_load import CELL_MS, ServerLoad
 from offload_env.simulator import FALLBACK, OK, SKIPPED, Simulator
 from offload_env.world import LOCAL, MAIN, POOL, World
-from testbed.trace import Trace
+from testbed.traces.trace import Trace
 
 MakeWorld = Callable[..., World]
 
@@ -62,7 +62,7 @@ def _start(world: World, offset_ms: float = 0.0) -> Simulator:
 def test_a_single_frame_costs_what_the_cost_model_says(
     action: int, mbps: float, make_world: MakeWorld
 ) -> None:
-    """The formulas of `testbed.cost_model`, written out again here."""
+    """The formulas of `testbed.costs.cost_model`, written out again here."""
     world = _steady(make_world, [mbps])
     cost = world.cost
     outcome = _start(world).step(action)

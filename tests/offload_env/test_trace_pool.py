@@ -1,4 +1,4 @@
-"""Transfer times: against `testbed.transfer`, brute-force integration, and themselves."""
+"""Transfer times: against `testbed.link.transfer`, brute-force integration, and themselves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from cnn.errors import ConfigError
 from offload_env.trace_pool import TracePool
-from testbed.trace import Trace
-from testbed.transfer import CapacityIntegral
+from testbed.link.transfer import CapacityIntegral
+from testbed.traces.trace import Trace
 
 RATES = st.lists(st.sampled_from([0.0, 0.2, 1.0, 7.5, 40.0]), min_size=1, max_size=8).filter(
     lambda rates: max(rates) > 0

@@ -14,8 +14,8 @@ import pytest
 
 from cnn.action import N_ACTIONS, Action
 from cnn.bundle import embedded_bundle_path, manifest_hash
-from testbed.observation import OBS_DIM, SCHEMA_HASH
-from testbed.policy_bundle import PolicyBundle
+from testbed.decide.observation import OBS_DIM, SCHEMA_HASH
+from testbed.decide.policy_bundle import PolicyBundle
 
 
 def _manifest(bundle_hash: str, name: str, **more: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cnn.errors import ConfigError, DataError
-from testbed.measurement import Measurement
+from testbed.costs.power import DEVICES, RADIOS, power_profile
 from testbed.meters import available, nvml
 from testbed.meters.available import find_meters, open_meter
 from testbed.meters.base import FrameActivity
@@ -25,7 +25,7 @@ from testbed.meters.model import ModelMeter
 from testbed.meters.nvml import NvmlMeter
 from testbed.meters.rapl import RaplMeter, find_zones
 from testbed.meters.sampled import SampledMeter
-from testbed.power import DEVICES, RADIOS, power_profile
+from testbed.records.measurement import Measurement
 
 IDLE = FrameActivity(0, 1, 0, 0, 0, 0, 0)
 

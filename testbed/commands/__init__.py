@@ -1,0 +1,1 @@
+"""The commands of ``sliproad testbed``, one file each."""

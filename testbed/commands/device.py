@@ -1,0 +1,353 @@
+"""``sliproad testbed device``: the device as a process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
+from cnn.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cnn.runtime import SplitRuntime
+    from testbed.decide.explore import ExploringPolicy
+    from testbed.decide.staged_policy import AnyPolicy
+    from testbed.device.device import Device
+    from testbed.records.measurement import Measurement
+    from testbed.wire.tls import TlsFiles
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+def device(
+    context: typer.Context,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="Configuration file (TOML) of an unattended device, instead of other options.",
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="With --config: say whether it would start, and end.")
+    ] = False,
+    server: Annotated[
+        str | None, typer.Option(help="MEC server (or the link before it), HOST:PORT.")
+    ] = None,
+    local_only: Annotated[
+        bool, typer.Option("--local-only", help="Run without a server; offloads fall back.")
+    ] = False,
+    policy: Annotated[
+        Path | None, typer.Option(help="Policy file written by `sliproad agent export`.")
+    ] = None,
+    action: Annotated[
+        str | None, typer.Option(help="One action for every frame instead, such as e3s1.")
+    ] = None,
+    explore: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of frames, 0..1, whose action is drawn at random; records then hold "
+            "every decision's propensity and observation.",
+        ),
+    ] = 0.0,
+    frames: Annotated[
+        str, typer.Option(help="Frame source: gtsrb:PART, folder:PATH, render, or camera:0.")
+    ] = "render",
+    frame_encoding: Annotated[
+        str, typer.Option(help="How split 0 sends the frame: raw, webp or jpeg[:QUALITY].")
+    ] = "raw",
+    data: Annotated[
+        Path | None, typer.Option(help="GTSRB folder; gtsrb in SLIPROAD_DATA if left out.")
+    ] = None,
+    n_frames: Annotated[int, typer.Option(min=1, help="Frames to process.")] = 300,
+    fps: Annotated[
+        float, typer.Option(min=0, help="Camera frames per second; 0: next when free.")
+    ] = 10.0,
+    slowdown: Annotated[
+        float, typer.Option(help="Emulate a device slower by this factor, at least 1.")
+    ] = 1.0,
+    timeout_ms: Annotated[
+        float, typer.Option(help="Milliseconds after which an answer is given up.")
+    ] = 250.0,
+    deadline_ms: Annotated[
+        float, typer.Option(help="Milliseconds of delay beyond which a frame counts as missed.")
+    ] = 100.0,
+    max_queue_ms: Annotated[
+        float, typer.Option(help="Milliseconds of queueing beyond which a frame is skipped.")
+    ] = 200.0,
+    breaker: Annotated[
+        int,
+        typer.Option(min=0, help="Failures in a row that stop offloading until a probe; 0: off."),
+    ] = 0,
+    probe_budget: Annotated[
+        float, typer.Option(min=0, help="Most probes of the link a minute while idle; 0: none.")
+    ] = 0.0,
+    probe_bytes: Annotated[
+        int, typer.Option(min=0, help="Padding of a probe in bytes; 0 measures the round trip.")
+    ] = 0,
+    probe_stale_s: Annotated[
+        float, typer.Option(min=0, help="Seconds after which the last transfer is too old.")
+    ] = 2.0,
+    meter: Annotated[
+        str, typer.Option(help="Energy meter: model, rapl, jetson, battery, nvml or none.")
+    ] = "model",
+    power: Annotated[
+        str, typer.Option(help="Power profile of the model meter, DEVICE+MODEM.")
+    ] = "jetson-nano+5g-nsa-lowband",
+    accuracy_floor: Annotated[
+        float, typer.Option(help="Accuracy constraint that the policy is told, 0..1.")
+    ] = 0.95,
+    delay_share: Annotated[
+        float, typer.Option(help="Weight of delay against energy that the policy is told, 0..1.")
+    ] = 0.5,
+    full_local: Annotated[
+        float | None,
+        typer.Option(
+            "--full-local-ms",
+            min=0.01,
+            help="Milliseconds of full local processing that the policy is told; "
+            "measured in a tight loop if not given.",
+        ),
+    ] = None,
+    tech: Annotated[str, typer.Option(help="Radio technology: 5G or LTE.")] = "5G",
+    bundle: Annotated[
+        Path | None, typer.Option(help="Model bundle folder; the shipped one if left out.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the device's runtime.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Parquet file for one row a frame; none if left out.")
+    ] = None,
+    tls_ca: Annotated[Path | None, typer.Option(help="PEM authority of the server.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate of this device.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM private key of this device.")] = None,
+    seed: SeedOption = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Run a device: every frame is decided on, computed, sent if so decided, and measured.
+
+    Ends after the given number of frames, or cleanly at SIGTERM or Ctrl-C, with what was
+    measured written.
+    """
+    if config_file is not None:
+        _from_file(context, config_file, check, json)
+        return
+    from cnn.bundle import load_bundle
+    from cnn.runtime import SplitRuntime
+    from testbed.decide.observation import Observer, Settings
+    from testbed.device.device import Device, DeviceConfig
+    from testbed.device.frames import open_frames
+    from testbed.meters.available import open_meter
+    from testbed.records.summary import summarise
+    from testbed.wire.client import MecClient
+
+    if (server is None) == (not local_only):
+        raise ConfigError(
+            f"--server {server} and --local-only {local_only}",
+            expected="exactly one of the two",
+            mend="give the server's HOST:PORT, or --local-only",
+        )
+    if tech not in ("5G", "LTE"):
+        raise ConfigError(f"--tech {tech}", expected="5G or LTE", mend="use one of them")
+    config = DeviceConfig(
+        period_ms=1e3 / fps if fps else 0.0,
+        timeout_ms=timeout_ms,
+        deadline_ms=deadline_ms,
+        max_queue_ms=max_queue_ms,
+        slowdown=slowdown,
+        breaker_failures=breaker,
+        seed=seed,
+        frame_encoding=frame_encoding,
+        probe_budget_per_min=probe_budget,
+        probe_bytes=probe_bytes,
+        probe_stale_s=probe_stale_s,
+    )
+    model = load_bundle(bundle)
+    chosen = _policy(policy, action, model.hash)
+    explorer = _explorer(chosen, explore, seed) if explore else None
+    acting = explorer or chosen
+    runtime = SplitRuntime(model, threads)
+    runtime.warm()
+    settings = Settings(
+        radio_5g=tech == "5G",
+        accuracy_floor=accuracy_floor,
+        delay_share=delay_share,
+        full_local_ms=full_local or full_local_ms(runtime) * slowdown,
+    )
+    stream = open_frames(frames, model.config.input_size, seed=seed, data=data, n=n_frames)
+    tls = _tls(tls_ca, tls_cert, tls_key)
+    client = MecClient(server, model.hash, tls) if server is not None else None
+    source = {
+        "kind": "device",
+        "bundle_hash": model.hash,
+        "policy": acting.name,
+        "frames": frames,
+        "seed": seed,
+        "server": server,
+        "emulation": config.describe(),
+        "slowdown": slowdown,
+        "period_ms": config.period_ms,
+        "timeout_ms": timeout_ms,
+        "max_queue_ms": max_queue_ms,
+        "frame_encoding": frame_encoding,
+        "probe_budget_per_min": probe_budget,
+        "probe_bytes": probe_bytes,
+        "probe_stale_s": probe_stale_s,
+    }
+    try:
+        if client is not None:
+            client.connect(CONNECT_TIMEOUT_S)
+        with open_meter(meter, power) as reader:
+            unit = Device(runtime, client, acting, Observer(settings), reader, config)
+            rows = _run(unit, stream, n_frames, out, source, explorer)
+    finally:
+        if client is not None:
+            client.close()
+    result = {"policy": acting.name, **summarise(rows, deadline_ms)}
+    result["probes"] = sum(row.probes for row in rows)
+    result["probe_bytes"] = sum(row.probe_bytes for row in rows)
+    result["records"] = str(out) if out is not None and rows else None
+    _report(result)
+    if json:
+        emit_json(result)
+
+
+def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> None:
+    """Run, or check, the device that a configuration file describes."""
+    from testbed.service.config import load_device_file
+
+    alone = {"config_file", "check", "json"}
+    given = [p.name or "" for p in context.command.params if _was_given(context, p.name)]
+    beside = [name.replace("_", "-") for name in given if name not in alone]
+    if beside:
+        raise ConfigError(
+            f"--config together with --{', --'.join(beside)}",
+            expected="--config alone (or with --check or --json)",
+            mend="put the setting into the file",
+        )
+    file = load_device_file(path)
+    from testbed.service.device_service import DeviceService, run_service
+
+    if check:
+        DeviceService(file)
+        typer.echo(f"{path} is fit to run")
+        return
+    result = run_service(file)
+    if json:
+        emit_json(result)
+
+
+def _was_given(context: typer.Context, name: str | None) -> bool:
+    source = context.get_parameter_source(name or "")
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def full_local_ms(runtime: SplitRuntime, runs: int = 10) -> float:
+    """Median time of full local processing on this machine, milliseconds (measured now)."""
+    import time
+
+    import numpy as np
+
+    size = runtime.bundle.config.input_size
+    frame = np.zeros((size, size, 3), np.uint8)
+    times = []
+    for _ in range(runs):
+        began_s = time.monotonic()
+        runtime.local(frame, 5)
+        times.append((time.monotonic() - began_s) * 1e3)
+    return float(np.median(times))
+
+
+def _policy(path: Path | None, action: str | None, bundle_hash: str) -> AnyPolicy:
+    from cnn.action import Action
+    from testbed.decide.policy import StaticPolicy
+    from testbed.decide.staged_policy import load_any_policy
+
+    if (path is None) == (action is None):
+        raise ConfigError(
+            f"--policy {path} and --action {action}",
+            expected="exactly one of the two",
+            mend="give a policy file, or an action such as e3s1",
+        )
+    if path is not None:
+        return load_any_policy(path, bundle_hash)
+    return StaticPolicy(Action.parse(action or ""))
+
+
+def _explorer(policy: AnyPolicy, epsilon: float, seed: int) -> ExploringPolicy:
+    from testbed.decide.explore import ExploringPolicy
+    from testbed.decide.staged_policy import StagedPolicy
+
+    if isinstance(policy, StagedPolicy):
+        raise ConfigError(
+            f"--explore {epsilon:g} with a staged policy",
+            expected="a policy that decides once a frame",
+            mend="leave --explore out, or give another policy",
+        )
+    return ExploringPolicy(policy, epsilon, seed)
+
+
+def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> TlsFiles | None:
+    from testbed.wire.tls import TlsFiles
+
+    return TlsFiles(ca=ca, cert=cert, key=key) if ca or cert or key else None
+
+
+def _run(
+    unit: Device,
+    stream: Any,
+    n: int,
+    out: Path | None,
+    source: dict[str, Any],
+    explorer: ExploringPolicy | None = None,
+) -> list[Measurement]:
+    """Run to the end or a signal; rows go to `out` as they come."""
+    import contextlib
+    import signal
+
+    from rich.progress import track
+
+    from testbed.device.processor import keep_collector_short
+    from testbed.records.parquet import RecordWriter, provenance
+
+    def on_signal(number: int, frame: object) -> None:
+        unit.stop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.default_int_handler)  # a second one ends at once
+
+    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+    keep_collector_short()
+    rows: list[Measurement] = []
+    started = provenance(**source)
+    extra = explorer.column_types() if explorer is not None else None
+    writer = RecordWriter(out, started, extra) if out is not None else None
+    try:
+        with writer or contextlib.nullcontext():
+            measured = unit.run(explorer.following(stream) if explorer is not None else stream)
+            for row in track(measured, "frames", total=n, console=stderr_console()):
+                rows.append(row)
+                if writer is not None:
+                    more = explorer.columns(row.frame_id) if explorer is not None else {}
+                    writer.write(row, **more)
+            if writer is not None and unit.origin_s is not None:
+                since_s = unit.origin_s - started["started_monotonic_s"]
+                writer.close(first_capture_unix_s=started["started_unix_s"] + since_s)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return rows
+
+
+def _report(result: dict[str, Any]) -> None:
+    def figure(name: str, unit: str = "", digits: int = 2) -> str:
+        value = result[name]
+        return "not measured" if value is None else f"{value:.{digits}f}{unit}"
+
+    typer.echo(f"{result['frames']} frames, policy {result['policy']}")
+    typer.echo(f"delay {figure('delay_ms')} ms mean, {figure('delay_p95_ms')} ms p95")
+    typer.echo(f"energy {figure('energy_mj')} mJ a frame ({result['energy_source']})")
+    typer.echo(f"accuracy {figure('accuracy', digits=4)}, misses {figure('miss_rate', digits=4)}")
+    typer.echo(f"status {result['status']} {result['reasons'] or ''}".rstrip())

@@ -1,0 +1,99 @@
+"""``sliproad testbed serve``: the MEC server as a process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnn.console import stderr_console
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="TCP port; 0 takes any free one.")] = 8001,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Model bundle folder; the shipped one if left out.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads that compute one batch.")] = 1,
+    workers: Annotated[int, typer.Option(help="Batches computed at once.")] = 1,
+    max_batch: Annotated[int, typer.Option(help="Most frames in one batch.")] = 8,
+    max_wait_ms: Annotated[
+        float,
+        typer.Option(help="Milliseconds a waiting request may be held back for company."),
+    ] = 0.0,
+    queue: Annotated[int, typer.Option(help="Most requests waiting; more are refused.")] = 128,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="HTTP port of the Prometheus metrics; none if left out.")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM certificate chain of the server.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM private key of the server.")] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(help="PEM authority of the clients; every client must show a certificate."),
+    ] = None,
+    drain_s: Annotated[
+        float, typer.Option(help="Seconds that accepted requests may take after SIGTERM.")
+    ] = 5.0,
+    port_file: Annotated[
+        Path | None, typer.Option(help="File that receives the port once the server is ready.")
+    ] = None,
+) -> None:
+    """Run the MEC server: the network's tails behind the Open Inference Protocol (gRPC).
+
+    Prints one line to standard error when it is ready. SIGTERM or SIGINT finishes the
+    accepted requests and exits with 0; a second one exits at once.
+    """
+    from cnn.bundle import load_bundle
+    from testbed.server.mec_server import MecServer, ServerConfig
+    from testbed.stopping import stop_on_signals
+    from testbed.wire.tls import server_tls
+
+    config = ServerConfig(
+        host=host,
+        port=port,
+        threads=threads,
+        workers=workers,
+        max_batch=max_batch,
+        max_wait_ms=max_wait_ms,
+        queue=queue,
+        metrics_port=metrics_port,
+        tls=server_tls(tls_cert, tls_key, tls_client_ca),
+        drain_s=drain_s,
+    )
+    stop = stop_on_signals()
+    console = stderr_console()
+    server = MecServer(load_bundle(bundle), config).start()
+    if port_file is not None:
+        _write_port(port_file, server.port)
+    ready = f"serving {server.bundle.hash[:12]} on {server.address}"
+    console.print(ready, highlight=False, markup=False, soft_wrap=True)
+    try:
+        stop.wait()
+        drained = server.stop()
+    except KeyboardInterrupt:
+        server.stop(0)
+        drained = False
+    done = "drained" if drained else "stopped with requests unanswered"
+    console.print(done, highlight=False, markup=False)
+
+
+def _write_port(path: Path, port: int) -> None:
+    """Write `port` so that a reader sees the whole number or no file."""
+    import os
+
+    from cnn.errors import ConfigError
+
+    temporary = path.with_name(path.name + ".part")
+    try:
+        temporary.write_text(f"{port}\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(
+            f"port file {path}: {error.strerror}",
+            expected="a path that can be written",
+            mend="choose a file in an existing folder",
+        ) from error

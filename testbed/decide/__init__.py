@@ -1,0 +1,1 @@
+"""What a device needs to decide: observation, policies and their files, exploration."""

@@ -1,0 +1,159 @@
+"""What training promised of a policy: figures of validation drives, window by window.
+
+A single frame says little, so the promise is about means over `window` successive frames:
+how high the delay and energy of a window, and how low its confidence, went in drives that
+the policy was not trained on. It travels in the policy file (``metrics.promise``) and a
+device's guard holds the policy to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cnn.action import N_ACTIONS
+from cnn.errors import BundleError
+from testbed.decide.policy_bundle import PolicyBundle
+
+QUANTITIES: Final = ("delay_ms", "energy_mj", "confidence", "miss_rate", "uplink_mbps", "rtt_ms")
+LEVELS: Final = (0.01, 0.05, 0.5, 0.95, 0.99)
+"""Quantiles of window means that are kept; the guard's limits are the outer ones."""
+WINDOW: Final = 30
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Quantiles (at `LEVELS`) of window means, and the mix of actions.
+
+    Attributes:
+        window: frames of a window.
+        windows: number of windows behind the figures.
+        quantiles: five figures for each of `QUANTITIES`; a quantity that was not
+            available is absent. ``uplink_mbps`` and ``rtt_ms`` are the device's own estimates.
+        actions: share of each of the 20 actions.
+        action_shift: total variation distance between a window's mix and `actions` that
+            99 % of windows kept within.
+        energy_source: what made the energies; other sources are not comparable.
+    """
+
+    window: int
+    windows: int
+    quantiles: Mapping[str, tuple[float, ...]]
+    actions: tuple[float, ...]
+    action_shift: float
+    energy_source: str = ""
+
+    def __post_init__(self) -> None:
+        numbers = [n for q in self.quantiles.values() for n in q]
+        sound = (
+            self.window > 0
+            and set(self.quantiles) <= set(QUANTITIES)
+            and all(len(q) == len(LEVELS) for q in self.quantiles.values())
+            and len(self.actions) == N_ACTIONS
+            and np.isfinite([*numbers, *self.actions, self.action_shift]).all()
+        )
+        if not sound:
+            raise ValueError("promise with missing, unknown or infinite figures")
+
+    def low(self, quantity: str) -> float | None:
+        """The window mean that 1 % of windows fell below; None if not promised."""
+        found = self.quantiles.get(quantity)
+        return None if found is None else found[0]
+
+    def high(self, quantity: str) -> float | None:
+        """The window mean that 1 % of windows exceeded; None if not promised."""
+        found = self.quantiles.get(quantity)
+        return None if found is None else found[-1]
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a policy file."""
+        return {**asdict(self), "levels": list(LEVELS)}
+
+    @classmethod
+    def of_bundle(cls, bundle: PolicyBundle) -> Self | None:
+        """The promise in a policy file; None if it has none.
+
+        Raises:
+            BundleError: if what stands there is no promise.
+        """
+        metrics = bundle.manifest.get("metrics") or {}
+        raw = metrics.get("promise")
+        if raw is None:
+            return None
+        try:
+            return cls(
+                window=int(raw["window"]),
+                windows=int(raw["windows"]),
+                quantiles={str(k): tuple(float(x) for x in v) for k, v in raw["quantiles"].items()},
+                actions=tuple(float(x) for x in raw["actions"]),
+                action_shift=float(raw["action_shift"]),
+                energy_source=str(raw.get("energy_source", "")),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BundleError(
+                f"policy file with an unusable promise ({type(error).__name__}: {error})",
+                expected="the figures that `sliproad agent train` writes",
+                mend="train or export the policy again",
+            ) from error
+
+    @classmethod
+    def of_drives(
+        cls,
+        quantities: Mapping[str, ArrayLike],
+        actions: ArrayLike,
+        *,
+        window: int = WINDOW,
+        energy_source: str = "",
+    ) -> Self:
+        """The promise of drives of T frames, B of them.
+
+        Args:
+            quantities: (B, T) for each of `QUANTITIES` that is known; NaN where a frame
+                has no value.
+            actions: int (B, T), canonical numbers.
+            window: frames of a window, at most T.
+            energy_source: what made the energies.
+        """
+        taken = np.asarray(actions, np.int64)
+        means = {name: window_means(values, window) for name, values in quantities.items()}
+        mix = np.stack([window_means(taken == a, window) for a in range(N_ACTIONS)])
+        overall = np.bincount(taken.ravel(), minlength=N_ACTIONS) / taken.size
+        shift = 0.5 * np.abs(mix - overall[:, None]).sum(0)
+        return cls(
+            window=window,
+            windows=mix.shape[1],
+            quantiles={
+                name: tuple(float(x) for x in np.nanquantile(values, LEVELS))
+                for name, values in means.items()
+            },
+            actions=tuple(float(x) for x in overall),
+            action_shift=float(np.quantile(shift, 0.99)),
+            energy_source=energy_source,
+        )
+
+
+def window_means(values: ArrayLike, window: int) -> Floats:
+    """Means over every run of `window` successive frames of a drive, float64 (N,).
+
+    Args:
+        values: (B, T); a NaN is left out of its windows' means.
+        window: at most T. A window of NaN alone is left out.
+    """
+    x = np.asarray(values, np.float64)
+    if not 0 < window <= x.shape[1]:
+        raise ValueError(f"window of {window} frames in drives of {x.shape[1]}")
+    known = ~np.isnan(x)
+    total, count = (
+        np.diff(np.pad(np.cumsum(part, axis=1), ((0, 0), (1, 0))), axis=1, n=0)
+        for part in (np.where(known, x, 0.0), known)
+    )
+    total, count = total[:, window:] - total[:, :-window], count[:, window:] - count[:, :-window]
+    kept = count > 0
+    means: Floats = total[kept] / count[kept]
+    return means

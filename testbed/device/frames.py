@@ -1,0 +1,222 @@
+"""Where the device's frames come from: GTSRB tracks, a folder of images, the renderer, a camera.
+
+A source yields `CameraFrame` in driving order. The device decides when a frame is
+captured (its frame rate); a source only says what is seen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count, islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cnn.data import ImageSet, load_gtsrb
+from cnn.errors import ConfigError, DataError
+from cnn.preprocess import resize_rgb
+from cnn.table import running_tracks
+from cnn.tracks import PARTS, load_split
+from testbed.device.camera import NewestImage, VideoSource, square_rgb, video_images
+
+SOURCES: Final = "gtsrb:PART (such as gtsrb:policy-test), folder:PATH, render, or camera:0"
+IMAGE_SUFFIXES: Final = frozenset({".ppm", ".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+_RENDERED_TRACKS: Final = 64
+"""Tracks rendered for one pass; a longer run goes round again with new track numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class CameraFrame:
+    """One frame as the camera gives it.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB, resized to the network's input.
+        label: true class if known (for scoring only), else None.
+        track: running track number of this stream, from 0.
+        frame_in_track: number of frames of this track already seen.
+        width_px: width of the original crop, pixels.
+        height_px: height of the original crop, pixels.
+        name: where it comes from, such as ``1/4#7`` or a file name.
+        refresh: of a live source: the same frame with the newest image there is. The device
+            asks for it when the moment of capture has come.
+    """
+
+    image: NDArray[np.uint8]
+    label: int | None
+    track: int
+    frame_in_track: int
+    width_px: int
+    height_px: int
+    name: str
+    refresh: Callable[[], CameraFrame] | None = None
+
+
+def open_frames(
+    source: str, size: int, *, seed: int = 0, data: Path | None = None, n: int | None = None
+) -> Iterator[CameraFrame]:
+    """Open a source by its name and go round it until `n` frames have come (None: for ever).
+
+    A video file ends with its last frame, and a live camera goes on until it is unplugged.
+
+    Args:
+        source: one of `SOURCES`.
+        size: side of the network's input, pixels.
+        seed: order of the tracks; what the renderer draws.
+        data: GTSRB folder; None is the folder ``gtsrb`` in ``SLIPROAD_DATA``.
+        n: number of frames.
+
+    Raises:
+        ConfigError: if the source is unknown.
+        DataError: if its files are missing or hold no frames, or a camera is absent or stops.
+    """
+    kind, _, rest = source.partition(":")
+    if kind == "gtsrb" and rest in PARTS:
+        images = load_gtsrb(_gtsrb_folder(data), "train", size).only_tracks(_tracks_of(rest))
+        frames = cycled(lambda: gtsrb_frames(images, seed))
+    elif kind == "folder" and rest:
+        frames = cycled(lambda: folder_frames(Path(rest), size))
+    elif source == "render":
+        frames = cycled(lambda: rendered_frames(size, seed))
+    elif kind == "camera" and rest:
+        frames = camera_frames(VideoSource(rest), size)
+    else:
+        raise ConfigError(
+            f"frame source {source!r}",
+            expected=SOURCES,
+            mend=f"GTSRB parts are {', '.join(PARTS)}",
+        )
+    return islice(frames, n)
+
+
+def gtsrb_frames(images: ImageSet, seed: int) -> Iterator[CameraFrame]:
+    """The tracks of `images` in a random order, each in driving order, splices cut."""
+    track, frame = running_tracks(images)
+    names = images.track_names()
+    bounds = np.flatnonzero(np.diff(track, prepend=-1, append=len(track)))
+    for number, t in enumerate(np.random.default_rng(seed).permutation(len(bounds) - 1)):
+        for row in range(int(bounds[t]), int(bounds[t + 1])):
+            yield CameraFrame(
+                images.images[row],
+                int(images.label[row]),
+                number,
+                int(frame[row]),
+                int(images.width_px[row]),
+                int(images.height_px[row]),
+                f"{names[row]}#{images.frame[row]}",
+            )
+
+
+def folder_frames(folder: Path, size: int) -> Iterator[CameraFrame]:
+    """The images of a folder: its own are one track, and those of each subfolder another.
+
+    Images without labels, in the order of their names.
+
+    Raises:
+        DataError: if the folder is missing, holds no images, or one cannot be read.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}", expected="a folder of images", mend="check the path")
+    groups = [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]
+    tracks = [sorted(p for p in g.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) for g in groups]
+    tracks = [track for track in tracks if track]
+    if not tracks:
+        raise DataError(
+            f"folder {folder} without images",
+            expected=f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))}",
+            mend="give another folder",
+        )
+    for number, paths in enumerate(tracks):
+        for k, path in enumerate(paths):
+            image, width_px, height_px = _read_image(path, size)
+            yield CameraFrame(image, None, number, k, width_px, height_px, path.name)
+
+
+def rendered_frames(size: int, seed: int, tracks: int = _RENDERED_TRACKS) -> Iterator[CameraFrame]:
+    """Road signs drawn by `cnn.render`, approached as a car would."""
+    from cnn.render import render_tracks
+
+    for r in render_tracks(tracks, seed, size):
+        yield CameraFrame(
+            r.image,
+            r.label,
+            r.track,
+            r.frame_in_track,
+            r.width_px,
+            r.height_px,
+            f"render#{r.track}.{r.frame_in_track}",
+        )
+
+
+def camera_frames(source: VideoSource, size: int) -> Generator[CameraFrame, None, None]:
+    """The centre square of each image of a camera or video; one track without labels.
+
+    Raises:
+        DataError: if a live source ends or hangs, or a file holds no images.
+    """
+    if not source.live:
+        for number, image in enumerate(video_images(source)):
+            yield _camera_frame(source.name, size, number, image)
+        return
+    with NewestImage(source) as newest:
+        for number in count():
+            image = newest.next()
+            refresh = partial(_refreshed, source.name, size, number, newest)
+            yield replace(_camera_frame(source.name, size, number, image), refresh=refresh)
+
+
+def _refreshed(name: str, size: int, number: int, newest: NewestImage) -> CameraFrame:
+    return _camera_frame(name, size, number, newest.newest())
+
+
+def _camera_frame(name: str, size: int, number: int, image: NDArray[np.uint8]) -> CameraFrame:
+    resized, side_px = square_rgb(image, size)
+    return CameraFrame(resized, None, 0, number, side_px, side_px, f"camera:{name}#{number}")
+
+
+def cycled(source: Callable[[], Iterable[CameraFrame]]) -> Iterator[CameraFrame]:
+    """Go round a source for ever; a later round's tracks get new numbers."""
+    offset = 0
+    while True:
+        last = -1
+        for frame in source():
+            last = frame.track
+            yield replace(frame, track=frame.track + offset)
+        if last < 0:
+            return
+        offset += last + 1
+
+
+def _gtsrb_folder(given: Path | None) -> Path:
+    if given is not None:
+        return given
+    root = os.environ.get("SLIPROAD_DATA")
+    if not root:
+        raise DataError(
+            "no data folder given",
+            expected="a GTSRB folder for the source gtsrb:PART",
+            mend="set SLIPROAD_DATA, give --data, or use --frames render",
+        )
+    return Path(root) / "gtsrb"
+
+
+def _tracks_of(part: str) -> list[str]:
+    return {str(p): names for p, names in load_split().items()}[part]
+
+
+def _read_image(path: Path, size: int) -> tuple[NDArray[np.uint8], int, int]:
+    try:
+        with Image.open(path) as image:
+            width_px, height_px = image.size
+            return resize_rgb(image, size), width_px, height_px
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{path}: {error}",
+            expected="a PPM, PNG, JPEG or WebP image",
+            mend="remove or replace the file",
+        ) from error

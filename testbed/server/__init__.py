@@ -1,0 +1,1 @@
+"""The MEC server: ONNX Runtime tails behind gRPC, batched, bounded, measured."""

@@ -1,0 +1,174 @@
+"""The gRPC handlers of the MEC server: bytes in, batcher, bytes out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Final
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+
+from cnn import __version__
+from testbed.server.batching import Batcher, Job, Status
+from testbed.server.metrics import ServerMetrics
+from testbed.wire.messages import (
+    INPUT_NAME,
+    MODEL_NAME,
+    OUTPUTS,
+    SERVICE,
+    Fault,
+    InferCall,
+    WireError,
+    WireSpec,
+    build_response,
+    parse_request,
+)
+
+FAULT_CODES: Final[dict[Fault, grpc.StatusCode]] = {
+    "invalid": grpc.StatusCode.INVALID_ARGUMENT,
+    "bundle": grpc.StatusCode.FAILED_PRECONDITION,
+    "model": grpc.StatusCode.NOT_FOUND,
+}
+STATUS_CODES: Final[dict[Status, tuple[grpc.StatusCode, str]]] = {
+    "refused": (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "the queue is full; expected fewer requests at once; finish the frame on the device",
+    ),
+    "expired": (grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed; nothing was computed"),
+    "cancelled": (grpc.StatusCode.CANCELLED, "cancelled by the client"),
+    "failed": (grpc.StatusCode.INTERNAL, "the tail failed; see the server's log"),
+}
+
+
+class InferenceService:
+    """Open Inference Protocol v2 over one `Batcher`.
+
+    Counts the calls in flight, from arrival until gRPC has disposed of the answer, so
+    that a server can drain without cutting the last answers.
+    """
+
+    def __init__(self, spec: WireSpec, batcher: Batcher, metrics: ServerMetrics) -> None:
+        self._spec = spec
+        self._batcher = batcher
+        self._metrics = metrics
+        self._in_flight = 0
+        self._idle = threading.Condition()
+        self.ready = True
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """What a `grpc.server` registers; methods that are absent are UNIMPLEMENTED."""
+
+        def unary(function: Any, request: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(
+                function,
+                request_deserializer=request.FromString if request else None,
+                response_serializer=lambda message: message.SerializeToString(),
+            )
+
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "ServerLive": unary(self._server_live, pb.ServerLiveRequest),
+                "ServerReady": unary(self._server_ready, pb.ServerReadyRequest),
+                "ModelReady": unary(self._model_ready, pb.ModelReadyRequest),
+                "ServerMetadata": unary(self._server_metadata, pb.ServerMetadataRequest),
+                "ModelMetadata": unary(self._model_metadata, pb.ModelMetadataRequest),
+                # Raw bytes: a malformed message is the caller's fault, not INTERNAL.
+                "ModelInfer": unary(self._infer, None),
+            },
+        )
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """True once no inference call is in flight; False after `timeout_s`."""
+        with self._idle:
+            return self._idle.wait_for(lambda: self._in_flight == 0, timeout_s)
+
+    def _server_live(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return pb.ServerLiveResponse(live=True)
+
+    def _server_ready(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return pb.ServerReadyResponse(ready=self.ready)
+
+    def _model_ready(self, request: Any, context: grpc.ServicerContext) -> Any:
+        known = request.name == MODEL_NAME and request.version in ("", self._spec.bundle_hash)
+        return pb.ModelReadyResponse(ready=known and self.ready)
+
+    def _server_metadata(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return pb.ServerMetadataResponse(name=MODEL_NAME, version=__version__)
+
+    def _model_metadata(self, request: Any, context: grpc.ServicerContext) -> Any:
+        if request.name != MODEL_NAME or request.version not in ("", self._spec.bundle_hash):
+            context.abort(
+                grpc.StatusCode.NOT_FOUND,
+                f"model {request.name[:40]!r} version {request.version[:12]!r}; expected "
+                f"{MODEL_NAME!r} version {self._spec.bundle_hash[:12]}; ask for what is served",
+            )
+        message = pb.ModelMetadataResponse(
+            name=MODEL_NAME, versions=[self._spec.bundle_hash], platform="onnxruntime_onnx"
+        )
+        message.inputs.add(name=INPUT_NAME, datatype="UINT8", shape=[-1, -1, -1, -1])
+        for name, datatype in OUTPUTS.items():
+            message.outputs.add(name=name, datatype=datatype, shape=[-1])
+        return message
+
+    def _infer(self, data: bytes, context: grpc.ServicerContext) -> Any:
+        arrived_s = time.monotonic()
+        self._enter(context)
+        try:
+            call = parse_request(data, self._spec)
+        except WireError as error:
+            self._metrics.outcome(error.fault)
+            context.abort(FAULT_CODES[error.fault], str(error))
+            raise  # never reached: abort raises
+        # An encoded frame's decoding is the server's compute, not a wait.
+        ready_s = arrived_s if call.encoding == "raw" else time.monotonic()
+        job = Job(
+            call.exit,
+            call.split,
+            call.payload,
+            arrived_s=ready_s,
+            deadline_s=_deadline_s(arrived_s, call, context),
+        )
+        if not context.add_callback(lambda: self._batcher.withdraw(job)):
+            job.finish("cancelled")  # the caller is gone already
+            status = job.status
+        else:
+            timeout_s = None if call.deadline_ms is None else call.deadline_ms / 1e3
+            status = self._batcher.run(job, timeout_s)
+        if status != "answered":
+            self._metrics.outcome(status)
+            context.abort(*STATUS_CODES[status])
+        self._metrics.outcome("ok")
+        assert job.predictions is not None
+        assert job.confidences is not None
+        return build_response(
+            call,
+            job.predictions,
+            job.confidences,
+            server_queue_ms=job.queue_ms,
+            server_ms=job.compute_ms + (ready_s - arrived_s) * 1e3,
+            server_wait_ms=self._batcher.expected_wait_ms(),
+            queue_length=self._batcher.queue_length,
+        )
+
+    def _enter(self, context: grpc.ServicerContext) -> None:
+        with self._idle:
+            self._in_flight += 1
+        if not context.add_callback(self._leave):
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._idle:
+            self._in_flight -= 1
+            if self._in_flight == 0:
+                self._idle.notify_all()
+
+
+def _deadline_s(arrived_s: float, call: InferCall, context: grpc.ServicerContext) -> float | None:
+    """The earlier of gRPC's deadline and the request's own, monotonic seconds."""
+    remaining = context.time_remaining()
+    limits = [remaining] if remaining is not None else []
+    if call.deadline_ms is not None:
+        limits.append(call.deadline_ms / 1e3)
+    return arrived_s + min(limits) if limits else None

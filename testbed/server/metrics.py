@@ -1,0 +1,118 @@
+"""Prometheus metrics of one server, in a registry of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from testbed.wire.ports import check_free
+
+LATENCY_BUCKETS_S: Final = (
+    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0,
+)  # fmt: skip
+BATCH_BUCKETS: Final = (*range(1, 17), 32, 64, 128)
+"""Exact up to 16 frames, so that `benchmarks/server_throughput.py` can replay the batches."""
+
+
+class ServerMetrics:
+    """Counters of one server; cheap enough to be kept whether or not anyone reads them.
+
+    Args:
+        bundle_hash: shown as a label of ``sliproad_info``.
+        queue_length: asked at every scrape.
+    """
+
+    def __init__(self, bundle_hash: str, queue_length: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "sliproad_requests",
+            "Inference requests by outcome (ok, invalid, bundle, model, refused, expired, "
+            "cancelled, failed).",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._frames = Counter(
+            "sliproad_frames",
+            "Frames computed.",
+            ["exit", "split"],
+            registry=self.registry,
+        )
+        self._compute = Histogram(
+            "sliproad_batch_compute_seconds",
+            "Decoder and tail of one batch.",
+            ["exit", "split"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._wait = Histogram(
+            "sliproad_queue_wait_seconds",
+            "Mean wait of a batch's requests.",
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._batch = Histogram(
+            "sliproad_batch_frames",
+            "Frames computed together.",
+            buckets=BATCH_BUCKETS,
+            registry=self.registry,
+        )
+        Gauge("sliproad_queue_length", "Requests waiting.", registry=self.registry).set_function(
+            queue_length
+        )
+        Gauge("sliproad_info", "Always 1.", ["bundle_hash"], registry=self.registry).labels(
+            bundle_hash
+        ).set(1)
+
+    def outcome(self, name: str) -> None:
+        """Count one finished request."""
+        self._requests.labels(name).inc()
+
+    def batch(self, exit: int, split: int, wait_ms: float, compute_ms: float, frames: int) -> None:
+        """Count one computed batch (the batcher's ``on_batch``)."""
+        self._frames.labels(exit, split).inc(frames)
+        self._compute.labels(exit, split).observe(compute_ms / 1e3)
+        self._wait.observe(wait_ms / 1e3)
+        self._batch.observe(frames)
+
+    def value(self, name: str, **labels: str) -> float:
+        """Current value of a sample such as ``sliproad_requests_total``; 0 if never set."""
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+
+class HasRegistry(Protocol):
+    """Metrics of a server or of a device."""
+
+    registry: CollectorRegistry
+
+
+class MetricsEndpoint:
+    """The registry over HTTP at ``http://host:port/metrics``; close it or use ``with``.
+
+    Raises:
+        PortInUseError: if the port is taken.
+    """
+
+    def __init__(self, metrics: HasRegistry, host: str, port: int) -> None:
+        check_free(host, port, what="metrics")
+        self._server, self._thread = start_http_server(port, host, registry=metrics.registry)
+        self.port: int = self._server.server_port
+
+    def close(self) -> None:
+        """Stop answering and free the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> MetricsEndpoint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

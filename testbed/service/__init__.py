@@ -1,0 +1,1 @@
+"""The device as an unattended service: configuration, guard, swaps, logs, metrics, rotation."""

@@ -1,0 +1,373 @@
+"""The device as a service: from a configuration file, unattended, until it is told to stop.
+
+The device loop is `testbed.device.device`'s own; this is what stands around it. Between two frames
+a new loadout may be put in place; after each frame its measurement goes to the records, the
+metrics, the guard and the log, all while the device waits for the next capture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cnn.action import Action
+from cnn.errors import RemoteError
+from testbed.decide.observation import OBS_DIM, Observer, Settings
+from testbed.device.device import Device, DeviceConfig
+from testbed.device.frames import CameraFrame, open_frames
+from testbed.meters.available import open_meter
+from testbed.records.measurement import Measurement
+from testbed.records.parquet import provenance
+from testbed.service import log as device_log
+from testbed.service import systemd
+from testbed.service.config import DeviceFile
+from testbed.service.guard import Guard, GuardSettings, Limits
+from testbed.service.loadout import Loadout, Sources, load
+from testbed.service.log import event
+from testbed.service.pilot import Decision, Pilot
+from testbed.service.record_rotation import RotatingRecords, Rotation
+from testbed.service.swap import LiveRuntime, Swapper, Watcher
+from testbed.service.tally import Tally
+from testbed.stopping import StopFlag, stop_on_signals
+from testbed.wire.client import MecClient
+from testbed.wire.tls import TlsFiles
+
+if TYPE_CHECKING:
+    from testbed.service.metrics import DeviceMetrics
+
+_log = logging.getLogger(__name__)
+_MB = 1_000_000
+
+EXTRA_COLUMNS = {
+    "policy_action": pa.int64(),
+    "shadow_action": pa.int64(),
+    "decided_by": pa.string(),
+    "policy_hash": pa.string(),
+    "bundle_hash": pa.string(),
+    "guard_state": pa.string(),
+}
+"""What a deployed device records beside `Measurement`; empty for a skipped frame."""
+
+
+class _Stop(StopFlag):
+    """Also ends the device's wait for the next capture."""
+
+    unit: Device | None = None
+
+    def set(self) -> None:
+        """Ask to stop."""
+        super().set()
+        if self.unit is not None:
+            self.unit.stop()
+
+
+class DeviceService:
+    """A device made from its configuration file.
+
+    Args:
+        file: the checked configuration.
+
+    Raises:
+        SliproadError: if a bundle, the meter, the records' folder or a port cannot be used.
+    """
+
+    def __init__(self, file: DeviceFile) -> None:
+        self.file = file
+        self.tally = Tally(file.frames.deadline_ms)
+        self._since_report = Tally(file.frames.deadline_ms)
+        self._reported_s = time.monotonic()
+        self._image: NDArray[np.uint8] | None = None
+        self._metrics: DeviceMetrics | None = None
+        self._records: RotatingRecords | None = None
+        self._stop = _Stop()
+        loadout = load(_sources(file))
+        self._guard = _guard(file, loadout)
+        safe = Action.parse(file.guard.safe_action).index
+        model_hash = loadout.model.hash[:12]
+        self._pilot = Pilot(loadout.policy, loadout.policy_hash, model_hash, safe, loadout.shadow)
+        if self._guard is not None:
+            self._pilot.trusted = self._guard.trusted
+        self._runtime = LiveRuntime(loadout.runtime)
+        self._client = _client(file, loadout)
+        self._swapper = Swapper(
+            loadout,
+            self._pilot,
+            self._runtime,
+            self._client,
+            file.bundles.probation_frames,
+            self._changed,
+        )
+        self._watcher = Watcher(
+            _sources(file),
+            lambda: self._swapper.loadout,
+            self._pilot.observations,
+            lambda: self._image,
+            self._client,
+            file.bundles.watch_s,
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Run until the frames end or a signal comes; figures of the run.
+
+        SIGTERM and SIGINT end it after the frame in hand, with every row written; SIGHUP
+        looks for changed bundles. Must be called by the main thread.
+        """
+        with contextlib.ExitStack() as stack:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                stack.callback(signal.signal, number, signal.getsignal(number))
+            stop_on_signals(self._stop)
+            signal.signal(signal.SIGHUP, self._on_hup)
+            stack.callback(systemd.notify, "STOPPING=1")
+            if self._client is not None:
+                stack.callback(self._client.close)
+                self._greet_server(self._client)
+            meter = stack.enter_context(open_meter(self.file.meter.name, self.file.meter.power))
+            self._open_metrics(stack)
+            self._open_records(stack)
+            unit = Device(
+                self._runtime,
+                self._client,
+                self._pilot,
+                Observer(self._told()),
+                meter,
+                _device_config(self.file),
+            )
+            self._stop.unit = unit
+            self._watcher.start()
+            stack.callback(self._watcher.stop)
+            event(_log, logging.INFO, "running", **self._what())
+            systemd.notify("READY=1")
+            for row in unit.run(self._frames()):
+                self._measured(row)
+        result = self._result()
+        event(_log, logging.INFO, "stopped", **result)
+        return result
+
+    def camera(self) -> Iterator[CameraFrame]:
+        """What the device sees; overridden where frames come from elsewhere."""
+        f = self.file.frames
+        size = self._swapper.loadout.model.config.input_size
+        return open_frames(f.source, size, seed=f.seed, data=_path(f.data), n=f.count or None)
+
+    def _frames(self) -> Iterator[CameraFrame]:
+        """The camera, with what happens between two frames."""
+        for number, frame in enumerate(self.camera()):
+            if self._stop.is_set():
+                return
+            ready = self._watcher.take()
+            if ready is not None:
+                self._swapper.install(ready, number)
+            self._pilot.begin(number)
+            self._image = frame.image
+            yield frame
+
+    def _measured(self, row: Measurement) -> None:
+        decision = self._pilot.take(row.frame_id)
+        self.tally.add(row)
+        self._since_report.add(row)
+        self._swapper.observe(row)
+        guard = self._guard
+        if self._records is not None:
+            self._records.write(row, **self._extra(decision))
+        if guard is not None:
+            guard.observe(row, decision)
+        if self._metrics is not None:
+            self._metrics.frame(row, decision)
+            if guard is not None:
+                self._metrics.guard(guard.state, len(guard.drift))
+        self._report_if_due()
+        systemd.notify("WATCHDOG=1")
+
+    def _extra(self, decision: Decision | None) -> dict[str, Any]:
+        if decision is None:
+            return {}
+        extra: dict[str, Any] = {
+            "policy_action": decision.policy_action,
+            "shadow_action": decision.shadow_action,
+            "decided_by": decision.decided_by,
+            "policy_hash": decision.policy_hash,
+            "bundle_hash": decision.bundle_hash,
+            "guard_state": None if self._guard is None else self._guard.state,
+        }
+        if self.file.records.observations:
+            extra["observation"] = decision.observation
+        return extra
+
+    def _report_if_due(self) -> None:
+        every_s, now_s = self.file.log.every_s, time.monotonic()
+        if every_s and now_s - self._reported_s >= every_s:
+            event(_log, logging.INFO, "frames", **self._since_report.result())
+            self._since_report = Tally(self.file.frames.deadline_ms)
+            self._reported_s = now_s
+
+    def _result(self) -> dict[str, Any]:
+        records, guard = self._records, self._guard
+        return {
+            **self._what(),
+            **self.tally.result(),
+            "swaps": self._swapper.swaps,
+            "rollbacks": self._swapper.rollbacks,
+            "policy_errors": self._pilot.errors,
+            "guard_falls": None if guard is None else guard.falls,
+            "rows_written": None if records is None else records.rows,
+            "rows_dropped": None if records is None else records.dropped,
+        }
+
+    def _what(self) -> dict[str, Any]:
+        loadout = self._swapper.loadout
+        return {
+            "policy": loadout.policy.name,
+            "policy_hash": loadout.policy_hash,
+            "bundle_hash": loadout.model.hash[:12],
+            "server": self.file.server.address,
+        }
+
+    def _changed(self, loadout: Loadout) -> None:
+        """Another loadout runs from now on."""
+        if self._guard is not None:
+            self._guard.watch(loadout.promise)
+        if self._metrics is not None:
+            self._metrics.runs(loadout.model.hash[:12], loadout.policy_hash)
+
+    def _told(self) -> Settings:
+        from testbed.commands.device import full_local_ms
+
+        d = self.file.drive
+        known = d.full_local_ms or full_local_ms(self._runtime) * self.file.frames.slowdown
+        return Settings(d.tech == "5G", d.accuracy_floor, d.delay_share, known)
+
+    def _greet_server(self, client: MecClient) -> None:
+        try:
+            client.connect(self.file.server.connect_timeout_s)
+        except RemoteError as error:  # the device works without one, and goes on asking
+            event(_log, logging.WARNING, "starting without a server", error=str(error))
+
+    def _open_metrics(self, stack: contextlib.ExitStack) -> None:
+        section = self.file.metrics
+        if section.port is None:
+            return
+        from testbed.server.metrics import MetricsEndpoint
+        from testbed.service.metrics import DeviceMetrics
+
+        self._metrics = metrics = DeviceMetrics()
+        swapper, pilot = self._swapper, self._pilot
+        metrics.watch("swaps", "Bundles put in place.", lambda: swapper.swaps)
+        metrics.watch("rollbacks", "Bundles taken back.", lambda: swapper.rollbacks)
+        metrics.watch("policy_errors", "Decisions that failed.", lambda: pilot.errors)
+        metrics.watch("rows_dropped", "Rows the disk had no room for.", self._dropped)
+        metrics.runs(swapper.loadout.model.hash[:12], swapper.loadout.policy_hash)
+        endpoint = stack.enter_context(MetricsEndpoint(metrics, section.host, section.port))
+        event(_log, logging.INFO, "metrics", host=section.host, port=endpoint.port)
+
+    def _dropped(self) -> float:
+        return 0 if self._records is None else self._records.dropped
+
+    def _open_records(self, stack: contextlib.ExitStack) -> None:
+        r = self.file.records
+        if r.folder is None:
+            return
+        extra = dict(EXTRA_COLUMNS)
+        if r.observations:
+            extra["observation"] = pa.list_(pa.float32(), OBS_DIM)
+        rotation = Rotation(
+            file_bytes=int(r.file_mb * _MB),
+            file_s=r.file_s,
+            total_bytes=int(r.total_mb * _MB),
+            flush_s=r.flush_s,
+        )
+        source = provenance(kind="device", frames=self.file.frames.source, **self._source())
+        self._records = stack.enter_context(
+            RotatingRecords(Path(r.folder), source, rotation, extra)
+        )
+
+    def _source(self) -> dict[str, Any]:
+        config, loadout = _device_config(self.file), self._swapper.loadout
+        return {
+            **self._what(),
+            "bundle_hash": loadout.model.hash,
+            "emulation": config.describe(),
+            "slowdown": config.slowdown,
+            "period_ms": config.period_ms,
+            "timeout_ms": config.timeout_ms,
+            "deadline_ms": config.deadline_ms,
+            "max_queue_ms": config.max_queue_ms,
+            "seed": config.seed,
+        }
+
+    def _on_hup(self, number: int, frame: FrameType | None) -> None:
+        self._watcher.asked = True
+
+
+def run_service(file: DeviceFile) -> dict[str, Any]:
+    """Run a device from its configuration until it ends; figures of the run."""
+    handler = device_log.set_up(file.log.format, file.log.level)
+    try:
+        return DeviceService(file).run()
+    finally:
+        device_log.take_down(handler)
+
+
+def _sources(file: DeviceFile) -> Sources:
+    b = file.bundles
+    return Sources(
+        model=_path(b.model),
+        policy=_path(b.policy),
+        action=b.action,
+        shadow=_path(b.shadow),
+        threads=b.threads,
+        needs_promise=file.guard.enabled and _own_limits(file) == Limits(),
+    )
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _device_config(file: DeviceFile) -> DeviceConfig:
+    f, s = file.frames, file.server
+    return DeviceConfig(
+        period_ms=f.period_ms,
+        timeout_ms=f.timeout_ms,
+        deadline_ms=f.deadline_ms,
+        max_queue_ms=f.max_queue_ms,
+        slowdown=f.slowdown,
+        breaker_failures=f.breaker_failures,
+        breaker_backoff_ms=f.breaker_backoff_ms,
+        seed=f.seed,
+        frame_encoding=s.frame_encoding,
+        probe_budget_per_min=s.probe_budget_per_min,
+        probe_bytes=s.probe_bytes,
+        probe_stale_s=s.probe_stale_s,
+    )
+
+
+def _client(file: DeviceFile, loadout: Loadout) -> MecClient | None:
+    s = file.server
+    if s.address is None:
+        return None
+    files = TlsFiles(_path(s.tls_ca), _path(s.tls_cert), _path(s.tls_key), s.tls_name)
+    tls = files if s.tls_ca or s.tls_cert else None
+    return MecClient(s.address, loadout.model.hash, tls)
+
+
+def _guard(file: DeviceFile, loadout: Loadout) -> Guard | None:
+    g = file.guard
+    if not g.enabled:
+        return None
+    settings = GuardSettings(g.window, g.margin, g.patience, g.cooldown_frames, g.act_on_drift)
+    return Guard(settings, _own_limits(file), file.frames.deadline_ms, loadout.promise)
+
+
+def _own_limits(file: DeviceFile) -> Limits:
+    g = file.guard
+    return Limits(g.max_delay_ms, g.max_energy_mj, g.min_confidence, g.max_miss_rate)

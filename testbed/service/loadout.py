@@ -1,0 +1,202 @@
+"""What a deployed device runs, loaded and tested before it is used: network and policies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.action import ACTIONS, Action
+from cnn.bundle import SEGMENTS, Bundle, load_bundle
+from cnn.errors import BundleError
+from cnn.runtime import SplitRuntime
+from testbed.decide.observation import OBS_DIM
+from testbed.decide.policy import Policy, PolicyBundle, StaticPolicy, policy_from_bundle
+from testbed.decide.promise import Promise
+from testbed.service.pilot import checked_action
+
+DEVICE_SEGMENTS: Final = tuple(name for name in SEGMENTS if not name.startswith("dec"))
+"""What a device runs: everything but the decoders."""
+_TEST_OBSERVATIONS = 64
+_TEST_SEED = 0
+
+Stamp = tuple[tuple[str, int, int, int], ...]
+"""(path, inode, size, modification time) of every file of a loadout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where a loadout comes from.
+
+    Attributes:
+        model: bundle folder; None is the shipped one.
+        policy: policy file, or None with `action`.
+        action: one action for every frame, or None with `policy`.
+        shadow: second policy file, or None.
+        threads: of the runtime.
+        needs_promise: refuse a policy file that promises nothing (a guard relies on it).
+    """
+
+    model: Path | None = None
+    policy: Path | None = None
+    action: str | None = None
+    shadow: Path | None = None
+    threads: int = 1
+    needs_promise: bool = False
+
+    def stamp(self) -> Stamp:
+        """Changes whenever a file is replaced or edited; a missing file counts as such."""
+        files = [path for path in (self.policy, self.shadow) if path is not None]
+        if self.model is not None:
+            files += [self.model / "manifest.json", *sorted(self.model.glob("segments/*.onnx"))]
+        return tuple(_stamp(path) for path in files)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loadout:
+    """A network and the policies made for it, ready to run.
+
+    Attributes:
+        model: verified model bundle.
+        runtime: of that bundle, warm.
+        policy: acts.
+        policy_hash: twelve digits of its file's content hash, or the action's name.
+        shadow: only watches; None without one.
+        promise: what training says of the policy; None if its file says nothing.
+        stamp: of the files when they were read.
+    """
+
+    model: Bundle
+    runtime: SplitRuntime
+    policy: Policy
+    policy_hash: str
+    shadow: Policy | None
+    promise: Promise | None
+    stamp: Stamp
+
+
+def load(
+    sources: Sources,
+    observations: NDArray[np.float32] | None = None,
+    frame: NDArray[np.uint8] | None = None,
+    running: Loadout | None = None,
+) -> Loadout:
+    """Read, verify and test everything.
+
+    Args:
+        sources: files.
+        observations: met lately, float32 (n, OBS_DIM), for the test of the policies.
+        frame: seen lately, uint8 (H, W, 3), for the test of the network.
+        running: what runs now; its network is kept if the bundle is the same, and a new
+            one must read frames of the same size.
+
+    Raises:
+        BundleError: if a file is missing, damaged, does not fit the others, or what is in
+            it fails its test.
+    """
+    stamp = sources.stamp()
+    model = load_bundle(sources.model)
+    if running is not None and model.hash == running.model.hash:
+        model, runtime = running.model, running.runtime
+    else:
+        runtime = _new_runtime(model, sources.threads, running, frame)
+    promise = None
+    if sources.policy is not None:
+        bundle = _policy_file(sources.policy, model.hash)
+        policy: Policy = policy_from_bundle(bundle)
+        policy_hash, promise = bundle.content_hash[:12], Promise.of_bundle(bundle)
+    else:
+        chosen = Action.parse(sources.action or "")
+        policy, policy_hash = StaticPolicy(chosen), chosen.name
+    if sources.needs_promise and promise is None:
+        raise BundleError(
+            f"guard of {sources.policy or sources.action}, which promises nothing",
+            expected="a policy file with a promise, or limits of your own",
+            mend="train it with this version, or set guard.max_delay_ms or another limit",
+        )
+    shadow: Policy | None = None
+    if sources.shadow is not None:
+        shadow = policy_from_bundle(_policy_file(sources.shadow, model.hash))
+    for each in (policy, shadow):
+        if each is not None:
+            check_policy(each, observations)
+    return Loadout(model, runtime, policy, policy_hash, shadow, promise, stamp)
+
+
+def check_policy(policy: Policy, observations: NDArray[np.float32] | None = None) -> None:
+    """Raise `BundleError` unless the policy decides finitely, alone as in a batch.
+
+    Args:
+        policy: under test; it is reset afterwards.
+        observations: float32 (n, OBS_DIM), tried besides random ones and extremes.
+    """
+    rng = np.random.default_rng(_TEST_SEED)
+    random = rng.uniform(-1, 1, (_TEST_OBSERVATIONS, OBS_DIM))
+    extremes = np.array([[-1.0], [0.0], [1.0]]) * np.ones(OBS_DIM)
+    seen = np.zeros((0, OBS_DIM)) if observations is None else observations
+    tried = np.concatenate([random, extremes, seen]).astype(np.float32)
+    try:
+        for row in tried:
+            checked_action(policy.decide(row))
+        outputs = getattr(policy, "outputs", None)
+        if outputs is not None and not np.isfinite(outputs(tried)).all():
+            raise ValueError("outputs that are not finite")
+        policy.reset()
+    except Exception as error:  # whatever a policy does wrong, it is not used
+        raise BundleError(
+            f"policy {policy.name!r} fails its self-test ({type(error).__name__}: {error})",
+            expected="a finite decision for every observation",
+            mend="export the policy again with `sliproad agent export`",
+        ) from error
+
+
+def check_runtime(runtime: SplitRuntime, frame: NDArray[np.uint8] | None = None) -> None:
+    """Raise `BundleError` unless all 20 actions answer with a class and a probability."""
+    config = runtime.bundle.config
+    if frame is None:
+        shape = (config.input_size, config.input_size, 3)
+        frame = np.random.default_rng(_TEST_SEED).integers(0, 256, shape, np.uint8)
+    for action in ACTIONS:
+        prediction, confidence = runtime.act(frame, action)
+        sound = math.isfinite(confidence) and 0 <= confidence <= 1.0001
+        if not sound or not 0 <= prediction < config.n_classes:
+            raise BundleError(
+                f"model bundle {runtime.bundle.hash[:12]}: {action.name} answers class "
+                f"{prediction} with confidence {confidence}",
+                expected="a class of the network and a probability",
+                mend="export the bundle again with `sliproad cnn export`",
+            )
+
+
+def _new_runtime(
+    model: Bundle, threads: int, running: Loadout | None, frame: NDArray[np.uint8] | None
+) -> SplitRuntime:
+    if running is not None and model.config.input_size != running.model.config.input_size:
+        raise BundleError(
+            f"model bundle {model.hash[:12]} for frames of {model.config.input_size} pixels",
+            expected=f"{running.model.config.input_size} pixels, as the running one",
+            mend="restart the device to change the size",
+        )
+    runtime = SplitRuntime(model, threads)
+    runtime.warm(DEVICE_SEGMENTS)
+    if running is not None:  # at the start nothing waits, and nothing could be kept instead
+        check_runtime(runtime, frame)
+    return runtime
+
+
+def _policy_file(path: Path, bundle_hash: str) -> PolicyBundle:
+    bundle = PolicyBundle.load(path)
+    bundle.check_fit(bundle_hash)
+    return bundle
+
+
+def _stamp(path: Path) -> tuple[str, int, int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return str(path), 0, 0, 0
+    return str(path), found.st_ino, found.st_size, found.st_mtime_ns

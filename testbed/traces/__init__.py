@@ -1,0 +1,1 @@
+"""Network traces: reading, splitting, statistics, and the generator fitted to them."""

@@ -1,0 +1,298 @@
+"""The device's end of the wire: one connection, one exchange at a time, failures at once.
+
+The circuit breaker and the decision when to probe belong to the device loop; this class
+only says what happened. An answer that comes after its time-out is never returned.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Literal
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2 as pb
+
+from cnn.errors import RemoteError
+from cnn.frame_codec import FrameCodec
+from testbed.wire.messages import (
+    MODEL_NAME,
+    SERVICE,
+    WireError,
+    build_request,
+    check_metadata,
+    parse_response,
+    probe_message,
+)
+from testbed.wire.tls import TlsFiles
+
+Reason = Literal["timeout", "refused", "unavailable", "rejected"]
+
+REASONS: Final[dict[grpc.StatusCode, Reason]] = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "refused",
+    grpc.StatusCode.UNAVAILABLE: "unavailable",
+    grpc.StatusCode.CANCELLED: "unavailable",
+}
+"""What a status means to the device; every other status is ``rejected``."""
+
+CONNECT_RETRY_S: Final = 0.05
+MAX_REPLY_BYTES: Final = 65_536
+
+CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    # A device sends one small frame at a time: it must notice a dead link and come back
+    # within 2 s of the link's return. TCP's own retransmission timer doubles during an
+    # outage, so a connection without a sign of life for 1 + 1.5 s is dropped (this also
+    # sets TCP_USER_TIMEOUT). An attempt at a new one ends after 2 s, which leaves room for
+    # a TLS handshake over a slow link; the kernel repeats a lost SYN after 1 s, so some
+    # packet goes out every second.
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 1500),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2000),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # A frame is sent once or finished locally, never sent again behind our back.
+    ("grpc.enable_retries", 0),
+    # Each client has its own connection, and no proxy of the environment in between.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
+)
+"""https://grpc.github.io/grpc/core/group__grpc__arg__keys.html and
+https://github.com/grpc/grpc/blob/master/doc/connection-backoff.md."""
+
+
+class ExchangeFailed(RemoteError):  # noqa: N818 - an outcome the device expects and handles
+    """No usable answer: the device finishes the frame itself.
+
+    Attributes:
+        reason: ``timeout`` (no answer in time), ``refused`` (the server is full),
+            ``unavailable`` (no connection, or it broke) or ``rejected`` (the server or the
+            client found the message wrong).
+        elapsed_ms: from the start of the exchange until the failure was known.
+    """
+
+    def __init__(self, reason: Reason, detail: str, elapsed_ms: float) -> None:
+        super().__init__(
+            f"exchange failed ({reason}) after {elapsed_ms:.1f} ms: {detail}",
+            expected="an answer of the MEC server in time",
+            mend="finish the frame on the device",
+        )
+        self.reason: Reason = reason
+        self.elapsed_ms = elapsed_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One exchange that brought an answer.
+
+    Attributes:
+        prediction: class.
+        confidence: calibrated probability of that class.
+        server_queue_ms: wait at the server, as it reports.
+        server_ms: decoder and tail at the server, as it reports.
+        server_wait_ms: wait that a new request must expect, as it reports.
+        queue_length: requests waiting at the server when it answered.
+        uplink_bytes: payload bytes handed to the transport.
+        message_bytes: the whole request message (payload, parameters, shape).
+        downlink_bytes: the answer message.
+        transfer_ms: `total_ms` less the server's two times.
+        total_ms: from the hand-over of the request until the answer is checked.
+    """
+
+    prediction: int
+    confidence: float
+    server_queue_ms: float
+    server_ms: float
+    server_wait_ms: float
+    queue_length: int
+    uplink_bytes: int
+    message_bytes: int
+    downlink_bytes: int
+    transfer_ms: float
+    total_ms: float
+
+
+class MecClient:
+    """Connection to one MEC server. Not for use by several threads at once.
+
+    Args:
+        target: ``host:port``.
+        bundle_hash: full hash of the device's bundle.
+        tls: certificate files; None connects in the clear.
+
+    Raises:
+        ConfigError: if a TLS file cannot be used.
+    """
+
+    def __init__(self, target: str, bundle_hash: str, tls: TlsFiles | None = None) -> None:
+        self.target = target
+        self.bundle_hash = bundle_hash
+        options: list[tuple[str, Any]] = list(CHANNEL_OPTIONS)
+        if tls is not None and tls.server_name:
+            options.append(("grpc.ssl_target_name_override", tls.server_name))
+        self._channel = (
+            grpc.secure_channel(target, tls.credentials(), options)
+            if tls
+            else grpc.insecure_channel(target, options)
+        )
+        # Without (de)serialisers gRPC hands bytes through, and their number is known.
+        self._infer = self._channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        self._live = self._channel.unary_unary(f"/{SERVICE}/ServerLive")
+        self._metadata = self._channel.unary_unary(
+            f"/{SERVICE}/ModelMetadata",
+            request_serializer=pb.ModelMetadataRequest.SerializeToString,
+            response_deserializer=pb.ModelMetadataResponse.FromString,
+        )
+        self._requests: dict[tuple[int, int, FrameCodec], Any] = {}
+
+    def use_bundle(self, bundle_hash: str) -> None:
+        """Name another bundle in requests from now on; call it between two exchanges."""
+        self.bundle_hash = bundle_hash
+        self._requests = {}
+
+    def connect(self, timeout_s: float, bundle_hash: str | None = None) -> None:
+        """Wait for the server and check that it has our bundle.
+
+        Args:
+            timeout_s: how long.
+            bundle_hash: the bundle to ask for instead of ours, before a change to it; such
+                a question may come from another thread.
+
+        Raises:
+            RemoteError: if none answers within `timeout_s`, or it has another bundle.
+        """
+        until_s = time.monotonic() + timeout_s
+        wanted, detail = bundle_hash or self.bundle_hash, "no answer"
+        while (left_s := until_s - time.monotonic()) > 0:
+            try:
+                message = self._metadata(pb.ModelMetadataRequest(name=MODEL_NAME), timeout=left_s)
+                return check_metadata(message, wanted)
+            except grpc.RpcError as error:
+                code = _code(error)
+                if code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                    detail = _detail(error)
+                if REASONS.get(code) is None:
+                    break
+                time.sleep(min(CONNECT_RETRY_S, max(0.0, until_s - time.monotonic())))
+        raise RemoteError(
+            f"MEC server {self.target}: {detail}",
+            expected=f"a server of bundle {wanted[:12]} within {timeout_s:g} s",
+            mend="start one with `sliproad testbed serve`, or check address and TLS files",
+        )
+
+    def infer(
+        self,
+        payload: NDArray[np.uint8],
+        exit: int,
+        split: int,
+        timeout_ms: float,
+        encoding: FrameCodec = "raw",
+    ) -> Reply:
+        """Send one frame's payload and wait for its answer.
+
+        Args:
+            payload: uint8 (1, ...), as `SplitRuntime.payload` gives it; (n,), the bytes of
+                `cnn.frame_codec.FrameEncoding.encode`, if `encoding` is not ``raw``.
+            exit: exit wanted, 1..5.
+            split: blocks already run, 0..4.
+            timeout_ms: how long an answer is worth waiting for.
+            encoding: of the frame; only split 0 has another than ``raw``.
+
+        Raises:
+            ExchangeFailed: if no usable answer came in time.
+        """
+        began = time.perf_counter()
+        raw = payload.tobytes()
+        data = self._message(payload.shape, raw, exit, split, encoding)
+        try:
+            answer_bytes: bytes = self._infer(data, timeout=timeout_ms / 1e3)
+            answer = parse_response(answer_bytes, 1)
+        except grpc.RpcError as error:
+            elapsed_ms = (time.perf_counter() - began) * 1e3
+            reason = REASONS.get(_code(error), "rejected")
+            raise ExchangeFailed(reason, _detail(error), elapsed_ms) from error
+        except WireError as error:
+            elapsed_ms = (time.perf_counter() - began) * 1e3
+            raise ExchangeFailed("rejected", str(error), elapsed_ms) from error
+        total_ms = (time.perf_counter() - began) * 1e3
+        if total_ms > timeout_ms:
+            raise ExchangeFailed("timeout", "the answer came late", total_ms)
+        return Reply(
+            prediction=int(answer.predictions[0]),
+            confidence=float(answer.confidences[0]),
+            server_queue_ms=answer.server_queue_ms,
+            server_ms=answer.server_ms,
+            server_wait_ms=answer.server_wait_ms,
+            queue_length=answer.queue_length,
+            uplink_bytes=len(raw),
+            message_bytes=len(data),
+            downlink_bytes=len(answer_bytes),
+            transfer_ms=max(0.0, total_ms - answer.server_queue_ms - answer.server_ms),
+            total_ms=total_ms,
+        )
+
+    def probe(self, timeout_ms: float, padding_bytes: int = 0) -> float:
+        """Time of a call without work for the server, milliseconds.
+
+        Args:
+            timeout_ms: how long an answer is worth waiting for.
+            padding_bytes: sent along for nothing but to be sent, less than 16384.
+
+        Raises:
+            ExchangeFailed: as `infer`.
+        """
+        message = probe_message(padding_bytes)
+        began = time.perf_counter()
+        try:
+            self._live(message, timeout=timeout_ms / 1e3)
+        except grpc.RpcError as error:
+            elapsed_ms = (time.perf_counter() - began) * 1e3
+            reason = REASONS.get(_code(error), "rejected")
+            raise ExchangeFailed(reason, _detail(error), elapsed_ms) from error
+        return (time.perf_counter() - began) * 1e3
+
+    def close(self) -> None:
+        """Close the connection; a call under way ends as ``unavailable``."""
+        self._channel.close()
+
+    def __enter__(self) -> MecClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _message(
+        self, shape: tuple[int, ...], raw: bytes, exit: int, split: int, encoding: FrameCodec
+    ) -> bytes:
+        request = self._requests.get((exit, split, encoding))
+        if request is None or tuple(request.inputs[0].shape) != shape:
+            request = build_request(self.bundle_hash, exit, split, shape, encoding)
+            self._requests[exit, split, encoding] = request
+        # A message keeps every payload ever assigned to it (its arena never shrinks), so each
+        # exchange takes a copy of the prepared one, and the copy is freed with its payload.
+        message = type(request)()
+        message.CopyFrom(request)
+        message.raw_input_contents[0] = raw
+        data: bytes = message.SerializeToString()
+        return data
+
+
+def _code(error: grpc.RpcError) -> grpc.StatusCode:
+    code = error.code() if isinstance(error, grpc.Call) else None
+    return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN
+
+
+def _detail(error: grpc.RpcError) -> str:
+    text = error.details() if isinstance(error, grpc.Call) else str(error)
+    return " ".join((text or "no details").split())[:300]

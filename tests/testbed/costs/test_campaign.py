@@ -1,0 +1,193 @@
+"""A small real campaign: server process, links, every action; interrupted and resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnn.action import N_ACTIONS
+from cnn.bundle import load_bundle
+from cnn.errors import ConfigError, DataError
+from testbed.costs.campaign import CampaignConfig, Condition, disturbed, run_campaign
+from testbed.costs.cost_model import CostModel
+from testbed.device.frames import open_frames
+from testbed.device.quota import CpuQuota, quota_us
+from testbed.records.measurement import Measurement
+from testbed.records.parquet import RecordWriter, read_records
+
+CONDITIONS = (Condition(5, 10), Condition(40, 25))
+LOCAL = Measurement(
+    frame_id=0, track=0, frame_in_track=3, label=5, action=1, exit_used=1, captured_s=0.25,
+    queue_ms=1.5, head_ms=2.5, encode_ms=None, transfer_ms=None, server_queue_ms=None,
+    server_ms=None, fallback_ms=None, delay_ms=4.25, uplink_bytes=0, downlink_bytes=0,
+    prediction=5, confidence=0.75, correct=True, compute_mj=1.0, radio_mj=0.0, idle_mj=0.5,
+    energy_mj=1.5, energy_source="model:x", status="ok", reason="", uplink_mbps=None, rtt_ms=None,
+)  # fmt: skip
+SMALL = CampaignConfig(conditions=CONDITIONS, rounds=1, repetitions=2, warm_up=3, timeout_ms=20_000)
+
+
+def test_orders_are_random_reproducible_and_balanced() -> None:
+    config = CampaignConfig(rounds=2, seed=1)
+    names = [block.name for block in config.blocks()]
+    assert names == [block.name for block in CampaignConfig(rounds=2, seed=1).blocks()]
+    assert names != [block.name for block in CampaignConfig(rounds=2, seed=2).blocks()]
+    assert sorted(Counter(b.condition for b in config.blocks()).values()) == [2] * 5
+    assert config.n_frames == 10 * (10 + 10 * N_ACTIONS)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match="all different"):
+        CampaignConfig(conditions=(Condition(1, 1), Condition(1, 1)))
+    with pytest.raises(ConfigError, match="repetitions"):
+        CampaignConfig(repetitions=0)
+    with pytest.raises(ConfigError, match="8x80"):
+        Condition.parse("8x80")
+    assert Condition.parse("8/80") == Condition(8, 80)
+
+
+def test_blocks_of_a_disturbed_machine_are_found(tmp_path: Path) -> None:
+    """Rows of real blocks, made slower by hand."""
+    blocks = CampaignConfig(conditions=CONDITIONS, rounds=2).blocks()
+    for i, block in enumerate(blocks):
+        with RecordWriter(tmp_path / f"{block.name}.parquet", {"kind": "test"}) as writer:
+            for k in range(9):
+                spike = 5.0 if k == 0 else 1.0  # one stall is no disturbed block
+                head_ms = (20.0 if i == 2 else 15.0 + 0.1 * i) * spike
+                writer.write(dataclasses.replace(LOCAL, action=N_ACTIONS - 1, head_ms=head_ms))
+                writer.write(dataclasses.replace(LOCAL, action=0, head_ms=99.0))
+    assert disturbed(blocks, tmp_path) == [blocks[2]]
+
+
+class InterruptedCampaignError(Exception):
+    pass
+
+
+def test_an_interrupted_campaign_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    bundle = load_bundle()
+    frames = open_frames("render", bundle.config.input_size)
+    out = tmp_path / "campaign.parquet"
+    done: list[int] = []
+
+    def stop_after_first(n: int) -> None:
+        done.append(n)
+        if sum(done) > 0:
+            raise InterruptedCampaignError
+
+    with pytest.raises(InterruptedCampaignError):
+        run_campaign(SMALL, bundle, frames, out, progress=stop_after_first)
+    kept = list((tmp_path / "campaign.parquet.blocks").glob("*.parquet"))
+    assert len(kept) == 1
+    assert not out.exists()
+    first_block = read_records(kept[0])
+
+    other = CampaignConfig(conditions=CONDITIONS, rounds=1, repetitions=1)
+    with pytest.raises(DataError, match="another campaign"):
+        run_campaign(other, bundle, frames, out)
+
+    assert run_campaign(SMALL, bundle, frames, out) == SMALL.n_frames
+    assert [path.name for path in tmp_path.iterdir()] == ["campaign.parquet"]
+    records = read_records(out)
+    same = records.texts("condition") == first_block.texts("condition")[0]
+    np.testing.assert_array_equal(
+        records.numbers("delay_ms")[same], first_block.numbers("delay_ms")
+    )
+
+    assert set(records.texts("status")) == {"ok"}
+    counted = ~np.array(records.table["warm_up"].to_pylist())
+    for condition in CONDITIONS:
+        here = counted & (records.texts("condition") == condition.name)
+        actions = Counter(records.numbers("action")[here].astype(int).tolist())
+        assert actions == dict.fromkeys(range(N_ACTIONS), 2)
+        order = records.numbers("action")[here]
+        assert (np.diff(order) < 0).any()  # not simply ascending
+        sent = here & (records.numbers("uplink_bytes") > 0)
+        bits = 8 * records.numbers("uplink_bytes")[sent]
+        least_ms = bits / (1e3 * condition.uplink_mbps) + condition.rtt_ms
+        assert (records.numbers("transfer_ms")[sent] >= 0.98 * least_ms).all()
+        assert set(records.numbers("rtt_ms")[sent]) == {condition.rtt_ms}
+    assert (records.numbers("queue_ms") == 0).all()
+    assert records.source["bundle_hash"] == bundle.hash
+    assert records.source["emulation"] == "as it is"
+
+    model, report = tmp_path / "model.json", tmp_path / "report"
+    command = [sys.executable, "-m", "testbed", "fit", "--records", str(out)]
+    ran = subprocess.run(
+        [*command, "--out", str(model), "--report", str(report), "--bootstrap", "3", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads(ran.stdout.splitlines()[-1])
+    assert {"delay_mape", "energy_mape", "r2_delay", "r2_energy", "coefficients"} <= result.keys()
+    assert set(result["by_action"]) == {f"e{e}s{s}" for e in range(1, 6) for s in range(e + 1)}
+    assert CostModel.load(model).bundle_hash == bundle.hash
+    text = (report / "fit.md").read_text()
+    assert "delay   = compute" in text
+    assert (report / "delay.png").stat().st_size > 1000
+    assert (report / "energy.png").stat().st_size > 1000
+
+
+def test_fit_without_records_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    out = tmp_path / "model.json"
+    ran = subprocess.run(
+        [sys.executable, "-m", "testbed", "fit", "--records", "/nowhere", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 2
+    assert "error: records /nowhere" in ran.stderr
+    assert not out.exists()
+
+
+def test_quota_arithmetic() -> None:
+    assert quota_us(0.5) == (2500, 5000)
+    quota, period = quota_us(0.05)
+    assert quota >= 1000
+    assert quota / period == pytest.approx(0.05)
+    with pytest.raises(ConfigError):
+        CpuQuota(1.5)
+
+
+@pytest.mark.root
+def test_a_quota_is_entered_and_left() -> None:
+    """In a child, so that this process is never limited."""
+    program = (
+        "import time\n"
+        "from testbed.device.quota import CpuQuota\n"
+        "def burn():\n"
+        "    began, cpu = time.monotonic(), time.process_time()\n"
+        "    while time.monotonic() - began < 0.6: pass\n"
+        "    return (time.process_time() - cpu) / (time.monotonic() - began)\n"
+        "with CpuQuota(0.2):\n"
+        "    inside = burn()\n"
+        "print(inside, open('/proc/self/cgroup').read().count('sliproad-device'))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+    )
+    if "no CPU quota possible" in ran.stderr:
+        pytest.skip("cgroups cannot be written here")
+    assert ran.returncode == 0, ran.stderr
+    inside, left = ran.stdout.split()
+    assert float(inside) < 0.3
+    assert left == "0"
+
+
+def test_a_quota_that_cannot_be_set_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="slowdown"), CpuQuota(0.5, tmp_path / "file"):
+        pass

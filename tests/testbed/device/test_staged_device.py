@@ -1,0 +1,162 @@
+"""Staged decisions on the device: real network, real server process, real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from cnn.action import ACTIONS, Action
+from cnn.bundle import Bundle, load_bundle
+from cnn.runtime import SplitRuntime
+from testbed.decide.observation import STAGED_FIELDS, STAGED_OBS_DIM, Observer, Settings, scale_one
+from testbed.decide.stages import ANSWER, LEGAL
+from testbed.device.device import Device, DeviceConfig
+from testbed.device.frames import CameraFrame, open_frames
+from testbed.device.stand import Stand
+from testbed.meters.base import NoMeter
+from testbed.records.measurement import Measurement
+from testbed.server.process import ServerProcess
+from testbed.wire.client import MecClient
+
+AT = {field.name: field.index for field in STAGED_FIELDS}
+PATHS = [
+    [Action(1, 1).index, ANSWER],
+    [Action(1, 1).index, Action(3, 3).index, ANSWER],
+    [Action(5, 5).index],
+    [Action(2, 0).index],
+    [Action(1, 1).index, Action(3, 1).index],
+    [Action(1, 1).index, Action(2, 2).index, Action(5, 4).index],
+]
+"""Staged actions of successive frames."""
+
+
+class Scripted:
+    """Plays a list of staged actions a frame and remembers what it saw."""
+
+    name = "scripted"
+    staged = True
+
+    def __init__(self, paths: Sequence[Sequence[int]]) -> None:
+        self._paths = paths
+        self.seen: list[list[tuple[int, np.ndarray]]] = []
+
+    def reset(self) -> None:
+        self._left: list[int] = []
+        self._next = iter(self._paths)
+
+    def decide(self, observation: np.ndarray, position: int) -> int:
+        if not self._left:
+            self._left = list(next(self._next))
+            self.seen.append([])
+        self.seen[-1].append((position, observation.copy()))
+        action = self._left.pop(0)
+        assert LEGAL[position, action]
+        return action
+
+    def decide_batch(self, observations: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle()
+
+
+@pytest.fixture(scope="module")
+def runtime(bundle: Bundle) -> SplitRuntime:
+    runtime = SplitRuntime(bundle)
+    runtime.warm(runs=1)
+    return runtime
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with ServerProcess() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def frames(bundle: Bundle) -> list[CameraFrame]:
+    return list(open_frames("render", bundle.config.input_size, seed=1, n=len(PATHS)))
+
+
+def run(
+    runtime: SplitRuntime, client: MecClient | None, frames: list[CameraFrame], slowdown: float = 1
+) -> tuple[list[Measurement], Scripted]:
+    settings = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
+    policy = Scripted(PATHS)
+    config = DeviceConfig(period_ms=0, timeout_ms=5000, slowdown=slowdown)
+    device = Device(runtime, client, policy, Observer(settings), NoMeter(), config)
+    return list(device.run(frames)), policy
+
+
+def amounts_to(path: Sequence[int]) -> Action:
+    looked = [ACTIONS[a] for a in path if a != ANSWER]
+    return looked[-1]
+
+
+def test_staged_answers_are_those_of_the_action_they_amount_to(
+    runtime: SplitRuntime, server: ServerProcess, bundle: Bundle, frames: list[CameraFrame]
+) -> None:
+    with MecClient(server.target, bundle.hash) as client:
+        client.connect(10)
+        rows, _ = run(runtime, client, frames)
+    assert {row.status for row in rows} == {"ok"}
+    for row, frame, path in zip(rows, frames, PATHS, strict=True):
+        action = amounts_to(path)
+        assert row.action == action.index
+        prediction, confidence = runtime.act(frame.image, action)
+        assert row.prediction == prediction
+        assert row.confidence == pytest.approx(confidence, abs=1e-3)
+        assert row.uplink_bytes == bundle.config.payload_bytes(action.exit, action.split)
+        assert row.head_ms <= row.delay_ms
+
+
+def test_without_a_server_it_goes_on_from_where_it_stands(
+    runtime: SplitRuntime, frames: list[CameraFrame]
+) -> None:
+    rows, _ = run(runtime, None, frames)
+    for row, frame, path in zip(rows, frames, PATHS, strict=True):
+        action = amounts_to(path)
+        assert row.status == ("ok" if action.is_local else "fallback")
+        assert row.prediction == runtime.local(frame.image, action.exit)[0]
+
+
+def test_what_was_looked_at_is_observed(runtime: SplitRuntime, frames: list[CameraFrame]) -> None:
+    _, policy = run(runtime, None, frames, slowdown=2)
+    for frame, seen, path in zip(frames, policy.seen, PATHS, strict=True):
+        position, first = seen[0]
+        assert position == 0
+        assert first.shape == (STAGED_OBS_DIM,)
+        assert first[AT["stage_compute_ms"]] == scale_one(AT["stage_compute_ms"], 0.0)
+        for (position, observation), looked in zip(seen[1:], path, strict=False):
+            exit = ACTIONS[looked].exit
+            assert position == exit
+            assert observation[AT[f"stands_at_{exit}"]] == 1
+            sure = runtime.local(frame.image, exit)[1]
+            for name in ("stage_confidence", f"confidence_exit{exit}"):
+                assert observation[AT[name]] == pytest.approx(2 * sure - 1, abs=2e-3)
+            assert observation[AT["stage_compute_ms"]] > first[AT["stage_compute_ms"]]
+
+
+def test_no_block_runs_twice(
+    runtime: SplitRuntime, frames: list[CameraFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+    forward = runtime.forward
+
+    def counted(x: object, first: int, last: int) -> object:
+        ran.extend(range(first, last + 1))
+        return forward(x, first, last)  # type: ignore[arg-type]
+
+    stand = Stand.before(runtime, frames[0].image)
+    monkeypatch.setattr(runtime, "forward", counted)
+    stand.look(1)
+    stand.look(3)
+    payload = runtime.payload(stand.run_to(4), 4)
+    assert ran == [1, 2, 3, 4]
+    monkeypatch.undo()
+    whole = runtime.payload(runtime.forward(runtime.start(frames[0].image), 1, 4), 4)
+    np.testing.assert_array_equal(payload, whole)

@@ -1,0 +1,167 @@
+"""Record files: what goes in comes out, nulls stay nulls, nothing half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cnn.errors import DataError
+from testbed.records.measurement import Measurement
+from testbed.records.parquet import ROWS_PER_GROUP, RecordWriter, provenance, read_records
+from testbed.records.summary import summarise
+
+LOCAL = Measurement(
+    frame_id=0, track=0, frame_in_track=3, label=5, action=1, exit_used=1, captured_s=0.25,
+    queue_ms=1.5, head_ms=2.5, encode_ms=None, transfer_ms=None, server_queue_ms=None,
+    server_ms=None, fallback_ms=None, delay_ms=4.25, uplink_bytes=0, downlink_bytes=0,
+    prediction=5, confidence=0.75, correct=True, compute_mj=1.0, radio_mj=0.0, idle_mj=0.5,
+    energy_mj=1.5, energy_source="model:x", status="ok", reason="", uplink_mbps=None, rtt_ms=None,
+)  # fmt: skip
+SKIPPED = dataclasses.replace(
+    LOCAL, prediction=None, confidence=None, correct=False, status="skipped", reason="queued",
+    queue_ms=250.0, delay_ms=250.0, energy_mj=None,
+)  # fmt: skip
+FALLBACK = dataclasses.replace(
+    LOCAL, action=2, status="fallback", reason="timeout", fallback_ms=3.0, delay_ms=300.0,
+    correct=False, label=6,
+)  # fmt: skip
+
+
+def test_rows_and_provenance_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "run.parquet"
+    rows = [dataclasses.replace(LOCAL, frame_id=i) for i in range(ROWS_PER_GROUP + 5)]
+    rows[7] = dataclasses.replace(SKIPPED, frame_id=7)
+    with RecordWriter(path, provenance(slowdown=8.0)) as writer:
+        for row in rows:
+            writer.write(row)
+            assert not path.exists()
+    records = read_records(path)
+    assert list(records.rows()) == rows
+    assert records.source["slowdown"] == 8.0
+    assert {"cpu", "python", "onnxruntime", "sliproad", "created"} <= records.source.keys()
+    assert np.isnan(records.numbers("prediction")[7])
+    assert np.isnan(records.numbers("energy_mj")[7])
+    assert [p.name for p in path.parent.iterdir()] == ["run.parquet"]
+
+
+def test_a_file_from_before_probes_were_counted_still_reads(tmp_path: Path) -> None:
+    path = tmp_path / "old.parquet"
+    with RecordWriter(path, {}) as writer:
+        writer.write(LOCAL)
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["probes", "probe_bytes"]), path)
+    assert list(read_records(path).rows()) == [LOCAL]
+    pq.write_table(table.drop_columns(["label"]), path)
+    with pytest.raises(DataError, match="label"):
+        read_records(path)
+
+
+def test_the_schema_is_that_of_measurement(tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    with RecordWriter(path, {}) as writer:
+        writer.write(LOCAL)
+    schema = pq.read_schema(path)
+    assert schema.names == [field.name for field in dataclasses.fields(Measurement)]
+    assert schema.field("encode_ms").nullable
+    assert not schema.field("delay_ms").nullable
+    assert schema.field("correct").type == pa.bool_()
+
+
+def test_what_was_measured_before_an_error_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    interrupt = KeyboardInterrupt()
+    writer = RecordWriter(path, {})
+    writer.write(LOCAL)
+    writer.__exit__(KeyboardInterrupt, interrupt, None)
+    records = read_records(path)
+    assert len(records) == 1
+    assert "KeyboardInterrupt" in records.source["ended_early"]
+
+
+def test_without_rows_nothing_is_left(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "run.parquet", {}):
+        pass
+    with pytest.raises(ValueError), RecordWriter(tmp_path / "other.parquet", {}):
+        raise ValueError
+    assert not list(tmp_path.iterdir())
+
+
+def test_discard_leaves_nothing(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path / "run.parquet", {})
+    writer.write(LOCAL)
+    writer.discard()
+    assert not list(tmp_path.iterdir())
+
+
+def test_extra_columns(tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    with RecordWriter(path, {}, {"condition": pa.string()}) as writer:
+        writer.write(LOCAL, condition="a")
+        writer.write(LOCAL, condition="b")
+    records = read_records(path)
+    assert records.texts("condition").tolist() == ["a", "b"]
+    assert list(records.rows()) == [LOCAL, LOCAL]
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 no", None])
+def test_a_file_that_is_none_is_a_clear_error(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "run.parquet"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=r"run\.parquet"):
+        read_records(path)
+
+
+def test_another_parquet_file_is_a_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    pq.write_table(pa.table({"x": [1]}), path)
+    with pytest.raises(DataError, match="testbed device"):
+        read_records(path)
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="written to"):
+        RecordWriter(tmp_path / "file" / "run.parquet", {})
+
+
+def test_summary_by_hand() -> None:
+    result = summarise([LOCAL, SKIPPED, FALLBACK], deadline_ms=100)
+    assert result["frames"] == 3
+    assert result["delay_ms"] == pytest.approx((4.25 + 300) / 2)
+    assert result["accuracy"] == pytest.approx(1 / 3)
+    assert result["miss_rate"] == pytest.approx(2 / 3)
+    assert result["energy_mj"] == pytest.approx(1.5)
+    assert result["status"] == {"ok": 1, "skipped": 1, "fallback": 1}
+    assert result["reasons"] == {"queued": 1, "timeout": 1}
+    assert result["actions"] == {"e1s1": 1, "e2s0": 1}
+
+
+def test_summary_of_nothing_measured_is_none() -> None:
+    result = summarise([], deadline_ms=100)
+    assert result["delay_ms"] is None
+    assert result["accuracy"] is None
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_a_damaged_file_is_read_or_a_clear_error(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "run.parquet"
+    with RecordWriter(path, {"a": 1}) as writer:
+        writer.write(LOCAL)
+    raw = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw[: data.draw(st.integers(1, len(raw)))])
+    with contextlib.suppress(DataError):
+        read_records(path)

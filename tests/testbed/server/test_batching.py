@@ -1,0 +1,306 @@
+"""The batcher alone: order, bounds, deadlines. Its `compute` here is plain arithmetic,
+so that every answer can be checked; the server's tests run the real tails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cnn.errors import ConfigError
+from testbed.server.batching import Batcher, Job, Status, WaitEstimate
+
+Answers = tuple[NDArray[np.int16], NDArray[np.float32]]
+
+
+class Gate:
+    """A `compute` that waits until it is opened, and remembers its batches."""
+
+    def __init__(self, *, is_open: bool = False) -> None:
+        self.opened = threading.Event()
+        self.batches: list[tuple[int, int, int]] = []
+        self.running = 0
+        self.most_running = 0
+        self._lock = threading.Lock()
+        if is_open:
+            self.opened.set()
+
+    def __call__(self, payload: NDArray[np.uint8], exit: int, split: int) -> Answers:
+        with self._lock:
+            self.batches.append((exit, split, len(payload)))
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
+        assert self.opened.wait(20)
+        with self._lock:
+            self.running -= 1
+        sums = payload.reshape(len(payload), -1).sum(1, dtype=np.int64) + 100 * exit + split
+        return sums.astype(np.int16), np.full(len(payload), 0.5, np.float32)
+
+
+def job(value: int = 1, key: tuple[int, int] = (3, 1), n: int = 1, within: float = 60.0) -> Job:
+    now = time.monotonic()
+    payload = np.full((n, 2, 2, 2), value, np.uint8)
+    return Job(*key, payload, arrived_s=now, deadline_s=now + within)
+
+
+class Callers:
+    """Threads that bring jobs and keep what came back."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self.batcher = batcher
+        self.threads: list[threading.Thread] = []
+        self.statuses: dict[Job, Status] = {}
+
+    def bring(self, one: Job, *, waiting: int | None = None) -> Job:
+        def run() -> None:
+            self.statuses[one] = self.batcher.run(one)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.threads.append(thread)
+        if waiting is not None:
+            wait_until(lambda: self.batcher.queue_length == waiting)
+        return one
+
+    def join(self) -> None:
+        for thread in self.threads:
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def wait_until(condition: object, limit_s: float = 20.0) -> None:
+    until = time.monotonic() + limit_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < until, "condition never came true"
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.opened.set()
+
+
+def test_a_lone_request_is_computed_at_once_by_its_own_thread() -> None:
+    seen: list[int] = []
+
+    def compute(payload: NDArray[np.uint8], exit: int, split: int) -> Answers:
+        seen.append(threading.get_ident())
+        return np.zeros(1, np.int16), np.ones(1, np.float32)
+
+    batcher = Batcher(compute, max_wait_ms=1000)  # even a long hold-back does not touch it
+    one = job()
+    assert batcher.run(one) == "answered"
+    assert seen == [threading.get_ident()]
+    assert batcher.close(5)
+
+
+def test_waiting_requests_of_one_key_are_computed_together_oldest_key_first(gate: Gate) -> None:
+    batcher = Batcher(gate, max_batch=3)
+    callers = Callers(batcher)
+    callers.bring(job(key=(5, 0)))
+    wait_until(lambda: gate.running == 1)
+    jobs = [
+        callers.bring(job(value, key), waiting=value)
+        for value, key in [(1, (3, 1)), (2, (2, 0)), (3, (3, 1)), (4, (3, 1)), (5, (3, 1))]
+    ]
+    gate.opened.set()
+    callers.join()
+    assert gate.batches == [(5, 0, 1), (3, 1, 3), (2, 0, 1), (3, 1, 1)]
+    for value, one in enumerate(jobs, start=1):
+        assert one.predictions is not None
+        assert one.predictions.tolist() == [8 * value + 100 * one.exit + one.split]
+    assert batcher.close(5)
+
+
+def test_batches_count_frames_not_requests(gate: Gate) -> None:
+    batcher = Batcher(gate, max_batch=4)
+    callers = Callers(batcher)
+    callers.bring(job())
+    wait_until(lambda: gate.running == 1)
+    callers.bring(job(2, n=3), waiting=1)
+    callers.bring(job(3, n=2), waiting=2)
+    gate.opened.set()
+    callers.join()
+    assert [n for _, _, n in gate.batches] == [1, 3, 2]
+    assert batcher.close(5)
+
+
+def test_beyond_the_bound_is_refused_and_the_rest_answered(gate: Gate) -> None:
+    batcher = Batcher(gate, queue_limit=2)
+    callers = Callers(batcher)
+    callers.bring(job())
+    wait_until(lambda: gate.running == 1)
+    callers.bring(job(), waiting=1)
+    callers.bring(job(), waiting=2)
+    refused = job()
+    assert batcher.run(refused) == "refused"
+    assert refused.predictions is None
+    gate.opened.set()
+    callers.join()
+    assert sorted(callers.statuses.values()) == ["answered"] * 3
+    assert batcher.close(5)
+
+
+def test_expired_and_withdrawn_requests_are_not_computed(gate: Gate) -> None:
+    batcher = Batcher(gate, max_batch=8)
+    callers = Callers(batcher)
+    callers.bring(job())
+    wait_until(lambda: gate.running == 1)
+    late = callers.bring(job(2, within=0.01), waiting=1)
+    gone = callers.bring(job(3), waiting=2)
+    good = callers.bring(job(4), waiting=3)
+    batcher.withdraw(gone)
+    wait_until(lambda: batcher.queue_length == 2)  # a withdrawn place is free at once
+    time.sleep(0.02)
+    gate.opened.set()
+    callers.join()
+    assert callers.statuses[late] == "expired"
+    assert callers.statuses[gone] == "cancelled"
+    assert callers.statuses[good] == "answered"
+    assert gate.batches == [(3, 1, 1), (3, 1, 1)]
+    assert batcher.run(job(5, within=0.0)) == "expired"  # also where it would run at once
+    assert len(gate.batches) == 2
+    assert batcher.close(5)
+
+
+def test_a_timed_out_caller_returns_whether_or_not_its_batch_runs(gate: Gate) -> None:
+    batcher = Batcher(gate, max_batch=1)
+    callers = Callers(batcher)
+    callers.bring(job())
+    wait_until(lambda: gate.running == 1)
+    waiting = job()
+    assert batcher.run(waiting, timeout_s=0.01) == "expired"
+    assert batcher.queue_length == 0
+    gate.opened.set()
+    callers.join()
+    assert len(gate.batches) == 1
+    assert batcher.close(5)
+
+
+def test_hold_back_gathers_company_up_to_a_full_batch(gate: Gate) -> None:
+    batcher = Batcher(gate, workers=1, max_batch=2, max_wait_ms=60_000)
+    callers = Callers(batcher)
+    callers.bring(job())
+    wait_until(lambda: gate.running == 1)
+    callers.bring(job(1), waiting=1)
+    gate.opened.set()
+    wait_until(lambda: gate.running == 0)
+    time.sleep(0.05)
+    assert batcher.queue_length == 1  # alone, so it is held back
+    callers.bring(job(2))
+    callers.join()
+    assert [n for _, _, n in gate.batches] == [1, 2]
+    assert batcher.close(5)
+
+
+def test_hold_back_ends() -> None:
+    gate = Gate()
+    batcher = Batcher(gate, max_batch=8, max_wait_ms=20)
+    callers = Callers(batcher)
+    callers.bring(job())
+    wait_until(lambda: gate.running == 1)
+    callers.bring(job(), waiting=1)
+    gate.opened.set()
+    callers.join()
+    assert set(callers.statuses.values()) == {"answered"}
+    assert batcher.close(5)
+
+
+def test_many_threads_each_get_their_own_answer() -> None:
+    gate = Gate(is_open=True)
+    batcher = Batcher(gate, workers=2, max_batch=4, queue_limit=64)
+    rng = np.random.default_rng(7)
+    plans = [
+        [
+            (int(v), (int(e), int(e) - 1))
+            for v, e in zip(rng.integers(0, 200, 50), keys, strict=True)
+        ]
+        for keys in rng.integers(1, 6, (16, 50))
+    ]
+    wrong: list[object] = []
+
+    def call(plan: list[tuple[int, tuple[int, int]]]) -> None:
+        for value, key in plan:
+            one = job(value, key)
+            status = batcher.run(one)
+            expected = 8 * value + 100 * key[0] + key[1]
+            if status != "answered" or one.predictions is None or one.predictions != [expected]:
+                wrong.append((status, value, key))
+
+    threads = [threading.Thread(target=call, args=(plan,)) for plan in plans]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []
+    assert sum(n for _, _, n in gate.batches) == 16 * 50
+    assert max(n for _, _, n in gate.batches) <= 4
+    assert gate.most_running <= 2
+    assert batcher.close(5)
+
+
+def test_a_failing_batch_fails_its_requests_only(caplog: pytest.LogCaptureFixture) -> None:
+    def compute(payload: NDArray[np.uint8], exit: int, split: int) -> Answers:
+        if exit == 1:
+            raise RuntimeError("out of memory")
+        return np.zeros(1, np.int16), np.ones(1, np.float32)
+
+    batcher = Batcher(compute)
+    assert batcher.run(job(key=(1, 0))) == "failed"
+    assert batcher.run(job(key=(2, 0))) == "answered"
+    assert "batch of 1 failed" in caplog.text
+    assert batcher.close(5)
+
+
+def test_close_finishes_what_waits_and_refuses_the_rest(gate: Gate) -> None:
+    batcher = Batcher(gate)
+    callers = Callers(batcher)
+    callers.bring(job())
+    wait_until(lambda: gate.running == 1)
+    callers.bring(job(), waiting=1)
+    closing = threading.Thread(target=batcher.close, args=(20,))
+    closing.start()
+    wait_until(lambda: batcher.run(job(within=0)) == "refused")
+    gate.opened.set()
+    callers.join()
+    closing.join(20)
+    assert sorted(callers.statuses.values()) == ["answered", "answered"]
+
+
+def test_close_gives_up_in_time(gate: Gate) -> None:
+    batcher = Batcher(gate)
+    callers = Callers(batcher)
+    callers.bring(job())
+    wait_until(lambda: gate.running == 1)
+    waiting = callers.bring(job(), waiting=1)
+    assert not batcher.close(0.05)
+    wait_until(lambda: waiting in callers.statuses)
+    assert callers.statuses[waiting] == "refused"
+    gate.opened.set()
+    callers.join()
+
+
+def test_expected_wait_follows_and_fades() -> None:
+    wait = WaitEstimate(memory_s=1.0)
+    assert wait.value_ms(0.0) == 0.0
+    wait.add(10.0, 100.0)  # after a long silence the newest wait is all there is
+    assert wait.value_ms(100.0) == pytest.approx(10.0)
+    wait.add(20.0, 101.0)
+    mixed = 10 * np.exp(-1) + 20 * (1 - np.exp(-1))
+    assert wait.value_ms(101.0) == pytest.approx(mixed)
+    assert wait.value_ms(103.0) == pytest.approx(mixed * np.exp(-2))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"workers": 0}, {"max_batch": 0}, {"queue_limit": 0}, {"max_wait_ms": -1.0}],
+)
+def test_nonsense_options_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ConfigError):
+        Batcher(Gate(), **options)  # type: ignore[arg-type]
