@@ -5,6 +5,15 @@ lanes would cost more than the simulation, so lanes share empty dicts and only a
 that ends gets its own. The scalar reward joins cost and constraint: with multiplier
 ``m`` of the accuracy floor it is ``-cost - m * wrong``, where ``wrong`` is 1 for a wrong
 or missing answer, or (`agents.doubt`) how often an answer like this one is wrong.
+
+**The modem's tail is charged to the exchange that causes it.** The simulator charges tail energy
+as it is spent, up to ten seconds after an exchange; a learner with a horizon of some frames never
+sees that it was the exchange's doing, and once the modem is up, sending looks free for ever. The
+learner's reward therefore books the whole tail when it is caused and gives back what turns out
+not to be spent: ``reward + owed(before) - owed(after)``, with ``owed`` the price of the tail still
+ahead. Over a drive these terms cancel exactly (nothing is owed at its start, what is left at its
+end is given back), so the return without discount, and what is best under it, stay the same
+(reward redistribution: Arjona-Medina et al., "RUDDER", NeurIPS 2019).
 """
 
 from __future__ import annotations
@@ -79,6 +88,7 @@ class OffloadVecEnv(VecEnv):
         self._doubt = doubt
         self._no_info: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
         self._chosen = np.zeros(env.num_envs, np.int64)
+        self._tail_price = env.world.cost.radio.tail_mw / 1e3  # mJ a ms
 
     def reset(self) -> NDArray[np.float32]:
         """Start every lane anew, with the seeds given to `seed` if there are any."""
@@ -96,10 +106,13 @@ class OffloadVecEnv(VecEnv):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """One frame in every lane."""
         rows = self.env.simulator.row.copy()
+        owed = self._owed()
         observation, _, terminated, truncated, info = self.env.step(self._chosen)
+        done = terminated | truncated
+        # In a lane that ended another drive begins, which owes nothing.
         reward = -info["cost"] - self.multiplier * self._wrong(rows, info)
         self._count(reward, info, ("cost", "accuracy", "delay_ms", "energy_mj"))
-        done = terminated | truncated
+        reward += owed - self._owed()
         infos = self._no_info
         if done.any():
             infos = list(infos)
@@ -111,6 +124,13 @@ class OffloadVecEnv(VecEnv):
                 }
         # A copy: the environment may reuse its arrays, the rollout buffer must not see it.
         return np.array(observation, np.float32), reward.astype(np.float32), done, infos
+
+    def _owed(self) -> NDArray[np.float64]:
+        """Cost of the modem's tail that each lane has ahead of it, float64 (B,)."""
+        s = self.env.simulator.lanes
+        left_ms = s.last_end + self.env.world.cost.radio.tail_ms - s.start
+        owed: NDArray[np.float64] = self._tail_price * s.energy_price * np.maximum(left_ms, 0.0)
+        return owed
 
     def _count(
         self, reward: NDArray[np.float64], info: dict[str, Any], names: tuple[str, ...]

@@ -193,6 +193,13 @@ def table(
     ),
     bundle: BundleOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many frames.")] = None,
+    drives: Annotated[
+        int, typer.Option(min=0, help="More drives past the same signs on other days.")
+    ] = 0,
+    strength: Annotated[
+        float, typer.Option(min=0.0, max=2.0, help="How bad those days' light and optics get.")
+    ] = 1.1,
+    seed: Annotated[int, typer.Option(help="Of those days' conditions.")] = 0,
     threads: ThreadsOption = 2,
     as_json: JsonFlag = False,
 ) -> None:
@@ -201,13 +208,19 @@ def table(
 
     from cnn.bundle import load_bundle
     from cnn.runtime import SplitRuntime
-    from cnn.table import make_table
+    from cnn.table import make_varied_table
 
     loaded = load_bundle(bundle)
     images = _part(data_folder(data), part, loaded.config.input_size, limit)
-    with tqdm(total=len(images), desc=part, unit="frame") as bar:
-        made = make_table(
-            SplitRuntime(loaded, threads), images, f"GTSRB {part}", progress=bar.update
+    with tqdm(total=len(images) * (1 + drives), desc=part, unit="frame") as bar:
+        made = make_varied_table(
+            SplitRuntime(loaded, threads),
+            images,
+            f"GTSRB {part}",
+            drives=drives,
+            strength=strength,
+            seed=seed,
+            progress=bar.update,
         )
     made.save(out)
     result = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -141,7 +142,48 @@ class FrameTable:
             ) from error
 
 
+def join_tables(tables: Sequence[FrameTable], source: str) -> FrameTable:
+    """One table of the tracks of several, numbered on.
+
+    Args:
+        tables: at least one, all answered by the same bundle.
+        source: text kept in the joined table.
+
+    Raises:
+        DataError: if there is no table, or different bundles answered.
+    """
+    hashes = sorted({table.bundle_hash for table in tables})
+    if len(hashes) != 1:
+        raise DataError(
+            f"{len(tables)} frame tables of {len(hashes)} model bundles",
+            expected="at least one table, all of one bundle",
+            mend="make the tables with the same bundle",
+        )
+    first = np.cumsum([0, *(table.n_tracks for table in tables[:-1])])
+
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(table, name) for table in tables])
+
+    return FrameTable(
+        label=joined("label"),
+        track=np.concatenate(
+            [table.track + np.int32(n) for table, n in zip(tables, first, strict=True)]
+        ),
+        frame=joined("frame"),
+        prediction=joined("prediction"),
+        confidence=joined("confidence"),
+        payload_bytes=joined("payload_bytes"),
+        features=joined("features"),
+        bundle_hash=hashes[0],
+        source=source,
+    )
+
+
 def embedded_table(name: str) -> FrameTable:
-    """A frame table shipped in the package: ``policy-train`` or ``policy-test``."""
+    """A frame table shipped in the package.
+
+    ``policy-test``, ``policy-train``, or ``policy-train-varied``: the latter's tracks and
+    three more drives past the same signs (`cnn.conditions`), on which policies learn.
+    """
     with resources.as_file(resources.files("cnn") / "assets" / f"{name}.npz") as path:
         return FrameTable.load(path)

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import ACTIONS, N_ACTIONS, N_EXITS
+from cnn.conditions import another_drive
 from cnn.data import ImageSet
 from cnn.errors import DataError
 from cnn.features import frame_features
-from cnn.frame_table import FEATURES, FrameTable
+from cnn.frame_table import FEATURES, FrameTable, join_tables
 from cnn.runtime import SplitRuntime
 from cnn.tracks import SPLICED
 
@@ -117,4 +118,31 @@ def make_table(
         features=all_features(data, frame),
         bundle_hash=runtime.bundle.hash,
         source=source,
+    )
+
+
+def make_varied_table(
+    runtime: SplitRuntime,
+    data: ImageSet,
+    source: str,
+    *,
+    drives: int,
+    strength: float,
+    seed: int,
+    progress: Callable[[int], object] | None = None,
+) -> FrameTable:
+    """`make_table` of `data` and of more drives past the same signs.
+
+    Args:
+        runtime, data, source, progress: as of `make_table`.
+        drives: how many more; 0 is `make_table` itself.
+        strength: of the worst condition, see `cnn.conditions.another_drive`.
+        seed: of the conditions; drive k takes seed + k.
+    """
+    if drives == 0:
+        return make_table(runtime, data, source, progress=progress)
+    days = [data, *(another_drive(data, strength, seed + k) for k in range(1, drives + 1))]
+    tables = [make_table(runtime, day, source, progress=progress) for day in days]
+    return join_tables(
+        tables, f"{source} and {drives} more drives, strength {strength:g}, seed {seed}"
     )

@@ -25,7 +25,7 @@ _TEST_SEEDS: Final = 100_000
 class Frames:
     """Frame tables, embedded by name or by path; disjoint by track."""
 
-    train: str = "policy-train"
+    train: str = "policy-train-varied"
     test: str = "policy-test"
 
 
