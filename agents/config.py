@@ -54,7 +54,8 @@ class TrainConfig:
         gae_lambda: generalised advantage estimation.
         entropy: PPO's entropy bonus at the start, falling linearly to 0.
         hidden: width of both hidden layers.
-        dual_rate: multiplier added per unit of missing accuracy and update.
+        dual_rate: multiplier added per unit of missing accuracy and update, at the start; falls
+            linearly to a tenth.
         dual_start: multiplier at the start, cost per unit of accuracy.
         margin: accuracy asked for above the floor in training and validation. Errors come
             by track, and there are few tracks: what early exits lose against the main
@@ -85,7 +86,7 @@ class TrainConfig:
     dual_start: float = 10.0
     margin: float = MARGIN
     validate_every: int = 250_000
-    validate_drives: int = 128
+    validate_drives: int = 256
     patience: int = 0
     checkpoint_every: int = 500_000
     actions: tuple[int, ...] = tuple(range(N_ACTIONS))

@@ -3,7 +3,7 @@
 The dual ascent follows the Lagrangian method for constrained Markov decision processes
 (E. Altman, 1999; Ray, Achiam, Amodei, "Benchmarking safe exploration", 2019): after each
 rollout the price of a wrong answer rises by ``dual_rate * (floor + margin - accuracy)``,
-accuracy measured on that rollout, and never falls below 0.
+accuracy measured on that rollout, and never falls below 0. The rate falls linearly to a tenth.
 """
 
 from __future__ import annotations
@@ -124,8 +124,12 @@ class Supervisor(BaseCallback):
         self._report(self.num_timesteps, row)
 
     def _ascend(self, accuracy: float) -> None:
+        # The rate falls with the learning rate: a rollout's accuracy is noisy, since errors come
+        # by track, and towards the end the price must settle.
+        left = max(0.0, 1.0 - self.num_timesteps / self.config.steps)
+        rate = self.config.dual_rate * (0.1 + 0.9 * left)
         missing = self._target - accuracy
-        self.state.multiplier = max(0.0, self.state.multiplier + self.config.dual_rate * missing)
+        self.state.multiplier = max(0.0, self.state.multiplier + rate * missing)
         self.env.multiplier = self.state.multiplier
 
     def _validate(self) -> dict[str, float]:

@@ -142,5 +142,3 @@ def another_drive(data: ImageSet, strength: float, seed: int) -> ImageSet:
             condition, previous = draw_condition(rng, strength * rng.random()), name
         images[i] = see(data.images[i], condition, rng)
     return replace(data, images=images)
-
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from agents.doubt import doubt
 from agents.sb3_vec import OffloadVecEnv
 from cnn.action import N_ACTIONS
 from offload_env.vector_env import OffloadVectorEnv
+from offload_env.world import LOCAL
 
 LANES = 5
 
@@ -87,3 +90,37 @@ def test_doubt_keeps_every_actions_mean(make_world) -> None:
     assert chance.max() <= 1
     # It must tell right from wrong answers apart, or it would be no use.
     assert chance[~table.correct].mean() > 3 * chance[table.correct].mean()
+
+
+def test_the_modems_tail_is_charged_to_its_cause_and_cancels_over_a_drive(make_world) -> None:
+    world = make_world(20.0, n_frames=30)
+    radio = replace(world.cost.radio, tail_mw=600.0, tail_ms=800.0)
+    world = replace(world, cost=replace(world.cost, radio=radio))
+    lanes, local = 3, LOCAL[0]
+    adapter = OffloadVecEnv(OffloadVectorEnv(lanes, world=world))
+    native = OffloadVectorEnv(lanes, world=world)
+    adapter.seed(4)
+    adapter.reset()
+    native.reset(seed=4)
+    rng = np.random.default_rng(0)
+    total = its_total = np.zeros(lanes)
+    for i in range(30):
+        actions = np.full(lanes, local)
+        if i == 3:  # the first exchange: the whole tail is booked at once
+            actions[:] = 0
+        elif i > 3:
+            actions = rng.integers(0, N_ACTIONS, lanes)
+        adapter.step_async(actions)
+        _, reward, done, _ = adapter.step_wait()
+        _, its_reward, *_ = native.step(actions)
+        if i < 3:
+            np.testing.assert_allclose(reward, its_reward, rtol=1e-5)
+        elif i == 3:
+            price = world.scenario.price.energy_weight / world.energy_ref_mj
+            whole = price * radio.tail_mw * radio.tail_ms / 1e3
+            spent = world.scenario.timing.period_ms / radio.tail_ms * whole
+            assert (reward < its_reward - (whole - spent)).all()
+            assert (reward > its_reward - whole).all()
+        total, its_total = total + reward, its_total + its_reward
+    assert done.all()
+    np.testing.assert_allclose(total, its_total, rtol=1e-4)

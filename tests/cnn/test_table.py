@@ -1,5 +1,6 @@
 """Frame tables: what the file says is what the network does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,13 @@ import pytest
 
 from cnn.action import ACTIONS
 from cnn.bundle import load_bundle
+from cnn.conditions import another_drive
 from cnn.data import ImageSet
 from cnn.errors import DataError
 from cnn.features import frame_features
-from cnn.frame_table import FrameTable, embedded_table
+from cnn.frame_table import FrameTable, embedded_table, join_tables
 from cnn.runtime import SplitRuntime
-from cnn.table import make_table, running_tracks
+from cnn.table import make_table, make_varied_table, running_tracks
 from cnn.tracks import SPLICED, load_split
 
 
@@ -105,3 +107,32 @@ def test_embedded_table_equals_a_fresh_run(data_dir: Path) -> None:
     # Another processor may sum in another order: a handful of near-ties may flip.
     assert (fresh.prediction != shipped.prediction[:n]).mean() <= 0.002
     assert np.abs(fresh.confidence - shipped.confidence[:n]).mean() <= 0.002
+
+
+def test_a_varied_table_is_the_tracks_and_more_drives_past_them() -> None:
+    data, runtime = small_set(), SplitRuntime(load_bundle())
+    plain = make_table(runtime, data, "noise")
+    varied = make_varied_table(runtime, data, "noise", drives=2, strength=1.0, seed=3)
+    n = len(plain)
+    assert len(varied) == 3 * n
+    assert varied.track.tolist() == [t + 3 * k for k in range(3) for t in plain.track]
+    np.testing.assert_array_equal(varied.prediction[:n], plain.prediction)
+    for k in (1, 2):
+        day = make_table(runtime, another_drive(data, 1.0, 3 + k), "noise")
+        np.testing.assert_array_equal(varied.confidence[k * n : (k + 1) * n], day.confidence)
+    assert "2 more drives" in varied.source
+
+
+def test_tables_of_different_bundles_are_not_joined() -> None:
+    table = make_table(SplitRuntime(load_bundle()), small_set(), "noise")
+    with pytest.raises(DataError, match="2 model bundles"):
+        join_tables([table, replace(table, bundle_hash="0" * 64)], "both")
+
+
+def test_the_embedded_varied_table_holds_the_embedded_tracks_and_is_harder() -> None:
+    plain, varied = embedded_table("policy-train"), embedded_table("policy-train-varied")
+    n = len(plain)
+    assert (len(varied), varied.n_tracks) == (4 * n, 4 * plain.n_tracks)
+    np.testing.assert_array_equal(varied.prediction[:n], plain.prediction)
+    np.testing.assert_array_equal(varied.label, np.tile(plain.label, 4))
+    assert varied.correct.mean() < plain.correct.mean()
