@@ -20,14 +20,14 @@ from testbed.traces.fit import fit_model
 from testbed.traces.model import TraceModel
 from testbed.traces.series import cut_at_gaps, resample
 
-STEP_S = {"urban-5g": 0.5, "highway-lte": 0.1, "cross-country-5g": 0.5, "poor-coverage": 0.5}
+STEP_S = {"urban-5g": 0.5, "highway-lte": 0.1, "poor-coverage": 0.5}
 """Spacing of the capacity: that of the coarser set of the kind (sa24: 0.5 s). memu22's 1 s
 series of the 5G phone are held for two steps."""
 
-RTT_STEP_S = {"urban-5g": 0.1, "highway-lte": 0.1, "cross-country-5g": 0.1, "poor-coverage": 0.2}
+RTT_STEP_S = {"urban-5g": 0.1, "highway-lte": 0.1, "poor-coverage": 0.2}
 """Spacing of the round trips: that of the pings, cicv5g's 0.05 s averaged in pairs."""
 
-LEVELS = {"urban-5g": 6, "highway-lte": 6, "cross-country-5g": 6, "poor-coverage": 6}
+LEVELS = {"urban-5g": 6, "highway-lte": 6, "poor-coverage": 6}
 MIN_S = 20.0
 
 

@@ -67,7 +67,7 @@ class Link:
     Attributes:
         source: ``generated`` (nothing else is needed) or ``measured`` (a trace collection,
             from `folder` or the folder that SLIPROAD_DATA names).
-        kind: ``urban-5g``, ``highway-lte``, ``cross-country-5g`` or ``poor-coverage``.
+        kind: ``urban-5g``, ``highway-lte`` or ``poor-coverage``.
         train_traces: number of generated training drives.
         test_traces: number of generated test drives.
         seed: training drives take seeds ``seed`` .. ``seed + train_traces - 1``, test drives

@@ -33,9 +33,7 @@ def link(
     ] = None,
     generate: Annotated[
         str | None,
-        typer.Option(
-            help="Generate a trace: urban-5g, highway-lte, cross-country-5g or poor-coverage."
-        ),
+        typer.Option(help="Generate a trace: urban-5g, highway-lte or poor-coverage."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the generated trace.")] = 0,
     rate_mbps: Annotated[

@@ -96,12 +96,6 @@ SELECTIONS: Final[dict[str, Selection]] = {
         own_rtt=False,
         tech="LTE",
     ),
-    "cross-country-5g": Selection(
-        uplink=(Source("sa24"),),
-        rtt=(Source("cicv5g", ("cicv5g-urban", "cicv5g-w2s")),),
-        own_rtt=False,
-        tech="5G",
-    ),
     "poor-coverage": Selection(
         uplink=(Source("sa24", mean_below=10.0), Source("mahimahi", mean_below=10.0)),
         rtt=(Source("sa24"),),
@@ -229,7 +223,7 @@ def load_traces(
 
     Args:
         folder: the collection, or a folder with ``traces`` in it.
-        kind: ``urban-5g``, ``highway-lte``, ``cross-country-5g`` or ``poor-coverage``.
+        kind: ``urban-5g``, ``highway-lte`` or ``poor-coverage``.
         part: ``train``, ``test`` or ``all`` (split by drive, `testbed.traces.split`).
         period_s: spacing of the traces' samples, seconds.
         min_duration_s: shorter pieces are left out.

@@ -30,7 +30,7 @@ from cnn.errors import ConfigError, DataError
 from testbed.traces.series import Floats, Series, resample
 from testbed.traces.trace import Trace
 
-KINDS: Final = ("urban-5g", "highway-lte", "cross-country-5g", "poor-coverage")
+KINDS: Final = ("urban-5g", "highway-lte", "poor-coverage")
 
 GRID: Final = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 """Probabilities at which quantile functions are kept; linear between them."""

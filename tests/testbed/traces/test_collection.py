@@ -141,7 +141,7 @@ def test_load_traces_joins_and_splits(collection: Path) -> None:
 
 
 def test_missing_things_are_named(collection: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="urban-5g, highway-lte, cross-country-5g, poor-coverage"):
+    with pytest.raises(ConfigError, match="urban-5g, highway-lte, poor-coverage"):
         load_traces(collection, "rural")
     with pytest.raises(DataError, match=r"no index\.csv"):
         load_traces(tmp_path / "nowhere", "highway-lte")
