@@ -24,6 +24,10 @@ EXITS: Final = np.array([a.exit for a in ACTIONS])
 SPLITS: Final = np.array([a.split for a in ACTIONS])
 IS_LOCAL: Final = np.array([a.is_local for a in ACTIONS])
 
+HOLD_OFF_S: Final = 1.0
+"""How long a rule takes a link for dead after an exchange that failed. Nothing is learnt about rate
+and round trip from a failure, so without this a rule would try again at every frame."""
+
 _LOW: Final = np.array([np.log(f.low) if f.scale == "log" else f.low for f in FIELDS])
 _HIGH: Final = np.array([np.log(f.high) if f.scale == "log" else f.high for f in FIELDS])
 _IS_LOG: Final = np.array([f.scale == "log" for f in FIELDS])
@@ -61,12 +65,18 @@ class Predictor:
         self._waiting_mw = world.cost.idle_mw + radio.active_mw
 
     def exchange_ms(self, raw: Floats) -> Floats:
-        """Predicted exchange of every action, (B, 20); 0 for local ones."""
+        """Predicted exchange of every action, (B, 20); 0 for local ones.
+
+        Without end, so a time-out, for `HOLD_OFF_S` after one that failed.
+        """
         rate = raw[:, AT["uplink_mbps"], None]
         rtt = raw[:, AT["rtt_ms"], None]
         wait = raw[:, AT["server_wait_ms"], None]
         world = self.world
         exchange = self._bits / (1e3 * rate) + rtt + world.cost.net_ms + wait + world.server_ms
+        failed = raw[:, AT["failures"]] > 0.5
+        down = failed & (raw[:, AT["failure_age_s"]] < HOLD_OFF_S)
+        exchange = np.where(down[:, None], np.inf, exchange)
         return np.where(IS_LOCAL, 0.0, exchange)
 
     def delay_ms(self, raw: Floats, exchange: Floats | None = None) -> Floats:

@@ -29,6 +29,7 @@ from cnn.errors import ConfigError
 from offload_env.conditioned import Preferences, preferring
 from offload_env.world import MAIN, World
 from testbed.decide.policy import Policy, StaticPolicy, load_policy
+from testbed.decide.staged_policy import AnyPolicy
 
 CONDITIONED: Final = "conditioned"
 SPECIALIST: Final = "specialist"
@@ -219,7 +220,7 @@ def _row(
     return {"policy": name, **where, **summary(rollout)}
 
 
-def _best_static(world: World, keys: NDArray[np.uint64], floor: float) -> Policy:
+def _best_static(world: World, keys: NDArray[np.uint64], floor: float) -> AnyPolicy:
     return choose((measure(world, p, keys) for p in static_policies()), floor).policy
 
 

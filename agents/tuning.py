@@ -22,18 +22,22 @@ from agents.baselines import (
     ThresholdPolicy,
     static_policies,
 )
+from agents.cascade import CascadePolicy
 from agents.config import MARGIN
 from agents.linucb import LinUcbPolicy
 from agents.prediction import Sureness
 from agents.rollout import episode_keys, simulate, summary
 from offload_env.world import World
-from testbed.decide.policy import Policy, RandomPolicy, StaticPolicy
+from testbed.decide.policy import RandomPolicy, StaticPolicy
+from testbed.decide.staged_policy import AnyPolicy
 
 THRESHOLDS: Final = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995)
 PRICES: Final = tuple(float(p) for p in np.geomspace(0.1, 1000, 17))
 BUDGETS: Final = (0.25, 0.4, 0.6, 0.8, 1.0, 1.5)
 """Edgent's latency budget as a share of the scenario's deadline."""
 BANDIT_PRICES: Final = tuple(float(p) for p in np.geomspace(0.5, 100, 8))
+LAST: Final = (2, 3, 5)
+"""Last exit of the cascade within a frame."""
 OPTIMISM_MS: Final = (0.0, 4.0, 10.0)
 KEEP: Final = (0.97, 0.9, 0.99)
 """LinUCB's weight of what it learnt, per frame; the first is used for the other two grids."""
@@ -43,12 +47,12 @@ KEEP: Final = (0.97, 0.9, 0.99)
 class Candidate:
     """A policy and what it did on the training drives."""
 
-    policy: Policy
+    policy: AnyPolicy
     cost: float
     accuracy: float
 
 
-def measure(world: World, policy: Policy, keys: NDArray[np.uint64]) -> Candidate:
+def measure(world: World, policy: AnyPolicy, keys: NDArray[np.uint64]) -> Candidate:
     """Drive a policy and keep its mean cost and accuracy."""
     figures = summary(simulate(world, policy, keys))
     return Candidate(policy, figures["cost"], figures["accuracy"])
@@ -69,7 +73,7 @@ def tuned_baselines(
     drives: int = 128,
     margin: float = MARGIN,
     progress: Callable[[str], object] = lambda name: None,
-) -> dict[str, Policy]:
+) -> dict[str, AnyPolicy]:
     """Every baseline by name, with parameters chosen on training drives.
 
     Args:
@@ -81,15 +85,16 @@ def tuned_baselines(
 
     Returns:
         ``full-local``, ``full-offload``, ``best-static``, ``random``, ``neurosurgeon``,
-        ``edgent``, ``threshold``, ``greedy``, ``linucb``.
+        ``edgent``, ``threshold``, ``greedy``, ``linucb``, and ``spinn``, which decides within
+        the frame.
     """
     keys = episode_keys(seed, drives)
     floor = world.accuracy_floor + margin
 
-    def tune(candidates: Iterable[Policy]) -> Policy:
+    def tune(candidates: Iterable[AnyPolicy]) -> AnyPolicy:
         return choose((measure(world, p, keys) for p in candidates), floor).policy
 
-    out: dict[str, Policy] = {
+    out: dict[str, AnyPolicy] = {
         "full-local": StaticPolicy(FULL_LOCAL, "full-local"),
         "full-offload": StaticPolicy(FULL_OFFLOAD, "full-offload"),
         "random": RandomPolicy(seed),
@@ -112,6 +117,8 @@ def tuned_baselines(
     progress("greedy")
     out["linucb"] = _tuned_linucb(world, keys, floor, sureness)
     progress("linucb")
+    out["spinn"] = tune(CascadePolicy(world, sure, last) for last in LAST for sure in THRESHOLDS)
+    progress("spinn")
     for name, policy in out.items():
         policy.name = name if name != "best-static" else f"best-static {policy.name[-4:]}"
     return out
@@ -119,7 +126,7 @@ def tuned_baselines(
 
 def _tuned_linucb(
     world: World, keys: NDArray[np.uint64], floor: float, sureness: Sureness
-) -> Policy:
+) -> AnyPolicy:
     """Price and optimism on a grid, then how long to remember, at the best of them."""
 
     def candidates(pairs: Iterable[tuple[float, float]], keep: float) -> list[Candidate]:

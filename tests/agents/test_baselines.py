@@ -15,6 +15,7 @@ from cnn.action import ACTIONS, N_EXITS
 from offload_env.simulator import Simulator
 from testbed.decide.observation import FIELDS, OBS_DIM, normalise
 from testbed.decide.policy import Policy, StaticPolicy
+from testbed.decide.staged_policy import StagedPolicy
 
 INSIDE = st.lists(st.floats(0.01, 0.99), min_size=OBS_DIM, max_size=OBS_DIM)
 
@@ -148,5 +149,5 @@ def test_one_and_many_decide_alike(make_world) -> None:
     world = make_world(20.0, floor=0.98)
     x = observations(40)
     for name, policy in tuned_baselines(world, seed=2, drives=4).items():
-        if name != "random":
+        if name != "random" and not isinstance(policy, StagedPolicy):
             assert policy.decide_batch(x).tolist() == [policy.decide(o) for o in x], name
