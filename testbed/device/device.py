@@ -25,7 +25,7 @@ from cnn.runtime import Features, SplitRuntime
 from testbed.clock import wait_until
 from testbed.decide.feedback import Feedback, Learner
 from testbed.decide.observation import FIELDS, Observer, scale_one
-from testbed.decide.staged_policy import AnyPolicy, StagedPolicy
+from testbed.decide.staged_policy import AnyPolicy, StagedPolicy, is_staged
 from testbed.decide.stages import ANSWER
 from testbed.device.breaker import CircuitBreaker
 from testbed.device.frames import CameraFrame
@@ -165,6 +165,7 @@ class _Work:
     settled: Measurement | None = None
     lessons: list[Callable[[], None]] = field(default_factory=list)
     probes: int = 0
+    looks: int = 0
 
 
 class Device:
@@ -247,14 +248,8 @@ class Device:
             done = self.finished
             if done is not None and isinstance(self._policy, Learner):
                 self._policy.learn(Feedback.of(done))
-            if observation is not None and isinstance(self._policy, StagedPolicy):
-                self._process_staged(observation, self._policy)
-            elif observation is not None:
-                self._processor.begin()
-                decide = partial(self._policy.decide, observation)
-                action, _ = self._processor.run(decide, self._decide_name)
-                self._processor.end()
-                self.process(action)
+            if observation is not None:
+                self._act(observation, self._policy)
             if done is not None:
                 yield done
             if self._stop.is_set():
@@ -262,6 +257,18 @@ class Device:
         last = self.finish()
         if last is not None:
             yield last
+
+    def _act(self, observation: NDArray[np.float32], policy: AnyPolicy) -> None:
+        """Decide and carry it out, in one go or in stages."""
+        if not is_staged(policy):
+            self._processor.begin()
+            decide = partial(policy.decide, observation)
+            action, _ = self._processor.run(decide, self._decide_name)
+            self._processor.end()
+            if not is_staged(policy):  # it may have gone back to a staged one while deciding
+                self.process(action)
+                return
+        self._process_staged(observation, policy)
 
     def receive(self, frame: CameraFrame) -> NDArray[np.float32] | None:
         """Wait for this frame's capture; close the frame before it into `finished`.
@@ -339,6 +346,7 @@ class Device:
             _, head_ms = processor.run(partial(stand.look, action.exit))
             work.head_ms += head_ms
             exit, work.prediction, work.confidence = stand.exits[-1]
+            work.looks |= 1 << (exit - 1)
             if exit == N_EXITS:
                 break
             self._observer.record_exit(exit, work.confidence)
@@ -635,4 +643,5 @@ def _measurement(
         reason=work.reason,
         uplink_mbps=uplink_mbps,
         rtt_ms=rtt_ms,
+        looks=work.looks,
     )

@@ -50,7 +50,9 @@ _MB = 1_000_000
 
 EXTRA_COLUMNS = {
     "policy_action": pa.int64(),
+    "policy_open": pa.bool_(),
     "shadow_action": pa.int64(),
+    "shadow_open": pa.bool_(),
     "decided_by": pa.string(),
     "policy_hash": pa.string(),
     "bundle_hash": pa.string(),
@@ -193,7 +195,9 @@ class DeviceService:
             return {}
         extra: dict[str, Any] = {
             "policy_action": decision.policy_action,
+            "policy_open": decision.policy_open,
             "shadow_action": decision.shadow_action,
+            "shadow_open": decision.shadow_open,
             "decided_by": decision.decided_by,
             "policy_hash": decision.policy_hash,
             "bundle_hash": decision.bundle_hash,
