@@ -10,7 +10,8 @@ from testbed.commands.device import device
 from testbed.commands.doctor import doctor
 from testbed.commands.link import link
 from testbed.commands.serve import serve
+from testbed.commands.sign import keygen, sign
 
 app = typer.Typer(no_args_is_help=True, help="Run device, server and link; measure; fit costs.")
-for _command in (device, serve, link, campaign, fit, align, doctor):
+for _command in (device, serve, link, campaign, fit, align, keygen, sign, doctor):
     app.command()(_command)

@@ -101,6 +101,7 @@ def _packages() -> Iterator[Finding]:
     for name, modules, extra in (
         ("server packages", SERVER_PACKAGES, "server"),
         ("fit packages", FIT_PACKAGES, "train"),
+        ("signing packages", ("cryptography",), "signing"),
     ):
         missing = [m for m in modules if importlib.util.find_spec(m) is None]
         yield Finding(

@@ -35,6 +35,8 @@ PROMISED = {
     "testbed campaign": {"--out", "--seed", "--json"},
     "testbed fit": {"--records", "--out", "--seed", "--json"},
     "testbed link": {"--server", "--trace", "--generate", "--rate-mbps", "--seed", "--json"},
+    "testbed keygen": {"--out", "--json"},
+    "testbed sign": {"--key", "--json"},
     "testbed doctor": {"--json"},
     "agent train": {"--scenario", "--out", "--seed", "--json"},
     "agent evaluate": {"--scenario", "--policy", "--traces", "--frames", "--seed", "--json"},

@@ -22,7 +22,7 @@ LOG_FORMATS: Final = ("text", "json")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _PATHS: Final = {
     "server": ("tls_ca", "tls_cert", "tls_key"),
-    "bundles": ("model", "policy", "shadow"),
+    "bundles": ("model", "policy", "shadow", "trusted_keys"),
     "frames": ("data",),
     "records": ("folder",),
 }
@@ -82,6 +82,8 @@ class BundlesSection:
         threads: of the device's runtime.
         watch_s: how often the paths are looked at for a change; 0 only at SIGHUP.
         probation_frames: first frames after a swap, during which a failure rolls it back.
+        trusted_keys: public key files; if any, only bundles signed by one of them are used
+            (needs the extra ``signing``).
     """
 
     model: str | None = None
@@ -91,6 +93,7 @@ class BundlesSection:
     threads: int = 1
     watch_s: float = 5.0
     probation_frames: int = 50
+    trusted_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(
@@ -349,9 +352,15 @@ def _resolved(file: DeviceFile, folder: Path) -> DeviceFile:
     for name, path_keys in _PATHS.items():
         section = getattr(file, name)
         given = {key: getattr(section, key) for key in path_keys}
-        paths = {key: str(folder / value) for key, value in given.items() if value is not None}
+        paths = {key: _joined(folder, value) for key, value in given.items() if value is not None}
         changed[name] = replace(section, **paths)
     return replace(file, **changed)
+
+
+def _joined(folder: Path, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if isinstance(value, tuple):
+        return tuple(str(folder / each) for each in value)
+    return str(folder / value)
 
 
 def _in_range(name: str, value: float, low: float, high: float) -> None:

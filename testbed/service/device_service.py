@@ -329,6 +329,7 @@ def _sources(file: DeviceFile) -> Sources:
         action=b.action,
         shadow=_path(b.shadow),
         threads=b.threads,
+        trusted_keys=tuple(Path(key) for key in b.trusted_keys),
         needs_promise=file.guard.enabled and _own_limits(file) == Limits(),
     )
 

@@ -20,6 +20,7 @@ from testbed.decide.policy_bundle import PolicyBundle
 from testbed.decide.promise import Promise
 from testbed.decide.staged_policy import AnyPolicy, any_policy_from_bundle, is_staged
 from testbed.service.course import STAGE_START, ask
+from testbed.service.signature import TrustedKeys, signature_path
 
 DEVICE_SEGMENTS: Final = tuple(name for name in SEGMENTS if not name.startswith("dec"))
 """What a device runs: everything but the decoders."""
@@ -40,6 +41,8 @@ class Sources:
         action: one action for every frame, or None with `policy`.
         shadow: second policy file, or None.
         threads: of the runtime.
+        trusted_keys: public key files; if any, model and policies must be signed by one of
+            them. The shipped model is part of the installation and needs no signature.
         needs_promise: refuse a policy file that promises nothing (a guard relies on it).
     """
 
@@ -48,6 +51,7 @@ class Sources:
     action: str | None = None
     shadow: Path | None = None
     threads: int = 1
+    trusted_keys: tuple[Path, ...] = ()
     needs_promise: bool = False
 
     def stamp(self) -> Stamp:
@@ -55,6 +59,9 @@ class Sources:
         files = [path for path in (self.policy, self.shadow) if path is not None]
         if self.model is not None:
             files += [self.model / "manifest.json", *sorted(self.model.glob("segments/*.onnx"))]
+        if self.trusted_keys:
+            signed = (self.model, self.policy, self.shadow)
+            files += [signature_path(path) for path in signed if path is not None]
         return tuple(_stamp(path) for path in files)
 
 
@@ -97,18 +104,22 @@ def load(
             one must read frames of the same size.
 
     Raises:
-        BundleError: if a file is missing, damaged, does not fit the others, or what is in
-            it fails its test.
+        BundleError: if a file is missing, damaged, not signed as it must be, does not fit
+            the others, or what is in it fails its test.
+        ConfigError: if a trusted key cannot be read.
     """
     stamp = sources.stamp()
+    trusted = TrustedKeys.read(sources.trusted_keys) if sources.trusted_keys else None
     model = load_bundle(sources.model)
+    if trusted is not None and sources.model is not None:
+        trusted.check(sources.model, "model", model.hash)
     if running is not None and model.hash == running.model.hash:
         model, runtime = running.model, running.runtime
     else:
         runtime = _new_runtime(model, sources.threads, running, frame)
     promise = None
     if sources.policy is not None:
-        bundle = _policy_file(sources.policy, model.hash)
+        bundle = _policy_file(sources.policy, model.hash, trusted)
         policy: AnyPolicy = any_policy_from_bundle(bundle)
         policy_hash, promise = bundle.content_hash[:12], Promise.of_bundle(bundle)
     else:
@@ -122,7 +133,7 @@ def load(
         )
     shadow: AnyPolicy | None = None
     if sources.shadow is not None:
-        shadow = any_policy_from_bundle(_policy_file(sources.shadow, model.hash))
+        shadow = any_policy_from_bundle(_policy_file(sources.shadow, model.hash, trusted))
     for each in (policy, shadow):
         if each is not None:
             check_policy(each, observations)
@@ -208,8 +219,10 @@ def _new_runtime(
     return runtime
 
 
-def _policy_file(path: Path, bundle_hash: str) -> PolicyBundle:
+def _policy_file(path: Path, bundle_hash: str, trusted: TrustedKeys | None) -> PolicyBundle:
     bundle = PolicyBundle.load(path)
+    if trusted is not None:
+        trusted.check(path, "policy", bundle.content_hash)
     bundle.check_fit(bundle_hash)
     return bundle
 

@@ -22,6 +22,7 @@ from testbed.decide.observation import OBS_DIM
 from testbed.records.parquet import read_records
 from testbed.server.process import ServerProcess
 from testbed.service.record_rotation import record_files
+from testbed.service.signing import make_key_pair, sign
 
 SHIPPED = load_bundle().hash
 WAIT_S = 60.0
@@ -216,6 +217,51 @@ def test_a_staged_policy_is_deployed_changed_for_another_kind_and_back(
     assert shown['sliproad_device_shadow_total{agrees="false"}'] > 10
     assert shown['sliproad_device_shadow_total{agrees="unknown"}'] >= 5
     assert shown['sliproad_device_shadow_total{agrees="true"}'] >= 5
+
+
+def test_what_is_not_signed_is_not_swapped_in_and_the_old_policy_goes_on(
+    tmp_path: Path, start: Callable[[str], Running], write_policy: Callable[..., str]
+) -> None:
+    path, keys = tmp_path / "a.policy", [tmp_path / "right.key", tmp_path / "wrong.key"]
+    for key in keys:
+        make_key_pair(key, key.with_name(key.name + ".pub"))
+    first = write_policy(path, SHIPPED, Action(1, 1))
+    sign(path, keys[0])
+    unit = start(
+        '[bundles]\npolicy = "a.policy"\nwatch_s = 0\nprobation_frames = 5\n'
+        'trusted_keys = ["right.key.pub"]\n'
+        '[frames]\nperiod_ms = 10\nmax_queue_ms = 60000\n[records]\nfolder = "rec"\n'
+    )
+    unit.wait_for("running")
+
+    def refused(times: int) -> None:
+        unit.process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + WAIT_S
+        while time.monotonic() < until:
+            found = [line for line in unit.log() if line["message"] == "new bundles not used"]
+            if len(found) == times:
+                return
+            time.sleep(0.05)
+        raise AssertionError(unit.log())
+
+    second = write_policy(path, SHIPPED, Action(2, 2))  # still beside the old one's signature
+    refused(1)
+    sign(path, keys[1])
+    refused(2)
+    (tmp_path / "a.policy.sig").unlink()
+    refused(3)
+    time.sleep(0.2)
+    sign(path, keys[0])
+    unit.process.send_signal(signal.SIGHUP)
+    unit.wait_for("kept", policy=second)
+    result = unit.end()
+    rows = all_rows(tmp_path / "rec")
+    assert rows["frame_id"] == list(range(int(result["frames"])))  # type: ignore[call-overload]
+    assert set(zip(rows["policy_hash"], rows["action"], strict=True)) == {
+        (first, Action(1, 1).index),
+        (second, Action(2, 2).index),
+    }
+    assert (result["swaps"], result["rollbacks"]) == (1, 0)
 
 
 def test_the_guard_falls_from_a_staged_policy_and_tries_it_again(
