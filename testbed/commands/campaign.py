@@ -136,14 +136,10 @@ def fit(
     import hashlib
 
     from testbed.costs import fit_check
-    from testbed.costs.fit import (
-        cost_model,
-        fit_samples,
-        payloads_of,
-        powers_of,
-        samples_of,
-    )
+    from testbed.costs.fit import cost_model, fit_samples
     from testbed.costs.fit_report import write_report
+    from testbed.costs.measured_power import powers_of
+    from testbed.costs.samples import payloads_of, samples_of
     from testbed.records.parquet import read_records
 
     measured = read_records(records)
