@@ -25,7 +25,7 @@ from cnn.errors import DataError
 from offload_env.scenario import Scenario, load_scenario
 from offload_env.world import World, build_world, load_cost
 from testbed.decide.observation import MAX_RATE_MBPS, OBS_DIM, fit_link
-from testbed.records.parquet import Records, read_records
+from testbed.records.parquet import Records, read_all
 from testbed.traces.trace import Trace
 
 Floats = NDArray[np.float64]
@@ -65,22 +65,6 @@ class Exchanges:
     def take(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Exchanges:
         """Some of them."""
         return Exchanges(*(getattr(self, name)[rows] for name in self.__slots__))
-
-
-def read_all(path: Path) -> list[Records]:
-    """A record file, or every one of a folder, by name.
-
-    Raises:
-        DataError: if there is none, or one is damaged.
-    """
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files:
-        raise DataError(
-            f"records {path}",
-            expected="a record file, or a folder with .parquet files of a device",
-            mend="give what `sliproad testbed device --out` wrote",
-        )
-    return [read_records(file) for file in files]
 
 
 def exchanges_of(records: Records, overhead_bytes: float, net_ms: float) -> Exchanges:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import typer
 
 from testbed.commands.align import align
-from testbed.commands.campaign import campaign, fit
+from testbed.commands.campaign import campaign
 from testbed.commands.device import device
 from testbed.commands.doctor import doctor
+from testbed.commands.fit import fit
 from testbed.commands.link import link
 from testbed.commands.serve import serve
 from testbed.commands.sign import keygen, sign

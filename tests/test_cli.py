@@ -33,7 +33,7 @@ PROMISED = {
     "testbed serve": {"--port", "--bundle"},
     "testbed device": {"--server", "--policy", "--action", "--n-frames", "--seed", "--json"},
     "testbed campaign": {"--out", "--seed", "--json"},
-    "testbed fit": {"--records", "--out", "--seed", "--json"},
+    "testbed fit": {"--records", "--base", "--out", "--seed", "--json"},
     "testbed link": {"--server", "--trace", "--generate", "--rate-mbps", "--seed", "--json"},
     "testbed keygen": {"--out", "--json"},
     "testbed sign": {"--key", "--json"},

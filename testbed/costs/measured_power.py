@@ -15,12 +15,16 @@ from testbed.records.parquet import Records
 
 @dataclass(frozen=True, slots=True)
 class Powers:
-    """Powers in the energy model, milliwatts, with their source."""
+    """Powers in the energy model, milliwatts, with their source.
+
+    ``fitted`` ones come from a hardware meter's readings, other ones from a publication.
+    """
 
     idle_mw: float
     busy_mw: float
     radio: RadioPower
     source: str
+    fitted: bool = False
 
 
 def powers_of(records: Records, samples: Samples) -> Powers:
@@ -48,4 +52,4 @@ def powers_of(records: Records, samples: Samples) -> Powers:
     # busy = idle + extra with extra >= 0, so that busy is never below idle.
     extra_mw, idle_mw = nnls(columns, samples.energy_mj[known])[0].tolist()
     none = RadioPower("none", 0.0, 0.0, 0.0, 0.0, "the meter sees no modem")
-    return Powers(idle_mw, idle_mw + extra_mw, none, f"fitted to {told['config']['meter']}")
+    return Powers(idle_mw, idle_mw + extra_mw, none, f"fitted to {told['config']['meter']}", True)
