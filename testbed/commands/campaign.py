@@ -73,12 +73,8 @@ def campaign(
     from rich.progress import Progress
 
     from cnn.bundle import load_bundle
-    from testbed.costs.campaign import (
-        DEFAULT_CONDITIONS,
-        CampaignConfig,
-        Condition,
-        run_campaign,
-    )
+    from testbed.costs.campaign import run_campaign
+    from testbed.costs.campaign_config import DEFAULT_CONDITIONS, CampaignConfig, Condition
     from testbed.device.frames import open_frames
 
     config = CampaignConfig(

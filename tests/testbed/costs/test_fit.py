@@ -29,11 +29,11 @@ from testbed.costs.terms import (
     head_terms,
     server_terms,
 )
-from testbed.device.device import WIRE_OVERHEAD_BYTES
 from testbed.meters.base import FrameActivity
 from testbed.meters.model import ModelMeter
 from testbed.records.measurement import Measurement
 from testbed.records.parquet import RecordWriter, read_records
+from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
 
 CONFIG = ModelConfig()
 PAYLOAD = np.array([CONFIG.payload_bytes(a.exit, a.split) for a in ACTIONS], float)

@@ -34,11 +34,11 @@ from testbed.costs.terms import (
     head_terms,
     server_terms,
 )
-from testbed.device.device import WIRE_OVERHEAD_BYTES
 from testbed.device.frames import open_frames
 from testbed.records.measurement import Measurement
 from testbed.records.parquet import RecordWriter, read_all
 from testbed.server.process import ServerProcess
+from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
 
 HASH = "ab" * 32
 CONFIG = ModelConfig()
