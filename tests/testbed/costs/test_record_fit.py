@@ -19,12 +19,15 @@ from cnn.arch import ModelConfig
 from cnn.bundle import load_bundle
 from cnn.errors import DataError
 from cnn.runtime import SplitRuntime
+from testbed.costs.campaign import EXTRA_COLUMNS
 from testbed.costs.cost_model import CostModel
+from testbed.costs.fit import fit_samples
 from testbed.costs.identified import MIN_FRAMES, Measured
 from testbed.costs.power import power_profile
 from testbed.costs.record_fit import head_rows
 from testbed.costs.record_model import SHIPPED, load_base, model_of_records
 from testbed.costs.record_samples import device_records
+from testbed.costs.samples import samples_of
 from testbed.costs.terms import (
     DEVICE_TERMS,
     SEGMENTS,
@@ -176,6 +179,23 @@ def test_a_device_that_took_every_action_needs_no_base(tmp_path: Path) -> None:
     assert result["held_out_times"]["energy_mape"] < 1e-3
     assert result["held_out_times"]["groups"] == 5 * 20
     assert result["held_out_actions"] is None
+
+
+def test_the_same_frames_as_a_campaign_give_the_same_times(tmp_path: Path) -> None:
+    path = record(tmp_path / "r.parquet", EVERY, noise=0.1, slowdown=2.0)
+    (run,) = read_all(path)
+    model, _ = model_of_records(path, [run], None, "own")
+    link = {"uplink_mbps": 10.0, "rtt_ms": 20.0}
+    told = {**run.source, "kind": "campaign", "conditions": {"a": link}}
+    with RecordWriter(tmp_path / "c.parquet", told, EXTRA_COLUMNS) as writer:
+        for row in run.rows():
+            writer.write(row, condition="a", round=0, warm_up=False)
+    samples = samples_of(read_all(tmp_path / "c.parquet")[0])
+    fit = fit_samples(samples, 2.0, np.array(TRUTH.payload_bytes, float))
+    np.testing.assert_allclose(model.device_ms, fit.device_ms, rtol=2e-3)
+    np.testing.assert_allclose(model.fallback_ms, fit.fallback_ms, rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(model.server_ms, fit.server_ms, rtol=2e-3, atol=1e-6)
+    assert model.jitter == pytest.approx(fit.jitter, rel=0.01)
 
 
 FEW: list[Path_] = [(Action(1, 1), ()), (Action(3, 1), ()), (Action(4, 3), ())]
