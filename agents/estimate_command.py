@@ -31,11 +31,12 @@ def estimate(
     Inverse propensity scoring, its self-normalised form, and the doubly robust estimator,
     with 95 % bootstrap intervals. Trust the last; docs/agents.md says what none of them sees.
     """
-    from agents.from_records import log_of, read_all
+    from agents.from_records import log_of
     from agents.off_policy import estimate as run_estimate
     from offload_env.world import build_world
     from testbed.decide.policy import policy_from_bundle
     from testbed.decide.policy_bundle import PolicyBundle
+    from testbed.records.parquet import read_all
 
     runs = read_all(records)
     bundle = PolicyBundle.load(policy)

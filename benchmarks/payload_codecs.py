@@ -28,7 +28,7 @@ from cnn.errors import SliproadError
 from cnn.frame_codec import FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
 from testbed.costs.cost_model import CostModel
-from testbed.device.device import ENCODING_OVERHEAD_BYTES
+from testbed.wire.overhead import ENCODING_OVERHEAD_BYTES
 
 IMAGES = 2000
 ENCODINGS = tuple(FrameEncoding.parse(t) for t in ("raw", "webp", "jpeg:90", "jpeg:75", "jpeg:50"))

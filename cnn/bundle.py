@@ -48,6 +48,14 @@ class Bundle:
         """File of one of `SEGMENTS`."""
         return self.path / "segments" / f"{name}.onnx"
 
+    def segment_bytes(self, name: str) -> bytes:
+        """Content of one of `SEGMENTS`, checked as it is read.
+
+        Raises:
+            BundleError: if it cannot be read or is not what the manifest says.
+        """
+        return _read_segment(self.path, self.manifest, name)
+
 
 def manifest_hash(manifest: dict[str, Any]) -> str:
     """Content hash of a manifest: SHA-256 of its canonical JSON without ``hash``."""
@@ -73,14 +81,19 @@ def load_bundle(path: Path | None = None) -> Bundle:
     if found != manifest.get("hash"):
         raise _broken(folder, f"manifest hash {found[:12]}, stated {manifest.get('hash')!s:.12}")
     for name in SEGMENTS:
-        file = folder / "segments" / f"{name}.onnx"
-        try:
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        except OSError as error:
-            raise _broken(folder, f"segment {name}: {error.strerror}") from error
-        if digest != manifest["segments"][name]["sha256"]:
-            raise _broken(folder, f"segment {name} does not match its hash")
+        _read_segment(folder, manifest, name)
     return _parse(folder, manifest)
+
+
+def _read_segment(folder: Path, manifest: dict[str, Any], name: str) -> bytes:
+    file = folder / "segments" / f"{name}.onnx"
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise _broken(folder, f"segment {name}: {error.strerror}") from error
+    if hashlib.sha256(content).hexdigest() != manifest["segments"][name]["sha256"]:
+        raise _broken(folder, f"segment {name} does not match its hash")
+    return content
 
 
 def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:

@@ -20,6 +20,7 @@ EXIT_INTERRUPTED: Final = 130
 """128 + SIGINT, as shells have it."""
 
 _EXTRA_OF: Final = {
+    "cryptography": "signing",
     "grpc_health": "server",
     "grpc_reflection": "server",
     "gymnasium": "train",

@@ -135,9 +135,10 @@ class SplitRuntime:
             options.intra_op_num_threads = self.threads
             options.inter_op_num_threads = 1
             options.log_severity_level = 3
+            content = self.bundle.segment_bytes(name)  # what was checked is what runs
             try:
                 session = ort.InferenceSession(
-                    str(self.bundle.segment_path(name)),
+                    content,
                     options,
                     providers=["CPUExecutionProvider"],
                 )

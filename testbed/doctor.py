@@ -83,7 +83,7 @@ def _providers() -> list[str]:
 def _bundle(path: Path | None) -> Iterator[Finding]:
     from cnn.bundle import load_bundle
     from cnn.runtime import SplitRuntime
-    from testbed.commands.device import full_local_ms
+    from testbed.device.full_local import full_local_ms
 
     try:
         model = load_bundle(path)
@@ -101,6 +101,7 @@ def _packages() -> Iterator[Finding]:
     for name, modules, extra in (
         ("server packages", SERVER_PACKAGES, "server"),
         ("fit packages", FIT_PACKAGES, "train"),
+        ("signing packages", ("cryptography",), "signing"),
     ):
         missing = [m for m in modules if importlib.util.find_spec(m) is None]
         yield Finding(

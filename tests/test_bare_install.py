@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # Runs in the empty environment.
 CHECK = """
 import importlib.util, json, sys
-names = "torch stable_baselines3 gymnasium pandas prometheus_client".split()
+names = "torch stable_baselines3 gymnasium pandas prometheus_client cryptography".split()
 absent = [name for name in names if importlib.util.find_spec(name) is None]
 print(json.dumps({"absent": absent, "from": importlib.util.find_spec("testbed").origin}))
 """
@@ -67,7 +67,7 @@ def test_the_bare_wheel_runs_frames_against_a_server_without_torch(
 ) -> None:
     found = json.loads(run(python, "-c", CHECK).stdout)
     assert found["absent"] == [
-        "torch", "stable_baselines3", "gymnasium", "pandas", "prometheus_client",
+        "torch", "stable_baselines3", "gymnasium", "pandas", "prometheus_client", "cryptography",
     ]  # fmt: skip
     assert str(ROOT) not in found["from"]
     with ServerProcess() as server:
@@ -86,10 +86,19 @@ def test_the_bare_wheel_runs_frames_against_a_server_without_torch(
 
 
 @pytest.mark.slow
-def test_what_needs_an_extra_says_which(python: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "extra"),
+    [
+        ('[bundles]\naction = "e1s1"\n[metrics]\nport = 0\n', "server"),
+        ('[bundles]\naction = "e1s1"\ntrusted_keys = ["release.key.pub"]\n', "signing"),
+    ],
+)
+def test_what_needs_an_extra_says_which(
+    python: Path, tmp_path: Path, text: str, extra: str
+) -> None:
     config = tmp_path / "device.toml"
-    config.write_text('[bundles]\naction = "e1s1"\n[metrics]\nport = 0\n')
+    config.write_text(text)
     sliproad = python.parent / "sliproad"
     done = run(sliproad, "testbed", "device", "--config", config, timeout=60)
     assert done.returncode == 2
-    assert "sliproad[server]" in done.stderr
+    assert f"sliproad[{extra}]" in done.stderr

@@ -1,9 +1,9 @@
-"""``sliproad testbed campaign`` and ``fit``: measure every action, then model what it costs."""
+"""``sliproad testbed campaign``: measure every action under several link conditions."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -73,12 +73,8 @@ def campaign(
     from rich.progress import Progress
 
     from cnn.bundle import load_bundle
-    from testbed.costs.campaign import (
-        DEFAULT_CONDITIONS,
-        CampaignConfig,
-        Condition,
-        run_campaign,
-    )
+    from testbed.costs.campaign import run_campaign
+    from testbed.costs.campaign_config import DEFAULT_CONDITIONS, CampaignConfig, Condition
     from testbed.device.frames import open_frames
 
     config = CampaignConfig(
@@ -111,97 +107,3 @@ def campaign(
     typer.echo(f"{rows} frames in {out}")
     if json:
         emit_json({"records": str(out), "frames": rows, "bundle_hash": model.hash})
-
-
-def fit(
-    records: Annotated[Path, typer.Option(help="Parquet file of a campaign.")] = Path(
-        "runs/campaign.parquet"
-    ),
-    out: Annotated[Path | None, typer.Option(help="Cost model to write, JSON.")] = None,
-    name: Annotated[str, typer.Option(help="Name of the cost model.")] = "measured",
-    report: Annotated[
-        Path | None, typer.Option(help="Folder for fit.md and pictures; none if left out.")
-    ] = None,
-    bootstrap: Annotated[
-        int, typer.Option(min=0, help="Bootstrap fits for the intervals; 0: no intervals.")
-    ] = 200,
-    seed: SeedOption = 0,
-    json: JsonFlag = False,
-) -> None:
-    """Fit the models of delay (ms) and device energy (mJ) to a campaign.
-
-    Errors are those on held-out conditions: each condition is predicted by a fit to the
-    others. The model written to --out uses all conditions.
-    """
-    import hashlib
-
-    from testbed.costs import fit_check
-    from testbed.costs.fit import (
-        cost_model,
-        fit_samples,
-        payloads_of,
-        powers_of,
-        samples_of,
-    )
-    from testbed.costs.fit_report import write_report
-    from testbed.records.parquet import read_records
-
-    measured = read_records(records)
-    samples = samples_of(measured)
-    slowdown = float(measured.source["slowdown"])
-    payloads = payloads_of(measured)
-    powers = powers_of(measured, samples)
-    fitted = fit_samples(samples, slowdown, payloads)
-    held_out = fit_check.hold_out(samples, slowdown, payloads, powers)
-    model = cost_model(
-        fitted,
-        payloads,
-        powers,
-        name=name,
-        source=_source(measured.source, hashlib.sha256(records.read_bytes()).hexdigest()),
-        bundle_hash=measured.source["bundle_hash"],
-    )
-    result: dict[str, Any] = {
-        "delay_mape": held_out.delay_mape,
-        "energy_mape": held_out.energy_mape,
-        "r2_delay": fit_check.r_squared(held_out.delay_ms, held_out.delay_model_ms),
-        "r2_energy": fit_check.r_squared(held_out.energy_mj, held_out.energy_model_mj),
-        "coefficients": fitted.coefficients(),
-        "intervals": fit_check.bootstrap(samples, slowdown, payloads, n=bootstrap, seed=seed),
-        "by_action": held_out.by_action(),
-        "delay_mape_frames": held_out.frame_delay_mape,
-        "energy_source": powers.source,
-        "frames": len(samples),
-        "conditions": held_out.condition,
-    }
-    if out is not None:
-        model.save(out)
-        result["cost_model"] = str(out)
-    if report is not None:
-        written = write_report(report, model, result, held_out, measured.source)
-        result["report"] = [str(path) for path in written]
-    _print(result)
-    if json:
-        emit_json(result)
-
-
-def _source(source: dict[str, Any], digest: str) -> str:
-    return (
-        f"measured: campaign {digest[:16]} of {source['created']} on {source['cpu']}, "
-        f"{source['emulation']}"
-    )
-
-
-def _print(result: dict[str, Any]) -> None:
-    typer.echo(f"{result['frames']} frames, conditions {', '.join(result['conditions'])}")
-    typer.echo("held-out conditions, median frame of each action:")
-    for what in ("delay", "energy"):
-        error, r2 = result[f"{what}_mape"], result[f"r2_{what}"]
-        typer.echo(f"  {what}: mean error {error:.2%}, R2 {r2:.4f}")
-    worst = max(result["by_action"].items(), key=lambda item: item[1]["delay_mape"])
-    typer.echo(f"  worst action for delay: {worst[0]}, {worst[1]['delay_mape']:.2%}")
-    typer.echo("coefficients (ms):")
-    for name, value in result["coefficients"].items():
-        low, high = result["intervals"].get(name, (None, None))
-        interval = "" if low is None else f"  [{low:.4f}, {high:.4f}]"
-        typer.echo(f"  {name:24s} {value:8.4f}{interval}")

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
+from cnn.console import JsonFlag, SeedOption, emit_json
 from cnn.errors import ConfigError
-
-if TYPE_CHECKING:
-    from cnn.runtime import SplitRuntime
-    from testbed.decide.explore import ExploringPolicy
-    from testbed.decide.staged_policy import AnyPolicy
-    from testbed.device.device import Device
-    from testbed.records.measurement import Measurement
-    from testbed.wire.tls import TlsFiles
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -137,9 +129,17 @@ def device(
         return
     from cnn.bundle import load_bundle
     from cnn.runtime import SplitRuntime
+    from testbed.commands.device_run import (
+        chosen_policy,
+        explorer_of,
+        report,
+        run_device,
+        tls_of,
+    )
     from testbed.decide.observation import Observer, Settings
     from testbed.device.device import Device, DeviceConfig
     from testbed.device.frames import open_frames
+    from testbed.device.full_local import full_local_ms
     from testbed.meters.available import open_meter
     from testbed.records.summary import summarise
     from testbed.wire.client import MecClient
@@ -166,8 +166,8 @@ def device(
         probe_stale_s=probe_stale_s,
     )
     model = load_bundle(bundle)
-    chosen = _policy(policy, action, model.hash)
-    explorer = _explorer(chosen, explore, seed) if explore else None
+    chosen = chosen_policy(policy, action, model.hash)
+    explorer = explorer_of(chosen, explore, seed) if explore else None
     acting = explorer or chosen
     runtime = SplitRuntime(model, threads)
     runtime.warm()
@@ -178,7 +178,7 @@ def device(
         full_local_ms=full_local or full_local_ms(runtime) * slowdown,
     )
     stream = open_frames(frames, model.config.input_size, seed=seed, data=data, n=n_frames)
-    tls = _tls(tls_ca, tls_cert, tls_key)
+    tls = tls_of(tls_ca, tls_cert, tls_key)
     client = MecClient(server, model.hash, tls) if server is not None else None
     source = {
         "kind": "device",
@@ -202,7 +202,7 @@ def device(
             client.connect(CONNECT_TIMEOUT_S)
         with open_meter(meter, power) as reader:
             unit = Device(runtime, client, acting, Observer(settings), reader, config)
-            rows = _run(unit, stream, n_frames, out, source, explorer)
+            rows = run_device(unit, stream, n_frames, out, source, explorer)
     finally:
         if client is not None:
             client.close()
@@ -210,7 +210,7 @@ def device(
     result["probes"] = sum(row.probes for row in rows)
     result["probe_bytes"] = sum(row.probe_bytes for row in rows)
     result["records"] = str(out) if out is not None and rows else None
-    _report(result)
+    report(result)
     if json:
         emit_json(result)
 
@@ -243,111 +243,3 @@ def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> N
 def _was_given(context: typer.Context, name: str | None) -> bool:
     source = context.get_parameter_source(name or "")
     return source is not None and source.name == "COMMANDLINE"
-
-
-def full_local_ms(runtime: SplitRuntime, runs: int = 10) -> float:
-    """Median time of full local processing on this machine, milliseconds (measured now)."""
-    import time
-
-    import numpy as np
-
-    size = runtime.bundle.config.input_size
-    frame = np.zeros((size, size, 3), np.uint8)
-    times = []
-    for _ in range(runs):
-        began_s = time.monotonic()
-        runtime.local(frame, 5)
-        times.append((time.monotonic() - began_s) * 1e3)
-    return float(np.median(times))
-
-
-def _policy(path: Path | None, action: str | None, bundle_hash: str) -> AnyPolicy:
-    from cnn.action import Action
-    from testbed.decide.policy import StaticPolicy
-    from testbed.decide.staged_policy import load_any_policy
-
-    if (path is None) == (action is None):
-        raise ConfigError(
-            f"--policy {path} and --action {action}",
-            expected="exactly one of the two",
-            mend="give a policy file, or an action such as e3s1",
-        )
-    if path is not None:
-        return load_any_policy(path, bundle_hash)
-    return StaticPolicy(Action.parse(action or ""))
-
-
-def _explorer(policy: AnyPolicy, epsilon: float, seed: int) -> ExploringPolicy:
-    from testbed.decide.explore import ExploringPolicy
-    from testbed.decide.staged_policy import StagedPolicy
-
-    if isinstance(policy, StagedPolicy):
-        raise ConfigError(
-            f"--explore {epsilon:g} with a staged policy",
-            expected="a policy that decides once a frame",
-            mend="leave --explore out, or give another policy",
-        )
-    return ExploringPolicy(policy, epsilon, seed)
-
-
-def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> TlsFiles | None:
-    from testbed.wire.tls import TlsFiles
-
-    return TlsFiles(ca=ca, cert=cert, key=key) if ca or cert or key else None
-
-
-def _run(
-    unit: Device,
-    stream: Any,
-    n: int,
-    out: Path | None,
-    source: dict[str, Any],
-    explorer: ExploringPolicy | None = None,
-) -> list[Measurement]:
-    """Run to the end or a signal; rows go to `out` as they come."""
-    import contextlib
-    import signal
-
-    from rich.progress import track
-
-    from testbed.device.processor import keep_collector_short
-    from testbed.records.parquet import RecordWriter, provenance
-
-    def on_signal(number: int, frame: object) -> None:
-        unit.stop()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.default_int_handler)  # a second one ends at once
-
-    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
-    keep_collector_short()
-    rows: list[Measurement] = []
-    started = provenance(**source)
-    extra = explorer.column_types() if explorer is not None else None
-    writer = RecordWriter(out, started, extra) if out is not None else None
-    try:
-        with writer or contextlib.nullcontext():
-            measured = unit.run(explorer.following(stream) if explorer is not None else stream)
-            for row in track(measured, "frames", total=n, console=stderr_console()):
-                rows.append(row)
-                if writer is not None:
-                    more = explorer.columns(row.frame_id) if explorer is not None else {}
-                    writer.write(row, **more)
-            if writer is not None and unit.origin_s is not None:
-                since_s = unit.origin_s - started["started_monotonic_s"]
-                writer.close(first_capture_unix_s=started["started_unix_s"] + since_s)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    return rows
-
-
-def _report(result: dict[str, Any]) -> None:
-    def figure(name: str, unit: str = "", digits: int = 2) -> str:
-        value = result[name]
-        return "not measured" if value is None else f"{value:.{digits}f}{unit}"
-
-    typer.echo(f"{result['frames']} frames, policy {result['policy']}")
-    typer.echo(f"delay {figure('delay_ms')} ms mean, {figure('delay_p95_ms')} ms p95")
-    typer.echo(f"energy {figure('energy_mj')} mJ a frame ({result['energy_source']})")
-    typer.echo(f"accuracy {figure('accuracy', digits=4)}, misses {figure('miss_rate', digits=4)}")
-    typer.echo(f"status {result['status']} {result['reasons'] or ''}".rstrip())

@@ -73,6 +73,8 @@ class CostModel:
         busy_mw: device power while it computes, without the modem.
         power_source: publication, file or meter of `idle_mw` and `busy_mw`.
         radio: modem power.
+        filled: figures that were not measured but taken from a base model, such as
+            ``server_ms e3s1`` (`testbed.costs.record_fit`).
     """
 
     name: str
@@ -90,6 +92,7 @@ class CostModel:
     busy_mw: float
     power_source: str
     radio: RadioPower
+    filled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("device_ms", "fallback_ms", "server_ms", "payload_bytes"):
@@ -123,6 +126,7 @@ class CostModel:
             raw["radio"] = RadioPower(**raw["radio"])
             for name in ("device_ms", "fallback_ms", "server_ms", "payload_bytes"):
                 raw[name] = tuple(raw[name])
+            raw["filled"] = tuple(raw.get("filled", ()))
             return cls(**raw)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(

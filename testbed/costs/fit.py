@@ -8,166 +8,30 @@ residuals), since a busy machine now and then takes much longer and never much s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import least_squares, nnls
 
-from cnn.action import ACTIONS, N_ACTIONS, N_EXITS, Action
-from cnn.errors import DataError
-from testbed.costs.cost_model import CostModel, RadioPower
-from testbed.device.device import WIRE_OVERHEAD_BYTES
-from testbed.records.parquet import Records
-
-Floats = NDArray[np.float64]
-
-OVERHEAD: Final = "overhead"
-SEND: Final = "send"
-"""What an exchange costs the device beyond the exchange: payload and answer pass its hands."""
-SEGMENTS: Final = (
-    "block1",
-    "block2",
-    "block3",
-    "block4",
-    "block5_exit5",
-    *(f"exit{e}" for e in range(1, N_EXITS)),
+from cnn.action import ACTIONS, N_EXITS
+from testbed.costs.cost_model import CostModel
+from testbed.costs.measured_power import Powers
+from testbed.costs.robust import fit_terms
+from testbed.costs.samples import Samples
+from testbed.costs.terms import (
+    DEVICE_TERMS,
+    IS_LOCAL,
+    OVERHEAD,
+    SEGMENTS,
+    SEND,
+    SERVER_TERMS,
+    Floats,
+    design,
+    device_terms,
+    fallback_terms,
+    head_terms,
+    server_terms,
 )
-"""Blocks and exits. Block 5 and exit 5 always run together, so they are one term."""
-DEVICE_TERMS: Final = (OVERHEAD, SEND, *SEGMENTS, *(f"enc{s}" for s in range(1, N_EXITS)))
-SERVER_TERMS: Final = (OVERHEAD, *SEGMENTS, *(f"dec{s}" for s in range(1, N_EXITS)))
-IS_LOCAL: Final[NDArray[np.bool_]] = np.array([a.is_local for a in ACTIONS])
-_SOFT: Final = 0.1
-"""Relative residual beyond which soft L1 grows linearly: about the spread of a quiet CPU."""
-
-
-def segment_terms(first: int, last: int, exit: int | None) -> list[str]:
-    """Blocks `first`..`last`, and exit `exit` unless it is None."""
-    blocks = [f"block{b}" for b in range(first, min(last, 4) + 1)]
-    if exit is None:
-        return blocks
-    return [*blocks, "block5_exit5" if exit == N_EXITS else f"exit{exit}"]
-
-
-def head_terms(action: Action) -> list[str]:
-    """What runs on the device before the encoder."""
-    return segment_terms(1, action.split, action.exit if action.is_local else None)
-
-
-def device_terms(action: Action) -> list[str]:
-    """What the device runs when all goes well."""
-    send = [] if action.is_local else [SEND]
-    encoder = [] if action.is_local or not action.split else [f"enc{action.split}"]
-    return [OVERHEAD, *send, *head_terms(action), *encoder]
-
-
-def fallback_terms(action: Action) -> list[str]:
-    """What the device runs after a failed exchange."""
-    return [] if action.is_local else segment_terms(action.split + 1, action.exit, action.exit)
-
-
-def server_terms(action: Action) -> list[str]:
-    """What the server runs."""
-    if action.is_local:
-        return []
-    decoder = [f"dec{action.split}"] if action.split else []
-    return [OVERHEAD, *decoder, *fallback_terms(action)]
-
-
-_TIE: Final = 0.03
-"""Square root of the prior's weight against the rows' (about a thousandth)."""
-
-
-def design(terms: Callable[[Action], Sequence[str]], names: Sequence[str]) -> Floats:
-    """float64 (20, n_terms): how often each term runs in each action."""
-    table = np.zeros((N_ACTIONS, len(names)))
-    for action in ACTIONS:
-        for name in terms(action):
-            table[action.index, names.index(name)] += 1
-    return table
-
-
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """The frames of a campaign that count: answered as decided, warm-up excluded.
-
-    All arrays have one element a frame; times in milliseconds at the campaign's slowdown.
-    """
-
-    action: NDArray[np.int64]
-    condition: NDArray[np.str_]
-    round: NDArray[np.int64]
-    uplink_mbps: Floats
-    rtt_ms: Floats
-    head_ms: Floats
-    encode_ms: Floats
-    compute_ms: Floats
-    transfer_ms: Floats
-    server_queue_ms: Floats
-    server_ms: Floats
-    delay_ms: Floats
-    energy_mj: Floats
-
-    def __len__(self) -> int:
-        return len(self.action)
-
-    def take(self, rows: NDArray[Any]) -> Samples:
-        """The rows `rows` (positions or mask)."""
-        return Samples(*(getattr(self, name)[rows] for name in self.__slots__))
-
-
-def samples_of(records: Records) -> Samples:
-    """Read what a fit needs from campaign records.
-
-    ``compute_ms`` is what the frame took beyond exchange and server: the device's own
-    time, decision and Python overhead included, which no single stage shows.
-
-    Raises:
-        DataError: if this is no campaign, or an action or condition has no frame.
-    """
-    if records.source.get("kind") != "campaign":
-        raise DataError(
-            f"records of kind {records.source.get('kind')!r}",
-            expected="records of `sliproad testbed campaign`",
-            mend="run a campaign first",
-        )
-    use = (records.texts("status") == "ok") & ~np.array(records.table["warm_up"].to_pylist(), bool)
-    away = [np.nan_to_num(records.numbers(n)) for n in ("transfer_ms", "server_queue_ms")]
-    server_ms = np.nan_to_num(records.numbers("server_ms"))
-    delay_ms = records.numbers("delay_ms") - records.numbers("queue_ms")
-    samples = Samples(
-        action=records.numbers("action").astype(np.int64),
-        condition=records.texts("condition"),
-        round=records.numbers("round").astype(np.int64),
-        uplink_mbps=_by_condition(records, "uplink_mbps"),
-        rtt_ms=_by_condition(records, "rtt_ms"),
-        head_ms=records.numbers("head_ms"),
-        encode_ms=np.nan_to_num(records.numbers("encode_ms")),
-        compute_ms=delay_ms - away[0] - away[1] - server_ms,
-        transfer_ms=away[0],
-        server_queue_ms=away[1],
-        server_ms=server_ms,
-        delay_ms=delay_ms,
-        energy_mj=records.numbers("energy_mj"),
-    ).take(use)
-    for condition in np.unique(samples.condition):
-        seen = np.unique(samples.action[samples.condition == condition])
-        if len(seen) < N_ACTIONS:
-            raise DataError(
-                f"condition {condition} with answered frames of {len(seen)} actions",
-                expected=f"of all {N_ACTIONS}",
-                mend="repeat the campaign with a longer --timeout-ms",
-            )
-    if not len(samples):
-        raise DataError("no answered frames", expected="a campaign", mend="repeat the campaign")
-    return samples
-
-
-def _by_condition(records: Records, name: str) -> Floats:
-    told = records.source["conditions"]
-    return np.array([told[c][name] for c in records.texts("condition")], np.float64)
+from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,86 +133,11 @@ def _fit_server(sent: Samples, device: Floats) -> Floats:
     return fit_terms(table[sent.action], sent.server_ms, prior=speed * alike)
 
 
-def fit_terms(rows: Floats, values: Floats, prior: Floats | None = None) -> Floats:
-    """Non-negative x with rows @ x near `values`, robust against values that are too large.
-
-    Args:
-        rows: float64 (N, n_terms).
-        values: float64 (N,), positive.
-        prior: float64 (n_terms,), decides in directions that the rows leave open; its
-            weight is that of a thousandth of the rows. Terms with prior 0 have none.
-    """
-    patterns, which = np.unique(rows, axis=0, return_inverse=True)
-    which = which.ravel()
-    scale = np.array([np.median(values[which == k]) for k in range(len(patterns))])
-    weight = 1 / np.maximum(scale, 1e-3)[which]
-    matrix = rows * (weight / _SOFT)[:, None]
-    target = values * weight / _SOFT
-    if prior is not None:
-        held = np.flatnonzero(prior > 0)
-        tie = np.zeros((len(held), rows.shape[1]))
-        tie[np.arange(len(held)), held] = _TIE * np.sqrt(len(rows)) / prior[held]
-        matrix = np.concatenate([matrix, tie])
-        target = np.concatenate([target, tie @ prior])
-
-    def residuals(x: Floats) -> Floats:
-        out: Floats = matrix @ x - target
-        return out
-
-    solution = least_squares(
-        residuals,
-        np.full(rows.shape[1], 0.1 * float(np.median(values))),
-        jac=lambda x: matrix,
-        bounds=(0, np.inf),
-        loss="soft_l1",
-    )
-    fitted: Floats = solution.x
-    return fitted
-
-
 def transfer_ms(samples: Samples, payload_bytes: Floats) -> Floats:
     """What the link alone takes: the payload's bits over the rate, and the round trip."""
     bits = 8 * (payload_bytes[samples.action] + WIRE_OVERHEAD_BYTES)
     out: Floats = bits / (1e3 * samples.uplink_mbps) + samples.rtt_ms
     return out
-
-
-@dataclass(frozen=True, slots=True)
-class Powers:
-    """Powers in the energy model, milliwatts, with their source."""
-
-    idle_mw: float
-    busy_mw: float
-    radio: RadioPower
-    source: str
-
-
-def powers_of(records: Records, samples: Samples) -> Powers:
-    """Powers that the energy model uses.
-
-    With the model meter they are the published ones that made the energy figures. With a
-    hardware meter the device's two powers are fitted, and no modem is accounted for.
-
-    Raises:
-        DataError: if the campaign has no energy figures.
-    """
-    told = records.source
-    if told["config"]["meter"] == "model":
-        device, radio = told["device_power"], RadioPower(**told["radio_power"])
-        source = f"published: {device['source']}"
-        return Powers(device["idle_mw"], device["busy_mw"], radio, source)
-    known = np.isfinite(samples.energy_mj)
-    if not known.any():
-        raise DataError(
-            f"a campaign with meter {told['config']['meter']!r} and no energy figure",
-            expected="energy of at least some frames",
-            mend="use --meter model, or see `sliproad testbed doctor`",
-        )
-    columns = np.stack([samples.compute_ms, samples.delay_ms], 1)[known] / 1e3
-    # busy = idle + extra with extra >= 0, so that busy is never below idle.
-    extra_mw, idle_mw = nnls(columns, samples.energy_mj[known])[0].tolist()
-    none = RadioPower("none", 0.0, 0.0, 0.0, 0.0, "the meter sees no modem")
-    return Powers(idle_mw, idle_mw + extra_mw, none, f"fitted to {told['config']['meter']}")
 
 
 def predict(
@@ -387,10 +176,3 @@ def cost_model(
         power_source=powers.source,
         radio=powers.radio,
     )
-
-
-def payloads_of(records: Records) -> Floats:
-    """Payload bytes that each action really sent, float64 (20,)."""
-    action = records.numbers("action").astype(np.int64)
-    sent = records.numbers("uplink_bytes")
-    return np.array([sent[action == a].max(initial=0.0) for a in range(N_ACTIONS)])

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from cnn.action import ACTIONS, N_ACTIONS
 from cnn.errors import DataError
-from testbed.costs.fit import Fit, Floats, Powers, Samples, fit_samples, predict
+from testbed.costs.fit import Fit, fit_samples, predict
+from testbed.costs.measured_power import Powers
+from testbed.costs.samples import Samples
+from testbed.costs.terms import Floats
 
 INTERVAL: Final = (2.5, 97.5)
 """Percentiles of a bootstrap interval."""

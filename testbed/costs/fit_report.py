@@ -10,8 +10,8 @@ import numpy as np
 
 from cnn.action import ACTIONS
 from testbed.costs.cost_model import CostModel
-from testbed.costs.fit import DEVICE_TERMS, SERVER_TERMS, Floats
 from testbed.costs.fit_check import HeldOut
+from testbed.costs.terms import DEVICE_TERMS, SERVER_TERMS, Floats
 
 _EQUATIONS = """\
 For action (E, S), uplink rate r (Mbit/s), round trip RTT (ms), server wait W (ms):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,11 @@ class StagedPolicy(Protocol):
 
 
 AnyPolicy = Policy | StagedPolicy
+
+
+def is_staged(policy: AnyPolicy) -> TypeGuard[StagedPolicy]:
+    """Whether the policy decides in stages now: one that changes between frames may change this."""
+    return bool(getattr(policy, "staged", False))
 
 
 class StagedNetworkPolicy:

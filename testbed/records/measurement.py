@@ -48,6 +48,8 @@ class Measurement:
         probes: probes sent before the next frame (`testbed.device.probing`);
             their modem energy is in `radio_mj`.
         probe_bytes: bytes they put on the uplink, framing included.
+        looks: exits that a staged policy looked at on the device, bit e - 1 for exit e; 0 if
+            the frame was decided in one go.
     """
 
     frame_id: int
@@ -81,3 +83,4 @@ class Measurement:
     rtt_ms: float | None
     probes: int = 0
     probe_bytes: int = 0
+    looks: int = 0

@@ -217,6 +217,22 @@ def read_records(path: Path) -> Records:
     return Records(table, source)
 
 
+def read_all(path: Path) -> list[Records]:
+    """A record file, or every one of a folder, by name.
+
+    Raises:
+        DataError: if there is none, or one is damaged.
+    """
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(
+            f"records {path}",
+            expected="a record file, or a folder with .parquet files of a device",
+            mend="give what `sliproad testbed device --out` wrote",
+        )
+    return [read_records(file) for file in files]
+
+
 def _with_later_columns(table: pa.Table) -> pa.Table:
     """A file from before a column came to `Measurement` reads as if it held the default."""
     for field in fields(Measurement):

@@ -17,46 +17,41 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from cnn.action import Action
 from cnn.errors import RemoteError
-from testbed.decide.observation import OBS_DIM, Observer, Settings
-from testbed.device.device import Device, DeviceConfig
+from testbed.decide.observation import Observer, Settings
+from testbed.device.device import Device
 from testbed.device.frames import CameraFrame, open_frames
 from testbed.meters.available import open_meter
 from testbed.records.measurement import Measurement
 from testbed.records.parquet import provenance
 from testbed.service import log as device_log
 from testbed.service import systemd
+from testbed.service.assembly import (
+    client_of,
+    device_config_of,
+    guard_of,
+    path_of,
+    sources_of,
+)
 from testbed.service.config import DeviceFile
-from testbed.service.guard import Guard, GuardSettings, Limits
-from testbed.service.loadout import Loadout, Sources, load
+from testbed.service.device_rows import extra_values, open_records
+from testbed.service.loadout import Loadout, load
 from testbed.service.log import event
-from testbed.service.pilot import Decision, Pilot
-from testbed.service.record_rotation import RotatingRecords, Rotation
+from testbed.service.pilot import Pilot
+from testbed.service.record_rotation import RotatingRecords
 from testbed.service.swap import LiveRuntime, Swapper, Watcher
 from testbed.service.tally import Tally
 from testbed.stopping import StopFlag, stop_on_signals
 from testbed.wire.client import MecClient
-from testbed.wire.tls import TlsFiles
 
 if TYPE_CHECKING:
     from testbed.service.metrics import DeviceMetrics
 
 _log = logging.getLogger(__name__)
 _MB = 1_000_000
-
-EXTRA_COLUMNS = {
-    "policy_action": pa.int64(),
-    "shadow_action": pa.int64(),
-    "decided_by": pa.string(),
-    "policy_hash": pa.string(),
-    "bundle_hash": pa.string(),
-    "guard_state": pa.string(),
-}
-"""What a deployed device records beside `Measurement`; empty for a skipped frame."""
 
 
 class _Stop(StopFlag):
@@ -90,15 +85,15 @@ class DeviceService:
         self._metrics: DeviceMetrics | None = None
         self._records: RotatingRecords | None = None
         self._stop = _Stop()
-        loadout = load(_sources(file))
-        self._guard = _guard(file, loadout)
+        loadout = load(sources_of(file))
+        self._guard = guard_of(file, loadout)
         safe = Action.parse(file.guard.safe_action).index
         model_hash = loadout.model.hash[:12]
         self._pilot = Pilot(loadout.policy, loadout.policy_hash, model_hash, safe, loadout.shadow)
         if self._guard is not None:
             self._pilot.trusted = self._guard.trusted
         self._runtime = LiveRuntime(loadout.runtime)
-        self._client = _client(file, loadout)
+        self._client = client_of(file, loadout)
         self._swapper = Swapper(
             loadout,
             self._pilot,
@@ -108,7 +103,7 @@ class DeviceService:
             self._changed,
         )
         self._watcher = Watcher(
-            _sources(file),
+            sources_of(file),
             lambda: self._swapper.loadout,
             self._pilot.observations,
             lambda: self._image,
@@ -140,7 +135,7 @@ class DeviceService:
                 self._pilot,
                 Observer(self._told()),
                 meter,
-                _device_config(self.file),
+                device_config_of(self.file),
             )
             self._stop.unit = unit
             self._watcher.start()
@@ -157,7 +152,7 @@ class DeviceService:
         """What the device sees; overridden where frames come from elsewhere."""
         f = self.file.frames
         size = self._swapper.loadout.model.config.input_size
-        return open_frames(f.source, size, seed=f.seed, data=_path(f.data), n=f.count or None)
+        return open_frames(f.source, size, seed=f.seed, data=path_of(f.data), n=f.count or None)
 
     def _frames(self) -> Iterator[CameraFrame]:
         """The camera, with what happens between two frames."""
@@ -178,7 +173,10 @@ class DeviceService:
         self._swapper.observe(row)
         guard = self._guard
         if self._records is not None:
-            self._records.write(row, **self._extra(decision))
+            state = None if guard is None else guard.state
+            self._records.write(
+                row, **extra_values(decision, state, self.file.records.observations)
+            )
         if guard is not None:
             guard.observe(row, decision)
         if self._metrics is not None:
@@ -187,21 +185,6 @@ class DeviceService:
                 self._metrics.guard(guard.state, len(guard.drift))
         self._report_if_due()
         systemd.notify("WATCHDOG=1")
-
-    def _extra(self, decision: Decision | None) -> dict[str, Any]:
-        if decision is None:
-            return {}
-        extra: dict[str, Any] = {
-            "policy_action": decision.policy_action,
-            "shadow_action": decision.shadow_action,
-            "decided_by": decision.decided_by,
-            "policy_hash": decision.policy_hash,
-            "bundle_hash": decision.bundle_hash,
-            "guard_state": None if self._guard is None else self._guard.state,
-        }
-        if self.file.records.observations:
-            extra["observation"] = decision.observation
-        return extra
 
     def _report_if_due(self) -> None:
         every_s, now_s = self.file.log.every_s, time.monotonic()
@@ -240,7 +223,7 @@ class DeviceService:
             self._metrics.runs(loadout.model.hash[:12], loadout.policy_hash)
 
     def _told(self) -> Settings:
-        from testbed.commands.device import full_local_ms
+        from testbed.device.full_local import full_local_ms
 
         d = self.file.drive
         known = d.full_local_ms or full_local_ms(self._runtime) * self.file.frames.slowdown
@@ -273,25 +256,13 @@ class DeviceService:
         return 0 if self._records is None else self._records.dropped
 
     def _open_records(self, stack: contextlib.ExitStack) -> None:
-        r = self.file.records
-        if r.folder is None:
-            return
-        extra = dict(EXTRA_COLUMNS)
-        if r.observations:
-            extra["observation"] = pa.list_(pa.float32(), OBS_DIM)
-        rotation = Rotation(
-            file_bytes=int(r.file_mb * _MB),
-            file_s=r.file_s,
-            total_bytes=int(r.total_mb * _MB),
-            flush_s=r.flush_s,
-        )
-        source = provenance(kind="device", frames=self.file.frames.source, **self._source())
-        self._records = stack.enter_context(
-            RotatingRecords(Path(r.folder), source, rotation, extra)
-        )
+        if self.file.records.folder is not None:
+            source = provenance(kind="device", frames=self.file.frames.source, **self._source())
+            records = open_records(Path(self.file.records.folder), self.file.records, source)
+            self._records = stack.enter_context(records)
 
     def _source(self) -> dict[str, Any]:
-        config, loadout = _device_config(self.file), self._swapper.loadout
+        config, loadout = device_config_of(self.file), self._swapper.loadout
         return {
             **self._what(),
             "bundle_hash": loadout.model.hash,
@@ -315,59 +286,3 @@ def run_service(file: DeviceFile) -> dict[str, Any]:
         return DeviceService(file).run()
     finally:
         device_log.take_down(handler)
-
-
-def _sources(file: DeviceFile) -> Sources:
-    b = file.bundles
-    return Sources(
-        model=_path(b.model),
-        policy=_path(b.policy),
-        action=b.action,
-        shadow=_path(b.shadow),
-        threads=b.threads,
-        needs_promise=file.guard.enabled and _own_limits(file) == Limits(),
-    )
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
-
-
-def _device_config(file: DeviceFile) -> DeviceConfig:
-    f, s = file.frames, file.server
-    return DeviceConfig(
-        period_ms=f.period_ms,
-        timeout_ms=f.timeout_ms,
-        deadline_ms=f.deadline_ms,
-        max_queue_ms=f.max_queue_ms,
-        slowdown=f.slowdown,
-        breaker_failures=f.breaker_failures,
-        breaker_backoff_ms=f.breaker_backoff_ms,
-        seed=f.seed,
-        frame_encoding=s.frame_encoding,
-        probe_budget_per_min=s.probe_budget_per_min,
-        probe_bytes=s.probe_bytes,
-        probe_stale_s=s.probe_stale_s,
-    )
-
-
-def _client(file: DeviceFile, loadout: Loadout) -> MecClient | None:
-    s = file.server
-    if s.address is None:
-        return None
-    files = TlsFiles(_path(s.tls_ca), _path(s.tls_cert), _path(s.tls_key), s.tls_name)
-    tls = files if s.tls_ca or s.tls_cert else None
-    return MecClient(s.address, loadout.model.hash, tls)
-
-
-def _guard(file: DeviceFile, loadout: Loadout) -> Guard | None:
-    g = file.guard
-    if not g.enabled:
-        return None
-    settings = GuardSettings(g.window, g.margin, g.patience, g.cooldown_frames, g.act_on_drift)
-    return Guard(settings, _own_limits(file), file.frames.deadline_ms, loadout.promise)
-
-
-def _own_limits(file: DeviceFile) -> Limits:
-    g = file.guard
-    return Limits(g.max_delay_ms, g.max_energy_mj, g.min_confidence, g.max_miss_rate)

@@ -38,7 +38,7 @@ _OBSERVED: Final = {name: next(f for f in FIELDS if f.name == name) for name in
 
 @dataclass(frozen=True, slots=True)
 class GuardSettings:
-    """How patient the guard is; see `testbed.service.config.GuardSection`."""
+    """How patient the guard is; see `testbed.service.sections_watch.GuardSection`."""
 
     window: int = 30
     margin: float = 0.2

@@ -10,14 +10,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, Action
+from cnn.action import ACTIONS, N_EXITS, Action
 from cnn.bundle import SEGMENTS, Bundle, load_bundle
 from cnn.errors import BundleError
 from cnn.runtime import SplitRuntime
-from testbed.decide.observation import OBS_DIM
-from testbed.decide.policy import Policy, PolicyBundle, StaticPolicy, policy_from_bundle
+from testbed.decide.observation import OBS_DIM, STAGED_OBS_DIM
+from testbed.decide.policy import StaticPolicy
+from testbed.decide.policy_bundle import PolicyBundle
 from testbed.decide.promise import Promise
-from testbed.service.pilot import checked_action
+from testbed.decide.staged_policy import AnyPolicy, any_policy_from_bundle, is_staged
+from testbed.service.course import STAGE_START, ask
+from testbed.service.signature import TrustedKeys, signature_path
 
 DEVICE_SEGMENTS: Final = tuple(name for name in SEGMENTS if not name.startswith("dec"))
 """What a device runs: everything but the decoders."""
@@ -38,6 +41,8 @@ class Sources:
         action: one action for every frame, or None with `policy`.
         shadow: second policy file, or None.
         threads: of the runtime.
+        trusted_keys: public key files; if any, model and policies must be signed by one of
+            them. The shipped model is part of the installation and needs no signature.
         needs_promise: refuse a policy file that promises nothing (a guard relies on it).
     """
 
@@ -46,6 +51,7 @@ class Sources:
     action: str | None = None
     shadow: Path | None = None
     threads: int = 1
+    trusted_keys: tuple[Path, ...] = ()
     needs_promise: bool = False
 
     def stamp(self) -> Stamp:
@@ -53,6 +59,9 @@ class Sources:
         files = [path for path in (self.policy, self.shadow) if path is not None]
         if self.model is not None:
             files += [self.model / "manifest.json", *sorted(self.model.glob("segments/*.onnx"))]
+        if self.trusted_keys:
+            signed = (self.model, self.policy, self.shadow)
+            files += [signature_path(path) for path in signed if path is not None]
         return tuple(_stamp(path) for path in files)
 
 
@@ -72,9 +81,9 @@ class Loadout:
 
     model: Bundle
     runtime: SplitRuntime
-    policy: Policy
+    policy: AnyPolicy
     policy_hash: str
-    shadow: Policy | None
+    shadow: AnyPolicy | None
     promise: Promise | None
     stamp: Stamp
 
@@ -95,19 +104,23 @@ def load(
             one must read frames of the same size.
 
     Raises:
-        BundleError: if a file is missing, damaged, does not fit the others, or what is in
-            it fails its test.
+        BundleError: if a file is missing, damaged, not signed as it must be, does not fit
+            the others, or what is in it fails its test.
+        ConfigError: if a trusted key cannot be read.
     """
     stamp = sources.stamp()
+    trusted = TrustedKeys.read(sources.trusted_keys) if sources.trusted_keys else None
     model = load_bundle(sources.model)
+    if trusted is not None and sources.model is not None:
+        trusted.check(sources.model, "model", model.hash)
     if running is not None and model.hash == running.model.hash:
         model, runtime = running.model, running.runtime
     else:
         runtime = _new_runtime(model, sources.threads, running, frame)
     promise = None
     if sources.policy is not None:
-        bundle = _policy_file(sources.policy, model.hash)
-        policy: Policy = policy_from_bundle(bundle)
+        bundle = _policy_file(sources.policy, model.hash, trusted)
+        policy: AnyPolicy = any_policy_from_bundle(bundle)
         policy_hash, promise = bundle.content_hash[:12], Promise.of_bundle(bundle)
     else:
         chosen = Action.parse(sources.action or "")
@@ -118,33 +131,32 @@ def load(
             expected="a policy file with a promise, or limits of your own",
             mend="train it with this version, or set guard.max_delay_ms or another limit",
         )
-    shadow: Policy | None = None
+    shadow: AnyPolicy | None = None
     if sources.shadow is not None:
-        shadow = policy_from_bundle(_policy_file(sources.shadow, model.hash))
+        shadow = any_policy_from_bundle(_policy_file(sources.shadow, model.hash, trusted))
     for each in (policy, shadow):
         if each is not None:
             check_policy(each, observations)
     return Loadout(model, runtime, policy, policy_hash, shadow, promise, stamp)
 
 
-def check_policy(policy: Policy, observations: NDArray[np.float32] | None = None) -> None:
+def check_policy(policy: AnyPolicy, observations: NDArray[np.float32] | None = None) -> None:
     """Raise `BundleError` unless the policy decides finitely, alone as in a batch.
 
     Args:
-        policy: under test; it is reset afterwards.
+        policy: under test, of either kind; a staged one is asked at every block. It is reset
+            afterwards.
         observations: float32 (n, OBS_DIM), tried besides random ones and extremes.
     """
-    rng = np.random.default_rng(_TEST_SEED)
-    random = rng.uniform(-1, 1, (_TEST_OBSERVATIONS, OBS_DIM))
-    extremes = np.array([[-1.0], [0.0], [1.0]]) * np.ones(OBS_DIM)
-    seen = np.zeros((0, OBS_DIM)) if observations is None else observations
-    tried = np.concatenate([random, extremes, seen]).astype(np.float32)
+    positions = range(N_EXITS) if is_staged(policy) else (None,)
     try:
-        for row in tried:
-            checked_action(policy.decide(row))
-        outputs = getattr(policy, "outputs", None)
-        if outputs is not None and not np.isfinite(outputs(tried)).all():
-            raise ValueError("outputs that are not finite")
+        for position in positions:
+            tried = _test_observations(observations, position)
+            for row in tried:
+                ask(policy, row, position)
+            outputs = getattr(policy, "outputs", None)
+            if outputs is not None and not np.isfinite(outputs(tried)).all():
+                raise ValueError("outputs that are not finite")
         policy.reset()
     except Exception as error:  # whatever a policy does wrong, it is not used
         raise BundleError(
@@ -152,6 +164,25 @@ def check_policy(policy: Policy, observations: NDArray[np.float32] | None = None
             expected="a finite decision for every observation",
             mend="export the policy again with `sliproad agent export`",
         ) from error
+
+
+def _test_observations(
+    seen: NDArray[np.float32] | None, position: int | None
+) -> NDArray[np.float32]:
+    """Random observations, extremes, and those `seen`, as they would be at the frame's start.
+
+    Returns:
+        float32 (n, OBS_DIM), or (n, STAGED_OBS_DIM) for a staged policy (position not None).
+    """
+    size = OBS_DIM if position is None else STAGED_OBS_DIM
+    rng = np.random.default_rng([_TEST_SEED, position or 0])
+    random = rng.uniform(-1, 1, (_TEST_OBSERVATIONS, size)).astype(np.float32)
+    extremes = np.array([[-1.0], [0.0], [1.0]], np.float32) * np.ones(size, np.float32)
+    tried: list[NDArray[np.float32]] = [random, extremes]
+    if seen is not None:
+        start = np.tile(STAGE_START, (len(seen), 1))
+        tried.append(seen if position is None else np.concatenate([seen, start], axis=1))
+    return np.concatenate(tried)
 
 
 def check_runtime(runtime: SplitRuntime, frame: NDArray[np.uint8] | None = None) -> None:
@@ -188,8 +219,10 @@ def _new_runtime(
     return runtime
 
 
-def _policy_file(path: Path, bundle_hash: str) -> PolicyBundle:
+def _policy_file(path: Path, bundle_hash: str, trusted: TrustedKeys | None) -> PolicyBundle:
     bundle = PolicyBundle.load(path)
+    if trusted is not None:
+        trusted.check(path, "policy", bundle.content_hash)
     bundle.check_fit(bundle_hash)
     return bundle
 

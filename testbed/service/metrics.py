@@ -42,7 +42,8 @@ class DeviceMetrics:
         )
         self._shadow = Counter(
             "sliproad_device_shadow",
-            "Frames on which the shadow policy agreed with the acting one.",
+            "Frames on which the shadow policy agreed with the acting one (true, false, or "
+            "unknown where a staged one could not be asked to its end).",
             ["agrees"],
             registry=self.registry,
         )
@@ -89,8 +90,9 @@ class DeviceMetrics:
             return
         self._actions.labels(ACTIONS[decision.action].name, decision.decided_by).inc()
         if decision.shadow_action is not None:
-            agrees = decision.shadow_action == decision.policy_action
-            self._shadow.labels(str(agrees).lower()).inc()
+            agrees = str(decision.shadow_action == decision.policy_action).lower()
+            known = not (decision.shadow_open or decision.policy_open)
+            self._shadow.labels(agrees if known else "unknown").inc()
 
     def guard(self, state: str, drifting: int) -> None:
         """Show the guard's state and how many quantities drift."""

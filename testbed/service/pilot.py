@@ -1,24 +1,26 @@
 """The policy as a deployed device runs it: checked, shadowed, guarded, replaceable.
 
-`Pilot` is itself a `testbed.decide.policy.Policy`, so the device loop needs to know nothing of it.
-Whatever the policy inside does, the pilot answers with an action: a policy that raises or
-answers nonsense is rolled back if there is one before it, and otherwise overruled by the safe
-action for this frame.
+`Pilot` is itself a policy, once a frame or in stages as the one inside it is, so the device loop
+needs to know nothing of it. Whatever the policy inside does, the pilot answers with an action: a
+policy that raises or answers nonsense is rolled back if there is one before it, and otherwise
+overruled by the safe action for this frame. Policies of either kind may follow each other, even
+within a frame: from where the device stands, a decision is carried out as nearly as it can be.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_ACTIONS
 from testbed.decide.observation import OBS_DIM
-from testbed.decide.policy import Policy
+from testbed.decide.staged_policy import AnyPolicy, is_staged
+from testbed.decide.stages import ANSWER, REPAIR
+from testbed.service.course import Course, ask
 from testbed.service.log import event
 
 REMEMBERED: Final = 64
@@ -30,16 +32,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How one frame's action came about.
+    """How one frame's action came about; of a staged frame, how all its stages came out.
 
     Attributes:
-        action: taken.
+        action: taken, canonical; in stages the one they amount to.
         policy_action: what the acting policy wanted; None if it failed.
         shadow_action: what the shadow policy would have done; None without one.
         decided_by: ``policy``, ``guard`` (it is not trusted) or ``safe`` (it failed).
         policy_hash: what stands for the acting policy's file.
         bundle_hash: what stands for the network.
-        observation: float32 (OBS_DIM,), a copy.
+        observation: float32 (OBS_DIM,), a copy, as the frame began.
+        policy_open: `policy_action` is a look after which the policy was not asked again: what
+            it amounts to is not known (a staged policy that did not act).
+        shadow_open: the same of `shadow_action`.
     """
 
     action: int
@@ -49,6 +54,8 @@ class Decision:
     policy_hash: str
     bundle_hash: str
     observation: NDArray[np.float32]
+    policy_open: bool = False
+    shadow_open: bool = False
 
 
 class Pilot:
@@ -59,16 +66,16 @@ class Pilot:
         policy_hash: what stands for it in records and metrics.
         bundle_hash: what stands for the network there.
         safe_action: canonical number, taken where the policy may not or cannot decide.
-        shadow: decides on the same observations without acting.
+        shadow: is asked where the acting one is, without acting (`testbed.service.course`).
     """
 
     def __init__(
         self,
-        policy: Policy,
+        policy: AnyPolicy,
         policy_hash: str,
         bundle_hash: str,
         safe_action: int,
-        shadow: Policy | None = None,
+        shadow: AnyPolicy | None = None,
     ) -> None:
         self.use(policy, policy_hash, bundle_hash, shadow)
         self.safe_action = safe_action
@@ -78,18 +85,30 @@ class Pilot:
         """Called when the policy failed: puts the one before it back if there is one."""
         self.errors = 0
         self._frame = 0
+        self._settled = False
+        self._acted = Course.over()
         self._decisions: dict[int, Decision] = {}
         self._seen = np.zeros((REMEMBERED, OBS_DIM), np.float32)
         self._n_seen = 0
 
     def use(
-        self, policy: Policy, policy_hash: str, bundle_hash: str, shadow: Policy | None
+        self,
+        policy: AnyPolicy,
+        policy_hash: str,
+        bundle_hash: str,
+        shadow: AnyPolicy | None,
     ) -> None:
-        """Change the policies; call it between two frames."""
+        """Change the policies, between two frames or, after a failure, within one."""
         self.name = policy.name
         self.policy, self.shadow = policy, shadow
         self.policy_hash, self.bundle_hash = policy_hash, bundle_hash
         self.shadow_errors = 0
+        self._shadowed = Course.over()
+
+    @property
+    def staged(self) -> bool:
+        """Whether the next frame is decided in stages; the guard's safe action is not."""
+        return is_staged(self.policy) and self.trusted()
 
     def observations(self) -> NDArray[np.float32]:
         """The last observations met, float32 (n, OBS_DIM), n at most `REMEMBERED`."""
@@ -110,34 +129,72 @@ class Pilot:
         if self.shadow is not None:
             self.shadow.reset()
 
-    def decide(self, observation: NDArray[np.float32]) -> int:
-        """An action for one observation, whatever happens inside."""
-        self._seen[self._n_seen % REMEMBERED] = observation
-        self._n_seen += 1
-        wanted = self._ask_policy(observation)
-        shadow = self._ask_shadow(observation)
-        action, by = (self.safe_action, "safe") if wanted is None else (wanted, "policy")
-        if wanted is not None and not self.trusted():
+    def decide(self, observation: NDArray[np.float32], position: int | None = None) -> int:
+        """An action, whatever happens inside.
+
+        Args:
+            observation: float32 (OBS_DIM,), or (STAGED_OBS_DIM,) with a position.
+            position: block after which the device stands; None decides the whole frame.
+
+        Returns:
+            A canonical number, or with a position a legal staged action.
+        """
+        if not position:
+            self._begin(observation[:OBS_DIM])
+        if self._settled:
+            self._ask_shadow(observation, position)
+            return ANSWER
+        wanted = self._ask_policy(observation, position)
+        self._ask_shadow(observation, position)
+        if wanted is None:
+            action, by = self.safe_action, "safe"
+        elif not self.trusted():
             action, by = self.safe_action, "guard"
-        self._decisions[self._frame] = Decision(
-            action,
-            wanted,
-            shadow,
-            by,
-            self.policy_hash,
-            self.bundle_hash,
-            observation.copy(),
-        )
-        return action
+        else:
+            action, by = wanted, "policy"
+        # Elsewhere than at the start a frame's action is repaired, a legal staged one is itself.
+        taken = action if position is None else int(REPAIR[position, action])
+        self._settled = by != "policy" or not is_staged(self.policy)
+        self._note(taken, wanted, by)
+        return taken
 
-    def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+    def decide_batch(
+        self, observations: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
         """One decision a row, as `decide`."""
-        return np.array([self.decide(row) for row in observations], np.int64)
+        at = [None] * len(observations) if positions is None else positions.tolist()
+        pairs = zip(observations, at, strict=True)
+        return np.array([self.decide(row, p) for row, p in pairs], np.int64)
 
-    def _ask_policy(self, observation: NDArray[np.float32]) -> int | None:
+    def _begin(self, base: NDArray[np.float32]) -> None:
+        """A frame begins: its decision is still to be made."""
+        self._seen[self._n_seen % REMEMBERED] = base
+        self._n_seen += 1
+        self._settled = False
+        self._acted, self._shadowed = Course(), Course()
+        self._decisions[self._frame] = Decision(
+            self.safe_action, None, None, "safe", self.policy_hash, self.bundle_hash, base.copy()
+        )
+
+    def _note(self, taken: int, wanted: int | None, by: str) -> None:
+        """Bring the frame's decision up to this stage."""
+        before = self._decisions[self._frame]
+        self._decisions[self._frame] = replace(
+            before,
+            action=before.action if taken == ANSWER else taken,
+            policy_action=None if wanted is None else self._acted.action,
+            policy_open=wanted is not None and self._acted.open,
+            decided_by=by,
+            policy_hash=self.policy_hash,
+            bundle_hash=self.bundle_hash,
+        )
+
+    def _ask_policy(self, observation: NDArray[np.float32], position: int | None) -> int | None:
         for _ in range(2):
             try:
-                return checked_action(self.policy.decide(observation))
+                wanted = ask(self.policy, observation, position)
+                self._acted.follow(wanted, is_staged(self.policy))
+                return wanted
             except Exception as error:  # a policy's bug must not cost a frame
                 self.errors += 1
                 reason = f"{type(error).__name__}: {error}"
@@ -147,22 +204,19 @@ class Pilot:
                     break
         return None
 
-    def _ask_shadow(self, observation: NDArray[np.float32]) -> int | None:
-        if self.shadow is None:
-            return None
+    def _ask_shadow(self, observation: NDArray[np.float32], position: int | None) -> None:
+        if self.shadow is None or not self._shadowed.reaches(position or 0):
+            return
         try:
-            return checked_action(self.shadow.decide(observation))
+            wanted = ask(self.shadow, observation, position)
+            self._shadowed.follow(wanted, is_staged(self.shadow))
         except Exception as error:  # it only watches
+            self._shadowed = Course.over()
             self.shadow_errors += 1
             if self.shadow_errors >= MAX_SHADOW_ERRORS:
                 event(_log, logging.ERROR, "shadow policy dropped", error=str(error))
                 self.shadow = None
-            return None
-
-
-def checked_action(action: int) -> int:
-    """The canonical number as an int; raises ValueError if it is none."""
-    number = int(action)
-    if not 0 <= number < N_ACTIONS:
-        raise ValueError(f"action {action}, expected 0..{N_ACTIONS - 1}")
-    return number
+        course = self._shadowed
+        self._decisions[self._frame] = replace(
+            self._decisions[self._frame], shadow_action=course.action, shadow_open=course.open
+        )

@@ -127,6 +127,7 @@ def recorded_drive(world: World, path: Path, seed: int, explore: float | None = 
                     "reason": "timeout" if out.status == FALLBACK else "",
                     "probes": 0,
                     "probe_bytes": 0,
+                    "looks": 0,
                 }
             )
             writer.write(row, **(policy.columns(i) if explore is not None else {}))

@@ -16,7 +16,8 @@ import pytest
 from cnn.action import N_ACTIONS
 from cnn.bundle import load_bundle
 from cnn.errors import ConfigError, DataError
-from testbed.costs.campaign import CampaignConfig, Condition, disturbed, run_campaign
+from testbed.costs.campaign import disturbed, run_campaign
+from testbed.costs.campaign_config import CampaignConfig, Condition
 from testbed.costs.cost_model import CostModel
 from testbed.device.frames import open_frames
 from testbed.device.quota import CpuQuota, quota_us

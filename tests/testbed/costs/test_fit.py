@@ -14,31 +14,26 @@ from cnn.arch import ModelConfig
 from cnn.errors import DataError
 from testbed.costs.campaign import EXTRA_COLUMNS
 from testbed.costs.cost_model import CostModel, RadioPower
-from testbed.costs.fit import (
+from testbed.costs.fit import cost_model, fit_samples, predict
+from testbed.costs.fit_check import bootstrap, hold_out, mape, r_squared
+from testbed.costs.measured_power import Powers, powers_of
+from testbed.costs.power import power_profile
+from testbed.costs.robust import fit_terms
+from testbed.costs.samples import Samples, payloads_of, samples_of
+from testbed.costs.terms import (
     DEVICE_TERMS,
     SERVER_TERMS,
-    Powers,
-    Samples,
-    cost_model,
     design,
     device_terms,
     fallback_terms,
-    fit_samples,
-    fit_terms,
     head_terms,
-    payloads_of,
-    powers_of,
-    predict,
-    samples_of,
     server_terms,
 )
-from testbed.costs.fit_check import bootstrap, hold_out, mape, r_squared
-from testbed.costs.power import power_profile
-from testbed.device.device import WIRE_OVERHEAD_BYTES
 from testbed.meters.base import FrameActivity
 from testbed.meters.model import ModelMeter
 from testbed.records.measurement import Measurement
 from testbed.records.parquet import RecordWriter, read_records
+from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
 
 CONFIG = ModelConfig()
 PAYLOAD = np.array([CONFIG.payload_bytes(a.exit, a.split) for a in ACTIONS], float)

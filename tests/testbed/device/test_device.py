@@ -28,20 +28,16 @@ from testbed.costs.power import power_profile
 from testbed.decide.observation import Observer, Settings
 from testbed.decide.policy import RandomPolicy, StaticPolicy
 from testbed.device.breaker import CircuitBreaker
-from testbed.device.device import (
-    ENCODING_OVERHEAD_BYTES,
-    WIRE_OVERHEAD_BYTES,
-    Device,
-    DeviceConfig,
-    tail_overlap_ms,
-)
+from testbed.device.device import Device, DeviceConfig
 from testbed.device.frames import CameraFrame, open_frames
+from testbed.device.work import tail_overlap_ms
 from testbed.meters.base import NoMeter
 from testbed.meters.model import ModelMeter
 from testbed.records.parquet import read_records
 from testbed.server.process import ServerProcess
 from testbed.wire.client import ExchangeFailed, MecClient, Reply
 from testbed.wire.messages import build_request
+from testbed.wire.overhead import ENCODING_OVERHEAD_BYTES, WIRE_OVERHEAD_BYTES
 
 SETTINGS = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
 

@@ -112,6 +112,8 @@ def test_staged_answers_are_those_of_the_action_they_amount_to(
         assert row.confidence == pytest.approx(confidence, abs=1e-3)
         assert row.uplink_bytes == bundle.config.payload_bytes(action.exit, action.split)
         assert row.head_ms <= row.delay_ms
+        looked = [ACTIONS[a] for a in path if a != ANSWER and ACTIONS[a].is_local]
+        assert row.looks == sum(2 ** (a.exit - 1) for a in looked)
 
 
 def test_without_a_server_it_goes_on_from_where_it_stands(

@@ -57,7 +57,7 @@ def test_a_file_from_before_probes_were_counted_still_reads(tmp_path: Path) -> N
     with RecordWriter(path, {}) as writer:
         writer.write(LOCAL)
     table = pq.read_table(path)
-    pq.write_table(table.drop_columns(["probes", "probe_bytes"]), path)
+    pq.write_table(table.drop_columns(["probes", "probe_bytes", "looks"]), path)
     assert list(read_records(path).rows()) == [LOCAL]
     pq.write_table(table.drop_columns(["label"]), path)
     with pytest.raises(DataError, match="label"):

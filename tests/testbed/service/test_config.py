@@ -20,7 +20,7 @@ ACTION = '[bundles]\naction = "e3s1"\n'
 
 def defaults() -> dict[str, Any]:
     return {
-        f"{name}.{key.name}": key.default
+        f"{name}.{key.name}": list(key.default) if isinstance(key.default, tuple) else key.default
         for name, section in get_type_hints(DeviceFile).items()
         for key in fields(section)
     }
@@ -56,11 +56,13 @@ def test_every_key_can_be_set_to_its_default() -> None:
 def test_relative_paths_are_taken_from_the_files_folder(tmp_path: Path) -> None:
     path = tmp_path / "device.toml"
     path.write_text(
-        '[bundles]\npolicy = "a.policy"\nmodel = "/opt/m"\n[server]\ntls_ca = "c/ca.pem"\n'
+        '[bundles]\npolicy = "a.policy"\nmodel = "/opt/m"\ntrusted_keys = ["k.pub", "/k2.pub"]\n'
+        '[server]\ntls_ca = "c/ca.pem"\n'
     )
     file = load_device_file(path)
     assert file.bundles.policy == str(tmp_path / "a.policy")
     assert file.bundles.model == "/opt/m"
+    assert file.bundles.trusted_keys == (str(tmp_path / "k.pub"), "/k2.pub")
     assert file.server.tls_ca == str(tmp_path / "c" / "ca.pem")
 
 
@@ -71,6 +73,7 @@ def test_relative_paths_are_taken_from_the_files_folder(tmp_path: Path) -> None:
         ("[bundles]\n", "policy"),
         ('[bundles]\naction = "e3s1"\npolicy = "x"', "exactly one"),
         ('[bundles]\naction = "e9s1"', "exit=9"),
+        (ACTION + 'trusted_keys = "k.pub"', "trusted_keys"),
         (ACTION + "speed = 1", "unknown key 'speed'"),
         (ACTION + "[camera]", "unknown key 'camera'"),
         (ACTION + "[frames]\nperiod_ms = -1", "period_ms -1"),

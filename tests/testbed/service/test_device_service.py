@@ -22,6 +22,7 @@ from testbed.decide.observation import OBS_DIM
 from testbed.records.parquet import read_records
 from testbed.server.process import ServerProcess
 from testbed.service.record_rotation import record_files
+from testbed.service.signing import make_key_pair, sign
 
 SHIPPED = load_bundle().hash
 WAIT_S = 60.0
@@ -42,11 +43,11 @@ class Running:
         text = self.log_path.read_text()
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
-    def wait_for(self, message: str) -> dict[str, object]:
+    def wait_for(self, message: str, **more: object) -> dict[str, object]:
         until = time.monotonic() + WAIT_S
         while time.monotonic() < until and self.process.poll() is None:
             for line in self.log():
-                if line["message"] == message:
+                if line["message"] == message and more.items() <= line.items():
                     return line
             time.sleep(0.05)
         raise AssertionError(f"no {message!r} in {self.log_path.read_text()}")
@@ -173,6 +174,119 @@ def test_a_device_is_watched_and_changed_while_it_runs(
     assert set(rows["shadow_action"]) == {Action(2, 2).index}
     assert set(rows["decided_by"]) == {"policy"}
     assert (result["swaps"], result["rollbacks"], result["policy_errors"]) == (1, 0, 0)
+
+
+def test_a_staged_policy_is_deployed_changed_for_another_kind_and_back(
+    tmp_path: Path,
+    start: Callable[[str], Running],
+    write_policy: Callable[..., str],
+    write_staged_policy: Callable[..., str],
+) -> None:
+    path, look, send, once = tmp_path / "a.policy", Action(1, 1), Action(3, 2), Action(4, 1)
+    first = write_staged_policy(path, SHIPPED, look, send, 2.0)  # looks, then always sends
+    write_staged_policy(tmp_path / "b.policy", SHIPPED, look, send, -1.0)  # looks and answers
+    with ServerProcess() as server:
+        unit = start(
+            f'[server]\naddress = "{server.target}"\n'
+            '[bundles]\npolicy = "a.policy"\nshadow = "b.policy"\nwatch_s = 0\n'
+            "probation_frames = 5\n"
+            "[frames]\nperiod_ms = 20\ntimeout_ms = 5000\nmax_queue_ms = 60000\n"
+            '[records]\nfolder = "rec"\nflush_s = 0.2\n[metrics]\nport = 0\n'
+        )
+        port = unit.wait_for("metrics")["port"]
+        unit.wait_for("running")
+        time.sleep(0.5)
+        second = write_policy(path, SHIPPED, once)
+        unit.process.send_signal(signal.SIGHUP)
+        unit.wait_for("kept", policy=second)
+        third = write_staged_policy(path, SHIPPED, look, send, -1.0)
+        unit.process.send_signal(signal.SIGHUP)
+        unit.wait_for("kept", policy=third)
+        shown = scrape(port)
+        result = unit.end()
+    rows = all_rows(tmp_path / "rec")
+    assert rows["frame_id"] == list(range(int(result["frames"])))  # type: ignore[call-overload]
+    assert set(rows["status"]) == {"ok"}
+    assert (result["swaps"], result["rollbacks"], result["policy_errors"]) == (2, 0, 0)
+    names = ("policy_hash", "action", "looks", "shadow_action", "shadow_open", "policy_open")
+    assert set(zip(*(rows[name] for name in names), strict=True)) == {
+        (first, send.index, 1, look.index, False, False),
+        (second, once.index, 0, look.index, True, False),  # nobody looked at exit 1 for it
+        (third, look.index, 1, look.index, False, False),
+    }
+    assert shown['sliproad_device_shadow_total{agrees="false"}'] > 10
+    assert shown['sliproad_device_shadow_total{agrees="unknown"}'] >= 5
+    assert shown['sliproad_device_shadow_total{agrees="true"}'] >= 5
+
+
+def test_what_is_not_signed_is_not_swapped_in_and_the_old_policy_goes_on(
+    tmp_path: Path, start: Callable[[str], Running], write_policy: Callable[..., str]
+) -> None:
+    path, keys = tmp_path / "a.policy", [tmp_path / "right.key", tmp_path / "wrong.key"]
+    for key in keys:
+        make_key_pair(key, key.with_name(key.name + ".pub"))
+    first = write_policy(path, SHIPPED, Action(1, 1))
+    sign(path, keys[0])
+    unit = start(
+        '[bundles]\npolicy = "a.policy"\nwatch_s = 0\nprobation_frames = 5\n'
+        'trusted_keys = ["right.key.pub"]\n'
+        '[frames]\nperiod_ms = 10\nmax_queue_ms = 60000\n[records]\nfolder = "rec"\n'
+    )
+    unit.wait_for("running")
+
+    def refused(times: int) -> None:
+        unit.process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + WAIT_S
+        while time.monotonic() < until:
+            found = [line for line in unit.log() if line["message"] == "new bundles not used"]
+            if len(found) == times:
+                return
+            time.sleep(0.05)
+        raise AssertionError(unit.log())
+
+    second = write_policy(path, SHIPPED, Action(2, 2))  # still beside the old one's signature
+    refused(1)
+    sign(path, keys[1])
+    refused(2)
+    (tmp_path / "a.policy.sig").unlink()
+    refused(3)
+    time.sleep(0.2)
+    sign(path, keys[0])
+    unit.process.send_signal(signal.SIGHUP)
+    unit.wait_for("kept", policy=second)
+    result = unit.end()
+    rows = all_rows(tmp_path / "rec")
+    assert rows["frame_id"] == list(range(int(result["frames"])))  # type: ignore[call-overload]
+    assert set(zip(rows["policy_hash"], rows["action"], strict=True)) == {
+        (first, Action(1, 1).index),
+        (second, Action(2, 2).index),
+    }
+    assert (result["swaps"], result["rollbacks"]) == (1, 0)
+
+
+def test_the_guard_falls_from_a_staged_policy_and_tries_it_again(
+    tmp_path: Path, start: Callable[[str], Running], write_staged_policy: Callable[..., str]
+) -> None:
+    look, safe = Action(2, 2), Action(5, 5)
+    write_staged_policy(tmp_path / "a.policy", SHIPPED, look, safe, -1.0)
+    unit = start(
+        '[bundles]\npolicy = "a.policy"\n[frames]\nperiod_ms = 10\nmax_queue_ms = 5000\n'
+        'count = 60\n[records]\nfolder = "rec"\n[guard]\nenabled = true\n'
+        "max_delay_ms = 0.001\nwindow = 8\npatience = 1\ncooldown_frames = 20\n"
+    )
+    result = unit.end(None)
+    rows = all_rows(tmp_path / "rec")
+    decided = [str(by) for by in rows["decided_by"]]
+    # A full window falls; the frame after it may already have been decided.
+    assert decided[:8] == ["policy"] * 8
+    assert decided[9:27] == ["guard"] * 18
+    assert "policy" in decided[27:34]
+    assert result["guard_falls"] in (2, 3)
+    names = ("decided_by", "action", "looks", "policy_action", "policy_open")
+    assert set(zip(*(rows[name] for name in names), strict=True)) == {
+        ("policy", look.index, 2, look.index, False),
+        ("guard", safe.index, 0, look.index, True),
+    }
 
 
 def test_a_device_starts_without_its_server_and_uses_it_once_it_is_there(

@@ -1,0 +1,115 @@
+"""One run of a device from the command line: its policy, its rows, its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cnn.console import stderr_console
+from cnn.errors import ConfigError
+
+if TYPE_CHECKING:
+    from testbed.decide.explore import ExploringPolicy
+    from testbed.decide.staged_policy import AnyPolicy
+    from testbed.device.device import Device
+    from testbed.records.measurement import Measurement
+    from testbed.wire.tls import TlsFiles
+
+
+def chosen_policy(path: Path | None, action: str | None, bundle_hash: str) -> AnyPolicy:
+    """The policy of a file, or one action for every frame; raises `ConfigError` if not one."""
+    from cnn.action import Action
+    from testbed.decide.policy import StaticPolicy
+    from testbed.decide.staged_policy import load_any_policy
+
+    if (path is None) == (action is None):
+        raise ConfigError(
+            f"--policy {path} and --action {action}",
+            expected="exactly one of the two",
+            mend="give a policy file, or an action such as e3s1",
+        )
+    if path is not None:
+        return load_any_policy(path, bundle_hash)
+    return StaticPolicy(Action.parse(action or ""))
+
+
+def explorer_of(policy: AnyPolicy, epsilon: float, seed: int) -> ExploringPolicy:
+    """The policy, exploring; raises `ConfigError` for a staged one."""
+    from testbed.decide.explore import ExploringPolicy
+    from testbed.decide.staged_policy import StagedPolicy
+
+    if isinstance(policy, StagedPolicy):
+        raise ConfigError(
+            f"--explore {epsilon:g} with a staged policy",
+            expected="a policy that decides once a frame",
+            mend="leave --explore out, or give another policy",
+        )
+    return ExploringPolicy(policy, epsilon, seed)
+
+
+def tls_of(ca: Path | None, cert: Path | None, key: Path | None) -> TlsFiles | None:
+    """The files of TLS, if any is given."""
+    from testbed.wire.tls import TlsFiles
+
+    return TlsFiles(ca=ca, cert=cert, key=key) if ca or cert or key else None
+
+
+def run_device(
+    unit: Device,
+    stream: Any,
+    n: int,
+    out: Path | None,
+    source: dict[str, Any],
+    explorer: ExploringPolicy | None = None,
+) -> list[Measurement]:
+    """Run to the end or a signal; rows go to `out` as they come."""
+    import contextlib
+    import signal
+
+    from rich.progress import track
+
+    from testbed.device.processor import keep_collector_short
+    from testbed.records.parquet import RecordWriter, provenance
+
+    def on_signal(number: int, frame: object) -> None:
+        unit.stop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.default_int_handler)  # a second one ends at once
+
+    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+    keep_collector_short()
+    rows: list[Measurement] = []
+    started = provenance(**source)
+    extra = explorer.column_types() if explorer is not None else None
+    writer = RecordWriter(out, started, extra) if out is not None else None
+    try:
+        with writer or contextlib.nullcontext():
+            measured = unit.run(explorer.following(stream) if explorer is not None else stream)
+            for row in track(measured, "frames", total=n, console=stderr_console()):
+                rows.append(row)
+                if writer is not None:
+                    more = explorer.columns(row.frame_id) if explorer is not None else {}
+                    writer.write(row, **more)
+            if writer is not None and unit.origin_s is not None:
+                since_s = unit.origin_s - started["started_monotonic_s"]
+                writer.close(first_capture_unix_s=started["started_unix_s"] + since_s)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return rows
+
+
+def report(result: dict[str, Any]) -> None:
+    """Print the figures of a run."""
+
+    def figure(name: str, unit: str = "", digits: int = 2) -> str:
+        value = result[name]
+        return "not measured" if value is None else f"{value:.{digits}f}{unit}"
+
+    typer.echo(f"{result['frames']} frames, policy {result['policy']}")
+    typer.echo(f"delay {figure('delay_ms')} ms mean, {figure('delay_p95_ms')} ms p95")
+    typer.echo(f"energy {figure('energy_mj')} mJ a frame ({result['energy_source']})")
+    typer.echo(f"accuracy {figure('accuracy', digits=4)}, misses {figure('miss_rate', digits=4)}")
+    typer.echo(f"status {result['status']} {result['reasons'] or ''}".rstrip())

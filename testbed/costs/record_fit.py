@@ -1,0 +1,258 @@
+"""The cost model of a deployed device, from its records and perhaps a base cost model.
+
+What the records identify is fitted. A time is identified if it follows from times that were
+measured: the head of e5s3, for one, is that of e4s3, whether or not e5s3 was ever taken. What is
+not identified comes from the base model, term by term, scaled by the median ratio of what was
+measured to what the base says of it: one ratio for the device, one for the server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.action import ACTIONS, N_EXITS
+from cnn.errors import DataError
+from testbed.costs.cost_model import CostModel
+from testbed.costs.identified import MIN_FRAMES, BaseTerms, Mask, Measured
+from testbed.costs.measured_power import Powers
+from testbed.costs.record_samples import SPLIT, RecordSamples
+from testbed.costs.terms import (
+    IS_LOCAL,
+    OVERHEAD,
+    SEGMENTS,
+    SEND,
+    SERVER_TERMS,
+    Floats,
+    design,
+    fallback_terms,
+    head_terms,
+    server_terms,
+)
+from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
+
+_HEADS: Final = design(head_terms, SEGMENTS)
+_REST: Final = design(fallback_terms, SEGMENTS)
+_SERVER: Final = design(server_terms, SERVER_TERMS)
+_EXITS: Final = tuple(
+    SEGMENTS.index("block5_exit5" if e == N_EXITS else f"exit{e}") for e in range(1, N_EXITS + 1)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTimes:
+    """Times of the device, milliseconds at slowdown 1.
+
+    Attributes:
+        segments: float64 (9,), of `SEGMENTS`.
+        overhead_ms: of every frame.
+        send_ms: of a frame that is sent, beside the exchange.
+        encode_ms: float64 (5,), of the encoder of each split; none at split 0.
+        known: bool (20,), whether an action's whole time was measured.
+        rest_known: bool (20,), whether that of finishing it after its split was.
+        scale: measured over base; None without base or measurement.
+    """
+
+    segments: Floats
+    overhead_ms: float
+    send_ms: float
+    encode_ms: Floats
+    known: Mask
+    rest_known: Mask
+    scale: float | None
+
+    @classmethod
+    def fit(cls, samples: RecordSamples, slowdown: float, base: BaseTerms | None) -> Self:
+        """Fit what was measured, take the rest from the base; without one it is 0."""
+        heads = Measured.of(head_rows(samples), samples.head_ms / slowdown)
+        rest_ms = (samples.compute_ms - samples.head_ms - samples.encode_ms) / slowdown
+        local = IS_LOCAL[samples.action]
+        alone, sending = _median(rest_ms[local]), _median(rest_ms[~local])
+        split = np.where(local, 0, SPLIT[samples.action])
+        encode = [0.0, *(_median(samples.encode_ms[split == s]) for s in range(1, N_EXITS))]
+        scale = None if base is None else heads.scale(base.of_device(SEGMENTS))
+        if base is not None and scale is None:  # only whole frames were sent
+            told = base.device[OVERHEAD] + (0.0 if alone is not None else base.device[SEND])
+            measured = alone if alone is not None else sending
+            scale = None if measured is None else measured / told
+        by = 1.0 if scale is None else scale
+
+        def filled(name: str) -> float:
+            return 0.0 if base is None else by * base.device[name]
+
+        overhead = alone if alone is not None else min(filled(OVERHEAD), sending or np.inf)
+        encoders = [
+            (filled(f"enc{s}") if ms is None else ms / slowdown) if s else 0.0
+            for s, ms in enumerate(encode)
+        ]
+        beside = np.where(
+            IS_LOCAL,
+            alone is not None,
+            (sending is not None) & np.array([encode[s] is not None for s in SPLIT]),
+        )
+        return cls(
+            segments=heads.fit(None if base is None else base.of_device(SEGMENTS, by)),
+            overhead_ms=max(0.0, overhead),
+            send_ms=filled(SEND) if sending is None else max(0.0, sending - overhead),
+            encode_ms=np.array(encoders),
+            known=heads.identify(_HEADS) & beside,
+            rest_known=heads.identify(_REST),
+            scale=scale,
+        )
+
+    def of_actions(self) -> Floats:
+        """Time of every action when all goes well, float64 (20,)."""
+        out: Floats = self._beside(np.arange(len(ACTIONS))) + _HEADS @ self.segments
+        return out
+
+    def of_frames(self, samples: RecordSamples) -> Floats:
+        """Modelled compute of each frame, the exits that it looked at included."""
+        out: Floats = self._beside(samples.action) + head_rows(samples) @ self.segments
+        return out
+
+    def _beside(self, action: NDArray[np.int64]) -> Floats:
+        sent = ~IS_LOCAL[action]
+        out: Floats = self.overhead_ms + sent * (self.send_ms + self.encode_ms[SPLIT[action]])
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFit:
+    """Fitted costs and where they come from.
+
+    Attributes:
+        device: times of the device.
+        server_ms: float64 (20,), of the server.
+        server_known: bool (20,), whether it follows from what was measured.
+        server_scale: measured over base; None without base or measurement.
+        payload_bytes: float64 (20,).
+        payload_known: bool (20,), whether a payload of that split was sent.
+        net_ms: the base's. Records do not tell it from the round trip: 0 without a base, and
+            it is then part of the round trips of traces recovered with this model.
+        jitter: half the central 68 % interval of ln(measured / modelled) device compute.
+        server_wait_ms: median wait at the server; None if nothing was sent.
+    """
+
+    device: DeviceTimes
+    server_ms: Floats
+    server_known: Mask
+    server_scale: float | None
+    payload_bytes: Floats
+    payload_known: Mask
+    net_ms: float
+    jitter: float
+    server_wait_ms: float | None
+
+    @property
+    def known(self) -> Mask:
+        """bool (20,): actions of which every figure was measured."""
+        d = self.device
+        return d.known & d.rest_known & self.server_known & self.payload_known
+
+    def filled(self) -> tuple[str, ...]:
+        """Figures that were not measured, such as ``server_ms e3s1``."""
+        masks = {
+            "device_ms": self.device.known,
+            "fallback_ms": self.device.rest_known,
+            "server_ms": self.server_known,
+            "payload_bytes": self.payload_known,
+        }
+        figures = [f"{k} {ACTIONS[a].name}" for k, m in masks.items() for a in np.flatnonzero(~m)]
+        return (*figures, "net_ms")
+
+
+def fit_records(samples: RecordSamples, slowdown: float, base: CostModel | None) -> RecordFit:
+    """Fit what the records identify and take the rest from the base.
+
+    Raises:
+        DataError: if something does not follow from the records and there is no base.
+    """
+    terms = None if base is None else BaseTerms.of(base)
+    device = DeviceTimes.fit(samples, slowdown, terms)
+    sent = ~IS_LOCAL[samples.action]
+    far = Measured.of(_SERVER[samples.action[sent]], samples.server_ms[sent])
+    scale = None if terms is None else far.scale(terms.of_server())
+    server = far.fit(None if terms is None else terms.of_server(scale or 1.0))
+    payload, payload_known = _payloads(samples)
+    if base is not None:
+        payload = np.where(payload_known, payload, np.array(base.payload_bytes, np.float64))
+    ratio = np.log(np.maximum(samples.compute_ms / slowdown, 1e-6) / device.of_frames(samples))
+    low, high = np.percentile(ratio, [15.87, 84.13])
+    fit = RecordFit(
+        device=device,
+        server_ms=_SERVER @ server,
+        server_known=far.identify(_SERVER),
+        server_scale=scale,
+        payload_bytes=payload,
+        payload_known=payload_known,
+        net_ms=0.0 if base is None else base.net_ms,
+        jitter=float(high - low) / 2,
+        server_wait_ms=_median(samples.server_queue_ms[sent]),
+    )
+    if base is None and not fit.known.all():
+        raise _gaps(samples, fit.known)
+    return fit
+
+
+def head_rows(samples: RecordSamples) -> Floats:
+    """float64 (N, 9): which of `SEGMENTS` ran before a frame was sent or answered."""
+    rows: Floats = _HEADS[samples.action].copy()
+    for e, at in enumerate(_EXITS):
+        rows[(samples.looks >> e) & 1 == 1, at] = 1.0
+    return rows
+
+
+def record_cost_model(
+    fit: RecordFit, powers: Powers, *, name: str, source: str, bundle_hash: str
+) -> CostModel:
+    """The fit as the `CostModel` that environments read; its slowdown is 1."""
+
+    def rounded(values: Floats) -> tuple[float, ...]:
+        return tuple(round(v, 5) for v in values.tolist())
+
+    return CostModel(
+        name=name,
+        source=source,
+        bundle_hash=bundle_hash,
+        slowdown=1.0,
+        device_ms=rounded(fit.device.of_actions()),
+        fallback_ms=rounded(_REST @ fit.device.segments),
+        server_ms=rounded(fit.server_ms),
+        payload_bytes=tuple(int(v) for v in fit.payload_bytes),
+        wire_overhead_bytes=float(WIRE_OVERHEAD_BYTES),
+        net_ms=round(fit.net_ms, 5),
+        jitter=round(fit.jitter, 5),
+        idle_mw=powers.idle_mw,
+        busy_mw=powers.busy_mw,
+        power_source=powers.source,
+        radio=powers.radio,
+        filled=fit.filled(),
+    )
+
+
+def _payloads(samples: RecordSamples) -> tuple[Floats, Mask]:
+    """Bytes of each action's payload, which its split decides, and whether they were sent."""
+    local = IS_LOCAL[samples.action]
+    sizes = [_median(samples.uplink_bytes[~local & (SPLIT[samples.action] == s)])
+             for s in range(N_EXITS)]  # fmt: skip
+    known = IS_LOCAL | np.array([sizes[s] is not None for s in SPLIT])
+    return np.where(IS_LOCAL, 0.0, np.array([sizes[s] or 0.0 for s in SPLIT])), known
+
+
+def _median(values: Floats) -> float | None:
+    """None of fewer values than a pattern needs."""
+    return float(np.median(values)) if len(values) >= MIN_FRAMES else None
+
+
+def _gaps(samples: RecordSamples, known: Mask) -> DataError:
+    taken = [ACTIONS[a].name for a in np.unique(samples.action)]
+    missing = [ACTIONS[a].name for a in np.flatnonzero(~known)]
+    return DataError(
+        f"records with frames of {', '.join(taken)}, from which the costs of "
+        f"{', '.join(missing)} do not follow",
+        expected=f"{MIN_FRAMES} or more frames of each of all 20 actions, or a base cost model",
+        mend="give --base (`shipped` or a file), or record a device that explores",
+    )

@@ -1,0 +1,137 @@
+"""From record files of deployed devices to a cost model that says what in it was measured."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from cnn.action import ACTIONS
+from cnn.errors import DataError
+from testbed.costs.cost_model import CostModel
+from testbed.costs.measured_power import Powers
+from testbed.costs.record_check import hold_out_actions, hold_out_times
+from testbed.costs.record_fit import RecordFit, fit_records, record_cost_model
+from testbed.costs.record_samples import DeviceRecords, device_records, powers_of_devices
+from testbed.records.parquet import Records
+
+SHIPPED: Final = "shipped"
+"""As the base: the cost model that comes with the package."""
+_SHA_256_DIGITS: Final = 64
+
+
+def load_base(name: str) -> CostModel:
+    """A cost model file, or the shipped one; raises `DataError`."""
+    if name != SHIPPED:
+        return CostModel.load(Path(name))
+    with resources.as_file(resources.files("testbed") / "assets" / "cost_model.json") as path:
+        return CostModel.load(path)
+
+
+def model_of_records(
+    path: Path, runs: Sequence[Records], base_name: str | None, name: str
+) -> tuple[CostModel, dict[str, Any]]:
+    """Fit, check on held-out frames, and say where every figure comes from.
+
+    Args:
+        path: where `runs` were read from.
+        runs: records of deployed devices.
+        base_name: cost model for what the records do not show: a file, or ``shipped``.
+        name: of the cost model.
+
+    Returns:
+        The model, and the figures of the fit, JSON-able.
+
+    Raises:
+        DataError: if the records cannot be used, say too little without a base, or were made
+            with another network than the base.
+    """
+    records = device_records(runs)
+    base = None if base_name is None else load_base(base_name)
+    bundle_hash = _network(records, base)
+    samples, slowdown = records.samples, records.slowdown
+    powers = powers_of_devices(records) or _base_powers(base)
+    fit = fit_records(samples, slowdown, base)
+    model = record_cost_model(
+        fit,
+        powers,
+        name=name,
+        source=_source(path, records, fit, base),
+        bundle_hash=bundle_hash,
+    )
+    frames = np.bincount(samples.action, minlength=len(ACTIONS))
+    from_base = [ACTIONS[a].name for a in np.flatnonzero(~fit.known)]
+    actions = None if base is None else hold_out_actions(samples, slowdown, base, powers)
+    return model, {
+        "frames": len(samples),
+        "left_out": records.left_out,
+        "actions": {ACTIONS[a].name: int(frames[a]) for a in np.flatnonzero(frames)},
+        "measured": [ACTIONS[a].name for a in np.flatnonzero(fit.known)],
+        "from_base": from_base,
+        "filled": list(model.filled),
+        "base": None if base is None else base.name,
+        "device_scale": fit.device.scale,
+        "server_scale": fit.server_scale,
+        "server_wait_ms": fit.server_wait_ms,
+        "jitter": fit.jitter,
+        "energy_source": powers.source,
+        "held_out_times": hold_out_times(samples, slowdown, base, powers).errors(),
+        "held_out_actions": None if actions is None else actions.errors(),
+        "source": model.source,
+    }
+
+
+def _network(records: DeviceRecords, base: CostModel | None) -> str:
+    """The whole hash of the network; raises `DataError` if the base is of another one."""
+    told = records.bundle_hash
+    if base is not None and not (told and base.bundle_hash.startswith(told)):
+        raise DataError(
+            f"base cost model {base.name} of network {base.bundle_hash[:12]}",
+            expected=f"one of {told[:12] or 'unknown'}, the network in the records",
+            mend="give a base that was measured with this network",
+        )
+    if base is not None:
+        return base.bundle_hash
+    if len(told) < _SHA_256_DIGITS:
+        raise DataError(
+            f"records of network {told or 'unknown'}, whose whole hash no file states",
+            expected="a file that a device began with this network",
+            mend="restart the device once after a change of its network, or give --base",
+        )
+    return told
+
+
+def _base_powers(base: CostModel | None) -> Powers:
+    if base is None:
+        raise DataError(
+            "records without an energy figure",
+            expected="energy of at least some frames, or a base cost model",
+            mend='use meter.name = "model" on the device, or give --base',
+        )
+    source = f"base cost model {base.name}: {base.power_source}"
+    return Powers(base.idle_mw, base.busy_mw, base.radio, source)
+
+
+def _source(path: Path, records: DeviceRecords, fit: RecordFit, base: CostModel | None) -> str:
+    """Where the model's times come from, in a line."""
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    told = records.source
+    text = (
+        f"measured: {len(records.samples)} frames of device records {digest.hexdigest()[:16]} up "
+        f"to {told.get('created')} on {told.get('cpu')}, {told.get('emulation')}"
+    )
+    if base is None:
+        return text
+    scales = " and ".join(
+        f"{by:.3f} ({side})"
+        for side, by in (("device", fit.device.scale), ("server", fit.server_scale))
+        if by is not None
+    )
+    return f"{text}; what `filled` names: base {base.name} times {scales or '1'} ({base.source})"

@@ -1,0 +1,222 @@
+"""What the records of deployed devices say of costs: the frames that ran as decided.
+
+Unlike a campaign, a device takes the actions that its policy likes, on a link whose true state
+nobody wrote down. Its records hold times of its own stages and of the server's, and what an
+exchange took; they do not tell the fixed part of an exchange from the round trip.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from cnn.action import ACTIONS, N_ACTIONS
+from cnn.errors import DataError
+from testbed.costs.cost_model import RadioPower
+from testbed.costs.measured_power import Powers
+from testbed.costs.power import power_profile
+from testbed.costs.terms import IS_LOCAL, Floats
+from testbed.records.parquet import Records
+
+SPLIT: Final = np.array([0 if a.is_local else a.split for a in ACTIONS])
+"""int64 (20,): the split whose payload an action sends; 0 also where it sends none."""
+_HASH_DIGITS: Final = 12
+"""Of a network's hash in the rows of an unattended device."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSamples:
+    """Frames in the order in which they were recorded; arrays (N,), times in milliseconds.
+
+    Attributes:
+        action: int64, canonical number.
+        looks: int64, exits that a staged policy looked at, as in `Measurement`.
+        head_ms, encode_ms, compute_ms: the device's, as recorded (at its slowdown);
+            ``compute_ms`` is all that the frame took beyond exchange and server.
+        transfer_ms, server_queue_ms, server_ms: of the exchange; 0 if local.
+        delay_ms: without the wait for the device.
+        window_ms: until the next frame began; NaN if that is not recorded.
+        uplink_bytes: payload.
+        energy_mj: NaN if it was not read, or by another meter than most frames.
+    """
+
+    action: NDArray[np.int64]
+    looks: NDArray[np.int64]
+    head_ms: Floats
+    encode_ms: Floats
+    compute_ms: Floats
+    transfer_ms: Floats
+    server_queue_ms: Floats
+    server_ms: Floats
+    delay_ms: Floats
+    window_ms: Floats
+    uplink_bytes: Floats
+    energy_mj: Floats
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def take(self, rows: NDArray[Any]) -> RecordSamples:
+        """The rows `rows` (positions or mask)."""
+        return RecordSamples(*(getattr(self, name)[rows] for name in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRecords:
+    """The records of devices of one kind, with one network.
+
+    Attributes:
+        samples: frames that count.
+        bundle_hash: of the network; its first twelve digits if no file states the whole.
+        slowdown: emulated slowdown of the device.
+        energy_source: meter of the energies; empty without one.
+        left_out: frames that do not count, by reason.
+        source: provenance of the newest file.
+    """
+
+    samples: RecordSamples
+    bundle_hash: str
+    slowdown: float
+    energy_source: str
+    left_out: dict[str, int]
+    source: dict[str, Any]
+
+
+def device_records(runs: Sequence[Records]) -> DeviceRecords:
+    """Read what a fit needs from the record files of deployed devices.
+
+    Only the network that ran last counts, and the frames that ran as decided: no skipped one, no
+    fallback, and no frame that was sent encoded (the cost model knows raw ones).
+
+    Raises:
+        DataError: if a file is of another kind, the devices were not emulated alike, or no
+            frame counts.
+    """
+    kinds = sorted({str(r.source.get("kind")) for r in runs})
+    if kinds != ["device"]:
+        raise DataError(
+            f"records of kind {', '.join(kinds)}",
+            expected="one campaign, or records of deployed devices alone",
+            mend="give the file of `sliproad testbed campaign`, or a folder of device records",
+        )
+    slowdowns = {float(r.source.get("slowdown", 1.0)) for r in runs}
+    if len(slowdowns) > 1:
+        raise DataError(
+            f"records of devices slowed down by {sorted(slowdowns)}",
+            expected="one factor: they are different devices",
+            mend="fit them apart",
+        )
+    networks = [_networks(r) for r in runs]
+    last = next((n[-1] for n in reversed(networks) if len(n)), "")
+    parts, left_out = [], Counter[str]()
+    sources = Counter[str]()
+    for records, network in zip(runs, networks, strict=True):
+        keep = _kept(records, network == last, left_out)
+        parts.append(_samples(records).take(keep))
+        known = np.isfinite(records.numbers("energy_mj")) & keep
+        sources.update(records.texts("energy_source")[known].tolist())
+    meter = sources.most_common(1)[0][0] if sources else ""
+    for k, (records, network) in enumerate(zip(runs, networks, strict=True)):
+        keep = _kept(records, network == last, Counter())
+        other = records.texts("energy_source")[keep] != meter
+        parts[k].energy_mj[other] = np.nan
+    columns = (np.concatenate([getattr(p, n) for p in parts]) for n in RecordSamples.__slots__)
+    samples = RecordSamples(*columns)
+    if not len(samples):
+        raise DataError(
+            f"records without a frame that ran as decided ({dict(left_out)})",
+            expected="frames with status ok",
+            mend="record a longer drive",
+        )
+    told = [str(r.source.get("bundle_hash", "")) for r in runs]
+    whole = next((h for h in told if h.startswith(last) and len(h) > _HASH_DIGITS), last)
+    return DeviceRecords(
+        samples, whole, slowdowns.pop(), meter, dict(left_out), dict(runs[-1].source)
+    )
+
+
+def _networks(records: Records) -> NDArray[np.str_]:
+    """First digits of the network's hash, one a row; empty where the row has none."""
+    if "bundle_hash" in records.table.column_names:
+        return np.array([h or "" for h in records.table["bundle_hash"].to_pylist()], np.str_)
+    told = str(records.source.get("bundle_hash", ""))[:_HASH_DIGITS]
+    return np.full(len(records), told)
+
+
+def _kept(
+    records: Records, same_network: NDArray[np.bool_], left_out: Counter[str]
+) -> NDArray[np.bool_]:
+    """Which rows count; adds to `left_out` why the others do not."""
+    action = records.numbers("action").astype(np.int64)
+    status = records.texts("status")
+    sends_frame = (SPLIT[action] == 0) & ~IS_LOCAL[action]
+    encoded = sends_frame & np.isfinite(records.numbers("encode_ms"))
+    keep = np.ones(len(records), bool)
+    for reason, bad in (
+        ("skipped", status == "skipped"),
+        ("another network", ~same_network),
+        ("fallback", status == "fallback"),
+        ("encoded frame", encoded),
+    ):
+        if (keep & bad).any():
+            left_out[reason] += int((keep & bad).sum())
+        keep &= ~bad
+    return keep
+
+
+def _samples(records: Records) -> RecordSamples:
+    """Every row of a file, whether it counts or not."""
+    zero = {
+        name: np.nan_to_num(records.numbers(name))
+        for name in ("encode_ms", "transfer_ms", "server_queue_ms", "server_ms")
+    }
+    delay_ms = records.numbers("delay_ms") - records.numbers("queue_ms")
+    start_ms = records.numbers("captured_s") * 1e3 + records.numbers("queue_ms")
+    window_ms = np.full(len(records), np.nan)
+    follows = np.diff(records.numbers("frame_id")) == 1
+    window_ms[:-1][follows] = np.diff(start_ms)[follows]
+    return RecordSamples(
+        action=records.numbers("action").astype(np.int64),
+        looks=records.numbers("looks").astype(np.int64),
+        head_ms=records.numbers("head_ms"),
+        compute_ms=delay_ms - zero["transfer_ms"] - zero["server_queue_ms"] - zero["server_ms"],
+        delay_ms=delay_ms,
+        window_ms=window_ms,
+        uplink_bytes=records.numbers("uplink_bytes"),
+        energy_mj=records.numbers("energy_mj"),
+        **zero,
+    )
+
+
+def powers_of_devices(records: DeviceRecords) -> Powers | None:
+    """Powers behind the energy figures; None if there are none.
+
+    With the model meter they are the published ones that made them. With a hardware meter
+    the device's two powers are fitted over whole windows, from one frame's start to the next
+    one's, and no modem is accounted for.
+    """
+    kind, _, profile = records.energy_source.partition(":")
+    if kind == "model" and profile:
+        told = power_profile(profile)
+        source = f"published: {told.device.source}"
+        return Powers(told.device.idle_mw, told.device.busy_mw, told.radio, source)
+    s = records.samples
+    known = np.isfinite(s.energy_mj) & np.isfinite(s.window_ms)
+    if not records.energy_source or not known.any():
+        return None
+    columns = np.stack([s.compute_ms, s.window_ms], 1)[known] / 1e3
+    # busy = idle + extra with extra >= 0, so that busy is never below idle.
+    extra_mw, idle_mw = nnls(columns, s.energy_mj[known])[0].tolist()
+    none = RadioPower("none", 0.0, 0.0, 0.0, 0.0, "the meter sees no modem")
+    return Powers(idle_mw, idle_mw + extra_mw, none, f"fitted to {records.energy_source}", True)
+
+
+def frames_of(samples: RecordSamples) -> NDArray[np.int64]:
+    """Frames of each action, int64 (20,)."""
+    return np.bincount(samples.action, minlength=N_ACTIONS)

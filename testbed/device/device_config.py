@@ -1,0 +1,73 @@
+"""The settings of a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cnn.errors import ConfigError
+from cnn.frame_codec import FrameEncoding
+from testbed.device.probing import ProbePlan
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """Settings of a device.
+
+    Attributes:
+        period_ms: time between two camera frames; 0 captures the next frame as soon as
+            the device is free (a closed loop, used by campaigns: nothing ever queues).
+        timeout_ms: from sending until the device gives an answer up.
+        deadline_ms: a longer delay is a miss; only reported, never acted on.
+        max_queue_ms: a frame that has waited longer is skipped.
+        pause_ms: with period 0, idle time before each capture.
+        slowdown: emulates a slower device (`testbed.device.processor`). At least 1.
+        breaker_failures: failed exchanges in a row after which the device stays local
+            until a probe is answered; 0 (the default) never does, as in the simulator.
+        breaker_backoff_ms: first pause before such a probe, doubled at each that fails.
+        seed: of the spread of the back-off.
+        frame_encoding: how split 0 sends the frame: ``raw``, ``webp`` or ``jpeg[:quality]``.
+        probe_budget_per_min: most probes a minute while idle (`testbed.device.probing`);
+            0, the default, never probes, as in the simulator.
+        probe_bytes: padding of a probe.
+        probe_stale_s: age of the newest transfer from which a probe is worth its price.
+    """
+
+    period_ms: float = 100.0
+    timeout_ms: float = 250.0
+    deadline_ms: float = 100.0
+    max_queue_ms: float = 200.0
+    pause_ms: float = 0.0
+    slowdown: float = 1.0
+    breaker_failures: int = 0
+    breaker_backoff_ms: float = 1000.0
+    seed: int = 0
+    frame_encoding: str = "raw"
+    probe_budget_per_min: float = 0.0
+    probe_bytes: int = 0
+    probe_stale_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        self.probe_plan()
+        FrameEncoding.parse(self.frame_encoding)
+        positive = min(self.timeout_ms, self.deadline_ms, self.breaker_backoff_ms) > 0
+        others = (self.period_ms, self.max_queue_ms, self.pause_ms, self.breaker_failures)
+        if not positive or min(others) < 0:
+            raise ConfigError(
+                f"{self}",
+                expected="positive timeout, deadline and back-off, nothing negative",
+                mend="correct the setting",
+            )
+        if self.slowdown < 1:
+            raise ConfigError(
+                f"slowdown {self.slowdown}",
+                expected="at least 1: a faster device cannot be emulated",
+                mend="use 1 for the machine as it is",
+            )
+
+    def probe_plan(self) -> ProbePlan:
+        """The three settings of probing."""
+        return ProbePlan(self.probe_budget_per_min, self.probe_bytes, self.probe_stale_s)
+
+    def describe(self) -> str:
+        """How the device was emulated, for the records: ``emulated slowdown x8``."""
+        return "as it is" if self.slowdown == 1 else f"emulated slowdown x{self.slowdown:g}"

@@ -1,0 +1,170 @@
+"""Sections of a device's file that say what it runs: server, bundles, frames, drive, meter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cnn.action import Action
+from cnn.frame_codec import FrameEncoding
+from testbed.device.probing import ProbePlan
+from testbed.service.checks import in_range, require
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSection:
+    """The MEC server.
+
+    Attributes:
+        address: HOST:PORT; left out, the device computes everything itself.
+        connect_timeout_s: how long the start waits for it. A device whose server does not
+            answer starts all the same and finishes its frames itself until one does.
+        tls_ca: PEM authority of the server.
+        tls_cert: PEM certificate of this device.
+        tls_key: its PEM private key.
+        tls_name: name in the server's certificate, where it differs from the address.
+        frame_encoding: how split 0 sends the frame: ``raw``, ``webp`` or ``jpeg[:quality]``.
+        probe_budget_per_min: most probes of the link a minute while idle; 0 never probes.
+        probe_bytes: padding of a probe; 0 measures the round trip alone.
+        probe_stale_s: age of the newest transfer from which it is probed.
+    """
+
+    address: str | None = None
+    connect_timeout_s: float = 5.0
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_name: str | None = None
+    frame_encoding: str = "raw"
+    probe_budget_per_min: float = 0.0
+    probe_bytes: int = 0
+    probe_stale_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        FrameEncoding.parse(self.frame_encoding)
+        ProbePlan(self.probe_budget_per_min, self.probe_bytes, self.probe_stale_s)
+        in_range("connect_timeout_s", self.connect_timeout_s, 0.1, 600)
+        if self.address is not None:
+            host, _, port = self.address.rpartition(":")
+            require(
+                bool(host) and port.isdigit() and 0 < int(port) < 65536,
+                f"address {self.address!r}",
+                "HOST:PORT",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class BundlesSection:
+    """What the device runs; see "Changing bundles" in docs/deploy.md.
+
+    Attributes:
+        model: model bundle folder; left out, the shipped one.
+        policy: policy file; either this or `action`.
+        action: one action for every frame instead, such as ``e3s1``.
+        shadow: a second policy file that decides without acting.
+        threads: of the device's runtime.
+        watch_s: how often the paths are looked at for a change; 0 only at SIGHUP.
+        probation_frames: first frames after a swap, during which a failure rolls it back.
+        trusted_keys: public key files; if any, only bundles signed by one of them are used
+            (needs the extra ``signing``).
+    """
+
+    model: str | None = None
+    policy: str | None = None
+    action: str | None = None
+    shadow: str | None = None
+    threads: int = 1
+    watch_s: float = 5.0
+    probation_frames: int = 50
+    trusted_keys: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(
+            (self.policy is None) != (self.action is None),
+            f"policy {self.policy!r} and action {self.action!r}",
+            "exactly one of the two",
+        )
+        if self.action is not None:
+            Action.parse(self.action)
+        in_range("threads", self.threads, 1, 256)
+        in_range("watch_s", self.watch_s, 0, 86_400)
+        in_range("probation_frames", self.probation_frames, 1, 100_000)
+
+
+@dataclass(frozen=True, slots=True)
+class FramesSection:
+    """The camera and the patience with it; times as in docs/architecture.md.
+
+    Attributes:
+        source: ``gtsrb:PART``, ``folder:PATH``, ``render`` or ``camera:0``.
+        data: GTSRB folder for ``gtsrb:``; left out, the one in SLIPROAD_DATA.
+        seed: order of tracks, spread of back-offs.
+        count: frames to process; 0 runs until told to stop.
+        period_ms: between two frames; 0 takes the next when the device is free.
+        deadline_ms: a frame answered later than this is a miss.
+        timeout_ms: an answer is given up after this.
+        max_queue_ms: a frame that has waited longer is skipped.
+        slowdown: emulates a slower device by this factor.
+        breaker_failures: failed exchanges in a row that stop offloading until a probe is
+            answered; 0 never does.
+        breaker_backoff_ms: first pause before such a probe.
+    """
+
+    source: str = "render"
+    data: str | None = None
+    seed: int = 0
+    count: int = 0
+    period_ms: float = 100.0
+    deadline_ms: float = 100.0
+    timeout_ms: float = 250.0
+    max_queue_ms: float = 200.0
+    slowdown: float = 1.0
+    breaker_failures: int = 5
+    breaker_backoff_ms: float = 1000.0
+
+    def __post_init__(self) -> None:
+        in_range("seed", self.seed, 0, 2**63 - 1)
+        in_range("count", self.count, 0, 2**63 - 1)
+        in_range("period_ms", self.period_ms, 0, 60_000)
+        in_range("deadline_ms", self.deadline_ms, 0.1, 600_000)
+        in_range("timeout_ms", self.timeout_ms, 1, 600_000)
+        in_range("max_queue_ms", self.max_queue_ms, 0, 3_600_000)
+        in_range("slowdown", self.slowdown, 1, 1000)
+        in_range("breaker_failures", self.breaker_failures, 0, 1_000_000)
+        in_range("breaker_backoff_ms", self.breaker_backoff_ms, 1, 3_600_000)
+
+
+@dataclass(frozen=True, slots=True)
+class DriveSection:
+    """What the policy is told about its task.
+
+    Attributes:
+        tech: radio technology, ``5G`` or ``LTE``.
+        accuracy_floor: accuracy that is owed on average, 0..1.
+        delay_share: weight of delay against energy, 0..1.
+        full_local_ms: time of full local processing; left out, measured at the start.
+    """
+
+    tech: str = "5G"
+    accuracy_floor: float = 0.95
+    delay_share: float = 0.5
+    full_local_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.tech in ("5G", "LTE"), f"tech {self.tech!r}", "5G or LTE")
+        in_range("accuracy_floor", self.accuracy_floor, 0, 1)
+        in_range("delay_share", self.delay_share, 0, 1)
+        if self.full_local_ms is not None:
+            in_range("full_local_ms", self.full_local_ms, 0.01, 100_000)
+
+
+@dataclass(frozen=True, slots=True)
+class MeterSection:
+    """Where energy figures come from.
+
+    Attributes:
+        name: ``model``, ``rapl``, ``jetson``, ``battery``, ``nvml`` or ``none``.
+        power: power profile of the model meter, DEVICE+MODEM.
+    """
+
+    name: str = "model"
+    power: str = "jetson-nano+5g-nsa-lowband"
