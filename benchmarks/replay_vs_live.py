@@ -6,9 +6,19 @@
 Drives the live environment (server, link and device, real images, real sockets) with random
 actions among the 20 over a test drive of the scenario, writes ``records.parquet`` and
 ``link.json``, reads them back, and simulates the same frames, decisions and stretch of trace.
-Prints ``{"delay_error", "energy_error", "accuracy_error", ...}``: relative errors of the mean
-delay and energy, and the difference of the accuracies (absolute, both over all frames).
 Energies on both sides come from published powers: what is compared is times and bytes.
+
+Prints one JSON object. Its errors are relative for mean delay and mean energy and absolute for
+accuracy, over all frames; a skipped frame counts as wrong.
+
+* ``delay_error, energy_error, accuracy_error``: device and server compute for as long as they
+  did live (`offload_env.replay.repeat`); queue, radio, link, time-outs, modem are simulated.
+* ``modelled``: the same with compute times of the cost model, means over draws of its jitter.
+  Beside the model's error it holds what the machine's speed wandered during the run.
+* ``accuracy_error_answered``: among the ``answered`` frames that neither side skipped.
+* ``skipped_live_only, skipped_replay_only``: frames that one side alone skipped.
+* ``stalled``: frames that started over 5 ms late live though they were there and the device
+  free: the machine was busy otherwise. The replay starts them late, too, except ``modelled``.
 """
 
 from __future__ import annotations
@@ -28,10 +38,21 @@ from cnn.action import N_ACTIONS
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
 from offload_env.live import OffloadLiveEnv
-from offload_env.replay import measured, simulate, source_table
+from offload_env.replay import (
+    Figures,
+    computed_times,
+    measured,
+    repeat,
+    simulate,
+    simulated,
+    source_table,
+)
 from offload_env.scenario import load_scenario
+from offload_env.simulator import SKIPPED
 from testbed.link.record import LinkRecord
 from testbed.records.parquet import RecordWriter, provenance, read_records
+
+STALL_MS = 5.0
 
 
 def main() -> None:
@@ -85,23 +106,38 @@ def compare(folder: Path) -> dict[str, object]:
     started_s = json.loads((folder / "run.json").read_text())["started_s"]
     runtime = SplitRuntime(load_bundle(), threads=1)
     table = source_table(runtime, about["frames"], about["frames_seed"], len(rows))
-    live = measured(rows)
-    replayed = simulate(
-        load_scenario(about["scenario"]),
-        table,
-        rows,
-        LinkRecord.load(folder / "link.json"),
-        started_s,
-    )
+    scenario = load_scenario(about["scenario"])
+    link = LinkRecord.load(folder / "link.json")
+    live, outcomes = measured(rows), repeat(scenario, table, rows, link, started_s)
+    repeated, modelled = simulated(outcomes), simulate(scenario, table, rows, link, started_s)
+    gone = np.array([row.status == "skipped" for row in rows])
+    gone_too = np.array([o.status == SKIPPED for o in outcomes])
+    both = ~gone & ~gone_too
+    right = np.array([bool(row.correct) for row in rows])[both].mean()
+    right_too = np.array([o.correct for o in outcomes])[both].mean()
+    computed = computed_times(rows, scenario.timing.timeout_ms)
+    return {
+        **errors(live, repeated),
+        "accuracy_error_answered": abs(float(right_too - right)),
+        "answered": int(both.sum()),
+        "skipped_live_only": int((gone & ~gone_too).sum()),
+        "skipped_replay_only": int((gone_too & ~gone).sum()),
+        "stalled": sum(c.stall_ms > STALL_MS for c in computed),
+        "live": asdict(live),
+        "replay": asdict(repeated),
+        "modelled": {**errors(live, modelled), "replay": asdict(modelled)},
+        "frames": len(rows),
+        "scenario": about["scenario"],
+        "slowdown": about["slowdown"],
+    }
+
+
+def errors(live: Figures, replayed: Figures) -> dict[str, float]:
+    """How far a replay is off."""
     return {
         "delay_error": abs(replayed.delay_ms / live.delay_ms - 1),
         "energy_error": abs(replayed.energy_mj / live.energy_mj - 1),
         "accuracy_error": abs(replayed.accuracy - live.accuracy),
-        "live": asdict(live),
-        "replay": asdict(replayed),
-        "frames": len(rows),
-        "scenario": about["scenario"],
-        "slowdown": about["slowdown"],
     }
 
 

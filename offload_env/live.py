@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -138,12 +139,13 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         self._drive.close()
         runtime = self._start()
         self._device = device = self._connect(runtime, key)
-        from testbed.device.frames import open_frames
+        from testbed.device.frames import open_frames, prepared
         from testbed.device.processor import keep_collector_short
 
         size = runtime.bundle.config.input_size
         self.frames_seed = key % 2**31
-        self._frames = open_frames(self._source, size, seed=self.frames_seed)
+        frames = open_frames(self._source, size, seed=self.frames_seed)
+        self._frames = prepared(frames, self._n_frames)
         self._done = 0
         self._skipped = False
         self._last = None
@@ -172,6 +174,9 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
             observation = self._receive(next(self._frames))
             done = device.finished
         assert done is not None
+        if done.status == "skipped":  # nothing was carried out, but this was decided
+            chosen = action_from_index(int(action))
+            done = replace(done, action=chosen.index, exit_used=chosen.exit)
         self._last = done
         info = self._info(done)
         reward = -info["cost"] - self._price(info["accuracy"], info["critical"])
