@@ -46,7 +46,8 @@ def compute_ms(world: World, jitter: Floats, looked: tuple[int, ...]) -> Floats:
         spent = spent + max(device[LOCAL[exit - 1]] - standing[at], 0.0) * jitter
         at = exit
     extra = np.maximum(device[open_actions(looked)] - standing[at], 0.0)
-    return spent[..., None] + extra * jitter[..., None]
+    times: Floats = spent[..., None] + extra * jitter[..., None]
+    return times
 
 
 def least_and_most(world: World) -> tuple[Floats, Floats]:

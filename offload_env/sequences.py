@@ -65,7 +65,7 @@ def options(world: World, keys: Keys, n_frames: int, premium: float = 0.0) -> Op
     prices = Prices.of(world, premium)
     exact = punctual(world, plans, rows, captured, prices)
     least = late(world, plans, rows, captured, prices)
-    error = 1.0 - world.correct[rows][..., ANSWERED_BY]
+    error: Floats = 1.0 - world.correct[rows][..., ANSWERED_BY].astype(np.float64)
     error[..., SKIP] = 1.0
     return Options(
         far=((exact.far[0], exact.far[1]), (least.far, least.far)),
