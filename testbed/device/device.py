@@ -165,14 +165,17 @@ class _Work:
     settled: Measurement | None = None
     lessons: list[Callable[[], None]] = field(default_factory=list)
     probes: int = 0
+    stand: Stand | None = None
+    base: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 class Device:
     """One device running one policy.
 
     `run` is the whole loop. Live environments step it themselves: `receive` a frame,
-    `process` an action, and read the frame's measurement from `finished` after the next
-    `receive` (the modem's tail ends when the next frame starts) or `finish`.
+    `process` an action (or `begin_stages` and `take_stage` until it ends), and read the
+    frame's measurement from `finished` after the next `receive` (the modem's tail ends when
+    the next frame starts) or `finish`.
 
     Args:
         runtime: the network; warm it before the first frame.
@@ -316,41 +319,83 @@ class Device:
         self._processor.pay()
         work.free_s = time.monotonic()
 
-    def _process_staged(self, observation: NDArray[np.float32], policy: StagedPolicy) -> None:
-        """Look at exits until the policy answers or sends; go on from the features in hand."""
+    def begin_stages(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Before the first decision on a frame that is decided in stages.
+
+        Args:
+            observation: what `receive` returned for it.
+
+        Returns:
+            The staged observation, float32 (`STAGED_OBS_DIM`,).
+        """
+        work = self._work
+        if work is None or work.status == "skipped":
+            raise RuntimeError("begin_stages needs a frame that receive did not skip")
+        self._processor.begin()
+        work.base = observation.copy()
+        work.stand = stand = Stand.before(self._runtime, work.frame.image)
+        seen = self._observer.observe_stage(work.base, stand.exits, 0.0)
+        self._processor.end()
+        return seen
+
+    @property
+    def position(self) -> int:
+        """Block after which the device stands in the frame in hand, 0..5."""
+        work = self._work
+        return 0 if work is None or work.stand is None else work.stand.position
+
+    def take_stage(self, chosen: int) -> NDArray[np.float32] | None:
+        """Carry out a legal staged action (`testbed.decide.stages`) on the frame in hand.
+
+        Returns:
+            The next staged observation, or None if the frame has ended.
+        """
         work, processor = self._work, self._processor
-        assert work is not None
-        base, compute_ms = observation.copy(), 0.0
+        if work is None or work.stand is None:
+            raise RuntimeError("take_stage needs a frame on which begin_stages was called")
         processor.begin()
-        stand = Stand.before(self._runtime, work.frame.image)
-        while True:
-            seen = self._observer.observe_stage(base, stand.exits, compute_ms)
-            decide = partial(policy.decide, seen, stand.position)
-            chosen, _ = processor.run(decide, self._decide_name)
-            if chosen == ANSWER:
-                break
-            work.action = action = action_from_index(chosen)
-            if not action.is_local:
-                x, head_ms = processor.run(partial(stand.run_to, action.split))
-                work.head_ms += head_ms
-                if not self._offload(work, action, x):
-                    self._fall_back(work, action, x)
-                break
-            _, head_ms = processor.run(partial(stand.look, action.exit))
-            work.head_ms += head_ms
-            exit, work.prediction, work.confidence = stand.exits[-1]
-            if exit == N_EXITS:
-                break
-            self._observer.record_exit(exit, work.confidence)
-            at = _CONFIDENCE_AT + exit - 1
-            base[at] = scale_one(at, work.confidence)
-            processor.end()
-            processor.pay()
-            compute_ms = (time.monotonic() - work.start_s) * 1e3
-            processor.begin()
+        is_open = chosen != ANSWER and self._go_on(work, work.stand, action_from_index(chosen))
         processor.end()
         processor.pay()
-        work.free_s = time.monotonic()
+        now_s = time.monotonic()
+        if not is_open:
+            work.free_s = now_s
+            return None
+        processor.begin()
+        compute_ms = (now_s - work.start_s) * 1e3
+        seen = self._observer.observe_stage(work.base, work.stand.exits, compute_ms)
+        processor.end()
+        return seen
+
+    def _go_on(self, work: _Work, stand: Stand, action: Action) -> bool:
+        """Run on to a split and send, or to an exit and look; True if the frame is open."""
+        work.action = action
+        if not action.is_local:
+            x, head_ms = self._processor.run(partial(stand.run_to, action.split))
+            work.head_ms += head_ms
+            if not self._offload(work, action, x):
+                self._fall_back(work, action, x)
+            return False
+        _, head_ms = self._processor.run(partial(stand.look, action.exit))
+        work.head_ms += head_ms
+        exit, work.prediction, confidence = stand.exits[-1]
+        work.confidence = confidence
+        if exit == N_EXITS:
+            return False
+        self._observer.record_exit(exit, confidence)
+        at = _CONFIDENCE_AT + exit - 1
+        work.base[at] = scale_one(at, confidence)
+        return True
+
+    def _process_staged(self, observation: NDArray[np.float32], policy: StagedPolicy) -> None:
+        """Look at exits until the policy answers or sends; go on from the features in hand."""
+        seen: NDArray[np.float32] | None = self.begin_stages(observation)
+        while seen is not None:
+            self._processor.begin()
+            decide = partial(policy.decide, seen, self.position)
+            chosen, _ = self._processor.run(decide, self._decide_name)
+            self._processor.end()
+            seen = self.take_stage(chosen)
 
     def finish(self) -> Measurement | None:
         """Close the last frame, as if the next one had started when it would have."""
