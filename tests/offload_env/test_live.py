@@ -68,7 +68,7 @@ def live(calm_world: World) -> Iterator[OffloadLiveEnv]:
 def staged(calm_world: World) -> Iterator[OffloadLiveStagedEnv]:
     """The same, decided in stages."""
     env = gym.make(
-        "sliproad/OffloadLiveStaged-v0", world=calm_world, n_frames=20, slowdown=1.0
+        "sliproad/OffloadLiveStaged-v0", world=calm_world, n_frames=40, slowdown=1.0
     ).unwrapped
     assert isinstance(env, OffloadLiveStagedEnv)
     with contextlib.closing(env):
@@ -175,7 +175,7 @@ def test_a_staged_policy_decides_here_as_in_the_device_process(
     with ServerProcess() as server:
         command = [sys.executable, "-m", "testbed", "device", "--server", server.target]
         command += ["--policy", str(path), "--frames", "render", "--seed", str(staged.frames_seed)]
-        command += ["--n-frames", "20", "--fps", "0", "--timeout-ms", "5000", "--out", str(out)]
+        command += ["--n-frames", "40", "--fps", "0", "--timeout-ms", "5000", "--out", str(out)]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
     device = list(read_records(out).rows())
     assert {row.status for row in rows} == {row.status for row in device} == {"ok"}
