@@ -129,9 +129,8 @@ def _doubtful(bundle_hash: str) -> PolicyBundle:
         bias[action_index(exit, exit)] = 1.0
     weight[action_index(1, 1), at["stands_at_0"]] = 9.0
     weight[action_index(2, 2), at["stands_at_1"]] = 0.1
-    bias[action_index(5, 2)] = 1.0
-    weight[action_index(5, 2), at["stands_at_1"]] = -9.0
-    weight[action_index(5, 2), at["stands_at_0"]] = -9.0
+    bias[action_index(5, 2)] = -4.0
+    weight[action_index(5, 2), at["stands_at_2"]] = 5.0
     weight[ANSWER, at["stage_confidence"]] = 100.0
     bias[ANSWER] = -97.0
     manifest = {
