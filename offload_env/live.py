@@ -159,6 +159,10 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         """What the link of this drive replays and when it started."""
         return self._rig.link_record()
 
+    def link_stats(self) -> dict[str, Any]:
+        """How late the link of this drive let bytes out."""
+        return self._rig.link_stats()
+
     def close(self) -> None:
         """End device, link and server."""
         self._rig.close()

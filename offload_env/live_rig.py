@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,12 @@ class LiveRig:
         if self._link is None:
             raise ConfigError("no drive", expected="reset first", mend="call reset()")
         return self._link.record()
+
+    def link_stats(self) -> dict[str, Any]:
+        """How late the link let bytes out (`testbed.link.emulator.LinkEmulator.stats`)."""
+        if self._link is None:
+            raise ConfigError("no drive", expected="reset first", mend="call reset()")
+        return self._link.stats()
 
     def start(self, key: int) -> None:
         """Start the server (once), a link over the trace of episode `key`, and the device."""
