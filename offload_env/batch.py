@@ -7,30 +7,19 @@ time, energy and answer; observations agree to float32 rounding of the logarithm
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_ACTIONS, N_EXITS
+from cnn.action import ACTIONS, N_ACTIONS
+from offload_env.batch_learning import learn_answer, learn_link
+from offload_env.batch_observer import BatchObserver
 from offload_env.hashing import Keys
 from offload_env.lanes import Indices, Lanes
+from offload_env.outcome import FALLBACK, OK, SKIPPED, BatchOutcome
 from offload_env.server_load import CELL_MS
-from offload_env.simulator import FALLBACK, OK, SKIPPED
 from offload_env.world import LOCAL, POOL, World
-from testbed.decide.observation import (
-    CONSTANTS_AT,
-    FEATURES_AT,
-    FIELDS,
-    MIN_MS_PER_KB,
-    N_LOG,
-    OBS_DIM,
-    RECENT,
-    STAGED_FIELDS,
-    fit_link,
-    forget,
-    smooth,
-)
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -40,40 +29,7 @@ EXIT: Final = np.array([a.exit for a in ACTIONS])
 LOCAL_OF: Final = np.array([LOCAL[a.exit - 1] for a in ACTIONS])
 LOCAL_ARRAY: Final = np.array(LOCAL)
 
-_BASE: Final = np.array([np.log(f.low) if f.scale == "log" else f.low for f in FIELDS], np.float32)[
-    :, None
-]
-_GAIN: Final = (
-    np.array(
-        [2 / ((np.log(f.high / f.low)) if f.scale == "log" else (f.high - f.low)) for f in FIELDS]
-    ).astype(np.float32)
-)[:, None]
-_LOW: Final = np.array([f.low for f in FIELDS], np.float32)[:, None]
-_HIGH: Final = np.array([f.high for f in FIELDS], np.float32)[:, None]
-_COMPUTE: Final = STAGED_FIELDS[-1]
-
-
-class BatchOutcome(NamedTuple):
-    """What one frame cost in every lane: `Outcome` with arrays (B,)."""
-
-    row: NDArray[np.int64]
-    action: NDArray[np.int64]
-    used: NDArray[np.int64]
-    status: NDArray[np.int8]
-    queue_ms: Floats
-    compute_ms: Floats
-    exchange_ms: Floats
-    transfer_ms: Floats
-    server_wait_ms: Floats
-    fallback_ms: Floats
-    delay_ms: Floats
-    compute_mj: Floats
-    radio_mj: Floats
-    idle_mj: Floats
-    energy_mj: Floats
-    correct: Bools
-    miss: Bools
-    cost: Floats
+__all__ = ["FALLBACK", "OK", "SKIPPED", "BatchOutcome", "BatchSimulator"]
 
 
 class BatchSimulator:
@@ -98,8 +54,7 @@ class BatchSimulator:
         # Prediction and correctness share one element: one gather instead of two.
         self._answers = (table.prediction * 2 + world.correct).astype(np.int16).ravel()
         self._confidence = table.confidence.ravel()
-        self._features = np.ascontiguousarray(world.features.T)
-        self._constants = np.array(world.settings.scaled(), np.float32)[:, None]
+        self._observer = BatchObserver(world, n)
         self._lane_numbers = np.arange(n)
 
     def reset(self, keys: Keys) -> None:
@@ -227,10 +182,10 @@ class BatchSimulator:
         next_captured: Floats = np.multiply(next_frame, timing.period_ms, dtype=np.float64)
         next_start: Floats = np.maximum(free, next_captured)
         tail: Floats = self._tail(s, off, sent, end, next_start)
-        self._learn_link(s, size, answered, fell, end, transfer, wait)
+        learn_link(s, size, answered, fell, end, transfer, wait)
         at = s.row * N_ACTIONS + used
         answer = self._answers.take(at)
-        self._learn_answer(s, used, answer, self._confidence.take(at), skip, any_skip)
+        learn_answer(s, used, answer, self._confidence.take(at), skip, any_skip, self._lane_numbers)
         correct = (answer & 1).astype(bool)
         if any_skip:
             correct &= ~skip
@@ -296,72 +251,6 @@ class BatchSimulator:
         tail: Floats = before + after
         return tail
 
-    def _learn_link(
-        self,
-        s: Lanes,
-        size: Floats,
-        answered: Bools,
-        fell: Bools,
-        end: Floats,
-        transfer: Floats,
-        wait: Floats,
-    ) -> None:
-        """`Observer.record_transfer`, `record_server` and `record_failure` where they apply."""
-        end_s = end * 1e-3
-        x = size * 1e-3 * answered
-        y = transfer * answered
-        np.copyto(s.residual_ms, y - (s.rtt_ms + s.ms_per_kb * x), where=answered)
-        keep = np.where(answered, forget(end_s - s.transfer_s), 1.0)
-        s.s0 = keep * s.s0 + answered
-        s.sx = keep * s.sx + x
-        s.sxx = keep * s.sxx + x * x
-        s.sy = keep * s.sy + y
-        s.sxy = keep * s.sxy + x * y
-        s.rtt_ms, s.ms_per_kb = fit_link(s.s0, s.sx, s.sxx, s.sy, s.sxy)
-        mean, spread = smooth(s.mean_ms, s.spread_ms, y)
-        np.copyto(s.mean_ms, mean, where=answered)
-        np.copyto(s.spread_ms, spread, where=answered)
-        np.copyto(s.transfer_s, end_s, where=answered)
-        np.copyto(s.failure_s, end_s, where=fell)
-        s.failures = (s.failures + fell) * ~answered
-        np.copyto(s.server_s, end_s, where=answered)
-        np.copyto(s.server_wait_ms, wait, where=answered)
-
-    def _learn_answer(
-        self,
-        s: Lanes,
-        used: NDArray[np.int64],
-        answer: NDArray[np.int16],
-        confidence: NDArray[np.float32],
-        skip: Bools,
-        any_skip: bool,
-    ) -> None:
-        """`Observer.record_answer`, or `record_skipped` where a frame was skipped."""
-        prediction = answer >> 1
-        exit = EXIT.take(used)
-        lanes: NDArray[np.intp] | slice = slice(None)
-        if any_skip:
-            lanes = np.flatnonzero(~skip)
-            prediction, exit, confidence = prediction[lanes], exit[lanes], confidence[lanes]
-            numbers = lanes
-        else:
-            numbers = self._lane_numbers[: len(s)]
-        s.confidences[exit - 1, numbers] = confidence
-        s.last_confidence[lanes] = confidence
-        s.last_exit[lanes] = exit
-        s.last_prediction[lanes] = prediction
-        s.recent[s.answers[lanes].astype(np.int64) % RECENT, numbers] = prediction
-        s.answers[lanes] += 1.0
-        # Lanes that skipped keep their agreement: their last prediction is unchanged.
-        same = (s.recent == s.last_prediction.astype(np.int16)).view(np.int8)
-        count = same.sum(0, dtype=np.int8)
-        agreement = count / np.clip(s.answers, 1.0, RECENT)
-        if any_skip:
-            s.agreement[lanes] = agreement[lanes]
-        else:
-            s.agreement = agreement
-        s.confidence_sum[lanes] += confidence
-
     def _next_row(self, s: Lanes) -> None:
         ended = np.flatnonzero(self.world.track_end.take(s.row))
         s.row = s.row + 1
@@ -382,69 +271,10 @@ class BatchSimulator:
             array[ended] = 0.0
         s.last_prediction[ended] = -1
 
-    # --- observation ---------------------------------------------------------------------
-
     def observe(self) -> NDArray[np.float32]:
         """Observations now, float32 (B, `OBS_DIM`), a new array."""
-        return np.ascontiguousarray(self._observe_columns(OBS_DIM).T)
+        return self._observer.observe(self.lanes)
 
     def observe_staged(self) -> NDArray[np.float32]:
         """Staged observations now, float32 (B, `STAGED_OBS_DIM`), a new array."""
-        s = self.lanes
-        out = self._observe_columns(len(STAGED_FIELDS))
-        stage = out[OBS_DIM:]
-        stage[:N_EXITS] = -1.0
-        stage[s.position % N_EXITS, self._lane_numbers] = 1.0
-        stage[N_EXITS] = 2.0 * s.stage_confidence - 1.0
-        stage[N_EXITS + 1] = s.stage_track
-        stage[N_EXITS + 2] = s.stage_frame
-        log = np.log(np.clip(s.compute, _COMPUTE.low, _COMPUTE.high) / _COMPUTE.low)
-        stage[N_EXITS + 3] = log * (2 / np.log(_COMPUTE.high / _COMPUTE.low)) - 1.0
-        return np.ascontiguousarray(out.T)
-
-    def _observe_columns(self, n_fields: int) -> NDArray[np.float32]:
-        s, settings = self.lanes, self.world.settings
-        out = np.empty((n_fields, self.n), np.float32)
-        now_s = s.start * 1e-3
-        np.divide(8.0, np.maximum(s.ms_per_kb, MIN_MS_PER_KB), out=out[0], casting="unsafe")
-        out[1] = s.rtt_ms
-        out[2] = s.mean_ms
-        out[3] = s.spread_ms
-        np.subtract(now_s, s.transfer_s, out=out[4], casting="unsafe")
-        np.subtract(now_s, s.failure_s, out=out[5], casting="unsafe")
-        out[6] = s.server_wait_ms
-        np.subtract(now_s, s.server_s, out=out[7], casting="unsafe")
-        if self._has_tail:
-            out[8] = s.last_end + self.world.cost.radio.tail_ms - s.start
-        else:
-            out[8] = 0.0
-        out[9] = s.residual_ms
-        out[10] = s.failures
-        out[11] = s.queue
-        out[12:17] = s.confidences
-        out[17] = s.last_confidence
-        out[18] = s.last_exit
-        out[19] = s.agreement
-        out[20] = s.answers
-        # Before any frame the credit is 0: there is nothing to owe yet.
-        frames = np.maximum(s.frame, 1)
-        np.subtract(
-            s.confidence_sum / frames,
-            s.floor * (s.frame > 0),
-            out=out[21],
-            casting="unsafe",
-        )
-        budget = settings.energy_budget_mj
-        out[22] = 1.0 if not budget else 1.0 - s.spent_mj / budget
-        moving = out[:FEATURES_AT]
-        np.clip(moving, _LOW[:FEATURES_AT], _HIGH[:FEATURES_AT], out=moving)
-        np.log(out[:N_LOG], out=out[:N_LOG])
-        moving -= _BASE[:FEATURES_AT]
-        moving *= _GAIN[:FEATURES_AT]
-        moving -= 1.0
-        np.take(self._features, s.row, axis=1, out=out[FEATURES_AT:CONSTANTS_AT], mode="clip")
-        out[CONSTANTS_AT:OBS_DIM] = self._constants
-        return out
-
-
-__all__ = ["FALLBACK", "OK", "SKIPPED", "BatchOutcome", "BatchSimulator"]
+        return self._observer.observe_staged(self.lanes)

@@ -19,6 +19,7 @@ IDS = {
         "offload_env.staged_vector:OffloadStagedVectorEnv",
     ),
     "sliproad/OffloadLive-v0": ("offload_env.live:OffloadLiveEnv", None),
+    "sliproad/OffloadLiveStaged-v0": ("offload_env.live_staged:OffloadLiveStagedEnv", None),
 }
 """Environment id -> entry points of the single and of the vector environment."""
 

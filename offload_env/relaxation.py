@@ -1,10 +1,11 @@
-"""The decision problem without queues: for every frame and action, costs no policy can beat.
+"""What a frame costs at least that starts late, or finds the radio busy.
 
-Notation: frame i is captured at c_i, action a computes for d = device_ms[a] * jitter_i on the
-device. In a real schedule the frame starts late by some queue, so its payload reaches the
-radio at some s >= c_i + d; as a frame that waits longer than ``max_queue_ms`` is skipped and
-an exchange longer than ``timeout_ms`` is given up, an answered exchange has
-``s <= c_i + d + max_queue_ms + timeout_ms`` =: the window. Over that window:
+Notation: frame i is captured at c_i and computes for d on the device before it sends; a look
+at an exit on the way may make d longer, never shorter than d_i of the action alone. A frame
+that is not punctual starts later by some queue, so its payload reaches the radio at some
+s >= c_i + d_i; as a frame that waits longer than ``max_queue_ms`` is skipped and an exchange
+longer than ``timeout_ms`` is given up, an answered exchange has ``s <= c_i + d_i + looks +
+max_queue_ms + timeout_ms`` =: the window, ``looks`` the most that looks add. Over that window:
 
 * **Delay.** The payload has left at x(s), arrives at ``u = x + w(x)`` with w the one-way
   delay, is served at ``v = u + wait(u) + server`` and answered at ``v + w(v) + net``. x never
@@ -12,12 +13,13 @@ an exchange longer than ``timeout_ms`` is given up, an answered exchange has
   work falls no faster than time passes). ``h(t) = t + w(t)`` may fall, but only where the
   trace changes its values, so its lower envelope ``H(t) = min over t' >= t of h(t')`` is the
   least of h(t) and h at the changes after t, and rises. Composing rising maps, the answer is
-  no earlier than ``H(v') + net``, ``v' = H(x(c_i + d)) + wait + server``: `answer_ms`.
+  no earlier than ``H(v') + net``, ``v' = H(x(c_i + d_i)) + wait + server``.
 * **Energy.** The exchange lasts at least the payload at the window's fastest rate, plus its
   least round trip, least wait, and the server's compute.
 * **Misses.** A delay above the deadline when even the least delay is above it.
-* An exchange that times out costs a local answer plus the wasted exchange; skipping a frame
-  costs at least ``max_queue_ms`` of delay, a miss and a wrong answer.
+* An exchange that times out ends at ``c_i + d_i + timeout_ms`` or later, and costs it whole,
+  and the local compute after it. Skipping a frame costs at least ``max_queue_ms`` of delay, a
+  miss and a wrong answer.
 
 Each is a lower bound for every schedule, clairvoyant ones included: labels, jitter, rates
 and waits are known here.
@@ -32,125 +34,106 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_ACTIONS, N_EXITS, action_index
-from offload_env.hashing import Keys
+from cnn.action import ACTIONS
+from offload_env.choices import (
+    CHOICE_OF,
+    N_CHOICES,
+    SENDING,
+    SKIP,
+    TIMED_OUT,
+    Floats,
+    Prices,
+)
+from offload_env.looks import least_and_most
 from offload_env.server_load import CELL_MS
 from offload_env.trace_pool import Lane
-from offload_env.world import LOCAL, POOL, World
+from offload_env.world import LOCAL, POOL, Plans, World
 
-Floats = NDArray[np.float64]
-SKIP: Final = N_ACTIONS
-"""Option number of giving the frame up."""
-N_OPTIONS: Final = N_ACTIONS + 1
-OFFLOADS: Final = np.array([not a.is_local for a in ACTIONS] + [False])
+_LOCAL: Final = list(LOCAL)
+_SENDING: Final = list(SENDING)
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """Lower bounds for E episodes of n frames and the 21 options of each frame.
+class Late:
+    """Least costs of every choice of a frame that is not punctual, float64 (E, n, 26) each.
 
     Attributes:
-        cost: float64 (E, n, 21), cost without the modem's tail; inf where impossible.
-        error: float64 (E, n, 21), 1 if the answer is wrong.
-        compute_ms: float64 (E, n, 21), device time before anything is sent.
-        answer_ms: float64 (E, n, 21), earliest answer of an exchange, since the start.
-        captured_ms: float64 (n + 1,), capture times, and that of the frame after the last.
-        rows: int64 (E, n), table rows.
+        far, near: as in `offload_env.punctual.Punctual`, wherever the choice leads.
+        answer_ms: earliest end of an exchange, since the start of the episode; inf where the
+            choice sends nothing or is impossible.
     """
 
-    cost: Floats
-    error: Floats
-    compute_ms: Floats
+    far: Floats
+    near: Floats
     answer_ms: Floats
-    captured_ms: Floats
-    rows: NDArray[np.int64]
 
 
-def options(world: World, keys: Keys, n_frames: int) -> Options:
-    """The relaxed costs of the first `n_frames` frames of the episodes `keys`."""
-    plans, timing, cost = world.plans(keys), world.scenario.timing, world.cost
-    rows = np.stack([world.rows(int(key), n_frames) for key in keys])
-    at = (plans.jitter_at[:, None] + np.arange(n_frames)) & (POOL - 1)
-    jitter, far = world.device_jitter[at][..., None], world.server_jitter[at][..., None]
-    captured: Floats = np.arange(n_frames + 1, dtype=np.float64) * timing.period_ms
-    compute = world.device_ms * jitter
-    sent_bytes = world.sent_bytes[rows]
-    ready = captured[:-1, None] + compute
-    server = world.server_ms * far
-    links = _Links(world, plans.trace, plans.offset_ms, plans.server_cell, ready.shape)
-    answer = links.earliest_answer(ready, 8.0 * sent_bytes, server)
-    exchange = links.shortest_exchange(ready, 8.0 * sent_bytes, server)
-
-    is_local = ~OFFLOADS[:N_ACTIONS]
-    delay = np.where(is_local, compute, answer - captured[:-1, None])
-    exchange = np.where(is_local, 0.0, exchange)
-    send_mj = cost.radio.tx_mw_per_mbps * 8e-6 * sent_bytes
-    hold_mw = cost.idle_mw + cost.radio.active_mw
-    energy = (cost.busy_mw * compute + hold_mw * exchange) / 1e3 + send_mj
-    price = _price(world, delay, energy)
-    price[exchange > timing.timeout_ms] = np.inf
-    _allow_timeouts(world, price, compute, jitter, send_mj)
-    skip = np.full(
-        (*price.shape[:2], 1),
-        world.scenario.price.delay_weight * timing.max_queue_ms / world.delay_ref_ms
-        + world.scenario.price.miss,
+def late(
+    world: World, plans: Plans, rows: NDArray[np.int64], captured_ms: Floats, prices: Prices
+) -> Late:
+    """The relaxed costs; arguments as `offload_env.punctual.punctual`."""
+    timing, cost, n = world.scenario.timing, world.cost, rows.shape[1]
+    at = (plans.jitter_at[:, None] + np.arange(n)) & (POOL - 1)
+    jitter, slow = world.device_jitter[at][..., None], world.server_jitter[at][..., None]
+    least, most = least_and_most(world)
+    compute = least * jitter
+    captured = captured_ms[:-1, None]
+    ready = captured + compute
+    links = _Links(
+        world, plans, ready[..., _SENDING].shape, float((most - least).max() * jitter.max())
     )
-    none = np.zeros_like(skip)
-    return Options(
-        cost=np.concatenate([price, skip], 2),
-        error=np.concatenate([1.0 - world.correct[rows], none + 1.0], 2),
-        compute_ms=np.concatenate([compute, none], 2),
-        answer_ms=np.concatenate([np.where(is_local, 0.0, answer), none], 2),
-        captured_ms=captured,
-        rows=rows,
-    )
+    bits = 8.0 * world.sent_bytes[rows][..., _SENDING]
+    server = (world.server_ms * slow)[..., _SENDING]
+    handed = ready[..., _SENDING]
+    answer = links.earliest_answer(handed, bits, server)
+    exchange = links.shortest_exchange(handed, bits, server)
+    possible = exchange <= timing.timeout_ms
 
-
-def _price(world: World, delay: Floats, energy: Floats) -> Floats:
-    miss = (delay > world.scenario.timing.deadline_ms).astype(np.float64)
-    return world.frame_cost(delay, energy, miss)
-
-
-def _allow_timeouts(
-    world: World, price: Floats, compute: Floats, jitter: Floats, send_mj: Floats
-) -> None:
-    """A time-out ends in a local answer: never dearer than the cheapest way to get it.
-
-    With sensible cost models staying local is cheaper and nothing changes here.
-    """
-    cost, timeout = world.cost, world.scenario.timing.timeout_ms
-    fallback = world.fallback_ms * jitter
-    delay = compute + timeout + fallback
+    shape = (*rows.shape, N_CHOICES)
+    far, near, answered = (np.full(shape, np.inf) for _ in range(3))
     hold_mw = cost.idle_mw + cost.radio.active_mw
-    energy = (cost.busy_mw * (compute + fallback) + hold_mw * timeout) / 1e3 + send_mj
-    late = _price(world, delay, energy)
-    for exit in range(1, N_EXITS + 1):
-        local = LOCAL[exit - 1]
-        for split in range(exit):
-            other = late[..., action_index(exit, split)]
-            price[..., local] = np.minimum(price[..., local], other)
+    send_mj = cost.radio.tx_mw_per_mbps * 8e-6 * bits / 8.0
+    own = prices.cost(compute, cost.busy_mw * compute / 1e3, timing.deadline_ms)
+    far[..., CHOICE_OF[_LOCAL]] = own[..., _LOCAL]
+    far[..., SKIP] = prices.delay * timing.max_queue_ms + prices.miss
+    busy = compute[..., _SENDING]
+    energy = (cost.busy_mw * busy + hold_mw * exchange) / 1e3 + send_mj
+    own = prices.cost(answer - captured, energy, timing.deadline_ms)
+    own = own + prices.tail * (captured_ms[1:, None] - answer)
+    sends = CHOICE_OF[_SENDING]
+    far[..., sends] = np.where(possible, own, np.inf)
+    near[..., sends] = np.where(possible, own + prices.tail * handed, np.inf)
+    answered[..., sends] = np.where(possible, answer, np.inf)
+
+    given_up = handed + timing.timeout_ms
+    fallback = (world.fallback_ms * jitter)[..., _SENDING]
+    energy = (cost.busy_mw * (busy + fallback) + hold_mw * timing.timeout_ms) / 1e3 + send_mj
+    own = prices.cost(given_up + fallback - captured, energy, timing.deadline_ms)
+    own = own + prices.tail * (captured_ms[1:, None] - given_up)
+    for k, action in enumerate(SENDING):
+        choice = TIMED_OUT + ACTIONS[action].exit - 1
+        far[..., choice] = np.minimum(far[..., choice], own[..., k])
+        near[..., choice] = np.minimum(
+            near[..., choice], own[..., k] + prices.tail * handed[..., k]
+        )
+        answered[..., choice] = np.minimum(answered[..., choice], given_up[..., k])
+    near[..., : SKIP + 1] = far[..., : SKIP + 1]
+    return Late(far, near, answered)
 
 
 class _Links:
     """The link and server that each (episode, frame, action) meets."""
 
-    def __init__(
-        self,
-        world: World,
-        trace: NDArray[np.int64],
-        offset_ms: Floats,
-        cell0: NDArray[np.int64],
-        shape: tuple[int, ...],
-    ) -> None:
+    def __init__(self, world: World, plans: Plans, shape: tuple[int, ...], looks_ms: float) -> None:
         self.world = world
         self.shape = shape
         each = int(np.prod(shape[1:]))
-        self.lane: Lane = world.pool.lanes(np.repeat(trace, each))
-        self.offset = np.repeat(offset_ms, each)
-        self.cell0 = np.repeat(cell0, each)
+        self.lane: Lane = world.pool.lanes(np.repeat(plans.trace, each))
+        self.offset = np.repeat(plans.offset_ms, each)
+        self.cell0 = np.repeat(plans.server_cell, each)
         timing = world.scenario.timing
-        self.window = timing.max_queue_ms + timing.timeout_ms
-        self.reach = self.window + timing.timeout_ms
+        window_ms = looks_ms + timing.max_queue_ms + timing.timeout_ms
+        self.reach = window_ms + timing.timeout_ms
 
     def earliest_answer(self, ready: Floats, bits: Floats, server_ms: Floats) -> Floats:
         """Least answer time over all moments at which the payload may reach the radio."""

@@ -1,7 +1,10 @@
 """Simulate a live run again: its frames, its decisions, its link.
 
-What remains different is what the simulation models: compute times (the cost model instead
-of the stop-watch) and everything between the sockets and the air.
+In two ways. `repeat` lets device and server compute for as long as they did live, frame by
+frame: what it compares is the simulator's account of everything else (queue, radio, link,
+time-outs, modem, prices), undisturbed by a machine whose speed wanders during the run.
+`simulate` takes compute times from the cost model as well: it compares the whole model, and
+the wandering of that hour with it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from cnn.runtime import SplitRuntime
 from cnn.table import make_table
 from offload_env.scenario import Scenario
 from offload_env.server_load import ServerLoad
-from offload_env.simulator import Outcome, Simulator
+from offload_env.simulator import FALLBACK, SKIPPED, Outcome, Simulator
 from offload_env.world import POOL, Plan, build_world
 from testbed.device.frames import CameraFrame, open_frames
 from testbed.link.record import LinkRecord
@@ -104,6 +107,97 @@ def measured(rows: Sequence[Measurement]) -> Figures:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """How long one frame computed on the live run; None where it did not.
+
+    Attributes:
+        stall_ms: from the moment at which the frame was there and the device free until it
+            started: nothing of the device's, but of the machine that it runs on.
+        device_ms: on the device, before anything was sent: all its work on the frame (capture,
+            features, decision, head, encoder), not the network alone.
+        fallback_ms: on the device, after no answer came.
+        server_ms: at the server, waiting there included.
+    """
+
+    stall_ms: float
+    device_ms: float | None
+    fallback_ms: float | None
+    server_ms: float | None
+
+    @classmethod
+    def of(cls, row: Measurement, before: Measurement | None, timeout_ms: float) -> Computed:
+        """Read it off a measurement and the one before it.
+
+        Failures other than a time-out are known at once.
+        """
+        stall_ms = row.queue_ms
+        if before is not None:
+            free_s = before.captured_s + before.delay_ms / 1e3
+            stall_ms -= max(0.0, free_s - row.captured_s) * 1e3
+        if row.status == "skipped":
+            return cls(stall_ms, None, None, None)
+        wait_ms, server_ms = 0.0, None
+        if row.transfer_ms is not None:
+            server_ms = (row.server_queue_ms or 0.0) + (row.server_ms or 0.0)
+            wait_ms = row.transfer_ms + server_ms
+        elif row.reason == "timeout":
+            wait_ms = timeout_ms
+        device_ms = row.delay_ms - row.queue_ms - wait_ms - (row.fallback_ms or 0.0)
+        return cls(stall_ms, max(0.0, device_ms), row.fallback_ms, server_ms)
+
+
+class RepeatingSimulator(Simulator):
+    """A simulator that computes for given times."""
+
+    def repeat(self, action: int, computed: Computed) -> Outcome:
+        """As `step`; what is not given takes the cost model's mean time."""
+        self._start += computed.stall_ms
+        self._queue += computed.stall_ms
+        if self.will_skip:
+            return self._skip(action)
+        world = self.world
+        self._jitter = self._far_jitter = 1.0
+        if computed.fallback_ms is not None and world.fallback_ms[action] > 0:
+            self._jitter = computed.fallback_ms / float(world.fallback_ms[action])
+        if computed.server_ms is not None:
+            self._far_jitter = computed.server_ms / float(world.server_ms[action])
+        mean_ms = float(world.device_ms[action])
+        return self._finish(action, mean_ms if computed.device_ms is None else computed.device_ms)
+
+
+def repeat(
+    scenario: Scenario,
+    table: FrameTable,
+    rows: Sequence[Measurement],
+    link: LinkRecord,
+    started_s: float,
+) -> list[Outcome]:
+    """Run decisions and compute times of `rows` through the simulator, over the run's link.
+
+    Args and errors as `simulate`.
+
+    Returns:
+        one outcome a frame.
+    """
+    simulator, plan = _start(scenario, table, rows, link, started_s)
+    simulator.reset(plan, range(len(table)))
+    return [
+        simulator.repeat(row.action, computed)
+        for row, computed in zip(
+            rows, computed_times(rows, scenario.timing.timeout_ms), strict=True
+        )
+    ]
+
+
+def computed_times(rows: Sequence[Measurement], timeout_ms: float) -> list[Computed]:
+    """What each frame of a run computed."""
+    return [
+        Computed.of(row, before, timeout_ms)
+        for row, before in zip(rows, [None, *rows[:-1]], strict=True)
+    ]
+
+
 def simulate(
     scenario: Scenario,
     table: FrameTable,
@@ -113,7 +207,7 @@ def simulate(
     *,
     draws: int = DRAWS,
 ) -> Figures:
-    """Run the decisions of `rows` through the simulator over the link of the run.
+    """Run the decisions of `rows` through the simulator, over the run's link.
 
     Args:
         scenario: device, timing and price of the run; its other server users are left out,
@@ -128,6 +222,33 @@ def simulate(
         DataError: if table and measurements differ in number, or the link was cut (cuts are
             not part of a trace).
     """
+    simulator, plan = _start(scenario, table, rows, link, started_s)
+    outcomes = list[Outcome]()
+    for k in range(draws):
+        simulator.reset(replace(plan, key=k, jitter_at=k * POOL // draws), range(len(table)))
+        outcomes += [simulator.step(row.action) for row in rows]
+    return simulated(outcomes)
+
+
+def simulated(outcomes: Sequence[Outcome]) -> Figures:
+    """Means of what the simulator said."""
+    return Figures(
+        float(np.mean([o.delay_ms for o in outcomes])),
+        float(np.mean([o.energy_mj for o in outcomes])),
+        float(np.mean([o.correct for o in outcomes])),
+        float(np.mean([o.status == FALLBACK for o in outcomes])),
+        float(np.mean([o.status == SKIPPED for o in outcomes])),
+    )
+
+
+def _start(
+    scenario: Scenario,
+    table: FrameTable,
+    rows: Sequence[Measurement],
+    link: LinkRecord,
+    started_s: float,
+) -> tuple[RepeatingSimulator, Plan]:
+    """A simulator of the run's frames and link, and the place in the trace where it began."""
     if len(table) != len(rows) or link.cuts:
         raise DataError(
             f"{len(rows)} measurements, {len(table)} frames, {len(link.cuts)} cuts of the link",
@@ -136,16 +257,4 @@ def simulate(
         )
     alone = replace(scenario, server=ServerLoad())
     world = build_world(alone, "test", traces=[link.trace], table=table)
-    simulator, outcomes = Simulator(world), list[Outcome]()
-    offset_ms = 1e3 * link.trace_time_s(started_s)
-    for k in range(draws):
-        plan = Plan(k, 0, offset_ms, 0, k * POOL // draws)
-        simulator.reset(plan, range(len(table)))
-        outcomes += [simulator.step(row.action) for row in rows]
-    return Figures(
-        float(np.mean([o.delay_ms for o in outcomes])),
-        float(np.mean([o.energy_mj for o in outcomes])),
-        float(np.mean([o.correct for o in outcomes])),
-        float(np.mean([o.status == 1 for o in outcomes])),
-        float(np.mean([o.status == 2 for o in outcomes])),
-    )
+    return RepeatingSimulator(world), Plan(0, 0, 1e3 * link.trace_time_s(started_s), 0, 0)

@@ -7,13 +7,14 @@ one, a wrong type or an impossible value is a `ConfigError` that says what would
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Final, Literal
 
 from cnn.errors import ConfigError
 from offload_env.server_load import ServerLoad
+from testbed.service.typed_toml import build
 
 Split = Literal["train", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "test")
@@ -272,47 +273,7 @@ def parse_scenario(text: str, name: str) -> Scenario:
             expected="no such key: the file's name is the scenario's",
             mend="remove it",
         )
-    return _build(Scenario, {"name": name, **raw}, f"scenario {name}")
-
-
-T = TypeVar("T")
-
-
-def _build(cls: type[T], raw: dict[str, Any], where: str) -> T:
-    """Make dataclass `cls` from a TOML table, strictly."""
-    hints = get_type_hints(cls)
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    for key in raw:
-        if key not in known:
-            allowed = sorted(known - {"name"} if cls is Scenario else known)
-            raise ConfigError(
-                f"{where}: unknown key {key!r}",
-                expected=f"one of {', '.join(allowed)}",
-                mend="correct or remove the key",
-            )
-    values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in raw.items()}
-    try:
-        return cls(**values)
-    except ConfigError as error:
-        raise ConfigError(
-            f"{where}: {error.given}", expected=error.expected, mend=error.mend
-        ) from None
-
-
-def _value(kind: Any, value: Any, where: str) -> Any:
-    if hasattr(kind, "__dataclass_fields__"):
-        if isinstance(value, dict):
-            return _build(kind, value, where)
-    elif get_origin(kind) is tuple:
-        item = get_args(kind)[0]
-        if isinstance(value, list):
-            return tuple(_value(item, v, where) for v in value)
-    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif type(value) is kind:
-        return value
-    name = kind.__name__ if isinstance(kind, type) else str(kind)
-    raise ConfigError(f"{where} = {value!r}", expected=f"a value of type {name}", mend="correct it")
+    return build(Scenario, {"name": name, **raw}, f"scenario {name}", hidden={"name"})
 
 
 def _require(ok: bool, given: str, expected: str) -> None:

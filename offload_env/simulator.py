@@ -2,74 +2,29 @@
 
 "One frame on the device" of docs/architecture.md, exactly: a sequential device, a FIFO
 radio in which abandoned bytes leave first, time-outs, local fallback, skipped frames, the
-modem's tail. `offload_env.batch` does the same for many episodes with arrays, with the
-same floating-point operations in the same order.
+modem's tail. `offload_env.batch` does the same operations in the same order with arrays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import ACTIONS
+from offload_env.outcome import FALLBACK, OK, SKIPPED, STATUS, Outcome
 from offload_env.server_load import CELL_MS
 from offload_env.world import LOCAL, POOL, Plan, World
 from testbed.decide.observation import Observer
 
-OK: Final = 0
-FALLBACK: Final = 1
-SKIPPED: Final = 2
-STATUS: Final = ("ok", "fallback", "skipped")
 LONG_AGO_MS: Final = -1e12
-
 EXIT: Final = tuple(action.exit for action in ACTIONS)
 SPLIT: Final = tuple(action.split for action in ACTIONS)
 IS_LOCAL: Final = tuple(action.is_local for action in ACTIONS)
 
-
-class Outcome(NamedTuple):
-    """What one frame cost.
-
-    Attributes:
-        row: of the frame table.
-        action: canonical number decided.
-        used: canonical number of the action whose answer stands (a local one after a
-            fallback).
-        status: `OK`, `FALLBACK` or `SKIPPED`.
-        queue_ms: wait for the device.
-        compute_ms: head, encoder and local exit.
-        exchange_ms: from the payload's hand-over to the radio until the answer or time-out.
-        transfer_ms: the exchange less the server's wait and compute; 0 unless answered.
-        server_wait_ms: wait at the server; 0 unless answered.
-        fallback_ms: local compute after a time-out.
-        delay_ms: capture until the answer is known (or until the frame is skipped).
-        compute_mj, radio_mj, idle_mj, energy_mj: device energy; the last is their sum.
-        correct: the answer is the true class.
-        miss: the deadline is missed or the frame skipped.
-        cost: by the scenario's price.
-    """
-
-    row: int
-    action: int
-    used: int
-    status: int
-    queue_ms: float
-    compute_ms: float
-    exchange_ms: float
-    transfer_ms: float
-    server_wait_ms: float
-    fallback_ms: float
-    delay_ms: float
-    compute_mj: float
-    radio_mj: float
-    idle_mj: float
-    energy_mj: float
-    correct: bool
-    miss: bool
-    cost: float
+__all__ = ["FALLBACK", "LONG_AGO_MS", "OK", "SKIPPED", "STATUS", "Outcome", "Simulator"]
 
 
 class Simulator:

@@ -6,71 +6,54 @@ evaluation of every policy read the same one, so that they are compared on the s
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_EXITS, action_index
-from cnn.errors import ConfigError, DataError
-from cnn.frame_table import FrameTable, embedded_table
+from cnn.action import ACTIONS
+from cnn.errors import ConfigError
+from cnn.frame_table import FrameTable
+from offload_env.derived import (
+    LOCAL,
+    MAIN,
+    POOL,
+    accuracy_floor,
+    check_fit,
+    jitter_pool,
+    standing_ms,
+)
 from offload_env.hashing import Keys, draw, draw_batch, unit, unit_batch
+from offload_env.plan import Plan, Plans
 from offload_env.scenario import SPLITS, Scenario, Split, load_scenario
 from offload_env.server_load import CELL_MS
+from offload_env.sources import load_cost, load_table, load_traces
 from offload_env.trace_pool import TracePool
 from testbed.costs.cost_model import CostModel
-from testbed.costs.power import power_profile
 from testbed.decide.observation import FEATURES_AT, Settings, normalise
 from testbed.traces.trace import Trace
 
-Floats = NDArray[np.float64]
+__all__ = [
+    "LOCAL",
+    "MAIN",
+    "POOL",
+    "Plan",
+    "Plans",
+    "World",
+    "build_world",
+    "load_cost",
+    "load_table",
+    "load_traces",
+]
 
-POOL: Final = 1 << 16
-"""Length of the pools of jitter and server work; an episode reads a stretch of each."""
-LOCAL: Final = tuple(action_index(e, e) for e in range(1, N_EXITS + 1))
-"""Canonical numbers of the five local actions, by exit."""
-MAIN: Final = LOCAL[-1]
-"""Full local processing, e5s5."""
+Floats = NDArray[np.float64]
 
 # Draw numbers of an episode's key.
 _TRACE, _OFFSET, _SERVER, _JITTER, _TRACKS = 0, 1, 2, 3, 8
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What one episode meets, before any decision.
-
-    Attributes:
-        key: the episode's 64-bit key; tracks are drawn from it.
-        trace: number of the trace in the pool.
-        offset_ms: where in the trace the drive starts.
-        server_cell: where in the server's work it starts.
-        jitter_at: where in the jitter pools it starts.
-    """
-
-    key: int
-    trace: int
-    offset_ms: float
-    server_cell: int
-    jitter_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Plans:
-    """`Plan` for many episodes: arrays of one element each."""
-
-    key: Keys
-    trace: NDArray[np.int64]
-    offset_ms: Floats
-    server_cell: NDArray[np.int64]
-    jitter_at: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,58 +212,6 @@ def _cached_world(scenario: Scenario, split: Split) -> World:
     return _assemble(scenario, split, traces, table, load_cost(scenario), None)
 
 
-def load_table(scenario: Scenario, split: Split) -> FrameTable:
-    """The frames of one split of a scenario."""
-    name = scenario.frames.train if split == "train" else scenario.frames.test
-    return FrameTable.load(Path(name)) if name.endswith(".npz") else embedded_table(name)
-
-
-def load_cost(scenario: Scenario, cost: CostModel | None = None) -> CostModel:
-    """The scenario's cost model with its slowdown and power profile applied."""
-    device = scenario.device
-    if cost is None and device.cost_model == "fitted":
-        with resources.as_file(resources.files("testbed") / "assets" / "cost_model.json") as path:
-            cost = CostModel.load(path)
-    elif cost is None:
-        cost = CostModel.load(Path(device.cost_model))
-    slowdown = cost.slowdown * device.slowdown
-    if device.full_local_ms:
-        slowdown = device.full_local_ms / cost.device_ms[MAIN]
-    cost = replace(cost, slowdown=slowdown)
-    if not device.power:
-        return cost
-    profile = power_profile(device.power)
-    return replace(
-        cost,
-        idle_mw=profile.device.idle_mw,
-        busy_mw=profile.device.busy_mw,
-        power_source=f"published: {profile.device.source}",
-        radio=profile.radio,
-    )
-
-
-def load_traces(scenario: Scenario, split: Split) -> list[Trace]:
-    """The drives of one split of a scenario."""
-    link = scenario.link
-    if link.source == "measured":
-        from testbed.traces.collection import load_traces as load_measured
-
-        folder = link.folder or os.environ.get("SLIPROAD_DATA", "")
-        if not folder:
-            raise ConfigError(
-                f"scenario {scenario.name} with measured traces",
-                expected="a trace collection",
-                mend="set SLIPROAD_DATA, or 'folder' in the scenario's [link]",
-            )
-        return load_measured(Path(folder), link.kind, split, period_s=link.period_s)
-    from testbed.traces.model import generate_trace
-
-    return [
-        generate_trace(link.kind, seed, link.duration_s, link.period_s)
-        for seed in link.seeds(split)
-    ]
-
-
 def _assemble(
     scenario: Scenario,
     split: Split,
@@ -289,7 +220,7 @@ def _assemble(
     cost: CostModel,
     train_table: FrameTable | None,
 ) -> World:
-    _check_fit(table, cost)
+    check_fit(table, cost)
     if train_table is None:
         train_table = table if split == "train" else load_table(scenario, "train")
     pool = TracePool(traces)
@@ -297,7 +228,7 @@ def _assemble(
     price, constraint = scenario.price, scenario.constraint
     settings = Settings(
         radio_5g=pool.techs[0] == "5G",
-        accuracy_floor=_floor(train_table, scenario),
+        accuracy_floor=accuracy_floor(train_table, scenario),
         delay_share=price.delay_weight / (price.delay_weight + price.energy_weight),
         full_local_ms=delay_ref,
         energy_budget_mj=price.energy_budget_mj,
@@ -306,15 +237,15 @@ def _assemble(
     rng = np.random.default_rng([zlib.crc32(scenario.name.encode()), SPLITS.index(split)])
     arrays: dict[str, NDArray[np.float64]] = {
         "server_work_ms": scenario.server.work_ms(rng, POOL),
-        "device_jitter": _jitter(rng, cost.jitter),
-        "server_jitter": _jitter(rng, cost.jitter),
+        "device_jitter": jitter_pool(rng, cost.jitter),
+        "server_jitter": jitter_pool(rng, cost.jitter),
         "device_ms": cost.slowdown * np.array(cost.device_ms),
         "fallback_ms": cost.slowdown * np.array(cost.fallback_ms),
         "server_ms": np.array(cost.server_ms, np.float64),
         "sent_bytes": np.where(
             [a.is_local for a in ACTIONS], 0.0, table.payload_bytes + cost.wire_overhead_bytes
         ),
-        "standing_ms": _standing_ms(cost),
+        "standing_ms": standing_ms(cost),
     }
     for array in arrays.values():
         array.setflags(write=False)
@@ -326,7 +257,7 @@ def _assemble(
         cost=cost,
         traces=tuple(traces),
         pool=pool,
-        accuracy_floor=_floor(table, scenario),
+        accuracy_floor=accuracy_floor(table, scenario),
         critical_floor=(
             float(table.correct[critical, MAIN].mean()) - constraint.critical_margin
             if critical.any()
@@ -342,48 +273,3 @@ def _assemble(
         track_end=np.diff(table.track, append=-1) != 0,
         **arrays,
     )
-
-
-def _floor(table: FrameTable, scenario: Scenario) -> float:
-    """The main exit's local accuracy less the margin, or the explicit floor."""
-    constraint = scenario.constraint
-    if constraint.accuracy_floor > 0:
-        return constraint.accuracy_floor
-    return max(0.0, float(table.correct[:, MAIN].mean()) - constraint.accuracy_margin)
-
-
-def _jitter(rng: np.random.Generator, spread: float) -> Floats:
-    """Lognormal factors with mean 1, so that mean costs equal the cost model's formulas."""
-    return np.exp(spread * rng.standard_normal(POOL) - spread * spread / 2)
-
-
-def _standing_ms(cost: CostModel) -> Floats:
-    """Device time of blocks 1..p without any exit or encoder, p = 0..5, and the overhead.
-
-    Finishing exit 5 from the frame costs blocks 1..5 and the exit, from block p it costs
-    the blocks after p and the exit: the difference is blocks 1..p. The overhead (capture,
-    features, decision) is what a local action costs beyond finishing from the frame: a frame
-    pays it once, however often it is decided about.
-    """
-    local = [cost.device_ms[a] for a in LOCAL]
-    finish = [cost.fallback_ms[action_index(e, 0)] for e in range(1, N_EXITS + 1)]
-    overhead = max(0.0, min(a - b for a, b in zip(local, finish, strict=True)))
-    whole = cost.fallback_ms[action_index(N_EXITS, 0)]
-    parts = [whole - cost.fallback_ms[action_index(N_EXITS, p)] for p in range(N_EXITS)]
-    times = np.maximum.accumulate(np.array([*parts, max(whole, *parts)]))
-    times = np.maximum(times, 0.0)
-    times[1:] += overhead
-    return cost.slowdown * times
-
-
-def _check_fit(table: FrameTable, cost: CostModel) -> None:
-    """Refuse a cost model whose payloads are not those of the frames (another network)."""
-    mean = table.payload_bytes.mean(0)
-    if not np.allclose(mean, cost.payload_bytes, rtol=0.1, atol=8):
-        raise DataError(
-            f"frame table of bundle {table.bundle_hash[:12]} sending {mean.round().tolist()} bytes "
-            f"and cost model {cost.name} of bundle {cost.bundle_hash[:12]} with "
-            f"{list(cost.payload_bytes)}",
-            expected="a cost model whose actions send what the table's do",
-            mend="fit the cost model with the same bundle",
-        )

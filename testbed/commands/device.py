@@ -138,7 +138,7 @@ def device(
     )
     from testbed.decide.observation import Observer, Settings
     from testbed.device.device import Device, DeviceConfig
-    from testbed.device.frames import open_frames
+    from testbed.device.frames import open_frames, prepared
     from testbed.device.full_local import full_local_ms
     from testbed.meters.available import open_meter
     from testbed.records.summary import summarise
@@ -178,6 +178,8 @@ def device(
         full_local_ms=full_local or full_local_ms(runtime) * slowdown,
     )
     stream = open_frames(frames, model.config.input_size, seed=seed, data=data, n=n_frames)
+    if not frames.startswith("camera:"):
+        stream = prepared(stream)
     tls = tls_of(tls_ca, tls_cert, tls_key)
     client = MecClient(server, model.hash, tls) if server is not None else None
     source = {

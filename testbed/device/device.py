@@ -25,7 +25,7 @@ from testbed.decide.staged_policy import AnyPolicy, is_staged
 from testbed.device.device_config import DeviceConfig
 from testbed.device.frames import CameraFrame
 from testbed.device.processor import Processor
-from testbed.device.staged import decide_in_stages
+from testbed.device.staged import Stages, decide_in_stages
 from testbed.device.uplink import Exchanger, Uplink
 from testbed.device.work import LinkTruth, Work, measurement, tail_overlap_ms
 from testbed.meters.base import FrameActivity, Meter
@@ -38,8 +38,9 @@ class Device:
     """One device running one policy.
 
     `run` is the whole loop. Live environments step it themselves: `receive` a frame,
-    `process` an action, and read the frame's measurement from `finished` after the next
-    `receive` (the modem's tail ends when the next frame starts) or `finish`.
+    `process` an action (or `begin_stages` and `take_stage` until it ends), and read the
+    frame's measurement from `finished` after the next `receive` (the modem's tail ends when
+    the next frame starts) or `finish`.
 
     Args:
         runtime: the network; warm it before the first frame.
@@ -81,6 +82,7 @@ class Device:
         """Start a new drive: the clock, the estimators and the breaker begin anew."""
         self.finished = None
         self._work: Work | None = None
+        self._stages: Stages | None = None
         self._origin_s: float | None = None
         self._count = 0
         self._track = -1
@@ -129,17 +131,46 @@ class Device:
             if not is_staged(policy):  # it may have gone back to a staged one while deciding
                 self.process(action)
                 return
-        assert self._work is not None
-        decide_in_stages(
-            self._work,
+        self.begin_stages(observation)
+        assert self._stages is not None
+        decide_in_stages(self._stages, policy, self._processor, self._decide_name)
+
+    def begin_stages(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Begin a frame that is decided in stages; `observation` is what `receive` returned.
+
+        Returns:
+            The staged observation of the first decision, float32 (`STAGED_OBS_DIM`,).
+        """
+        work = self._open_work("begin_stages")
+        self._stages = Stages(
+            work,
             observation,
-            policy,
             runtime=self._runtime,
             observer=self._observer,
             processor=self._processor,
-            decide_name=self._decide_name,
-            send=partial(self._send, self._work),
+            send=partial(self._send, work),
         )
+        return self._stages.seen
+
+    @property
+    def position(self) -> int:
+        """Block after which the device stands in a frame decided in stages, 0..5."""
+        return 0 if self._stages is None else self._stages.position
+
+    def take_stage(self, chosen: int) -> NDArray[np.float32] | None:
+        """Carry out a legal staged action (`testbed.decide.stages`) on the frame in hand.
+
+        Returns:
+            The next staged observation, or None if the frame has ended.
+        """
+        if self._stages is None:
+            raise RuntimeError("take_stage needs a frame on which begin_stages was called")
+        return self._stages.seen if self._stages.take(chosen) else None
+
+    def _open_work(self, who: str) -> Work:
+        if self._work is None or self._work.status == "skipped":
+            raise RuntimeError(f"{who} needs a frame that receive did not skip")
+        return self._work
 
     def receive(self, frame: CameraFrame) -> NDArray[np.float32] | None:
         """Wait for this frame's capture; close the frame before it into `finished`.
@@ -168,7 +199,7 @@ class Device:
         self._meter.begin()
         self._processor.begin()
         work = Work(frame, self._count, captured_s, start_s, start_s)
-        self._work = work
+        self._work, self._stages = work, None
         self._count += 1
         if frame.track != self._track:
             self._track = frame.track
@@ -185,9 +216,7 @@ class Device:
     def process(self, action: int) -> None:
         """Carry out the action (canonical number, 0..19) on the frame just received."""
         self._processor.begin()
-        work = self._work
-        if work is None or work.status == "skipped":
-            raise RuntimeError("process needs a frame that receive did not skip")
+        work = self._open_work("process")
         work.action = chosen = action_from_index(int(action))
         x = self._head(work, chosen)
         if not chosen.is_local:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Final
 
@@ -190,6 +190,16 @@ def cycled(source: Callable[[], Iterable[CameraFrame]]) -> Iterator[CameraFrame]
         if last < 0:
             return
         offset += last + 1
+
+
+def prepared(frames: Iterator[CameraFrame], n: int = 4096) -> Iterator[CameraFrame]:
+    """The same frames, the first `n` of them made before the first is handed out.
+
+    Drawing or reading a frame takes milliseconds, a new track tens of them, and a device that
+    is late would wait for it: a camera's frame is there when its time has come. Not for live
+    cameras.
+    """
+    return chain(list(islice(frames, n)), frames)
 
 
 def _gtsrb_folder(given: Path | None) -> Path:

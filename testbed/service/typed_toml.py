@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tomllib
 import types
+from collections.abc import Set
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -47,15 +48,22 @@ def parse_toml(text: str, cls: type[T], where: str) -> T:
     return build(cls, raw, where)
 
 
-def build(cls: type[T], raw: dict[str, Any], where: str) -> T:
-    """Make dataclass `cls` from a TOML table; raises `ConfigError`."""
+def build(cls: type[T], raw: dict[str, Any], where: str, hidden: Set[str] = frozenset()) -> T:
+    """Make dataclass `cls` from a TOML table; raises `ConfigError`.
+
+    Args:
+        cls: dataclass.
+        raw: the table.
+        where: named in messages.
+        hidden: fields that no file may give, and no message mentions.
+    """
     hints = get_type_hints(cls)
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     for key in raw:
         if key not in known:
             raise ConfigError(
                 f"{where}: unknown key {key!r}",
-                expected=f"one of {', '.join(sorted(known))}",
+                expected=f"one of {', '.join(sorted(known - hidden))}",
                 mend="correct or remove the key",
             )
     values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in raw.items()}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -13,24 +16,36 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import offload_env
-from cnn.action import ACTIONS, action_index
+from cnn.action import ACTIONS, N_EXITS, action_index
 from cnn.bundle import load_bundle
 from cnn.errors import ConfigError
 from offload_env.live import OffloadLiveEnv
+from offload_env.live_staged import OffloadLiveStagedEnv
 from offload_env.world import World
+from testbed.decide.observation import (
+    OBS_DIM,
+    STAGED_FIELDS,
+    STAGED_OBS_DIM,
+    STAGED_SCHEMA_HASH,
+)
+from testbed.decide.policy_bundle import STAGED_KIND, PolicyBundle
+from testbed.decide.staged_policy import load_staged_policy
+from testbed.decide.stages import ANSWER, LEGAL, N_STAGED
+from testbed.records.parquet import read_records
+from testbed.server.process import ServerProcess
 from testbed.traces.trace import Trace
 
 offload_env.register()
 
 
 @pytest.fixture(scope="module")
-def live(make_world: Callable[..., World]) -> Iterator[OffloadLiveEnv]:
-    """A live environment on a steady fast link, as fast as this machine is."""
+def calm_world(make_world: Callable[..., World]) -> World:
+    """A steady fast link, and patience: nothing times out, nothing is skipped."""
     config = load_bundle().config
     payload = tuple(config.payload_bytes(a.exit, a.split) for a in ACTIONS)
     base = make_world()
     table = replace(base.table, payload_bytes=np.tile(np.array(payload), (len(base.table), 1)))
-    world = make_world(
+    return make_world(
         traces=[Trace(np.full(50, 50.0), np.full(50, 10.0), 0.1, "steady", "5G", "generated")],
         table=table,
         cost=replace(base.cost, slowdown=1.0, payload_bytes=payload),
@@ -38,8 +53,24 @@ def live(make_world: Callable[..., World]) -> Iterator[OffloadLiveEnv]:
             base.scenario.timing, period_ms=150.0, timeout_ms=2000.0, max_queue_ms=5000.0
         ),
     )
-    env = gym.make("sliproad/OffloadLive-v0", world=world, n_frames=8, slowdown=1.0).unwrapped
+
+
+@pytest.fixture(scope="module")
+def live(calm_world: World) -> Iterator[OffloadLiveEnv]:
+    """A live environment, as fast as this machine is."""
+    env = gym.make("sliproad/OffloadLive-v0", world=calm_world, n_frames=8, slowdown=1.0).unwrapped
     assert isinstance(env, OffloadLiveEnv)
+    with contextlib.closing(env):
+        yield env
+
+
+@pytest.fixture(scope="module")
+def staged(calm_world: World) -> Iterator[OffloadLiveStagedEnv]:
+    """The same, decided in stages."""
+    env = gym.make(
+        "sliproad/OffloadLiveStaged-v0", world=calm_world, n_frames=40, slowdown=1.0
+    ).unwrapped
+    assert isinstance(env, OffloadLiveStagedEnv)
     with contextlib.closing(env):
         yield env
 
@@ -77,14 +108,91 @@ def test_what_was_sent_is_observed(live: OffloadLiveEnv) -> None:
         assert observation[age] < 0.5
 
 
-def test_gymnasium_accepts_it(live: OffloadLiveEnv) -> None:
+@pytest.mark.parametrize("name", ["live", "staged"])
+def test_gymnasium_accepts_it(name: str, request: pytest.FixtureRequest) -> None:
     from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
+    env = request.getfixturevalue(name)
     with warnings.catch_warnings():
         # Observations are similar but not equal: real time has passed.
         warnings.filterwarnings("ignore", message=".*similar.*")
-        check_env(live, skip_render_check=True)
-        sb3_check_env(live)
+        check_env(env, skip_render_check=True)
+        sb3_check_env(env)
+
+
+def _doubtful(bundle_hash: str) -> PolicyBundle:
+    """A staged policy that looks at exits 1 and 2 and answers where it is sure; what leaves it
+    in doubt it sends from block 2 to exit 5. It reads the frame's own confidences alone."""
+    at = {field.name: field.index for field in STAGED_FIELDS}
+    weight, bias = np.zeros((N_STAGED, STAGED_OBS_DIM)), np.full(N_STAGED, -9.0)
+    for exit in (1, 2):
+        bias[action_index(exit, exit)] = 1.0
+    weight[action_index(1, 1), at["stands_at_0"]] = 9.0
+    weight[action_index(2, 2), at["stands_at_1"]] = 0.1
+    bias[action_index(5, 2)] = -4.0
+    weight[action_index(5, 2), at["stands_at_2"]] = 5.0
+    weight[ANSWER, at["stage_confidence"]] = 100.0
+    bias[ANSWER] = -97.0
+    manifest = {
+        "kind": STAGED_KIND,
+        "name": "doubtful",
+        "layers": 1,
+        "activation": "tanh",
+        "actions": list(range(N_STAGED)),
+        "observation": {"schema_hash": STAGED_SCHEMA_HASH},
+        "bundle_hash": bundle_hash,
+        "metrics": {},
+    }
+    arrays = {"weight0": weight.astype(np.float32), "bias0": bias.astype(np.float32)}
+    return PolicyBundle(manifest, arrays)
+
+
+def test_a_staged_policy_decides_here_as_in_the_device_process(
+    staged: OffloadLiveStagedEnv, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "doubtful.policy", tmp_path / "rows.parquet"
+    _doubtful(load_bundle().hash).save(path)
+    policy = load_staged_policy(path, load_bundle().hash)
+
+    observation, _ = staged.reset(seed=5)
+    rows, truncated = [], False
+    while not truncated:
+        masks = staged.action_masks()
+        position = int(observation[OBS_DIM : OBS_DIM + N_EXITS].argmax())
+        np.testing.assert_array_equal(masks, LEGAL[position])
+        action = policy.decide(observation, position)
+        assert masks[action]
+        observation, reward, _, truncated, info = staged.step(action)
+        assert staged.observation_space.contains(observation)
+        if info["frame_done"]:
+            rows.append(info["measurement"])
+            assert info["accuracy"] == float(rows[-1].correct)
+            assert reward == pytest.approx(-info["cost"])
+        else:
+            assert (reward, info["status"], info["delay_ms"]) == (0.0, "deciding", 0.0)
+
+    with ServerProcess() as server:
+        command = [sys.executable, "-m", "testbed", "device", "--server", server.target]
+        command += ["--policy", str(path), "--frames", "render", "--seed", str(staged.frames_seed)]
+        command += ["--n-frames", "40", "--fps", "0", "--timeout-ms", "5000", "--out", str(out)]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+    device = list(read_records(out).rows())
+    assert {row.status for row in rows} == {row.status for row in device} == {"ok"}
+    assert len({row.action for row in rows}) == 3  # both exits answered, and some were sent
+    assert [row.action for row in rows] == [row.action for row in device]
+    assert [row.prediction for row in rows] == [row.prediction for row in device]
+    sure, sure_too = ([row.confidence for row in r] for r in (rows, device))
+    assert sure == pytest.approx(sure_too, abs=1e-3)
+
+
+def test_an_illegal_staged_action_is_read_as_the_nearest_legal_one(
+    staged: OffloadLiveStagedEnv,
+) -> None:
+    staged.reset(seed=6)
+    *_, info = staged.step(ANSWER)  # before any look: look at exit 1
+    assert (info["frame_done"], info["action"]) == (False, "e1s1")
+    *_, info = staged.step(action_index(3, 0))  # a split that lies behind: split here
+    assert (info["frame_done"], info["action"]) == (True, "e3s1")
 
 
 def test_step_before_reset_is_an_error(world: World) -> None:

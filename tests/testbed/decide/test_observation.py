@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cnn.errors import ConfigError
 from cnn.frame_table import FEATURES
+from testbed.decide import estimators
 from testbed.decide import observation as ob
 
 SETTINGS = ob.Settings(radio_5g=True, accuracy_floor=0.95, delay_share=0.5, full_local_ms=50.0)
@@ -84,14 +85,14 @@ def test_link_fit_equals_weighted_ridge_least_squares(
     rows = np.concatenate(
         [
             np.stack([np.ones_like(x), x], 1) * np.sqrt(weights)[:, None],
-            np.diag(np.sqrt([ob.PRIOR_RTT_WEIGHT, ob.PRIOR_SLOPE_WEIGHT])),
+            np.diag(np.sqrt([estimators.PRIOR_RTT_WEIGHT, estimators.PRIOR_SLOPE_WEIGHT])),
         ]
     )
     target = np.concatenate(
         [
             y * np.sqrt(weights),
-            np.sqrt([ob.PRIOR_RTT_WEIGHT, ob.PRIOR_SLOPE_WEIGHT])
-            * [ob.PRIOR_RTT_MS, ob.PRIOR_MS_PER_KB],
+            np.sqrt([estimators.PRIOR_RTT_WEIGHT, estimators.PRIOR_SLOPE_WEIGHT])
+            * [estimators.PRIOR_RTT_MS, estimators.PRIOR_MS_PER_KB],
         ]
     )
     solution = np.linalg.lstsq(rows, target, rcond=None)[0]

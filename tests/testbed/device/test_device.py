@@ -372,8 +372,9 @@ def test_slowdown_stretches_compute_and_is_named(
 ) -> None:
     plain = make_device(runtime, None, StaticPolicy(Action(5, 5)), period_ms=0)
     slow = make_device(runtime, None, StaticPolicy(Action(5, 5)), period_ms=0, slowdown=5)
-    ratio = np.median([r.head_ms for r in slow.run(frames[:15])]) / np.median(
-        [r.head_ms for r in plain.run(frames[:15])]
+    # The quickest frame of each: what a busy machine disturbs least.
+    ratio = min(r.head_ms for r in slow.run(frames[:15])) / min(
+        r.head_ms for r in plain.run(frames[:15])
     )
     assert 2.5 < ratio < 10  # 5, on a machine that does other things too
     assert slow.config.describe() == "emulated slowdown x5"
@@ -392,11 +393,13 @@ def test_a_frame_is_measured_only_once_the_tail_is_known(
         DeviceConfig(period_ms=100, timeout_ms=1000),
     )
     first, second, third = unit.run(frames[:3])
+    start_s = [row.captured_s + row.queue_ms / 1e3 for row in (first, second, third)]
     assert first.radio_mj is not None
-    assert second.radio_mj == pytest.approx(797 * 0.1, rel=0.05)
+    assert second.radio_mj == pytest.approx(797 * (start_s[2] - start_s[1]), rel=0.05)
     assert third.radio_mj == pytest.approx(797 * 0.1, rel=0.05)
     # Radio is on from the first byte on, for the whole rest of the first window.
-    assert first.radio_mj == pytest.approx(797 * (0.1 - first.head_ms / 1e3), rel=0.1)
+    on_s = start_s[1] - start_s[0] - first.head_ms / 1e3
+    assert first.radio_mj == pytest.approx(797 * on_s, rel=0.1)
 
 
 def test_tail_overlap_against_brute_force() -> None:

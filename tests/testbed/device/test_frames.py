@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +12,14 @@ from PIL import Image
 
 from cnn.data import ImageSet
 from cnn.errors import ConfigError, DataError
-from testbed.device.frames import cycled, gtsrb_frames, open_frames, rendered_frames
+from testbed.device.frames import (
+    CameraFrame,
+    cycled,
+    gtsrb_frames,
+    open_frames,
+    prepared,
+    rendered_frames,
+)
 
 
 def image_set(tracks: list[tuple[int, int, int]]) -> ImageSet:
@@ -96,3 +104,18 @@ def test_real_tracks_of_the_policy_test_part(data_dir: Path) -> None:
     assert {f.label for f in frames} <= set(range(43))
     lengths = np.bincount([f.track for f in frames])
     assert lengths[0] in (12, 18, 29, 30)
+
+
+def test_prepared_frames_are_the_same_and_made_before_the_first_is_needed() -> None:
+    made = 0
+
+    def source() -> Iterator[CameraFrame]:
+        nonlocal made
+        for frame in open_frames("render", 48, seed=2, n=7):
+            made += 1
+            yield frame
+
+    frames = prepared(source(), 5)
+    assert made == 5
+    names = [f.name for f in frames]
+    assert names == [f.name for f in open_frames("render", 48, seed=2, n=7)]

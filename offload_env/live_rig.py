@@ -1,0 +1,205 @@
+"""What a live environment drives: a server and a link as processes, and a device here."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.action import action_from_index
+from cnn.errors import ConfigError
+from offload_env.world import MAIN, World
+
+if TYPE_CHECKING:
+    from cnn.runtime import SplitRuntime
+    from testbed.device.device import Device
+    from testbed.device.frames import CameraFrame
+    from testbed.link.process import LinkProcess
+    from testbed.link.record import LinkRecord
+
+CONNECT_TIMEOUT_S: Final = 10.0
+CALIBRATION_FRAMES: Final = 25
+
+
+def matching_slowdown(runtime: SplitRuntime, world: World) -> float:
+    """Factor that makes a device on this machine as slow as the scenario's.
+
+    Measured with the device itself: full local processing of a few frames, slowed down by
+    the cost model's own factor. How fast a shared machine is changes from hour to hour.
+
+    Returns:
+        at least 1: a faster device than this machine cannot be emulated.
+    """
+    from testbed.decide.observation import Observer
+    from testbed.decide.policy import StaticPolicy
+    from testbed.device.device import Device, DeviceConfig
+    from testbed.device.frames import open_frames
+    from testbed.meters.base import NoMeter
+
+    guess = max(1.0, world.cost.slowdown)
+    device = Device(
+        runtime,
+        None,
+        StaticPolicy(action_from_index(MAIN)),
+        Observer(world.settings),
+        NoMeter(),
+        DeviceConfig(period_ms=0, pause_ms=20, slowdown=guess),
+    )
+    frames = open_frames("render", runtime.bundle.config.input_size, seed=0)
+    rows = list(device.run(islice(frames, CALIBRATION_FRAMES)))
+    # The first frames run cold: there is nothing yet to keep warm with.
+    typical_ms = float(np.median([row.delay_ms - row.queue_ms for row in rows[5:]]))
+    return max(1.0, guess * world.delay_ref_ms / typical_ms)
+
+
+class LiveRig:
+    """Processes and device of live drives through one world.
+
+    Args:
+        world: scenario and split.
+        source: frame source with labels, ``render`` or ``gtsrb:policy-test``.
+        n_frames: frames of a drive, made before it starts.
+        slowdown: factor on this machine's compute, at least 1; None measures what makes
+            full local processing here as slow as the scenario's.
+    """
+
+    def __init__(self, world: World, source: str, n_frames: int, slowdown: float | None) -> None:
+        self.world, self.source, self.n_frames = world, source, n_frames
+        self.slowdown = slowdown
+        self.frames_seed = 0
+        self.skipped = False
+        self._runtime: SplitRuntime | None = None
+        self._processes = contextlib.ExitStack()
+        self._drive = contextlib.ExitStack()
+        self._device: Device | None = None
+        self._link: LinkProcess | None = None
+        self._server_port = 0
+
+    @property
+    def device(self) -> Device:
+        """The device of this drive."""
+        if self._device is None:
+            raise ConfigError("step before reset", expected="reset first", mend="call reset()")
+        return self._device
+
+    @property
+    def started_s(self) -> float | None:
+        """`time.monotonic` of the first frame's capture; None before it."""
+        return None if self._device is None else self._device.origin_s
+
+    def link_record(self) -> LinkRecord:
+        """What the link of this drive replays and when it started."""
+        if self._link is None:
+            raise ConfigError("no drive", expected="reset first", mend="call reset()")
+        return self._link.record()
+
+    def link_stats(self) -> dict[str, Any]:
+        """How late the link let bytes out (`testbed.link.emulator.LinkEmulator.stats`)."""
+        if self._link is None:
+            raise ConfigError("no drive", expected="reset first", mend="call reset()")
+        return self._link.stats()
+
+    def start(self, key: int) -> None:
+        """Start the server (once), a link over the trace of episode `key`, and the device."""
+        from testbed.device.frames import open_frames, prepared
+        from testbed.device.processor import keep_collector_short
+
+        self._drive.close()
+        runtime = self._start()
+        self._device = self._connect(runtime, key)
+        size = runtime.bundle.config.input_size
+        self.frames_seed = key % 2**31
+        frames = open_frames(self.source, size, seed=self.frames_seed)
+        self._frames: Iterator[CameraFrame] = prepared(frames, self.n_frames)
+        self._device.reset()
+        keep_collector_short()
+
+    def receive(self) -> NDArray[np.float32]:
+        """Wait for the next frame's capture; its observation (also of one that is skipped)."""
+        self._frame = next(self._frames)
+        observation = self.device.receive(self._frame)
+        self.skipped = observation is None
+        return self.look() if observation is None else observation
+
+    def look(self) -> NDArray[np.float32]:
+        """What the device knows now of a frame on which it does not decide."""
+        from cnn.features import frame_features
+
+        frame = self._frame
+        features = frame_features(
+            frame.image, frame.width_px, frame.height_px, frame.frame_in_track
+        )
+        queue_ms = self.world.scenario.timing.max_queue_ms if self.skipped else 0.0
+        return self._observer.observe(time.monotonic(), features, queue_ms, 0.0)
+
+    def look_staged(self, base: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The staged observation before any exit of a frame, from what is known of it."""
+        return self._observer.observe_stage(base, [], 0.0)
+
+    def close(self) -> None:
+        """End device, link and server."""
+        self._device = self._link = None
+        self._drive.close()
+        self._processes.close()
+        self._server_port = 0
+
+    def _start(self) -> SplitRuntime:
+        """The network and the server process, started once."""
+        from cnn.bundle import load_bundle
+        from cnn.runtime import SplitRuntime
+        from testbed.server.process import ServerProcess
+
+        if self._runtime is None:
+            self._runtime = SplitRuntime(load_bundle(), threads=1)
+            self._runtime.warm()
+        if not self._server_port:
+            server = self._processes.enter_context(ServerProcess())
+            self._server_port = server.port
+        return self._runtime
+
+    def _connect(self, runtime: SplitRuntime, key: int) -> Device:
+        """A device connected through a fresh link over the trace of episode `key`."""
+        from testbed.costs.power import DevicePower, PowerProfile
+        from testbed.decide.observation import Observer
+        from testbed.decide.policy import StaticPolicy
+        from testbed.device.device import Device, DeviceConfig
+        from testbed.link.process import LinkProcess
+        from testbed.meters.model import ModelMeter
+        from testbed.wire.client import MecClient
+
+        world, plan = self.world, self.world.plan(key)
+        timing, cost = world.scenario.timing, world.cost
+        if self.slowdown is None:
+            self.slowdown = matching_slowdown(runtime, world)
+        self._link = link = self._drive.enter_context(
+            LinkProcess(
+                world.traces[plan.trace],
+                ("127.0.0.1", self._server_port),
+                start_offset_s=plan.offset_ms / 1e3,
+            )
+        )
+        client = MecClient(f"{link.host}:{link.port}", runtime.bundle.hash)
+        self._drive.callback(client.close)
+        client.connect(CONNECT_TIMEOUT_S)
+        device_power = DevicePower("scenario", cost.idle_mw, cost.busy_mw, cost.power_source)
+        self._observer = Observer(world.settings)
+        return Device(
+            runtime,
+            client,
+            StaticPolicy(action_from_index(0)),  # decides nothing: this environment does
+            self._observer,
+            ModelMeter(PowerProfile(device_power, cost.radio)),
+            DeviceConfig(
+                period_ms=timing.period_ms,
+                timeout_ms=timing.timeout_ms,
+                deadline_ms=timing.deadline_ms,
+                max_queue_ms=timing.max_queue_ms,
+                slowdown=self.slowdown,
+            ),
+            link_truth=link.truth,
+        )

@@ -1,0 +1,81 @@
+"""What one frame cost, and how it ended."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+OK: Final = 0
+FALLBACK: Final = 1
+SKIPPED: Final = 2
+STATUS: Final = ("ok", "fallback", "skipped")
+
+
+class Outcome(NamedTuple):
+    """What one frame cost.
+
+    Attributes:
+        row: of the frame table.
+        action: canonical number decided.
+        used: canonical number of the action whose answer stands (a local one after a
+            fallback).
+        status: `OK`, `FALLBACK` or `SKIPPED`.
+        queue_ms: wait for the device.
+        compute_ms: head, encoder and local exit.
+        exchange_ms: from the payload's hand-over to the radio until the answer or time-out.
+        transfer_ms: the exchange less the server's wait and compute; 0 unless answered.
+        server_wait_ms: wait at the server; 0 unless answered.
+        fallback_ms: local compute after a time-out.
+        delay_ms: capture until the answer is known (or until the frame is skipped).
+        compute_mj, radio_mj, idle_mj, energy_mj: device energy; the last is their sum.
+        correct: the answer is the true class.
+        miss: the deadline is missed or the frame skipped.
+        cost: by the scenario's price.
+    """
+
+    row: int
+    action: int
+    used: int
+    status: int
+    queue_ms: float
+    compute_ms: float
+    exchange_ms: float
+    transfer_ms: float
+    server_wait_ms: float
+    fallback_ms: float
+    delay_ms: float
+    compute_mj: float
+    radio_mj: float
+    idle_mj: float
+    energy_mj: float
+    correct: bool
+    miss: bool
+    cost: float
+
+
+class BatchOutcome(NamedTuple):
+    """What one frame cost in every lane: `Outcome` with arrays (B,)."""
+
+    row: NDArray[np.int64]
+    action: NDArray[np.int64]
+    used: NDArray[np.int64]
+    status: NDArray[np.int8]
+    queue_ms: Floats
+    compute_ms: Floats
+    exchange_ms: Floats
+    transfer_ms: Floats
+    server_wait_ms: Floats
+    fallback_ms: Floats
+    delay_ms: Floats
+    compute_mj: Floats
+    radio_mj: Floats
+    idle_mj: Floats
+    energy_mj: Floats
+    correct: Bools
+    miss: Bools
+    cost: Floats

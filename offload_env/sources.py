@@ -1,0 +1,68 @@
+"""Where a scenario's frames, cost model and traces come from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+from cnn.errors import ConfigError
+from cnn.frame_table import FrameTable, embedded_table
+from offload_env.derived import MAIN
+from offload_env.scenario import Scenario, Split
+from testbed.costs.cost_model import CostModel
+from testbed.costs.power import power_profile
+from testbed.traces.trace import Trace
+
+
+def load_table(scenario: Scenario, split: Split) -> FrameTable:
+    """The frames of one split of a scenario."""
+    name = scenario.frames.train if split == "train" else scenario.frames.test
+    return FrameTable.load(Path(name)) if name.endswith(".npz") else embedded_table(name)
+
+
+def load_cost(scenario: Scenario, cost: CostModel | None = None) -> CostModel:
+    """The scenario's cost model with its slowdown and power profile applied."""
+    device = scenario.device
+    if cost is None and device.cost_model == "fitted":
+        with resources.as_file(resources.files("testbed") / "assets" / "cost_model.json") as path:
+            cost = CostModel.load(path)
+    elif cost is None:
+        cost = CostModel.load(Path(device.cost_model))
+    slowdown = cost.slowdown * device.slowdown
+    if device.full_local_ms:
+        slowdown = device.full_local_ms / cost.device_ms[MAIN]
+    cost = replace(cost, slowdown=slowdown)
+    if not device.power:
+        return cost
+    profile = power_profile(device.power)
+    return replace(
+        cost,
+        idle_mw=profile.device.idle_mw,
+        busy_mw=profile.device.busy_mw,
+        power_source=f"published: {profile.device.source}",
+        radio=profile.radio,
+    )
+
+
+def load_traces(scenario: Scenario, split: Split) -> list[Trace]:
+    """The drives of one split of a scenario."""
+    link = scenario.link
+    if link.source == "measured":
+        from testbed.traces.collection import load_traces as load_measured
+
+        folder = link.folder or os.environ.get("SLIPROAD_DATA", "")
+        if not folder:
+            raise ConfigError(
+                f"scenario {scenario.name} with measured traces",
+                expected="a trace collection",
+                mend="set SLIPROAD_DATA, or 'folder' in the scenario's [link]",
+            )
+        return load_measured(Path(folder), link.kind, split, period_s=link.period_s)
+    from testbed.traces.model import generate_trace
+
+    return [
+        generate_trace(link.kind, seed, link.duration_s, link.period_s)
+        for seed in link.seeds(split)
+    ]
