@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import cnn
-from agents import plots
+from agents import action_plots, plots
 from agents.config import MARGIN
 from agents.evaluate import AGENT, BEST_STATIC, STAGED, Evaluation
 from agents.prediction import AT
@@ -173,7 +173,7 @@ def _shares(result: Evaluation) -> Section:
     return Section(
         "Actions taken",
         "Colour: how many blocks run on the device; lighter: earlier exit.",
-        png=plots.action_shares(shares),
+        png=action_plots.action_shares(shares),
     )
 
 
@@ -194,7 +194,7 @@ def _timeline(result: Evaluation, world: World, deadline_ms: float, name: str) -
         "One drive" if name == AGENT else f"One drive of the {name.replace('-', ' ')}",
         f"Test drive {drive}: true uplink capacity (the agent sees only what its own transfers "
         "told it), the exit and split it chose, how sure the answer was, and the delay.",
-        png=plots.drive_timeline(frame, deadline_ms),
+        png=action_plots.drive_timeline(frame, deadline_ms),
     )
 
 
@@ -208,7 +208,7 @@ def _map(world: World, policy: Policy) -> Section:
         "Action map",
         "Most frequent action over the believed uplink rate and the confidence of the answers "
         "seen on the track; everything else as met on test drives after answers below 0.9.",
-        png=plots.action_map(action_grid(world, policy), MAP_RATES_MBPS, MAP_CONFIDENCES),
+        png=action_plots.action_map(action_grid(world, policy), MAP_RATES_MBPS, MAP_CONFIDENCES),
     )
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from agents.plots import png
+from agents.plot_style import png
 
 _MARKS: Final = {"specialist": "o", "conditioned": "*", "best-static": "s"}
 _LOCAL: Final = "full-local"

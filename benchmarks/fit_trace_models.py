@@ -14,10 +14,11 @@ import os
 from pathlib import Path
 
 from cnn.errors import SliproadError
-from testbed.traces.collection import SELECTIONS, rtt_series, uplink_series
+from testbed.traces.collection import rtt_series, uplink_series
 from testbed.traces.files import write_json
 from testbed.traces.fit import fit_model
-from testbed.traces.model import TraceModel
+from testbed.traces.parameters import TraceModel
+from testbed.traces.selection import SELECTIONS
 from testbed.traces.series import cut_at_gaps, resample
 
 STEP_S = {"urban-5g": 0.5, "highway-lte": 0.1, "poor-coverage": 0.5}

@@ -18,28 +18,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-from PIL import Image
+from _soak_files import config, other_bundle, point, write_images, write_policy
+from _soak_report import report
 
-from cnn.action import N_ACTIONS
-from cnn.bundle import embedded_bundle_path, load_bundle, manifest_hash
-from testbed.decide.observation import OBS_DIM, SCHEMA_HASH
-from testbed.decide.policy_bundle import PolicyBundle
-from testbed.device.frames import open_frames
+from cnn.bundle import embedded_bundle_path, load_bundle
 from testbed.link.process import LinkProcess
 from testbed.records.parquet import read_records
 from testbed.server.process import ServerProcess
@@ -50,76 +43,12 @@ from testbed.traces.trace import Trace
 
 RESTART_S = 60.0
 DOWN_S = 2.0
-PERIOD_MS = 100.0
 SAMPLE_S = 5.0
-
-
-def write_policy(path: Path, bundle_hash: str, seed: int) -> None:
-    """An untrained network of the usual size, so that all 20 actions are taken."""
-    rng = np.random.default_rng(seed)
-    sizes = [OBS_DIM, 64, 64, N_ACTIONS]
-    arrays = {}
-    for i, (n_in, n_out) in enumerate(pairwise(sizes)):
-        arrays[f"weight{i}"] = rng.normal(0, 2 / n_in**0.5, (n_out, n_in)).astype(np.float32)
-        arrays[f"bias{i}"] = np.zeros(n_out, np.float32)
-    about = {
-        "kind": "mlp",
-        "name": f"untrained {seed}",
-        "layers": len(sizes) - 1,
-        "activation": "tanh",
-        "actions": list(range(N_ACTIONS)),
-        "observation": {"schema_hash": SCHEMA_HASH},
-        "bundle_hash": bundle_hash,
-        "metrics": {},
-    }
-    beside = path.with_name(path.name + ".new")
-    PolicyBundle(about, arrays).save(beside)
-    os.replace(beside, path)
-
-
-def other_bundle(folder: Path) -> str:
-    """The shipped weights as another bundle; its hash."""
-    shutil.copytree(embedded_bundle_path(), folder)
-    file = folder / "manifest.json"
-    about = {**json.loads(file.read_text()), "note": "the same weights, for a soak test"}
-    about["hash"] = manifest_hash(about)
-    file.write_text(json.dumps(about))
-    return str(about["hash"])
 
 
 def outage_share(trace: Trace) -> float:
     """Share of the samples in which nothing passes."""
     return float((trace.uplink_mbps == 0).mean())
-
-
-def write_images(folder: Path, n: int = 600) -> None:
-    """Rendered tracks as a folder of images for each."""
-    for frame in open_frames("render", 48, seed=1, n=n):
-        track = folder / f"{frame.track:03d}"
-        track.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(frame.image).save(track / f"{frame.frame_in_track:03d}.png")
-
-
-def point(link: Path, target: Path) -> None:
-    """Let a symbolic link name another folder, in one step."""
-    beside = link.with_name(link.name + ".new")
-    beside.symlink_to(target)
-    os.replace(beside, link)
-
-
-def config(folder: Path, target: str) -> Path:
-    """The device's file."""
-    path = folder / "device.toml"
-    path.write_text(
-        f'[server]\naddress = "{target}"\n'
-        '[bundles]\nmodel = "model"\npolicy = "a.policy"\nshadow = "b.policy"\nwatch_s = 2\n'
-        f'[frames]\nsource = "folder:{folder / "images"}"\n'
-        f"period_ms = {PERIOD_MS}\ntimeout_ms = 150\n"
-        '[records]\nfolder = "records"\nfile_mb = 0.5\nfile_s = 300\ntotal_mb = 64\n'
-        "[guard]\nenabled = true\nmax_delay_ms = 120\n"
-        f'[metrics]\nport = 0\n[log]\nformat = "json"\nevery_s = 60\n'
-    )
-    return path
 
 
 class Soak:
@@ -232,64 +161,6 @@ class Soak:
             "rss_mb_an_hour": slope,
             "rss_mb": [[round(t), round(r, 1)] for t, r in self.rss],
         }
-
-
-def report(result: dict[str, Any], command: str) -> str:
-    """The result as a page."""
-    shown = [
-        ("frames captured", "frames"),
-        ("frames lost", "frames_lost"),
-        ("unhandled exceptions", "exceptions"),
-        ("exit code", "exit_code"),
-        ("status", "status"),
-        ("reasons", "reasons"),
-        ("server restarts", "server_restarts"),
-        ("bundles swapped", "swaps"),
-        ("bundles taken back", "rollbacks"),
-        ("falls of the guard", "guard_falls"),
-        ("rows dropped", "rows_dropped"),
-        ("mean delay, ms", "delay_ms"),
-        ("resident memory at the start, MB", "rss_mb_first"),
-        ("resident memory at the end, MB", "rss_mb_last"),
-        ("resident memory at most, MB", "rss_mb_most"),
-        ("slope of memory, MB an hour (first quarter left out)", "rss_mb_an_hour"),
-    ]
-    rows = "\n".join(f"| {label} | {figure(result[key])} |" for label, key in shown)
-    step = max(1, len(result["rss_mb"]) // 30)
-    series = "\n".join(f"| {t} | {mb} |" for t, mb in result["rss_mb"][::step])
-    return f"""# Soak
-
-Written by `benchmarks/soak.py`; every figure is measured. A device of 10 frames a second ran for
-{result["minutes"]:g} minutes against a server that was restarted every minute (every other time
-killed), through a link that replayed
-{result["trace"]} ({100 * result["trace_outage_share"]:.1f} %
-of its samples are outages). One policy and one model bundle were swapped while it ran. Its policies
-are untrained, so that every action is taken.
-
-```sh
-{command}
-```
-
-| | |
-| --- | --- |
-{rows}
-
-Machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()},
-{datetime.now(UTC).date()}.
-
-Resident memory of the device:
-
-| second | MB |
-| --- | --- |
-{series}
-"""
-
-
-def figure(value: Any) -> str:
-    """A value as the report shows it."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {n}" for key, n in value.items()) or "none"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:

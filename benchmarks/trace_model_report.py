@@ -19,7 +19,8 @@ import numpy as np
 
 from cnn.errors import SliproadError
 from testbed.traces.collection import load_traces
-from testbed.traces.model import KINDS, generate_trace, load_models
+from testbed.traces.model import generate_trace
+from testbed.traces.parameters import KINDS, load_models
 from testbed.traces.stats import distribution_distance, summary
 from testbed.traces.trace import Trace
 

@@ -2,58 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from cnn.cli_options import (
+    BundleOption,
+    DataOption,
+    PrecisionOption,
+    ThreadsOption,
+    data_folder,
+)
 from cnn.console import JsonFlag, SeedOption, emit_json
-from cnn.errors import ConfigError, DataError
+from cnn.errors import ConfigError
+from cnn.info_command import info
 
 if TYPE_CHECKING:
     from cnn.data import ImageSet
 
 app = typer.Typer(no_args_is_help=True, help="The split, multi-exit road-sign CNN.")
-
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        help="GTSRB folder. Without it: the folder gtsrb in the environment variable "
-        "SLIPROAD_DATA.",
-        show_default=False,
-    ),
-]
-BundleOption = Annotated[
-    Path | None,
-    typer.Option("--bundle", help="Model bundle folder; the shipped one if not given."),
-]
-PrecisionOption = Annotated[
-    str, typer.Option("--precision", help="int8 (faster, half the size) or float32.")
-]
-ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")]
-
-
-def data_folder(given: Path | None) -> Path:
-    """The GTSRB folder meant by ``--data`` or ``SLIPROAD_DATA``; `DataError` if none is."""
-    if given is not None:
-        if not given.is_dir():
-            raise DataError(
-                f"data folder {given} does not exist",
-                expected="a folder with GTSRB",
-                mend="give another path with --data",
-            )
-        return given
-    root = os.environ.get("SLIPROAD_DATA")
-    if not root:
-        raise DataError(
-            "no data folder given",
-            expected="--data DIR or the environment variable SLIPROAD_DATA",
-            mend="`sliproad cnn download --help` says where GTSRB comes from",
-        )
-    return data_folder(Path(root) / "gtsrb")
 
 
 def _part(folder: Path, part: str, size: int, limit: int | None) -> ImageSet:
@@ -245,62 +214,7 @@ def download(
     _say({"data": str(fetch(out, keep_archives=keep_archives))}, as_json)
 
 
-@app.command()
-def info(bundle: BundleOption = None, as_json: JsonFlag = False) -> None:
-    """Shapes, operations (MACs), payloads (bytes) and the 20 actions of a bundle."""
-    from cnn.action import ACTIONS, N_EXITS
-    from cnn.bundle import load_bundle
-
-    loaded = load_bundle(bundle)
-    config = loaded.config
-    blocks = {
-        str(b): {
-            "channels": config.channels(b),
-            "size_px": config.size(b),
-            "macs": config.block_macs(b),
-            "exit_macs": config.head_macs(b),
-            "exit_share": config.head_macs(b) / config.block_macs(b),
-        }
-        for b in range(1, N_EXITS + 1)
-    }
-    actions = {
-        a.name: {"index": a.index, "payload_bytes": config.payload_bytes(a.exit, a.split)}
-        for a in ACTIONS
-    }
-    if as_json:
-        emit_json(
-            {
-                "bundle": loaded.hash,
-                "path": str(loaded.path),
-                "blocks": blocks,
-                "actions": actions,
-                "manifest": loaded.manifest,
-            }
-        )
-        return
-    from rich.table import Table
-
-    console = Console()
-    shapes = Table(title=f"bundle {loaded.hash[:12]} in {loaded.path}")
-    for column in ("block", "channels", "size px", "MACs (1e6)", "exit MACs (1e6)", "exit / block"):
-        shapes.add_column(column, justify="right")
-    for b, r in blocks.items():
-        shapes.add_row(
-            b,
-            str(r["channels"]),
-            str(r["size_px"]),
-            f"{r['macs'] / 1e6:.1f}",
-            f"{r['exit_macs'] / 1e6:.2f}",
-            f"{100 * r['exit_share']:.1f} %",
-        )
-    console.print(shapes)
-    listing = Table(title="actions: leave at exit E, blocks 1..S on the device")
-    for column in ("number", "name", "exit", "split", "uplink bytes"):
-        listing.add_column(column, justify="right")
-    for a in ACTIONS:
-        payload = str(config.payload_bytes(a.exit, a.split))
-        listing.add_row(str(a.index), a.name, str(a.exit), str(a.split), payload)
-    console.print(listing)
+app.command()(info)  # last, as the list in --help has it
 
 
 def _say(result: dict[str, Any], as_json: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from cnn.errors import ConfigError, DataError
-from testbed.traces.collection import read_columns
+from testbed.traces.sample_files import read_columns
 from testbed.traces.series import Series, answered, cut_at_gaps, generation, resample, tile
 from testbed.traces.trace import Trace
 

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnn.errors import ConfigError, DataError
-from testbed.traces.collection import SELECTIONS, load_traces, read_series
+from testbed.traces.collection import load_traces
 from testbed.traces.files import constant_trace, read_mahimahi, read_trace, save_trace
+from testbed.traces.sample_files import read_series
+from testbed.traces.selection import SELECTIONS
 from testbed.traces.series import Series, answered, cut_at_gaps, generation, resample
 from testbed.traces.split import TRAIN_GROUPS, in_part, part_of
 

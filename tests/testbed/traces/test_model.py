@@ -10,15 +10,11 @@ import pytest
 
 from cnn.errors import ConfigError, DataError
 from testbed.traces.collection import load_traces
-from testbed.traces.fit import fit_model, fit_rtt, fit_weibull, runs
-from testbed.traces.model import (
-    GRID,
-    KINDS,
-    TraceModel,
-    generate,
-    generate_trace,
-    load_models,
-)
+from testbed.traces.fit import fit_model, fit_weibull
+from testbed.traces.fit_rtt import fit_rtt
+from testbed.traces.levels import runs
+from testbed.traces.model import generate, generate_trace
+from testbed.traces.parameters import GRID, KINDS, TraceModel, load_models
 from testbed.traces.stats import distribution_distance, summary
 
 

@@ -1,0 +1,62 @@
+"""What the figures share: colours, axes, and PNG bytes.
+
+Nothing here touches pyplot's global state, so figures can be drawn anywhere.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Final
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+AGENT_COLOUR: Final = "#1d3557"
+STAGED_COLOUR: Final = "#d100a5"
+BOUND_COLOUR: Final = "#6c757d"
+_COLOURS: Final = {
+    "full-local": "#c1121f",
+    "full-offload": "#2a9d8f",
+    "best-static": "#e07a00",
+    "random": "#8d99ae",
+    "neurosurgeon": "#7b2cbf",
+    "edgent": "#00a6d6",
+    "threshold": "#7f5539",
+    "greedy": "#5a8f29",
+}
+"""Baselines have the same colour in every figure."""
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file's bytes (110 dots an inch)."""
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    return buffer.getvalue()
+
+
+def plain_axes(width: float = 8.0, height: float = 4.5) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes; width and height in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    make_plain(axes)
+    return figure, axes
+
+
+def make_plain(axes: Axes) -> None:
+    """A light grid behind the data, no frame above and on the right."""
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def colour_of(name: str) -> str:
+    """A policy's colour, the same in every figure."""
+    if "staged" in name:
+        return STAGED_COLOUR
+    if "agent" in name:
+        return AGENT_COLOUR
+    if "clairvoyant" in name:
+        return BOUND_COLOUR
+    return _COLOURS.get(name, "#343a40")

@@ -1,0 +1,121 @@
+"""The connections of the user-space link: their two flows, and what epoll watches of them."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections import deque
+
+from testbed.link.sockets import reset
+
+
+class Flow:
+    """One direction of one connection."""
+
+    __slots__ = ("destination", "ended", "finished", "inside", "pending", "source", "uplink")
+
+    def __init__(self, source: socket.socket, destination: socket.socket, uplink: bool) -> None:
+        self.source, self.destination, self.uplink = source, destination, uplink
+        self.inside = 0
+        """Bytes read from the source and not yet taken by the destination's kernel."""
+        self.pending: deque[memoryview] = deque()
+        """Due bytes that the destination's kernel would not take yet."""
+        self.ended = False
+        """The source has sent its end (or an error); nothing more is read."""
+        self.finished = False
+        """The end has been passed on."""
+
+
+class Connection:
+    """The two sockets and two flows of one device connection."""
+
+    __slots__ = ("connected", "device", "down", "open", "server", "up")
+
+    def __init__(self, device: socket.socket, server: socket.socket) -> None:
+        self.device, self.server = device, server
+        self.up = Flow(device, server, uplink=True)
+        self.down = Flow(server, device, uplink=False)
+        self.connected = False
+        self.open = True
+
+    def incoming(self, side: socket.socket) -> Flow:
+        """The flow that `side` feeds."""
+        return self.up if side is self.device else self.down
+
+    def outgoing(self, side: socket.socket) -> Flow:
+        """The flow that `side` takes from."""
+        return self.down if side is self.device else self.up
+
+
+class Connections:
+    """Every open connection, by file descriptor, and its registration with epoll.
+
+    Args:
+        epoll: where sockets are registered.
+        buffer_bytes: bound of bytes inside the link per connection and direction.
+    """
+
+    def __init__(self, epoll: select.epoll, buffer_bytes: int) -> None:
+        self._epoll, self._buffer_bytes = epoll, buffer_bytes
+        self.by_fd: dict[int, tuple[Connection, socket.socket]] = {}
+        """Connection and side of each open socket."""
+        self._masks: dict[int, int] = {}
+
+    def add(self, connection: Connection) -> None:
+        """Know a connection's two sockets; `watch` registers them."""
+        for side in (connection.device, connection.server):
+            side.setblocking(False)
+            side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffer_bytes)
+            self.by_fd[side.fileno()] = (connection, side)
+
+    def watch(self, connection: Connection, side: socket.socket) -> None:
+        """Ask epoll for exactly what can be used now."""
+        if not connection.open:
+            return
+        incoming, outgoing = connection.incoming(side), connection.outgoing(side)
+        mask = 0
+        if not incoming.ended and incoming.inside < self._buffer_bytes:
+            mask |= select.EPOLLIN
+        if outgoing.pending or (side is connection.server and not connection.connected):
+            mask |= select.EPOLLOUT
+        fd = side.fileno()
+        if mask == self._masks.get(fd, 0):
+            return
+        if not mask:  # an idle registration would still report hang-ups, for ever
+            self._epoll.unregister(fd)
+            del self._masks[fd]
+            return
+        if fd in self._masks:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.register(fd, mask)
+        self._masks[fd] = mask
+
+    def close(self, connection: Connection) -> None:
+        """Close both sides; what their kernels still hold is sent."""
+        self._forget(connection)
+        connection.device.close()
+        connection.server.close()
+
+    def abort(self, connection: Connection) -> None:
+        """Reset both sides at once."""
+        if connection.open:
+            self._forget(connection)
+            reset(connection.device)
+            reset(connection.server)
+
+    def abort_all(self) -> None:
+        """Reset every connection."""
+        for connection, _ in list(self.by_fd.values()):
+            self.abort(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        connection.open = False
+        for side in (connection.device, connection.server):
+            fd = side.fileno()
+            if self._masks.pop(fd, None):
+                self._epoll.unregister(fd)
+            self.by_fd.pop(fd, None)
+        connection.up.pending.clear()
+        connection.down.pending.clear()
