@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from cnn.errors import ConfigError
-from testbed.server.batching import Batcher, Job, Status, WaitEstimate
+from testbed.server.batching import Batcher
+from testbed.server.jobs import Job, Status, WaitEstimate
 
 Answers = tuple[NDArray[np.int16], NDArray[np.float32]]
 
