@@ -15,6 +15,7 @@ from testbed.server.batching import Batcher
 from testbed.server.direct_calls import Send
 from testbed.server.jobs import Job, Status
 from testbed.server.metrics import ServerMetrics
+from testbed.wire.answer_writer import write_answer
 from testbed.wire.messages import (
     INPUT_NAME,
     MODEL_NAME,
@@ -24,7 +25,6 @@ from testbed.wire.messages import (
     InferCall,
     WireError,
     WireSpec,
-    build_response,
 )
 from testbed.wire.request_reader import RequestReader
 
@@ -67,7 +67,7 @@ class InferenceService:
             return grpc.unary_unary_rpc_method_handler(
                 function,
                 request_deserializer=request.FromString if request else None,
-                response_serializer=lambda message: message.SerializeToString(),
+                response_serializer=(lambda m: m.SerializeToString()) if request else None,
             )
 
         return grpc.method_handlers_generic_handler(
@@ -78,7 +78,7 @@ class InferenceService:
                 "ModelReady": unary(self._model_ready, pb.ModelReadyRequest),
                 "ServerMetadata": unary(self._server_metadata, pb.ServerMetadataRequest),
                 "ModelMetadata": unary(self._model_metadata, pb.ModelMetadataRequest),
-                # Raw bytes: a malformed message is the caller's fault, not INTERNAL.
+                # Bytes in and out: a malformed message is the caller's fault, not INTERNAL.
                 "ModelInfer": unary(self._infer, None),
             },
         )
@@ -138,7 +138,7 @@ class InferenceService:
         def then(job: Job) -> None:
             self._metrics.outcome("ok" if job.status == "answered" else job.status)
             if job.status == "answered":
-                send(grpc.StatusCode.OK, self._answer(call, job, arrived_s).SerializeToString())
+                send(grpc.StatusCode.OK, self._answer(call, job, arrived_s))
             else:
                 code, details = STATUS_CODES[job.status]
                 send(code, details.encode())
@@ -147,7 +147,7 @@ class InferenceService:
         self._batcher.submit(job)
         return lambda: self._batcher.withdraw(job)
 
-    def _infer(self, data: bytes, context: grpc.ServicerContext) -> Any:
+    def _infer(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         """The same through the public interface: the calling thread waits for the answer."""
         arrived_s = time.monotonic()
         self._enter(context)
@@ -170,10 +170,10 @@ class InferenceService:
         self._metrics.outcome("ok")
         return self._answer(call, job, arrived_s)
 
-    def _answer(self, call: InferCall, job: Job, arrived_s: float) -> Any:
+    def _answer(self, call: InferCall, job: Job, arrived_s: float) -> bytes:
         assert job.predictions is not None
         assert job.confidences is not None
-        return build_response(
+        return write_answer(
             call,
             job.predictions,
             job.confidences,

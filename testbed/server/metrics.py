@@ -34,6 +34,7 @@ class ServerMetrics:
             ["outcome"],
             registry=self.registry,
         )
+        self._outcomes: dict[str, Counter] = {}
         self._frames = Counter(
             "sliproad_frames",
             "Frames computed.",
@@ -68,7 +69,10 @@ class ServerMetrics:
 
     def outcome(self, name: str) -> None:
         """Count one finished request."""
-        self._requests.labels(name).inc()
+        counter = self._outcomes.get(name)
+        if counter is None:  # looking a label up costs more than counting
+            counter = self._outcomes[name] = self._requests.labels(name)
+        counter.inc()
 
     def batch(self, exit: int, split: int, wait_ms: float, compute_ms: float, frames: int) -> None:
         """Count one computed batch (the batcher's ``on_batch``)."""
