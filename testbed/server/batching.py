@@ -176,8 +176,8 @@ class Batcher:
                 batch, full = self._gather()
                 held_until = batch[0].arrived_s + self._max_wait_s
                 if batch[0].at_once or full or self._closed or now >= held_until:
-                    for job in batch:
-                        self._queue.remove(job)
+                    taken = set(batch)
+                    self._queue = [job for job in self._queue if job not in taken]
                     return batch
                 self._changed.wait(held_until - now)
 
@@ -241,6 +241,9 @@ class Batcher:
         )
         predictions, confidences = self._compute(payload, first.exit, first.split)
         compute_ms = (time.monotonic() - began_s) * 1e3
+        if self._on_batch is not None:  # first, so that who has an answer finds it counted
+            mean_wait = sum(job.queue_ms for job in batch) / len(batch)
+            self._on_batch(first.exit, first.split, mean_wait, compute_ms, len(payload))
         start = 0
         with self.finishing:
             for job in batch:
@@ -249,6 +252,3 @@ class Batcher:
                 job.compute_ms = compute_ms
                 start = end
                 job.finish("answered")
-        if self._on_batch is not None:
-            mean_wait = sum(job.queue_ms for job in batch) / len(batch)
-            self._on_batch(first.exit, first.split, mean_wait, compute_ms, start)
