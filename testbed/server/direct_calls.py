@@ -105,10 +105,10 @@ class DirectCalls:
             self._thread.join(timeout_s)
 
     def left(self) -> None:
-        """A call is over."""
-        with self._idle:
-            self._in_flight -= 1
-            if self._in_flight == 0:
+        """A call is over (as arrivals, seen by the one thread that looks for events)."""
+        self._in_flight -= 1
+        if self._in_flight == 0:
+            with self._idle:
                 self._idle.notify_all()
 
     def _request(self) -> None:
@@ -131,11 +131,9 @@ class DirectCalls:
             event = None  # it refers to its call, which must not outlive it here
 
     def _arrived(self, event: Any) -> None:
-        with self._idle:
-            self._in_flight += 1
-            full = self._in_flight > self._most
+        self._in_flight += 1
         call = _Call(self, event)
-        if full:
+        if self._in_flight > self._most:
             call.send(grpc.StatusCode.RESOURCE_EXHAUSTED, b"too many calls at once")
         else:
             call.receive()
