@@ -200,8 +200,8 @@ class MecServer:
 
     def _build(self, credentials: grpc.ServerCredentials | None, pause: threading.Lock) -> Any:
         config = self.config
-        # Every accepted request holds one thread while it waits, so a thread for each
-        # place in the queue and in the batches; gRPC refuses calls beyond that number.
+        # As many calls as there are places in the queue and in the batches; gRPC refuses more.
+        # Without direct calls each holds one thread (made when first needed) while it waits.
         threads = config.queue + config.workers * config.max_batch + CONTROL_THREADS
         server = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
