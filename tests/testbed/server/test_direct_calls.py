@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
+from typing import Any
 
 import grpc
 import numpy as np
@@ -176,17 +177,30 @@ def test_cancelled_requests_are_not_computed(direct: bool) -> None:
     request.raw_input_contents[0] = bytes(48 * 48 * 3)
     config = ServerConfig(max_batch=1, direct_calls=direct)
     with MecServer(BUNDLE, config) as server, grpc.insecure_channel(server.address) as channel:
+        batcher = server._batcher
+        assert batcher is not None
+        tail, opened = batcher._compute, threading.Event()
+
+        def held(*given: Any) -> Any:
+            assert opened.wait(20)
+            return tail(*given)
+
+        batcher._compute = held
         call = channel.unary_unary(INFER)
-        calls = [call.future(request.SerializeToString(), timeout=60) for _ in range(60)]
-        parse_response(calls[0].result(), 1)
-        for one in calls[30:]:
+        calls = [call.future(request.SerializeToString(), timeout=60)]
+        wait_until(lambda: batcher._busy == 1 and not batcher.queue_length)
+        calls += [call.future(request.SerializeToString(), timeout=60) for _ in range(39)]
+        wait_until(lambda: batcher.queue_length == 39)
+        for one in calls[10:]:
             one.cancel()
-        answered = [parse_response(one.result(), 1) for one in calls[:30]]
-        assert len(answered) == 30
+        wait_until(lambda: batcher.queue_length == 9)
+        opened.set()
+        for one in calls[:10]:
+            parse_response(one.result(), 1)
 
         def count(outcome: str) -> float:
             return server.metrics.value("sliproad_requests_total", outcome=outcome)
 
-        frames = server.metrics.value("sliproad_frames_total", exit="5", split="0")
-        assert count("cancelled") > 0
-        assert 30 <= frames <= 60 - count("cancelled")
+        wait_until(lambda: count("cancelled") == 30)
+        assert count("ok") == 10
+        assert server.metrics.value("sliproad_frames_total", exit="5", split="0") == 10
