@@ -6,9 +6,17 @@ prints one JSON object: ``server_fps`` (frames answered per second under saturat
 from a separate process, one connection per client, each with one request in flight),
 ``offline_batched_fps`` (the same ONNX tail without a server, in batches of the sizes that
 the server really formed, on the same cores), their ``ratio``, and ``p99_ms`` (99th
-percentile of a request's total time at that load). Server and offline run are pinned to
-the first half of the cores, the load to the other half; rounds alternate, so that drift
-of the machine touches both.
+percentile of a request's total time at that load), all for ``--action``; ``tails`` holds the
+same for each of ``--also``, because a request costs the server about the same whatever it
+asks for, and so the ratio depends on how long the tail is.
+
+Server and offline run are pinned to the first half of the cores, the load to the other half;
+rounds alternate, so that drift of the machine touches both. The figures of throughput need
+a machine with nothing else to do: ``server_share`` and ``offline_share`` say how much of
+their cores the two really had, and a neighbour on them distorts the ratio, in either
+direction. ``cpu_ratio`` is the ratio of processor time per frame instead, offline to server
+with all its threads; it hardly depends on neighbours, and on an idle machine it
+equals the ratio. ``load_share`` near 1 would mean that the load was the bottleneck.
 """
 
 from __future__ import annotations
@@ -43,7 +51,7 @@ SERVE = (
 
 
 def main() -> None:
-    """Run server, load and offline rounds and print the JSON object."""
+    """Run server, load and offline rounds for each tail and print the JSON object."""
     options = _parse()
     if options.role == "load":
         return _load(options)
@@ -52,7 +60,29 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     server_cores = cores[: max(1, len(cores) // 2)]
     load_cores = cores[len(server_cores) :] or cores
-    _note(f"server on cores {server_cores}, load on {load_cores}, action {options.action}")
+    actions = [options.action, *filter(None, options.also.split(","))]
+    _note(f"server on cores {server_cores}, load on {load_cores}, actions {', '.join(actions)}")
+    figures = {}
+    for options.action in actions:
+        rounds = _rounds(options, server_cores, load_cores)
+        figures[options.action] = _figures(rounds, len(server_cores), len(load_cores))
+    first, *others = actions
+    result = {
+        **figures[first],
+        "action": first,
+        "tails": {name: figures[name] for name in others},
+        "clients": options.clients,
+        "server_cores": server_cores,
+        "load_cores": load_cores,
+        "bundle": load_bundle(options.bundle).hash[:12],
+    }
+    print(json.dumps(result))
+
+
+def _rounds(
+    options: argparse.Namespace, server_cores: list[int], load_cores: list[int]
+) -> list[dict[str, Any]]:
+    """Alternate load and offline run for one action."""
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
         process, target, metrics_url = _start_server(options, server_cores, Path(folder))
@@ -60,48 +90,59 @@ def main() -> None:
             _role("load", options, load_cores, target=target, seconds=1.0)  # warm-up
             for k in range(options.rounds):
                 before = _batches(metrics_url)
-                load = _role("load", options, load_cores, target=target)
+                load = _role("load", options, load_cores, target=target, server_pid=process.pid)
                 after = _batches(metrics_url)
                 sizes = {n: c - before.get(n, 0) for n, c in after.items() if c > before.get(n, 0)}
                 offline = _role("offline", options, server_cores, sizes=json.dumps(sizes))
                 rounds.append({**load, **offline, "batches": sizes})
-                _note(f"round {k + 1}: {load['fps']:.1f} / {offline['offline_fps']:.1f} frames/s")
+                _note(
+                    f"{options.action} round {k + 1}: {load['fps']:.1f} / "
+                    f"{offline['offline_fps']:.1f} frames/s"
+                )
         finally:
             process.terminate()
             process.wait(30)
+    return rounds
+
+
+def _figures(
+    rounds: list[dict[str, Any]], n_server_cores: int, n_load_cores: int
+) -> dict[str, Any]:
+    def mean(name: str) -> float:
+        return float(np.mean([r[name] for r in rounds]))
+
     latencies = np.concatenate([r["latencies_ms"] for r in rounds])
-    server_fps = float(np.mean([r["fps"] for r in rounds]))
-    offline_fps = float(np.mean([r["offline_fps"] for r in rounds]))
     frames = sum(int(n) * c for r in rounds for n, c in r["batches"].items())
-    result = {
-        "server_fps": round(server_fps, 1),
-        "offline_batched_fps": round(offline_fps, 1),
-        "ratio": round(server_fps / offline_fps, 3),
+    return {
+        "server_fps": round(mean("fps"), 1),
+        "offline_batched_fps": round(mean("offline_fps"), 1),
+        "ratio": round(mean("fps") / mean("offline_fps"), 3),
         "p99_ms": round(float(np.percentile(latencies, 99)), 2),
         "p50_ms": round(float(np.percentile(latencies, 50)), 2),
+        "cpu_ratio": round(mean("offline_cpu_ms") / mean("server_cpu_ms"), 3),
+        "server_cpu_ms": round(mean("server_cpu_ms"), 4),
+        "offline_cpu_ms": round(mean("offline_cpu_ms"), 4),
+        "server_share": round(mean("fps") * mean("server_cpu_ms") / 1e3 / n_server_cores, 3),
+        "offline_share": round(mean("offline_share"), 3),
+        "load_share": round(mean("load_cpu") / n_load_cores, 3),
         "mean_batch": round(frames / sum(c for r in rounds for c in r["batches"].values()), 2),
         "failed": sum(r["failed"] for r in rounds),
-        "action": options.action,
-        "clients": options.clients,
-        "server_cores": server_cores,
-        "load_cores": load_cores,
         "rounds_fps": [[round(r["fps"], 1), round(r["offline_fps"], 1)] for r in rounds],
-        "bundle": load_bundle(options.bundle).hash[:12],
     }
-    print(json.dumps(result))
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
     parser.add_argument("--action", default="e5s2", help="action whose tail is served")
+    parser.add_argument("--also", default="e5s0,e3s1", help="further actions, by commas, or ''")
     parser.add_argument("--clients", type=int, default=16, help="connections, one request each")
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of one round")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of load and offline run")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of one round")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of load and offline run")
     parser.add_argument("--max-batch", type=int, default=8, help="frames in one batch, at most 16")
     parser.add_argument("--threads", type=int, default=1, help="threads that compute one batch")
     parser.add_argument("--bundle", type=Path, default=None, help="bundle folder; shipped one")
     parser.add_argument("--seed", type=int, default=0, help="seed of the payloads")
-    for internal in ("--role", "--target", "--sizes"):
+    for internal in ("--role", "--target", "--sizes", "--server-pid"):
         parser.add_argument(internal, default="", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -154,7 +195,7 @@ def _role(role: str, options: argparse.Namespace, cores: list[int], **more: Any)
     arguments = [
         f"--{name.replace('_', '-')}={value}"
         for name, value in given.items()
-        if value not in (None, "")
+        if value not in (None, "") or name == "also"
     ]
     done = subprocess.run(
         [sys.executable, __file__, *arguments],
@@ -191,15 +232,33 @@ def _load(options: argparse.Namespace) -> None:
     for thread in threads:
         thread.start()
     together.wait(60)
-    began = time.perf_counter()
+    began, load_cpu_s, server_cpu_s = time.perf_counter(), time.process_time(), _cpu_s(options)
+    before = sum(map(len, latencies))
     time.sleep(options.seconds)
-    answered = sum(map(len, latencies))
+    answered = sum(map(len, latencies)) - before
     elapsed = time.perf_counter() - began
+    load_cpu_s, server_cpu_s = time.process_time() - load_cpu_s, _cpu_s(options) - server_cpu_s
     stop.set()
     for thread in threads:
         thread.join()
     flat = [round(x, 3) for one in latencies for x in one]
-    print(json.dumps({"fps": answered / elapsed, "latencies_ms": flat, "failed": sum(failed)}))
+    out = {
+        "fps": answered / elapsed,
+        "latencies_ms": flat,
+        "failed": sum(failed),
+        "server_cpu_ms": server_cpu_s * 1e3 / answered,
+        "load_cpu": load_cpu_s / elapsed,
+    }
+    print(json.dumps(out))
+
+
+def _cpu_s(options: argparse.Namespace) -> float:
+    """Processor time of the server with all its threads so far (Linux); 0 without its pid."""
+    if not options.server_pid:
+        return 0.0
+    # proc(5): utime and stime are fields 14 and 15; the name in field 2 may hold blanks.
+    fields = Path(f"/proc/{options.server_pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _offline(options: argparse.Namespace) -> None:
@@ -213,12 +272,18 @@ def _offline(options: argparse.Namespace) -> None:
     for data in payloads.values():
         runtime.tail(data, action.exit, action.split)
     frames, k = 0, 0
-    began = time.perf_counter()
+    began, began_cpu_s = time.perf_counter(), time.process_time()
     while (elapsed := time.perf_counter() - began) < options.seconds:
         size = int(order[k % len(order)])
         runtime.tail(payloads[size], action.exit, action.split)
         frames, k = frames + size, k + 1
-    print(json.dumps({"offline_fps": frames / elapsed}))
+    cpu_s = time.process_time() - began_cpu_s
+    out = {
+        "offline_fps": frames / elapsed,
+        "offline_cpu_ms": cpu_s * 1e3 / frames,
+        "offline_share": cpu_s / elapsed / options.threads,
+    }
+    print(json.dumps(out))
 
 
 def _note(text: str) -> None:

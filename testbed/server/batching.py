@@ -1,110 +1,27 @@
 """Dynamic batching across clients: a bounded queue in front of the tails, no socket here.
 
 Requests of equal (exit, split) that wait together are computed together. A request that
-finds the server idle is computed at once, by the thread that brought it; nothing ever
-waits for company while a slot is idle unless `max_wait_ms` says so.
+finds the server idle is computed at once; nothing ever waits for company while a slot is
+idle unless `max_wait_ms` says so.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.errors import ConfigError
+from testbed.server.jobs import Job, Status, WaitEstimate
 
 Compute = Callable[[NDArray[np.uint8], int, int], tuple[NDArray[np.int16], NDArray[np.float32]]]
 """(payloads, exit, split) -> (predictions, confidences), as `SplitRuntime.tail`."""
 
-Status = Literal["queued", "running", "answered", "expired", "cancelled", "refused", "failed"]
-
-WAIT_MEMORY_S = 0.5
-"""Time constant of the expected-wait average: a few frames at 10 to 30 frames/s."""
-
 _log = logging.getLogger(__name__)
-
-
-class Job:
-    """One request on its way through the batcher.
-
-    Attributes:
-        exit, split: key of the batch it may join.
-        payload: uint8 (B, ...).
-        arrived_s: monotonic time of arrival.
-        deadline_s: monotonic time after which nobody wants the answer; None if never.
-        status: where it stands; the result fields are set when it is ``answered``.
-        queue_ms: wait until its batch began.
-        compute_ms: decoder and tail of its batch.
-    """
-
-    __slots__ = (
-        "arrived_s",
-        "compute_ms",
-        "confidences",
-        "deadline_s",
-        "exit",
-        "finished",
-        "payload",
-        "predictions",
-        "queue_ms",
-        "split",
-        "status",
-    )
-
-    def __init__(
-        self,
-        exit: int,
-        split: int,
-        payload: NDArray[np.uint8],
-        *,
-        arrived_s: float,
-        deadline_s: float | None = None,
-    ) -> None:
-        self.exit = exit
-        self.split = split
-        self.payload = payload
-        self.arrived_s = arrived_s
-        self.deadline_s = deadline_s
-        self.status: Status = "queued"
-        self.finished = threading.Event()
-        self.predictions: NDArray[np.int16] | None = None
-        self.confidences: NDArray[np.float32] | None = None
-        self.queue_ms = 0.0
-        self.compute_ms = 0.0
-
-    def finish(self, status: Status) -> None:
-        """Set the final status and wake whoever waits."""
-        self.status = status
-        self.finished.set()
-
-    def expired(self, now_s: float) -> bool:
-        """True once its deadline has passed."""
-        return self.deadline_s is not None and now_s >= self.deadline_s
-
-
-class WaitEstimate:
-    """Exponentially weighted mean of queue waits that fades while nothing arrives."""
-
-    def __init__(self, memory_s: float = WAIT_MEMORY_S) -> None:
-        self._memory_s = memory_s
-        self._mean_ms = 0.0
-        self._at_s = -math.inf
-
-    def add(self, wait_ms: float, now_s: float) -> None:
-        """A batch began after its requests had waited `wait_ms` on average."""
-        keep = math.exp(-max(0.0, now_s - self._at_s) / self._memory_s)
-        self._mean_ms = keep * self._mean_ms + (1 - keep) * wait_ms
-        self._at_s = now_s
-
-    def value_ms(self, now_s: float) -> float:
-        """The wait that a request arriving now must expect."""
-        return self._mean_ms * math.exp(-max(0.0, now_s - self._at_s) / self._memory_s)
 
 
 class Batcher:
@@ -118,6 +35,11 @@ class Batcher:
             a slot is idle; 0 never holds one back.
         queue_limit: most requests waiting; one more is refused.
         on_batch: told (exit, split, requests' mean wait in ms, compute ms, frames) of each.
+
+    Attributes:
+        finishing: held while the jobs of one batch are told their answers. A thread that waits
+            for requests may take it before it looks for the next, so that the two do not hand
+            the interpreter back and forth at every answer.
     """
 
     def __init__(
@@ -147,6 +69,7 @@ class Batcher:
         self._busy = 0
         self._closed = False
         self._changed = threading.Condition()
+        self.finishing = threading.Lock()
         self._wait = WaitEstimate()
         self._threads = [
             threading.Thread(target=self._work, name=f"tails-{i}", daemon=True)
@@ -184,11 +107,27 @@ class Batcher:
                     self._changed.notify()
         if at_once:
             self._run_batch([job])
-        elif not job.finished.wait(timeout_s):
+        elif not job.wait(timeout_s):
             self.withdraw(job, "expired")
-            if not job.finished.is_set():  # its batch is running: nobody waits for it
+            if not job.wait(0):  # its batch is running: nobody waits for it
                 return "expired"
         return job.status
+
+    def submit(self, job: Job) -> None:
+        """Bring a job and return at once; its `then` is told how it ended.
+
+        It is computed by a thread of the batcher, at once if one is idle. A job in the queue
+        that an idle thread is about to take is not counted as waiting.
+        """
+        with self._changed:
+            idle = self._workers - self._busy
+            if self._closed or len(self._queue) >= self._queue_limit + idle:
+                job.finish("refused")
+                return
+            job.at_once = idle > 0 and not self._queue
+            self._queue.append(job)
+            if idle:
+                self._changed.notify()
 
     def withdraw(self, job: Job, status: Status = "cancelled") -> None:
         """Give up a job: if it still waits it leaves the queue uncomputed."""
@@ -236,9 +175,9 @@ class Batcher:
             else:
                 batch, full = self._gather()
                 held_until = batch[0].arrived_s + self._max_wait_s
-                if full or self._closed or now >= held_until:
-                    for job in batch:
-                        self._queue.remove(job)
+                if batch[0].at_once or full or self._closed or now >= held_until:
+                    taken = set(batch)
+                    self._queue = [job for job in self._queue if job not in taken]
                     return batch
                 self._changed.wait(held_until - now)
 
@@ -302,13 +241,14 @@ class Batcher:
         )
         predictions, confidences = self._compute(payload, first.exit, first.split)
         compute_ms = (time.monotonic() - began_s) * 1e3
-        start = 0
-        for job in batch:
-            end = start + len(job.payload)
-            job.predictions, job.confidences = predictions[start:end], confidences[start:end]
-            job.compute_ms = compute_ms
-            start = end
-            job.finish("answered")
-        if self._on_batch is not None:
+        if self._on_batch is not None:  # first, so that who has an answer finds it counted
             mean_wait = sum(job.queue_ms for job in batch) / len(batch)
-            self._on_batch(first.exit, first.split, mean_wait, compute_ms, start)
+            self._on_batch(first.exit, first.split, mean_wait, compute_ms, len(payload))
+        start = 0
+        with self.finishing:
+            for job in batch:
+                end = start + len(job.payload)
+                job.predictions, job.confidences = predictions[start:end], confidences[start:end]
+                job.compute_ms = compute_ms
+                start = end
+                job.finish("answered")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
 from cnn import __version__
-from testbed.server.batching import Batcher, Job, Status
+from testbed.server.batching import Batcher
+from testbed.server.direct_calls import Send
+from testbed.server.jobs import Job, Status
 from testbed.server.metrics import ServerMetrics
+from testbed.wire.answer_writer import write_answer
 from testbed.wire.messages import (
     INPUT_NAME,
     MODEL_NAME,
@@ -21,9 +25,8 @@ from testbed.wire.messages import (
     InferCall,
     WireError,
     WireSpec,
-    build_response,
-    parse_request,
 )
+from testbed.wire.request_reader import RequestReader
 
 FAULT_CODES: Final[dict[Fault, grpc.StatusCode]] = {
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,
@@ -50,6 +53,7 @@ class InferenceService:
 
     def __init__(self, spec: WireSpec, batcher: Batcher, metrics: ServerMetrics) -> None:
         self._spec = spec
+        self._reader = RequestReader(spec)
         self._batcher = batcher
         self._metrics = metrics
         self._in_flight = 0
@@ -63,7 +67,7 @@ class InferenceService:
             return grpc.unary_unary_rpc_method_handler(
                 function,
                 request_deserializer=request.FromString if request else None,
-                response_serializer=lambda message: message.SerializeToString(),
+                response_serializer=(lambda m: m.SerializeToString()) if request else None,
             )
 
         return grpc.method_handlers_generic_handler(
@@ -74,13 +78,13 @@ class InferenceService:
                 "ModelReady": unary(self._model_ready, pb.ModelReadyRequest),
                 "ServerMetadata": unary(self._server_metadata, pb.ServerMetadataRequest),
                 "ModelMetadata": unary(self._model_metadata, pb.ModelMetadataRequest),
-                # Raw bytes: a malformed message is the caller's fault, not INTERNAL.
+                # Bytes in and out: a malformed message is the caller's fault, not INTERNAL.
                 "ModelInfer": unary(self._infer, None),
             },
         )
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """True once no inference call is in flight; False after `timeout_s`."""
+        """True once no call of `_infer` is in flight; False after `timeout_s`."""
         with self._idle:
             return self._idle.wait_for(lambda: self._in_flight == 0, timeout_s)
 
@@ -112,24 +116,48 @@ class InferenceService:
             message.outputs.add(name=name, datatype=datatype, shape=[-1])
         return message
 
-    def _infer(self, data: bytes, context: grpc.ServicerContext) -> Any:
+    def begin(self, data: bytes, left_s: float, send: Send) -> Callable[[], None]:
+        """Take a ``ModelInfer`` message and return; `send` is called once with the answer.
+
+        Args:
+            data: the message.
+            left_s: seconds until the call's own deadline.
+            send: ends the call; called by this thread or by one of the batcher.
+
+        Returns:
+            What to call if the caller is gone: its job then leaves the queue.
+        """
+        arrived_s = time.monotonic()
+        try:
+            call = self._reader.read(data)
+        except WireError as error:
+            self._metrics.outcome(error.fault)
+            send(FAULT_CODES[error.fault], str(error).encode())
+            return _nothing
+
+        def then(job: Job) -> None:
+            self._metrics.outcome("ok" if job.status == "answered" else job.status)
+            if job.status == "answered":
+                send(grpc.StatusCode.OK, self._answer(call, job, arrived_s))
+            else:
+                code, details = STATUS_CODES[job.status]
+                send(code, details.encode())
+
+        job = _job(call, arrived_s, left_s, then)
+        self._batcher.submit(job)
+        return lambda: self._batcher.withdraw(job)
+
+    def _infer(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+        """The same through the public interface: the calling thread waits for the answer."""
         arrived_s = time.monotonic()
         self._enter(context)
         try:
-            call = parse_request(data, self._spec)
+            call = self._reader.read(data)
         except WireError as error:
             self._metrics.outcome(error.fault)
             context.abort(FAULT_CODES[error.fault], str(error))
             raise  # never reached: abort raises
-        # An encoded frame's decoding is the server's compute, not a wait.
-        ready_s = arrived_s if call.encoding == "raw" else time.monotonic()
-        job = Job(
-            call.exit,
-            call.split,
-            call.payload,
-            arrived_s=ready_s,
-            deadline_s=_deadline_s(arrived_s, call, context),
-        )
+        job = _job(call, arrived_s, context.time_remaining())
         if not context.add_callback(lambda: self._batcher.withdraw(job)):
             job.finish("cancelled")  # the caller is gone already
             status = job.status
@@ -140,14 +168,17 @@ class InferenceService:
             self._metrics.outcome(status)
             context.abort(*STATUS_CODES[status])
         self._metrics.outcome("ok")
+        return self._answer(call, job, arrived_s)
+
+    def _answer(self, call: InferCall, job: Job, arrived_s: float) -> bytes:
         assert job.predictions is not None
         assert job.confidences is not None
-        return build_response(
+        return write_answer(
             call,
             job.predictions,
             job.confidences,
             server_queue_ms=job.queue_ms,
-            server_ms=job.compute_ms + (ready_s - arrived_s) * 1e3,
+            server_ms=job.compute_ms + (job.arrived_s - arrived_s) * 1e3,
             server_wait_ms=self._batcher.expected_wait_ms(),
             queue_length=self._batcher.queue_length,
         )
@@ -165,10 +196,26 @@ class InferenceService:
                 self._idle.notify_all()
 
 
-def _deadline_s(arrived_s: float, call: InferCall, context: grpc.ServicerContext) -> float | None:
-    """The earlier of gRPC's deadline and the request's own, monotonic seconds."""
-    remaining = context.time_remaining()
-    limits = [remaining] if remaining is not None else []
+def _job(
+    call: InferCall,
+    arrived_s: float,
+    left_s: float | None,
+    then: Callable[[Job], None] | None = None,
+) -> Job:
+    """The job of a call whose own deadline comes `left_s` after its arrival (None: never)."""
+    limits = [left_s] if left_s is not None else []
     if call.deadline_ms is not None:
         limits.append(call.deadline_ms / 1e3)
-    return arrived_s + min(limits) if limits else None
+    return Job(
+        call.exit,
+        call.split,
+        call.payload,
+        # An encoded frame's decoding is the server's compute, not a wait.
+        arrived_s=arrived_s if call.encoding == "raw" else time.monotonic(),
+        deadline_s=arrived_s + min(limits) if limits else None,
+        then=then,
+    )
+
+
+def _nothing() -> None:
+    """What is to be done for a call that has its answer."""

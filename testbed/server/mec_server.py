@@ -7,6 +7,7 @@ the streams of one connection, and how long a vanished client can hold anything.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from concurrent import futures
 from dataclasses import dataclass
@@ -22,12 +23,14 @@ from cnn.bundle import Bundle
 from cnn.errors import ConfigError
 from cnn.runtime import SplitRuntime
 from testbed.server.batching import Batcher
+from testbed.server.direct_calls import DirectCalls
 from testbed.server.inference_service import InferenceService
 from testbed.server.metrics import MetricsEndpoint, ServerMetrics
 from testbed.wire.messages import MODEL_NAME, SERVICE, WireSpec
 from testbed.wire.ports import PortInUseError, check_free, join_address
 from testbed.wire.tls import ServerTls
 
+INFER_METHOD: Final = f"/{SERVICE}/ModelInfer"
 CONTROL_THREADS: Final = 16
 """Threads beyond those that inference can fill, for health, metadata and refusals."""
 MAX_STREAMS: Final = 64
@@ -59,6 +62,7 @@ class ServerConfig:
         metrics_port: HTTP port of the Prometheus metrics; None for none, 0 for any.
         tls: certificate files; None serves in the clear.
         drain_s: how long `stop` lets accepted requests finish.
+        direct_calls: serve inference without grpcio's thread pool, where this grpcio can.
     """
 
     host: str = "127.0.0.1"
@@ -71,6 +75,7 @@ class ServerConfig:
     metrics_port: int | None = None
     tls: ServerTls | None = None
     drain_s: float = 5.0
+    direct_calls: bool = True
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -111,6 +116,7 @@ class MecServer:
         self._batcher: Batcher | None = None
         self._endpoint: MetricsEndpoint | None = None
         self._server: Any = None
+        self._direct: DirectCalls | None = None
         self.metrics = ServerMetrics(bundle.hash, self._queue_length)
 
     @property
@@ -132,7 +138,7 @@ class MecServer:
         if config.metrics_port is not None:
             self._endpoint = MetricsEndpoint(self.metrics, config.host, config.metrics_port)
         try:
-            self._batcher = Batcher(
+            self._batcher = batcher = Batcher(
                 self._runtime.tail,
                 workers=config.workers,
                 max_batch=config.max_batch,
@@ -140,10 +146,12 @@ class MecServer:
                 queue_limit=config.queue,
                 on_batch=self.metrics.batch,
             )
-            self._service = InferenceService(self.spec, self._batcher, self.metrics)
+            self._service = InferenceService(self.spec, batcher, self.metrics)
             self._health = health.HealthServicer()
-            self._server = self._build(credentials)
+            self._server = self._build(credentials, batcher.finishing)
             self._server.start()
+            if self._direct is not None:
+                self._direct.start()
         except BaseException:
             self._release()
             raise
@@ -163,7 +171,7 @@ class MecServer:
         self._service.ready = False
         self._health.enter_graceful_shutdown()
         stopped = self._server.stop(limit_s)  # refuses new calls at once, returns at once
-        drained = self._service.wait_idle(limit_s)
+        drained = self._wait_idle(until_s)
         # Health watchers never end by themselves: cut what is left now.
         self._server.stop(0)
         stopped.wait(max(1.0, until_s - time.monotonic()))
@@ -181,13 +189,19 @@ class MecServer:
     ) -> None:
         self.stop()
 
+    def _wait_idle(self, until_s: float) -> bool:
+        drained = self._service.wait_idle(max(0.0, until_s - time.monotonic()))
+        if self._direct is not None:
+            drained &= self._direct.wait_idle(max(0.0, until_s - time.monotonic()))
+        return drained
+
     def _queue_length(self) -> int:
         return self._batcher.queue_length if self._batcher else 0
 
-    def _build(self, credentials: grpc.ServerCredentials | None) -> Any:
+    def _build(self, credentials: grpc.ServerCredentials | None, pause: threading.Lock) -> Any:
         config = self.config
-        # Every accepted request holds one thread while it waits, so a thread for each
-        # place in the queue and in the batches; gRPC refuses calls beyond that number.
+        # As many calls as there are places in the queue and in the batches; gRPC refuses more.
+        # Without direct calls each holds one thread (made when first needed) while it waits.
         threads = config.queue + config.workers * config.max_batch + CONTROL_THREADS
         server = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
@@ -214,6 +228,10 @@ class MecServer:
                 expected="a free port on an address of this machine",
                 mend="choose another port (0 takes any free one)",
             )
+        if config.direct_calls:
+            self._direct = DirectCalls.attach(
+                server, INFER_METHOD, self._service.begin, threads, pause
+            )
         return server
 
     def _set_health(self, status: Any) -> None:
@@ -223,6 +241,9 @@ class MecServer:
     def _release(self) -> None:
         if self._batcher is not None:
             self._batcher.close(timeout_s=1.0)
+        if self._direct is not None:
+            self._direct.close(timeout_s=1.0)
+            self._direct = None
         if self._endpoint is not None:
             self._endpoint.close()
             self._endpoint = None

@@ -34,6 +34,8 @@ class ServerMetrics:
             ["outcome"],
             registry=self.registry,
         )
+        self._outcomes: dict[str, Counter] = {}
+        self._tails: dict[tuple[int, int], tuple[Counter, Histogram]] = {}
         self._frames = Counter(
             "sliproad_frames",
             "Frames computed.",
@@ -68,12 +70,19 @@ class ServerMetrics:
 
     def outcome(self, name: str) -> None:
         """Count one finished request."""
-        self._requests.labels(name).inc()
+        counter = self._outcomes.get(name)
+        if counter is None:  # looking a label up costs more than counting
+            counter = self._outcomes[name] = self._requests.labels(name)
+        counter.inc()
 
     def batch(self, exit: int, split: int, wait_ms: float, compute_ms: float, frames: int) -> None:
         """Count one computed batch (the batcher's ``on_batch``)."""
-        self._frames.labels(exit, split).inc(frames)
-        self._compute.labels(exit, split).observe(compute_ms / 1e3)
+        children = self._tails.get((exit, split))
+        if children is None:
+            children = self._frames.labels(exit, split), self._compute.labels(exit, split)
+            self._tails[exit, split] = children
+        children[0].inc(frames)
+        children[1].observe(compute_ms / 1e3)
         self._wait.observe(wait_ms / 1e3)
         self._batch.observe(frames)
 

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from cnn.errors import ConfigError
-from testbed.server.batching import Batcher, Job, Status, WaitEstimate
+from testbed.server.batching import Batcher
+from testbed.server.jobs import Job, Status, WaitEstimate
 
 Answers = tuple[NDArray[np.int16], NDArray[np.float32]]
 
@@ -284,6 +285,51 @@ def test_close_gives_up_in_time(gate: Gate) -> None:
     assert callers.statuses[waiting] == "refused"
     gate.opened.set()
     callers.join()
+
+
+def test_a_submitted_job_is_told_once_how_it_ended(gate: Gate) -> None:
+    ended: list[tuple[Job, Status]] = []
+
+    def bring(value: int, within: float = 60.0) -> Job:
+        now = time.monotonic()
+        payload = np.full((1, 2, 2, 2), value, np.uint8)
+        one = Job(
+            3, 1, payload, arrived_s=now, deadline_s=now + within,
+            then=lambda job: ended.append((job, job.status)),
+        )  # fmt: skip
+        batcher.submit(one)
+        return one
+
+    batcher = Batcher(gate, max_batch=8, queue_limit=3)
+    first = bring(1)
+    wait_until(lambda: gate.running == 1)
+    late, gone, good = bring(2, within=0.01), bring(3), bring(4)
+    refused = bring(5)
+    assert ended == [(refused, "refused")]
+    batcher.withdraw(gone)
+    assert ended[1:] == [(gone, "cancelled")]
+    batcher.withdraw(gone)
+    batcher.withdraw(refused)
+    time.sleep(0.02)
+    gate.opened.set()
+    assert batcher.close(5)
+    assert dict(ended[2:]) == {first: "answered", late: "expired", good: "answered"}
+    assert len(ended) == 5
+    assert good.predictions is not None
+    assert good.predictions.tolist() == [8 * 4 + 301]
+    assert bring(6).status == "refused"  # closed
+
+
+def test_a_submitted_job_that_finds_the_server_idle_is_not_held_back() -> None:
+    gate = Gate(is_open=True)
+    batcher = Batcher(gate, max_batch=8, max_wait_ms=600_000)
+    ended: list[Job] = []
+    for k in range(3):
+        now = time.monotonic()
+        batcher.submit(Job(3, 1, np.ones((1, 2), np.uint8), arrived_s=now, then=ended.append))
+        wait_until(lambda n=k + 1: len(ended) == n)
+        wait_until(lambda: batcher._busy == 0)
+    assert batcher.close(5)
 
 
 def test_expected_wait_follows_and_fades() -> None:
