@@ -7,8 +7,9 @@ messages, and whichever thread finishes a job sends its answer; no thread waits 
 
 The method is registered on the core server underneath a `grpc.Server`, which keeps serving
 every other method (health, reflection, metadata). That layer of grpcio,
-``grpc._cython.cygrpc``, is not a public interface: `DirectCalls.attach` returns None where it
-is not as expected, and the caller serves the method through the public one.
+``grpc._cython.cygrpc``, is not a public interface: `DirectCalls.attach` returns None for a release
+of grpcio that the tests have not run with, or where it is not as expected, and the caller serves
+the method through the public one.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ Begin = Callable[[bytes, float, Send], Callable[[], None]]
 
 OUTSTANDING: Final = 16
 """Calls that the core may hand over before the thread looks again."""
+
+TESTED: Final = ("1.85.",)
+"""Releases of grpcio that the tests have run with (``constraints.txt`` pins one of them)."""
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +78,9 @@ class DirectCalls:
         cls, server: grpc.Server, method: str, begin: Begin, most: int, pause: threading.Lock
     ) -> DirectCalls | None:
         """Register `method` on a server that has not started; None if this grpcio cannot."""
+        if not grpc.__version__.startswith(TESTED):
+            _log.warning("grpcio %s is not tested with direct calls", grpc.__version__)
+            return None
         try:
             from grpc._cython import cygrpc
 

@@ -14,7 +14,7 @@ import pytest
 
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
-from testbed.server.direct_calls import DirectCalls, Send
+from testbed.server.direct_calls import TESTED, DirectCalls, Send
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.client import ExchangeFailed, MecClient
 from testbed.wire.messages import build_request, parse_response
@@ -204,3 +204,18 @@ def test_cancelled_requests_are_not_computed(direct: bool) -> None:
         wait_until(lambda: count("cancelled") == 30)
         assert count("ok") == 10
         assert server.metrics.value("sliproad_frames_total", exit="5", split="0") == 10
+
+
+def test_another_release_of_grpcio_is_served_by_the_public_interface(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(grpc, "__version__", "1.99.0")
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    lock = threading.Lock()
+    assert DirectCalls.attach(server, "/s/m", lambda *_: lambda: None, 1, lock) is None
+    assert "1.99.0" in caplog.text
+    server.stop(0).wait()
+
+
+def test_the_pinned_grpcio_is_one_that_is_tested() -> None:
+    assert grpc.__version__.startswith(TESTED)
