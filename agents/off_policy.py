@@ -175,7 +175,8 @@ class _Features:
         raw = raw_of(observations)
         exchange = self._predict.exchange_ms(raw)
         delay = self._predict.delay_ms(raw, exchange)
-        late = exchange / (exchange + self._timeout_ms)
+        # An exchange without end (a link taken for dead) is late altogether.
+        late = 1.0 - self._timeout_ms / (exchange + self._timeout_ms)
         moving = [
             delay / self._deadline_ms,
             np.minimum(delay / self._deadline_ms, 2.0) ** 2,

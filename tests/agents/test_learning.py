@@ -64,5 +64,6 @@ def test_the_multiplier_moves_against_the_floor(make_world, tmp_path: Path) -> N
     assert strict["multiplier"].iloc[-1] > 1.0
     assert lax["multiplier"].iloc[-1] == 0.0
     missing = 0.9999 - strict["accuracy"].to_numpy()
-    expected = 1.0 + 10.0 * np.concatenate([[0.0], np.cumsum(missing)[:-1]])
+    rate = 10.0 * (0.1 + 0.9 * (1.0 - strict["step"].to_numpy() / config.steps))
+    expected = 1.0 + np.concatenate([[0.0], np.cumsum(rate * missing)[:-1]])
     np.testing.assert_allclose(strict["multiplier"], expected)

@@ -207,13 +207,12 @@ def test_cancelled_requests_are_not_computed(direct: bool) -> None:
 
 
 def test_another_release_of_grpcio_is_served_by_the_public_interface(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(grpc, "__version__", "1.99.0")
     server = grpc.server(futures.ThreadPoolExecutor(1))
     lock = threading.Lock()
     assert DirectCalls.attach(server, "/s/m", lambda *_: lambda: None, 1, lock) is None
-    assert "1.99.0" in caplog.text
     server.stop(0).wait()
 
 
