@@ -24,6 +24,8 @@ _COLOURS: Final = {
     "edgent": "#00a6d6",
     "threshold": "#7f5539",
     "greedy": "#5a8f29",
+    "linucb": "#f2c230",
+    "spinn": "#00695c",
 }
 """Baselines have the same colour in every figure."""
 
