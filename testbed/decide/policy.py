@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,6 +180,30 @@ class NetworkPolicy:
         return actions
 
 
+NOT_FORMAT_1: Final = (KeyError, IndexError, TypeError, ValueError)
+"""What reading a manifest or arrays of another form raises."""
+
+
+def network_arguments(bundle: PolicyBundle) -> dict[str, Any]:
+    """What a network policy of either kind is made with; raises one of `NOT_FORMAT_1`."""
+    manifest = bundle.manifest
+    n = int(manifest["layers"])
+    return {
+        "weights": [bundle.arrays[f"weight{i}"] for i in range(n)],
+        "biases": [bundle.arrays[f"bias{i}"] for i in range(n)],
+        **{key: manifest[key] for key in ("activation", "actions", "name")},
+    }
+
+
+def not_format_1(error: Exception) -> BundleError:
+    """The error of a bundle whose manifest or arrays have another form."""
+    return BundleError(
+        f"policy bundle with {type(error).__name__}: {error}",
+        expected="the arrays and keys of format 1",
+        mend="export the policy again with `sliproad agent export`",
+    )
+
+
 def policy_from_bundle(bundle: PolicyBundle) -> NetworkPolicy | StaticPolicy:
     """The policy inside a bundle.
 
@@ -192,20 +216,9 @@ def policy_from_bundle(bundle: PolicyBundle) -> NetworkPolicy | StaticPolicy:
         if kind == "static":
             return StaticPolicy(int(manifest["actions"][0]), manifest["name"])
         if kind == "mlp":
-            n = int(manifest["layers"])
-            return NetworkPolicy(
-                [bundle.arrays[f"weight{i}"] for i in range(n)],
-                [bundle.arrays[f"bias{i}"] for i in range(n)],
-                activation=manifest["activation"],
-                actions=manifest["actions"],
-                name=manifest["name"],
-            )
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"policy bundle with {type(error).__name__}: {error}",
-            expected="the arrays and keys of format 1",
-            mend="export the policy again with `sliproad agent export`",
-        ) from error
+            return NetworkPolicy(**network_arguments(bundle))
+    except NOT_FORMAT_1 as error:
+        raise not_format_1(error) from error
     if kind == STAGED_KIND:
         raise BundleError(
             "a staged policy, which decides several times within a frame",

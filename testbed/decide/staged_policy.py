@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from cnn.action import N_EXITS
 from cnn.errors import BundleError
 from testbed.decide.mlp import Mlp, unusable_network
-from testbed.decide.policy import NetworkPolicy, Policy, StaticPolicy, policy_from_bundle
+from testbed.decide.policy import (
+    NOT_FORMAT_1,
+    NetworkPolicy,
+    Policy,
+    StaticPolicy,
+    network_arguments,
+    not_format_1,
+    policy_from_bundle,
+)
 from testbed.decide.policy_bundle import STAGED_KIND, PolicyBundle
 from testbed.decide.stages import LEGAL, N_STAGED
 
@@ -127,24 +135,12 @@ def any_policy_from_bundle(
     Raises:
         BundleError: if the bundle's kind or its arrays are not understood.
     """
-    manifest = bundle.manifest
-    if manifest.get("kind") != STAGED_KIND:
+    if bundle.manifest.get("kind") != STAGED_KIND:
         return policy_from_bundle(bundle)
     try:
-        n = int(manifest["layers"])
-        return StagedNetworkPolicy(
-            [bundle.arrays[f"weight{i}"] for i in range(n)],
-            [bundle.arrays[f"bias{i}"] for i in range(n)],
-            activation=manifest["activation"],
-            actions=manifest["actions"],
-            name=manifest["name"],
-        )
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"policy bundle with {type(error).__name__}: {error}",
-            expected="the arrays and keys of format 1",
-            mend="export the policy again with `sliproad agent export`",
-        ) from error
+        return StagedNetworkPolicy(**network_arguments(bundle))
+    except NOT_FORMAT_1 as error:
+        raise not_format_1(error) from error
 
 
 def load_any_policy(

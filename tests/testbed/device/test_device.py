@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from cnn.action import ACTIONS, N_ACTIONS, Action
-from cnn.bundle import Bundle, load_bundle
+from cnn.bundle import Bundle
 from cnn.errors import ConfigError
 from cnn.frame_codec import FrameCodec, FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
@@ -40,24 +40,6 @@ from testbed.wire.messages import build_request
 from testbed.wire.overhead import ENCODING_OVERHEAD_BYTES, WIRE_OVERHEAD_BYTES
 
 SETTINGS = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
-
-
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return load_bundle()
-
-
-@pytest.fixture(scope="module")
-def runtime(bundle: Bundle) -> SplitRuntime:
-    runtime = SplitRuntime(bundle)
-    runtime.warm(runs=1)
-    return runtime
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with ServerProcess() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,12 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from cnn.action import Action
-from cnn.bundle import Bundle, load_bundle
+from cnn.bundle import Bundle
 from cnn.errors import ConfigError
 from cnn.runtime import SplitRuntime
 from testbed.costs.power import power_profile
@@ -30,24 +29,6 @@ from testbed.wire.client import MecClient
 from testbed.wire.messages import probe_message
 
 POWER = power_profile("jetson-nano+5g-nsa-lowband")
-
-
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return load_bundle()
-
-
-@pytest.fixture(scope="module")
-def runtime(bundle: Bundle) -> SplitRuntime:
-    runtime = SplitRuntime(bundle)
-    runtime.warm(runs=1)
-    return runtime
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with ServerProcess() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from cnn.action import ACTIONS, Action
-from cnn.bundle import Bundle, load_bundle
+from cnn.bundle import Bundle
 from cnn.runtime import SplitRuntime
 from testbed.decide.observation import STAGED_FIELDS, STAGED_OBS_DIM, Observer, Settings, scale_one
 from testbed.decide.stages import ANSWER, LEGAL
@@ -57,24 +57,6 @@ class Scripted:
 
     def decide_batch(self, observations: np.ndarray, positions: np.ndarray) -> np.ndarray:
         raise NotImplementedError
-
-
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return load_bundle()
-
-
-@pytest.fixture(scope="module")
-def runtime(bundle: Bundle) -> SplitRuntime:
-    runtime = SplitRuntime(bundle)
-    runtime.warm(runs=1)
-    return runtime
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with ServerProcess() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
