@@ -38,6 +38,14 @@ def serve(
     drain_s: Annotated[
         float, typer.Option(help="Seconds that accepted requests may take after SIGTERM.")
     ] = 5.0,
+    batch_scheduling: Annotated[
+        bool,
+        typer.Option(
+            help="Where every processor is busy, let a batch be computed without being "
+            "interrupted for each message: more throughput; a message may wait some "
+            "milliseconds for its turn. No difference while a processor is free. Linux only."
+        ),
+    ] = True,
     port_file: Annotated[
         Path | None, typer.Option(help="File that receives the port once the server is ready.")
     ] = None,
@@ -49,6 +57,7 @@ def serve(
     """
     from cnn.bundle import load_bundle
     from testbed.server.mec_server import MecServer, ServerConfig
+    from testbed.server.scheduling import prefer_throughput
     from testbed.stopping import stop_on_signals
     from testbed.wire.tls import server_tls
 
@@ -64,6 +73,8 @@ def serve(
         tls=server_tls(tls_cert, tls_key, tls_client_ca),
         drain_s=drain_s,
     )
+    if batch_scheduling:
+        prefer_throughput()
     stop = stop_on_signals()
     console = stderr_console()
     server = MecServer(load_bundle(bundle), config).start()

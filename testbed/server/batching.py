@@ -83,11 +83,6 @@ class Batcher:
         """Requests waiting now."""
         return len(self._queue)
 
-    def expected_wait_ms(self) -> float:
-        """Queue wait that a request arriving now must expect."""
-        with self._changed:
-            return self._wait.value_ms(time.monotonic())
-
     def run(self, job: Job, timeout_s: float | None = None) -> Status:
         """Bring a job and wait for its end; returns its status.
 
@@ -240,7 +235,10 @@ class Batcher:
             first.payload if len(batch) == 1 else np.concatenate([job.payload for job in batch])
         )
         predictions, confidences = self._compute(payload, first.exit, first.split)
-        compute_ms = (time.monotonic() - began_s) * 1e3
+        ended_s = time.monotonic()
+        compute_ms = (ended_s - began_s) * 1e3
+        with self._changed:
+            next_wait_ms = self._wait.value_ms(ended_s)
         if self._on_batch is not None:  # first, so that who has an answer finds it counted
             mean_wait = sum(job.queue_ms for job in batch) / len(batch)
             self._on_batch(first.exit, first.split, mean_wait, compute_ms, len(payload))
@@ -249,6 +247,6 @@ class Batcher:
             for job in batch:
                 end = start + len(job.payload)
                 job.predictions, job.confidences = predictions[start:end], confidences[start:end]
-                job.compute_ms = compute_ms
+                job.compute_ms, job.next_wait_ms = compute_ms, next_wait_ms
                 start = end
                 job.finish("answered")

@@ -179,7 +179,7 @@ class InferenceService:
             job.confidences,
             server_queue_ms=job.queue_ms,
             server_ms=job.compute_ms + (job.arrived_s - arrived_s) * 1e3,
-            server_wait_ms=self._batcher.expected_wait_ms(),
+            server_wait_ms=job.next_wait_ms,
             queue_length=self._batcher.queue_length,
         )
 
@@ -203,16 +203,16 @@ def _job(
     then: Callable[[Job], None] | None = None,
 ) -> Job:
     """The job of a call whose own deadline comes `left_s` after its arrival (None: never)."""
-    limits = [left_s] if left_s is not None else []
     if call.deadline_ms is not None:
-        limits.append(call.deadline_ms / 1e3)
+        asked_s = call.deadline_ms / 1e3
+        left_s = asked_s if left_s is None else min(left_s, asked_s)
     return Job(
         call.exit,
         call.split,
         call.payload,
         # An encoded frame's decoding is the server's compute, not a wait.
         arrived_s=arrived_s if call.encoding == "raw" else time.monotonic(),
-        deadline_s=arrived_s + min(limits) if limits else None,
+        deadline_s=None if left_s is None else arrived_s + left_s,
         then=then,
     )
 

@@ -28,6 +28,7 @@ class Job:
         status: where it stands; the result fields are set when it is ``answered``.
         queue_ms: wait until its batch began.
         compute_ms: decoder and tail of its batch.
+        next_wait_ms: queue wait that a request arriving at its end must expect.
         then: called once with the job when its status is final, by whichever thread made it
             so; it must not block. Without it `wait` tells.
     """
@@ -40,6 +41,7 @@ class Job:
         "deadline_s",
         "exit",
         "finished",
+        "next_wait_ms",
         "payload",
         "predictions",
         "queue_ms",
@@ -71,6 +73,7 @@ class Job:
         self.confidences: NDArray[np.float32] | None = None
         self.queue_ms = 0.0
         self.compute_ms = 0.0
+        self.next_wait_ms = 0.0
 
     def finish(self, status: Status) -> None:
         """Set the final status and tell whoever waits."""

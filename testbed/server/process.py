@@ -18,6 +18,9 @@ STOP_S: Final = 10.0
 class ServerProcess:
     """``python -m testbed serve`` with its own process, ended when the context is left.
 
+    It shares this machine's processors with the device that it serves, and so keeps the
+    system's usual scheduling (see `testbed.server.scheduling`) unless `options` say otherwise.
+
     Args:
         bundle: model bundle folder; None is the shipped one.
         port: TCP port; 0 takes any free one.
@@ -30,6 +33,11 @@ class ServerProcess:
         self.port = port
         self._bundle, self._options = bundle, options
         self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id; None unless it runs."""
+        return self._process.pid if self._process else None
 
     @property
     def target(self) -> str:
@@ -45,7 +53,8 @@ class ServerProcess:
         with tempfile.TemporaryDirectory() as folder:
             port_file = Path(folder) / "port"
             command = [sys.executable, "-m", "testbed", "serve", "--port", str(self.port)]
-            command += ["--port-file", str(port_file), *self._options]
+            command += ["--port-file", str(port_file), "--no-batch-scheduling"]
+            command += self._options
             if self._bundle is not None:
                 command += ["--bundle", str(self._bundle)]
             self._process = subprocess.Popen(

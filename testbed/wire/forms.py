@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,8 +88,7 @@ class WireSpec:
         return self.max_batch * max(map(math.prod, self.shapes)) + 4096
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class InferCall:
+class InferCall(NamedTuple):
     """A request that passed every check.
 
     Attributes:
@@ -101,6 +100,8 @@ class InferCall:
         request_id: the sender's id, echoed in the answer.
         outputs: names of the outputs asked for, in the order of the answer.
         encoding: how the frame came; ``raw`` at every split but 0.
+
+    A tuple, which is made in a quarter of the time: a server makes one for every request.
     """
 
     exit: int

@@ -50,17 +50,9 @@ class RequestReader:
         if size is not None:
             kind = self._kinds.get(data[:size])
             if kind is not None and kind.message_bytes == len(data):
-                known = kind.call
+                exit, split, _, deadline_ms, request_id, outputs, encoding = kind.call
                 payload = np.frombuffer(data, np.uint8, offset=size).reshape(kind.shape)
-                return InferCall(
-                    known.exit,
-                    known.split,
-                    payload,
-                    known.deadline_ms,
-                    known.request_id,
-                    known.outputs,
-                    known.encoding,
-                )
+                return InferCall(exit, split, payload, deadline_ms, request_id, outputs, encoding)
         call = parse_request(data, self._spec)
         self._remember(data, call)
         return call
