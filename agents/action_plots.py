@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.colors import BoundaryNorm, ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from agents.plot_style import AGENT_COLOUR, make_plain, plain_axes, png
@@ -60,9 +61,10 @@ def drive_timeline(drive: pd.DataFrame, deadline_ms: float) -> bytes:
     delay.plot(t, drive["delay_ms"], color=AGENT_COLOUR, linewidth=0.9)
     delay.axhline(deadline_ms, color="black", linewidth=0.8, linestyle="--")
     delay.set_yscale("log")
-    for axis in (delay.yaxis.set_major_formatter, delay.yaxis.set_minor_formatter):
-        axis(lambda v, _: f"{v:g}")
-    delay.tick_params(axis="y", which="minor", labelsize=7)
+    # 20, 50, 100, 200, ...: one label for every minor tick of a decade would overlap.
+    delay.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    delay.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    delay.yaxis.set_minor_formatter(NullFormatter())
     delay.set_ylabel("delay (ms)")
     delay.set_xlabel("time in the drive (s); dashed: deadline")
     for axes in (rate, exits, sure, delay):

@@ -73,7 +73,7 @@ def cost_accuracy(
         transform=axes.get_yaxis_transform(),
         fontsize=8,
     )
-    axes.set_xlabel("mean cost of a frame (full local processing = 1)")
+    axes.set_xlabel("mean cost of a frame (1: full local, no queue, no miss)")
     axes.set_ylabel("accuracy of the answers (%)")
     legend = axes.legend(loc="lower left", bbox_to_anchor=(1.0, 0.0), frameon=False, fontsize=8)
     for handle in legend.legend_handles:

@@ -86,7 +86,7 @@ def simulate(world: World, policy: AnyPolicy, keys: NDArray[np.uint64]) -> Rollo
     outcomes: list[BatchOutcome] = []
     rates: list[Floats] = []
     for _ in range(world.scenario.timing.n_frames):
-        rates.append(_capacity(simulator))
+        rates.append(uplink_now(simulator))
         if isinstance(policy, StagedPolicy):
             outcomes.append(staged_frame(simulator, policy))
             continue
@@ -147,7 +147,7 @@ def feedback(world: World, outcome: BatchOutcome) -> Feedback:
     )
 
 
-def _capacity(simulator: BatchSimulator) -> Floats:
+def uplink_now(simulator: BatchSimulator) -> Floats:
     """True uplink capacity of every lane now, Mbit/s."""
     s, pool = simulator.lanes, simulator.world.pool
     sample = np.floor((s.start + s.offset) / s.lane.period_ms) % s.lane.length
