@@ -128,6 +128,9 @@ def learning_curve(log: pd.DataFrame, floor: float, margin: float) -> bytes:
     cost.plot(log["step"], log["cost"], color="#adb5bd", label="training (exploring)")
     cost.plot(valid["step"], valid["validation_cost"], "o-", color=AGENT_COLOUR, markersize=3)
     cost.set_ylabel("mean cost")
+    # The first rollouts cost several times as much and would flatten all that follows.
+    low, high = log["cost"].min(), log["cost"].quantile(0.95)
+    cost.set_ylim(low - 0.1 * (high - low) - 1e-3, high + 0.3 * (high - low) + 1e-3)
     accuracy.plot(log["step"], 100 * log["accuracy"], color="#adb5bd")
     accuracy.plot(
         valid["step"], 100 * valid["validation_accuracy"], "o-", color=AGENT_COLOUR, markersize=3
@@ -137,7 +140,7 @@ def learning_curve(log: pd.DataFrame, floor: float, margin: float) -> bytes:
     accuracy.axhline(100 * (floor + margin), color="#c1121f", linestyle=":", linewidth=1)
     multiplier.plot(log["step"], log["multiplier"], color="#f4a261")
     multiplier.set_ylabel("multiplier of\nthe floor")
-    multiplier.set_xlabel("training steps (frames)")
+    multiplier.set_xlabel("training steps (decisions)")
     handles = [
         Line2D([], [], color="#adb5bd", label="training, exploring"),
         Line2D([], [], color=AGENT_COLOUR, marker="o", markersize=3, label="validation, greedy"),
