@@ -42,6 +42,12 @@ def train(
     margin: Annotated[
         float | None, typer.Option(help="Accuracy asked for above the floor, 0..1.")
     ] = None,
+    dual_start: Annotated[
+        float | None, typer.Option(help="Price of a wrong answer at the start.")
+    ] = None,
+    dual_rate: Annotated[
+        float | None, typer.Option(help="How fast that price follows missing accuracy.")
+    ] = None,
     validate_every: Annotated[
         int | None, typer.Option(min=1, help="Decisions between two validations.")
     ] = None,
@@ -67,6 +73,8 @@ def train(
         "learning_rate": learning_rate,
         "gamma": gamma,
         "margin": margin,
+        "dual_start": dual_start,
+        "dual_rate": dual_rate,
         "validate_every": validate_every,
     }
     settings: dict[str, Any] = dict(STAGED_SETTINGS) if env == "staged" else {}
