@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def prefer_throughput() -> str:
         return "as given"
     try:
         for task in Path("/proc/self/task").iterdir():
-            os.sched_setscheduler(int(task.name), os.SCHED_BATCH, os.sched_param(0))
+            with contextlib.suppress(ProcessLookupError):  # a thread that has just ended
+                os.sched_setscheduler(int(task.name), os.SCHED_BATCH, os.sched_param(0))
     except OSError:
         return "normal"
     return "batch"
