@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import set_random_seed
-from torch import nn
 
 from agents.config import TrainConfig
 from agents.doubt import doubt
 from agents.export import bundle_of
+from agents.model_settings import ppo_settings
 from agents.prediction import Floats
 from agents.rollout import episode_keys, simulate
 from agents.sb3_vec import OffloadVecEnv
@@ -264,21 +264,7 @@ def train_conditioned(
     grid = PriceGrid(asked, config.dual_start, config.margin)
     adapter = ConditionedVecEnv(env, grid, doubt(world.table))
     adapter.seed(config.seed)
-    width = [config.hidden, config.hidden]
-    model = PPO(
-        "MlpPolicy",
-        adapter,
-        seed=config.seed,
-        device="cpu",
-        gamma=config.gamma,
-        learning_rate=lambda left: config.learning_rate * (0.1 + 0.9 * left),
-        n_steps=config.n_steps,
-        n_epochs=config.epochs,
-        batch_size=math.gcd(config.batch_size, config.n_envs * config.n_steps),
-        gae_lambda=config.gae_lambda,
-        ent_coef=config.entropy,
-        policy_kwargs={"net_arch": {"pi": width, "vf": width}, "activation_fn": nn.Tanh},
-    )
+    model = PPO("MlpPolicy", adapter, **ppo_settings(config))
     watch = _Watch(config, world, adapter, report)
     model.learn(config.steps, callback=watch, log_interval=10**9)
     watch.validate()

@@ -27,7 +27,7 @@ from agents.sb3_vec import OffloadVecEnv
 from cnn.action import ACTIONS
 from offload_env.world import World
 from testbed.decide.policy import NetworkPolicy
-from testbed.decide.staged_policy import StagedNetworkPolicy
+from testbed.decide.staged_policy import AnyPolicy, StagedNetworkPolicy
 
 VALIDATION_SEED_OFFSET = 1_000_003
 """Validation drives are drawn from the training seed plus this."""
@@ -136,13 +136,12 @@ class Supervisor(BaseCallback):
         """Greedy policy on validation drives; keeps the best, stops if out of patience."""
         state, config = self.state, self.config
         state.next_validation = self.num_timesteps + config.validate_every
-        policy = greedy_policy(self.model, config)
-        figures = summary(simulate(self.world, policy, self._keys))
+        figures = summary(simulate(self.world, self._greedy(), self._keys))
         feasible = figures["accuracy"] >= self._target
         score = (feasible, -figures["cost"] if feasible else figures["accuracy"])
         if state.best is None or score > state.best:
             state.best, state.since_best = score, 0
-            checkpoint.save_best(self.model, self.out, figures, self.num_timesteps)
+            self._keep(figures)
         else:
             state.since_best += 1
         self._stop = bool(config.patience) and state.since_best >= config.patience
@@ -152,6 +151,14 @@ class Supervisor(BaseCallback):
             "validation_delay_ms": figures["delay_ms"],
             "validation_energy_mj": figures["energy_mj"],
         }
+
+    def _greedy(self) -> AnyPolicy:
+        """The policy that is validated."""
+        return greedy_policy(self.model, self.config)
+
+    def _keep(self, figures: dict[str, float]) -> None:
+        """The model has done best so far, with these figures."""
+        checkpoint.save_best(self.model, self.out, figures, self.num_timesteps)
 
     def _record(self, row: dict[str, float], shares: Any) -> None:
         """To TensorBoard."""

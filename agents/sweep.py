@@ -19,17 +19,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from agents.baselines import static_policies
 from agents.config import TrainConfig
 from agents.evaluate import floor_on
 from agents.rollout import Rollout, episode_keys, simulate, summary
 from agents.statistics import Interval, interval, resamples
-from agents.tuning import choose, measure
+from agents.tuning import best_static
 from cnn.errors import ConfigError
 from offload_env.conditioned import Preferences, preferring
 from offload_env.world import MAIN, World
 from testbed.decide.policy import Policy, StaticPolicy, load_policy
-from testbed.decide.staged_policy import AnyPolicy
 
 CONDITIONED: Final = "conditioned"
 SPECIALIST: Final = "specialist"
@@ -195,7 +193,7 @@ def evaluate_sweep(
         if asked is None:
             continue
         world = preferring(test_world, *asked)
-        static = _best_static(preferring(train_world, *asked), tuning, asked[0] + margin)
+        static = best_static(preferring(train_world, *asked), tuning, asked[0] + margin)
         local = simulate(world, StaticPolicy(MAIN), keys)
         driven = {
             SPECIALIST: simulate(world, specialist, keys),
@@ -218,10 +216,6 @@ def _row(
 ) -> dict[str, str | float]:
     where = {"floor": asked[0], "owed": owed, "delay_share": asked[1]}
     return {"policy": name, **where, **summary(rollout)}
-
-
-def _best_static(world: World, keys: NDArray[np.uint64], floor: float) -> AnyPolicy:
-    return choose((measure(world, p, keys) for p in static_policies()), floor).policy
 
 
 def frontier(points: pd.DataFrame) -> NDArray[np.bool_]:

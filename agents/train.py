@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,12 +14,12 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
-from torch import nn
 
 from agents import checkpoint
 from agents.config import TrainConfig
 from agents.doubt import doubt
 from agents.export import bundle_of
+from agents.model_settings import common_settings, ppo_settings
 from agents.promise import promise_of
 from agents.rollout import episode_keys
 from agents.sb3_vec import OffloadVecEnv
@@ -85,7 +84,7 @@ def train(
     # One thread: the matrices are small, and more would change sums between machines.
     torch.set_num_threads(1)
     set_random_seed(config.seed)
-    adapter = _adapter(config, world)
+    adapter = adapter_of(config, world)
     if resume:
         _same_settings(config, out)
         model, progress = checkpoint.load(config.algo, out, adapter)
@@ -110,7 +109,8 @@ def train(
     return _result(config, out, world, progress)
 
 
-def _adapter(config: TrainConfig, world: World) -> OffloadVecEnv:
+def adapter_of(config: TrainConfig, world: World) -> OffloadVecEnv:
+    """The environment that a run learns in, as stable-baselines3 wants it."""
     table = doubt(world.table)
     if config.env == "staged":
         staged = OffloadStagedVectorEnv(config.n_envs, world=world)
@@ -119,22 +119,12 @@ def _adapter(config: TrainConfig, world: World) -> OffloadVecEnv:
 
 
 def _make(config: TrainConfig, adapter: OffloadVecEnv) -> Any:
-    def rate(left: float) -> float:
-        return config.learning_rate * (0.1 + 0.9 * left)
-
-    common: dict[str, Any] = {
-        "seed": config.seed,
-        "device": "cpu",
-        "gamma": config.gamma,
-        "learning_rate": rate,
-    }
-    width = [config.hidden, config.hidden]
     if config.algo == "dqn":
         steps = config.n_envs * config.n_steps
         return DQN(
             "MlpPolicy",
             adapter,
-            policy_kwargs={"net_arch": width},
+            policy_kwargs={"net_arch": [config.hidden, config.hidden]},
             buffer_size=max(steps, min(config.steps, 400_000)),
             learning_starts=steps,
             batch_size=config.batch_size,
@@ -143,23 +133,11 @@ def _make(config: TrainConfig, adapter: OffloadVecEnv) -> Any:
             target_update_interval=100 * config.n_envs,
             exploration_fraction=0.3,
             exploration_final_eps=0.02,
-            **common,
+            **common_settings(config),
         )
     kind: Any = checkpoint.MODELS[config.algo]
-    if config.env == "staged":
-        common["rollout_buffer_class"] = FrameRolloutBuffer
-    return kind(
-        "MlpPolicy",
-        adapter,
-        n_steps=config.n_steps,
-        n_epochs=config.epochs,
-        # Whole minibatches, also with fewer lanes than usual.
-        batch_size=math.gcd(config.batch_size, config.n_envs * config.n_steps),
-        gae_lambda=config.gae_lambda,
-        ent_coef=config.entropy,
-        policy_kwargs={"net_arch": {"pi": width, "vf": width}, "activation_fn": nn.Tanh},
-        **common,
-    )
+    buffer = {"rollout_buffer_class": FrameRolloutBuffer} if config.env == "staged" else {}
+    return kind("MlpPolicy", adapter, **ppo_settings(config), **buffer)
 
 
 def _same_settings(config: TrainConfig, out: Path) -> None:

@@ -67,6 +67,13 @@ def choose(candidates: Iterable[Candidate], floor: float) -> Candidate:
     return max(everyone, key=lambda c: c.accuracy)
 
 
+def best_static(world: World, keys: NDArray[np.uint64], floor: float) -> StaticPolicy:
+    """The static pair chosen on the drives `keys`."""
+    policy = choose((measure(world, p, keys) for p in static_policies()), floor).policy
+    assert isinstance(policy, StaticPolicy)
+    return policy
+
+
 def tuned_baselines(
     world: World,
     seed: int,
@@ -100,7 +107,7 @@ def tuned_baselines(
         "random": RandomPolicy(seed),
         "neurosurgeon": NeurosurgeonPolicy(world),
     }
-    out["best-static"] = tune(static_policies())
+    out["best-static"] = best_static(world, keys, floor)
     progress("best-static")
     deadline = world.scenario.timing.deadline_ms
     out["edgent"] = tune(EdgentPolicy(world, share * deadline) for share in BUDGETS)

@@ -18,8 +18,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from agents.rollout import episode_keys, simulate, summary
 from agents.statistics import interval, resamples
 from offload_env.world import build_world
@@ -57,7 +55,7 @@ def main() -> None:
                 "cost": figures["cost"],
                 "accuracy": figures["accuracy"],
                 "keeps_floor": bool(figures["accuracy"] >= world.accuracy_floor),
-                "cost_over_first": asdict(interval(np.asarray(per_drive - first), weights)),
+                "cost_over_first": asdict(interval(per_drive - first, weights)),
             }
         )
     kept = [r for r in results if r["keeps_floor"]]

@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from agents.baselines import FULL_LOCAL, static_policies
+from agents.baselines import FULL_LOCAL
 from agents.config import MARGIN
 from agents.live import FrameSource, frame_table, replay, run_live, slowdown_for, warm_runtime
 from agents.rollout import episode_keys
-from agents.tuning import choose, measure
+from agents.tuning import best_static
 from offload_env.world import World, build_world
 from testbed.decide.policy import Policy, StaticPolicy, load_policy
 
@@ -62,8 +62,7 @@ def contenders(world: World, path: Path | None) -> dict[str, tuple[Policy, tuple
     train = build_world(world.scenario, "train")
     keys = episode_keys(0, 64)
     floor = train.accuracy_floor + MARGIN
-    static = choose((measure(train, p, keys) for p in static_policies()), floor).policy
-    assert isinstance(static, StaticPolicy)
+    static = best_static(train, keys, floor)
     local = StaticPolicy(FULL_LOCAL, "full-local")
     return {
         "agent": (load_policy(path, world.table.bundle_hash), ("--policy", str(path))),

@@ -21,20 +21,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.baselines import static_policies
 from agents.config import MARGIN
 from agents.evaluate import floor_on
 from agents.rollout import episode_keys, uplink_now
 from agents.shipped import shipped_policy
 from agents.statistics import gap_closed
-from agents.tuning import choose, measure
+from agents.tuning import best_static
 from cnn.action import N_EXITS, Action
 from offload_env.batch import BatchSimulator
 from offload_env.bound import lower_bound
 from offload_env.outcome import FALLBACK
 from offload_env.world import World, build_world
 from testbed.decide.policy import Policy
-from testbed.decide.staged_policy import StagedPolicy
 from testbed.traces.levels import OUTAGE_MBPS
 
 Keys = NDArray[np.uint64]
@@ -49,10 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     train, test = build_world(options.scenario, "train"), build_world(options.scenario, "test")
     agent = shipped_policy(test)
-    tuning = episode_keys(options.seed, 128)
-    tried = (measure(train, policy, tuning) for policy in static_policies())
-    static = choose(tried, train.accuracy_floor + MARGIN).policy
-    assert not isinstance(static, StagedPolicy)
+    static = best_static(train, episode_keys(options.seed, 128), train.accuracy_floor + MARGIN)
     policies: dict[str, Policy] = {"best-static": static}
     if agent is not None:
         policies["agent"] = agent

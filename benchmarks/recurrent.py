@@ -26,15 +26,11 @@ from numpy.typing import NDArray
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
-from torch import nn
 
 from agents.config import TrainConfig
-from agents.doubt import doubt
-from agents.rollout import simulate, summary
-from agents.sb3_vec import OffloadVecEnv
+from agents.model_settings import ppo_settings
 from agents.supervisor import Progress, Supervisor
-from agents.train import train
-from offload_env.vector_env import OffloadVectorEnv
+from agents.train import adapter_of, train
 from offload_env.world import build_world
 
 
@@ -69,15 +65,13 @@ class RecurrentSupervisor(Supervisor):
 
     best: dict[str, float] | None = None
 
-    def _validate(self) -> dict[str, float]:
-        self.state.next_validation = self.num_timesteps + self.config.validate_every
+    def _greedy(self) -> RecurrentPolicy:
         assert isinstance(self.model, RecurrentPPO)
-        figures = summary(simulate(self.world, RecurrentPolicy(self.model), self._keys))
-        score = (figures["accuracy"] >= self._target, -figures["cost"])
-        if self.state.best is None or score > self.state.best:
-            self.state.best, self.best = score, figures
+        return RecurrentPolicy(self.model)
+
+    def _keep(self, figures: dict[str, float]) -> None:
+        self.best = figures
         _note(f"recurrent {self.num_timesteps}: {figures['cost']:.4f} {figures['accuracy']:.4f}")
-        return {f"validation_{k}": figures[k] for k in ("cost", "accuracy")}
 
     def checkpoint(self) -> None:
         """None: a benchmark is not resumed."""
@@ -118,28 +112,11 @@ def _recurrent(config: TrainConfig) -> dict[str, float]:
     world = build_world(config.scenario, "train")
     torch.set_num_threads(1)
     set_random_seed(config.seed)
-    native = OffloadVectorEnv(config.n_envs, world=world)
-    env = OffloadVecEnv(native, config.outputs, doubt(world.table))
+    env = adapter_of(config, world)
     env.seed(config.seed)
-    width = [config.hidden, config.hidden]
-    model = RecurrentPPO(
-        "MlpLstmPolicy",
-        env,
-        seed=config.seed,
-        device="cpu",
-        gamma=config.gamma,
-        learning_rate=lambda left: config.learning_rate * (0.1 + 0.9 * left),
-        n_steps=config.n_steps,
-        batch_size=config.batch_size,
-        n_epochs=config.epochs,
-        gae_lambda=config.gae_lambda,
-        ent_coef=config.entropy,
-        policy_kwargs={
-            "net_arch": {"pi": width, "vf": width},
-            "activation_fn": nn.Tanh,
-            "lstm_hidden_size": config.hidden,
-        },
-    )
+    settings = ppo_settings(config)
+    settings["policy_kwargs"] = {**settings["policy_kwargs"], "lstm_hidden_size": config.hidden}
+    model = RecurrentPPO("MlpLstmPolicy", env, **settings)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         model.set_logger(configure(folder, ["tensorboard"]))
