@@ -26,11 +26,11 @@ from stable_baselines3.common.utils import set_random_seed
 from agents.config import TrainConfig
 from agents.doubt import doubt
 from agents.export import bundle_of
-from agents.model_settings import ppo_settings
 from agents.prediction import Floats
 from agents.rollout import episode_keys, simulate
 from agents.sb3_vec import OffloadVecEnv
 from agents.supervisor import VALIDATION_SEED_OFFSET
+from agents.train import ppo_settings
 from offload_env.conditioned import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
 from offload_env.world import World
 from testbed.decide.observation import FIELDS

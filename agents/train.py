@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,12 +15,12 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
+from torch import nn
 
 from agents import checkpoint
 from agents.config import TrainConfig
 from agents.doubt import doubt
 from agents.export import bundle_of
-from agents.model_settings import common_settings, ppo_settings
 from agents.promise import promise_of
 from agents.rollout import episode_keys
 from agents.sb3_vec import OffloadVecEnv
@@ -133,11 +134,35 @@ def _make(config: TrainConfig, adapter: OffloadVecEnv) -> Any:
             target_update_interval=100 * config.n_envs,
             exploration_fraction=0.3,
             exploration_final_eps=0.02,
-            **common_settings(config),
+            **_common_settings(config),
         )
     kind: Any = checkpoint.MODELS[config.algo]
     buffer = {"rollout_buffer_class": FrameRolloutBuffer} if config.env == "staged" else {}
     return kind("MlpPolicy", adapter, **ppo_settings(config), **buffer)
+
+
+def _common_settings(config: TrainConfig) -> dict[str, Any]:
+    """Arguments of every algorithm's model."""
+
+    def rate(left: float) -> float:
+        return config.learning_rate * (0.1 + 0.9 * left)
+
+    return {"seed": config.seed, "device": "cpu", "gamma": config.gamma, "learning_rate": rate}
+
+
+def ppo_settings(config: TrainConfig) -> dict[str, Any]:
+    """Arguments of PPO and of what is built on it."""
+    width = [config.hidden, config.hidden]
+    return {
+        **_common_settings(config),
+        "n_steps": config.n_steps,
+        "n_epochs": config.epochs,
+        # Whole minibatches, also with fewer lanes than usual.
+        "batch_size": math.gcd(config.batch_size, config.n_envs * config.n_steps),
+        "gae_lambda": config.gae_lambda,
+        "ent_coef": config.entropy,
+        "policy_kwargs": {"net_arch": {"pi": width, "vf": width}, "activation_fn": nn.Tanh},
+    }
 
 
 def _same_settings(config: TrainConfig, out: Path) -> None:

@@ -28,9 +28,8 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
 
 from agents.config import TrainConfig
-from agents.model_settings import ppo_settings
 from agents.supervisor import Progress, Supervisor
-from agents.train import adapter_of, train
+from agents.train import adapter_of, ppo_settings, train
 from offload_env.world import build_world
 
 
