@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.prediction import Floats, Predictor, raw_observation
-from cnn.action import action_index
+from cnn.action import N_EXITS, action_index
+from offload_env.batch import LOCAL_ARRAY
 from offload_env.world import LOCAL, World
 from testbed.decide.observation import STAGED_FIELDS
-from testbed.decide.stages import ANSWER
+from testbed.decide.stages import ANSWER, BLOCK, LOOKED
 
 _CONFIDENCE_AT: Final = next(f.index for f in STAGED_FIELDS if f.name == "stage_confidence")
 
@@ -44,23 +45,28 @@ class CascadePolicy:
     def reset(self) -> None:
         """Nothing to forget."""
 
-    def decide(self, observation: NDArray[np.float32], position: int) -> int:
+    def decide(self, observation: NDArray[np.float32], stand: int) -> int:
         """Staged action for one observation."""
-        return int(self.decide_batch(observation[None], np.array([position]))[0])
+        return int(self.decide_batch(observation[None], np.array([stand]))[0])
 
     def decide_batch(
-        self, observations: NDArray[np.float32], positions: NDArray[np.int64]
+        self, observations: NDArray[np.float32], stands: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """Staged actions for a batch, int64 (B,)."""
         cost = self._predict.cost(raw_observation(observations))
         to_go = self._to_go(cost)
         chosen = np.full(len(cost), ANSWER, np.int64)
         confidence = 0.5 * (observations[:, _CONFIDENCE_AT] + 1.0)
-        on = (positions < self.last) & ((positions == 0) | (confidence < self.sure))
+        looked = LOOKED[stands]
+        on = (looked < self.last) & ((looked == 0) | (confidence < self.sure))
         for p in range(self.last):
-            here = on & (positions == p)
+            here = on & (stands == p)
             send = cost[:, action_index(self.last, p)] <= to_go[p]
             chosen[here] = np.where(send, action_index(self.last, p), LOCAL[p])[here]
+        # Without the server the rule is BranchyNet's: on to the next exit.
+        alone = on & (stands >= N_EXITS)
+        following = np.maximum(looked + 1, BLOCK[stands])
+        chosen[alone] = LOCAL_ARRAY[following[alone] - 1]
         return chosen
 
     def _to_go(self, cost: Floats) -> list[Floats]:

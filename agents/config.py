@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cnn.action import N_ACTIONS
 from cnn.errors import ConfigError, DataError
-from testbed.decide.stages import ANSWER
+from testbed.decide.stages import ANSWER, CANONICAL, IN_HURRY
 
 ALGORITHMS: Final = ("ppo", "dqn", "maskable-ppo")
 ENVIRONMENTS: Final = ("frame", "staged")
@@ -64,8 +64,8 @@ class TrainConfig:
         validate_drives: drives of one validation.
         patience: validations without a better policy before training stops; 0 never does.
         checkpoint_every: steps between checkpoints that a run can be resumed from.
-        actions: canonical numbers of the actions offered, ascending; a staged agent may
-            always answer with the exit it looked at last.
+        actions: canonical numbers of the actions offered, ascending; a staged agent needs e5s5
+            among them, with which it can always go on after giving up (`outputs`).
     """
 
     scenario: str = "urban-5g"
@@ -126,11 +126,23 @@ class TrainConfig:
             raise ConfigError(
                 f"actions {self.actions}", expected="some of 0..19, ascending", mend="correct it"
             )
+        if self.env == "staged" and N_ACTIONS - 1 not in self.actions:
+            raise ConfigError(
+                f"actions {self.actions} for a staged agent",
+                expected=f"{N_ACTIONS - 1} (e5s5) among them, to go on with after giving up",
+                mend="add it",
+            )
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """Action of each of the model's outputs: canonical, or staged (with "answer" last)."""
-        return (*self.actions, ANSWER) if self.env == "staged" else self.actions
+        """Action of each of the model's outputs: canonical, or staged.
+
+        A staged agent may also answer with the exit it looked at last, and give up waiting early
+        on whatever it may send.
+        """
+        if self.env == "frame":
+            return self.actions
+        return (*self.actions, ANSWER, *(h for h in IN_HURRY if CANONICAL[h] in self.actions))
 
     def save(self, path: Path) -> None:
         """Write as JSON; written whole or not at all."""

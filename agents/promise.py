@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.rollout import staged_frame
-from offload_env.batch import SKIPPED, BatchOutcome, BatchSimulator
+from offload_env.batch import SKIPPED, BatchOutcome
+from offload_env.staged_batch import StagedBatchSimulator
 from offload_env.world import World
 from testbed.decide.observation import FIELDS
 from testbed.decide.promise import WINDOW, Promise
@@ -26,7 +27,7 @@ def promise_of(
     The energies count as those of the model meter with the scenario's power profile; a
     scenario that keeps the cost model's own powers is comparable with no meter.
     """
-    simulator = BatchSimulator(world, len(keys))
+    simulator = StagedBatchSimulator(world, len(keys))
     simulator.reset(keys)
     policy.reset()
     outcomes: list[BatchOutcome] = []

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from cnn.action import N_EXITS
 from offload_env.batch import EXIT, OFFLOADS, SKIPPED, BatchOutcome, BatchSimulator
+from offload_env.staged_batch import StagedBatchSimulator
 from offload_env.world import World
 from testbed.decide.feedback import Feedback, Learner
 from testbed.decide.policy import Policy
 from testbed.decide.staged_policy import AnyPolicy, StagedPolicy
-from testbed.decide.stages import ANSWER
+from testbed.decide.stages import ANSWER, CANONICAL, HURRIES, REPAIR
 
 Floats = NDArray[np.float64]
 
@@ -80,7 +81,7 @@ def simulate(world: World, policy: AnyPolicy, keys: NDArray[np.uint64]) -> Rollo
     A staged policy meets the same frames, traces and random numbers; its ``action`` is the
     pair (exit, split) that a frame amounts to.
     """
-    simulator = BatchSimulator(world, len(keys))
+    simulator = StagedBatchSimulator(world, len(keys))
     simulator.reset(keys)
     policy.reset()
     outcomes: list[BatchOutcome] = []
@@ -114,23 +115,38 @@ def simulate(world: World, policy: AnyPolicy, keys: NDArray[np.uint64]) -> Rollo
     )
 
 
-def staged_frame(simulator: BatchSimulator, policy: StagedPolicy) -> BatchOutcome:
-    """Decide about the frame in front of every lane until it is settled, then end them all."""
-    s = simulator.lanes
-    answers = s.queue > simulator.world.scenario.timing.max_queue_ms  # skipped, whatever is said
-    actions = np.zeros(simulator.n, np.int64)
-    lanes = np.flatnonzero(~answers)
+def staged_frame(simulator: StagedBatchSimulator, policy: StagedPolicy) -> BatchOutcome:
+    """Decide about the frame in front of every lane until it has ended in all of them."""
+    skipped = simulator.lanes.queue > simulator.world.scenario.timing.max_queue_ms
+    ended: list[tuple[NDArray[np.intp], BatchOutcome]] = []
+
+    def finish(lanes: NDArray[np.intp], chosen: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Answer or send; the lanes that gave up waiting and are still open."""
+        order = lanes.argsort()
+        lanes, chosen = lanes[order], chosen[order]
+        answer = (chosen == ANSWER) & ~skipped[lanes]
+        done, outcome = simulator.finish_some(lanes, CANONICAL[chosen], answer, HURRIES[chosen])
+        ended.append((lanes[done], outcome.part(done)))
+        return lanes[~done]
+
+    if skipped.any():
+        finish(np.flatnonzero(skipped), np.full(int(skipped.sum()), ANSWER))
+    lanes = np.flatnonzero(~skipped)
     while len(lanes):
-        chosen = policy.decide_batch(simulator.observe_staged()[lanes], s.position[lanes])
-        answers[lanes] = chosen == ANSWER
-        actions[lanes] = np.where(chosen == ANSWER, 0, chosen)
-        looks = (chosen != ANSWER) & ~OFFLOADS[actions[lanes]]
-        lanes, exits = lanes[looks], EXIT[actions[lanes[looks]]]
-        simulator.evaluate_some(lanes, exits)
-        answers[lanes] = exits == N_EXITS
-        lanes = lanes[exits < N_EXITS]
-    # A skipped frame has looked at nothing: its pair is the first, as in the environment.
-    return simulator.finish_some(np.arange(simulator.n), actions, answers)
+        stands = simulator.stand[lanes]
+        chosen = policy.decide_batch(simulator.observe_staged()[lanes], stands)
+        chosen = REPAIR[stands, chosen]
+        looks = (chosen != ANSWER) & ~OFFLOADS[CANONICAL[chosen]]
+        exits = EXIT[chosen[looks]]
+        looking = lanes[looks]
+        simulator.evaluate_some(looking, exits)
+        main = exits == N_EXITS  # its answer stands
+        ending = np.concatenate([lanes[~looks], looking[main]])
+        last = np.full(int(main.sum()), ANSWER)
+        gave_up = finish(ending, np.concatenate([chosen[~looks], last]))
+        lanes = np.sort(np.concatenate([looking[~main], gave_up]))
+    whose = np.concatenate([lanes for lanes, _ in ended])
+    return BatchOutcome.joined([outcome for _, outcome in ended], whose)
 
 
 def feedback(world: World, outcome: BatchOutcome) -> Feedback:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from cnn.action import N_ACTIONS
-from offload_env.batch import FALLBACK, LOCAL_OF, SKIPPED
+from offload_env.batch import FALLBACK, LOCAL_ARRAY, SKIPPED
 from offload_env.vector_env import OffloadVectorEnv
 
 
@@ -145,7 +145,7 @@ class OffloadVecEnv(VecEnv):
             wrong: NDArray[np.float64] = 1.0 - info["accuracy"]
             return wrong
         fell = info["status"] == FALLBACK
-        used = np.where(fell, LOCAL_OF.take(info["action"]), info["action"])
+        used = np.where(fell, LOCAL_ARRAY.take(info["exit_used"] - 1), info["action"])
         return np.where(info["status"] == SKIPPED, 1.0, self._doubt[rows, used])
 
     def close(self) -> None:

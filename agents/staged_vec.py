@@ -41,11 +41,12 @@ class OffloadStagedVecEnv(OffloadVecEnv):
     ) -> None:
         super().__init__(env, actions, doubt)
         self.frame_done = np.zeros(env.num_envs, bool)
+        self._staged = env
         self._legal = LEGAL[:, self.table]
 
     def action_masks(self) -> NDArray[np.bool_]:
         """bool (B, n_actions): what each lane may do where it stands."""
-        masks: NDArray[np.bool_] = self._legal[self.env.simulator.lanes.position]
+        masks: NDArray[np.bool_] = self._legal[self._staged.simulator.stand]
         return masks
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:

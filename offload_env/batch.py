@@ -7,7 +7,7 @@ time, energy and answer; observations agree to float32 rounding of the logarithm
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,24 @@ LOCAL_OF: Final = np.array([LOCAL[a.exit - 1] for a in ACTIONS])
 LOCAL_ARRAY: Final = np.array(LOCAL)
 
 __all__ = ["FALLBACK", "OK", "SKIPPED", "BatchOutcome", "BatchSimulator"]
+
+
+class Exchanges(NamedTuple):
+    """What would come of sending, in every lane; float64 (B,).
+
+    Attributes:
+        size: bytes on the uplink.
+        left_ms: when the last of them has left.
+        transfer_ms: the exchange less the server's wait and compute.
+        wait_ms: at the server.
+        total_ms: from the hand-over to the radio until the answer.
+    """
+
+    size: Floats
+    left_ms: Floats
+    transfer_ms: Floats
+    wait_ms: Floats
+    total_ms: Floats
 
 
 class BatchSimulator:
@@ -99,50 +117,30 @@ class BatchSimulator:
         compute = self.world.device_ms.take(actions) * s.jitter
         return self._finish(s, actions, compute, skip)
 
-    # --- the staged decision -------------------------------------------------------------
-
-    def evaluate_some(self, lanes: Indices, exits: NDArray[np.int64]) -> None:
-        """Staged: in `lanes`, run on to `exits` (1..5) and look at their answers."""
-        s, w = self.lanes, self.world
-        local = LOCAL_ARRAY[exits - 1]
-        extra = w.device_ms[local] - w.standing_ms[s.position[lanes]]
-        s.compute[lanes] = s.compute[lanes] + np.maximum(extra, 0.0) * s.jitter[lanes]
-        at = s.row[lanes] * N_ACTIONS + local
-        seen = self._confidence.take(at).astype(np.float64)
-        prediction = (self._answers.take(at) >> 1).astype(np.int64)
-        before, last = s.stage_prediction[lanes], s.last_prediction[lanes]
-        s.stage_frame[lanes] = np.where(before < 0, 0.0, np.where(before == prediction, 1.0, -1.0))
-        s.stage_track[lanes] = np.where(last < 0, 0.0, np.where(last == prediction, 1.0, -1.0))
-        s.stage_confidence[lanes] = seen
-        s.stage_prediction[lanes] = prediction
-        s.position[lanes] = exits
-        s.confidences[exits - 1, lanes] = seen
-
-    def finish_some(
-        self, lanes: Indices, actions: NDArray[np.int64], answer: Bools
-    ) -> BatchOutcome:
-        """Staged: in `lanes`, answer with the exit evaluated last, or send.
-
-        Args:
-            lanes: intp (K,), lanes whose frame ends now.
-            actions: int64 (K,), canonical actions; where `answer`, ignored.
-            answer: bool (K,), answer with the last exit; elsewhere send.
-        """
-        whole = len(lanes) == self.n
-        s, w = self.lanes if whole else self.lanes.take(lanes), self.world
-        actions = np.where(answer, LOCAL_ARRAY[np.maximum(s.position, 1) - 1], actions)
-        extra = np.maximum(w.device_ms[actions] - w.standing_ms[s.position], 0.0)
-        compute = np.where(answer, s.compute, s.compute + extra * s.jitter)
-        skip = s.queue > w.scenario.timing.max_queue_ms
-        outcome = self._finish(s, actions, compute, skip)
-        if not whole:
-            self.lanes.put(lanes, s)
-        return outcome
-
-    # --- one frame -----------------------------------------------------------------------
+    def _exchanges(self, s: Lanes, action: NDArray[np.int64], sent: Floats) -> Exchanges:
+        """Hand the payloads of `action` to the radio at `sent`; nothing changes in `s`."""
+        w = self.world
+        radio = np.maximum(sent, s.radio_free)
+        if self._sizes is not None:
+            size = self._sizes.take(action)
+        else:
+            size = self._sent_bytes.take(s.row * N_ACTIONS + action)
+        left, up = w.pool.send(s.lane, radio + s.offset, 8.0 * size)
+        left -= s.offset
+        arrive = left + up
+        wait = self._wait(s, arrive) if self._has_load else self._nothing(s)
+        far = w.server_ms.take(action) * s.far_jitter
+        down = w.pool.one_way(s.lane, ((arrive + wait) + far) + s.offset)
+        transfer = (left - sent) + up + down + w.cost.net_ms
+        return Exchanges(size, left, transfer, wait, transfer + wait + far)
 
     def _finish(
-        self, s: Lanes, action: NDArray[np.int64], compute: Floats, skip: Bools
+        self,
+        s: Lanes,
+        action: NDArray[np.int64],
+        compute: Floats,
+        skip: Bools,
+        exchanges: Exchanges | None = None,
     ) -> BatchOutcome:
         w, cost, timing = self.world, self.world.cost, self.world.scenario.timing
         off = OFFLOADS.take(action)
@@ -152,20 +150,8 @@ class BatchSimulator:
             compute = np.where(skip, 0.0, compute)
         start = s.start
         sent = start + compute
-        radio = np.maximum(sent, s.radio_free)
-        if self._sizes is not None:
-            size = self._sizes.take(action)
-        else:
-            size = self._sent_bytes.take(s.row * N_ACTIONS + action)
-        left, up = w.pool.send(s.lane, radio + s.offset, 8.0 * size)
-        left -= s.offset
+        size, left, transfer, wait, exchange = exchanges or self._exchanges(s, action, sent)
         np.copyto(s.radio_free, left, where=off)
-        arrive = left + up
-        wait = self._wait(s, arrive) if self._has_load else self._nothing(s)
-        far = w.server_ms.take(action) * s.far_jitter
-        down = w.pool.one_way(s.lane, ((arrive + wait) + far) + s.offset)
-        transfer = (left - sent) + up + down + cost.net_ms
-        exchange = transfer + wait + far
         fell = exchange > timing.timeout_ms
         answered = off & ~fell
         fell &= off
@@ -178,10 +164,17 @@ class BatchSimulator:
         else:
             fallback = np.zeros(len(sent))
             free, used = end, action
+        gave_up = s.gave_up > 0
+        if gave_up.any():  # on an exchange earlier in this frame; now it answers
+            exchange = np.where(gave_up, s.waited, exchange)
+            end = sent + exchange
+            fallback = np.where(gave_up, s.rest, fallback)
+            free = end + fallback
+            action = np.where(gave_up, s.sent_action, action)
         next_frame = s.frame + 1
         next_captured: Floats = np.multiply(next_frame, timing.period_ms, dtype=np.float64)
         next_start: Floats = np.maximum(free, next_captured)
-        tail: Floats = self._tail(s, off, sent, end, next_start)
+        tail = self._tail(s, off | gave_up, sent, end, next_start)
         learn_link(s, size, answered, fell, end, transfer, wait)
         at = s.row * N_ACTIONS + used
         answer = self._answers.take(at)
@@ -193,6 +186,7 @@ class BatchSimulator:
         delay = free - s.captured
         compute_mj = cost.busy_mw * (compute + fallback) / 1e3
         radio_mj = cost.radio.active_mw * exchange / 1e3 + self._mj_per_byte * size * off
+        radio_mj += s.wasted_mj
         if self._has_tail:
             radio_mj += cost.radio.tail_mw * tail / 1e3
         idle_mj = cost.idle_mw * exchange / 1e3
@@ -203,7 +197,7 @@ class BatchSimulator:
         if price.energy_budget_mj:
             s.spent_mj += energy
             total += price.over_budget * (s.spent_mj > price.energy_budget_mj)
-        status = fell * np.int8(FALLBACK) + skip * np.int8(SKIPPED)
+        status = (fell | gave_up) * np.int8(FALLBACK) + skip * np.int8(SKIPPED)
         outcome = BatchOutcome(
             s.row,
             action,
@@ -255,11 +249,10 @@ class BatchSimulator:
         ended = np.flatnonzero(self.world.track_end.take(s.row))
         s.row = s.row + 1
         if s.position.any() or s.compute.any():
-            s.position[:] = 0
-            s.compute[:] = 0.0
-            s.stage_confidence[:] = 0.0
-            s.stage_track[:] = 0.0
-            s.stage_frame[:] = 0.0
+            for array in (s.position, s.looked, s.gave_up, s.stage_confidence, s.stage_track):
+                array[:] = 0
+            for array in (s.stage_frame, s.compute, s.waited, s.wasted_mj, s.rest):
+                array[:] = 0.0
             s.stage_prediction[:] = -1
         if len(ended) == 0:
             return
@@ -274,7 +267,3 @@ class BatchSimulator:
     def observe(self) -> NDArray[np.float32]:
         """Observations now, float32 (B, `OBS_DIM`), a new array."""
         return self._observer.observe(self.lanes)
-
-    def observe_staged(self) -> NDArray[np.float32]:
-        """Staged observations now, float32 (B, `STAGED_OBS_DIM`), a new array."""
-        return self._observer.observe_staged(self.lanes)

@@ -30,7 +30,7 @@ _GAIN: Final = (
 )[:, None]
 _LOW: Final = np.array([f.low for f in FIELDS], np.float32)[:, None]
 _HIGH: Final = np.array([f.high for f in FIELDS], np.float32)[:, None]
-_COMPUTE: Final = STAGED_FIELDS[-1]
+_SPENT: Final = STAGED_FIELDS[-1]
 
 
 class BatchObserver:
@@ -61,8 +61,10 @@ class BatchObserver:
         stage[N_EXITS] = 2.0 * s.stage_confidence - 1.0
         stage[N_EXITS + 1] = s.stage_track
         stage[N_EXITS + 2] = s.stage_frame
-        log = np.log(np.clip(s.compute, _COMPUTE.low, _COMPUTE.high) / _COMPUTE.low)
-        stage[N_EXITS + 3] = log * (2 / np.log(_COMPUTE.high / _COMPUTE.low)) - 1.0
+        stage[N_EXITS + 3] = 2.0 * s.gave_up - 1.0
+        spent = s.compute + s.waited + s.rest
+        log = np.log(np.clip(spent, _SPENT.low, _SPENT.high) / _SPENT.low)
+        stage[N_EXITS + 4] = log * (2 / np.log(_SPENT.high / _SPENT.low)) - 1.0
         return np.ascontiguousarray(out.T)
 
     def _columns(self, s: Lanes, n_fields: int) -> NDArray[np.float32]:

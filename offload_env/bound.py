@@ -28,6 +28,14 @@ After a frame that is not punctual the relaxed problem lets the next one be eith
 are bounded from below by `offload_env.relaxation`. Hence every schedule is a path through
 these two states whose relaxed cost is at most its true one.
 
+**Giving up.** A staged device may give up waiting early and answer with any exit from there on.
+That costs no less than the same local answer without the exchange, which also frees the device no
+later and leaves no tail (a connected modem takes at least as much in an exchange as after it). So
+the bound counts it as that local answer, which can do better only for what the device
+leaves behind: if it is late for the next frame, it has been at work until then, which
+`offload_env.punctual` charges; if not, at most the radio is still busy. Where that is possible,
+punctual frames that send are bounded from below as well (`offload_env.jammed`).
+
 **Tail.** Between the end A_j of one exchange and the hand-over t_k of the next the modem
 spends ``T min(t_k - A_j, tail)`` with T the price of tail time. With t_k >= r_k and
 min(t_k, A_j + tail) >= min(r_k, a_j + tail), r_k the hand-over (exact if k is punctual, else the
@@ -186,8 +194,8 @@ def largest_premium(world: World) -> float:
         return 0.0
     slowest = float(world.device_jitter.max())
     compute_ms = float(least_and_most(world)[1].max()) * slowest
-    fallback_ms = float(world.fallback_ms.max()) * slowest
-    busy_ms = compute_ms + fallback_ms
+    # After an exchange it may go on from the frame, look at every exit, or just finish.
+    busy_ms = 2 * compute_ms
     hold_mw = cost.idle_mw + cost.radio.active_mw
     send_mj = cost.radio.tx_mw_per_mbps * 8e-6 * float(world.sent_bytes.max())
     # From a frame's start to the next one's at most a period or all that it can do.

@@ -55,6 +55,18 @@ def standing_ms(cost: CostModel) -> Floats:
     return cost.slowdown * times
 
 
+def resumed_ms(cost: CostModel) -> Floats:
+    """As `standing_ms`, for going on from block p after an exchange, float64 (6,).
+
+    The overhead is spent at p = 0, too. A look from there costs its exit's local time less this.
+    """
+    times = standing_ms(cost)
+    local = np.array([cost.device_ms[a] for a in LOCAL])
+    finish = np.array([cost.fallback_ms[action_index(e, 0)] for e in range(1, N_EXITS + 1)])
+    times[0] = cost.slowdown * max(0.0, float((local - finish).min()))
+    return times
+
+
 def check_fit(table: FrameTable, cost: CostModel) -> None:
     """Refuse a cost model whose payloads are not those of the frames (another network)."""
     mean = table.payload_bytes.mean(0)

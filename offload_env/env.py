@@ -13,7 +13,7 @@ from cnn.action import ACTIONS, N_ACTIONS
 from cnn.errors import ConfigError
 from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
-from offload_env.simulator import STATUS, Outcome, Simulator
+from offload_env.simulator import EXIT, STATUS, Outcome, Simulator
 from offload_env.world import World, build_world
 from testbed.decide.observation import OBS_DIM
 
@@ -97,8 +97,8 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
 
     ## Info
     ``delay_ms, energy_mj, accuracy (0 or 1), cost, cost_delay, cost_energy, cost_miss,
-    cost_budget, queue_ms (of the frame just done), action (its name), status (ok, fallback
-    or skipped), critical``.
+    cost_budget, queue_ms (of the frame just done), action (its name), exit_used (whose answer
+    stands, 1..5), status (ok, fallback or skipped), critical``.
 
     ## Arguments
     Args:
@@ -199,6 +199,7 @@ class CostTerms:
             "cost_budget": outcome.cost - ((delay + energy) + miss),
             "queue_ms": outcome.queue_ms,
             "action": NAMES[outcome.action],
+            "exit_used": EXIT[outcome.used],
             "status": STATUS[outcome.status],
             "critical": critical,
         }

@@ -60,6 +60,10 @@ _FLOATS: Final = (
     "stage_confidence",
     "stage_track",
     "stage_frame",
+    # an exchange of this frame on which the device gave up
+    "waited",
+    "wasted_mj",
+    "rest",
 )
 _INTS: Final = (
     "frame",
@@ -70,6 +74,9 @@ _INTS: Final = (
     "last_prediction",
     "position",
     "stage_prediction",
+    "looked",
+    "gave_up",
+    "sent_action",
 )
 
 
@@ -118,6 +125,9 @@ class Lanes:
     stage_confidence: Floats
     stage_track: Floats
     stage_frame: Floats
+    waited: Floats
+    wasted_mj: Floats
+    rest: Floats
     frame: Ints
     row: Ints
     tracks: Ints
@@ -126,6 +136,9 @@ class Lanes:
     last_prediction: Ints
     position: Ints
     stage_prediction: Ints
+    looked: Ints
+    gave_up: Ints
+    sent_action: Ints
     confidences: Floats
     key: NDArray[np.uint64]
     lane: Lane

@@ -191,6 +191,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
             **terms,
             "queue_ms": row.queue_ms,
             "action": action_from_index(row.action).name,
+            "exit_used": row.exit_used,
             "status": row.status,
             "critical": row.label in world.scenario.constraint.critical_classes,
             "measurement": row,

@@ -139,7 +139,7 @@ class LiveRig:
 
     def look_staged(self, base: NDArray[np.float32]) -> NDArray[np.float32]:
         """The staged observation before any exit of a frame, from what is known of it."""
-        return self._observer.observe_stage(base, [], 0.0)
+        return self._observer.observe_stage(base, [], 0, 0.0)
 
     def close(self) -> None:
         """End device, link and server."""

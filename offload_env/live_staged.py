@@ -13,9 +13,9 @@ from offload_env.env import observation_box
 from offload_env.live import OffloadLiveEnv
 from offload_env.scenario import Scenario, Split
 from offload_env.staged import deciding
-from offload_env.world import LOCAL, World
+from offload_env.world import World
 from testbed.decide.observation import STAGED_OBS_DIM
-from testbed.decide.stages import ANSWER, LEGAL, N_STAGED, REPAIR
+from testbed.decide.stages import CANONICAL, LEGAL, N_STAGED, REPAIR
 
 
 class OffloadLiveStagedEnv(OffloadLiveEnv):
@@ -28,7 +28,7 @@ class OffloadLiveStagedEnv(OffloadLiveEnv):
     one has been captured.
 
     ## Action Space, Observation Space, Rewards, Episode End
-    As `OffloadStagedEnv`: ``Discrete(21)`` with the same masks, 42 elements, 0 while a frame
+    As `OffloadStagedEnv`: ``Discrete(36)`` with the same masks, 43 elements, 0 while a frame
     is open. Every action on a frame that waited too long ends it, skipped.
 
     ## Info
@@ -75,13 +75,12 @@ class OffloadLiveStagedEnv(OffloadLiveEnv):
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one decision; the frame ends or the device stands further on."""
         device = self._rig.device
-        chosen = int(REPAIR[device.position, int(action)])
+        chosen = int(REPAIR[device.stand, int(action)])
         if not self._rig.skipped:
             seen = device.take_stage(chosen)
             if seen is not None:
                 return seen, 0.0, False, False, deciding(chosen)
-        canonical = LOCAL[0] if chosen == ANSWER else chosen
-        observation, reward, terminated, truncated, info = self._finish(canonical)
+        observation, reward, terminated, truncated, info = self._finish(int(CANONICAL[chosen]))
         info["frame_done"] = True
         seen = self._rig.look_staged(observation) if truncated else self._begin(observation)
         return seen, reward, terminated, truncated, info
@@ -93,5 +92,5 @@ class OffloadLiveStagedEnv(OffloadLiveEnv):
         return self._rig.device.begin_stages(observation)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """bool (21,): what is legal where the device stands."""
-        return np.array(LEGAL[self._rig.device.position])
+        """bool (36,): what is legal where the device stands."""
+        return np.array(LEGAL[self._rig.device.stand])

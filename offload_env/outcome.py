@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,3 +80,13 @@ class BatchOutcome(NamedTuple):
     correct: Bools
     miss: Bools
     cost: Floats
+
+    def part(self, lanes: NDArray[Any]) -> BatchOutcome:
+        """The outcome of some lanes, by index or by bool (B,)."""
+        return BatchOutcome._make(array[lanes] for array in self)
+
+    @classmethod
+    def joined(cls, parts: Sequence[BatchOutcome], lanes: NDArray[np.intp]) -> BatchOutcome:
+        """Parts that together cover all lanes, in the order of `lanes` (intp (B,), theirs)."""
+        order = lanes.argsort()
+        return cls._make(np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True))

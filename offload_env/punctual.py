@@ -16,7 +16,7 @@ from cnn.action import ACTIONS
 from offload_env.choices import CHOICE_OF, N_CHOICES, TIMED_OUT, Floats, Prices
 from offload_env.looks import LOOKS, compute_ms, open_actions
 from offload_env.server_load import CELL_MS
-from offload_env.world import POOL, Plans, World
+from offload_env.world import LOCAL, POOL, Plans, World
 
 OFFLOADS = np.array([not a.is_local for a in ACTIONS])
 _EXIT = np.array([a.exit for a in ACTIONS])
@@ -27,7 +27,7 @@ class Ending:
     """Ways through one frame for E episodes of n frames, by the state that they lead to.
 
     Attributes:
-        late: bool (E, n, K), the next frame starts late or finds the radio busy.
+        late: bool (E, n, K), the next frame starts late.
         fell: bool (E, n, K), the exchange timed out.
         ready_ms: float64 (E, n, K), hand-over to the radio, since the start of the episode.
         answer_ms: float64 (E, n, K), end of the exchange (answer or time-out).
@@ -92,7 +92,26 @@ def punctual(
                     choice = TIMED_OUT + _EXIT[action] - 1
                     _keep(far[int(late)], choice, own, there & end.fell[..., k])
                     _keep(near[int(late)], choice, handed, there & end.fell[..., k])
+    _give_up(world, far, near, prices)
     return Punctual(far, near)
+
+
+def _give_up(world: World, far: Floats, near: Floats, prices: Prices) -> None:
+    """Allow for a device that gives up, answers locally, and is late for the next frame.
+
+    It costs no less than plain local processing, and the device has been at work until the next
+    capture. (One that is not late is the plain local choice to the bound: `offload_env.bound`.)
+    """
+    timing, cost = world.scenario.timing, world.cost
+    least_mw = min(cost.busy_mw, cost.idle_mw + cost.radio.active_mw)
+    # Late means beyond the next capture: a deadline that comes no later is missed.
+    until = np.array(np.nextafter(timing.period_ms, np.inf))
+    least_mj = np.array(least_mw * timing.period_ms / 1e3)
+    busy = prices.cost(until, least_mj, timing.deadline_ms)
+    for choice in CHOICE_OF[list(LOCAL)]:
+        local = np.minimum(far[0, ..., choice], far[1, ..., choice])
+        for costs in (far, near):
+            np.minimum(costs[1, ..., choice], np.maximum(local, busy), out=costs[1, ..., choice])
 
 
 def _keep(least: Floats, choice: int, cost: Floats, where: NDArray[np.bool_]) -> None:
@@ -145,5 +164,4 @@ def endings(
     hold_mw = cost.idle_mw + cost.radio.active_mw
     energy = (cost.busy_mw * (compute + fallback) + hold_mw * exchange) / 1e3
     energy = energy + cost.radio.tx_mw_per_mbps * 8e-6 * size * off
-    late = (free > following) | (fell & (left > following))
-    return Ending(late, fell, sent, end, free - captured, energy)
+    return Ending(free > following, fell, sent, end, free - captured, energy)

@@ -79,7 +79,7 @@ def late(
     compute = least * jitter
     captured = captured_ms[:-1, None]
     ready = captured + compute
-    links = _Links(
+    links = Links(
         world, plans, ready[..., _SENDING].shape, float((most - least).max() * jitter.max())
     )
     bits = 8.0 * world.sent_bytes[rows][..., _SENDING]
@@ -121,7 +121,7 @@ def late(
     return Late(far, near, answered)
 
 
-class _Links:
+class Links:
     """The link and server that each (episode, frame, action) meets."""
 
     def __init__(self, world: World, plans: Plans, shape: tuple[int, ...], looks_ms: float) -> None:

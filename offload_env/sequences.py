@@ -2,8 +2,10 @@
 
 A frame is in one of two states: *punctual* (it starts when it is captured and finds the radio
 free), where its costs are exact and so is the state of the next one, or *late*, where its
-costs are relaxed and the next frame may be in either state. With a modem tail the programme
-remembers the last exchange as well. `offload_env.bound` has the proof.
+costs are relaxed and the next frame may be in either state. Where the radio may still be busy
+with payloads that were given up, a punctual frame's costs are relaxed a little
+(`offload_env.jammed`). With a modem tail the programme remembers the last exchange as well.
+`offload_env.bound` has the proof.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from offload_env.choices import ANSWERED_BY, N_QUIET, SKIP, Floats, Prices
 from offload_env.hashing import Keys
+from offload_env.jammed import jammed, may_jam
 from offload_env.punctual import punctual
 from offload_env.relaxation import late
 from offload_env.world import World
@@ -65,6 +68,10 @@ def options(world: World, keys: Keys, n_frames: int, premium: float = 0.0) -> Op
     prices = Prices.of(world, premium)
     exact = punctual(world, plans, rows, captured, prices)
     least = late(world, plans, rows, captured, prices)
+    jam = may_jam(world, plans, captured)
+    behind = jammed(world, plans, rows, captured, prices, jam)
+    for costs, relaxed in zip((exact.far, exact.near), behind, strict=True):
+        costs[:, jam] = np.minimum(costs[:, jam], relaxed)
     error: Floats = 1.0 - world.correct[rows][..., ANSWERED_BY].astype(np.float64)
     error[..., SKIP] = 1.0
     return Options(

@@ -8,7 +8,7 @@ modem's tail. `offload_env.batch` does the same operations in the same order wit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,24 @@ SPLIT: Final = tuple(action.split for action in ACTIONS)
 IS_LOCAL: Final = tuple(action.is_local for action in ACTIONS)
 
 __all__ = ["FALLBACK", "LONG_AGO_MS", "OK", "SKIPPED", "STATUS", "Outcome", "Simulator"]
+
+
+class Exchange(NamedTuple):
+    """What would come of sending one payload.
+
+    Attributes:
+        size: bytes on the uplink.
+        left_ms: when the last of them has left.
+        transfer_ms: the exchange less the server's wait and compute.
+        wait_ms: at the server.
+        total_ms: from the hand-over to the radio until the answer.
+    """
+
+    size: float
+    left_ms: float
+    transfer_ms: float
+    wait_ms: float
+    total_ms: float
 
 
 class Simulator:
@@ -55,7 +73,6 @@ class Simulator:
         self._server_ms: list[float] = world.server_ms.tolist()
         self._sent_bytes: list[list[float]] = world.sent_bytes.tolist()
         self._mj_per_byte = cost.radio.tx_mw_per_mbps * 8e-6
-        self._standing: list[float] = world.standing_ms.tolist()
         self._device_jitter: list[float] = world.device_jitter.tolist()
         self._server_jitter: list[float] = world.server_jitter.tolist()
         self._work: list[float] = world.server_work_ms.tolist()
@@ -103,6 +120,11 @@ class Simulator:
         return self._queue
 
     @property
+    def radio_free_ms(self) -> float:
+        """When all payloads handed over so far have left, since the start of the episode."""
+        return self._radio_free
+
+    @property
     def tail_left_ms(self) -> float:
         """How long the modem will still stay up by itself."""
         left = self._last_end + self._tail - self._start
@@ -121,9 +143,6 @@ class Simulator:
         jitter_at = (self._plan.jitter_at + self.frame) & (POOL - 1)
         self._jitter = self._device_jitter[jitter_at]
         self._far_jitter = self._server_jitter[jitter_at]
-        self._compute = 0.0
-        self._position = 0
-        self.exits: list[tuple[int, int, float]] = []
 
     def observe(self) -> NDArray[np.float32]:
         """The device's observation now, float32 (`OBS_DIM`,)."""
@@ -135,44 +154,31 @@ class Simulator:
             self._start * 1e-3, self._features[self._row], self._queue, self.tail_left_ms
         )
 
-    def observe_stage_list(self) -> list[float]:
-        """The stage elements of the staged observation, as a plain list."""
-        return self.observer.scaled_stage(self.exits, self._compute)
-
     def step(self, action: int) -> Outcome:
         """Decide `action` (0..19) for the frame in front and let it run to its answer."""
         if self._queue > self._max_queue:
             return self._skip(action)
         return self._finish(action, self._device_ms[action] * self._jitter)
 
-    def evaluate_exit(self, exit: int) -> None:
-        """Staged: run on to `exit` (above the last one evaluated) and look at its answer."""
-        local = LOCAL[exit - 1]
-        # From block p on, not from the frame: blocks 1..p have run already.
-        extra = self._device_ms[local] - self._standing[self._position]
-        self._compute = self._compute + (extra if extra > 0.0 else 0.0) * self._jitter
-        self._position = exit
-        seen = self._confidence[self._row][local]
-        self.exits.append((exit, self._prediction[self._row][local], seen))
-        self.observer.record_exit(exit, seen)
+    def _exchange(self, action: int, sent: float) -> Exchange:
+        """What would come of handing the action's payload to the radio at `sent`."""
+        radio = sent if sent > self._radio_free else self._radio_free
+        size = self._sent_bytes[self._row][action]
+        left, up = self._send(radio + self._offset, 8.0 * size)
+        left -= self._offset
+        arrive = left + up
+        cell = int(arrive / CELL_MS)
+        at = self._cell0 + cell
+        wait = self._work[at if at < POOL else POOL - 1] - (arrive - cell * CELL_MS)
+        wait = wait if wait > 0.0 else 0.0
+        far = self._server_ms[action] * self._far_jitter
+        down = self._send.one_way(((arrive + wait) + far) + self._offset)
+        transfer = (left - sent) + up + down + self._net
+        return Exchange(size, left, transfer, wait, transfer + wait + far)
 
-    def answer(self) -> Outcome:
-        """Staged: answer with the exit evaluated last."""
-        return self._finish(LOCAL[self._position - 1], self._compute)
-
-    def send(self, action: int) -> Outcome:
-        """Staged: run on to the action's split and send from there to its exit."""
-        extra = self._device_ms[action] - self._standing[self._position]
-        return self._finish(action, self._compute + (extra if extra > 0.0 else 0.0) * self._jitter)
-
-    @property
-    def position(self) -> int:
-        """Staged: block after which the device stands in this frame, 0..5."""
-        return self._position
-
-    def _finish(self, action: int, compute: float) -> Outcome:
+    def _finish(self, action: int, compute: float, exchanged: Exchange | None = None) -> Outcome:
         start, last_end = self._start, self._last_end
-        row, used, status = self._row, action, OK
+        used, status = action, OK
         sent = start + compute
         next_captured = (self.frame + 1) * self._period
         exchange = transfer = wait = fallback = send_mj = 0.0
@@ -183,20 +189,8 @@ class Simulator:
             tail = min(next_start, last_end + self._tail) - start
             tail = tail if tail > 0.0 else 0.0
         else:
-            radio = sent if sent > self._radio_free else self._radio_free
-            size = self._sent_bytes[row][action]
-            left, up = self._send(radio + self._offset, 8.0 * size)
-            left -= self._offset
+            size, left, transfer, wait, exchange = exchanged or self._exchange(action, sent)
             self._radio_free = left
-            arrive = left + up
-            cell = int(arrive / CELL_MS)
-            at = self._cell0 + cell
-            wait = self._work[at if at < POOL else POOL - 1] - (arrive - cell * CELL_MS)
-            wait = wait if wait > 0.0 else 0.0
-            far = self._server_ms[action] * self._far_jitter
-            down = self._send.one_way(((arrive + wait) + far) + self._offset)
-            transfer = (left - sent) + up + down + self._net
-            exchange = transfer + wait + far
             send_mj = self._mj_per_byte * size
             if exchange > self._timeout:
                 exchange, transfer, wait = self._timeout, 0.0, 0.0
@@ -214,12 +208,16 @@ class Simulator:
                 observer.record_server(end * 1e-3, wait)
             else:
                 observer.record_failure(end * 1e-3)
-        observer.record_answer(
-            EXIT[action], self._prediction[row][used], self._confidence[row][used]
-        )
+        self._learn_answer(used)
         self._free = free
         return self._close(
             action, used, status, compute, exchange, transfer, wait, fallback, send_mj, tail
+        )
+
+    def _learn_answer(self, used: int) -> None:
+        row = self._row
+        self.observer.record_answer(
+            EXIT[used], self._prediction[row][used], self._confidence[row][used]
         )
 
     def _skip(self, action: int) -> Outcome:

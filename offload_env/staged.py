@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_EXITS
+from cnn.action import N_EXITS
 from offload_env.env import (
     CostTerms,
     check_render_mode,
@@ -19,10 +19,14 @@ from offload_env.env import (
 )
 from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
-from offload_env.simulator import EXIT, SPLIT, Outcome, Simulator
-from offload_env.world import LOCAL, World, build_world
+from offload_env.simulator import EXIT, SPLIT, Outcome
+from offload_env.staged_simulator import StagedSimulator
+from offload_env.world import World, build_world
 from testbed.decide.observation import STAGED_OBS_DIM
-from testbed.decide.stages import ANSWER, LEGAL, N_STAGED, REPAIR
+from testbed.decide.stages import ANSWER, CANONICAL, LEGAL, N_STAGED, REPAIR, staged_name
+
+PAIR: Final[list[int]] = CANONICAL.tolist()
+"""Canonical pair that a staged action runs."""
 
 __all__ = ["ANSWER", "LEGAL", "N_STAGED", "REPAIR", "OffloadStagedEnv", "deciding"]
 
@@ -34,24 +38,31 @@ class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     As `OffloadEnv`, but a frame is not settled by one decision. The device stands after
     block p (0 at first). It may run on to a block S and send from there to exit E, or run
     on to exit E and look at its class and calibrated confidence, and then decide again.
-    Every exit that is evaluated costs its head's device time. Whatever one decision a frame
-    can do, this can do too.
+    Every exit that is evaluated costs its head's device time. If no answer comes to what was
+    sent, the frame stays open: the device goes on from block S, looks at an exit there and
+    answers, but does not send this frame again.
 
     ## Action Space
-    ``Discrete(21)``. Standing after block p:
+    ``Discrete(36)``. Standing after block p, whose exit was evaluated last (0: none):
 
     | action | legal if | what happens |
     |---|---|---|
-    | (E, S), S < E, 0..19 | S >= p, E > p | run to S, encode, send to exit E: the frame ends |
+    | (E, S), S < E, 0..19 | S >= p, E > p | run to S, encode, send to exit E; wait |
     | (E, E), 0..19 | E > p | run to E, evaluate exit E; E = 5 answers and ends |
     | 20 | p > 0 | answer with the exit evaluated last: the frame ends |
+    | 21..35, in a hurry | as 0..19 with S < E, in order | the same, but wait less |
+
+    An answer before the time-out ends the frame. In a hurry the device gives up after what two
+    usual exchanges take (`testbed.decide.estimators.patience_ms`), if that is less.
+    After giving up at block S only exits that were not evaluated yet, from S on, and 20 are legal.
 
     `action_masks` says which are legal. An illegal action is not an error (many learners
     know no masks): one whose exit lies behind is "answer", one whose split lies behind
-    splits at p, and 20 at p = 0 evaluates exit 1.
+    splits at p, what would send after giving up evaluates its exit, and 20 with nothing
+    evaluated evaluates the nearest exit.
 
     ## Observation Space
-    ``Box(-1, 1, (42,), float32)``: `testbed.decide.observation.STAGED_FIELDS`, that is the 33
+    ``Box(-1, 1, (43,), float32)``: `testbed.decide.observation.STAGED_FIELDS`, that is the 33
     elements of `OffloadEnv` (with the confidences of this frame's exits as they are seen)
     and
 
@@ -61,7 +72,8 @@ class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     | 38 | stage_confidence | 1 | 0 | 1 | linear |
     | 39 | stage_agrees_track | 1 | 0 | 1 | linear |
     | 40 | stage_agrees_frame | 1 | 0 | 1 | linear |
-    | 41 | stage_compute_ms | ms | 0.1 | 1000 | log |
+    | 41 | stage_gave_up | 1 | 0 | 1 | linear |
+    | 42 | stage_spent_ms | ms | 0.1 | 1000 | log |
 
     ## Rewards
     0 while a frame is open, and that of `OffloadEnv` when it ends.
@@ -75,7 +87,8 @@ class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     ## Info
     As `OffloadEnv`, and ``frame_done``. While a frame is open, figures are 0, the action is
     the one taken and the status ``deciding``. ``action`` of a finished frame is the
-    canonical action that it amounts to.
+    canonical action that it amounts to: the pair sent, if one was (``exit_used`` says which
+    exit's answer stands).
 
     ## Arguments
     As `OffloadEnv`.
@@ -93,7 +106,7 @@ class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         render_mode: str | None = None,
     ) -> None:
         self.world = world if world is not None else build_world(scenario, split)
-        self.simulator = Simulator(self.world)
+        self.simulator = StagedSimulator(self.world)
         self.action_space = gym.spaces.Discrete(N_STAGED)
         self.observation_space = observation_box(STAGED_OBS_DIM)
         self.critical_lagrange = 0.0
@@ -122,7 +135,7 @@ class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one decision; the frame ends or the device stands further on."""
         simulator = self.simulator
-        chosen = int(REPAIR[simulator.position, int(action)])
+        chosen = int(REPAIR[simulator.stand, int(action)])
         outcome = self._decide(chosen)
         if outcome is None:
             return self._observe(), 0.0, False, False, deciding(chosen)
@@ -141,17 +154,18 @@ class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     def _decide(self, action: int) -> Outcome | None:
         simulator = self.simulator
         if simulator.will_skip:
-            return simulator.step(LOCAL[0] if action == ANSWER else action)
+            return simulator.step(PAIR[action])
         if action == ANSWER:
             return simulator.answer()
-        if SPLIT[action] < EXIT[action]:
-            return simulator.send(action)
-        simulator.evaluate_exit(EXIT[action])
-        return simulator.answer() if EXIT[action] == N_EXITS else None
+        pair = PAIR[action]
+        if SPLIT[pair] < EXIT[pair]:
+            return simulator.send(pair, hurried=action > ANSWER)
+        simulator.evaluate_exit(EXIT[pair])
+        return simulator.answer() if EXIT[pair] == N_EXITS else None
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """bool (21,): what is legal where the device stands."""
-        return np.array(LEGAL[self.simulator.position])
+        """bool (36,): what is legal where the device stands."""
+        return np.array(LEGAL[self.simulator.stand])
 
     def render(self) -> str | None:
         """The last finished frame as one line."""
@@ -176,7 +190,8 @@ def deciding(action: int) -> dict[str, Any]:
     )
     return {
         **zeros,
-        "action": ACTIONS[action].name,
+        "action": staged_name(action),
+        "exit_used": 0,
         "status": "deciding",
         "critical": False,
         "frame_done": False,

@@ -10,12 +10,12 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from cnn.action import N_EXITS
-from offload_env.batch import EXIT, OFFLOADS
+from offload_env.batch import EXIT, OFFLOADS, BatchSimulator
 from offload_env.env import observation_box
-from offload_env.staged import ANSWER, LEGAL, N_STAGED, REPAIR
+from offload_env.staged_batch import StagedBatchSimulator
 from offload_env.vector_env import Bools, Floats, OffloadVectorEnv, StepResult, frame_info
-from offload_env.world import LOCAL
 from testbed.decide.observation import STAGED_OBS_DIM
+from testbed.decide.stages import ANSWER, CANONICAL, HURRIES, LEGAL, N_STAGED, REPAIR
 
 DECIDING: Final = 3
 """Status of a lane whose frame is still open."""
@@ -29,6 +29,11 @@ class OffloadStagedVectorEnv(OffloadVectorEnv):
     those of a finished frame; elsewhere they are 0 and the status is 3 (deciding).
     """
 
+    simulator: StagedBatchSimulator
+
+    def _make_simulator(self) -> BatchSimulator:
+        return StagedBatchSimulator(self.world, self.num_envs)
+
     def _set_spaces(self) -> None:
         self.single_action_space = gym.spaces.Discrete(N_STAGED)
         self.single_observation_space = observation_box(STAGED_OBS_DIM)
@@ -41,19 +46,24 @@ class OffloadStagedVectorEnv(OffloadVectorEnv):
     def step(self, actions: NDArray[np.int64]) -> StepResult:
         """Take one decision in every lane."""
         simulator, s = self.simulator, self.simulator.lanes
-        chosen = REPAIR[s.position, np.asarray(actions, np.int64)]
+        chosen = REPAIR[simulator.stand, np.asarray(actions, np.int64)]
         skip = s.queue > self.world.scenario.timing.max_queue_ms
         answer = chosen == ANSWER
-        canonical = np.where(answer, LOCAL[0], chosen)
+        canonical = CANONICAL[chosen]
         looks = ~OFFLOADS[canonical] & ~answer & ~skip
         lanes = np.flatnonzero(looks)
         if len(lanes):
             simulator.evaluate_some(lanes, EXIT[canonical[lanes]])
         answer |= looks & (EXIT[canonical] == N_EXITS)
-        done = answer | ~looks
-        ended = np.flatnonzero(done)
+        ending = np.flatnonzero(answer | ~looks)
         # A skipped frame spends nothing, wherever it "answers" from.
-        outcome = simulator.finish_some(ended, canonical[ended], (answer & ~skip)[ended])
+        answers = (answer & ~skip)[ending]
+        over, outcome = simulator.finish_some(
+            ending, canonical[ending], answers, HURRIES[chosen[ending]]
+        )
+        ended, outcome = ending[over], outcome.part(over)
+        done = np.zeros(self.num_envs, bool)
+        done[ended] = True
         critical = self.world.critical.take(outcome.row)
         reward = np.zeros(self.num_envs)
         reward[ended] = -outcome.cost - self._price(outcome.correct, critical)
@@ -68,8 +78,8 @@ class OffloadStagedVectorEnv(OffloadVectorEnv):
         return observation, reward, np.zeros(self.num_envs, bool), truncated, info
 
     def action_masks(self) -> Bools:
-        """bool (B, 21): what is legal where each lane's device stands."""
-        masks: Bools = LEGAL[self.simulator.lanes.position]
+        """bool (B, 36): what is legal where each lane's device stands."""
+        masks: Bools = LEGAL[self.simulator.stand]
         return masks
 
 

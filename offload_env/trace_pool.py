@@ -68,6 +68,7 @@ class TracePool:
         # 1 Mbit/s is 1000 bits a millisecond.
         self.bits_per_ms = np.concatenate([t.uplink_mbps * 1e3 for t in traces])
         self.one_way_ms = 0.5 * np.concatenate([t.rtt_ms for t in traces])
+        self.least_one_way_ms = np.minimum.reduceat(self.one_way_ms, self.first)
         per_sample = self.bits_per_ms * np.repeat(self.period_ms, self.length)
         self.bits_before = np.concatenate([[0.0], np.cumsum(per_sample)])
         self.start_bits = self.bits_before[self.first]
@@ -123,6 +124,17 @@ class TracePool:
         at = self.index(lane, np.floor(at_ms / lane.period_ms))
         found: Floats = self.one_way_ms.take(at)
         return found
+
+    def carried_bits(self, lane: Lane, at_ms: Floats) -> Floats:
+        """Bits that a busy link carries from the trace's start until `at_ms`, float64 (B,)."""
+        sample = np.floor(at_ms / lane.period_ms)
+        at = self.index(lane, sample)
+        inside = self.bits_per_ms.take(at) * (at_ms - sample * lane.period_ms)
+        passes = np.floor(sample / lane.length)
+        bits: Floats = (
+            passes * lane.total_bits + self.bits_before.take(at) - lane.start_bits + inside
+        )
+        return bits
 
     def index(self, lane: Lane, sample: Floats) -> NDArray[np.intp]:
         """Index into the joined samples of sample numbers that count on over passes.

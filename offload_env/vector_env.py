@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cnn.action import N_ACTIONS
 from cnn.errors import ConfigError
-from offload_env.batch import BatchOutcome, BatchSimulator
+from offload_env.batch import EXIT, BatchOutcome, BatchSimulator
 from offload_env.env import draw_key, observation_box
 from offload_env.hashing import Keys
 from offload_env.reward import Multipliers
@@ -62,7 +62,8 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
     ``info["_final_obs"]``) is the last one of the drive that ended. ``info`` otherwise holds
     arrays (B,) of the frame just done in every lane, also in the step that truncates:
     ``delay_ms, energy_mj, accuracy, cost, cost_delay, cost_energy, cost_miss, queue_ms,
-    action (canonical number), status (0 ok, 1 fallback, 2 skipped), critical``.
+    action (canonical number), exit_used (1..5), status (0 ok, 1 fallback, 2 skipped),
+    critical``.
 
     Args:
         num_envs: lanes.
@@ -96,11 +97,14 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         self._set_spaces()
         self.critical_lagrange = 0.0
         self.set_lagrange(lagrange)
-        self.simulator = BatchSimulator(self.world, num_envs)
+        self.simulator = self._make_simulator()
         self._seeds = LaneSeeds(num_envs)
         self._n_frames = self.world.scenario.timing.n_frames
         self._all = np.arange(num_envs)
         self._true, self._false = np.ones(num_envs, bool), np.zeros(num_envs, bool)
+
+    def _make_simulator(self) -> BatchSimulator:
+        return BatchSimulator(self.world, self.num_envs)
 
     def _set_spaces(self) -> None:
         self.single_action_space = gym.spaces.Discrete(N_ACTIONS)
@@ -177,6 +181,7 @@ def frame_info(world: World, outcome: BatchOutcome, critical: Bools) -> dict[str
         "cost_miss": price.miss * outcome.miss,
         "queue_ms": outcome.queue_ms,
         "action": outcome.action,
+        "exit_used": EXIT.take(outcome.used),
         "status": outcome.status,
         "critical": critical,
     }

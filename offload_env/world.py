@@ -25,6 +25,7 @@ from offload_env.derived import (
     accuracy_floor,
     check_fit,
     jitter_pool,
+    resumed_ms,
     standing_ms,
 )
 from offload_env.hashing import Keys, draw, draw_batch, unit, unit_batch
@@ -78,6 +79,7 @@ class World:
         sent_bytes: float64 (N, 20), payload and framing on the uplink; 0 if local.
         standing_ms: float64 (6,), spent on a frame when the device stands after block p > 0:
             the frame's overhead and blocks 1..p, no exit; 0 for p = 0. Slowdown included.
+        resumed_ms: float64 (6,), the same when it goes on after an exchange that it gave up.
         correct, critical: bool (N, 20) and (N,).
         features: float32 (N, 6), scaled as in the observation.
         track_start: int64 (n_tracks,), first row of each track.
@@ -103,6 +105,7 @@ class World:
     server_ms: Floats
     sent_bytes: NDArray[np.float64]
     standing_ms: Floats
+    resumed_ms: Floats
     correct: NDArray[np.bool_]
     critical: NDArray[np.bool_]
     features: NDArray[np.float32]
@@ -246,6 +249,7 @@ def _assemble(
             [a.is_local for a in ACTIONS], 0.0, table.payload_bytes + cost.wire_overhead_bytes
         ),
         "standing_ms": standing_ms(cost),
+        "resumed_ms": resumed_ms(cost),
     }
     for array in arrays.values():
         array.setflags(write=False)

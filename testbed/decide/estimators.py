@@ -29,6 +29,12 @@ SMOOTHING: Final = 0.25
 """Weight of the newest transfer in the running mean and spread."""
 
 
+PATIENCE: Final = 2.0
+"""Usual exchanges that a device in a hurry waits."""
+PATIENCE_SPREADS: Final = 4.0
+"""Deviations that it waits beside them."""
+
+
 def forget(age_s: Any) -> Any:
     """Factor on the weight of old transfers when a new one comes `age_s` after the last."""
     return FORGET_PER_TRANSFER * (FORGET_TAU_S / (FORGET_TAU_S + age_s))
@@ -51,6 +57,21 @@ def fit_link(s0: Any, sx: Any, sxx: Any, sy: Any, sxy: Any) -> tuple[Any, Any]:
     q = sxy + PRIOR_SLOPE_WEIGHT * PRIOR_MS_PER_KB
     det = a * d - sx * sx
     return (p * d - q * sx) / det, (q * a - p * sx) / det
+
+
+def patience_ms(mean: Any, spread: Any, server_wait: Any) -> Any:
+    """How long a device in a hurry waits for an answer.
+
+    Args:
+        mean, spread: of recent transfers, as `smooth` keeps them, ms.
+        server_wait: last reported wait at the server, ms.
+
+    Returns:
+        Twice what an exchange usually takes and four times the deviation: TCP's retransmission
+        time-out (RFC 6298: mean + 4 deviations) with one more mean, since one late answer costs
+        less than an answer given up.
+    """
+    return PATIENCE * (mean + server_wait) + PATIENCE_SPREADS * spread
 
 
 def smooth(mean: Any, spread: Any, value: Any) -> tuple[Any, Any]:

@@ -112,7 +112,8 @@ _STAGE_ROWS: Final[tuple[tuple[str, str, float, float, Literal["linear", "log"],
     ("stage_confidence", "1", 0.0, 1.0, "linear", "of the exit just evaluated; 0 none"),
     ("stage_agrees_track", "1", 0.0, 1.0, "linear", "same class as the track's last answer; 0.5"),
     ("stage_agrees_frame", "1", 0.0, 1.0, "linear", "same class as the exit before; 0.5 none"),
-    ("stage_compute_ms", "ms", 0.1, 1000.0, "log", "compute already spent on this frame"),
+    ("stage_gave_up", "1", 0.0, 1.0, "linear", "1 after giving up waiting on this frame"),
+    ("stage_spent_ms", "ms", 0.1, 1000.0, "log", "computed and waited on this frame so far"),
 )
 STAGED_FIELDS: Final[tuple[Field, ...]] = (
     *FIELDS,

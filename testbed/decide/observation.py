@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cnn.action import N_EXITS
-from testbed.decide.estimators import PRIOR_RTT_MS, fit_link, forget, smooth
+from testbed.decide.estimators import PRIOR_RTT_MS, fit_link, forget, patience_ms, smooth
 from testbed.decide.fields import (
     CONSTANTS_AT,
     FEATURES_AT,
@@ -252,39 +252,52 @@ class Observer:
             self.energy_left,
         ]
 
+    def patience_ms(self) -> float:
+        """How long to wait for an answer in a hurry, if the time-out is not shorter."""
+        return float(
+            patience_ms(self.transfer_mean_ms, self.transfer_spread_ms, self.server_wait_ms)
+        )
+
     def observe_stage(
         self,
         base: NDArray[np.float32],
         exits: Sequence[tuple[int, int, float]],
-        compute_ms: float,
+        block: int,
+        spent_ms: float,
+        gave_up: bool = False,
     ) -> NDArray[np.float32]:
         """The staged observation within a frame.
 
         Args:
             base: float32 (`OBS_DIM`,), the observation at the start of this frame.
             exits: (exit, prediction, confidence) of the exits evaluated on this frame so far.
-            compute_ms: device compute already spent on this frame.
+            block: after which the device stands.
+            spent_ms: computed and waited on this frame so far.
+            gave_up: waiting for an answer on this frame.
 
         Returns:
             float32 (`STAGED_OBS_DIM`,) in [-1, 1].
         """
-        stage = self.scaled_stage(exits, compute_ms)
+        stage = self.scaled_stage(exits, block, spent_ms, gave_up)
         return np.concatenate([base, np.array(stage, np.float32)])
 
     def scaled_stage(
-        self, exits: Sequence[tuple[int, int, float]], compute_ms: float
+        self,
+        exits: Sequence[tuple[int, int, float]],
+        block: int,
+        spent_ms: float,
+        gave_up: bool = False,
     ) -> list[float]:
         """The stage elements of the staged observation, scaled, as a plain list."""
         stage = [-1.0] * N_EXITS
+        stage[block if block < N_EXITS else 0] = 1.0
         confidence, track, frame = -1.0, 0.0, 0.0
         if exits:
-            at, prediction, c = exits[-1]
-            stage[at if at < N_EXITS else 0] = 1.0
+            _, prediction, c = exits[-1]
             confidence = 2.0 * c - 1.0
             if self.last_prediction >= 0:
                 track = 1.0 if prediction == self.last_prediction else -1.0
             if len(exits) > 1:
                 frame = 1.0 if prediction == exits[-2][1] else -1.0
-        else:
-            stage[0] = 1.0
-        return [*stage, confidence, track, frame, scale_one(STAGED_OBS_DIM - 1, compute_ms)]
+        up = 1.0 if gave_up else -1.0
+        return [*stage, confidence, track, frame, up, scale_one(STAGED_OBS_DIM - 1, spent_ms)]

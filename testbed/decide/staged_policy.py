@@ -9,7 +9,6 @@ from typing import Final, Protocol, TypeGuard, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_EXITS
 from cnn.errors import BundleError
 from testbed.decide.mlp import Mlp, unusable_network
 from testbed.decide.policy import (
@@ -27,7 +26,7 @@ from testbed.decide.stages import LEGAL, N_STAGED
 
 @runtime_checkable
 class StagedPolicy(Protocol):
-    """Decides at the start of a frame and again after every exit that was looked at.
+    """Decides at the start of a frame, and again after a look at an exit and after giving up.
 
     Attributes:
         name: shown in tables and records.
@@ -42,16 +41,16 @@ class StagedPolicy(Protocol):
     def reset(self) -> None:
         """Forget everything learnt since the start of the drive."""
 
-    def decide(self, observation: NDArray[np.float32], position: int) -> int:
-        """A legal staged action (`testbed.decide.stages`) after block `position`.
+    def decide(self, observation: NDArray[np.float32], stand: int) -> int:
+        """A staged action that is legal at `stand` (`testbed.decide.stages`).
 
         Args:
             observation: float32 (`STAGED_OBS_DIM`,).
-            position: block after which the device stands, 0..4.
+            stand: where the device is within the frame, 0..19.
         """
 
     def decide_batch(
-        self, observations: NDArray[np.float32], positions: NDArray[np.int64]
+        self, observations: NDArray[np.float32], stands: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """Legal staged actions, int64 (B,), for float32 (B, STAGED_OBS_DIM), int64 (B,)."""
 
@@ -75,8 +74,8 @@ class StagedNetworkPolicy:
         name: shown in tables and records.
 
     Raises:
-        BundleError: if the layers are unusable (`testbed.decide.mlp.Mlp`), or where the device may
-            stand no action is left.
+        BundleError: if the layers are unusable (`testbed.decide.mlp.Mlp`), or at some stand no
+            action is left.
     """
 
     memoryless: Final = True
@@ -98,20 +97,20 @@ class StagedNetworkPolicy:
             raise unusable_network(f"{self._network.n_outputs} outputs for actions {list(actions)}")
         legal = LEGAL[:, self._action_list]
         if not legal.any(1).all():
-            raise unusable_network(f"no legal action at some block among {list(actions)}")
+            raise unusable_network(f"no legal action at some stand among {list(actions)}")
         self.name = name
         self.n_inputs = self._network.n_inputs
         self._actions = np.asarray(actions, np.int64)
         self._penalty = np.where(legal, 0.0, -np.inf).astype(np.float32)
-        self._penalties = [self._penalty[p] for p in range(N_EXITS)]
+        self._penalties = list(self._penalty)
 
     def reset(self) -> None:
         """Nothing to forget: the network has no memory."""
 
-    def decide(self, observation: NDArray[np.float32], position: int) -> int:
+    def decide(self, observation: NDArray[np.float32], stand: int) -> int:
         """Legal action with the largest output, one observation."""
         logits = self._network(observation)
-        logits += self._penalties[position]
+        logits += self._penalties[stand]
         return self._action_list[logits.argmax()]
 
     def outputs(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -119,10 +118,10 @@ class StagedNetworkPolicy:
         return self._network.batch(observations)
 
     def decide_batch(
-        self, observations: NDArray[np.float32], positions: NDArray[np.int64]
+        self, observations: NDArray[np.float32], stands: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """Legal actions with the largest outputs, one a row."""
-        logits = self.outputs(observations) + self._penalty[positions]
+        logits = self.outputs(observations) + self._penalty[stands]
         actions: NDArray[np.int64] = self._actions[logits.argmax(1)]
         return actions
 

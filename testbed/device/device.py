@@ -148,14 +148,15 @@ class Device:
             runtime=self._runtime,
             observer=self._observer,
             processor=self._processor,
-            send=partial(self._send, work),
+            uplink=self._uplink,
+            timeout_ms=self.config.timeout_ms,
         )
         return self._stages.seen
 
     @property
-    def position(self) -> int:
-        """Block after which the device stands in a frame decided in stages, 0..5."""
-        return 0 if self._stages is None else self._stages.position
+    def stand(self) -> int:
+        """Where the device stands in a frame decided in stages (`testbed.decide.stages`)."""
+        return 0 if self._stages is None else self._stages.stand
 
     def take_stage(self, chosen: int) -> NDArray[np.float32] | None:
         """Carry out a legal staged action (`testbed.decide.stages`) on the frame in hand.
@@ -219,16 +220,12 @@ class Device:
         work = self._open_work("process")
         work.action = chosen = action_from_index(int(action))
         x = self._head(work, chosen)
-        if not chosen.is_local:
-            self._send(work, chosen, x)
+        patience_ms = self.config.timeout_ms
+        if not chosen.is_local and not self._uplink.offload(work, chosen, x, patience_ms):
+            self._fall_back(work, chosen, x)
         self._processor.end()
         self._processor.pay()
         work.free_s = time.monotonic()
-
-    def _send(self, work: Work, action: Action, x: Features) -> None:
-        """Offload from the features in hand, or finish from there if no answer comes."""
-        if not self._uplink.offload(work, action, x):
-            self._fall_back(work, action, x)
 
     def finish(self) -> Measurement | None:
         """Close the last frame, as if the next one had started when it would have."""
@@ -257,7 +254,7 @@ class Device:
         for learn in work.lessons:
             learn()
         if work.prediction is not None and work.confidence is not None:
-            self._observer.record_answer(work.action.exit, work.prediction, work.confidence)
+            self._observer.record_answer(work.answered_by, work.prediction, work.confidence)
         truth: tuple[float | None, float | None] = (None, None)
         if self._link_truth is not None and work.uplink_bytes:
             truth = self._link_truth(*work.exchanges[0])

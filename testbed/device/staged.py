@@ -1,25 +1,26 @@
-"""A frame decided in stages: look at exits until the policy answers or sends."""
+"""A frame decided in stages: look at exits, or send, until there is an answer."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_EXITS, Action, action_from_index
-from cnn.runtime import Features, SplitRuntime
+from cnn.action import ACTIONS, N_EXITS, Action
+from cnn.runtime import SplitRuntime
 from testbed.decide.observation import FIELDS, Observer, scale_one
 from testbed.decide.staged_policy import StagedPolicy
-from testbed.decide.stages import ANSWER
+from testbed.decide.stages import ANSWER, CANONICAL, HURRIES
 from testbed.device.processor import Processor
 from testbed.device.stand import Stand
+from testbed.device.uplink import Uplink
 from testbed.device.work import Work
 
-_CONFIDENCE_AT: Final = next(f.index for f in FIELDS if f.name == "confidence_exit1")
+_AT: Final = {field.name: field.index for field in FIELDS}
+_CONFIDENCE_AT: Final = _AT["confidence_exit1"]
 
 
 class Stages:
@@ -31,7 +32,8 @@ class Stages:
         runtime: the network.
         observer: told the confidence of every exit looked at.
         processor: runs everything.
-        send: offloads, or finishes from where the device stands; ends the frame.
+        uplink: the way to the server.
+        timeout_ms: longest wait for an answer.
 
     Attributes:
         seen: float32 (`STAGED_OBS_DIM`,), the observation of the next decision.
@@ -45,25 +47,28 @@ class Stages:
         runtime: SplitRuntime,
         observer: Observer,
         processor: Processor,
-        send: Callable[[Action, Features], None],
+        uplink: Uplink,
+        timeout_ms: float,
     ) -> None:
-        self._work, self._observer, self._processor, self._send = work, observer, processor, send
+        self._work, self._observer = work, observer
+        self._processor, self._uplink = processor, uplink
+        self._timeout_ms = timeout_ms
         self._base = observation.copy()
         processor.begin()
         self._stand = Stand.before(runtime, work.frame.image)
-        self.seen = observer.observe_stage(self._base, self._stand.exits, 0.0)
+        self._see(0.0)
         processor.end()
 
     @property
-    def position(self) -> int:
-        """Block after which the device stands, 0..5."""
-        return self._stand.position
+    def stand(self) -> int:
+        """Where the device stands in the open frame, 0..19 (`testbed.decide.stages`)."""
+        return self._stand.number
 
     def take(self, chosen: int) -> bool:
         """Carry out a legal staged action; True if the frame is still open, with a new `seen`."""
         work, processor = self._work, self._processor
         processor.begin()
-        is_open = chosen != ANSWER and self._go_on(action_from_index(chosen))
+        is_open = chosen != ANSWER and self._go_on(chosen)
         processor.end()
         processor.pay()
         now_s = time.monotonic()
@@ -71,30 +76,62 @@ class Stages:
             work.free_s = now_s
             return False
         processor.begin()
-        compute_ms = (now_s - work.start_s) * 1e3
-        self.seen = self._observer.observe_stage(self._base, self._stand.exits, compute_ms)
+        self._see((now_s - work.start_s) * 1e3)
         processor.end()
         return True
 
-    def _go_on(self, action: Action) -> bool:
+    def _see(self, spent_ms: float) -> None:
+        stand = self._stand
+        self.seen = self._observer.observe_stage(
+            self._base, stand.exits, stand.position, spent_ms, stand.gave_up
+        )
+
+    def _go_on(self, chosen: int) -> bool:
         """Run on to a split and send, or to an exit and look; True if the frame is open."""
+        action = ACTIONS[int(CANONICAL[chosen])]
+        if action.is_local:
+            return self._look(action.exit)
         work, stand = self._work, self._stand
         work.action = action
-        if not action.is_local:
-            x, head_ms = self._processor.run(partial(stand.run_to, action.split))
-            work.head_ms += head_ms
-            self._send(action, x)
-            return False
-        _, head_ms = self._processor.run(partial(stand.look, action.exit))
+        x, head_ms = self._processor.run(partial(stand.run_to, action.split))
         work.head_ms += head_ms
-        exit, work.prediction, confidence = stand.exits[-1]
-        work.confidence = confidence
+        patience_ms = self._timeout_ms
+        if HURRIES[chosen]:
+            patience_ms = min(self._observer.patience_ms(), patience_ms)
+        if self._uplink.offload(work, action, x, patience_ms):
+            return False
+        self._give_up()
+        return True
+
+    def _give_up(self) -> None:
+        """No answer came: the frame stays open, and the failure shows in what is seen of it."""
+        work = self._work
+        self._stand.gave_up = True
+        work.status, work.fallback_ms = "fallback", 0.0
+        if work.exchanges:  # otherwise nothing was sent: no server, or an open breaker
+            failures = self._observer.failures + 1
+            self._base[_AT["failures"]] = scale_one(_AT["failures"], failures)
+            self._base[_AT["failure_age_s"]] = scale_one(_AT["failure_age_s"], 0.0)
+
+    def _look(self, exit: int) -> bool:
+        """Run on to an exit and look at its answer; True if the frame is open."""
+        work, stand = self._work, self._stand
+        # The first look after a wait finds the processor's caches cold.
+        waited = stand.gave_up and work.fallback_ms == 0.0
+        view, took_ms = self._processor.run(partial(stand.view, exit), after_wait=waited)
+        stand.take(view)
+        if stand.gave_up:
+            work.fallback_ms = (work.fallback_ms or 0.0) + took_ms
+        else:
+            work.head_ms += took_ms
+            work.action = Action(exit, exit)
+        work.exit_used, work.prediction, work.confidence = exit, view.prediction, view.confidence
         work.looks |= 1 << (exit - 1)
         if exit == N_EXITS:
             return False
-        self._observer.record_exit(exit, confidence)
+        self._observer.record_exit(exit, view.confidence)
         at = _CONFIDENCE_AT + exit - 1
-        self._base[at] = scale_one(at, confidence)
+        self._base[at] = scale_one(at, view.confidence)
         return True
 
 
@@ -112,7 +149,7 @@ def decide_in_stages(
     is_open = True
     while is_open:
         processor.begin()
-        decide = partial(policy.decide, stages.seen, stages.position)
+        decide = partial(policy.decide, stages.seen, stages.stand)
         chosen, _ = processor.run(decide, decide_name)
         processor.end()
         is_open = stages.take(chosen)

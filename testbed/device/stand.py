@@ -8,6 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.runtime import Features, SplitRuntime
+from testbed.decide.stages import STAND
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a look at an exit shows.
+
+    Attributes:
+        features: after the exit's block.
+        exit: 1..5.
+        prediction: class.
+        confidence: calibrated.
+    """
+
+    features: Features
+    exit: int
+    prediction: int
+    confidence: float
 
 
 @dataclass(slots=True)
@@ -19,17 +37,25 @@ class Stand:
         features: after block `position`.
         position: block after which the device stands, 0..5.
         exits: (exit, prediction, calibrated confidence) of those looked at, in order.
+        gave_up: waiting for an answer on this frame.
     """
 
     runtime: SplitRuntime
     features: Features
     position: int = 0
     exits: list[tuple[int, int, float]] = field(default_factory=list)
+    gave_up: bool = False
 
     @classmethod
     def before(cls, runtime: SplitRuntime, image: NDArray[np.uint8]) -> Stand:
         """Before block 1 of a frame, uint8 (H, W, 3)."""
         return cls(runtime, runtime.start(image))
+
+    @property
+    def number(self) -> int:
+        """The stand's number, 0..19 (`testbed.decide.stages`), while the frame is open."""
+        looked = self.exits[-1][0] if self.exits else 0
+        return int(STAND[int(self.gave_up), self.position, looked])
 
     def run_to(self, block: int) -> Features:
         """Run on to `block`, at least `position`; the features there."""
@@ -37,7 +63,16 @@ class Stand:
         self.position = block
         return self.features
 
+    def view(self, exit: int) -> View:
+        """Run on to `exit` and evaluate it, without going there yet: repeatable."""
+        features = self.runtime.forward(self.features, self.position + 1, exit)
+        return View(features, exit, *self.runtime.answer(features, exit, exit))
+
+    def take(self, view: View) -> None:
+        """Go where a view was taken."""
+        self.features, self.position = view.features, view.exit
+        self.exits.append((view.exit, view.prediction, view.confidence))
+
     def look(self, exit: int) -> None:
         """Run on to `exit` and evaluate it."""
-        features = self.run_to(exit)
-        self.exits.append((exit, *self.runtime.answer(features, exit, exit)))
+        self.take(self.view(exit))

@@ -100,8 +100,8 @@ class Uplink:
         elif work is not None and not self._breaker.is_open:
             self._refresh(self._client, work, when_s, stop)
 
-    def offload(self, work: Work, action: Action, x: Features) -> bool:
-        """Encode, send, wait; True if an answer came."""
+    def offload(self, work: Work, action: Action, x: Features, patience_ms: float) -> bool:
+        """Encode, send, wait at most `patience_ms`; True if an answer came."""
         client = self._client
         if client is None or self._breaker.is_open:
             work.reason = "no server" if client is None else "breaker open"
@@ -113,9 +113,7 @@ class Uplink:
         self._processor.begin()
         sent_s, sent_busy_s = time.monotonic(), self._processor.busy_s()
         try:
-            work.reply = client.infer(
-                payload, action.exit, action.split, self._config.timeout_ms, encoding
-            )
+            work.reply = client.infer(payload, action.exit, action.split, patience_ms, encoding)
         except ExchangeFailed as error:
             work.reason = error.reason
         done_s = time.monotonic()
@@ -167,7 +165,7 @@ class Uplink:
         """Take an answer and learn from it."""
         self._account(work, payload_bytes, encoding, sent_s, done_s)
         self._breaker.success()
-        work.transfer_ms = reply.transfer_ms
+        work.transfer_ms, work.exit_used = reply.transfer_ms, 0
         work.prediction, work.confidence = int(reply.prediction), float(reply.confidence)
         self._observer.record_transfer(done_s, work.sent_bytes, reply.transfer_ms)
         self._observer.record_server(done_s, reply.server_queue_ms)

@@ -28,6 +28,7 @@ class Work:
     start_s: float
     free_s: float
     action: Action = _UNDECIDED
+    exit_used: int = 0
     head_ms: float = 0.0
     encode_ms: float | None = None
     fallback_ms: float | None = None
@@ -45,6 +46,11 @@ class Work:
     lessons: list[Callable[[], None]] = field(default_factory=list)
     probes: int = 0
     looks: int = 0
+
+    @property
+    def answered_by(self) -> int:
+        """Exit of the answer: the action's, unless another was looked at on the device."""
+        return self.exit_used or self.action.exit
 
 
 def tail_overlap_ms(
@@ -83,7 +89,7 @@ def measurement(
         frame_in_track=frame.frame_in_track,
         label=frame.label,
         action=work.action.index,
-        exit_used=work.action.exit,
+        exit_used=work.answered_by,
         captured_s=work.captured_s - origin_s,
         queue_ms=(work.start_s - work.captured_s) * 1e3,
         head_ms=work.head_ms,

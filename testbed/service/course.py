@@ -3,7 +3,8 @@
 A policy that decides once a frame is asked as the frame begins. A staged one is asked there and
 again after every exit it wanted to look at, if that exit was in fact looked at. The device looks
 where the acting policy wants: a staged shadow that would look elsewhere cannot be asked on, since
-nobody knows what it would have seen there. Its course is then left open.
+nobody knows what it would have seen there. Its course is then left open. After giving up waiting
+for an answer only the acting policy is asked, and what its frame amounts to stays the pair sent.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from cnn.action import ACTIONS, N_ACTIONS, N_EXITS
 from testbed.decide.observation import OBS_DIM, normalise
 from testbed.decide.policy import Policy
 from testbed.decide.staged_policy import AnyPolicy, is_staged
-from testbed.decide.stages import ANSWER, LEGAL, N_STAGED
+from testbed.decide.stages import ANSWER, CANONICAL, LEGAL, N_STAGED
 
-STAGE_START: Final[NDArray[np.float32]] = normalise([1, 0, 0, 0, 0, 0, 0.5, 0.5, 0], OBS_DIM)
-"""float32 (9,): what the staged observation adds before anything was looked at."""
+STAGE_START: Final[NDArray[np.float32]] = normalise([1, 0, 0, 0, 0, 0, 0.5, 0.5, 0, 0], OBS_DIM)
+"""float32 (10,): what the staged observation adds before anything was looked at."""
 
 
 @dataclass(slots=True)
@@ -42,38 +43,39 @@ class Course:
         """A course on which nobody will be asked any more, and of which nothing is known."""
         return cls(None, False)
 
-    def reaches(self, position: int) -> bool:
-        """Whether the policy is to be asked after block `position`."""
+    def reaches(self, stand: int) -> bool:
+        """Whether a policy that only watches is to be asked at `stand`."""
         if self.action is None:
-            return self.open and position == 0
-        return self.open and ACTIONS[self.action].exit == position
+            return self.open and stand == 0
+        return self.open and ACTIONS[self.action].exit == stand
 
     def follow(self, number: int, staged: bool) -> None:
         """One more decision of the policy, a `staged` one or not, as `ask` gives it."""
         if number == ANSWER:
             self.open = False
             return
-        action = ACTIONS[number]
-        self.action = number
+        action = ACTIONS[int(CANONICAL[number])]
+        if self.action is None or ACTIONS[self.action].is_local:
+            self.action = action.index
         self.open = staged and action.is_local and action.exit < N_EXITS
 
 
-def ask(policy: AnyPolicy, observation: NDArray[np.float32], position: int | None) -> int:
+def ask(policy: AnyPolicy, observation: NDArray[np.float32], stand: int | None) -> int:
     """What a policy of either kind decides, checked.
 
     Args:
         policy: is asked; one that decides once a frame sees the first OBS_DIM elements.
-        observation: float32 (OBS_DIM,), or (STAGED_OBS_DIM,) with a position.
-        position: block after which the device stands; None as the frame begins.
+        observation: float32 (OBS_DIM,), or (STAGED_OBS_DIM,) with a stand.
+        stand: where the device is within the frame; None as the frame begins.
 
     Raises:
         ValueError: if it is no canonical action or, of a staged policy, none that is legal there.
     """
     if not is_staged(policy):
         return checked_action(cast(Policy, policy).decide(observation[:OBS_DIM]))
-    if position is None:
+    if stand is None:
         observation = np.concatenate([observation, STAGE_START])
-    return checked_staged(policy.decide(observation, position or 0), position or 0)
+    return checked_staged(policy.decide(observation, stand or 0), stand or 0)
 
 
 def checked_action(action: int) -> int:
@@ -84,9 +86,9 @@ def checked_action(action: int) -> int:
     return number
 
 
-def checked_staged(action: int, position: int) -> int:
-    """The staged action as an int; raises ValueError unless it is legal after `position`."""
+def checked_staged(action: int, stand: int) -> int:
+    """The staged action as an int; raises ValueError unless it is legal at `stand`."""
     number = int(action)
-    if not 0 <= number < N_STAGED or not LEGAL[position, number]:
-        raise ValueError(f"staged action {action} after block {position}, expected a legal one")
+    if not 0 <= number < N_STAGED or not LEGAL[stand, number]:
+        raise ValueError(f"staged action {action} at stand {stand}, expected a legal one")
     return number

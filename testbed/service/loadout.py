@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_EXITS, Action
+from cnn.action import ACTIONS, Action
 from cnn.bundle import SEGMENTS, Bundle, load_bundle
 from cnn.errors import BundleError
 from cnn.runtime import SplitRuntime
@@ -19,6 +19,7 @@ from testbed.decide.policy import StaticPolicy
 from testbed.decide.policy_bundle import PolicyBundle
 from testbed.decide.promise import Promise
 from testbed.decide.staged_policy import AnyPolicy, any_policy_from_bundle, is_staged
+from testbed.decide.stages import N_STANDS
 from testbed.service.course import STAGE_START, ask
 from testbed.service.signature import TrustedKeys, signature_path
 
@@ -144,16 +145,16 @@ def check_policy(policy: AnyPolicy, observations: NDArray[np.float32] | None = N
     """Raise `BundleError` unless the policy decides finitely, alone as in a batch.
 
     Args:
-        policy: under test, of either kind; a staged one is asked at every block. It is reset
+        policy: under test, of either kind; a staged one is asked at every stand. It is reset
             afterwards.
         observations: float32 (n, OBS_DIM), tried besides random ones and extremes.
     """
-    positions = range(N_EXITS) if is_staged(policy) else (None,)
+    stands = range(N_STANDS) if is_staged(policy) else (None,)
     try:
-        for position in positions:
-            tried = _test_observations(observations, position)
+        for stand in stands:
+            tried = _test_observations(observations, stand)
             for row in tried:
-                ask(policy, row, position)
+                ask(policy, row, stand)
             outputs = getattr(policy, "outputs", None)
             if outputs is not None and not np.isfinite(outputs(tried)).all():
                 raise ValueError("outputs that are not finite")
@@ -166,22 +167,20 @@ def check_policy(policy: AnyPolicy, observations: NDArray[np.float32] | None = N
         ) from error
 
 
-def _test_observations(
-    seen: NDArray[np.float32] | None, position: int | None
-) -> NDArray[np.float32]:
+def _test_observations(seen: NDArray[np.float32] | None, stand: int | None) -> NDArray[np.float32]:
     """Random observations, extremes, and those `seen`, as they would be at the frame's start.
 
     Returns:
-        float32 (n, OBS_DIM), or (n, STAGED_OBS_DIM) for a staged policy (position not None).
+        float32 (n, OBS_DIM), or (n, STAGED_OBS_DIM) for a staged policy (stand not None).
     """
-    size = OBS_DIM if position is None else STAGED_OBS_DIM
-    rng = np.random.default_rng([_TEST_SEED, position or 0])
+    size = OBS_DIM if stand is None else STAGED_OBS_DIM
+    rng = np.random.default_rng([_TEST_SEED, stand or 0])
     random = rng.uniform(-1, 1, (_TEST_OBSERVATIONS, size)).astype(np.float32)
     extremes = np.array([[-1.0], [0.0], [1.0]], np.float32) * np.ones(size, np.float32)
     tried: list[NDArray[np.float32]] = [random, extremes]
     if seen is not None:
         start = np.tile(STAGE_START, (len(seen), 1))
-        tried.append(seen if position is None else np.concatenate([seen, start], axis=1))
+        tried.append(seen if stand is None else np.concatenate([seen, start], axis=1))
     return np.concatenate(tried)
 
 

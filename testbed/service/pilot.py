@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from testbed.decide.observation import OBS_DIM
 from testbed.decide.staged_policy import AnyPolicy, is_staged
-from testbed.decide.stages import ANSWER, REPAIR
+from testbed.decide.stages import ANSWER, CANONICAL, REPAIR, has_given_up
 from testbed.service.course import Course, ask
 from testbed.service.log import event
 
@@ -129,23 +129,25 @@ class Pilot:
         if self.shadow is not None:
             self.shadow.reset()
 
-    def decide(self, observation: NDArray[np.float32], position: int | None = None) -> int:
+    def decide(self, observation: NDArray[np.float32], stand: int | None = None) -> int:
         """An action, whatever happens inside.
 
         Args:
-            observation: float32 (OBS_DIM,), or (STAGED_OBS_DIM,) with a position.
-            position: block after which the device stands; None decides the whole frame.
+            observation: float32 (OBS_DIM,), or (STAGED_OBS_DIM,) with a stand.
+            stand: where the device is within the frame (`testbed.decide.stages`); None decides
+                the whole frame.
 
         Returns:
-            A canonical number, or with a position a legal staged action.
+            A canonical number, or with a stand a legal staged action.
         """
-        if not position:
+        if not stand:
             self._begin(observation[:OBS_DIM])
         if self._settled:
-            self._ask_shadow(observation, position)
-            return ANSWER
-        wanted = self._ask_policy(observation, position)
-        self._ask_shadow(observation, position)
+            self._ask_shadow(observation, stand)
+            # Nothing is left to decide: on to the exit that was meant, or its answer.
+            return int(REPAIR[stand or 0, self._decisions[self._frame].action])
+        wanted = self._ask_policy(observation, stand)
+        self._ask_shadow(observation, stand)
         if wanted is None:
             action, by = self.safe_action, "safe"
         elif not self.trusted():
@@ -153,16 +155,16 @@ class Pilot:
         else:
             action, by = wanted, "policy"
         # Elsewhere than at the start a frame's action is repaired, a legal staged one is itself.
-        taken = action if position is None else int(REPAIR[position, action])
+        taken = action if stand is None else int(REPAIR[stand, action])
         self._settled = by != "policy" or not is_staged(self.policy)
-        self._note(taken, wanted, by)
+        self._note(taken, wanted, by, stand)
         return taken
 
     def decide_batch(
-        self, observations: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+        self, observations: NDArray[np.float32], stands: NDArray[np.int64] | None = None
     ) -> NDArray[np.int64]:
         """One decision a row, as `decide`."""
-        at = [None] * len(observations) if positions is None else positions.tolist()
+        at = [None] * len(observations) if stands is None else stands.tolist()
         pairs = zip(observations, at, strict=True)
         return np.array([self.decide(row, p) for row, p in pairs], np.int64)
 
@@ -176,12 +178,13 @@ class Pilot:
             self.safe_action, None, None, "safe", self.policy_hash, self.bundle_hash, base.copy()
         )
 
-    def _note(self, taken: int, wanted: int | None, by: str) -> None:
+    def _note(self, taken: int, wanted: int | None, by: str, stand: int | None) -> None:
         """Bring the frame's decision up to this stage."""
         before = self._decisions[self._frame]
+        stays = taken == ANSWER or has_given_up(stand or 0)
         self._decisions[self._frame] = replace(
             before,
-            action=before.action if taken == ANSWER else taken,
+            action=before.action if stays else int(CANONICAL[taken]),
             policy_action=None if wanted is None else self._acted.action,
             policy_open=wanted is not None and self._acted.open,
             decided_by=by,
@@ -189,10 +192,10 @@ class Pilot:
             bundle_hash=self.bundle_hash,
         )
 
-    def _ask_policy(self, observation: NDArray[np.float32], position: int | None) -> int | None:
+    def _ask_policy(self, observation: NDArray[np.float32], stand: int | None) -> int | None:
         for _ in range(2):
             try:
-                wanted = ask(self.policy, observation, position)
+                wanted = ask(self.policy, observation, stand)
                 self._acted.follow(wanted, is_staged(self.policy))
                 return wanted
             except Exception as error:  # a policy's bug must not cost a frame
@@ -204,11 +207,11 @@ class Pilot:
                     break
         return None
 
-    def _ask_shadow(self, observation: NDArray[np.float32], position: int | None) -> None:
-        if self.shadow is None or not self._shadowed.reaches(position or 0):
+    def _ask_shadow(self, observation: NDArray[np.float32], stand: int | None) -> None:
+        if self.shadow is None or not self._shadowed.reaches(stand or 0):
             return
         try:
-            wanted = ask(self.shadow, observation, position)
+            wanted = ask(self.shadow, observation, stand)
             self._shadowed.follow(wanted, is_staged(self.shadow))
         except Exception as error:  # it only watches
             self._shadowed = Course.over()

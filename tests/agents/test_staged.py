@@ -21,16 +21,16 @@ from agents.export import bundle_of
 from agents.rollout import episode_keys, simulate
 from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
 from agents.train import train
-from cnn.action import N_ACTIONS, Action
+from cnn.action import Action
 from cnn.errors import BundleError, ConfigError
-from offload_env.batch import SKIPPED
+from offload_env.batch import FALLBACK, SKIPPED
 from offload_env.staged import OffloadStagedEnv
 from offload_env.staged_vector import OffloadStagedVectorEnv
-from testbed.decide.observation import STAGED_OBS_DIM, STAGED_SCHEMA_HASH
+from testbed.decide.observation import FEATURES_AT, STAGED_OBS_DIM, STAGED_SCHEMA_HASH
 from testbed.decide.policy import StaticPolicy, load_policy
 from testbed.decide.policy_bundle import PolicyBundle
 from testbed.decide.staged_policy import StagedNetworkPolicy, load_staged_policy
-from testbed.decide.stages import ANSWER, LEGAL, N_STAGED
+from testbed.decide.stages import LEGAL, N_STAGED, REPAIR, staged_name
 
 N_OBSERVATIONS = 100_000
 ROUNDING = 64 * float(np.finfo(np.float32).eps)
@@ -70,42 +70,61 @@ class Frame:
     def reset(self) -> None:
         pass
 
-    def decide(self, observation: Any, position: int) -> int:
-        return ANSWER if position else self._action.index
+    def decide(self, observation: Any, stand: int) -> int:
+        return int(REPAIR[stand, self._action.index])
 
-    def decide_batch(self, observations: Any, positions: Any) -> Any:
-        return np.where(positions > 0, ANSWER, self._action.index)
+    def decide_batch(self, observations: Any, stands: Any) -> Any:
+        return REPAIR[stands, self._action.index]
 
 
-def test_batched_staged_rollout_equals_the_single_environment(make_world) -> None:
+class EitherWay(Frame):
+    """Local processing of some frames, sending of others, as the brightness has it."""
+
+    def __init__(self) -> None:
+        super().__init__(Action(5, 5))
+
+    def decide(self, observation: Any, stand: int) -> int:
+        return int(self.decide_batch(observation[None], np.array([stand]))[0])
+
+    def decide_batch(self, observations: Any, stands: Any) -> Any:
+        some = np.floor(1e3 * observations[:, FEATURES_AT]) % 2 == 0
+        wanted = np.where(some, Action(5, 5).index, Action(4, 1).index)
+        return REPAIR[stands, wanted]
+
+
+@pytest.mark.parametrize("policy", [random_policy(), EitherWay()], ids=["many ways", "at once"])
+def test_batched_staged_rollout_equals_the_single_environment(make_world, policy: Any) -> None:
     world = make_world([100.0, 0.3, 3.0], n_frames=40)
-    keys, policy = episode_keys(5, 3), random_policy()
+    keys = episode_keys(5, 3)
     rollout = simulate(world, policy, keys)
     env = OffloadStagedEnv(world=world)
-    looked = False
+    looked, gave_up = policy.name == "e5s5", False
     for drive, key in enumerate(keys):
         observation, _ = env.reset(options={"key": int(key)})
         done: list[dict[str, Any]] = []
         while len(done) < 40:
-            action = policy.decide(observation, env.simulator.position)
+            action = policy.decide(observation, env.simulator.stand)
             observation, *_, info = env.step(action)
             looked |= not info["frame_done"]
+            gave_up |= bool(env.simulator.stand >= 5)
             done += [info] if info["frame_done"] else []
         for name in ("delay_ms", "energy_mj", "cost"):
             np.testing.assert_allclose(getattr(rollout, name)[drive], [i[name] for i in done])
         np.testing.assert_array_equal(rollout.correct[drive], [i["accuracy"] for i in done])
     assert looked
+    assert gave_up or policy.name == "e5s5"
 
 
 @pytest.mark.parametrize("action", [Action(2, 2), Action(3, 1), Action(5, 5)], ids=str)
 def test_one_decision_a_frame_is_the_frame_level_policy(make_world, action: Action) -> None:
-    world = make_world([100.0, 0.1, 3.0], n_frames=40)
+    world = make_world([100.0, 0.01, 3.0], n_frames=40)
     keys = episode_keys(1, 4)
     staged, plain = (
         simulate(world, Frame(action), keys),
         simulate(world, StaticPolicy(action), keys),
     )
     driven = plain.status != SKIPPED  # a skipped frame is not decided about
+    assert action.is_local or (plain.status == FALLBACK).any()
     np.testing.assert_array_equal(staged.action[driven], plain.action[driven])
     for name in ("delay_ms", "energy_mj", "cost", "correct", "row", "status"):
         np.testing.assert_allclose(getattr(staged, name), getattr(plain, name))
@@ -245,7 +264,12 @@ def test_algorithm_and_environment_must_fit() -> None:
     for wrong in ({"env": "staged"}, {"algo": "maskable-ppo"}, {"env": "other"}):
         with pytest.raises(ConfigError):
             TrainConfig(**wrong)
-    assert replace(CONFIG, actions=(0, 1)).outputs == (0, 1, N_ACTIONS)
+    some = replace(CONFIG, actions=(0, 1, 2, 19))
+    assert [staged_name(a) for a in some.outputs] == [
+        *("e1s0", "e1s1", "e2s0", "e5s5", "answer", "e1s0-hurried", "e2s0-hurried")
+    ]
+    with pytest.raises(ConfigError, match="e5s5"):
+        replace(CONFIG, actions=(0, 1))
 
 
 class InterruptedRunError(Exception):

@@ -12,7 +12,9 @@ from cnn.action import ACTIONS, N_ACTIONS, action_index
 from offload_env import make_simulator
 from offload_env.server_load import CELL_MS, ServerLoad
 from offload_env.simulator import FALLBACK, OK, SKIPPED, Simulator
+from offload_env.staged_simulator import StagedSimulator
 from offload_env.world import LOCAL, MAIN, POOL, World
+from testbed.decide.stages import STAND
 from testbed.traces.trace import Trace
 
 MakeWorld = Callable[..., World]
@@ -51,8 +53,8 @@ def _steady(
     )
 
 
-def _start(world: World, offset_ms: float = 0.0) -> Simulator:
-    simulator = Simulator(world)
+def _start(world: World, offset_ms: float = 0.0) -> StagedSimulator:
+    simulator = StagedSimulator(world)
     simulator.reset(replace(world.plan(7), offset_ms=offset_ms))
     return simulator
 
@@ -113,6 +115,55 @@ def test_an_outage_times_out_and_the_device_finishes_by_itself(make_world: MakeW
     assert outcome.miss
     assert outcome.transfer_ms == outcome.server_wait_ms == 0
     assert simulator.observer.failures == 1
+
+
+@pytest.mark.parametrize("tail_ms", [0.0, 250.0])
+def test_giving_up_early_costs_the_wait_and_what_is_looked_at_after(
+    make_world: MakeWorld, tail_ms: float
+) -> None:
+    """Looked at exit 1, sent from block 2, gave up, looked at exits 2 and 4."""
+    world = _steady(make_world, [30.0, 0.0, 0.0], tail_ms=tail_ms)
+    cost, action = world.cost, action_index(5, 2)
+    simulator = _start(world, offset_ms=790.0)
+    before = simulator.step(action_index(1, 0))  # before the outage: it learns how long that takes
+    observer = simulator.observer
+    usual = 2 * (observer.transfer_mean_ms + before.server_wait_ms)
+    patience = usual + 4 * observer.transfer_spread_ms
+    assert patience < 150.0
+    simulator.evaluate_exit(1)
+    assert simulator.send(action, hurried=True) is None
+    assert simulator.stand == STAND[1, 2, 1]
+    assert observer.failures == 1
+    simulator.evaluate_exit(2)
+    simulator.evaluate_exit(4)
+    outcome = simulator.answer()
+    head = 0.2 * cost.slowdown  # of an exit on the way, in the test's cost model
+    computed = cost.slowdown * cost.device_ms[action] + head
+    rest = head + cost.slowdown * cost.fallback_ms[action_index(4, 2)]
+    assert (outcome.status, outcome.action, outcome.used) == (FALLBACK, action, LOCAL[3])
+    assert outcome.exchange_ms == pytest.approx(patience)
+    assert outcome.compute_ms == pytest.approx(computed)
+    assert outcome.fallback_ms == pytest.approx(rest)
+    assert outcome.delay_ms == pytest.approx(computed + patience + rest)
+    assert outcome.compute_mj == pytest.approx(cost.busy_mw * (computed + rest) / 1e3)
+    assert outcome.idle_mj == pytest.approx(cost.idle_mw * patience / 1e3)
+    sent = cost.payload_bytes[action] + cost.wire_overhead_bytes
+    quiet = 200.0 - before.delay_ms  # of the first frame's tail this much is over already
+    tail = min(computed, max(0.0, tail_ms - quiet))
+    tail += min(tail_ms, max(200.0, outcome.delay_ms) - computed - patience)
+    radio = cost.radio.exchange_mj(sent, patience) + cost.radio.tail_mw * tail / 1e3
+    assert outcome.radio_mj == pytest.approx(radio)
+    # The payload given up still leaves before anything else.
+    assert simulator.send(action) is None
+
+
+def test_a_hurried_answer_that_comes_is_an_answer(make_world: MakeWorld) -> None:
+    world = _steady(make_world, [30.0])
+    patient, hurried = _start(world), _start(world)
+    for simulator in (patient, hurried):
+        simulator.step(0)
+    action = action_index(4, 1)
+    assert hurried.send(action, hurried=True) == patient.send(action)
 
 
 def test_abandoned_bytes_leave_first(make_world: MakeWorld) -> None:
@@ -233,6 +284,7 @@ def test_staged_frames_add_up(make_world: MakeWorld) -> None:
     seen = [(e, int(world.table.prediction[row, LOCAL[e - 1]])) for e in (1, 3)]
     assert [(e, p) for e, p, _ in simulator.exits] == seen
     sent = simulator.send(action_index(5, 4))
+    assert sent is not None
     head = 0.2 * cost.slowdown
     assert sent.compute_ms == pytest.approx(2 * head + 2.0 * cost.device_ms[action_index(5, 4)])
     simulator.evaluate_exit(2)
@@ -257,6 +309,7 @@ def test_a_frame_pays_its_overhead_once(make_world: MakeWorld, last: int) -> Non
         simulator.evaluate_exit(1)
         simulator.evaluate_exit(2)
         ended = simulator.answer() if last == LOCAL[1] else simulator.send(last)
+        assert ended is not None
         spent.append(ended.compute_ms)
     assert spent[1] - spent[0] == pytest.approx(5.0 * plain.cost.slowdown)
 

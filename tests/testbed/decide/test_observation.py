@@ -180,11 +180,11 @@ def test_staged_observation_extends_the_frame_observation() -> None:
     observer = ob.Observer(SETTINGS)
     base = observer.observe(0.0, CROP, 0.0, 0.0)
     names = [f.name for f in ob.STAGED_FIELDS]
-    start = dict(zip(names, observer.observe_stage(base, [], 0.0), strict=True))
+    start = dict(zip(names, observer.observe_stage(base, [], 0, 0.0), strict=True))
     assert start["stands_at_0"] == 1
     assert start["stage_confidence"] == -1
     observer.record_answer(1, 7, 0.9)
-    after = observer.observe_stage(base, [(1, 7, 0.5), (3, 2, 0.75)], 10.0)
+    after = observer.observe_stage(base, [(1, 7, 0.5), (3, 2, 0.75)], 3, 10.0)
     seen = dict(zip(names, after, strict=True))
     assert np.array_equal(after[: ob.OBS_DIM], base)
     assert seen["stands_at_3"] == 1
@@ -192,6 +192,13 @@ def test_staged_observation_extends_the_frame_observation() -> None:
     assert seen["stage_confidence"] == pytest.approx(0.5)
     assert seen["stage_agrees_track"] == -1
     assert seen["stage_agrees_frame"] == -1
+    assert seen["stage_gave_up"] == -1
+    # Sent from block 4 after a look at exit 3, in vain.
+    after = observer.observe_stage(base, [(1, 7, 0.5), (3, 2, 0.75)], 4, 60.0, gave_up=True)
+    later = dict(zip(names, after, strict=True))
+    assert (later["stands_at_4"], later["stands_at_3"], later["stage_gave_up"]) == (1, -1, 1)
+    assert later["stage_confidence"] == seen["stage_confidence"]
+    assert later["stage_spent_ms"] > seen["stage_spent_ms"]
 
 
 @pytest.mark.parametrize(

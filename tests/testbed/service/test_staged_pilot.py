@@ -10,10 +10,10 @@ import pytest
 
 from cnn.action import ACTIONS, Action
 from cnn.errors import BundleError
-from testbed.decide.observation import OBS_DIM, Observer, Settings
+from testbed.decide.observation import OBS_DIM, STAGED_OBS_DIM, Observer, Settings
 from testbed.decide.policy import StaticPolicy
 from testbed.decide.staged_policy import AnyPolicy, StagedNetworkPolicy
-from testbed.decide.stages import ANSWER
+from testbed.decide.stages import N_STAGED
 from testbed.device.device import Device, DeviceConfig
 from testbed.device.frames import CameraFrame, open_frames
 from testbed.meters.base import NoMeter
@@ -76,7 +76,7 @@ def confidences(shipped: Loadout, frames: list[CameraFrame], exit: int) -> np.nd
 def test_before_a_look_the_observation_is_that_of_the_device() -> None:
     base = np.zeros(OBS_DIM, np.float32)
     np.testing.assert_array_equal(
-        Observer(SETTINGS).observe_stage(base, [], 0.0)[OBS_DIM:], STAGE_START
+        Observer(SETTINGS).observe_stage(base, [], 0, 0.0)[OBS_DIM:], STAGE_START
     )
 
 
@@ -119,6 +119,44 @@ def test_a_shadow_that_would_look_elsewhere_is_left_open(
             assert [r.action for r, _ in rows] == [r.action for r, _ in plain]
 
 
+def test_after_giving_up_the_acting_policy_decides_on_and_the_pair_stays_the_one_sent(
+    shipped: Loadout, frames: list[CameraFrame], threshold_policy: Make
+) -> None:
+    send = Action(4, 3)
+    acting = threshold_policy(Action(1, 1), send, 2.0)  # never sure enough, as long as it may send
+    rows, _ = drive(shipped, frames[:6], acting, shadow=threshold_policy(Action(1, 1), send, 2.0))
+    for (row, decision), frame in zip(rows, frames, strict=False):
+        assert row.status == "fallback"
+        assert row.action == decision.action == decision.policy_action == send.index
+        assert not decision.policy_open
+        # Without the server this policy answers with the exit it looked at.
+        assert row.exit_used == 1
+        assert row.prediction == shipped.runtime.local(frame.image, 1)[0]
+        # What the shadow would have done then is not asked: it sent.
+        assert (decision.shadow_action, decision.shadow_open) == (send.index, False)
+
+
+@pytest.mark.parametrize("safe", [Action(5, 0), Action(3, 2)], ids=str)
+def test_a_safe_action_that_sends_is_finished_on_the_device(
+    shipped: Loadout, frames: list[CameraFrame], threshold_policy: Make, safe: Action
+) -> None:
+    """The policy fails where it stands after block 1, and then the server does."""
+    bad = Fails(threshold_policy(Action(1, 1), SAFE, 2.0), 0)
+    loadout = replace(shipped, policy=bad, policy_hash="bad")
+    pilot = Pilot(bad, "bad", "", safe.index)
+    device = Device(
+        loadout.runtime, None, pilot, Observer(SETTINGS), NoMeter(), DeviceConfig(period_ms=0)
+    )
+    pilot.begin(0)
+    (row,) = device.run(frames[:1])
+    decision = pilot.take(0)
+    assert decision is not None
+    assert decision.decided_by == "safe"
+    assert row.action == decision.action == Action(safe.exit, max(safe.split, 1)).index
+    assert (row.status, row.exit_used) == ("fallback", safe.exit)
+    assert row.prediction == shipped.runtime.local(frames[0].image, safe.exit)[0]
+
+
 class Fails(StagedNetworkPolicy):
     """A threshold policy that from the `after`-th time on fails where it stands after a block."""
 
@@ -136,7 +174,7 @@ class Fails(StagedNetworkPolicy):
         return super().decide(observation, position)
 
 
-@pytest.mark.parametrize("answer", [None, Action(4, 1).index, Action(2, 2).index, -1, 21])
+@pytest.mark.parametrize("answer", [None, Action(4, 1).index, Action(2, 2).index, -1, N_STAGED])
 def test_a_staged_policy_that_fails_within_a_frame_is_overruled_from_where_it_stands(
     shipped: Loadout, frames: list[CameraFrame], threshold_policy: Make, answer: object
 ) -> None:
@@ -244,13 +282,13 @@ def test_a_network_that_fails_in_a_staged_frame_is_taken_back_within_it(
     np.testing.assert_allclose(np.array(got, float), np.array(expected), rtol=1e-5)
 
 
-def test_the_self_test_asks_a_staged_policy_at_every_block(threshold_policy: Make) -> None:
+def test_the_self_test_asks_a_staged_policy_at_every_stand(threshold_policy: Make) -> None:
     good = threshold_policy(Action(1, 1), SAFE, 0.5)
     check_policy(good, np.zeros((3, OBS_DIM), np.float32))
-    for answer in (Action(1, 1).index, ANSWER + 1):
+    for answer in (Action(1, 1).index, N_STAGED):
         with pytest.raises(BundleError, match="self-test"):
             check_policy(Fails(good, 0, answer))
-    weights = [np.full((64, OBS_DIM + 9), 3e38, np.float32), np.ones((21, 64), np.float32)]
-    biases = [np.zeros(64, np.float32), np.zeros(21, np.float32)]
+    weights = [np.full((64, STAGED_OBS_DIM), 3e38, np.float32), np.ones((N_STAGED, 64), np.float32)]
+    biases = [np.zeros(64, np.float32), np.zeros(N_STAGED, np.float32)]
     with np.errstate(all="ignore"), pytest.raises(BundleError, match="self-test"):
         check_policy(StagedNetworkPolicy(weights, biases, activation="relu"))
