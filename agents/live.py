@@ -25,10 +25,11 @@ from cnn.errors import RemoteError
 from cnn.frame_table import FrameTable
 from cnn.runtime import SplitRuntime
 from cnn.table import make_table
+from offload_env.outcome import Outcome
 from offload_env.server_load import ServerLoad
-from offload_env.simulator import Outcome, Simulator
+from offload_env.staged_simulator import StagedSimulator
 from offload_env.world import Plan, World, build_world
-from testbed.decide.policy import Policy
+from testbed.decide.staged_policy import AnyPolicy, StagedPolicy
 from testbed.device.frames import open_frames
 from testbed.link.process import LinkProcess
 from testbed.link.record import LinkRecord
@@ -214,7 +215,7 @@ def _run(command: list[str]) -> None:
 
 
 def replay(
-    world: World, table: FrameTable, trace: Trace, policy: Policy, offset_ms: float
+    world: World, table: FrameTable, trace: Trace, policy: AnyPolicy, offset_ms: float
 ) -> dict[str, float]:
     """The simulation of a live run: same frames, same stretch of trace, same policy.
 
@@ -225,13 +226,13 @@ def replay(
     """
     alone = replace(world.scenario, server=ServerLoad())
     world = build_world(alone, "test", traces=[trace], table=table, cost=None)
-    simulator = Simulator(world)
+    simulator = StagedSimulator(world)
     outcomes: list[Outcome] = []
     for k in range(_REPLAYS):
         simulator.reset(Plan(k, 0, offset_ms, 0, 1000 * k), range(len(table)))
         policy.reset()
         for _ in range(len(table)):
-            outcomes.append(simulator.step(policy.decide(simulator.observe())))
+            outcomes.append(_frame(simulator, policy))
     return _figures(
         world,
         np.array([o.delay_ms for o in outcomes]),
@@ -239,6 +240,17 @@ def replay(
         np.array([o.correct for o in outcomes]),
         np.array([o.miss for o in outcomes]),
     )
+
+
+def _frame(simulator: StagedSimulator, policy: AnyPolicy) -> Outcome:
+    """Decide about the frame in front until it has ended."""
+    if not isinstance(policy, StagedPolicy):
+        return simulator.step(policy.decide(simulator.observe()))
+    outcome = None
+    while outcome is None:
+        chosen = policy.decide(simulator.observe_staged(), simulator.stand)
+        outcome = simulator.take(chosen)
+    return outcome
 
 
 def _figures(

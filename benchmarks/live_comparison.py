@@ -2,11 +2,11 @@
 
     python benchmarks/live_comparison.py [--scenario urban-5g] [--frames 2000] [--out DIR]
 
-Drives the shipped agent, the best static pair (chosen on training drives) and full local
-processing through real processes (server, link, device) over one held-out trace, in turns
-of a hundred frames: every policy meets the same frames over the same stretch of trace within
-minutes of the others, so that a machine that changes its speed favours none. Each turn is
-replayed in the simulator as well. Prints ``{"frames", "policies": {name: {"live":
+Drives the shipped agents, frame-level and staged, the best static pair (chosen on training
+drives) and full local processing through real processes (server, link, device) over one held-out
+trace, in turns of a hundred frames: every policy meets the same frames over the same stretch of
+trace within minutes of the others, so that a machine that changes its speed favours none. Each
+turn is replayed in the simulator as well. Prints ``{"frames", "policies": {name: {"live":
 {"delay_ms", "energy_mj", "accuracy", "cost"}, "replay": {...}}}, "same_ranking", ...}``.
 Times, bytes and answers are measured, energy is modelled by published powers.
 """
@@ -31,7 +31,8 @@ from agents.live import FrameSource, frame_table, replay, run_live, slowdown_for
 from agents.rollout import episode_keys
 from agents.tuning import best_static
 from offload_env.world import World, build_world
-from testbed.decide.policy import Policy, StaticPolicy, load_policy
+from testbed.decide.policy import StaticPolicy
+from testbed.decide.staged_policy import AnyPolicy, load_any_policy
 
 FIGURES = ("delay_ms", "energy_mj", "accuracy", "cost")
 TURN = 100
@@ -41,7 +42,7 @@ def main() -> None:
     """Drive in turns, replay every turn, compare the means."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenario", default="urban-5g", help="name or TOML file")
-    parser.add_argument("--policy", type=Path, help="policy file; the shipped one if left out")
+    parser.add_argument("--policy", type=Path, help="policy file; the shipped ones if left out")
     parser.add_argument("--frames", type=int, default=2000, help="frames of each policy")
     parser.add_argument("--seed", type=int, default=0, help="of frames and trace")
     parser.add_argument("--out", type=Path, help="folder for the records; else temporary")
@@ -54,18 +55,23 @@ def main() -> None:
         )
 
 
-def contenders(world: World, path: Path | None) -> dict[str, tuple[Policy, tuple[str, str]]]:
+def contenders(world: World, path: Path | None) -> dict[str, tuple[AnyPolicy, tuple[str, str]]]:
     """Each policy and the device's option for it."""
-    if path is None:
-        shipped = resources.files("agents") / "assets" / f"{world.scenario.name}.policy"
-        path = Path(str(shipped))
+    assets, name = Path(str(resources.files("agents"))) / "assets", world.scenario.name
+    files = {"agent": assets / f"{name}.policy", "staged-agent": assets / f"{name}.staged.policy"}
+    if path is not None:
+        files = {"agent": path}
+    agents = {
+        key: (load_any_policy(file, world.table.bundle_hash), ("--policy", str(file)))
+        for key, file in files.items()
+    }
     train = build_world(world.scenario, "train")
     keys = episode_keys(0, 64)
     floor = train.accuracy_floor + MARGIN
     static = best_static(train, keys, floor)
     local = StaticPolicy(FULL_LOCAL, "full-local")
     return {
-        "agent": (load_policy(path, world.table.bundle_hash), ("--policy", str(path))),
+        **agents,
         f"best-static {static.action.name}": (static, ("--action", static.action.name)),
         "full-local": (local, ("--action", FULL_LOCAL.name)),
     }

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_EXITS
 from offload_env.env import (
     CostTerms,
     check_render_mode,
@@ -19,14 +18,11 @@ from offload_env.env import (
 )
 from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
-from offload_env.simulator import EXIT, SPLIT, Outcome
+from offload_env.simulator import Outcome
 from offload_env.staged_simulator import StagedSimulator
 from offload_env.world import World, build_world
 from testbed.decide.observation import STAGED_OBS_DIM
-from testbed.decide.stages import ANSWER, CANONICAL, LEGAL, N_STAGED, REPAIR, staged_name
-
-PAIR: Final[list[int]] = CANONICAL.tolist()
-"""Canonical pair that a staged action runs."""
+from testbed.decide.stages import ANSWER, LEGAL, N_STAGED, REPAIR, staged_name
 
 __all__ = ["ANSWER", "LEGAL", "N_STAGED", "REPAIR", "OffloadStagedEnv", "deciding"]
 
@@ -124,11 +120,7 @@ class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         super().reset(seed=seed)
         self.simulator.reset(self.world.plan(episode_key(options, self.np_random)))
         self._last = None
-        return self._observe(), {}
-
-    def _observe(self) -> NDArray[np.float32]:
-        simulator = self.simulator
-        return np.array(simulator.observe_list() + simulator.observe_stage_list(), np.float32)
+        return self.simulator.observe_staged(), {}
 
     def step(
         self, action: np.int64 | int
@@ -136,32 +128,20 @@ class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         """Take one decision; the frame ends or the device stands further on."""
         simulator = self.simulator
         chosen = int(REPAIR[simulator.stand, int(action)])
-        outcome = self._decide(chosen)
+        outcome = simulator.take(chosen)
         if outcome is None:
-            return self._observe(), 0.0, False, False, deciding(chosen)
+            return self.simulator.observe_staged(), 0.0, False, False, deciding(chosen)
         self._last = outcome
         critical = self._critical[outcome.row]
         info = self._terms.info(outcome, critical)
         info["frame_done"] = True
         return (
-            self._observe(),
+            self.simulator.observe_staged(),
             -outcome.cost - self._price(outcome.correct, critical),
             False,
             simulator.frame >= self._n_frames,
             info,
         )
-
-    def _decide(self, action: int) -> Outcome | None:
-        simulator = self.simulator
-        if simulator.will_skip:
-            return simulator.step(PAIR[action])
-        if action == ANSWER:
-            return simulator.answer()
-        pair = PAIR[action]
-        if SPLIT[pair] < EXIT[pair]:
-            return simulator.send(pair, hurried=action > ANSWER)
-        simulator.evaluate_exit(EXIT[pair])
-        return simulator.answer() if EXIT[pair] == N_EXITS else None
 
     def action_masks(self) -> NDArray[np.bool_]:
         """bool (36,): what is legal where the device stands."""

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.action import N_EXITS
 from offload_env.outcome import FALLBACK, Outcome
-from offload_env.simulator import SPLIT, Exchange, Simulator
+from offload_env.simulator import EXIT, SPLIT, Exchange, Simulator
 from offload_env.world import LOCAL, World
-from testbed.decide.stages import STAND
+from testbed.decide.stages import ANSWER, CANONICAL, STAND
 
 STANDS: Final[list[list[list[int]]]] = STAND.tolist()
+PAIR: Final[list[int]] = CANONICAL.tolist()
+"""Canonical pair that a staged action runs."""
 
 
 class StagedSimulator(Simulator):
@@ -38,6 +44,27 @@ class StagedSimulator(Simulator):
         self._position = self._gave_up = 0
         self._waited = self._rest = self._wasted_mj = 0.0
         self.exits: list[tuple[int, int, float]] = []
+
+    def take(self, chosen: int) -> Outcome | None:
+        """Carry out a staged action that is legal at `stand`.
+
+        Returns:
+            The frame's outcome, or None if it is still open. Whatever is decided about a frame
+            that has waited too long skips it.
+        """
+        pair = PAIR[chosen]
+        if self.will_skip:
+            return self.step(pair)
+        if chosen == ANSWER:
+            return self.answer()
+        if SPLIT[pair] < EXIT[pair]:
+            return self.send(pair, hurried=chosen > ANSWER)
+        self.evaluate_exit(EXIT[pair])
+        return self.answer() if EXIT[pair] == N_EXITS else None
+
+    def observe_staged(self) -> NDArray[np.float32]:
+        """The device's staged observation now, float32 (`STAGED_OBS_DIM`,)."""
+        return np.array(self.observe_list() + self.observe_stage_list(), np.float32)
 
     def observe_stage_list(self) -> list[float]:
         """The stage elements of the staged observation, as a plain list."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,17 @@ from agents.doubt import doubt
 from agents.evaluate import AGENT, STAGED, evaluate
 from agents.evaluation_report import write_report
 from agents.export import bundle_of
+from agents.live import replay
 from agents.rollout import episode_keys, simulate
 from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
 from agents.train import train
 from cnn.action import Action
 from cnn.errors import BundleError, ConfigError
+from cnn.frame_table import FrameTable
 from offload_env.batch import FALLBACK, SKIPPED
 from offload_env.staged import OffloadStagedEnv
 from offload_env.staged_vector import OffloadStagedVectorEnv
+from offload_env.world import build_world
 from testbed.decide.observation import FEATURES_AT, STAGED_OBS_DIM, STAGED_SCHEMA_HASH
 from testbed.decide.policy import StaticPolicy, load_policy
 from testbed.decide.policy_bundle import PolicyBundle
@@ -128,6 +131,26 @@ def test_one_decision_a_frame_is_the_frame_level_policy(make_world, action: Acti
     np.testing.assert_array_equal(staged.action[driven], plain.action[driven])
     for name in ("delay_ms", "energy_mj", "cost", "correct", "row", "status"):
         np.testing.assert_allclose(getattr(staged, name), getattr(plain, name))
+
+
+@pytest.mark.parametrize("action", [Action(4, 4), Action(5, 0)], ids=str)
+def test_the_replay_of_a_live_run_takes_policies_of_either_kind(action: Action) -> None:
+    world = build_world("urban-5g", "test")
+    table = first_frames(world.table, 150)
+    of = {
+        kind: replay(world, table, world.traces[0], policy, 500.0)
+        for kind, policy in {"staged": Frame(action), "plain": StaticPolicy(action)}.items()
+    }
+    assert of["staged"] == pytest.approx(of["plain"])
+
+
+def first_frames(table: FrameTable, n: int) -> FrameTable:
+    cut = {
+        field.name: value[:n]
+        for field in fields(table)
+        if isinstance(value := getattr(table, field.name), np.ndarray)
+    }
+    return replace(table, **cut)
 
 
 def test_rewards_fall_when_frames_end_and_sums_count_frames(make_world) -> None:
