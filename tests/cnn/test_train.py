@@ -148,8 +148,8 @@ def test_a_gpu_that_is_not_there_is_refused_before_any_work(
 def test_training_on_a_gpu_learns_and_continues_on_the_processor(
     data: tuple[ImageSet, ImageSet], tmp_path: Path, precision: Precision
 ) -> None:
-    on_gpu = replace(config(4), device="cuda", precision=precision)
+    on_gpu = replace(config(8), device="cuda", precision=precision)
     train(*data, TINY, on_gpu, tmp_path, progress=False)
-    path = train(*data, TINY, config(5), tmp_path, resume=True, progress=False)
+    path = train(*data, TINY, config(9), tmp_path, resume=True, progress=False)
     net = checkpoint.build_model(checkpoint.load(path))
     assert min(exit_accuracy(net, data[1])) >= 0.9
