@@ -7,7 +7,7 @@ time, energy and answer; observations agree to float32 rounding of the logarithm
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from offload_env.batch_learning import learn_answer, learn_link
 from offload_env.batch_observer import BatchObserver
 from offload_env.hashing import Keys
 from offload_env.lanes import Indices, Lanes
-from offload_env.outcome import FALLBACK, OK, SKIPPED, BatchOutcome
+from offload_env.outcome import FALLBACK, OK, SKIPPED, BatchOutcome, Exchange
 from offload_env.server_load import CELL_MS
 from offload_env.world import LOCAL, POOL, World
 
@@ -30,24 +30,6 @@ LOCAL_OF: Final = np.array([LOCAL[a.exit - 1] for a in ACTIONS])
 LOCAL_ARRAY: Final = np.array(LOCAL)
 
 __all__ = ["FALLBACK", "OK", "SKIPPED", "BatchOutcome", "BatchSimulator"]
-
-
-class Exchanges(NamedTuple):
-    """What would come of sending, in every lane; float64 (B,).
-
-    Attributes:
-        size: bytes on the uplink.
-        left_ms: when the last of them has left.
-        transfer_ms: the exchange less the server's wait and compute.
-        wait_ms: at the server.
-        total_ms: from the hand-over to the radio until the answer.
-    """
-
-    size: Floats
-    left_ms: Floats
-    transfer_ms: Floats
-    wait_ms: Floats
-    total_ms: Floats
 
 
 class BatchSimulator:
@@ -117,7 +99,7 @@ class BatchSimulator:
         compute = self.world.device_ms.take(actions) * s.jitter
         return self._finish(s, actions, compute, skip)
 
-    def _exchanges(self, s: Lanes, action: NDArray[np.int64], sent: Floats) -> Exchanges:
+    def _exchanges(self, s: Lanes, action: NDArray[np.int64], sent: Floats) -> Exchange[Floats]:
         """Hand the payloads of `action` to the radio at `sent`; nothing changes in `s`."""
         w = self.world
         radio = np.maximum(sent, s.radio_free)
@@ -132,7 +114,7 @@ class BatchSimulator:
         far = w.server_ms.take(action) * s.far_jitter
         down = w.pool.one_way(s.lane, ((arrive + wait) + far) + s.offset)
         transfer = (left - sent) + up + down + w.cost.net_ms
-        return Exchanges(size, left, transfer, wait, transfer + wait + far)
+        return Exchange(size, left, transfer, wait, transfer + wait + far)
 
     def _finish(
         self,
@@ -140,7 +122,7 @@ class BatchSimulator:
         action: NDArray[np.int64],
         compute: Floats,
         skip: Bools,
-        exchanges: Exchanges | None = None,
+        exchanges: Exchange[Floats] | None = None,
     ) -> BatchOutcome:
         w, cost, timing = self.world, self.world.cost, self.world.scenario.timing
         off = OFFLOADS.take(action)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,27 @@ OK: Final = 0
 FALLBACK: Final = 1
 SKIPPED: Final = 2
 STATUS: Final = ("ok", "fallback", "skipped")
+
+
+Number = TypeVar("Number", float, Floats)
+
+
+class Exchange(NamedTuple, Generic[Number]):
+    """What would come of sending one payload, or one in every lane (arrays (B,)).
+
+    Attributes:
+        size: bytes on the uplink.
+        left_ms: when the last of them has left.
+        transfer_ms: the exchange less the server's wait and compute.
+        wait_ms: at the server.
+        total_ms: from the hand-over to the radio until the answer.
+    """
+
+    size: Number
+    left_ms: Number
+    transfer_ms: Number
+    wait_ms: Number
+    total_ms: Number
 
 
 class Outcome(NamedTuple):

@@ -8,13 +8,13 @@ modem's tail. `offload_env.batch` does the same operations in the same order wit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import ACTIONS
-from offload_env.outcome import FALLBACK, OK, SKIPPED, STATUS, Outcome
+from offload_env.outcome import FALLBACK, OK, SKIPPED, STATUS, Exchange, Outcome
 from offload_env.server_load import CELL_MS
 from offload_env.world import LOCAL, POOL, Plan, World
 from testbed.decide.observation import Observer
@@ -25,24 +25,6 @@ SPLIT: Final = tuple(action.split for action in ACTIONS)
 IS_LOCAL: Final = tuple(action.is_local for action in ACTIONS)
 
 __all__ = ["FALLBACK", "LONG_AGO_MS", "OK", "SKIPPED", "STATUS", "Outcome", "Simulator"]
-
-
-class Exchange(NamedTuple):
-    """What would come of sending one payload.
-
-    Attributes:
-        size: bytes on the uplink.
-        left_ms: when the last of them has left.
-        transfer_ms: the exchange less the server's wait and compute.
-        wait_ms: at the server.
-        total_ms: from the hand-over to the radio until the answer.
-    """
-
-    size: float
-    left_ms: float
-    transfer_ms: float
-    wait_ms: float
-    total_ms: float
 
 
 class Simulator:
@@ -160,7 +142,7 @@ class Simulator:
             return self._skip(action)
         return self._finish(action, self._device_ms[action] * self._jitter)
 
-    def _exchange(self, action: int, sent: float) -> Exchange:
+    def _exchange(self, action: int, sent: float) -> Exchange[float]:
         """What would come of handing the action's payload to the radio at `sent`."""
         radio = sent if sent > self._radio_free else self._radio_free
         size = self._sent_bytes[self._row][action]
@@ -176,17 +158,16 @@ class Simulator:
         transfer = (left - sent) + up + down + self._net
         return Exchange(size, left, transfer, wait, transfer + wait + far)
 
-    def _finish(self, action: int, compute: float, exchanged: Exchange | None = None) -> Outcome:
-        start, last_end = self._start, self._last_end
+    def _finish(
+        self, action: int, compute: float, exchanged: Exchange[float] | None = None
+    ) -> Outcome:
         used, status = action, OK
-        sent = start + compute
-        next_captured = (self.frame + 1) * self._period
+        sent = self._start + compute
         exchange = transfer = wait = fallback = send_mj = 0.0
         observer = self.observer
         if IS_LOCAL[action]:
             end = free = sent
-            next_start = free if free > next_captured else next_captured
-            tail = min(next_start, last_end + self._tail) - start
+            tail = min(self._next_start(free), self._last_end + self._tail) - self._start
             tail = tail if tail > 0.0 else 0.0
         else:
             size, left, transfer, wait, exchange = exchanged or self._exchange(action, sent)
@@ -198,10 +179,7 @@ class Simulator:
                 fallback = self._fallback_ms[action] * self._jitter
             end = sent + exchange
             free = end + fallback
-            next_start = free if free > next_captured else next_captured
-            before = min(sent, last_end + self._tail) - start
-            after = next_start - end
-            tail = (before if before > 0.0 else 0.0) + (after if after < self._tail else self._tail)
+            tail = self._tail_around(sent, end, free)
             self._last_end = end
             if status == OK:
                 observer.record_transfer(end * 1e-3, size, transfer)
@@ -214,6 +192,17 @@ class Simulator:
             action, used, status, compute, exchange, transfer, wait, fallback, send_mj, tail
         )
 
+    def _next_start(self, free: float) -> float:
+        """When the next frame starts, if the device is free at `free`."""
+        next_captured = (self.frame + 1) * self._period
+        return free if free > next_captured else next_captured
+
+    def _tail_around(self, sent: float, end: float, free: float) -> float:
+        """What of this frame's time the modem spends in a tail, before and after an exchange."""
+        before = min(sent, self._last_end + self._tail) - self._start
+        after = self._next_start(free) - end
+        return (before if before > 0.0 else 0.0) + (after if after < self._tail else self._tail)
+
     def _learn_answer(self, used: int) -> None:
         row = self._row
         self.observer.record_answer(
@@ -221,10 +210,8 @@ class Simulator:
         )
 
     def _skip(self, action: int) -> Outcome:
-        next_captured = (self.frame + 1) * self._period
         self._free = self._start
-        next_start = self._start if self._start > next_captured else next_captured
-        tail = min(next_start, self._last_end + self._tail) - self._start
+        tail = min(self._next_start(self._start), self._last_end + self._tail) - self._start
         self.observer.record_skipped()
         tail = tail if tail > 0.0 else 0.0
         return self._close(action, action, SKIPPED, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, tail)

@@ -22,9 +22,9 @@ from offload_env.simulator import Outcome
 from offload_env.staged_simulator import StagedSimulator
 from offload_env.world import World, build_world
 from testbed.decide.observation import STAGED_OBS_DIM
-from testbed.decide.stages import ANSWER, LEGAL, N_STAGED, REPAIR, staged_name
+from testbed.decide.stages import LEGAL, N_STAGED, REPAIR, staged_name
 
-__all__ = ["ANSWER", "LEGAL", "N_STAGED", "REPAIR", "OffloadStagedEnv", "deciding"]
+__all__ = ["OffloadStagedEnv", "deciding"]
 
 
 class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import ACTIONS, N_ACTIONS
-from offload_env.batch import LOCAL_ARRAY, OFFLOADS, BatchSimulator, Bools, Exchanges, Floats
+from offload_env.batch import LOCAL_ARRAY, OFFLOADS, BatchSimulator, Bools, Floats
 from offload_env.lanes import Indices, Lanes
-from offload_env.outcome import BatchOutcome
+from offload_env.outcome import BatchOutcome, Exchange
 from testbed.decide.estimators import patience_ms
 from testbed.decide.stages import STAND
 
@@ -73,7 +73,7 @@ class StagedBatchSimulator(BatchSimulator):
         gives_up = OFFLOADS.take(actions) & ~skip & (exchanges.total_ms > patience)
         late = np.flatnonzero(gives_up)
         kept = s.take(late)
-        waiting = Exchanges._make(part[late] for part in exchanges)
+        waiting = Exchange(*(part[late] for part in exchanges))
         self._give_up(kept, actions[late], compute[late], patience[late], waiting)
         outcome = self._finish(s, actions, compute, skip, exchanges)
         if not whole:
@@ -94,7 +94,7 @@ class StagedBatchSimulator(BatchSimulator):
         action: NDArray[np.int64],
         compute: Floats,
         patience: Floats,
-        exchanges: Exchanges,
+        exchanges: Exchange[Floats],
     ) -> None:
         """Send, wait for `patience` in vain; the frame stays open."""
         s.radio_free = exchanges.left_ms

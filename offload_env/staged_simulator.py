@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import N_EXITS
-from offload_env.outcome import FALLBACK, Outcome
-from offload_env.simulator import EXIT, SPLIT, Exchange, Simulator
+from offload_env.outcome import FALLBACK, Exchange, Outcome
+from offload_env.simulator import EXIT, SPLIT, Simulator
 from offload_env.world import LOCAL, World
 from testbed.decide.stages import ANSWER, CANONICAL, STAND
 
@@ -113,17 +113,14 @@ class StagedSimulator(Simulator):
         return self._finish(action, compute, exchange)
 
     @property
-    def position(self) -> int:
-        """Block after which the device stands in this frame, 0..5."""
-        return self._position
-
-    @property
     def stand(self) -> int:
         """Where the device stands, see `testbed.decide.stages`; the frame is open."""
         looked = self.exits[-1][0] if self.exits else 0
         return STANDS[self._gave_up][self._position][looked]
 
-    def _give_up(self, action: int, compute: float, patience: float, exchange: Exchange) -> None:
+    def _give_up(
+        self, action: int, compute: float, patience: float, exchange: Exchange[float]
+    ) -> None:
         """Send, wait for `patience` in vain; the frame stays open."""
         self._radio_free = exchange.left_ms
         self._compute, self._waited = compute, patience
@@ -135,11 +132,7 @@ class StagedSimulator(Simulator):
         sent = self._start + self._compute
         end = sent + self._waited
         free = end + self._rest
-        next_captured = (self.frame + 1) * self._period
-        next_start = free if free > next_captured else next_captured
-        before = min(sent, self._last_end + self._tail) - self._start
-        after = next_start - end
-        tail = (before if before > 0.0 else 0.0) + (after if after < self._tail else self._tail)
+        tail = self._tail_around(sent, end, free)
         self._last_end = end
         self._learn_answer(local)
         self._free = free
