@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,15 +19,16 @@ from agents.live import (
     frame_table,
     replay,
     run_live,
-    slowdown_for,
     warm_runtime,
 )
 from agents.progress import steps_progress, training_progress
 from agents.table import COLUMNS, Comparison, cells, comparison
 from agents.train import TrainResult, train
-from cnn.errors import ConfigError
+from cnn.errors import ConfigError, RemoteError
+from cnn.frame_table import FrameTable
 from offload_env.world import World, build_world, load_traces
 from testbed.decide.policy import Policy, StaticPolicy, load_policy
+from testbed.device.pace import PaceKept
 
 LIVE_SEED_OFFSET: Final = 500
 """Live frames are drawn from the demo's seed plus this."""
@@ -65,16 +67,15 @@ def run_demo(
     console.rule("3  drive live: device, link and MEC server as processes")
     runs: dict[str, tuple[Policy, tuple[str, str]]] = {AGENT: (policy, ("--policy", str(path)))}
     runs["full-local"] = (StaticPolicy(FULL_LOCAL, "full-local"), ("--action", FULL_LOCAL.name))
-    live, text = _live(test_world, runs, frames, seed, out, console)
-    Comparison("live beside its replay", COLUMNS, [cells(*i) for i in live.items()], []).print()
+    live = _live_or_why_not(test_world, runs, frames, seed, out, console)
     report = write_report(
         result,
         test_world,
         {AGENT: policy},
         out / "report.html",
         learning=trained.log,
-        live=live,
-        live_text=text,
+        live=live.figures,
+        live_text=live.text,
         facts={"training": f"{steps} frames in {trained.seconds:.0f} s, seed {seed}"},
     )
     console.print(f"report {report}", highlight=False)
@@ -91,6 +92,43 @@ def _train(
         return train(config, out / "train", world=world, report=report)
 
 
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What the live part gave.
+
+    Attributes:
+        figures: mean figures of each policy, live and replayed; empty if it failed.
+        text: what they are, or why there are none.
+        kept: how this machine kept the device's pace; None if it failed.
+    """
+
+    figures: dict[str, dict[str, float]]
+    text: str
+    kept: PaceKept | None
+
+
+def _live_or_why_not(
+    world: World,
+    runs: dict[str, tuple[Policy, tuple[str, str]]],
+    n: int,
+    seed: int,
+    out: Path,
+    console: Console,
+) -> _Live:
+    """The live part; what was trained and compared before it stays if it fails."""
+    try:
+        live = _live(world, runs, n, seed, out, console)
+    except RemoteError as error:
+        live = _Live({}, f"The live part could not be measured on this machine now: {error}", None)
+        console.print(live.text, style="bold", highlight=False)
+        return live
+    rows = [cells(*i) for i in live.figures.items()]
+    Comparison("live beside its replay", COLUMNS, rows, []).print()
+    assert live.kept is not None
+    console.print(live.kept.describe(), style="" if live.kept.valid else "bold", highlight=False)
+    return live
+
+
 def _live(
     world: World,
     runs: dict[str, tuple[Policy, tuple[str, str]]],
@@ -98,9 +136,31 @@ def _live(
     seed: int,
     out: Path,
     console: Console,
-) -> tuple[dict[str, dict[str, float]], str]:
+) -> _Live:
     """Every policy live, one after the other, over the same frames and the same trace."""
     source = _frame_source(seed)
+    table = _answers(world, source, n, console)
+    trace = load_traces(world.scenario, "test")[seed % len(world.pool)]
+    figures: dict[str, dict[str, float]] = {}
+    kept = PaceKept(0, 0)
+    for name, (policy, decide) in runs.items():
+        console.print(f"{name}: {n} frames over {trace.name}", highlight=False)
+        run = run_live(world, trace, source, decide, n, out / f"live-{name}.parquet")
+        kept += run.kept
+        figures[f"{name}, live"] = run.figures(world)
+        figures[f"{name}, replayed"] = replay(world, table, trace, policy, run.offset_ms)
+    text = (
+        f"{n} frames ({source.name}) through real processes on this machine over {trace.name}. "
+        "Live, transfers, the server, bytes and answers are measured; computing on the device "
+        f"is modelled: it keeps the pace of the scenario's device, full local "
+        f"{world.delay_ref_ms:.4g} ms. Energy is the model meter's. The replay simulates the same "
+        f"frames, trace and policy. {kept.describe().capitalize()}."
+    )
+    return _Live(figures, text, kept)
+
+
+def _answers(world: World, source: FrameSource, n: int, console: Console) -> FrameTable:
+    """The network's answers to the live frames, for the replay."""
     runtime = warm_runtime()
     if runtime.bundle.hash != world.table.bundle_hash:
         raise ConfigError(
@@ -115,23 +175,7 @@ def _live(
         console=console,
     ) as bar:
         task = bar.add_task("table", total=n)
-        table = frame_table(runtime, source, n, lambda done: bar.advance(task, done))
-    trace = load_traces(world.scenario, "test")[seed % len(world.pool)]
-    console.print("how fast is this machine as a device?", highlight=False)
-    slowdown = slowdown_for(world, trace, source, out / "calibration.parquet")
-    live: dict[str, dict[str, float]] = {}
-    for name, (policy, decide) in runs.items():
-        console.print(f"{name}: {n} frames over {trace.name}", highlight=False)
-        run = run_live(world, trace, source, decide, n, slowdown, out / f"live-{name}.parquet")
-        live[f"{name}, live"] = run.figures(world)
-        live[f"{name}, replayed"] = replay(world, table, trace, policy, run.offset_ms)
-    text = (
-        f"{n} frames ({source.name}) through real processes on this machine over {trace.name}, "
-        f"the device slowed down {slowdown:.1f} times to the scenario's speed; delay, bytes and "
-        "answers are measured, energy is the model meter's. The replay simulates the same "
-        "frames, trace and policy."
-    )
-    return live, text
+        return frame_table(runtime, source, n, lambda done: bar.advance(task, done))
 
 
 def _frame_source(seed: int) -> FrameSource:
@@ -139,21 +183,26 @@ def _frame_source(seed: int) -> FrameSource:
     return FrameSource(name, seed + LIVE_SEED_OFFSET)
 
 
-def _json(
-    result: Evaluation, live: dict[str, dict[str, float]], frames: int, report: Path
-) -> dict[str, Any]:
-    measured = live[f"{AGENT}, live"]
+def _json(result: Evaluation, live: _Live, frames: int, report: Path) -> dict[str, Any]:
     return {
         "policies": {n: {k: m[k] for k in FIGURES} for n, m in result.policies.items()},
-        "live": {
-            "frames": frames,
-            **{k: measured[k] for k in FIGURES},
-            "policy": AGENT,
-            "replayed": live[f"{AGENT}, replayed"],
-            "full_local": live["full-local, live"],
-        },
+        "live": _live_json(live.figures, frames) if live.figures else None,
+        "live_text": live.text,
+        "pace": None if live.kept is None else live.kept.to_json(),
         "report": str(report),
         "floor": result.floor,
         "bound_cost": result.bound_cost,
         "gap_closed": result.gap_closed,
+    }
+
+
+def _live_json(figures: dict[str, dict[str, float]], frames: int) -> dict[str, Any]:
+    measured = figures[f"{AGENT}, live"]
+    return {
+        "frames": frames,
+        **{k: measured[k] for k in FIGURES},
+        "policy": AGENT,
+        "replayed": figures[f"{AGENT}, replayed"],
+        "full_local": figures["full-local, live"],
+        "full_local_replayed": figures["full-local, replayed"],
     }

@@ -59,7 +59,7 @@ def write_report(
         _cdfs(result, deadline),
         _shares(result),
     ]
-    if live:
+    if live is not None:
         sections.insert(1, _live(live, live_text))
     for name, policy in agents.items():
         sections.append(_timeline(result, world, deadline, name))

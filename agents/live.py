@@ -1,8 +1,8 @@
 """A live run: real frames through a device process, a link process and a server process.
 
-The link replays a trace that training never saw. The device is emulated to be as slow as
-the scenario's (pauses after its compute), so that the simulation of the very same frames,
-trace and policy can be held against it.
+The link replays a trace that training never saw. The device keeps the pace of the scenario's
+(`testbed.device.pace`), so that the simulation of the very same frames, trace and policy can
+be held against it: compute times are modelled on both sides, all else is measured live.
 """
 
 from __future__ import annotations
@@ -11,26 +11,23 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.baselines import FULL_LOCAL
 from cnn.bundle import load_bundle
-from cnn.data import ImageSet
 from cnn.errors import RemoteError
 from cnn.frame_table import FrameTable
 from cnn.runtime import SplitRuntime
-from cnn.table import make_table
 from offload_env.outcome import Outcome
+from offload_env.replay import source_table
 from offload_env.server_load import ServerLoad
 from offload_env.staged_simulator import StagedSimulator
 from offload_env.world import Plan, World, build_world
 from testbed.decide.staged_policy import AnyPolicy, StagedPolicy
-from testbed.device.frames import open_frames
+from testbed.device.pace import PaceKept
 from testbed.link.process import LinkProcess
 from testbed.link.record import LinkRecord
 from testbed.records.parquet import Records, read_records
@@ -38,10 +35,7 @@ from testbed.server.process import ServerProcess
 from testbed.traces.trace import Trace
 
 DEFAULT_POWER: Final = "jetson-nano+5g-nsa-lowband"
-_OWN_TRACKS: Final = 10_000
-"""Added to the stream's running track numbers: GTSRB's own spliced tracks keep their names."""
 _STOP_S: Final = 10.0
-CALIBRATION_FRAMES: Final = 40
 _REPLAYS: Final = 8
 """Replays with other draws of the compute jitter, averaged."""
 
@@ -78,6 +72,11 @@ class LiveRun:
         """Trace time at which the device started its drive, milliseconds."""
         return 1e3 * self.link.trace_time_s(self.records.source["started_monotonic_s"])
 
+    @property
+    def kept(self) -> PaceKept:
+        """Whether this machine kept the device's pace."""
+        return PaceKept.of_source(self.records.source) or PaceKept(0, 0)
+
     def figures(self, world: World) -> dict[str, float]:
         """Mean figures as in `agents.rollout.summary`, cost by the world's price."""
         delay, energy = self.records.numbers("delay_ms"), self.records.numbers("energy_mj")
@@ -88,42 +87,7 @@ class LiveRun:
 
 def frame_table(runtime: SplitRuntime, source: FrameSource, n: int, progress: Any) -> FrameTable:
     """Answers of the real network to the very frames that the device will see."""
-    size = runtime.bundle.config.input_size
-    frames = list(islice(open_frames(source.name, size, seed=source.seed, data=source.data), n))
-    images = ImageSet(
-        np.stack([f.image for f in frames]),
-        np.array([-1 if f.label is None else f.label for f in frames], np.int16),
-        np.array([f.track + _OWN_TRACKS for f in frames], np.int32),
-        np.array([f.frame_in_track for f in frames], np.int16),
-        np.array([f.width_px for f in frames], np.int16),
-        np.array([f.height_px for f in frames], np.int16),
-    )
-    return make_table(runtime, images, source.name, progress=progress)
-
-
-def slowdown_for(world: World, trace: Trace, source: FrameSource, out: Path) -> float:
-    """Factor that makes the device on this machine as slow as the scenario's.
-
-    Measured with the device itself, slowed down by the cost model's estimate, on full local
-    processing at the scenario's frame rate with server and link running beside it: what it
-    does besides computing the network counts, and a processor that pauses between sections
-    and shares its caches takes longer than one in a tight loop.
-
-    Args:
-        world: its `delay_ref_ms` is to be met.
-        trace: of the idle link.
-        source: of the frames.
-        out: Parquet file of the calibration's measurements.
-
-    Returns:
-        at least 1: a faster device than this machine cannot be emulated.
-    """
-    guess = max(1.0, world.cost.slowdown)
-    action = ("--action", FULL_LOCAL.name)
-    run = run_live(world, trace, source, action, CALIBRATION_FRAMES, guess, out)
-    busy_ms = run.records.numbers("delay_ms") - run.records.numbers("queue_ms")
-    typical_ms = float(np.median(busy_ms[CALIBRATION_FRAMES // 4 :]))
-    return max(1.0, guess * world.delay_ref_ms / typical_ms)
+    return source_table(runtime, source.name, source.seed, n, source.data, progress=progress)
 
 
 def run_live(
@@ -132,11 +96,12 @@ def run_live(
     source: FrameSource,
     decide: Sequence[str],
     n: int,
-    slowdown: float,
     out: Path,
     start_offset_s: float = 0.0,
 ) -> LiveRun:
     """Start server, link and device as processes, drive `n` frames, end them all.
+
+    The device keeps the pace of the world's: its profile is written beside `out`.
 
     Args:
         world: for timing, price and what the device is told.
@@ -145,20 +110,21 @@ def run_live(
         decide: the device's option for its policy: ``("--policy", file)`` or
             ``("--action", name)``.
         n: frames.
-        slowdown: of the emulated device.
         out: Parquet file of the measurements.
         start_offset_s: where in the trace the drive starts.
 
     Raises:
         RemoteError: if a process failed or measured fewer frames.
     """
+    profile = out.with_suffix(".device.json")
+    world.cost.save(profile)
     with (
         ServerProcess() as server,
         LinkProcess(trace, ("127.0.0.1", server.port), start_offset_s=start_offset_s) as link,
     ):
         command = [sys.executable, "-m", "testbed", "device"]
         command += ["--server", f"{link.host}:{link.port}", *decide]
-        command += _settings(world, source, n, slowdown, out)
+        command += _settings(world, source, n, profile, out)
         _run(command)
         run = LiveRun(read_records(out), link.record())
     if len(run.records) != n:
@@ -170,14 +136,14 @@ def run_live(
     return run
 
 
-def _settings(world: World, source: FrameSource, n: int, slowdown: float, out: Path) -> list[str]:
+def _settings(world: World, source: FrameSource, n: int, profile: Path, out: Path) -> list[str]:
     timing, settings = world.scenario.timing, world.settings
     options: dict[str, object] = {
         "--frames": source.name,
         "--seed": source.seed,
         "--n-frames": n,
         "--fps": 1e3 / timing.period_ms,
-        "--slowdown": slowdown,
+        "--pace": profile,
         "--timeout-ms": timing.timeout_ms,
         "--deadline-ms": timing.deadline_ms,
         "--max-queue-ms": timing.max_queue_ms,

@@ -20,6 +20,7 @@ from offload_env.world import World, build_world
 from testbed.decide.observation import FIELDS, OBS_DIM
 
 if TYPE_CHECKING:
+    from testbed.device.pace import PaceKept
     from testbed.link.record import LinkRecord
     from testbed.records.measurement import Measurement
 
@@ -27,14 +28,17 @@ QUEUE_AT: Final = next(f.index for f in FIELDS if f.name == "queue_ms")
 
 
 class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
-    """`OffloadEnv` with nothing simulated but the radio's capacity and the power of the parts.
+    """`OffloadEnv` on real processes: link, server, protocol and answers are real.
 
     ## Description
     A MEC server and a link run as processes of their own, the device runs here: its blocks
     compute on real images, payloads cross real sockets through a link that replays the
-    drive's trace, the server answers. The device is slowed down (by pauses) to the
-    scenario's speed where this machine is faster. Time is real: ``step`` returns when the
-    next frame has been captured, and a learner that thinks for long delays its own frames.
+    drive's trace, the server answers. The device keeps the pace of the scenario's: every
+    section is computed for real, then waits until the time that the cost model states has
+    passed. Compute times are so modelled by statement, all other times measured;
+    `pace_kept` says whether this machine was fast enough. Time is real: ``step`` returns
+    when the next frame has been captured, and a learner that thinks longer than the device
+    computes delays its own frames.
     The server serves nobody else; the scenario's other users are left out.
 
     ## Action Space, Observation Space, Rewards, Episode End
@@ -52,8 +56,8 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         scenario, split, world, lagrange, render_mode: as in `OffloadEnv`.
         frames: ``render`` (road signs drawn here) or ``gtsrb:policy-test``.
         n_frames: frames of an episode; None takes the scenario's.
-        slowdown: factor on this machine's compute, at least 1; None measures what makes
-            full local processing here as slow as the scenario's.
+        paced: emulate the scenario's device (`testbed.device.pace`); False takes this
+            machine as it is.
 
     Call `close` to end the processes (``with contextlib.closing(env)``).
     """
@@ -69,7 +73,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         lagrange: float = 0.0,
         frames: str = "render",
         n_frames: int | None = None,
-        slowdown: float | None = None,
+        paced: bool = True,
         render_mode: str | None = None,
     ) -> None:
         self.world = world if world is not None else build_world(scenario, split)
@@ -79,7 +83,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         self.set_lagrange(lagrange)
         self.render_mode = check_render_mode(render_mode)
         self._n_frames = n_frames or self.world.scenario.timing.n_frames
-        self._rig = LiveRig(self.world, frames, self._n_frames, slowdown)
+        self._rig = LiveRig(self.world, frames, self._n_frames, paced)
         self._mask = np.ones(N_ACTIONS, bool)
         self._last: Measurement | None = None
 
@@ -141,9 +145,9 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         return f"{name} {row.status} delay {row.delay_ms:.1f} ms energy {row.energy_mj} mJ"
 
     @property
-    def slowdown(self) -> float | None:
-        """Factor by which this machine's compute is slowed down; None before it is measured."""
-        return self._rig.slowdown
+    def pace_kept(self) -> PaceKept | None:
+        """How this machine kept the pace in this drive; None if it was not paced."""
+        return self._rig.device.pace_kept
 
     @property
     def frames_seed(self) -> int:

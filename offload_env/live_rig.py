@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from cnn.action import action_from_index
 from cnn.errors import ConfigError
-from offload_env.world import MAIN, World
+from offload_env.world import World
+from testbed.device.pace import Pace
 
 if TYPE_CHECKING:
     from cnn.runtime import SplitRuntime
@@ -23,38 +23,6 @@ if TYPE_CHECKING:
     from testbed.link.record import LinkRecord
 
 CONNECT_TIMEOUT_S: Final = 10.0
-CALIBRATION_FRAMES: Final = 25
-
-
-def matching_slowdown(runtime: SplitRuntime, world: World) -> float:
-    """Factor that makes a device on this machine as slow as the scenario's.
-
-    Measured with the device itself: full local processing of a few frames, slowed down by
-    the cost model's own factor. How fast a shared machine is changes from hour to hour.
-
-    Returns:
-        at least 1: a faster device than this machine cannot be emulated.
-    """
-    from testbed.decide.observation import Observer
-    from testbed.decide.policy import StaticPolicy
-    from testbed.device.device import Device, DeviceConfig
-    from testbed.device.frames import open_frames
-    from testbed.meters.base import NoMeter
-
-    guess = max(1.0, world.cost.slowdown)
-    device = Device(
-        runtime,
-        None,
-        StaticPolicy(action_from_index(MAIN)),
-        Observer(world.settings),
-        NoMeter(),
-        DeviceConfig(period_ms=0, pause_ms=20, slowdown=guess),
-    )
-    frames = open_frames("render", runtime.bundle.config.input_size, seed=0)
-    rows = list(device.run(islice(frames, CALIBRATION_FRAMES)))
-    # The first frames run cold: there is nothing yet to keep warm with.
-    typical_ms = float(np.median([row.delay_ms - row.queue_ms for row in rows[5:]]))
-    return max(1.0, guess * world.delay_ref_ms / typical_ms)
 
 
 class LiveRig:
@@ -64,13 +32,12 @@ class LiveRig:
         world: scenario and split.
         source: frame source with labels, ``render`` or ``gtsrb:policy-test``.
         n_frames: frames of a drive, made before it starts.
-        slowdown: factor on this machine's compute, at least 1; None measures what makes
-            full local processing here as slow as the scenario's.
+        paced: emulate the scenario's device; False takes this machine as it is.
     """
 
-    def __init__(self, world: World, source: str, n_frames: int, slowdown: float | None) -> None:
+    def __init__(self, world: World, source: str, n_frames: int, paced: bool) -> None:
         self.world, self.source, self.n_frames = world, source, n_frames
-        self.slowdown = slowdown
+        self._pace = Pace.of(world.cost) if paced else None
         self.frames_seed = 0
         self.skipped = False
         self._runtime: SplitRuntime | None = None
@@ -174,8 +141,6 @@ class LiveRig:
 
         world, plan = self.world, self.world.plan(key)
         timing, cost = world.scenario.timing, world.cost
-        if self.slowdown is None:
-            self.slowdown = matching_slowdown(runtime, world)
         self._link = link = self._drive.enter_context(
             LinkProcess(
                 world.traces[plan.trace],
@@ -199,7 +164,8 @@ class LiveRig:
                 timeout_ms=timing.timeout_ms,
                 deadline_ms=timing.deadline_ms,
                 max_queue_ms=timing.max_queue_ms,
-                slowdown=self.slowdown,
+                pace=self._pace,
+                seed=key % 2**31,
             ),
             link_truth=link.truth,
         )

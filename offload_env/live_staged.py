@@ -47,7 +47,7 @@ class OffloadLiveStagedEnv(OffloadLiveEnv):
         lagrange: float = 0.0,
         frames: str = "render",
         n_frames: int | None = None,
-        slowdown: float | None = None,
+        paced: bool = True,
         render_mode: str | None = None,
     ) -> None:
         super().__init__(
@@ -57,7 +57,7 @@ class OffloadLiveStagedEnv(OffloadLiveEnv):
             lagrange=lagrange,
             frames=frames,
             n_frames=n_frames,
-            slowdown=slowdown,
+            paced=paced,
             render_mode=render_mode,
         )
         self.action_space = gym.spaces.Discrete(N_STAGED)

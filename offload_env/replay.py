@@ -9,7 +9,7 @@ the wandering of that hour with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -53,8 +53,19 @@ class Figures:
     skipped: float
 
 
-def live_table(runtime: SplitRuntime, frames: Sequence[CameraFrame], source: str) -> FrameTable:
+def live_table(
+    runtime: SplitRuntime,
+    frames: Sequence[CameraFrame],
+    source: str,
+    progress: Callable[[int], object] | None = None,
+) -> FrameTable:
     """What the real network answers to these frames, for all actions.
+
+    Args:
+        runtime: the network.
+        frames: labelled.
+        source: their name.
+        progress: called with the number of frames just done.
 
     Raises:
         DataError: if a frame has no label.
@@ -73,16 +84,21 @@ def live_table(runtime: SplitRuntime, frames: Sequence[CameraFrame], source: str
         np.array([f.width_px for f in frames], np.int16),
         np.array([f.height_px for f in frames], np.int16),
     )
-    return make_table(runtime, images, source)
+    return make_table(runtime, images, source, progress=progress)
 
 
 def source_table(
-    runtime: SplitRuntime, source: str, seed: int, n: int, data: Path | None = None
+    runtime: SplitRuntime,
+    source: str,
+    seed: int,
+    n: int,
+    data: Path | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> FrameTable:
     """`live_table` of the first `n` frames of a frame source."""
     size = runtime.bundle.config.input_size
     frames = list(islice(open_frames(source, size, seed=seed, data=data), n))
-    return live_table(runtime, frames, source)
+    return live_table(runtime, frames, source, progress)
 
 
 def measured(rows: Sequence[Measurement]) -> Figures:

@@ -24,9 +24,6 @@ from offload_env.derived import (
     POOL,
     accuracy_floor,
     check_fit,
-    jitter_pool,
-    resumed_ms,
-    standing_ms,
 )
 from offload_env.hashing import Keys, draw, draw_batch, unit, unit_batch
 from offload_env.plan import Plan, Plans
@@ -35,6 +32,7 @@ from offload_env.server_load import CELL_MS
 from offload_env.sources import load_cost, load_table, load_traces
 from offload_env.trace_pool import TracePool
 from testbed.costs.cost_model import CostModel
+from testbed.costs.device_times import jitter_pool, resumed_ms, standing_ms
 from testbed.decide.observation import FEATURES_AT, Settings, normalise
 from testbed.traces.trace import Trace
 
@@ -240,8 +238,8 @@ def _assemble(
     rng = np.random.default_rng([zlib.crc32(scenario.name.encode()), SPLITS.index(split)])
     arrays: dict[str, NDArray[np.float64]] = {
         "server_work_ms": scenario.server.work_ms(rng, POOL),
-        "device_jitter": jitter_pool(rng, cost.jitter),
-        "server_jitter": jitter_pool(rng, cost.jitter),
+        "device_jitter": jitter_pool(rng, cost.jitter, POOL),
+        "server_jitter": jitter_pool(rng, cost.jitter, POOL),
         "device_ms": cost.slowdown * np.array(cost.device_ms),
         "fallback_ms": cost.slowdown * np.array(cost.fallback_ms),
         "server_ms": np.array(cost.server_ms, np.float64),

@@ -153,13 +153,6 @@ def _shaping(sysfs: Path) -> Iterator[Finding]:
     found = "root, tc and ip" if ok else why
     mend = "" if ok else "the user-space link needs neither"
     yield Finding("tc in network namespaces", ok, False, found, mend)
-    groups = sysfs / "fs" / "cgroup"
-    version = "v1" if (groups / "cpu").is_dir() else "v2"
-    top = groups / "cpu" if version == "v1" else groups
-    writable = root and os.access(top, os.W_OK)
-    mend = "" if writable else "use --slowdown instead of --device-quota"
-    found = f"cgroup {version}, {'writable' if writable else 'not writable'}"
-    yield Finding("CPU quota", writable, False, found, mend)
 
 
 def _data(given: Path | None) -> Iterator[Finding]:

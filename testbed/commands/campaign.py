@@ -38,13 +38,6 @@ def campaign(
     timeout_ms: Annotated[
         float, typer.Option(help="Milliseconds after which an answer is given up.")
     ] = 5000.0,
-    slowdown: Annotated[
-        float, typer.Option(help="Emulate a device slower by this factor, at least 1.")
-    ] = 1.0,
-    device_quota: Annotated[
-        float | None,
-        typer.Option(help="CPU quota of the device, share of one core in (0, 1] (root)."),
-    ] = None,
     meter: Annotated[
         str, typer.Option(help="Energy meter: model, rapl, jetson, battery or nvml.")
     ] = "model",
@@ -85,12 +78,10 @@ def campaign(
         pause_ms=pause_ms,
         repeats=repeats,
         timeout_ms=timeout_ms,
-        slowdown=slowdown,
         power=power,
         meter=meter,
         device_threads=threads,
         server_threads=server_threads,
-        device_quota=device_quota,
         seed=seed,
     )
     model = load_bundle(bundle)

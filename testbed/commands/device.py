@@ -59,9 +59,13 @@ def device(
     fps: Annotated[
         float, typer.Option(min=0, help="Camera frames per second; 0: next when free.")
     ] = 10.0,
-    slowdown: Annotated[
-        float, typer.Option(help="Emulate a device slower by this factor, at least 1.")
-    ] = 1.0,
+    pace: Annotated[
+        str | None,
+        typer.Option(
+            help="Emulate a slower device: a cost model's file, or shipped. Scaled to "
+            "--full-local-ms if given. The machine as it is if left out."
+        ),
+    ] = None,
     timeout_ms: Annotated[
         float, typer.Option(help="Milliseconds after which an answer is given up.")
     ] = 250.0,
@@ -140,6 +144,7 @@ def device(
     from testbed.device.device import Device, DeviceConfig
     from testbed.device.frames import open_frames, prepared
     from testbed.device.full_local import full_local_ms
+    from testbed.device.pace import Pace
     from testbed.meters.available import open_meter
     from testbed.records.summary import summarise
     from testbed.wire.client import MecClient
@@ -157,7 +162,7 @@ def device(
         timeout_ms=timeout_ms,
         deadline_ms=deadline_ms,
         max_queue_ms=max_queue_ms,
-        slowdown=slowdown,
+        pace=Pace.load(pace, full_local) if pace is not None else None,
         breaker_failures=breaker,
         seed=seed,
         frame_encoding=frame_encoding,
@@ -175,7 +180,8 @@ def device(
         radio_5g=tech == "5G",
         accuracy_floor=accuracy_floor,
         delay_share=delay_share,
-        full_local_ms=full_local or full_local_ms(runtime) * slowdown,
+        full_local_ms=full_local
+        or (config.pace.full_local_ms if config.pace is not None else full_local_ms(runtime)),
     )
     stream = open_frames(frames, model.config.input_size, seed=seed, data=data, n=n_frames)
     if not frames.startswith("camera:"):
@@ -190,7 +196,6 @@ def device(
         "seed": seed,
         "server": server,
         "emulation": config.describe(),
-        "slowdown": slowdown,
         "period_ms": config.period_ms,
         "timeout_ms": timeout_ms,
         "max_queue_ms": max_queue_ms,
@@ -211,8 +216,11 @@ def device(
     result = {"policy": acting.name, **summarise(rows, deadline_ms)}
     result["probes"] = sum(row.probes for row in rows)
     result["probe_bytes"] = sum(row.probe_bytes for row in rows)
+    result["pace"] = None if unit.pace_kept is None else unit.pace_kept.to_json()
     result["records"] = str(out) if out is not None and rows else None
     report(result)
+    if unit.pace_kept is not None:
+        typer.echo(unit.pace_kept.describe())
     if json:
         emit_json(result)
 

@@ -94,7 +94,8 @@ def run_device(
                     writer.write(row, **more)
             if writer is not None and unit.origin_s is not None:
                 since_s = unit.origin_s - started["started_monotonic_s"]
-                writer.close(first_capture_unix_s=started["started_unix_s"] + since_s)
+                kept = {} if unit.pace_kept is None else unit.pace_kept.to_source()
+                writer.close(first_capture_unix_s=started["started_unix_s"] + since_s, **kept)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -20,7 +20,7 @@ def doctor(
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Say what this machine has: runtime, bundle, meters (mJ), shaping, quota, data, port.
+    """Say what this machine has: runtime, bundle, meters (mJ), shaping, data, port.
 
     Exits with 2 if something is missing without which no device can run.
     """

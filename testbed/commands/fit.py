@@ -88,7 +88,7 @@ def _of_campaign(
     from testbed.costs.samples import payloads_of, samples_of
 
     samples = samples_of(measured)
-    slowdown = float(measured.source["slowdown"])
+    slowdown = float(measured.source.get("slowdown", 1.0))  # of older campaigns
     payloads = payloads_of(measured)
     powers = powers_of(measured, samples)
     fitted = fit_samples(samples, slowdown, payloads)

@@ -29,7 +29,6 @@ from testbed.costs.schedule import Schedule
 from testbed.decide.observation import Observer, Settings
 from testbed.device.device import Device, DeviceConfig
 from testbed.device.frames import CameraFrame
-from testbed.device.quota import CpuQuota
 from testbed.link.process import LinkProcess
 from testbed.meters.available import open_meter
 from testbed.records.measurement import Measurement
@@ -130,12 +129,9 @@ def _measure(
                 period_ms=0,
                 pause_ms=config.pause_ms,
                 timeout_ms=config.timeout_ms,
-                slowdown=config.slowdown,
             ),
             link_truth=lambda sent_s, done_s: (condition.uplink_mbps, condition.rtt_ms),
         )
-        if config.device_quota is not None:  # after the link, which must not inherit it
-            stack.enter_context(CpuQuota(config.device_quota))
         writer = stack.enter_context(_whole_or_nothing(path, source))
         wanted = config.warm_up + len(actions)
         for i, row in enumerate(unit.run(islice(frames, wanted))):
@@ -200,8 +196,7 @@ def _merge(
         bundle_hash=bundle_hash,
         config=asdict(config),
         conditions={c.name: asdict(c) for c in config.conditions},
-        slowdown=config.slowdown,
-        emulation=config.describe(),
+        emulation=DeviceConfig().describe(),
         device_power=asdict(device),
         radio_power=asdict(radio),
         actions=[action.name for action in ACTIONS],

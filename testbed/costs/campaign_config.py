@@ -11,7 +11,6 @@ import numpy as np
 
 from cnn.action import N_ACTIONS
 from cnn.errors import ConfigError
-from testbed.device.device_config import DeviceConfig
 
 DISTURBED: Final = 1.15
 """A neighbour on the same core takes a third and more; the spread of quiet blocks is 5 %."""
@@ -79,12 +78,10 @@ class CampaignConfig:
         pause_ms: idle time before every frame. A device that waits for its camera computes
             with colder caches than one that never rests, and takes markedly longer.
         timeout_ms: of the device; generous, since a fallback is no measurement.
-        slowdown: of the device.
         power: power profile of the model meter.
         meter: energy meter.
         device_threads: threads of the device's runtime.
         server_threads: threads of the server for one batch.
-        device_quota: CPU quota of the device, share of one core; None for no quota.
         repeats: how often blocks are measured again in which the machine was disturbed:
             the median of full local processing `DISTURBED` times that of the fastest block.
         seed: of all orders.
@@ -96,12 +93,10 @@ class CampaignConfig:
     warm_up: int = 10
     pause_ms: float = 50.0
     timeout_ms: float = 5000.0
-    slowdown: float = 1.0
     power: str = "jetson-nano+5g-nsa-lowband"
     meter: str = "model"
     device_threads: int = 1
     server_threads: int = 1
-    device_quota: float | None = None
     repeats: int = 0
     seed: int = 0
 
@@ -118,14 +113,6 @@ class CampaignConfig:
                 expected="at least 1, 1, 0 and 0",
                 mend="correct them",
             )
-
-    def describe(self) -> str:
-        """How the device was emulated, for the records."""
-        slower = DeviceConfig(slowdown=self.slowdown).describe()
-        if self.device_quota is None:
-            return slower
-        quota = f"CPU quota {self.device_quota:g} of a core"
-        return quota if self.slowdown == 1 else f"{slower}, {quota}"
 
     @property
     def n_frames(self) -> int:

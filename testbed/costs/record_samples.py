@@ -105,11 +105,13 @@ def device_records(runs: Sequence[Records]) -> DeviceRecords:
             expected="one campaign, or records of deployed devices alone",
             mend="give the file of `sliproad testbed campaign`, or a folder of device records",
         )
-    slowdowns = {float(r.source.get("slowdown", 1.0)) for r in runs}
-    if len(slowdowns) > 1:
+    slowdowns = {float(r.source.get("slowdown", 1.0)) for r in runs}  # of older records
+    emulations = {str(r.source.get("emulation", "as it is")) for r in runs}
+    if len(slowdowns) > 1 or len(emulations) > 1:
         raise DataError(
-            f"records of devices slowed down by {sorted(slowdowns)}",
-            expected="one factor: they are different devices",
+            f"records of devices {', '.join(sorted(emulations))}, "
+            f"slowed down by {', '.join(f'{s:g}' for s in sorted(slowdowns))}",
+            expected="one kind of device",
             mend="fit them apart",
         )
     networks = [_networks(r) for r in runs]

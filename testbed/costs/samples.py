@@ -18,7 +18,7 @@ from testbed.records.parquet import Records
 class Samples:
     """The frames of a campaign that count: answered as decided, warm-up excluded.
 
-    All arrays have one element a frame; times in milliseconds at the campaign's slowdown.
+    All arrays have one element a frame; times in milliseconds as measured.
     """
 
     action: NDArray[np.int64]

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 from cnn.action import Action, action_from_index
 from cnn.features import frame_features
 from cnn.runtime import Features, SplitRuntime
+from testbed.clock import wait_until
 from testbed.decide.feedback import Feedback, Learner
 from testbed.decide.observation import Observer
+from testbed.decide.policy import Policy
 from testbed.decide.staged_policy import AnyPolicy, is_staged
 from testbed.device.device_config import DeviceConfig
 from testbed.device.frames import CameraFrame
+from testbed.device.pace import PaceKept
 from testbed.device.processor import Processor
 from testbed.device.staged import Stages, decide_in_stages
 from testbed.device.uplink import Exchanger, Uplink
@@ -67,14 +70,8 @@ class Device:
         self.finished: Measurement | None = None
         self._runtime, self._policy = runtime, policy
         self._observer, self._meter, self._link_truth = observer, meter, link_truth
-        self._processor = Processor(config.slowdown, runtime.threads == 1)
+        self._processor = Processor(config.pace, config.seed)
         self._uplink = Uplink(client, runtime, observer, self._processor, config)
-        if config.slowdown > 1:
-            from testbed.device.rehearsal import rehearsals
-
-            for name, frame in rehearsals(runtime).items():
-                self._processor.keep_warm_with(name, frame)
-        self._decide_name = "decide" if getattr(policy, "memoryless", False) else ""
         self._stop = threading.Event()
         self.reset()
 
@@ -94,6 +91,11 @@ class Device:
     def origin_s(self) -> float | None:
         """`time.monotonic` of the first capture, where ``captured_s`` is 0; None before it."""
         return self._origin_s
+
+    @property
+    def pace_kept(self) -> PaceKept | None:
+        """How an emulated device's pace was kept so far; None for the machine as it is."""
+        return self._processor.kept
 
     def stop(self) -> None:
         """End `run` after the frame in hand, for good (safe in a signal handler)."""
@@ -124,16 +126,13 @@ class Device:
     def _act(self, observation: NDArray[np.float32], policy: AnyPolicy) -> None:
         """Decide and carry it out, in one go or in stages."""
         if not is_staged(policy):
-            self._processor.begin()
-            decide = partial(policy.decide, observation)
-            action, _ = self._processor.run(decide, self._decide_name)
-            self._processor.end()
+            action = cast(Policy, policy).decide(observation)
             if not is_staged(policy):  # it may have gone back to a staged one while deciding
                 self.process(action)
                 return
         self.begin_stages(observation)
         assert self._stages is not None
-        decide_in_stages(self._stages, policy, self._processor, self._decide_name)
+        decide_in_stages(self._stages, policy)
 
     def begin_stages(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
         """Begin a frame that is decided in stages; `observation` is what `receive` returned.
@@ -183,7 +182,7 @@ class Device:
         captured_s = self._next_capture_s()
         self._settle()
         self._uplink.while_idle(self._work, captured_s, self._stop)
-        self._processor.wait_until(captured_s, self._stop)
+        wait_until(captured_s, self._stop)
         if frame.refresh is not None:
             frame = frame.refresh()
         self.finished = None
@@ -191,14 +190,18 @@ class Device:
         if self._stop.is_set():
             self._close(start_s)
             return None
+        if self._processor.pace is not None and self.config.period_ms > 0:
+            # An emulated device starts when it is free: what this machine needs to wake up
+            # and to keep its books is part of the frame's pace.
+            start_s = captured_s if self._work is None else max(captured_s, self._work.free_s)
         if self._origin_s is None:
             self._origin_s = captured_s
             self._observer.reset(start_s)
         if self.config.period_ms == 0:
             captured_s = start_s
-        self._close(start_s)  # what measuring takes is not the device's, and not stretched
+        self._close(start_s)
         self._meter.begin()
-        self._processor.begin()
+        self._processor.start(self._count, start_s)
         work = Work(frame, self._count, captured_s, start_s, start_s)
         self._work, self._stages = work, None
         self._count += 1
@@ -210,22 +213,19 @@ class Device:
             work.status, work.reason = "skipped", f"queued {queue_ms:.0f} ms"
             self._observer.record_skipped()
             return None
-        observation, _ = self._processor.run(lambda: self._observe(work, queue_ms), "observe")
-        self._processor.end()
-        return observation
+        return self._observe(work, queue_ms)
 
     def process(self, action: int) -> None:
         """Carry out the action (canonical number, 0..19) on the frame just received."""
-        self._processor.begin()
-        work = self._open_work("process")
+        work, pace = self._open_work("process"), self._processor.pace
         work.action = chosen = action_from_index(int(action))
-        x = self._head(work, chosen)
-        patience_ms = self.config.timeout_ms
-        if not chosen.is_local and not self._uplink.offload(work, chosen, x, patience_ms):
+        blocks_ms, rest_ms = (0.0, 0.0) if pace is None else pace.parts_ms(chosen)
+        x = self._head(work, chosen, blocks_ms)
+        if not chosen.is_local and not self._uplink.offload(
+            work, chosen, x, self.config.timeout_ms, rest_ms
+        ):
             self._fall_back(work, chosen, x)
-        self._processor.end()
-        self._processor.pay()
-        work.free_s = time.monotonic()
+        work.free_s = self._processor.now_s()
 
     def finish(self) -> Measurement | None:
         """Close the last frame, as if the next one had started when it would have."""
@@ -234,7 +234,7 @@ class Device:
             return None
         self._settle()
         next_s = max(work.captured_s + self.config.period_ms / 1e3, work.free_s)
-        self._processor.wait_until(next_s, self._stop)
+        wait_until(next_s, self._stop)
         self._close(next_s)
         return self.finished
 
@@ -266,7 +266,7 @@ class Device:
         tail_left_ms = self._meter.tail_ms - (work.start_s - self._uplink.exchange_end_s) * 1e3
         return self._observer.observe(work.start_s, features, queue_ms, max(0.0, tail_left_ms))
 
-    def _head(self, work: Work, action: Action) -> Features:
+    def _head(self, work: Work, action: Action, pace_ms: float) -> Features:
         """Blocks 1..S, and exit E if that is all; fills in a local answer."""
         runtime = self._runtime
 
@@ -275,21 +275,20 @@ class Device:
             answer = runtime.answer(x, action.exit, action.split) if action.is_local else None
             return x, answer
 
-        (x, answer), work.head_ms = self._processor.run(head, "head")
+        (x, answer), work.head_ms = self._processor.run(head, pace_ms)
         if answer is not None:
             work.prediction, work.confidence = answer
         return x
 
     def _fall_back(self, work: Work, action: Action, x: Features) -> None:
         """Finish from the features in hand: blocks S+1..E and exit E."""
-        runtime, exit = self._runtime, action.exit
+        runtime, exit, pace = self._runtime, action.exit, self._processor.pace
+        pace_ms = 0.0 if pace is None else pace.fallback_ms[action.index]
 
         def rest() -> tuple[int, float]:
             return runtime.answer(runtime.forward(x, action.split + 1, exit), exit, exit)
 
-        (work.prediction, work.confidence), work.fallback_ms = self._processor.run(
-            rest, "rest", after_wait=True
-        )
+        (work.prediction, work.confidence), work.fallback_ms = self._processor.run(rest, pace_ms)
         work.status = "fallback"
 
     def _close(self, end_s: float) -> None:

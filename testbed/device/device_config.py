@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cnn.errors import ConfigError
 from cnn.frame_codec import FrameEncoding
+from testbed.device.pace import Pace
 from testbed.device.probing import ProbePlan
 
 
@@ -20,11 +21,11 @@ class DeviceConfig:
         deadline_ms: a longer delay is a miss; only reported, never acted on.
         max_queue_ms: a frame that has waited longer is skipped.
         pause_ms: with period 0, idle time before each capture.
-        slowdown: emulates a slower device (`testbed.device.processor`). At least 1.
+        pace: of an emulated slower device (`testbed.device.pace`); None is this machine.
         breaker_failures: failed exchanges in a row after which the device stays local
             until a probe is answered; 0 (the default) never does, as in the simulator.
         breaker_backoff_ms: first pause before such a probe, doubled at each that fails.
-        seed: of the spread of the back-off.
+        seed: of the spread of the back-off and of the pace.
         frame_encoding: how split 0 sends the frame: ``raw``, ``webp`` or ``jpeg[:quality]``.
         probe_budget_per_min: most probes a minute while idle (`testbed.device.probing`);
             0, the default, never probes, as in the simulator.
@@ -37,7 +38,7 @@ class DeviceConfig:
     deadline_ms: float = 100.0
     max_queue_ms: float = 200.0
     pause_ms: float = 0.0
-    slowdown: float = 1.0
+    pace: Pace | None = None
     breaker_failures: int = 0
     breaker_backoff_ms: float = 1000.0
     seed: int = 0
@@ -57,17 +58,11 @@ class DeviceConfig:
                 expected="positive timeout, deadline and back-off, nothing negative",
                 mend="correct the setting",
             )
-        if self.slowdown < 1:
-            raise ConfigError(
-                f"slowdown {self.slowdown}",
-                expected="at least 1: a faster device cannot be emulated",
-                mend="use 1 for the machine as it is",
-            )
 
     def probe_plan(self) -> ProbePlan:
         """The three settings of probing."""
         return ProbePlan(self.probe_budget_per_min, self.probe_bytes, self.probe_stale_s)
 
     def describe(self) -> str:
-        """How the device was emulated, for the records: ``emulated slowdown x8``."""
-        return "as it is" if self.slowdown == 1 else f"emulated slowdown x{self.slowdown:g}"
+        """How the device was emulated, for the records: ``as it is``, or its pace."""
+        return "as it is" if self.pace is None else self.pace.describe()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Final
 
@@ -54,10 +53,8 @@ class Stages:
         self._processor, self._uplink = processor, uplink
         self._timeout_ms = timeout_ms
         self._base = observation.copy()
-        processor.begin()
         self._stand = Stand.before(runtime, work.frame.image)
         self._see(0.0)
-        processor.end()
 
     @property
     def stand(self) -> int:
@@ -66,18 +63,13 @@ class Stages:
 
     def take(self, chosen: int) -> bool:
         """Carry out a legal staged action; True if the frame is still open, with a new `seen`."""
-        work, processor = self._work, self._processor
-        processor.begin()
+        work = self._work
         is_open = chosen != ANSWER and self._go_on(chosen)
-        processor.end()
-        processor.pay()
-        now_s = time.monotonic()
+        now_s = self._processor.now_s()
         if not is_open:
             work.free_s = now_s
             return False
-        processor.begin()
         self._see((now_s - work.start_s) * 1e3)
-        processor.end()
         return True
 
     def _see(self, spent_ms: float) -> None:
@@ -93,12 +85,13 @@ class Stages:
             return self._look(action.exit)
         work, stand = self._work, self._stand
         work.action = action
-        x, head_ms = self._processor.run(partial(stand.run_to, action.split))
+        blocks_ms, rest_ms = self._parts_ms(action)
+        x, head_ms = self._processor.run(partial(stand.run_to, action.split), blocks_ms)
         work.head_ms += head_ms
         patience_ms = self._timeout_ms
         if HURRIES[chosen]:
             patience_ms = min(self._observer.patience_ms(), patience_ms)
-        if self._uplink.offload(work, action, x, patience_ms):
+        if self._uplink.offload(work, action, x, patience_ms, rest_ms):
             return False
         self._give_up()
         return True
@@ -113,13 +106,16 @@ class Stages:
             self._base[_AT["failures"]] = scale_one(_AT["failures"], failures)
             self._base[_AT["failure_age_s"]] = scale_one(_AT["failure_age_s"], 0.0)
 
+    def _parts_ms(self, action: Action) -> tuple[float, float]:
+        """What an emulated device takes from here: to the end of the blocks, and on."""
+        pace, stand = self._processor.pace, self._stand
+        return (0.0, 0.0) if pace is None else pace.parts_ms(action, stand.position, stand.gave_up)
+
     def _look(self, exit: int) -> bool:
         """Run on to an exit and look at its answer; True if the frame is open."""
         work, stand = self._work, self._stand
-        # The first look after a wait finds the processor's caches cold.
-        waited = stand.gave_up and work.fallback_ms == 0.0
-        view, took_ms = self._processor.run(partial(stand.view, exit), after_wait=waited)
-        stand.take(view)
+        look_ms, _ = self._parts_ms(Action(exit, exit))
+        view, took_ms = self._processor.run(partial(stand.look, exit), look_ms)
         if stand.gave_up:
             work.fallback_ms = (work.fallback_ms or 0.0) + took_ms
         else:
@@ -135,21 +131,13 @@ class Stages:
         return True
 
 
-def decide_in_stages(
-    stages: Stages, policy: StagedPolicy, processor: Processor, decide_name: str
-) -> None:
+def decide_in_stages(stages: Stages, policy: StagedPolicy) -> None:
     """Carry a frame to its answer.
 
     Args:
         stages: the frame, just begun.
         policy: decides.
-        processor: runs the decisions.
-        decide_name: of a decision as a section that may be repeated; empty if it may not.
     """
     is_open = True
     while is_open:
-        processor.begin()
-        decide = partial(policy.decide, stages.seen, stages.stand)
-        chosen, _ = processor.run(decide, decide_name)
-        processor.end()
-        is_open = stages.take(chosen)
+        is_open = stages.take(policy.decide(stages.seen, stages.stand))

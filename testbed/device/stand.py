@@ -16,13 +16,11 @@ class View:
     """What a look at an exit shows.
 
     Attributes:
-        features: after the exit's block.
         exit: 1..5.
         prediction: class.
         confidence: calibrated.
     """
 
-    features: Features
     exit: int
     prediction: int
     confidence: float
@@ -63,16 +61,9 @@ class Stand:
         self.position = block
         return self.features
 
-    def view(self, exit: int) -> View:
-        """Run on to `exit` and evaluate it, without going there yet: repeatable."""
-        features = self.runtime.forward(self.features, self.position + 1, exit)
-        return View(features, exit, *self.runtime.answer(features, exit, exit))
-
-    def take(self, view: View) -> None:
-        """Go where a view was taken."""
-        self.features, self.position = view.features, view.exit
-        self.exits.append((view.exit, view.prediction, view.confidence))
-
-    def look(self, exit: int) -> None:
+    def look(self, exit: int) -> View:
         """Run on to `exit` and evaluate it."""
-        self.take(self.view(exit))
+        self.run_to(exit)
+        view = View(exit, *self.runtime.answer(self.features, exit, exit))
+        self.exits.append((view.exit, view.prediction, view.confidence))
+        return view

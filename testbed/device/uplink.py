@@ -100,24 +100,30 @@ class Uplink:
         elif work is not None and not self._breaker.is_open:
             self._refresh(self._client, work, when_s, stop)
 
-    def offload(self, work: Work, action: Action, x: Features, patience_ms: float) -> bool:
-        """Encode, send, wait at most `patience_ms`; True if an answer came."""
+    def offload(
+        self, work: Work, action: Action, x: Features, patience_ms: float, rest_ms: float
+    ) -> bool:
+        """Encode, send, wait at most `patience_ms`; True if an answer came.
+
+        Args:
+            work: the frame.
+            action: where it is sent from, and to which exit.
+            x: the features to send.
+            patience_ms: longest wait.
+            rest_ms: what an emulated device takes from here to the hand-over.
+        """
         client = self._client
         if client is None or self._breaker.is_open:
             work.reason = "no server" if client is None else "breaker open"
             return False
-        payload, encoding = self._payload(work, action.split, x)
-        # The payload leaves when a device of this speed would have had it ready.
-        self._processor.end()
-        self._processor.pay()
-        self._processor.begin()
-        sent_s, sent_busy_s = time.monotonic(), self._processor.busy_s()
+        payload, encoding = self._payload(work, action.split, x, rest_ms)
+        sent_s = time.monotonic()
         try:
             work.reply = client.infer(payload, action.exit, action.split, patience_ms, encoding)
         except ExchangeFailed as error:
             work.reason = error.reason
         done_s = time.monotonic()
-        self._processor.apart(self._processor.busy_s() - sent_busy_s)
+        self._processor.resume(done_s)
         if work.reply is None:
             self._account(work, payload.nbytes, encoding, sent_s, done_s)
             self._breaker.failure(done_s)
@@ -129,17 +135,21 @@ class Uplink:
         )
         return True
 
-    def _payload(self, work: Work, split: int, x: Features) -> tuple[NDArray[np.uint8], FrameCodec]:
+    def _payload(
+        self, work: Work, split: int, x: Features, rest_ms: float
+    ) -> tuple[NDArray[np.uint8], FrameCodec]:
         """What crosses the uplink, and how the frame is encoded: raw if that is no longer."""
         runtime, processor = self._runtime, self._processor
         if split > 0:
-            payload, work.encode_ms = processor.run(lambda: runtime.payload(x, split), "encode")
+            payload, work.encode_ms = processor.run(lambda: runtime.payload(x, split), rest_ms)
             return payload, "raw"
         payload, chosen = runtime.payload(x, 0), self._encoding
         if chosen.codec != "raw":
-            encoded, work.encode_ms = processor.run(lambda: chosen.encode(payload[0]), "encode")
+            encoded, work.encode_ms = processor.run(lambda: chosen.encode(payload[0]), rest_ms)
             if len(encoded) < payload.nbytes:
                 return np.frombuffer(encoded, np.uint8), chosen.codec
+        else:
+            processor.spend(rest_ms)
         return payload, "raw"
 
     def _account(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from testbed.device.device import DeviceConfig
+from testbed.device.pace import Pace
 from testbed.service.config import DeviceFile
 from testbed.service.guard import Guard, GuardSettings, Limits
 from testbed.service.loadout import Loadout, Sources
@@ -39,7 +40,7 @@ def device_config_of(file: DeviceFile) -> DeviceConfig:
         timeout_ms=f.timeout_ms,
         deadline_ms=f.deadline_ms,
         max_queue_ms=f.max_queue_ms,
-        slowdown=f.slowdown,
+        pace=None if f.pace is None else Pace.load(f.pace, file.drive.full_local_ms),
         breaker_failures=f.breaker_failures,
         breaker_backoff_ms=f.breaker_backoff_ms,
         seed=f.seed,

@@ -226,7 +226,10 @@ class DeviceService:
         from testbed.device.full_local import full_local_ms
 
         d = self.file.drive
-        known = d.full_local_ms or full_local_ms(self._runtime) * self.file.frames.slowdown
+        pace = device_config_of(self.file).pace
+        known = d.full_local_ms or (
+            full_local_ms(self._runtime) if pace is None else pace.full_local_ms
+        )
         return Settings(d.tech == "5G", d.accuracy_floor, d.delay_share, known)
 
     def _greet_server(self, client: MecClient) -> None:
@@ -267,7 +270,6 @@ class DeviceService:
             **self._what(),
             "bundle_hash": loadout.model.hash,
             "emulation": config.describe(),
-            "slowdown": config.slowdown,
             "period_ms": config.period_ms,
             "timeout_ms": config.timeout_ms,
             "deadline_ms": config.deadline_ms,

@@ -103,7 +103,9 @@ class FramesSection:
         deadline_ms: a frame answered later than this is a miss.
         timeout_ms: an answer is given up after this.
         max_queue_ms: a frame that has waited longer is skipped.
-        slowdown: emulates a slower device by this factor.
+        pace: emulates a slower device: a cost model's file, or ``shipped``, scaled to
+            ``drive.full_local_ms`` if that is given; left out, the machine as it is.
+        slowdown: no longer used; 1 is still read.
         breaker_failures: failed exchanges in a row that stop offloading until a probe is
             answered; 0 never does.
         breaker_backoff_ms: first pause before such a probe.
@@ -117,6 +119,7 @@ class FramesSection:
     deadline_ms: float = 100.0
     timeout_ms: float = 250.0
     max_queue_ms: float = 200.0
+    pace: str | None = None
     slowdown: float = 1.0
     breaker_failures: int = 5
     breaker_backoff_ms: float = 1000.0
@@ -128,7 +131,11 @@ class FramesSection:
         in_range("deadline_ms", self.deadline_ms, 0.1, 600_000)
         in_range("timeout_ms", self.timeout_ms, 1, 600_000)
         in_range("max_queue_ms", self.max_queue_ms, 0, 3_600_000)
-        in_range("slowdown", self.slowdown, 1, 1000)
+        require(
+            self.slowdown == 1,
+            f"slowdown {self.slowdown:g}",
+            "1 (a device is emulated by its pace: pace = 'shipped', or a cost model's file)",
+        )
         in_range("breaker_failures", self.breaker_failures, 0, 1_000_000)
         in_range("breaker_backoff_ms", self.breaker_backoff_ms, 1, 3_600_000)
 

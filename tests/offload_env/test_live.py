@@ -58,7 +58,7 @@ def calm_world(make_world: Callable[..., World]) -> World:
 @pytest.fixture(scope="module")
 def live(calm_world: World) -> Iterator[OffloadLiveEnv]:
     """A live environment, as fast as this machine is."""
-    env = gym.make("sliproad/OffloadLive-v0", world=calm_world, n_frames=8, slowdown=1.0).unwrapped
+    env = gym.make("sliproad/OffloadLive-v0", world=calm_world, n_frames=8, paced=False).unwrapped
     assert isinstance(env, OffloadLiveEnv)
     with contextlib.closing(env):
         yield env
@@ -68,7 +68,7 @@ def live(calm_world: World) -> Iterator[OffloadLiveEnv]:
 def staged(calm_world: World) -> Iterator[OffloadLiveStagedEnv]:
     """The same, decided in stages."""
     env = gym.make(
-        "sliproad/OffloadLiveStaged-v0", world=calm_world, n_frames=40, slowdown=1.0
+        "sliproad/OffloadLiveStaged-v0", world=calm_world, n_frames=40, paced=False
     ).unwrapped
     assert isinstance(env, OffloadLiveStagedEnv)
     with contextlib.closing(env):
