@@ -8,7 +8,9 @@ trace, in turns of a hundred frames: every policy meets the same frames over the
 trace within minutes of the others, so that a machine that changes its speed favours none. Each
 turn is replayed in the simulator as well. Prints ``{"frames", "policies": {name: {"live":
 {"delay_ms", "energy_mj", "accuracy", "cost"}, "replay": {...}}}, "same_ranking", ...}``.
-Times, bytes and answers are measured, energy is modelled by published powers.
+Computing on the device is modelled (it keeps the pace of the scenario's; ``pace`` says whether
+this machine was fast enough), all other times, bytes and answers are measured, energy is modelled
+by published powers.
 """
 
 from __future__ import annotations
@@ -27,12 +29,13 @@ from tqdm import tqdm
 
 from agents.baselines import FULL_LOCAL
 from agents.config import MARGIN
-from agents.live import FrameSource, frame_table, replay, run_live, slowdown_for, warm_runtime
+from agents.live import FrameSource, frame_table, replay, run_live, warm_runtime
 from agents.rollout import episode_keys
 from agents.tuning import best_static
 from offload_env.world import World, build_world
 from testbed.decide.policy import StaticPolicy
 from testbed.decide.staged_policy import AnyPolicy, load_any_policy
+from testbed.device.pace import PaceKept
 
 FIGURES = ("delay_ms", "energy_mj", "accuracy", "cost")
 TURN = 100
@@ -85,13 +88,12 @@ def compare(
     policies = contenders(world, path)
     name = "gtsrb:policy-test" if os.environ.get("SLIPROAD_DATA") else "render"
     trace = world.traces[seed % len(world.traces)]
-    slowdown = slowdown_for(world, trace, FrameSource(name, seed), out / "calibration.parquet")
     runtime = warm_runtime()
     turns = max(1, frames // TURN)
     per_turn: dict[str, dict[str, list[dict[str, float]]]] = {
         policy: {"live": [], "replay": []} for policy in policies
     }
-    rng = np.random.default_rng(seed)
+    rng, kept = np.random.default_rng(seed), PaceKept(0, 0)
     for turn in tqdm(range(turns), desc="turns", file=sys.stderr):
         source = FrameSource(name, seed + 1000 + turn)
         table = frame_table(runtime, source, TURN, lambda done: None)
@@ -99,7 +101,8 @@ def compare(
         for key in rng.permutation(list(policies)):
             policy, decide = policies[str(key)]
             records = out / f"turn{turn}-{str(key).split()[0]}.parquet"
-            run = run_live(world, trace, source, decide, TURN, slowdown, records, offset_s)
+            run = run_live(world, trace, source, decide, TURN, records, offset_s)
+            kept += run.kept
             per_turn[str(key)]["live"].append(run.figures(world))
             per_turn[str(key)]["replay"].append(replay(world, table, trace, policy, run.offset_ms))
     means = {
@@ -118,7 +121,7 @@ def compare(
         "scenario": world.scenario.name,
         "source": name,
         "trace": trace.name,
-        "slowdown": slowdown,
+        "pace": kept.to_json(),
         "policies": means,
         "ranking": ranking,
         "same_ranking": ranking["live"] == ranking["replay"],

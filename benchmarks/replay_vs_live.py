@@ -6,7 +6,9 @@
 Drives the live environment (server, link and device, real images, real sockets) with random
 actions among the 20 over a test drive of the scenario, writes ``records.parquet`` and
 ``link.json``, reads them back, and simulates the same frames, decisions and stretch of trace.
-Energies on both sides come from published powers: what is compared is times and bytes.
+The device keeps the scenario's pace, so its compute times are modelled on both sides; ``pace`` says
+whether this machine was fast enough. Energies on both sides come from published powers: what is
+compared is transfer, queues, radio and server.
 
 Prints one JSON object. Its errors are relative for mean delay and mean energy and absolute for
 accuracy, over all frames; a skipped frame counts as wrong.
@@ -91,7 +93,6 @@ def drive(scenario: str, source: str, n: int, seed: int, folder: Path) -> None:
             scenario=scenario,
             frames=source,
             frames_seed=env.frames_seed,
-            slowdown=env.slowdown,
         )
         actions = rng.integers(N_ACTIONS, size=n).tolist()
         # Writing waits for the end: between two steps a frame is already on the clock.
@@ -102,7 +103,12 @@ def drive(scenario: str, source: str, n: int, seed: int, folder: Path) -> None:
                 writer.write(row)
         env.link_record().save(folder / "link.json")
         late_ms = env.link_stats().get("late_ms_p99")
-        run = {"started_s": env.started_s, "link_late_ms_p99": late_ms}
+        kept = env.pace_kept
+        run = {
+            "started_s": env.started_s,
+            "link_late_ms_p99": late_ms,
+            "pace": None if kept is None else kept.to_json(),
+        }
         (folder / "run.json").write_text(json.dumps(run))
 
 
@@ -153,7 +159,7 @@ def compare(folder: Path) -> dict[str, object]:
         "modelled": {**errors(live, modelled), "replay": asdict(modelled)},
         "frames": len(rows),
         "scenario": about["scenario"],
-        "slowdown": about["slowdown"],
+        "pace": run.get("pace"),
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -20,7 +19,6 @@ from testbed.costs.campaign import disturbed, run_campaign
 from testbed.costs.campaign_config import CampaignConfig, Condition
 from testbed.costs.cost_model import CostModel
 from testbed.device.frames import open_frames
-from testbed.device.quota import CpuQuota, quota_us
 from testbed.records.measurement import Measurement
 from testbed.records.parquet import RecordWriter, read_records
 
@@ -148,47 +146,3 @@ def test_fit_without_records_is_one_line_and_exit_code_2(tmp_path: Path) -> None
     assert ran.returncode == 2
     assert "error: records /nowhere" in ran.stderr
     assert not out.exists()
-
-
-def test_quota_arithmetic() -> None:
-    assert quota_us(0.5) == (2500, 5000)
-    quota, period = quota_us(0.05)
-    assert quota >= 1000
-    assert quota / period == pytest.approx(0.05)
-    with pytest.raises(ConfigError):
-        CpuQuota(1.5)
-
-
-@pytest.mark.root
-def test_a_quota_is_entered_and_left() -> None:
-    """In a child, so that this process is never limited."""
-    program = (
-        "import time\n"
-        "from testbed.device.quota import CpuQuota\n"
-        "def burn():\n"
-        "    began, cpu = time.monotonic(), time.process_time()\n"
-        "    while time.monotonic() - began < 0.6: pass\n"
-        "    return (time.process_time() - cpu) / (time.monotonic() - began)\n"
-        "with CpuQuota(0.2):\n"
-        "    inside = burn()\n"
-        "print(inside, open('/proc/self/cgroup').read().count('sliproad-device'))\n"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
-    )
-    if "no CPU quota possible" in ran.stderr:
-        pytest.skip("cgroups cannot be written here")
-    assert ran.returncode == 0, ran.stderr
-    inside, left = ran.stdout.split()
-    assert float(inside) < 0.3
-    assert left == "0"
-
-
-def test_a_quota_that_cannot_be_set_is_a_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="slowdown"), CpuQuota(0.5, tmp_path / "file"):
-        pass

@@ -400,7 +400,7 @@ def test_records_that_do_not_belong_together_are_refused(
     with pytest.raises(DataError, match="of network ffff"):
         model_of_records(folder, read_all(folder), other, "own")
     record(folder / "2.parquet", FEW, slowdown=3.0)
-    with pytest.raises(DataError, match=r"slowed down by \[1.0, 3.0\]"):
+    with pytest.raises(DataError, match="slowed down by 1, 3"):
         model_of_records(folder, read_all(folder), None, "own")
     record(folder / "2.parquet", FEW, kind="campaign")
     with pytest.raises(DataError, match="of kind campaign, device"):

@@ -349,19 +349,6 @@ def test_a_device_that_is_too_slow_skips_and_counts(
         free_s = row.captured_s + row.delay_ms / 1e3
 
 
-def test_slowdown_stretches_compute_and_is_named(
-    runtime: SplitRuntime, frames: list[CameraFrame]
-) -> None:
-    plain = make_device(runtime, None, StaticPolicy(Action(5, 5)), period_ms=0)
-    slow = make_device(runtime, None, StaticPolicy(Action(5, 5)), period_ms=0, slowdown=5)
-    # The quickest frame of each: what a busy machine disturbs least.
-    ratio = min(r.head_ms for r in slow.run(frames[:15])) / min(
-        r.head_ms for r in plain.run(frames[:15])
-    )
-    assert 2.5 < ratio < 10  # 5, on a machine that does other things too
-    assert slow.config.describe() == "emulated slowdown x5"
-
-
 def test_a_frame_is_measured_only_once_the_tail_is_known(
     runtime: SplitRuntime, frames: list[CameraFrame]
 ) -> None:
@@ -461,7 +448,6 @@ def test_wire_overhead_is_what_a_counting_relay_sees(
     "settings",
     [
         {"timeout_ms": 0},
-        {"slowdown": 0.5},
         {"period_ms": -1},
         {"breaker_failures": -1},
         {"frame_encoding": "gif"},
@@ -486,7 +472,8 @@ def test_the_command_runs_and_records(server: ServerProcess, tmp_path: Path) -> 
     out = tmp_path / "run.parquet"
     done = run_cli(
         *("--server", server.target, "--action", "e5s1", "--n-frames", "12", "--fps", "50"),
-        *("--slowdown", "2", "--timeout-ms", "5000", "--max-queue-ms", "5000"),
+        *("--pace", "shipped", "--full-local-ms", "15"),
+        *("--timeout-ms", "5000", "--max-queue-ms", "5000"),
         *("--out", str(out), "--json"),
     )
     assert done.returncode == 0, done.stderr
@@ -496,7 +483,10 @@ def test_the_command_runs_and_records(server: ServerProcess, tmp_path: Path) -> 
     assert result["actions"] == {"e5s1": 12}
     records = read_records(out)
     assert len(records) == 12
-    assert records.source["emulation"] == "emulated slowdown x2"
+    assert records.source["emulation"].startswith("paced as ")
+    assert "full local 15 ms" in records.source["emulation"]
+    assert result["pace"]["sections"] == records.source["pace_sections"] == 24  # blocks, encoder
+    assert result["pace"]["valid"] == (result["pace"]["late_share"] <= 0.02)
     assert records.source["bundle_hash"]
     assert np.mean(records.numbers("delay_ms")) == pytest.approx(result["delay_ms"])
 
@@ -574,4 +564,4 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 def test_config_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        DeviceConfig().slowdown = 2  # type: ignore[misc]
+        DeviceConfig().period_ms = 2  # type: ignore[misc]

@@ -69,11 +69,11 @@ def frames(bundle: Bundle) -> list[CameraFrame]:
 
 
 def run(
-    runtime: SplitRuntime, client: MecClient | None, frames: list[CameraFrame], slowdown: float = 1
+    runtime: SplitRuntime, client: MecClient | None, frames: list[CameraFrame]
 ) -> tuple[list[Measurement], Scripted]:
     settings = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
     policy = Scripted(PATHS)
-    config = DeviceConfig(period_ms=0, timeout_ms=5000, slowdown=slowdown)
+    config = DeviceConfig(period_ms=0, timeout_ms=5000)
     device = Device(runtime, client, policy, Observer(settings), NoMeter(), config)
     return list(device.run(frames)), policy
 
@@ -113,7 +113,7 @@ def test_without_a_server_it_goes_on_from_where_it_stands(
 
 
 def test_what_was_looked_at_is_observed(runtime: SplitRuntime, frames: list[CameraFrame]) -> None:
-    _, policy = run(runtime, None, frames, slowdown=2)
+    _, policy = run(runtime, None, frames)
     for frame, seen, path in zip(frames, policy.seen, PATHS, strict=True):
         stand, first = seen[0]
         assert stand == 0

@@ -114,7 +114,11 @@ def test_after_a_kill_the_next_start_saves_the_rows(
     )
     unit = start(text.format(0))
     unit.wait_for("running")
-    time.sleep(1.5)
+    folder, until_s = tmp_path / "rec", time.monotonic() + 60
+    # Two batches: rows of at least one flush are in the journal.
+    while sum(path.stat().st_size for path in folder.iterdir()) < 20_000:
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
     unit.process.kill()
     unit.process.wait()
     assert record_files(tmp_path / "rec") == []
