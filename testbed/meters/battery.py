@@ -21,6 +21,8 @@ from testbed.meters.sysfs import read_int, read_text
 STALE_S: Final = 300.0
 """A discharging battery whose gauge shows the same for so long does not measure: at 5 W that
 is 1 % of a laptop's charge."""
+PLAUSIBLE_MW: Final = (10.0, 1e7)
+"""What a device that runs this can spend: less or more is a gauge with other units, or none."""
 _UNKNOWN: Final = (65_535_000, 4_294_967_295_000)
 """A gauge's 0xFFFF, and ACPI's 0xFFFFFFFF for "unknown", in thousandths."""
 _GAUGE: Final = ("power_now", "current_now", "voltage_now", "energy_now", "charge_now", "capacity")
@@ -53,11 +55,11 @@ class Battery:
             return None
         power_uw = self._magnitude("power_now")
         if power_uw is not None:
-            return power_uw / 1e3
+            return _plausible(power_uw / 1e3)
         voltage_uv, current_ua = self._magnitude("voltage_now"), self._magnitude("current_now")
         if voltage_uv is None or current_ua is None:
             return None
-        return voltage_uv * current_ua / 1e9
+        return _plausible(voltage_uv * current_ua / 1e9)
 
     def gauge(self) -> tuple[int | None, ...]:
         """All that the gauge shows, to see whether it still moves."""
@@ -67,6 +69,11 @@ class Battery:
         """A file's value without its sign; None for 0 and for a gauge's "unknown"."""
         value = read_int(self.path / name)
         return abs(value) if value and abs(value) not in _UNKNOWN else None
+
+
+def _plausible(power_mw: float) -> float | None:
+    low, high = PLAUSIBLE_MW
+    return power_mw if low <= power_mw <= high else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ it has a hole, and a frame that touches a hole has no energy. No value is made u
 from __future__ import annotations
 
 import csv
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -111,7 +112,8 @@ def read_power_log(path: Path, *, offset_s: float = 0.0, max_gap_s: float = 1.0)
             if number >= MAX_ROWS:
                 raise ValueError(f"more than {MAX_ROWS} rows")
             if cells:
-                log.add(columns.time_s(cells) + offset_s, columns.power_mw(cells))
+                time_s, power_mw = columns.values(cells)
+                log.add(time_s + offset_s, power_mw)
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"power log {path}: {error}", expected=FORM, mend="convert it") from error
     if cut_off:
@@ -130,13 +132,13 @@ class _Rows:
 
     def add(self, time_s: float, power_mw: float) -> None:
         """Take in a row; NaN where it says nothing."""
-        if not np.isfinite(time_s):
+        if not math.isfinite(time_s):
             self._torn.append(len(self._times))
             self._leave_out("without a time", 1)
             return
         self._times.append(time_s)
         self._powers.append(power_mw)
-        if np.isnan(power_mw):
+        if math.isnan(power_mw):
             self._leave_out("without a power", 1)
 
     def finish(self, path: Path, max_gap_s: float) -> PowerLog:
@@ -220,7 +222,7 @@ def frame_starts(rows: Sequence[Measurement], started_unix_s: float) -> list[flo
 def _cells(lines: Sequence[str]) -> Iterator[list[str]]:
     """Rows of cells. A quote ends with its line: one that is cut off would swallow the rest."""
     for line in lines:
-        yield next(csv.reader([line]), [])
+        yield next(csv.reader([line]), []) if '"' in line else line.split(",") if line else []
 
 
 def _find_header(rows: Iterator[list[str]]) -> PowerColumns:

@@ -48,8 +48,16 @@ MODULE_RAILS: Final = (
 )
 """Rails side by side that make up a module without a rail that contains them."""
 WHOLE_BOARD: Final = ("VIN", "POM_5V_IN", "5V_IN", "SYS_VIN")
-_HWMON: Final = ("class/hwmon/hwmon*", "bus/i2c/drivers/ina*/*/hwmon/hwmon*")
-_IIO: Final = ("bus/i2c/drivers/ina3221x/*/iio*device*", "bus/iio/devices/iio*device*")
+_HWMON: Final = (
+    "class/hwmon/hwmon*",
+    "bus/i2c/drivers/ina*/*/hwmon/hwmon*",
+    "bus/i2c/devices/*/hwmon/hwmon*",
+)
+_IIO: Final = (
+    "bus/i2c/drivers/ina3221x/*/iio*device*",
+    "bus/i2c/devices/*/iio*device*",
+    "bus/iio/devices/iio*device*",
+)
 _CHIPS: Final = ("ina3221", "ina238")
 
 

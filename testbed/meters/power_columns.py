@@ -47,30 +47,28 @@ class PowerColumns:
     unit_mw: float
     width: int
 
-    def time_s(self, cells: Sequence[str]) -> float:
-        """A row's time, seconds since 1970; NaN if it has none.
+    def values(self, cells: Sequence[str]) -> tuple[float, float]:
+        """A row's time, seconds since 1970, and power, milliwatts; NaN where it has none.
 
-        A stamp without a zone is in this machine's local time.
+        ``OL``, ``---`` and an empty cell are no power. A stamp without a zone is in this
+        machine's local time.
         """
-        if not self._whole(cells):
-            return math.nan
-        number = _number(cells[self.time])
+        more = cells[self.width :]
+        if len(cells) < self.width or (more and any(cell.strip() for cell in more)):
+            return math.nan, math.nan
+        power_mw = self.unit_mw
+        for at in self.factors:
+            power_mw *= _number(cells[at])
+        return self._time_s(cells[self.time]), power_mw if math.isfinite(power_mw) else math.nan
+
+    def _time_s(self, cell: str) -> float:
+        number = _number(cell)
         if not math.isnan(number):
             return number * self.time_unit_s
         try:
-            return datetime.fromisoformat(cells[self.time].strip()).timestamp()
+            return datetime.fromisoformat(cell.strip()).timestamp()
         except (ValueError, OverflowError, OSError):
             return math.nan
-
-    def power_mw(self, cells: Sequence[str]) -> float:
-        """A row's power, milliwatts; NaN if it has none (``OL``, ``---``, an empty cell)."""
-        if not self._whole(cells):
-            return math.nan
-        product = math.prod(_number(cells[i]) for i in self.factors) * self.unit_mw
-        return product if math.isfinite(product) else math.nan
-
-    def _whole(self, cells: Sequence[str]) -> bool:
-        return len(cells) >= self.width and not any(c.strip() for c in cells[self.width :])
 
 
 def find_columns(header: Sequence[str]) -> PowerColumns | None:

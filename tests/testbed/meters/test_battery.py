@@ -53,6 +53,8 @@ def test_what_feeds_the_system_counts(sysfs: Any) -> None:
         ({"power_now": 0, "voltage_now": 12_000_000, "current_now": 0}, None),
         ({"power_now": 0, "voltage_now": 0, "current_now": 500_000}, None),
         ({"voltage_now": 12_000_000, "current_now": 65_535_000}, None),
+        ({"voltage_now": 12_000, "current_now": 500}, None),  # a driver in thousandths
+        ({"power_now": 4_294_967_295_000}, None),
         ({"voltage_now": 12_000_000}, None),
         ({}, None),
     ],
