@@ -92,14 +92,8 @@ def _rapl(root: Path) -> MeterInfo:
     stuck = stuck_zones(zones)
     if any(zone.is_package for zone in stuck):
         note = ", ".join(zone.name for zone in stuck) + ": counter does not move"
-        return MeterInfo(
-            "rapl",
-            True,
-            True,
-            note,
-            False,
-            "use --meter model: a virtual machine has no counter of its own",
-        )
+        mend = "use --meter model: a virtual machine has no counter of its own"
+        return MeterInfo("rapl", True, True, note, moves=False, mend=mend)
     notes = [f"{names}: processor and memory, no modem"]
     notes += [f"{zone.name} does not move and is left out" for zone in stuck]
     if mirrored := RaplMeter(zones).mirrored():

@@ -24,7 +24,7 @@ from testbed.meters.sysfs import read_int, read_text
 
 MAX_W: Final = 1000.0
 """No package or memory spends more: a counter that says so was restarted, or wrapped unseen."""
-STEP_UJ: Final = 100e6
+SLACK_UJ: Final = 100e6
 """Allowed beyond `MAX_W`, so that no short window is called impossible."""
 LONG_S: Final = 10.0
 """A window up to here holds no second wrap, whatever range a zone states."""
@@ -66,7 +66,7 @@ class RaplZone:
             spent += self.range_uj
         if self.range_uj and window_s > max(LONG_S, self.range_uj / (MAX_W * 1e6)):
             return None
-        possible = 0 <= spent <= STEP_UJ + MAX_W * 1e6 * max(window_s, 0.0)
+        possible = 0 <= spent <= SLACK_UJ + MAX_W * 1e6 * max(window_s, 0.0)
         return spent if possible else None
 
 
@@ -78,18 +78,30 @@ def find_zones(root: Path = Path("/sys")) -> list[RaplZone]:
         for path in (root / "class" / "powercap").glob(pattern)
         if _ZONE.fullmatch(path.name)
     }
-    zones: dict[tuple[str, str], RaplZone] = {}
-    for folder, path in sorted(folders.items()):  # "intel-rapl:" after "intel-rapl-mmio:"
-        found = _ZONE.fullmatch(folder)
-        assert found is not None
-        tree, number, below = found.groups()
+    zones = list[RaplZone]()
+    shown = set[tuple[str, str]]()  # by the first tree: the second one shows it again
+    for folder in sorted(folders, key=lambda name: ("mmio" in name, _natural(name))):
+        tree, number, below = _parts(folder)
+        path = folders[folder]
         name = read_text(path / "name") or ""
+        package = read_text(folders.get(f"{tree}:{number}", path) / "name") or number
         if not (name == "dram" if below else name.startswith("package")):
             continue
-        package = read_text(folders.get(f"{tree}:{number}", path) / "name") or number
+        if tree == "intel-rapl":
+            shown.add((package, name))
+        elif (package, name) in shown:
+            continue
         range_uj = max(0, read_int(path / "max_energy_range_uj") or 0)
-        zones[package, name] = RaplZone(path, name, range_uj)
-    return [zones[key] for key in sorted(zones, key=lambda k: (k[1] == "dram", _natural(k[0])))]
+        zones.append(RaplZone(path, name, range_uj))
+    return sorted(zones, key=lambda zone: not zone.is_package)
+
+
+def _parts(folder: str) -> tuple[str, str, str | None]:
+    """Tree, number and subzone of ``intel-rapl-mmio:0:1``."""
+    match = _ZONE.fullmatch(folder)
+    assert match is not None
+    tree, number, below = match.groups()
+    return tree, number, below
 
 
 class RaplMeter(Meter):

@@ -90,6 +90,12 @@ def test_dies_with_counters_of_their_own_are_summed(sysfs: Any, second: FrameAct
     assert step(sysfs, second, p0=5_080_000, p1=5_030_000).energy_mj == pytest.approx(110)
 
 
+def test_two_packages_of_one_name_are_two(sysfs: Any, second: FrameActivity) -> None:
+    package(sysfs, 0, 5_000_000, name="package-0")
+    package(sysfs, 1, 7_000_000, name="package-0")
+    assert step(sysfs, second, p0=5_080_000, p1=7_030_000).energy_mj == pytest.approx(110)
+
+
 def test_a_mirrored_counter_that_wraps_counts_once(sysfs: Any, second: FrameActivity) -> None:
     for n in (0, 1):
         package(sysfs, n, WRAP_UJ - 20_000)
