@@ -9,12 +9,12 @@ it has a hole, and a frame that touches a hole has no energy. No value is made u
 
 from __future__ import annotations
 
+import codecs
 import csv
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from testbed.meters.power_columns import FORM, PowerColumns, find_columns
 from testbed.records.measurement import Measurement
 
 MAX_ROWS: Final = 50_000_000
+SEPARATORS: Final = ",;\t"
 PREAMBLE: Final = 50
 """Lines that an instrument may write about itself before the header."""
 
@@ -102,13 +103,12 @@ def read_power_log(path: Path, *, offset_s: float = 0.0, max_gap_s: float = 1.0)
         DataError: if it is missing, not of the stated form, or has fewer than two rows to use.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig", errors="replace").replace("\0", "")
+        text = _decoded(path.read_bytes()).replace("\0", "")
         cut_off = not text.endswith(("\n", "\r"))
         lines = text.splitlines()
-        rows = _cells(lines[:-1] if cut_off else lines)
-        columns = _find_header(rows)
+        columns, body = _find_header(lines[:-1] if cut_off else lines)
         log = _Rows()
-        for number, cells in enumerate(rows):
+        for number, cells in enumerate(body):
             if number >= MAX_ROWS:
                 raise ValueError(f"more than {MAX_ROWS} rows")
             if cells:
@@ -219,18 +219,35 @@ def frame_starts(rows: Sequence[Measurement], started_unix_s: float) -> list[flo
     return [started_unix_s + row.captured_s + row.queue_ms / 1e3 for row in rows]
 
 
-def _cells(lines: Sequence[str]) -> Iterator[list[str]]:
+def _decoded(data: bytes) -> str:
+    """The text of a log: UTF-16 if it is marked so, else UTF-8, else Windows-1252."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
+
+
+def _find_header(lines: Sequence[str]) -> tuple[PowerColumns, Iterator[list[str]]]:
+    """The columns that one of the first lines names, and the rows of cells below it."""
+    for at, line in enumerate(lines[:PREAMBLE]):
+        for separator in SEPARATORS:
+            columns = find_columns(next(_cells([line], separator)))
+            if columns is not None:
+                body = lines[at + 1 :]
+                comma = separator != "," and any("," in row for row in body)
+                return replace(columns, decimal="," if comma else "."), _cells(body, separator)
+    raise ValueError("no header that names a time and a power")
+
+
+def _cells(lines: Sequence[str], separator: str) -> Iterator[list[str]]:
     """Rows of cells. A quote ends with its line: one that is cut off would swallow the rest."""
     for line in lines:
-        yield next(csv.reader([line]), []) if '"' in line else line.split(",") if line else []
-
-
-def _find_header(rows: Iterator[list[str]]) -> PowerColumns:
-    for cells in islice(rows, PREAMBLE):
-        columns = find_columns(cells)
-        if columns is not None:
-            return columns
-    raise ValueError("no header that names a time and a power")
+        if '"' in line:
+            yield next(csv.reader([line], delimiter=separator), [])
+        else:
+            yield line.split(separator) if line.strip() else []
 
 
 def _longest_ascending(times: Sequence[float]) -> list[int]:

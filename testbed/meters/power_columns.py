@@ -39,6 +39,8 @@ class PowerColumns:
         unit_mw: what a product of 1 is, milliwatts.
         width: cells of a whole row. One with fewer is torn off, and its last cell may lack
             digits; one with more has other columns than the header.
+        decimal: what stands before the fractions. A number with the other mark is none, since
+            nobody knows what it means there.
     """
 
     time: int
@@ -46,6 +48,7 @@ class PowerColumns:
     factors: tuple[int, ...]
     unit_mw: float
     width: int
+    decimal: str = "."
 
     def values(self, cells: Sequence[str]) -> tuple[float, float]:
         """A row's time, seconds since 1970, and power, milliwatts; NaN where it has none.
@@ -58,16 +61,26 @@ class PowerColumns:
             return math.nan, math.nan
         power_mw = self.unit_mw
         for at in self.factors:
-            power_mw *= _number(cells[at])
+            power_mw *= self._number(cells[at])
         return self._time_s(cells[self.time]), power_mw if math.isfinite(power_mw) else math.nan
 
     def _time_s(self, cell: str) -> float:
-        number = _number(cell)
+        number = self._number(cell)
         if not math.isnan(number):
             return number * self.time_unit_s
         try:
             return datetime.fromisoformat(cell.strip()).timestamp()
         except (ValueError, OverflowError, OSError):
+            return math.nan
+
+    def _number(self, cell: str) -> float:
+        if self.decimal != ".":
+            if "." in cell:
+                return math.nan
+            cell = cell.replace(self.decimal, ".")
+        try:
+            return float(cell)
+        except ValueError:
             return math.nan
 
 
@@ -101,7 +114,7 @@ def find_columns(header: Sequence[str]) -> PowerColumns | None:
 
 def _quantity(name: str) -> tuple[str, float] | None:
     """What a column's name says: ``Power (mW)``, ``power_mw`` and ``P [mW]`` say the same."""
-    words = re.findall(r"[a-z]+\d*", name.lower().replace("µ", "u").replace("μ", "u"))
+    words = re.findall(r"[^\W\d_]+\d*|\ufffd", name.lower().replace("µ", "u").replace("μ", "u"))
     if len(words) == 1 and words[0] in _TIMES:
         return words[0], 1.0
     if len(words) != 2:
@@ -114,10 +127,3 @@ def _quantity(name: str) -> tuple[str, float] | None:
             factor = _UNITS[quantity][unit]
             return (f"power {factor}" if quantity == "power" else quantity), factor
     return None
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan

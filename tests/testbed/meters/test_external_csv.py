@@ -230,6 +230,37 @@ def test_units_and_forms(tmp_path: Path, header: str, cells: str) -> None:
     assert log.energy_mj(start, start + 2) == pytest.approx(3000)
 
 
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [
+        ("Time (s);Power (µW)", "{t},0;1500000"),
+        ("time_s;power_w", "{t};1,5"),
+        ("time_s\tvoltage_v\tcurrent_a", "{t}\t5,0\t0,3"),
+        ("timestamp;power_w", "{iso};1,5"),
+        ("time_s;power_w", "{t}.0;1.5"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+def test_other_separators_decimal_commas_and_encodings(
+    tmp_path: Path, header: str, cells: str, encoding: str
+) -> None:
+    start = 1_767_225_600
+    rows = [cells.format(t=start + s, iso=f"2026-01-01T00:00:0{s}+00:00") for s in range(3)]
+    log = log_of(tmp_path, lines(*rows, header=header).encode(encoding))
+    assert log.energy_mj(start, start + 2) == pytest.approx(3000)
+
+
+def test_a_number_with_two_meanings_is_a_hole(tmp_path: Path) -> None:
+    """Where commas are decimal, a point may stand between thousands."""
+    rows = ("0,0;1000", "0,5;1000", "1,0;1.000", "1,5;1000", "2,0;1000")
+    log = log_of(tmp_path, lines(*rows, header="time_s;power_mw"))
+    assert log.holes(0, 2) == [(0.5, 1.5)]
+
+
+def test_a_unit_that_cannot_be_read_is_not_guessed() -> None:
+    assert find_columns(["time_s", "power_\ufffdw"]) is None
+
+
 @pytest.mark.parametrize("name", ["energy_mwh", "power_factor", "power", "ch1 power mw", "mw"])
 def test_other_columns_are_not_taken_for_power(name: str) -> None:
     assert find_columns(["time_s", name]) is None
