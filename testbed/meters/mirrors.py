@@ -11,29 +11,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-TOLERANCE: Final = 1e-6
-"""Relative difference below which two values are one counter, read within one update of it."""
+FAR_UJ: Final = 500_000
+"""Two views of one counter are never so far apart: they differ by an update, about 1 ms."""
+NEAR: Final = 0.05
+"""They differ by less than this part of what a window adds to them."""
+SAME: Final = 1e-6
+"""Two values that differ by less than this part are the same in any case."""
 
 Seen = tuple[int, int]
-"""Value of a counter in a first pass over all counters, and in a second one after it."""
+"""Microjoules of a counter in a first pass over all counters, and in a second one after it."""
 
 
 class Mirrors:
-    """Remembers which counters have proven to be different ones.
+    """Tells views of one counter from counters, and remembers what is certain.
 
     Args:
-        ranges: where each counter wraps, in its own unit; 0 if that is not known.
+        ranges_uj: where each counter wraps, microjoules; 0 if that is not known.
     """
 
-    def __init__(self, ranges: Sequence[int]) -> None:
-        self._ranges = ranges
+    def __init__(self, ranges_uj: Sequence[int]) -> None:
+        self._ranges_uj = ranges_uj
         self._distinct: set[tuple[int, int]] = set()
-        self._alike: set[tuple[int, int]] = set()
 
     @property
     def decided(self) -> bool:
         """Whether all are known to be different, so that one pass over them is enough."""
-        n = len(self._ranges)
+        n = len(self._ranges_uj)
         return len(self._distinct) == n * (n - 1) // 2
 
     def watch(self, seen: Sequence[Seen | None]) -> None:
@@ -41,23 +44,40 @@ class Mirrors:
         for j, b in enumerate(seen):
             for i, a in enumerate(seen[:j]):
                 if a is not None and b is not None:
-                    alike = self._can_be_one(i, a, b)
-                    (self._alike if alike else self._distinct).add((i, j))
+                    apart_uj = self._apart_uj(i, a, b)
+                    if apart_uj > max(FAR_UJ, SAME * max(a[1], b[1])):
+                        self._distinct.add((i, j))
 
-    def originals(self) -> list[int]:
-        """Numbers of the counters to count: each is there once, whatever shows it."""
+    def originals(self, began: Sequence[Seen | None], ended: Sequence[Seen | None]) -> list[int]:
+        """Numbers of the counters to count over a window: each once, whatever shows it.
+
+        One that could not be read at either end is counted: nobody knows what it shows.
+        """
         out: list[int] = []
-        for j in range(len(self._ranges)):
-            if not any((i, j) in self._alike - self._distinct for i in out):
+        for j in range(len(self._ranges_uj)):
+            if not any(self._one(i, j, began, ended) for i in out):
                 out.append(j)
         return out
 
-    def _can_be_one(self, i: int, a: Seen, b: Seen) -> bool:
-        """Whether both can be one counter that ran on between the passes."""
+    def _one(
+        self, i: int, j: int, began: Sequence[Seen | None], ended: Sequence[Seen | None]
+    ) -> bool:
+        """Whether `i` and `j` can be one counter, over the whole window."""
+        a, b, c, d = began[i], began[j], ended[i], ended[j]
+        if (i, j) in self._distinct or a is None or b is None or c is None or d is None:
+            return False
+        added = max(c[0] - a[0], d[0] - b[0], 0)
+        return all(
+            self._apart_uj(i, x, y) <= max(NEAR * added, SAME * max(x[1], y[1]))
+            for x, y in ((a, b), (c, d))
+        )
+
+    def _apart_uj(self, i: int, a: Seen, b: Seen) -> int:
+        """How far two views are apart that one counter, running on, cannot explain."""
         if a[1] < a[0] or b[1] < b[0]:
-            return True  # it wrapped or restarted between the passes: no evidence
+            return 0  # it wrapped or restarted between the passes: no evidence
         apart = max(0, b[0] - a[1], a[0] - b[1])
-        whole = self._ranges[i]
+        whole = self._ranges_uj[i]
         if whole:  # one of the two may have wrapped already
             apart = min(apart, max(0, whole - max(a[1], b[1]) + min(a[0], b[0])))
-        return apart <= TOLERANCE * max(a[1], b[1])
+        return apart

@@ -119,20 +119,22 @@ class RaplMeter(Meter):
         self._packages = [zone for zone in zones if zone.is_package]
         self._mirrors = Mirrors([zone.range_uj for zone in self._packages])
         self._moved: set[Path] = set()
-        self._read()
-        self._began: dict[Path, int | None] = {}
+        self._began: _Look | None = None
+        self._look()
 
     def begin(self) -> None:
         """Remember the counters."""
-        self._began = self._read()
+        self._began = self._look()
 
     def end(self, activity: FrameActivity) -> EnergyReading:
         """Energy of the counters over the window, millijoules; None if one did not measure."""
-        now, began, self._began = self._read(), self._began, {}
+        now, began, self._began = self._look(), self._began, None
+        if began is None:
+            return unmeasured(self.source)
         window_s = activity.end_s - activity.start_s
         counted, total_uj = list[RaplZone](), 0
-        for zone in self._counted():
-            first, last = began.get(zone.path), now.get(zone.path)
+        for zone in self._counted(began, now):
+            first, last = began.values[zone.path], now.values[zone.path]
             spent = None
             if first is not None and last is not None:
                 spent = zone.spent_uj(first, last, window_s)
@@ -150,24 +152,34 @@ class RaplMeter(Meter):
         return EnergyReading(None, None, None, total_uj / 1e3, self.source)
 
     def mirrored(self) -> list[str]:
-        """Names of the packages that, as far as is known, show another one's counter."""
-        counted = self._counted()
+        """Names of the packages that show another one's counter just now."""
+        look = self._look()
+        counted = self._counted(look, look)
         return [zone.name for zone in self._packages if zone not in counted]
 
-    def _counted(self) -> list[RaplZone]:
-        packages = [self._packages[i] for i in self._mirrors.originals()]
+    def _counted(self, began: _Look, now: _Look) -> list[RaplZone]:
+        originals = self._mirrors.originals(began.packages, now.packages)
+        packages = [self._packages[i] for i in originals]
         return packages + [zone for zone in self._zones if not zone.is_package]
 
-    def _read(self) -> dict[Path, int | None]:
+    def _look(self) -> _Look:
         """All counters now; packages twice for as long as two may be one and the same."""
         values = {zone.path: zone.energy_uj() for zone in self._zones}
-        if not self._mirrors.decided:
-            seen: list[Seen | None] = []
-            for zone in self._packages:
-                first, second = values[zone.path], zone.energy_uj()
-                seen.append(None if first is None or second is None else (first, second))
-            self._mirrors.watch(seen)
-        return values
+        seen: list[Seen | None] = []
+        for zone in self._packages:
+            first = values[zone.path]
+            second = first if self._mirrors.decided else zone.energy_uj()
+            seen.append(None if first is None or second is None else (first, second))
+        self._mirrors.watch(seen)
+        return _Look(values, seen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """All counters at one moment, and the packages' once more for `Mirrors`."""
+
+    values: dict[Path, int | None]
+    packages: list[Seen | None]
 
 
 def stuck_zones(zones: Sequence[RaplZone], wait_s: float = 0.1) -> list[RaplZone]:

@@ -102,21 +102,45 @@ def test_a_mirrored_counter_that_wraps_counts_once(sysfs: Any, second: FrameActi
     assert step(sysfs, second, p0=30_000, p1=30_000).energy_mj == pytest.approx(50)
 
 
+def originals(mirrors: Mirrors, *looks: list[tuple[int, int] | None]) -> list[int]:
+    for look in looks:
+        mirrors.watch(look)
+    return mirrors.originals(looks[0], looks[-1])
+
+
 def test_one_of_two_mirrors_read_just_after_it_wrapped() -> None:
     mirrors = Mirrors([WRAP_UJ, WRAP_UJ])
-    mirrors.watch([(WRAP_UJ - 40, WRAP_UJ - 40), (20, 20)])
-    assert mirrors.originals() == [0]
-    mirrors.watch([(1_000, 1_000), (900_000, 900_000)])
-    assert mirrors.originals() == [0, 1]
+    wrapping = [(WRAP_UJ - 40, WRAP_UJ - 40), (20, 20)]
+    assert originals(mirrors, wrapping, [(9_000, 9_000), (9_000, 9_000)]) == [0]
+    assert not mirrors.decided
+    assert originals(mirrors, wrapping, [(1_000, 1_000), (900_000, 900_000)]) == [0, 1]
     assert mirrors.decided
+
+
+def test_a_mirror_that_is_an_update_behind_is_one() -> None:
+    """60 W for 100 ms: 6 J, and 60 mJ an update."""
+    began = [(5_000_000, 5_060_000), (5_000_000, 5_000_000)]
+    ended = [(11_000_000, 11_000_000), (10_940_000, 10_940_000)]
+    mirrors = Mirrors([WRAP_UJ, WRAP_UJ])
+    assert originals(mirrors, began, ended) == [0]
+    assert originals(mirrors, ended, began) == [0, 1]  # nothing was added that explains it
+
+
+def test_a_counter_that_was_not_read_is_no_mirror() -> None:
+    look = [(5, 5), None]
+    assert originals(Mirrors([WRAP_UJ] * 2), look, [(9, 9), (9, 9)]) == [0, 1]
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=8))
 def test_as_many_counters_as_there_are_values(source: list[int]) -> None:
     """Zone k shows counter `source[k]`; counters are far apart."""
-    mirrors = Mirrors([WRAP_UJ] * len(source))
-    mirrors.watch([(10**9 * (s + 1), 10**9 * (s + 1) + 50) for s in source])
-    assert sorted(source[i] for i in mirrors.originals()) == sorted(set(source))
+    began = [(10**9 * (s + 1), 10**9 * (s + 1) + 50) for s in source]
+    ended = [
+        (first + 10**6 * s, second + 10**6 * s)
+        for (first, second), s in zip(began, source, strict=True)
+    ]
+    found = originals(Mirrors([WRAP_UJ] * len(source)), [*began], [*ended])
+    assert sorted(source[i] for i in found) == sorted(set(source))
 
 
 @pytest.mark.parametrize("energy_uj", [0, 123_456])
