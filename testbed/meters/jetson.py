@@ -20,11 +20,11 @@ AGX Xavier                                ``GPU + CPU + SOC + CV + VDDRQ + SYS5V
 Thor on a carrier without INA238          ``VDD_GPU + VDD_CPU_SOC_MSS + VIN_SYS_5V0``
 ========================================  ==================================================
 
-Sources: the Jetson Linux Developer Guide, chapters on power management; for AGX Orin's fourth
-rail, ``VDDQ_VDD2_1V8AO``, which ``VIN_SYS_5V0`` already includes,
-https://forums.developer.nvidia.com/t/tegrastats-monitoring/217088; for AGX Xavier, whose rails
-are fed side by side, https://forums.developer.nvidia.com/t/xavier-jetson-total-power-consumption/81016
-and the module's design guide DG-09840-001, 5.6.2; for Thor,
+Sources: the Jetson Linux Developer Guide, chapters on power management; its section on software
+based power consumption modeling (r36.4.3) says that ``VIN_SYS_5V0`` includes AGX Orin's fourth
+rail, ``VDDQ_VDD2_1V8AO``. For AGX Xavier, whose rails are fed side by side,
+https://forums.developer.nvidia.com/t/xavier-jetson-total-power-consumption/81016 and the
+module's design guide DG-09840-001, 5.6.2; for Thor, whose INA238 has no label,
 https://github.com/rbonghi/jetson_stats/pull/900. The Nano 2GB has no sensor.
 """
 
@@ -58,7 +58,8 @@ _IIO: Final = (
     "bus/i2c/devices/*/iio*device*",
     "bus/iio/devices/iio*device*",
 )
-_CHIPS: Final = ("ina3221", "ina238")
+_CHANNELS: Final = {"ina3221": (1, 2, 3), "ina238": (1,)}
+"""By the sensor's name; an INA3221's channel 7 is the sum of its shunt voltages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +154,21 @@ def total_rail(rails: list[JetsonRail]) -> TotalRail | None:
 
 
 def _hwmon_rails(root: Path) -> Iterator[JetsonRail]:
+    unnamed = dict[Path, JetsonRail]()
     for path in (found for pattern in _HWMON for found in sorted(root.glob(pattern), key=_number)):
-        if read_text(path / "name") not in _CHIPS:
-            continue
-        for n in (1, 2, 3):  # channel 7 is the sum of the shunt voltages
+        chip = read_text(path / "name")
+        for n in _CHANNELS.get(chip or "", ()):
+            volt, amp, watt = (path / f"{kind}{n}_input" for kind in ("in", "curr", "power"))
             label = read_text(path / f"in{n}_label")
-            if label is None and n == 1:
-                label = read_text(path / "label")  # of the whole sensor
+            if chip == "ina238":  # one channel: the label may be the sensor's, or none
+                label = label or read_text(path / "label")
+            rail = JetsonRail(label or "VIN", volt, amp, watt, power_unit_mw=1e-3)
             if label and label != "NC":
-                volt, amp, watt = (path / f"{kind}{n}_input" for kind in ("in", "curr", "power"))
-                yield JetsonRail(label, volt, amp, watt, power_unit_mw=1e-3)
+                yield rail
+            elif chip == "ina238" and not label:
+                unnamed[path.resolve()] = rail
+    if len({path.name for path in unnamed}) == 1:
+        yield next(iter(unnamed.values()))
 
 
 def _iio_rails(root: Path) -> Iterator[JetsonRail]:

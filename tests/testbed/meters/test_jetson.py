@@ -75,6 +75,18 @@ def test_agx_thor_the_input_of_the_board(sysfs: Any) -> None:
     assert total(sysfs).power_mw() == pytest.approx(19.8 * 1010)
 
 
+def test_an_input_sensor_without_a_label(sysfs: Any) -> None:
+    """As on Thor; with two of them nobody knows which is the input."""
+    chip(sysfs, 1, ("VDD_GPU", 20000, 1), ("VDD_CPU_SOC_MSS", 20000, 3), ("VIN_SYS_5V0", 5000, 4))
+    files = {"name": "ina238", "in0_input": 4, "in1_input": 20000, "curr1_input": 900}
+    sysfs.write(CHIP.format(5), **files, power1_input=18_000_000)
+    sysfs.write("bus/i2c/devices/1-0044/hwmon/hwmon5", **files, power1_input=18_000_000)
+    assert total(sysfs).label == "VIN"
+    assert total(sysfs).power_mw() == 18_000
+    sysfs.write(CHIP.format(6), **files)
+    assert total(sysfs).label == "VDD_GPU+VDD_CPU_SOC_MSS+VIN_SYS_5V0"
+
+
 def test_thor_on_a_carrier_without_the_input_sensor(sysfs: Any) -> None:
     chip(sysfs, 1, ("VDD_GPU", 20000, 1), ("VDD_CPU_SOC_MSS", 20000, 3), ("VIN_SYS_5V0", 5000, 4))
     assert total(sysfs).power_mw() == 20 + 60 + 20
