@@ -138,8 +138,9 @@ def _clock() -> Iterator[Finding]:
 def _meters(sysfs: Path) -> Iterator[Finding]:
     any_readable = False
     for meter in find_meters(sysfs):
-        any_readable |= meter.readable
-        yield Finding(f"meter {meter.name}", meter.readable, False, meter.note)
+        works = meter.readable and meter.moves
+        any_readable |= works
+        yield Finding(f"meter {meter.name}", works, False, meter.note, meter.mend)
     if not any_readable:
         mend = "energy is modelled (--meter model), or align an instrument's CSV log"
         yield Finding("any hardware meter", False, False, "none can be read", mend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -28,10 +29,10 @@ def align(
 ) -> None:
     """Replace modelled energy by what an instrument's log says, frame by frame.
 
-    Frames are matched by time stamps; a frame that the log does not cover gets no energy.
+    Frames are matched by time stamps; a frame that touches a hole of the log gets no energy.
     """
     from cnn.errors import DataError
-    from testbed.meters.external_csv import read_power_log, with_external_energy
+    from testbed.meters.external_csv import frame_starts, read_power_log, with_external_energy
     from testbed.records.parquet import RecordWriter, read_records
 
     measured = read_records(records)
@@ -45,15 +46,42 @@ def align(
     power = read_power_log(log, offset_s=offset_s, max_gap_s=max_gap_s)
     rows = with_external_energy(list(measured.rows()), started_s, power)
     known = sum(row.energy_mj is not None for row in rows)
+    starts = frame_starts(rows, started_s)
     if not known:
+        span = f"{_utc(power.time_s[0])} to {_utc(power.time_s[-1])}"
+        run = f", which ran from {_utc(starts[0])} to {_utc(starts[-1])}" if starts else ""
         raise DataError(
-            f"power log {log} covers none of the {len(rows)} frames",
-            expected="a log of the same time as the run",
+            f"power log {log} of {span} covers none of the {len(rows)} frames{run}",
+            expected="a log of the same time as the run, without a hole in every frame",
             mend="give the clocks' difference with --offset-s",
         )
-    with RecordWriter(out, {**measured.source, "power_log": log.name}) as writer:
+    holes = power.holes(starts[0], starts[-1])
+    hole_s = sum(end - start for start, end in holes)
+    told = {"power_log": log.name, "power_log_holes": len(holes), "power_log_hole_s": hole_s}
+    with RecordWriter(out, {**measured.source, **told}) as writer:
         for row in rows:
             writer.write(row)
     typer.echo(f"{known} of {len(rows)} frames with energy from {log.name}, in {out}")
+    if holes:
+        typer.echo(f"holes of the log during the run: {len(holes)}, {hole_s:.3f} s in all")
+    if power.left_out:
+        rows_left = ", ".join(f"{n} {why}" for why, n in power.left_out.items())
+        typer.echo(f"rows of the log left out: {rows_left}")
     if json:
-        emit_json({"records": str(out), "frames": len(rows), "with_energy": known})
+        emit_json(
+            {
+                "records": str(out),
+                "frames": len(rows),
+                "with_energy": known,
+                "holes": len(holes),
+                "hole_s": hole_s,
+                "rows_left_out": power.left_out,
+            }
+        )
+
+
+def _utc(unix_s: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):
+        return f"{unix_s:.0f} s"

@@ -111,6 +111,15 @@ def report(result: dict[str, Any]) -> None:
 
     typer.echo(f"{result['frames']} frames, policy {result['policy']}")
     typer.echo(f"delay {figure('delay_ms')} ms mean, {figure('delay_p95_ms')} ms p95")
-    typer.echo(f"energy {figure('energy_mj')} mJ a frame ({result['energy_source']})")
+    typer.echo(f"energy {_energy(result)} ({result['energy_source'] or 'no meter'})")
     typer.echo(f"accuracy {figure('accuracy', digits=4)}, misses {figure('miss_rate', digits=4)}")
     typer.echo(f"status {result['status']} {result['reasons'] or ''}".rstrip())
+
+
+def _energy(result: dict[str, Any]) -> str:
+    """Mean energy, and of how many frames it is the mean if not of all."""
+    if result["energy_mj"] is None:
+        return "not measured"
+    measured, frames = result["energy_frames"], result["frames"]
+    share = "" if measured == frames else f", measured in {measured} of {frames} frames"
+    return f"{result['energy_mj']:.2f} mJ a frame{share}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -136,7 +137,8 @@ def _print(result: dict[str, Any]) -> None:
     typer.echo("held-out conditions, median frame of each action:")
     for what in ("delay", "energy"):
         error, r2 = result[f"{what}_mape"], result[f"r2_{what}"]
-        typer.echo(f"  {what}: mean error {error:.2%}, R2 {r2:.4f}")
+        known = f"mean error {error:.2%}, R2 {r2:.4f}" if math.isfinite(error) else "not measured"
+        typer.echo(f"  {what}: {known}")
     worst = max(result["by_action"].items(), key=lambda item: item[1]["delay_mape"])
     typer.echo(f"  worst action for delay: {worst[0]}, {worst[1]['delay_mape']:.2%}")
     typer.echo("coefficients (ms):")
@@ -166,13 +168,13 @@ def _print_device(result: dict[str, Any]) -> None:
     errors = result["held_out_times"]
     typer.echo(
         f"held-out stretches, given each transfer: delay {errors['delay_mape']:.2%}, "
-        f"energy {errors['energy_mape']:.2%} ({errors['groups']} groups)"
+        f"energy {_percent(errors['energy_mape'])} ({errors['groups']} groups)"
     )
     if result["held_out_actions"] is not None:
         errors = result["held_out_actions"]
         typer.echo(
             f"held-out actions, from the others and the base: delay {errors['delay_mape']:.2%}, "
-            f"energy {errors['energy_mape']:.2%} ({errors['groups']} groups)"
+            f"energy {_percent(errors['energy_mape'])} ({errors['groups']} groups)"
         )
     typer.echo(f"measured: {', '.join(result['measured']) or 'no whole action'}")
     typer.echo(f"from the base, scaled: {', '.join(result['from_base']) or 'nothing'}")
@@ -180,3 +182,7 @@ def _print_device(result: dict[str, Any]) -> None:
         scale = result[f"{side}_scale"]
         if scale is not None:
             typer.echo(f"{side}: {scale:.3f} times the base")
+
+
+def _percent(error: float) -> str:
+    return f"{error:.2%}" if math.isfinite(error) else "not measured"

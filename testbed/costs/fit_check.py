@@ -86,7 +86,8 @@ def hold_out(samples: Samples, slowdown: float, payload_bytes: Floats, powers: P
             rows = test.action == a
             cells["d"][c, a] = np.median(test.delay_ms[rows])
             cells["dm"][c, a] = delay[rows][0]
-            cells["e"][c, a] = np.median(test.energy_mj[rows])
+            read = rows & np.isfinite(test.energy_mj)
+            cells["e"][c, a] = np.median(test.energy_mj[read]) if read.any() else np.nan
             cells["em"][c, a] = energy[rows][0]
     return HeldOut(
         names,

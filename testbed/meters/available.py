@@ -9,11 +9,12 @@ from typing import Final
 from cnn.errors import ConfigError
 from testbed.costs.power import power_profile
 from testbed.meters.base import Meter, NoMeter
-from testbed.meters.battery import BatteryMeter, find_batteries
+from testbed.meters.battery import Batteries, BatteryMeter, find_batteries, find_mains
 from testbed.meters.jetson import JetsonMeter, find_rails, total_rail
 from testbed.meters.model import ModelMeter
-from testbed.meters.nvml import NvmlMeter, load_nvml
-from testbed.meters.rapl import RaplMeter, find_zones
+from testbed.meters.nvml import NvmlMeter, count_gpus, load_nvml, open_nvml
+from testbed.meters.rapl import RaplMeter, find_zones, stuck_zones
+from testbed.meters.sysfs import why_unreadable
 
 METERS: Final = ("model", "rapl", "jetson", "battery", "nvml", "none")
 
@@ -27,12 +28,16 @@ class MeterInfo:
         found: whether the sensor exists.
         readable: whether this process could read it just now.
         note: what it covers, or why it cannot be used.
+        moves: whether it measures: a counter that stands still can be read and says nothing.
+        mend: what to do about it; empty if nothing can be done, or need be.
     """
 
     name: str
     found: bool
     readable: bool
     note: str
+    moves: bool = True
+    mend: str = ""
 
 
 def find_meters(root: Path = Path("/sys")) -> list[MeterInfo]:
@@ -60,10 +65,10 @@ def open_meter(name: str, profile: str, root: Path = Path("/sys")) -> Meter:
         meter = RaplMeter(zones)
     elif name == "jetson" and (rail := total_rail(find_rails(root))):
         meter = JetsonMeter(rail)
-    elif name == "battery" and (batteries := find_batteries(root)):
-        meter = BatteryMeter(batteries[0])
+    elif name == "battery" and (batteries := _batteries(root)):
+        meter = BatteryMeter(batteries)
     elif name == "nvml" and (nvml := load_nvml()) is not None:
-        meter = NvmlMeter(nvml)
+        meter = open_nvml(nvml)
     if meter is None:
         known = name in METERS
         raise ConfigError(
@@ -79,36 +84,62 @@ def _rapl(root: Path) -> MeterInfo:
     if not zones:
         return MeterInfo("rapl", False, False, f"no package zone in {root}/class/powercap")
     names = ", ".join(zone.name for zone in zones)
-    if any(zone.energy_uj() is None for zone in zones):
-        return MeterInfo("rapl", True, False, f"{names}: energy_uj is readable by root only")
-    return MeterInfo("rapl", True, True, f"{names}: processor and memory, no modem")
+    unreadable = [zone for zone in zones if zone.energy_uj() is None]
+    if unreadable:
+        why = why_unreadable(unreadable[0].path / "energy_uj")
+        mend = f"run as root, or allow it: chmod a+r {root}/class/powercap/*/energy_uj"
+        return MeterInfo("rapl", True, False, f"{unreadable[0].name}: {why}", mend=mend)
+    stuck = stuck_zones(zones)
+    if any(zone.is_package for zone in stuck):
+        note = ", ".join(zone.name for zone in stuck) + ": counter does not move"
+        mend = "use --meter model: a virtual machine has no counter of its own"
+        return MeterInfo("rapl", True, True, note, moves=False, mend=mend)
+    notes = [f"{names}: processor and memory, no modem"]
+    notes += [f"{zone.name} does not move and is left out" for zone in stuck]
+    if mirrored := RaplMeter(zones).mirrored():
+        notes.append(f"{', '.join(mirrored)} shows another one's counter and is left out")
+    return MeterInfo("rapl", True, True, "; ".join(notes))
 
 
 def _jetson(root: Path) -> MeterInfo:
     rails = find_rails(root)
     total = total_rail(rails)
     if total is None:
-        labels = ", ".join(rail.label for rail in rails) or "no ina3221 sensor"
-        return MeterInfo("jetson", False, False, f"no board input rail ({labels})")
-    readable = total.power_mw() is not None
-    return MeterInfo("jetson", True, readable, f"{total.label}: whole board")
+        labels = ", ".join(rail.label for rail in rails)
+        why = f"rails of no known board: {labels}" if rails else "no ina3221 or ina238 sensor"
+        return MeterInfo("jetson", False, False, why)
+    why = total.why_unreadable()
+    return MeterInfo("jetson", True, not why, why or f"{total.label}: {total.coverage}")
 
 
 def _battery(root: Path) -> MeterInfo:
-    batteries = find_batteries(root)
-    if not batteries:
+    batteries = _batteries(root)
+    if batteries is None:
         return MeterInfo("battery", False, False, f"none in {root}/class/power_supply")
-    readable = batteries[0].power_mw() is not None
-    note = "whole device, slow gauge" if readable else "not discharging: no reading on mains"
-    return MeterInfo("battery", True, readable, f"{batteries[0].name}: {note}")
+    why = batteries.why_unreadable()
+    note = why or "whole device, slow gauge"
+    return MeterInfo("battery", True, not why, f"{batteries.name}: {note}")
+
+
+def _batteries(root: Path) -> Batteries | None:
+    found = find_batteries(root)
+    return Batteries(tuple(found), find_mains(root)) if found else None
 
 
 def _nvml() -> MeterInfo:
     nvml = load_nvml()
     if nvml is None:
         return MeterInfo("nvml", False, False, "no NVIDIA driver, or nvidia-ml-py not installed")
-    try:
-        readable = NvmlMeter(nvml).counter_mj() is not None
-    except nvml.NVMLError:
+    gpus = count_gpus(nvml)
+    if not gpus:
         return MeterInfo("nvml", False, False, "no GPU")
-    return MeterInfo("nvml", True, readable, "GPU 0 alone")
+    which = "GPU 0 alone" if gpus == 1 else f"GPU 0 alone, of {gpus}"
+    meter = open_nvml(nvml)
+    if meter is None:
+        return MeterInfo("nvml", True, False, f"{which}: no energy counter that moves, no power")
+    meter.close()
+    if isinstance(meter, NvmlMeter):
+        how = f"energy counter; windows below {meter.step_s * 1e3:.0f} ms stay empty"
+    else:
+        how = "no energy counter that moves: its power is sampled"
+    return MeterInfo("nvml", True, True, f"{which}: {how}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Self
@@ -50,6 +51,11 @@ class EnergyReading:
     source: str
 
 
+def unmeasured(source: str) -> EnergyReading:
+    """The reading of a window that `source` could not measure: everything is None."""
+    return EnergyReading(None, None, None, None, source)
+
+
 class Meter(ABC):
     """Measures the energy of one window at a time.
 
@@ -92,13 +98,14 @@ class NoMeter(Meter):
 
     def end(self, activity: FrameActivity) -> EnergyReading:
         """A reading in which everything is None."""
-        return EnergyReading(None, None, None, None, self.source)
+        return unmeasured(self.source)
 
 
 class CounterMeter(Meter):
     """A meter that is a running energy counter, in millijoules.
 
-    Subclasses read the counter; None means that it could not be read.
+    Subclasses read the counter; None means that it could not be read. A counter that did not
+    move, or moved backwards (it was restarted), measured nothing: the reading is None, not 0.
     """
 
     def __init__(self, source: str) -> None:
@@ -116,5 +123,8 @@ class CounterMeter(Meter):
     def end(self, activity: FrameActivity) -> EnergyReading:
         """Difference of the counter over the window."""
         now_mj = self.counter_mj()
-        spent = None if now_mj is None or self._began_mj is None else now_mj - self._began_mj
-        return EnergyReading(None, None, None, spent, self.source)
+        if now_mj is None or self._began_mj is None:
+            return unmeasured(self.source)
+        spent_mj = now_mj - self._began_mj
+        measured = math.isfinite(spent_mj) and spent_mj > 0
+        return EnergyReading(None, None, None, spent_mj if measured else None, self.source)

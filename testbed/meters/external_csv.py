@@ -2,14 +2,19 @@
 
 The log is read after the run. Its clock and the device's are two clocks: give the
 difference as `offset_s`, or synchronise both before the run.
+
+Logs come cut off and patchy. What is whole is used; where the log does not say what was spent
+it has a hole, and a frame that touches a hole has no energy. No value is made up for a hole.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,14 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.errors import DataError
+from testbed.meters.power_columns import FORM, PowerColumns, find_columns
 from testbed.records.measurement import Measurement
 
-TIME_COLUMNS: Final = ("time_s", "unix_s", "timestamp")
 MAX_ROWS: Final = 50_000_000
-_FORM: Final = (
-    "a header, a time column (time_s or unix_s: seconds since 1970; timestamp: ISO 8601) and "
-    "power_mw, power_w, or voltage_v with current_a"
-)
+SEPARATORS: Final = ",;\t"
+PREAMBLE: Final = 50
+"""Lines that an instrument may write about itself before the header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,33 +40,59 @@ class PowerLog:
         power_mw: float64 (N,).
         source: name for the records.
         max_gap_s: two samples further apart do not say what was spent between them.
+        broken: bool (N,), whether something unreadable lies between a sample and the next one.
+        left_out: rows that could not be used, by reason.
     """
 
     time_s: NDArray[np.float64]
     power_mw: NDArray[np.float64]
     source: str
     max_gap_s: float = 1.0
+    broken: NDArray[np.bool_] | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def energy_mj(self, start_s: float, end_s: float) -> float | None:
         """Energy from `start_s` to `end_s` by trapezoids, millijoules.
 
-        None if the log does not cover the window or has a gap in it.
+        None if the log does not cover the window, has a hole in it, or says that nothing (or
+        less) was spent.
         """
         t = self.time_s
         if end_s < start_s or len(t) < 2 or start_s < t[0] or end_s > t[-1]:
             return None
         first, last = np.searchsorted(t, start_s, "right"), np.searchsorted(t, end_s, "left")
-        around = t[max(0, first - 1) : last + 1]
-        if np.diff(around).max(initial=0.0) > self.max_gap_s:
+        if self._unknown(max(0, int(first) - 1), int(last)).any():
             return None
-        inside = t[first:last]
-        times = np.concatenate([[start_s], inside, [end_s]])
-        powers = np.interp(times, t, self.power_mw)
-        return float(np.trapezoid(powers, times))
+        inside = slice(first, last)
+        edges = np.interp([start_s, end_s], t, self.power_mw)
+        times = np.concatenate([[start_s], t[inside], [end_s]])
+        powers = np.concatenate([edges[:1], self.power_mw[inside], edges[1:]])
+        energy_mj = float(np.trapezoid(powers, times))
+        return energy_mj if energy_mj > 0 else None
+
+    def holes(self, start_s: float, end_s: float) -> list[tuple[float, float]]:
+        """Where, from `start_s` to `end_s`, the log does not say what was spent; ascending."""
+        t = self.time_s
+        if not len(t):
+            return [(start_s, end_s)]
+        unknown = np.concatenate([[True], self._unknown(0, len(t) - 1), [True]])
+        edges = np.concatenate([[-np.inf], t, [np.inf]])
+        # Runs of unknown intervals are one hole each.
+        change = np.flatnonzero(np.diff(np.concatenate([[0], unknown.astype(np.int8), [0]])))
+        spans = edges[change].reshape(-1, 2).clip(start_s, end_s)
+        return [(float(a), float(b)) for a, b in spans if b > a]
+
+    def _unknown(self, first: int, last: int) -> NDArray[np.bool_]:
+        """Of the intervals that follow samples `first` to `last` - 1."""
+        unknown: NDArray[np.bool_] = np.diff(self.time_s[first : last + 1]) > self.max_gap_s
+        return unknown if self.broken is None else unknown | self.broken[first:last][: len(unknown)]
 
 
 def read_power_log(path: Path, *, offset_s: float = 0.0, max_gap_s: float = 1.0) -> PowerLog:
-    """Read an instrument's CSV.
+    """Read an instrument's CSV: whatever of it can be read.
+
+    A row without a power, without a time, or with a time that contradicts the other rows'
+    leaves a hole. A last line without an end may have lost digits and is left out.
 
     Args:
         path: the file.
@@ -70,28 +100,93 @@ def read_power_log(path: Path, *, offset_s: float = 0.0, max_gap_s: float = 1.0)
         max_gap_s: see `PowerLog`.
 
     Raises:
-        DataError: if it is missing or not of the stated form.
+        DataError: if it is missing, not of the stated form, or has fewer than two rows to use.
     """
-    times: list[float] = []
-    powers: list[float] = []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            for number, row in enumerate(reader):
-                if number >= MAX_ROWS:
-                    raise ValueError(f"more than {MAX_ROWS} rows")
-                times.append(_time_s(row) + offset_s)
-                powers.append(_power_mw(row))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, csv.Error) as error:
-        raise DataError(f"power log {path}: {error}", expected=_FORM, mend="convert it") from error
-    time_s, power_mw = np.array(times), np.array(powers)
-    if len(time_s) < 2 or not np.isfinite([time_s, power_mw]).all() or (np.diff(time_s) < 0).any():
-        raise DataError(
-            f"power log {path} with {len(time_s)} rows",
-            expected="at least two finite rows in ascending time",
-            mend="sort it and remove broken rows",
-        )
-    return PowerLog(time_s, power_mw, f"csv:{path.name}", max_gap_s)
+        text = _decoded(path.read_bytes()).replace("\0", "")
+        cut_off = not text.endswith(("\n", "\r"))
+        lines = text.splitlines()
+        columns, body = _find_header(lines[:-1] if cut_off else lines)
+        log = _Rows()
+        for number, cells in enumerate(body):
+            if number >= MAX_ROWS:
+                raise ValueError(f"more than {MAX_ROWS} rows")
+            if cells:
+                time_s, power_mw = columns.values(cells)
+                log.add(time_s + offset_s, power_mw)
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"power log {path}: {error}", expected=FORM, mend="convert it") from error
+    if cut_off:
+        log.left_out["at the end, cut off"] = 1
+    return log.finish(path, max_gap_s)
+
+
+class _Rows:
+    """Rows as they come, and what is made of them."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+        self._powers: list[float] = []
+        self._torn: list[int] = []  # positions before which a row without a time came
+        self.left_out: dict[str, int] = {}
+
+    def add(self, time_s: float, power_mw: float) -> None:
+        """Take in a row; NaN where it says nothing."""
+        if not math.isfinite(time_s):
+            self._torn.append(len(self._times))
+            self._leave_out("without a time", 1)
+            return
+        self._times.append(time_s)
+        self._powers.append(power_mw)
+        if math.isnan(power_mw):
+            self._leave_out("without a power", 1)
+
+    def finish(self, path: Path, max_gap_s: float) -> PowerLog:
+        """The log of all rows.
+
+        Raises:
+            DataError: if fewer than two can be used.
+        """
+        time_s, power_mw, torn, contested = self._in_order()
+        t, at = np.unique(time_s, return_inverse=True)
+        # Rows of one moment are averaged; one without a power leaves the moment without one.
+        count = np.maximum(np.bincount(at, minlength=len(t)), 1)
+        mean_mw = np.bincount(at, power_mw, len(t)) / count
+        good = np.isfinite(mean_mw)
+        if good.sum() < 2:
+            found = "".join(f", {n} {why}" for why, n in self.left_out.items())
+            raise DataError(
+                f"power log {path} with {int(good.sum())} rows to use{found}",
+                expected="at least two rows with a time and a power, in ascending time",
+                mend="check its columns, and that the instrument was connected",
+            )
+        missing = np.bincount(at, torn, len(t)) > 0  # between the moment before and this one
+        inside = contested[(contested >= t[0]) & (contested <= t[-1])]
+        for side in ("left", "right"):  # two rows claim this time: neither is believed
+            missing[np.searchsorted(t, inside, side).clip(max=len(t) - 1)] = True
+        # An interval between two good moments is broken if anything in it is.
+        broken = np.append(np.diff(np.cumsum(missing | ~good)[good]) > 0, False)
+        source = f"csv:{path.name}"
+        return PowerLog(t[good], mean_mw[good], source, max_gap_s, broken, self.left_out)
+
+    def _in_order(
+        self,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+        """Times that never fall, their powers, whether a row is torn off before each, and the
+        times of the rows that are out of order."""
+        time_s, power_mw = np.array(self._times), np.array(self._powers)
+        torn = np.zeros(len(time_s) + 1, bool)
+        torn[self._torn] = True
+        if not (np.diff(time_s) < 0).any():
+            return time_s, power_mw, torn[:-1], np.empty(0)
+        keep = _longest_ascending(self._times)
+        contested = np.delete(time_s, keep)
+        self._leave_out("with a time out of order", len(contested))
+        tears = np.cumsum(torn[:-1])[keep]  # a tear moves on to the next row that is kept
+        return time_s[keep], power_mw[keep], np.diff(tears, prepend=0) > 0, contested
+
+    def _leave_out(self, why: str, n: int) -> None:
+        self.left_out[why] = self.left_out.get(why, 0) + n
 
 
 def with_external_energy(
@@ -102,7 +197,7 @@ def with_external_energy(
     A frame's window runs from its start (capture and queue) to the next frame's start.
     The last frame has no end, and the instrument cannot split the terms: both are None.
     """
-    starts = [started_unix_s + row.captured_s + row.queue_ms / 1e3 for row in rows]
+    starts = frame_starts(rows, started_unix_s)
     out: list[Measurement] = []
     for i, row in enumerate(rows):
         energy = log.energy_mj(starts[i], starts[i + 1]) if i + 1 < len(rows) else None
@@ -119,16 +214,54 @@ def with_external_energy(
     return out
 
 
-def _time_s(row: dict[str, str]) -> float:
-    for name in TIME_COLUMNS[:2]:
-        if name in row:
-            return float(row[name])
-    return datetime.fromisoformat(row["timestamp"]).timestamp()
+def frame_starts(rows: Sequence[Measurement], started_unix_s: float) -> list[float]:
+    """When each frame's window began, seconds since 1970."""
+    return [started_unix_s + row.captured_s + row.queue_ms / 1e3 for row in rows]
 
 
-def _power_mw(row: dict[str, str]) -> float:
-    if "power_mw" in row:
-        return float(row["power_mw"])
-    if "power_w" in row:
-        return float(row["power_w"]) * 1e3
-    return float(row["voltage_v"]) * float(row["current_a"]) * 1e3
+def _decoded(data: bytes) -> str:
+    """The text of a log: UTF-16 if it is marked so, else UTF-8, else Windows-1252."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
+
+
+def _find_header(lines: Sequence[str]) -> tuple[PowerColumns, Iterator[list[str]]]:
+    """The columns that one of the first lines names, and the rows of cells below it."""
+    for at, line in enumerate(lines[:PREAMBLE]):
+        for separator in SEPARATORS:
+            columns = find_columns(next(_cells([line], separator)))
+            if columns is not None:
+                body = lines[at + 1 :]
+                comma = separator != "," and any("," in row for row in body)
+                return replace(columns, decimal="," if comma else "."), _cells(body, separator)
+    raise ValueError("no header that names a time and a power")
+
+
+def _cells(lines: Sequence[str], separator: str) -> Iterator[list[str]]:
+    """Rows of cells. A quote ends with its line: one that is cut off would swallow the rest."""
+    for line in lines:
+        if '"' in line:
+            yield next(csv.reader([line], delimiter=separator), [])
+        else:
+            yield line.split(separator) if line.strip() else []
+
+
+def _longest_ascending(times: Sequence[float]) -> list[int]:
+    """Positions of a longest part of `times` that never falls (patience sorting)."""
+    tops: list[float] = []
+    ends: list[int] = []
+    before = [-1] * len(times)
+    for i, time_s in enumerate(times):
+        pile = bisect_right(tops, time_s)
+        before[i] = ends[pile - 1] if pile else -1
+        tops[pile : pile + 1] = [time_s]
+        ends[pile : pile + 1] = [i]
+    out, i = list[int](), ends[-1] if ends else -1
+    while i >= 0:
+        out.append(i)
+        i = before[i]
+    return out[::-1]

@@ -3,19 +3,32 @@
 Files as in the kernel's ``Documentation/power/powercap/powercap.rst``: a zone holds
 ``name``, ``energy_uj`` (counter, microjoules) and ``max_energy_range_uj`` (where it wraps).
 Since Linux 5.10 ``energy_uj`` is readable by root only.
+
+Zones overlap. ``core`` and ``uncore`` are parts of their package, ``psys`` contains it, and the
+tree ``intel-rapl-mmio`` shows packages of ``intel-rapl`` a second time. What is counted is every
+package once, and DRAM, which no package includes.
 """
 
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from testbed.meters.base import CounterMeter
+from testbed.meters.base import EnergyReading, FrameActivity, Meter, unmeasured
+from testbed.meters.mirrors import Mirrors, Seen
 from testbed.meters.sysfs import read_int, read_text
 
-_PACKAGE = re.compile(r"intel-rapl:\d+")
-_SUBZONE = re.compile(r"intel-rapl:\d+:\d+")
+MAX_W: Final = 1000.0
+"""No package or memory spends more: a counter that says so was restarted, or wrapped unseen."""
+SLACK_UJ: Final = 100e6
+"""Allowed beyond `MAX_W`, so that no short window is called impossible."""
+LONG_S: Final = 10.0
+"""A window up to here holds no second wrap, whatever range a zone states."""
+_ZONE = re.compile(r"(intel-rapl(?:-mmio)?):(\d+)(:\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,54 +38,165 @@ class RaplZone:
     Attributes:
         path: its folder.
         name: such as ``package-0`` or ``dram``.
-        range_uj: value at which the counter wraps, microjoules.
+        range_uj: value at which the counter wraps, microjoules; 0 if the zone does not say.
     """
 
     path: Path
     name: str
     range_uj: int
 
+    @property
+    def is_package(self) -> bool:
+        """Whether it is a processor package (or one die of it), and not memory."""
+        return self.name.startswith("package")
+
     def energy_uj(self) -> int | None:
         """The counter, microjoules; None if it may not be read."""
-        return read_int(self.path / "energy_uj")
+        value = read_int(self.path / "energy_uj")
+        return None if value is None or value < 0 else value
+
+    def spent_uj(self, began_uj: int, now_uj: int, window_s: float) -> int | None:
+        """Energy between two values of the counter, microjoules; None if they do not say.
+
+        They do not if the counter was restarted (it went back and cannot have wrapped), or if
+        the window is so long that it can have wrapped more than once.
+        """
+        spent = now_uj - began_uj
+        if spent < 0 and self.range_uj:
+            spent += self.range_uj
+        if self.range_uj and window_s > max(LONG_S, self.range_uj / (MAX_W * 1e6)):
+            return None
+        possible = 0 <= spent <= SLACK_UJ + MAX_W * 1e6 * max(window_s, 0.0)
+        return spent if possible else None
 
 
 def find_zones(root: Path = Path("/sys")) -> list[RaplZone]:
     """Packages, and DRAM zones, which packages do not include; other zones overlap."""
-    zones: list[RaplZone] = []
-    folder = root / "class" / "powercap"
-    for path in sorted(folder.glob("intel-rapl:*")):
+    folders = {
+        path.name: path
+        for pattern in ("intel-rapl*/*/*", "intel-rapl*/*", "*")
+        for path in (root / "class" / "powercap").glob(pattern)
+        if _ZONE.fullmatch(path.name)
+    }
+    zones = list[RaplZone]()
+    shown = set[tuple[str, str]]()  # by the first tree: the second one shows it again
+    for folder in sorted(folders, key=lambda name: ("mmio" in name, _natural(name))):
+        tree, number, below = _parts(folder)
+        path = folders[folder]
         name = read_text(path / "name") or ""
-        range_uj = read_int(path / "max_energy_range_uj")
-        package = _PACKAGE.fullmatch(path.name) and name.startswith("package")
-        dram = _SUBZONE.fullmatch(path.name) and name == "dram"
-        if (package or dram) and range_uj:
-            zones.append(RaplZone(path, name, range_uj))
-    return zones
+        package = read_text(folders.get(f"{tree}:{number}", path) / "name") or number
+        if not (name == "dram" if below else name.startswith("package")):
+            continue
+        if tree == "intel-rapl":
+            shown.add((package, name))
+        elif (package, name) in shown:
+            continue
+        range_uj = max(0, read_int(path / "max_energy_range_uj") or 0)
+        zones.append(RaplZone(path, name, range_uj))
+    return sorted(zones, key=lambda zone: not zone.is_package)
 
 
-class RaplMeter(CounterMeter):
-    """Sum of the zones' counters, unwrapped.
+def _parts(folder: str) -> tuple[str, str, str | None]:
+    """Tree, number and subzone of ``intel-rapl-mmio:0:1``."""
+    match = _ZONE.fullmatch(folder)
+    assert match is not None
+    tree, number, below = match.groups()
+    return tree, number, below
 
-    Covers the processor (and memory) for everything that runs on the machine, and no
-    modem. A counter that wraps more than once between two readings is misread: at 100 W
-    that takes about 40 minutes with the usual range.
+
+class RaplMeter(Meter):
+    """Sum of the zones' counters, each counted once.
+
+    Covers the processor (and memory) for everything that runs on the machine, and no modem.
+    A window is None if a package's counter could not be read, did not move (virtual machines
+    show constant ones) or made an impossible step. Memory whose counter never moves is left
+    out, of the sum and of the reading's source.
     """
 
     def __init__(self, zones: list[RaplZone]) -> None:
-        super().__init__("rapl:" + "+".join(zone.name for zone in zones))
+        self.source = _source(zones)
         self._zones = zones
-        self._last_uj: list[int | None] = [zone.energy_uj() for zone in zones]
-        self._total_uj = 0
+        self._packages = [zone for zone in zones if zone.is_package]
+        self._mirrors = Mirrors([zone.range_uj for zone in self._packages])
+        self._moved: set[Path] = set()
+        self._began: _Look | None = None
+        self._look()
 
-    def counter_mj(self) -> float | None:
-        """Energy since construction, millijoules; None if a zone cannot be read."""
-        if not self._zones:
-            return None
-        for i, zone in enumerate(self._zones):
-            now, last = zone.energy_uj(), self._last_uj[i]
-            self._last_uj[i] = now
-            if now is None or last is None:
-                return None
-            self._total_uj += now - last if now >= last else now - last + zone.range_uj
-        return self._total_uj / 1e3
+    def begin(self) -> None:
+        """Remember the counters."""
+        self._began = self._look()
+
+    def end(self, activity: FrameActivity) -> EnergyReading:
+        """Energy of the counters over the window, millijoules; None if one did not measure."""
+        now, began, self._began = self._look(), self._began, None
+        if began is None:
+            return unmeasured(self.source)
+        window_s = activity.end_s - activity.start_s
+        counted, total_uj = list[RaplZone](), 0
+        for zone in self._counted(began, now):
+            first, last = began.values[zone.path], now.values[zone.path]
+            spent = None
+            if first is not None and last is not None:
+                spent = zone.spent_uj(first, last, window_s)
+            if spent:
+                self._moved.add(zone.path)
+            elif zone.is_package or zone.path in self._moved:
+                return unmeasured(self.source)
+            else:
+                continue
+            counted.append(zone)
+            total_uj += spent
+        if not counted:
+            return unmeasured(self.source)
+        self.source = _source(counted)
+        return EnergyReading(None, None, None, total_uj / 1e3, self.source)
+
+    def mirrored(self) -> list[str]:
+        """Names of the packages that show another one's counter just now."""
+        look = self._look()
+        counted = self._counted(look, look)
+        return [zone.name for zone in self._packages if zone not in counted]
+
+    def _counted(self, began: _Look, now: _Look) -> list[RaplZone]:
+        originals = self._mirrors.originals(began.packages, now.packages)
+        packages = [self._packages[i] for i in originals]
+        return packages + [zone for zone in self._zones if not zone.is_package]
+
+    def _look(self) -> _Look:
+        """All counters now; packages twice for as long as two may be one and the same."""
+        values = {zone.path: zone.energy_uj() for zone in self._zones}
+        seen: list[Seen | None] = []
+        for zone in self._packages:
+            first = values[zone.path]
+            second = first if self._mirrors.decided else zone.energy_uj()
+            seen.append(None if first is None or second is None else (first, second))
+        self._mirrors.watch(seen)
+        return _Look(values, seen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """All counters at one moment, and the packages' once more for `Mirrors`."""
+
+    values: dict[Path, int | None]
+    packages: list[Seen | None]
+
+
+def stuck_zones(zones: Sequence[RaplZone], wait_s: float = 0.1) -> list[RaplZone]:
+    """Zones whose counter can be read but does not move within `wait_s` (it should in 1 ms)."""
+    began = {zone.path: zone.energy_uj() for zone in zones}
+    stuck = [zone for zone in zones if began[zone.path] is not None]
+    until_s = time.monotonic() + wait_s
+    while stuck and time.monotonic() < until_s:
+        time.sleep(0.005)
+        stuck = [zone for zone in stuck if zone.energy_uj() == began[zone.path]]
+    return stuck
+
+
+def _source(zones: Sequence[RaplZone]) -> str:
+    return "rapl:" + "+".join(zone.name for zone in zones)
+
+
+def _natural(name: str) -> list[int | str]:
+    """``package-10`` after ``package-9``."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,9 @@ class SampledMeter(CounterMeter):
         interval_s: time between samples; 0 samples only at the ends of windows.
         clock: seconds, monotonic.
 
-    A window in which a sample failed, or with a gap longer than `MAX_GAP_S`, reads None.
+    A sample fails if the sensor says None, raises, or says what no running device spends: 0,
+    less, or no number. A window in which a sample failed, or with a gap longer than `MAX_GAP_S`
+    (the thread that samples was held up), reads None.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class SampledMeter(CounterMeter):
 
     def _sample(self) -> None:
         with self._lock:
-            power_mw, now_s = self._read_mw(), self._clock()
+            power_mw, now_s = self._power_mw(), self._clock()
             if power_mw is None:
                 self._last = None
                 self._breaks += 1
@@ -86,3 +89,12 @@ class SampledMeter(CounterMeter):
                 else:
                     self._total_mj += (now_s - then_s) * (power_mw + then_mw) / 2
             self._last = (now_s, power_mw)
+
+    def _power_mw(self) -> float | None:
+        """One sample, milliwatts; None if it failed."""
+        try:
+            power_mw = self._read_mw()
+        except Exception:  # whatever a driver's library raises must not end the drive
+            return None
+        measured = power_mw is not None and math.isfinite(power_mw) and power_mw > 0
+        return power_mw if measured else None

@@ -20,3 +20,16 @@ def read_int(path: Path) -> int | None:
         return None if text is None else int(text)
     except ValueError:
         return None
+
+
+def why_unreadable(path: Path) -> str:
+    """Why `read_int` gives None for a file, in words; empty if it gives a number."""
+    try:
+        text = path.read_text().strip()
+    except PermissionError:
+        return f"{path.name} is not readable without root"
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except (OSError, UnicodeDecodeError):
+        return f"{path.name} gives an error"
+    return "" if read_int(path) is not None else f"{path.name} holds {text[:20]!r}, no number"

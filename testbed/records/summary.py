@@ -21,13 +21,15 @@ def summarise(rows: Sequence[Measurement], deadline_ms: float) -> dict[str, Any]
 
     Returns:
         ``frames``; ``delay_ms`` (mean), ``delay_p95_ms`` and ``queue_ms`` over answered
-        frames; ``energy_mj`` (mean over frames with a reading) and its source; ``accuracy``
-        over labelled frames (a skipped one is wrong); ``confidence`` (mean); ``miss_rate``;
-        ``status`` and ``reasons`` (counts); ``actions`` (counts by name, skipped excluded).
+        frames; ``energy_mj`` (mean over frames with a reading), ``energy_frames`` (how many
+        those are) and ``energy_source`` (what made them); ``accuracy`` over labelled frames
+        (a skipped one is wrong); ``confidence`` (mean); ``miss_rate``; ``status`` and
+        ``reasons`` (counts); ``actions`` (counts by name, skipped excluded).
     """
     answered = [row for row in rows if row.status != "skipped"]
     delays = [row.delay_ms for row in answered]
     energies = [row.energy_mj for row in rows if row.energy_mj is not None]
+    measured_by = dict.fromkeys(row.energy_source for row in rows if row.energy_mj is not None)
     late = sum(row.status == "skipped" or row.delay_ms > deadline_ms for row in rows)
     return {
         "frames": len(rows),
@@ -35,7 +37,8 @@ def summarise(rows: Sequence[Measurement], deadline_ms: float) -> dict[str, Any]
         "delay_p95_ms": float(np.percentile(delays, 95)) if delays else None,
         "queue_ms": _mean(row.queue_ms for row in answered),
         "energy_mj": _mean(energies),
-        "energy_source": rows[0].energy_source if rows else "",
+        "energy_frames": len(energies),
+        "energy_source": ", ".join(measured_by) or (rows[0].energy_source if rows else ""),
         "accuracy": _mean(row.correct for row in rows if row.correct is not None),
         "confidence": _mean(row.confidence for row in rows if row.confidence is not None),
         "miss_rate": late / len(rows) if rows else None,

@@ -47,6 +47,7 @@ class Tally:
         return {
             "frames": self.frames,
             **means,
+            "energy_frames": self._sums["energy_mj"][1],
             "miss_rate": self.misses / self.frames if self.frames else None,
             "status": dict(self.status),
             "reasons": dict(self.reasons),

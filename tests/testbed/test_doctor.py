@@ -30,16 +30,6 @@ def test_it_finds_what_a_test_machine_has(tmp_path: Path) -> None:
             assert finding.mend  # type: ignore[attr-defined]
 
 
-def test_a_meter_that_is_there_is_found(tmp_path: Path) -> None:
-    zone = tmp_path / "class" / "powercap" / "intel-rapl:0"
-    zone.mkdir(parents=True)
-    for name, text in (("name", "package-0"), ("energy_uj", "5"), ("max_energy_range_uj", "9")):
-        (zone / name).write_text(text)
-    found = by_name(sysfs=tmp_path, port=0)
-    assert found["meter rapl"].ok  # type: ignore[attr-defined]
-    assert "any hardware meter" not in found
-
-
 def test_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("gtsrb", "traces"):
         (tmp_path / name).mkdir()

@@ -157,6 +157,18 @@ def test_errors_on_held_out_conditions() -> None:
         hold_out(samples.take(samples.condition == "a"), 1.0, PAYLOAD, POWERS)
 
 
+def test_held_out_energy_is_that_of_the_frames_that_have_one() -> None:
+    samples = synthetic(3, 0.0, 2)
+    energy = samples.energy_mj.copy()
+    energy[::3] = np.nan  # one frame of three was not read
+    energy[(samples.condition == "a") & (samples.action == 4)] = np.nan  # all of one cell
+    patchy = dataclasses.replace(samples, energy_mj=energy)
+    held_out = hold_out(patchy, 1.0, PAYLOAD, POWERS)
+    assert np.argwhere(np.isnan(held_out.energy_mj)).tolist() == [[0, 4]]
+    whole = hold_out(samples, 1.0, PAYLOAD, POWERS)
+    assert held_out.energy_mape == pytest.approx(whole.energy_mape, abs=1e-3)
+
+
 def test_a_held_out_condition_that_breaks_the_model_shows() -> None:
     samples = synthetic(5, 0.0, 2)
     slower = np.where(samples.condition == "a", 2.0, 1.0)

@@ -14,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cnn.errors import DataError
+from testbed.commands.device_run import report
 from testbed.records.measurement import Measurement
 from testbed.records.parquet import ROWS_PER_GROUP, RecordWriter, provenance, read_records
 from testbed.records.summary import summarise
+from testbed.service.tally import Tally
 
 LOCAL = Measurement(
     frame_id=0, track=0, frame_in_track=3, label=5, action=1, exit_used=1, captured_s=0.25,
@@ -149,6 +151,41 @@ def test_summary_of_nothing_measured_is_none() -> None:
     result = summarise([], deadline_ms=100)
     assert result["delay_ms"] is None
     assert result["accuracy"] is None
+
+
+def test_energy_is_the_mean_of_the_frames_that_were_measured() -> None:
+    read = dataclasses.replace(LOCAL, energy_mj=4.0, energy_source="rapl:package-0")
+    unread = dataclasses.replace(read, energy_mj=None, energy_source="rapl:package-0+dram")
+    rows = [unread, read, dataclasses.replace(read, energy_mj=2.0), unread]
+    result = summarise(rows, deadline_ms=100)
+    assert (result["energy_mj"], result["energy_frames"]) == (3.0, 2)
+    assert result["energy_source"] == "rapl:package-0"
+    running = Tally(100)
+    for row in rows:
+        running.add(row)
+    assert (running.result()["energy_mj"], running.result()["energy_frames"]) == (3.0, 2)
+
+
+def test_energy_that_no_frame_has_is_none() -> None:
+    result = summarise([dataclasses.replace(LOCAL, energy_mj=None)], deadline_ms=100)
+    assert (result["energy_mj"], result["energy_frames"]) == (None, 0)
+    assert result["energy_source"] == "model:x"
+
+
+@pytest.mark.parametrize(
+    ("energies", "said"),
+    [
+        ([2.0, 4.0], "energy 3.00 mJ a frame (model:x)"),
+        ([2.0, None], "energy 2.00 mJ a frame, measured in 1 of 2 frames (model:x)"),
+        ([None, None], "energy not measured (model:x)"),
+    ],
+)
+def test_a_run_says_of_how_many_frames_the_energy_is(
+    capsys: pytest.CaptureFixture[str], energies: list[float | None], said: str
+) -> None:
+    rows = [dataclasses.replace(LOCAL, energy_mj=energy) for energy in energies]
+    report({"policy": "x", **summarise(rows, deadline_ms=100)})
+    assert said in capsys.readouterr().out.splitlines()
 
 
 @settings(
