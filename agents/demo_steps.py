@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from agents.baselines import FULL_LOCAL
 from agents.config import TrainConfig
+from agents.drive_picture import Driven, drive_picture
 from agents.evaluate import AGENT, Evaluation, evaluate
 from agents.evaluation_report import write_report
 from agents.live import (
@@ -22,9 +23,12 @@ from agents.live import (
     warm_runtime,
 )
 from agents.progress import steps_progress, training_progress
+from agents.rollout import episode_keys, simulate
+from agents.shipped import shipped_policy
 from agents.table import COLUMNS, Comparison, cells, comparison
 from agents.train import TrainResult, train
 from cnn.errors import ConfigError, RemoteError
+from cnn.files import write_bytes
 from cnn.frame_table import FrameTable
 from offload_env.world import World, build_world, load_traces
 from testbed.decide.policy import Policy, StaticPolicy, load_policy
@@ -32,6 +36,11 @@ from testbed.device.pace import PaceKept
 
 LIVE_SEED_OFFSET: Final = 500
 """Live frames are drawn from the demo's seed plus this."""
+
+LIVE_PICTURE: Final = (
+    "live: real device, link and server processes; transfers and answers measured, the device's "
+    "computing modelled (paced)"
+)
 
 FIGURES: Final = ("delay_ms", "energy_mj", "accuracy", "cost")
 
@@ -47,6 +56,7 @@ def run_demo(
 ) -> dict[str, Any]:
     """All steps; returns the demo's JSON object."""
     train_world, test_world = build_world(scenario, "train"), build_world(scenario, "test")
+    _first_look(test_world, out / "first.png", seed, console)
     console.rule("1  train an agent on the training frames and traces")
     trained = _train(scenario, steps, seed, out, train_world, console)
     console.rule("2  compare on test drives that training never saw")
@@ -80,6 +90,26 @@ def run_demo(
     )
     console.print(f"report {report}", highlight=False)
     return _json(result, live, frames, report)
+
+
+def _first_look(world: World, path: Path, seed: int, console: Console) -> None:
+    """The policy that comes with the package on one test drive, within seconds."""
+    shipped = shipped_policy(world)
+    if shipped is None:
+        return
+    keys, period_ms = episode_keys(seed, 1), world.scenario.timing.period_ms
+    full_local = StaticPolicy(FULL_LOCAL, "full-local")
+    agent, local = (
+        Driven.of_rollout(simulate(world, policy, keys), period_ms)
+        for policy in (shipped, full_local)
+    )
+    text = "simulated: the network's own answers to real frames, times by the fitted cost model"
+    write_bytes(path, drive_picture(agent, local, world.scenario.timing.deadline_ms, text))
+    console.print(
+        f"one test drive, shipped policy: {agent.delay_ms.mean():.1f} ms a frame, full local "
+        f"processing {local.delay_ms.mean():.1f} ms; picture {path}",
+        highlight=False,
+    )
 
 
 def _train(
@@ -142,11 +172,12 @@ def _live(
     table = _answers(world, source, n, console)
     trace = load_traces(world.scenario, "test")[seed % len(world.pool)]
     figures: dict[str, dict[str, float]] = {}
-    kept = PaceKept(0, 0)
+    kept, drives = PaceKept(0, 0), dict[str, Driven]()
     for name, (policy, decide) in runs.items():
         console.print(f"{name}: {n} frames over {trace.name}", highlight=False)
         run = run_live(world, trace, source, decide, n, out / f"live-{name}.parquet")
         kept += run.kept
+        drives[name] = Driven.of_records(run.records, name)
         figures[f"{name}, live"] = run.figures(world)
         figures[f"{name}, replayed"] = replay(world, table, trace, policy, run.offset_ms)
     text = (
@@ -156,6 +187,10 @@ def _live(
         f"{world.delay_ref_ms:.4g} ms. Energy is the model meter's. The replay simulates the same "
         f"frames, trace and policy. {kept.describe().capitalize()}."
     )
+    deadline_ms = world.scenario.timing.deadline_ms
+    picture = drive_picture(drives[AGENT], drives["full-local"], deadline_ms, LIVE_PICTURE)
+    write_bytes(out / "drive.png", picture)
+    console.print(f"picture of the live drive {out / 'drive.png'}", highlight=False)
     return _Live(figures, text, kept)
 
 

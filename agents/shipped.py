@@ -19,7 +19,7 @@ def shipped_agents(world: World) -> dict[str, AnyPolicy]:
 
 def shipped_policy(world: World) -> Policy | None:
     """The shipped policy of a world's scenario; None if there is none that fits."""
-    path = _asset(f"{world.scenario.name}.policy")
+    path = shipped_path(world.scenario.name)
     if not path.is_file():
         return None
     try:
@@ -30,7 +30,7 @@ def shipped_policy(world: World) -> Policy | None:
 
 def shipped_staged_policy(world: World) -> StagedPolicy | None:
     """The shipped staged policy of a world's scenario; None if there is none that fits."""
-    path = _asset(f"{world.scenario.name}.staged.policy")
+    path = shipped_path(world.scenario.name, staged=True)
     if not path.is_file():
         return None
     try:
@@ -39,5 +39,7 @@ def shipped_staged_policy(world: World) -> StagedPolicy | None:
         return None
 
 
-def _asset(name: str) -> Path:
+def shipped_path(scenario: str, staged: bool = False) -> Path:
+    """Where the shipped policy of a scenario lies, or would lie."""
+    name = f"{scenario}.staged.policy" if staged else f"{scenario}.policy"
     return Path(str(resources.files("agents"))) / "assets" / name

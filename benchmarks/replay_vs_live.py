@@ -31,7 +31,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 import tempfile
 from dataclasses import asdict
@@ -40,6 +39,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from agents.live import going_first
 from cnn.action import N_ACTIONS
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
@@ -83,10 +83,9 @@ def main() -> None:
 def drive(scenario: str, source: str, n: int, seed: int, folder: Path) -> None:
     """A live run of `n` frames under random actions; its records go to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    go_first()
     rng = np.random.default_rng(seed)
     env = OffloadLiveEnv(scenario, "test", frames=source, n_frames=n)
-    with contextlib.closing(env):
+    with going_first(), contextlib.closing(env):
         env.reset(seed=seed)
         about = provenance(
             kind="replay_vs_live",
@@ -110,13 +109,6 @@ def drive(scenario: str, source: str, n: int, seed: int, folder: Path) -> None:
             "pace": None if kept is None else kept.to_json(),
         }
         (folder / "run.json").write_text(json.dumps(run))
-
-
-def go_first() -> None:
-    """Let device and server (which inherits it) go before other processes, where that is allowed:
-    on their own machines they would not wait for them. The link sees to itself."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, 0, -15)
 
 
 def compare(folder: Path) -> dict[str, object]:

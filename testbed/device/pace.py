@@ -22,6 +22,7 @@ from testbed.costs.device_times import jitter_pool, resumed_ms, standing_ms
 SHIPPED: Final = "shipped"
 """Name of the cost model that the package carries."""
 _MAIN: Final = action_index(N_EXITS, N_EXITS)
+_LEAST_TOLERANCE_MS: Final = 0.2
 _POOL: Final = 1 << 12
 _STREAM: Final = 2
 """Of the device's seed: its other streams have other numbers."""
@@ -84,6 +85,12 @@ class Pace:
     def full_local_ms(self) -> float:
         """Full local processing without queueing."""
         return self.device_ms[_MAIN]
+
+    @property
+    def tolerance_ms(self) -> float:
+        """A section that ends later than this after its time is late: 1 % of full local
+        processing, but not less than an idle machine needs to wake the device."""
+        return max(_LEAST_TOLERANCE_MS, 0.01 * self.full_local_ms)
 
     def parts_ms(
         self, action: Action, position: int = 0, resumed: bool = False

@@ -11,16 +11,12 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from testbed.clock import wait_until
 from testbed.device.pace import Pace, PaceKept
 
 T = TypeVar("T")
-
-LATE_S: Final = 0.0005
-"""A section that ends this much after its due time is late: a hundredth of a slow frame's
-computing, and ten times what an idle machine needs to wake a process that spins."""
 
 
 def keep_collector_short() -> None:
@@ -46,6 +42,7 @@ class Processor:
         self._factors: list[float] = [] if pace is None else pace.factors(seed).tolist()
         self._factor = 1.0
         self._due_s = 0.0
+        self._tolerance_s = 0.0 if pace is None else pace.tolerance_ms / 1e3
         self._sections = self._late = 0
 
     @property
@@ -86,7 +83,7 @@ class Processor:
         wait_until(self._due_s)
         ended_s = time.monotonic()
         self._sections += 1
-        if ended_s - self._due_s > LATE_S:
+        if ended_s - self._due_s > self._tolerance_s:
             self._late += 1
             self._due_s = ended_s
 
