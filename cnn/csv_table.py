@@ -11,7 +11,6 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -114,12 +113,10 @@ class CsvTable:
             found.append(values)
         return found
 
-    def line(self, row: int) -> int:
-        """The line of the file on which a row (from 0) ends, from 1."""
-        for number, (line, _) in enumerate(_lines(self._text, self._separator)):
-            if number == int(self._rows[row]) + 1:
-                return line
-        return int(self._rows[row]) + 2  # cells that the csv module finds too long to count
+    def lines(self) -> list[int]:
+        """The line of the file, from 1, on which each row ends."""
+        ends = [line for line, _ in _lines(self._text, self._separator)]
+        return [ends[row + 1] for row in self._rows.tolist()]
 
     def _decimal_comma(self, cells: dict[str, Any]) -> bool:
         """Whether commas in numbers are decimal; refuses what is unclear."""
@@ -160,7 +157,7 @@ class CsvTable:
             cell = " ".join(self.cells[column][int(rows[0])].as_py().split())[:40] or "nothing"
             more = f" (and {len(rows) - 1} more rows)" if len(rows) > 1 else ""
             raise DataError(
-                f"{self.path}, line {self.line(int(rows[0]))}: {cell} in column {column}{more}",
+                f"{self.path}, line {self.lines()[int(rows[0])]}: {cell} in column {column}{more}",
                 expected=expected,
                 mend="correct the file",
             )
@@ -239,11 +236,15 @@ def _lines(text: str, separator: str) -> Iterator[tuple[int, int]]:
     """The line of the file on which each row ends (the header first), and how many cells it has."""
     given = _SEP_LINE.match(text)
     body = _BLANK_LINE.sub("", text[given.end() :] if given else text)
+    if '"' not in body:
+        for number, line in enumerate(body.split("\n"), start=1 + bool(given)):
+            if line:
+                yield number, line.count(separator) + 1
+        return
     reader = csv.reader(io.StringIO(body, newline=""), delimiter=separator)
-    with suppress(csv.Error):
-        for cells in reader:
-            if cells:
-                yield reader.line_num + bool(given), len(cells)
+    for cells in reader:
+        if cells:
+            yield reader.line_num + bool(given), len(cells)
 
 
 def _refuse_broken_quotes(path: Path, body: str, separator: str) -> None:
