@@ -151,6 +151,20 @@ def resample(series: Series, period_s: float) -> Floats:
     return np.maximum(means, 0.0)
 
 
+def resample_window(series: Series, start_s: float, count: int, period_s: float) -> Floats:
+    """`count` means over periods from `start_s` on, in the series' own time.
+
+    The first value also holds before the series, the last one after it.
+    """
+    end_s = max(start_s + count * period_s, series.time_s[-1] + series.period_s)
+    first = min(start_s, series.time_s[0])
+    edges = np.concatenate([[first], series.time_s[1:], [end_s]])
+    integral = np.concatenate([[0.0], np.cumsum(series.values * np.diff(edges))])
+    grid = start_s + period_s * np.arange(count + 1)
+    means: Floats = np.diff(np.interp(grid, edges, integral)) / period_s
+    return np.maximum(means, 0.0)
+
+
 def tile(values: Floats, count: int) -> Floats:
     """The first `count` values of the endless repetition of `values`."""
     return np.resize(values, count)
