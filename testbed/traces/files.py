@@ -13,8 +13,8 @@ import numpy as np
 from cnn.errors import ConfigError, DataError
 from cnn.text_file import read_text
 from testbed.traces.formats.mahimahi import mahimahi_trace
-from testbed.traces.importing import MAX_FILE_BYTES, foreign_format, needs_rtt
-from testbed.traces.measured import Measured, trace_of
+from testbed.traces.importing import MAX_FILE_BYTES, foreign_format
+from testbed.traces.measured import Measured, needs_rtt, trace_of
 from testbed.traces.recognise import MAHIMAHI, OURS, SAMPLES, recognise
 from testbed.traces.sample_files import samples_of, techs_of
 from testbed.traces.series import Series, generation

@@ -13,7 +13,7 @@ from testbed.traces.formats.gnettrack import read_gnettrack
 from testbed.traces.formats.iperf3 import read_iperf3
 from testbed.traces.formats.mahimahi import mahimahi_trace
 from testbed.traces.formats.rates import UNITS, read_pensieve, read_rates
-from testbed.traces.measured import Measured, trace_of
+from testbed.traces.measured import Measured, needs_rtt, trace_of
 from testbed.traces.recognise import IMPORTABLE, MAHIMAHI, UNKNOWN, Recognised, recognise
 from testbed.traces.trace import Trace
 
@@ -91,13 +91,6 @@ def foreign_format(path: Path, found: Recognised) -> DataError:
         f"{path}: {found.words}",
         expected="a trace of sliproad (JSON), samples (CSV) or a Mahimahi file",
         mend=mend,
-    )
-
-
-def needs_rtt(path: Path) -> ConfigError:
-    """What to say where a file has no round trips."""
-    return ConfigError(
-        f"{path} has no round trips", expected="a base round trip", mend="give --rtt-ms"
     )
 
 

@@ -106,9 +106,7 @@ def trace_of(measured: Measured, rtt_ms: float | None, period_s: float, path: Pa
         origin = "its own round trips"
         notes += _rtt_notes(measured.rtt)
     else:
-        raise ConfigError(
-            f"{path} has no round trips", expected="a base round trip", mend="give --rtt-ms"
-        )
+        raise needs_rtt(path)
     if not measured.tech:
         notes.append("technology not stated: taken as LTE")
     offset_s = start[first] - measured.start_s[0]
@@ -120,6 +118,15 @@ def trace_of(measured: Measured, rtt_ms: float | None, period_s: float, path: Pa
         name=name,
         tech=measured.tech or "LTE",
         source="; ".join([f"measured: uplink {name} of {measured.origin}, {origin}", *notes]),
+    )
+
+
+def needs_rtt(path: Path) -> ConfigError:
+    """What to say where a file has no base round trips."""
+    return ConfigError(
+        f"{path} has no round trips of an idle link",
+        expected="a base round trip",
+        mend="give --rtt-ms",
     )
 
 

@@ -1,12 +1,13 @@
 """Reading the collection of measured series: ``index.csv`` and ``<set>.csv.gz``.
 
-The index has one row a trace; the sample files have one row a sample. What comes out is what
-was measured, gaps and lost pings included.
+The index has one row a trace, and says which traces of the files count; the sample files have
+one row a sample. What comes out is what was measured, gaps and lost pings included.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,22 @@ from testbed.traces.series import Floats, Series, generation
 COLUMN: Final = {"ul": "uplink_mbps", "rtt": "rtt_ms"}
 """Column of the sample files that holds a kind's values."""
 
-_INDEX_COLUMNS: Final = ("trace", "file", "set", "kind", "group", "run", "tech", "period_s")
+_INDEX_TEXTS: Final = ("trace", "file", "set", "kind", "group", "run", "tech")
+
+
+@dataclass(frozen=True, slots=True)
+class _IndexRow:
+    """One trace of the index; `n` is how many samples it has, where the index says so."""
+
+    trace: str
+    file: str
+    set_name: str
+    kind: str
+    group: str
+    run: str
+    tech: str
+    period_s: float
+    n: int | None
 
 
 def collection_folder(folder: Path) -> Path:
@@ -50,15 +66,7 @@ def read_series(folder: Path, set_name: str, kind: str) -> list[Series]:
         DataError: no such set or kind, or the files disagree with the index.
     """
     folder = collection_folder(folder)
-    index = read_csv_table(folder / "index.csv", needed=_INDEX_COLUMNS)
-    periods = index.numbers("period_s", required=["period_s"], least=0.0)[0].tolist()
-    cells = zip(*(index.texts(column) for column in _INDEX_COLUMNS[:-1]), strict=True)
-    rows = [
-        (dict(zip(_INDEX_COLUMNS, row, strict=False)), period_s)
-        for row, period_s in zip(cells, periods, strict=True)
-    ]
-    _refuse_repeated([row["trace"] for row, _ in rows], folder / "index.csv")
-    rows = [(row, p) for row, p in rows if row["set"] == set_name and row["kind"] == kind]
+    rows = [r for r in _index(folder / "index.csv") if r.set_name == set_name and r.kind == kind]
     if not rows:
         raise DataError(
             f"{folder / 'index.csv'}: no {kind} trace of set {set_name}",
@@ -67,32 +75,55 @@ def read_series(folder: Path, set_name: str, kind: str) -> list[Series]:
         )
     samples: dict[str, dict[str, tuple[Floats, ...]]] = {}
     series = []
-    for row, period_s in rows:
-        name = row["file"]
-        if name not in samples:
-            samples[name] = read_samples(folder / name, COLUMN[kind])
-        try:
-            time, values = samples[name][row["trace"]]
-        except KeyError as error:
+    for row in rows:
+        if row.file not in samples:
+            samples[row.file] = read_samples(folder / row.file, COLUMN[kind])
+        time, values = samples[row.file].get(row.trace, (np.empty(0), np.empty(0)))
+        # Spreadsheets drop what is beyond their last row without a word.
+        if len(time) == 0 or row.n not in (None, len(time)):
             raise DataError(
-                f"{folder / name}: trace {row['trace']} of the index is not in it",
-                expected="every trace of the index",
+                f"{folder / row.file}: {len(time)} rows of trace {row.trace}",
+                expected=f"{'some' if row.n is None else row.n}, as the index says",
                 mend="get the collection again",
-            ) from error
+            )
         series.append(
             Series(
-                name=row["trace"],
+                name=row.trace,
                 set_name=set_name,
                 kind=kind,
-                group=row["group"],
-                run=row["run"],
-                tech=row["tech"],
+                group=row.group,
+                run=row.run,
+                tech=row.tech,
                 time_s=time,
                 values=values,
-                period_s=period_s,
+                period_s=row.period_s,
             )
         )
     return series
+
+
+def _index(path: Path) -> list[_IndexRow]:
+    """The rows of the index; raises `DataError` if it lists a trace twice."""
+    table = read_csv_table(path, needed=(*_INDEX_TEXTS, "period_s"), wanted=["n"])
+    (period_s,) = table.numbers("period_s", required=["period_s"], least=0.0)
+    n = table.numbers("n")[0] if "n" in table.cells else np.full(len(table), np.nan)
+    texts = zip(*(table.texts(column) for column in _INDEX_TEXTS), strict=True)
+    rows = [
+        _IndexRow(
+            trace, file, set_, kind, group, run, tech, float(p), None if np.isnan(k) else int(k)
+        )
+        for (trace, file, set_, kind, group, run, tech), p, k in zip(
+            texts, period_s, n, strict=True
+        )
+    ]
+    repeated = [name for name, times in Counter(r.trace for r in rows).items() if times > 1]
+    if repeated:
+        raise DataError(
+            f"{path}: trace {repeated[0]} is listed more than once",
+            expected="one row a trace",
+            mend="get the collection again",
+        )
+    return rows
 
 
 def read_samples(path: Path, *columns: str) -> dict[str, tuple[Floats, ...]]:
@@ -158,13 +189,3 @@ def techs_of(text: str, path: Path) -> dict[str, str]:
     return {
         name: generation(" ".join(techs)) if any(techs) else "" for name, techs in named.items()
     }
-
-
-def _refuse_repeated(names: list[str], path: Path) -> None:
-    repeated = [name for name, times in Counter(names).items() if times > 1]
-    if repeated:
-        raise DataError(
-            f"{path}: trace {repeated[0]} is listed more than once",
-            expected="one row a trace",
-            mend="get the collection again",
-        )
