@@ -35,6 +35,7 @@ PROMISED = {
     "testbed campaign": {"--out", "--seed", "--json"},
     "testbed fit": {"--records", "--base", "--out", "--seed", "--json"},
     "testbed link": {"--server", "--trace", "--generate", "--rate-mbps", "--seed", "--json"},
+    "testbed traces import": {"--format", "--out", "--rtt-ms", "--json"},
     "testbed keygen": {"--out", "--json"},
     "testbed sign": {"--key", "--json"},
     "testbed doctor": {"--json"},

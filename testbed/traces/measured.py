@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cnn.errors import ConfigError, DataError
 from testbed.traces.series import MAX_HOLD_S, Floats, Series, answered, resample, resample_window
-from testbed.traces.trace import Trace
+from testbed.traces.trace import Trace, n_samples
 
 MAX_STEP_BACK_S: Final = 2.0
 """Rows that go back in time by more are not late rows but another run, or a clock change."""
@@ -77,7 +77,7 @@ def trace_of(measured: Measured, rtt_ms: float | None, period_s: float, path: Pa
     longest = int(np.argmax(end[lasts] - start[firsts]))
     first, last = int(firsts[longest]), int(lasts[longest])
     length_s = float(end[last] - start[first])
-    steps = max(1, round(length_s / period_s))
+    steps = n_samples(length_s, period_s, measured.name)
     if abs(steps * period_s - length_s) > 1e-6 * period_s:
         period_s = length_s / steps
     inside = slice(first, last + 1)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cnn.errors import DataError
 from cnn.text_file import read_text
-from testbed.traces.trace import Trace
+from testbed.traces.trace import Trace, n_samples
 
 BITS: Final = 1500 * 8
 """Bits of one delivery opportunity (mahimahi's own queue counts 1504, with 4 of its tunnel)."""
@@ -48,6 +48,7 @@ def mahimahi_trace(text: str, path: Path, rtt_ms: float, period_s: float = 0.1) 
     """`read_mahimahi` of a text; `path` names the trace."""
     times_ms = _times(text, path)
     pass_ms, period_ms = int(times_ms[-1]), period_s * 1e3
+    n_samples(pass_ms / 1e3, period_s, path.name)
     if pass_ms < period_ms:
         counts = np.array([len(times_ms)])
         step_s, bin_ms = math.floor(period_ms / pass_ms + 1e-9) * pass_ms / 1e3, float(pass_ms)
