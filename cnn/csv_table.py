@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -245,6 +245,17 @@ def _lines(text: str, separator: str) -> Iterator[tuple[int, int]]:
     for cells in reader:
         if cells:
             yield reader.line_num + bool(given), len(cells)
+
+
+def unclear_number(cells: Iterable[str]) -> str | None:
+    """A number of `cells` that may be a fraction or thousands, unless another one tells which."""
+    unclear = None
+    for cell in cells:
+        if ("." in cell or "," in cell) and re.match(_NUMBER, cell):
+            if not re.match(_GROUPED, cell):
+                return None
+            unclear = unclear or cell
+    return unclear
 
 
 def _refuse_broken_quotes(path: Path, body: str, separator: str) -> None:

@@ -42,7 +42,14 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
         raise DataError(
             f"{path}: {said}", expected="a readable file", mend="check the path, or copy it again"
         ) from error
-    text = _decoded(path, data).replace("\r\n", "\n").replace("\r", "\n")
+    try:
+        text = decode(data).replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: no text ({error.reason} in {error.encoding})",
+            expected="a text file",
+            mend="save it as UTF-8, or give another file",
+        ) from error
     odd = _CONTROL.search(text)
     if odd:
         raise DataError(
@@ -82,24 +89,26 @@ def _bytes(path: Path, max_bytes: int) -> bytes:
     return data
 
 
-def _decoded(path: Path, data: bytes) -> str:
-    encodings = [name for mark, name in _MARKS if data.startswith(mark)][:1]
-    if not encodings:
-        probe = data[: _PROBE_BYTES & ~1]
-        even, odd = probe[0::2], probe[1::2]
-        if len(probe) > 1 and not any(odd) and all(even):
-            encodings = ["utf-16-le"]
-        elif len(probe) > 1 and not any(even) and all(odd):
-            encodings = ["utf-16-be"]
-        else:
-            encodings = ["utf-8", "cp1252"]
-    for encoding in encodings:
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise DataError(
-        f"{path}: no text in {' or '.join(encodings)}",
-        expected="a text file",
-        mend="save it as UTF-8, or give another file",
-    )
+def decode(data: bytes, errors: str = "strict") -> str:
+    """`data` as text, without byte order mark: see `read_text`.
+
+    Args:
+        data: the whole content of a file.
+        errors: what becomes of bytes that mean nothing, as for `bytes.decode`.
+
+    Raises:
+        UnicodeDecodeError: with ``strict``, if there are such bytes.
+    """
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
+    if encoding is None:
+        even, odd = data[:_PROBE_BYTES:2], data[1:_PROBE_BYTES:2]
+        if odd and not any(odd) and all(even):
+            encoding = "utf-16-le"
+        elif odd and not any(even) and all(odd):
+            encoding = "utf-16-be"
+    if encoding is not None:
+        return data.decode(encoding, errors)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors)
