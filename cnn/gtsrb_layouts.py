@@ -162,20 +162,11 @@ def _existing(root: Path, inside: Path, archive: str) -> Path:
 def _lines(path: Path, name_column: str) -> list[tuple[str, dict[str, str]]]:
     """Rows of an annotation file, each with the place that an error names."""
     needed = (name_column, "Width", "Height", "ClassId")
-    table = read_csv_table(path, needed=needed)
-    names, lines = table.texts(name_column), table.lines()
-    first = dict(zip(reversed(names), reversed(lines), strict=True))
-    for name, line in zip(names, lines, strict=True):
-        if first[name] != line:
-            raise DataError(
-                f"{path}, line {line}: {name} again, after line {first[name]}",
-                expected="each image once",
-                mend="take the file unchanged",
-            )
-    rows = zip(*(table.texts(column) for column in needed), strict=True)
+    table = read_csv_table(path, needed=needed, wanted=("Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2"))
+    rows = zip(*(table.texts(column) for column in table.cells), strict=True)
     return [
-        (f"{path}, line {line}", dict(zip(needed, cells, strict=True)))
-        for line, cells in zip(lines, rows, strict=True)
+        (f"{path}, line {line}", dict(zip(table.cells, cells, strict=True)))
+        for line, cells in zip(table.lines(), rows, strict=True)
     ]
 
 

@@ -50,9 +50,14 @@ def import_command(
 
     What was counted, merged, held or left out on the way is printed, and kept in the trace.
     """
+    from cnn.errors import ConfigError
     from testbed.traces.files import save_trace
     from testbed.traces.importing import ImportOptions, import_trace
 
+    if out.exists() and measurement.exists() and out.samefile(measurement):
+        raise ConfigError(
+            f"--out {out} is the file to import", expected="another file", mend="correct --out"
+        )
     trace = import_trace(
         measurement,
         ImportOptions(format_name, rtt_ms, tech, direction, spacing_s, unit, period_s),

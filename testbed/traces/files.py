@@ -14,7 +14,7 @@ from cnn.errors import ConfigError, DataError
 from cnn.text_file import read_text
 from testbed.traces.formats.mahimahi import mahimahi_trace
 from testbed.traces.importing import MAX_FILE_BYTES, foreign_format
-from testbed.traces.measured import Measured, needs_rtt, trace_of
+from testbed.traces.measured import Measured, check_options, needs_rtt, trace_of
 from testbed.traces.recognise import MAHIMAHI, OURS, SAMPLES, recognise
 from testbed.traces.sample_files import samples_of, techs_of
 from testbed.traces.series import Series, generation
@@ -50,8 +50,9 @@ def trace_from_json(raw: dict[str, Any], where: str) -> Trace:
             source=str(raw["source"]),
         )
     except (KeyError, TypeError, ValueError) as error:
+        said = f"nothing under {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise DataError(
-            f"{where}: {type(error).__name__} {error}",
+            f"{where}: {said}",
             expected=f"a trace of format {FORMAT}",
             mend="write it again, or give another file",
         ) from error
@@ -114,14 +115,18 @@ def read_trace(
 
     Raises:
         DataError: the file cannot be read, or is of another format.
-        ConfigError: `name` or `rtt_ms` is needed and was not given.
+        ConfigError: `name` or `rtt_ms` is needed and was not given, or an argument is no such
+            figure.
     """
-    if not 0 < period_s < 3600:
-        raise ConfigError(
-            f"period {period_s:g} s", expected="a positive one", mend="correct the period"
-        )
+    check_options(rtt_ms, period_s)
     text = read_text(path, MAX_FILE_BYTES)
     found = recognise(text, path.name)
+    if name is not None and found.name in (OURS, MAHIMAHI):
+        raise ConfigError(
+            f"--trace-name {name} for {path}",
+            expected="it with a file of several traces",
+            mend="leave it out",
+        )
     if found.name == OURS:
         return _read_json(text, path, rtt_ms)
     if found.name == SAMPLES:

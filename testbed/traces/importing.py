@@ -13,7 +13,7 @@ from testbed.traces.formats.gnettrack import read_gnettrack
 from testbed.traces.formats.iperf3 import read_iperf3
 from testbed.traces.formats.mahimahi import mahimahi_trace
 from testbed.traces.formats.rates import UNITS, read_pensieve, read_rates
-from testbed.traces.measured import Measured, needs_rtt, trace_of
+from testbed.traces.measured import Measured, check_options, needs_rtt, trace_of
 from testbed.traces.recognise import IMPORTABLE, MAHIMAHI, UNKNOWN, Recognised, recognise
 from testbed.traces.trace import Trace
 
@@ -63,10 +63,7 @@ def import_trace(path: Path, options: ImportOptions) -> Trace:
     _check("tech", options.tech, ("5G", "LTE"))
     _check("direction", options.direction, DIRECTIONS)
     _check("unit", options.unit, tuple(UNITS))
-    if not 0 < options.period_s < 3600:
-        raise ConfigError(
-            f"--period-s {options.period_s:g}", expected="a positive one", mend="correct it"
-        )
+    check_options(options.rtt_ms, options.period_s)
     text = read_text(path, MAX_FILE_BYTES)
     name = options.format or _recognised(text, path)
     _refuse_unused(name, options)

@@ -121,6 +121,18 @@ def trace_of(measured: Measured, rtt_ms: float | None, period_s: float, path: Pa
     )
 
 
+def check_options(rtt_ms: float | None, period_s: float) -> None:
+    """Raise `ConfigError` for a base round trip or a period that is none."""
+    if rtt_ms is not None and not 0 <= rtt_ms < 1e6:
+        raise ConfigError(
+            f"--rtt-ms {rtt_ms:g}", expected="milliseconds from 0 up", mend="correct --rtt-ms"
+        )
+    if not 0 < period_s < 3600:
+        raise ConfigError(
+            f"--period-s {period_s:g}", expected="seconds above 0", mend="correct --period-s"
+        )
+
+
 def needs_rtt(path: Path) -> ConfigError:
     """What to say where a file has no base round trips."""
     return ConfigError(

@@ -61,7 +61,7 @@ class Series:
         shapes_fit = time.ndim == 1 and time.shape == values.shape and len(time) > 0
         if not shapes_fit or self.period_s <= 0 or not np.isfinite(time).all():
             raise DataError(
-                f"series {self.name}: {time.shape} times, {values.shape} values, "
+                f"series {self.name}: {time.size} times, {values.size} values, "
                 f"period {self.period_s} s",
                 expected="as many finite times as values, at least one, and a positive period",
                 mend="check the trace file",

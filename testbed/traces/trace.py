@@ -38,18 +38,18 @@ class Trace:
 
     def __post_init__(self) -> None:
         up, rtt = self.uplink_mbps, self.rtt_ms
-        ok = up.ndim == 1 and up.shape == rtt.shape and len(up) > 0 and self.period_s > 0
+        ok = up.ndim == 1 and up.shape == rtt.shape and len(up) > 0 and 0 < self.period_s < np.inf
         if not ok or not (np.isfinite(up).all() and np.isfinite(rtt).all()):
             raise DataError(
-                f"trace {self.name}: {up.shape} capacities, {rtt.shape} round trips, "
+                f"trace {self.name}: {up.size} capacities, {rtt.size} round trips, "
                 f"period {self.period_s} s",
                 expected="two finite series of one equal length and a positive period",
                 mend="check the trace file for gaps",
             )
         if up.min() < 0 or rtt.min() < 0 or up.max() == 0:
             raise DataError(
-                f"trace {self.name}: capacity {up.min()}..{up.max()} Mbit/s, "
-                f"RTT from {rtt.min()} ms",
+                f"trace {self.name}: capacity {up.min():g} to {up.max():g} Mbit/s, "
+                f"round trips from {rtt.min():g} ms",
                 expected="no negative values and some capacity",
                 mend="check the units of the trace file",
             )

@@ -177,15 +177,6 @@ def test_a_table_that_a_spreadsheet_saved_is_the_same(tmp_path: Path) -> None:
     assert_same(expected, load_csv_layout(tmp_path, "train", SIZE))
 
 
-def test_an_image_listed_twice_is_named(tmp_path: Path) -> None:
-    write_csv(tmp_path)
-    table = tmp_path / "Test.csv"
-    lines = table.read_text().splitlines()
-    table.write_text("\n".join([*lines, lines[2], ""]))
-    with pytest.raises(DataError, match=r"line 10: .*again, after line 3"):
-        load_csv_layout(tmp_path, "test", SIZE)
-
-
 def test_damaged_image_is_named(tmp_path: Path) -> None:
     write_csv(tmp_path)
     victim = tmp_path / "Train/41/00041_00003_00000.png"

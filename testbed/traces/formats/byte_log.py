@@ -29,16 +29,19 @@ def read_byte_log(text: str, path: Path, name: str) -> Measured:
         DataError: it is no such log, or goes back in time.
     """
     numbers = numbers_of(text)
-    if (
-        numbers is None
-        or numbers.shape[1] != 6
-        or numbers[:, 4].min() < 0
-        or numbers[:, 5].min() <= 0
-    ):
+    if numbers is None or numbers.shape[1] != 6:
         raise DataError(
-            f"{path}: not six columns of numbers with bytes and a time in the last two",
+            f"{path}: not six columns of numbers",
             expected="time, ms since the start, latitude, longitude, bytes, ms since the last row",
             mend="check the file, or give another --format",
+        )
+    wrong = np.flatnonzero((numbers[:, 4] < 0) | (numbers[:, 5] <= 0))
+    if len(wrong):
+        raise DataError(
+            f"{path}, row {wrong[0] + 1}: {numbers[wrong[0], 4]:g} bytes in "
+            f"{numbers[wrong[0], 5]:g} ms",
+            expected="bytes from 0 up, in a time above 0",
+            mend="check the file, or remove the row",
         )
     notes = ["download rates, taken as the uplink's"]
     once = np.append(True, (np.diff(numbers, axis=0) != 0).any(axis=1))

@@ -1,7 +1,8 @@
 """iperf3's JSON (``--json``, ``--json-stream``).
 
 An interval has a ``sum`` of its streams with ``start``, ``end`` (s) and ``bytes``; with
-``--bidir`` also ``sum_bidir_reverse``. ``omitted`` intervals are TCP's start (``--omit``).
+``--bidir`` also ``sum_bidir_reverse``. ``omitted`` intervals are TCP's start (``--omit``); one
+without length or bytes may end a test.
 A failed test has ``error``, and the intervals up to then (esnet/iperf, ``src/iperf_api.c``).
 """
 
@@ -56,10 +57,11 @@ def _measured(test: dict[str, Any], path: Path, direction: str) -> Measured:
             part = interval[key]
             way = _direction(test, interval, key)
             directions.add(way)
+            row = float(part["start"]), float(part["end"]), float(part["bytes"])
             if part.get("omitted", False):
                 omitted += way == direction
-            elif way == direction:
-                rows.append((float(part["start"]), float(part["end"]), float(part["bytes"])))
+            elif way == direction and (row[1] > row[0] or row[2] > 0):
+                rows.append(row)
         for stream in interval.get("streams", []):
             if stream.get("rtt"):
                 smallest_rtt_us = min(smallest_rtt_us, float(stream["rtt"]))

@@ -232,6 +232,9 @@ def test_iperf3_tests_that_failed_say_so(tmp_path: Path) -> None:
         imported(tmp_path, json.dumps(overlapping))
     with pytest.raises(DataError, match="without what an interval has"):
         imported(tmp_path, json.dumps(iperf3_test({"sum": {"start": 0}})))
+    ended = iperf3_test(iperf3_interval(0, 1, 125_000))
+    ended["intervals"].append({"sum": {"start": 1, "end": 1, "bytes": 0, "sender": True}})
+    assert imported(tmp_path, json.dumps(ended)).uplink_mbps.tolist() == [1.0]
     # What iperf3 prints for a share of no packets is no JSON, and none of our business.
     nan = whole.replace('"omitted"', '"lost_percent": -nan, "omitted"')
     assert imported(tmp_path, nan).uplink_mbps.tolist() == [1.0]
@@ -291,6 +294,8 @@ def test_byte_logs_count_gaps_repeats_and_overlaps(tmp_path: Path) -> None:
     text = "\n".join(f"1453121790686 {end} 51 3 9 1000" for end in (1000, 60_000, 500, 1500))
     with pytest.raises(DataError, match=r"row 3: goes back by 59.5 s"):
         imported(tmp_path, text)
+    with pytest.raises(DataError, match="row 2: 9 bytes in 0 ms"):
+        imported(tmp_path, "1453121790686 1000 51 3 9 1000\n1453121790686 2000 51 3 9 0\n")
     text = "\n".join(f"1453121790686 1000 51 3 {size} 1000" for size in (8, 9))
     with pytest.raises(DataError, match="two different rows at 1000 ms"):
         imported(tmp_path, text)
@@ -333,6 +338,8 @@ def test_rates_have_the_unit_that_is_said(tmp_path: Path, unit: str, mbps: float
         ({"format": "mahimahi", "tech": "6G"}, "--tech 6G"),
         ({"format": "mahimahi", "rtt_ms": None}, "--rtt-ms"),
         ({"format": "mahimahi", "period_s": 0.0}, "--period-s 0"),
+        ({"format": "mahimahi", "rtt_ms": -1.0}, "--rtt-ms -1"),
+        ({"format": "mahimahi", "rtt_ms": float("nan")}, "--rtt-ms nan"),
         ({}, "to be told the format"),
     ],
 )
@@ -349,6 +356,9 @@ def test_the_command_writes_what_link_reads(tmp_path: Path) -> None:
     call = ["testbed", "traces", "import", str(source), "--out", str(out), "--rtt-ms", "33"]
     done = CliRunner().invoke(app, [*call, "--json"])
     assert done.exit_code == 0, done.output
+    again = CliRunner().invoke(app, [*call[:4], "--out", str(source)])
+    assert isinstance(again.exception, ConfigError)
+    assert source.read_bytes()[:2] == b"\x1f\x8b"
     said = json.loads(done.stdout.splitlines()[-1])
     trace = read_trace(out)
     assert (trace.uplink_mbps.sum() * trace.period_s, trace.rtt_ms[0]) == (pytest.approx(1.2), 33.0)

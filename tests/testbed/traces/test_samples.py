@@ -214,4 +214,7 @@ def test_several_traces_ask_for_a_name(tmp_path: Path) -> None:
     path = table(tmp_path, "a,0,1,20,5G", "b,0,1,20,LTE")
     with pytest.raises(ConfigError, match=r"one of its 2 traces.*a, b.*--trace-name"):
         read_trace(path)
+    (tmp_path / "one.up").write_text("1\n")
+    with pytest.raises(ConfigError, match="--trace-name a"):
+        read_trace(tmp_path / "one.up", name="a", rtt_ms=1.0)
     assert (read_trace(path, name="a").tech, read_trace(path, name="b").tech) == ("5G", "LTE")
