@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cnn.csv_table import header_of
 from testbed.traces.formats.mahimahi import may_be_rates
+from testbed.traces.formats.number_lines import are_whole, numbers_of
 
 OURS: Final = "sliproad"
 SAMPLES: Final = "samples"
@@ -64,7 +65,7 @@ def recognise(text: str, file_name: str) -> Recognised:
         return _json(stripped)
     numbers = numbers_of(text)
     if numbers is not None:
-        return _numbers(numbers, file_name)
+        return _numbers(numbers, are_whole(text), file_name)
     for pattern, words in _OTHER_TEXT:
         if pattern.search(text):
             return Recognised(UNKNOWN, words)
@@ -75,21 +76,6 @@ def recognise(text: str, file_name: str) -> Recognised:
             return Recognised(name, words)
     first = " ".join(stripped.split("\n", 1)[0].split())[:60]
     return Recognised(UNKNOWN, f"no format that is known; it begins with {first}")
-
-
-def numbers_of(text: str) -> NDArray[np.float64] | None:
-    """A text of nothing but numbers, equally many in each line, as float64 (lines, columns).
-
-    None if it is something else. Blank lines do not count.
-    """
-    rows = [line.split() for line in text.split("\n") if line.strip()]
-    if len({len(row) for row in rows}) != 1:
-        return None
-    try:
-        found = np.array(rows, dtype=np.float64)
-    except ValueError:
-        return None
-    return found if np.isfinite(found).all() else None
 
 
 def _json(text: str) -> Recognised:
@@ -109,7 +95,7 @@ def _json(text: str) -> Recognised:
     return Recognised(UNKNOWN, f"JSON with {', '.join(keys[:6])[:60] or 'no keys'}")
 
 
-def _numbers(numbers: NDArray[np.float64], file_name: str) -> Recognised:
+def _numbers(numbers: NDArray[np.float64], whole: bool, file_name: str) -> Recognised:
     width, first = numbers.shape[1], numbers[:, 0]
     if width == 6 and first[0] > _EPOCH_S:
         name = "ghent" if first[0] > _EPOCH_MS else "hsdpa"
@@ -119,7 +105,6 @@ def _numbers(numbers: NDArray[np.float64], file_name: str) -> Recognised:
         return Recognised("pensieve", IMPORTABLE["pensieve"], ("pensieve",))
     if width != 1:
         return Recognised(UNKNOWN, f"{width} columns of numbers in no format that is known")
-    whole = (first == np.floor(first)).all()
     if not whole or (np.diff(first) < 0).any() or first[-1] <= 0 or first[0] < 0:
         return Recognised("rates", f"{IMPORTABLE['rates']}, for all that is in it")
     if may_be_rates(first, file_name):

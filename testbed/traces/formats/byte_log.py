@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 
 from cnn.errors import DataError
+from testbed.traces.formats.number_lines import numbers_of
 from testbed.traces.measured import Measured, time_order
-from testbed.traces.recognise import numbers_of
 
 _CLOCKS_DIFFER: Final = 0.05
 """A row whose two clocks (since the start, since the last row) differ by less than this share of

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cnn.errors import DataError
 from cnn.text_file import read_text
+from testbed.traces.formats.number_lines import are_whole, numbers_of
 from testbed.traces.trace import Trace, n_samples
 
 BITS: Final = 1500 * 8
@@ -82,16 +83,15 @@ def may_be_rates(numbers: NDArray[np.float64], name: str) -> bool:
 
 def _times(text: str, path: Path) -> NDArray[np.int64]:
     """The times of a Mahimahi file, milliseconds; raises `DataError` if it is none."""
-    lines = [line for line in text.split("\n") if line.strip()]
-    try:
-        times_ms = np.array([int(line) for line in lines], dtype=np.int64)
-    except (ValueError, OverflowError) as error:
+    numbers = numbers_of(text) if are_whole(text) else None
+    if numbers is None or numbers.shape[1] != 1:
         wrong = next((n for n, line in enumerate(text.split("\n"), 1) if not _is_time(line)), 0)
         raise DataError(
             f"{path}, line {wrong}: not one whole number",
             expected="a time in milliseconds in each line (a Mahimahi file)",
             mend="check the file, or import it with sliproad testbed traces import",
-        ) from error
+        )
+    times_ms = numbers[:, 0]
     if times_ms[0] < 0 or (np.diff(times_ms) < 0).any() or not times_ms[-1]:
         raise DataError(
             f"{path}: {len(times_ms)} times, not rising from 0 up to a positive end",
@@ -104,7 +104,7 @@ def _times(text: str, path: Path) -> NDArray[np.int64]:
             expected="at most a week",
             mend="check that the times are milliseconds from the start of the trace",
         )
-    return times_ms
+    return times_ms.astype(np.int64)
 
 
 def _is_time(line: str) -> bool:

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from cnn.errors import ConfigError, DataError
+from testbed.traces.formats.number_lines import numbers_of
 from testbed.traces.measured import Measured
-from testbed.traces.recognise import numbers_of
 from testbed.traces.series import Floats
 
 UNITS: Final = {"bps": 1e-6, "kbps": 1e-3, "mbps": 1.0, "kBps": 8e-3, "MBps": 8.0}

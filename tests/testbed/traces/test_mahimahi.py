@@ -96,7 +96,7 @@ def test_few_rising_numbers_in_any_text_may_be_rates(tmp_path: Path) -> None:
         12 / 7
     )
     # Falling or broken numbers are no times, whatever the file is called.
-    for text in ("12\n10\n11\n", "1.5\n2.5\n"):
+    for text in ("12\n10\n11\n", "1.5\n2.5\n", "10.0\n10.0\n12.0\n"):
         (tmp_path / "cell.trace").write_text(text)
         with pytest.raises(DataError, match=r"one rate a line.*--format rates"):
             read_trace(tmp_path / "cell.trace", rtt_ms=20.0)
