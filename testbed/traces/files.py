@@ -13,6 +13,7 @@ import numpy as np
 from cnn.errors import ConfigError, DataError
 from cnn.text_file import read_text
 from testbed.traces.formats.mahimahi import mahimahi_trace
+from testbed.traces.formats.mahimahi import read_mahimahi as read_mahimahi
 from testbed.traces.importing import MAX_FILE_BYTES, foreign_format
 from testbed.traces.measured import Measured, check_options, needs_rtt, trace_of
 from testbed.traces.recognise import MAHIMAHI, OURS, SAMPLES, recognise

@@ -71,46 +71,28 @@ def trace_of(measured: Measured, rtt_ms: float | None, period_s: float, path: Pa
             mend="check that the test ran, and the direction",
         )
     start, end, mbps = measured.start_s[known], measured.end_s[known], measured.mbps[known]
-    gap_s = start[1:] - end[:-1]
-    cuts = np.flatnonzero(gap_s > MAX_HOLD_S) + 1
-    firsts, lasts = np.append(0, cuts), np.append(cuts, len(start)) - 1
-    longest = int(np.argmax(end[lasts] - start[firsts]))
-    first, last = int(firsts[longest]), int(lasts[longest])
-    length_s = float(end[last] - start[first])
+    inside, pieces = _longest_piece(start, end)
+    start_s, length_s = float(start[inside][0]), float(end[inside][-1] - start[inside][0])
     steps = n_samples(length_s, period_s, measured.name)
     if abs(steps * period_s - length_s) > 1e-6 * period_s:
         period_s = length_s / steps
-    inside = slice(first, last + 1)
-    piece = Series(
-        measured.name,
-        path.name,
-        "ul",
-        "",
-        "",
-        "",
-        start[inside],
-        mbps[inside],
-        end[last] - start[last],
-    )
+    last_s = float(end[inside][-1] - start[inside][-1])
+    piece = Series(measured.name, path.name, "ul", "", "", "", start[inside], mbps[inside], last_s)
     capacity = resample(piece, period_s)
-    notes = [*measured.notes, *_gap_notes(known, gap_s[first:last], len(cuts) + 1)]
-    if len(cuts):
-        whole_s = float((end - start).sum())
-        kept_s = float((end[inside] - start[inside]).sum())
-        notes.append(f"{whole_s - kept_s:.4g} of {whole_s:.4g} measured s left out")
+    notes = [*measured.notes, *_gap_notes(known, start, end, inside, pieces)]
     if rtt_ms is not None:
         rtt = np.full(len(capacity), float(rtt_ms))
         origin = f"constant round trip {rtt_ms:g} ms set by hand"
     elif measured.rtt is not None:
-        rtt = resample_window(answered(measured.rtt), float(start[first]), len(capacity), period_s)
+        rtt = resample_window(answered(measured.rtt), start_s, len(capacity), period_s)
         origin = "its own round trips"
         notes += _rtt_notes(measured.rtt)
     else:
         raise needs_rtt(path)
     if not measured.tech:
         notes.append("technology not stated: taken as LTE")
-    offset_s = start[first] - measured.start_s[0]
-    name = measured.name if first == 0 else f"{measured.name}+{offset_s:.0f}s"
+    offset_s = start_s - measured.start_s[0]
+    name = f"{measured.name}+{offset_s:.0f}s" if inside.start else measured.name
     return Trace(
         uplink_mbps=capacity,
         rtt_ms=rtt,
@@ -163,15 +145,31 @@ def time_order(time_s: Floats, where: Callable[[int], str]) -> tuple[NDArray[np.
     return np.argsort(time_s, kind="stable"), int((back_s > 0).sum())
 
 
-def _gap_notes(known: NDArray[np.bool_], gap_s: Floats, pieces: int) -> list[str]:
+def _longest_piece(start: Floats, end: Floats) -> tuple[slice, int]:
+    """The rows of the longest piece between long gaps, and how many such pieces there are."""
+    cuts = np.flatnonzero(start[1:] - end[:-1] > MAX_HOLD_S) + 1
+    firsts, ends = np.append(0, cuts), np.append(cuts, len(start))
+    longest = int(np.argmax(end[ends - 1] - start[firsts]))
+    return slice(int(firsts[longest]), int(ends[longest])), len(firsts)
+
+
+def _gap_notes(
+    known: NDArray[np.bool_], start: Floats, end: Floats, inside: slice, pieces: int
+) -> list[str]:
+    """What was missing, held and left out; `known` of all rows, `start` and `end` of those."""
     notes = []
     if not known.all():
         notes.append(f"{int((~known).sum())} of {len(known)} rows without a rate")
+    gap_s = start[inside][1:] - end[inside][:-1]
     held = gap_s[gap_s > 0.01 * MAX_HOLD_S]
     if len(held):
         notes.append(f"{len(held)} gaps held ({held.sum():.4g} s)")
     if pieces > 1:
-        notes.append(f"longest of {pieces} pieces between gaps of over {MAX_HOLD_S:g} s")
+        whole_s, kept_s = float((end - start).sum()), float((end[inside] - start[inside]).sum())
+        notes.append(
+            f"longest of {pieces} pieces between gaps of over {MAX_HOLD_S:g} s; "
+            f"{whole_s - kept_s:.4g} of {whole_s:.4g} measured s left out"
+        )
     return notes
 
 

@@ -34,7 +34,7 @@ def read_iperf3(text: str, path: Path, direction: str) -> Measured:
         return _measured(test, path, direction)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            f"{path}: iperf3 JSON without what an interval has ({type(error).__name__}: {error})",
+            f"{path}: iperf3 JSON without what an interval has ({error})",
             expected="intervals with sum, start, end and bytes",
             mend="run iperf3 with --json again",
         ) from error
@@ -48,8 +48,8 @@ def _measured(test: dict[str, Any], path: Path, direction: str) -> Measured:
             expected="a test that ran",
             mend="measure again",
         )
-    notes, rows, smallest_rtt_us, omitted = [], [], np.inf, 0
-    directions = set()
+    rows: list[tuple[float, float, float]] = []
+    directions, omitted = set(), 0
     for interval in intervals:
         for key in ("sum", "sum_bidir_reverse"):
             if key not in interval:
@@ -62,9 +62,6 @@ def _measured(test: dict[str, Any], path: Path, direction: str) -> Measured:
                 omitted += way == direction
             elif way == direction and (row[1] > row[0] or row[2] > 0):
                 rows.append(row)
-        for stream in interval.get("streams", []):
-            if stream.get("rtt"):
-                smallest_rtt_us = min(smallest_rtt_us, float(stream["rtt"]))
     if not rows:
         raise DataError(
             f"{path}: an iperf3 test with {' and '.join(sorted(directions)) or 'no'} rates only"
@@ -80,16 +77,7 @@ def _measured(test: dict[str, Any], path: Path, direction: str) -> Measured:
             mend="split the file if it holds several tests",
         )
     mbps = 8e-6 * size / (end - start)
-    if direction == "down":
-        notes.append("download rates, taken as the uplink's")
-    if omitted:
-        notes.append(f"{omitted} omitted intervals left out")
-    if error:
-        notes.append(f"the test ended early: {' '.join(str(error).split())}")
-    if np.isfinite(smallest_rtt_us):
-        notes.append(
-            f"its TCP round trips, under load, from {smallest_rtt_us / 1e3:g} ms, not used"
-        )
+    notes = _notes(intervals, direction, omitted, error)
     # Edges of neighbours differ by rounding only.
     end = np.append(np.minimum(end[:-1], start[1:]), end[-1])
     return Measured(
@@ -102,6 +90,23 @@ def _measured(test: dict[str, Any], path: Path, direction: str) -> Measured:
         None,
         tuple(notes),
     )
+
+
+def _notes(
+    intervals: list[dict[str, Any]], direction: str, omitted: int, error: object
+) -> list[str]:
+    notes = []
+    if direction == "down":
+        notes.append("download rates, taken as the uplink's")
+    if omitted:
+        notes.append(f"{omitted} omitted intervals left out")
+    if error:
+        notes.append(f"the test ended early: {' '.join(str(error).split())}")
+    rtts_us = [s["rtt"] for one in intervals for s in one.get("streams", []) if s.get("rtt")]
+    if rtts_us:
+        rtt_ms = min(map(float, rtts_us)) / 1e3
+        notes.append(f"its TCP round trips, under load, from {rtt_ms:g} ms, not used")
+    return notes
 
 
 def _direction(test: dict[str, Any], interval: dict[str, Any], key: str) -> str:
