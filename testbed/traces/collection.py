@@ -97,12 +97,12 @@ def load_collection(
     pings = _pings(folder, selection, part, {series.run for series in uplinks})
     dead = sum(_missing(series) == len(series.values) for series in pings)
     pool = [answered(series) for series in pings if _missing(series) < len(series.values)]
-    pieces = [piece for series in uplinks for piece in cut_at_gaps(series)]
-    sampled = [(piece, resample(piece, period_s)) for piece in pieces]
-    short = [len(c) * period_s for _, c in sampled if len(c) * period_s < min_duration_s]
-    long = [(piece, c) for piece, c in sampled if len(c) * period_s >= min_duration_s]
-    silent = [len(c) * period_s for _, c in long if c.max() == 0]
-    traces = [_joined(piece, c, pool, selection, period_s) for piece, c in long if c.max() > 0]
+    pieces = [(piece, series) for series in uplinks for piece in cut_at_gaps(series)]
+    sampled = [(piece, series, resample(piece, period_s)) for piece, series in pieces]
+    short = [len(c) * period_s for *_, c in sampled if len(c) * period_s < min_duration_s]
+    long = [(p, s, c) for p, s, c in sampled if len(c) * period_s >= min_duration_s]
+    silent = [len(c) * period_s for *_, c in long if c.max() == 0]
+    traces = [_joined(p, s, c, pool, selection, period_s) for p, s, c in long if c.max() > 0]
     cuts = len(pieces) - sum(_missing(series) < len(series.values) for series in uplinks)
     n_pings = sum(len(series.values) for series in pings)
     notes = (
@@ -119,17 +119,27 @@ def load_collection(
 
 
 def _joined(
-    piece: Series, capacity: Floats, pool: list[Series], selection: Selection, period_s: float
+    piece: Series,
+    series: Series,
+    capacity: Floats,
+    pool: list[Series],
+    selection: Selection,
+    period_s: float,
 ) -> Trace:
-    """An uplink piece, sampled as `capacity`, with round trips of the pool."""
+    """A piece of an uplink series, sampled as `capacity`, with round trips of the pool."""
     rtt, origin = _round_trips(piece, pool, selection.own_rtt, len(capacity), period_s)
+    source = f"measured: uplink {piece.name}, {origin}"
+    if _missing(series):
+        source += f"; {_missing(series)} of {len(series.values)} samples of the series missing"
+    if series.set_name in SLOW_START_S:
+        source += f"; its first {SLOW_START_S[series.set_name]:g} s left out"
     return Trace(
         uplink_mbps=capacity,
         rtt_ms=rtt,
         period_s=period_s,
         name=piece.name,
         tech=selection.tech,
-        source=f"measured: uplink {piece.name}, {origin}",
+        source=source,
     )
 
 

@@ -186,6 +186,7 @@ def collection(tmp_path: Path) -> Path:
 def test_what_the_collection_leaves_out_is_counted(collection: Path) -> None:
     loaded = load_collection(collection, "highway-lte", period_s=1.0)
     assert [trace.name for trace in loaded.traces] == ["long", "long+38s"]
+    assert all("8 of 63 samples of the series missing" in t.source for t in loaded.traces)
     said = "; ".join(loaded.notes)
     for words in (
         "2 traces of 3 uplink series of highway-lte",
