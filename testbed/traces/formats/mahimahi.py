@@ -7,6 +7,7 @@ after its last line (R. Netravali et al., USENIX ATC 2015; ``traces/README`` of 
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,8 @@ BITS: Final = 1500 * 8
 
 LONGEST_MS: Final = 7 * 24 * 3600 * 1000
 
-_GENERAL_ENDINGS: Final = frozenset({".txt", ".log", ".csv", ".tsv", ".dat", ".out"})
+_NAMED_SO: Final = re.compile(r"(\.(up|down|trace|mahi|mahimahi)|\d ?[kmg]?bps)$", re.IGNORECASE)
+"""How Mahimahi's files are called: ``ATT-LTE-driving.up``, ``12mbps.trace``, ``12mbps``."""
 _SURELY_TIMES: Final = 20
 """So many different numbers in rising order are times: rates do not come sorted."""
 
@@ -74,11 +76,10 @@ def mahimahi_trace(text: str, path: Path, rtt_ms: float, period_s: float = 0.1) 
 def may_be_rates(numbers: NDArray[np.float64], name: str) -> bool:
     """Whether rising whole numbers may as well be one rate a line.
 
-    Few different numbers in a file that is named like any text (``.txt``, ``.log``) may;
-    Mahimahi's own files end in ``.up``, ``.down``, ``.trace`` or nothing.
+    Few different numbers may, unless the file is called as Mahimahi's are.
     """
-    ending = Path(name.removesuffix(".gz")).suffix.lower()
-    return ending in _GENERAL_ENDINGS and len(np.unique(numbers)) < _SURELY_TIMES
+    named_so = _NAMED_SO.search(name.removesuffix(".gz"))
+    return not named_so and len(np.unique(numbers)) < _SURELY_TIMES
 
 
 def _times(text: str, path: Path) -> NDArray[np.int64]:

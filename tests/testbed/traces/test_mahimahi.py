@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ def test_every_bin_border_has_passed_the_packets_due_by_then(
     [
         ("12mbps", [1], 12.0),
         ("48mbps.trace", [1, 1, 1, 1], 48.0),
+        ("const.1.5Mbps.gz", [8], 1.5),
         ("5mbps.trace", [3, 5, 8, 10, 12], 5.0),
         ("slow.up", [*range(10, 151, 10)], 1.2),
         ("half.down", [2], 6.0),
@@ -65,7 +67,8 @@ def test_every_bin_border_has_passed_the_packets_due_by_then(
 def test_rates_that_files_are_named_after(
     tmp_path: Path, name: str, times_ms: list[int], mbps: float
 ) -> None:
-    (tmp_path / name).write_text(lines(times_ms))
+    content = lines(times_ms).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     trace = read_trace(tmp_path / name, rtt_ms=20.0)
     assert trace.uplink_mbps.mean() == pytest.approx(mbps)
     assert f"{mbps:.4g} Mbit/s" in trace.source
@@ -85,8 +88,8 @@ def test_what_mahimahi_would_not_run_is_refused(tmp_path: Path, text: str) -> No
         read_mahimahi(tmp_path / "a.up", 20.0)
 
 
-def test_few_rising_numbers_in_any_text_may_be_rates(tmp_path: Path) -> None:
-    for name in ("rates.txt", "log.csv", "x.log", "y.dat"):
+def test_few_rising_numbers_may_be_rates_unless_named_as_times(tmp_path: Path) -> None:
+    for name in ("rates.txt", "log.csv", "x.log", "rate_per_second", "rates.mbps.txt"):
         (tmp_path / name).write_text("10\n10\n10\n12\n")
         with pytest.raises(DataError, match=r"Mahimahi.*or one rate a line.*--format"):
             read_trace(tmp_path / name, rtt_ms=20.0)
