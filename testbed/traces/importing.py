@@ -81,7 +81,7 @@ def foreign_format(path: Path, found: Recognised) -> DataError:
     """What to say about a trace file that is not read as it is."""
     if found.name in IMPORTABLE:
         names = " or ".join(f"--format {name}" for name in found.ask or (found.name,))
-        mend = f"import it with sliproad testbed traces import, {names}"
+        mend = f"import it: sliproad testbed traces import {path} --out FILE {names}"
     else:
         mend = f"sliproad testbed traces import reads {', '.join(IMPORTABLE)}"
     return DataError(

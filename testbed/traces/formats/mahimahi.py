@@ -68,7 +68,7 @@ def mahimahi_trace(text: str, path: Path, rtt_ms: float, period_s: float = 0.1) 
         period_s=step_s,
         name=path.name,
         tech="LTE",
-        source=f"measured: mahimahi file {path.name}, {len(times_ms)} deliveries in {pass_ms} ms "
+        source=f"measured: mahimahi file {path.name}, packets due: {len(times_ms)} in {pass_ms} ms "
         f"(mean {mean:.4g} Mbit/s), constant round trip {rtt_ms:g} ms by hand",
     )
 
