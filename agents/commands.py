@@ -198,9 +198,14 @@ def _test_world(scenario: str, traces: Path | None, frames: Path | None) -> Worl
     loaded = load_scenario(scenario)
     measured = None
     if traces is not None:
-        from testbed.traces.collection import load_traces
+        from testbed.traces.collection import load_collection
 
-        measured = load_traces(traces, loaded.link.kind, "test", period_s=loaded.link.period_s)
+        link = loaded.link
+        collection = load_collection(traces, link.kind, "test", period_s=link.period_s)
+        stderr_console().print(
+            "; ".join(collection.notes), highlight=False, markup=False, soft_wrap=True
+        )
+        measured = collection.traces
     table = FrameTable.load(frames) if frames is not None else None
     return build_world(loaded, "test", traces=measured, table=table)
 

@@ -16,7 +16,6 @@ as from the packed form: by class, track and frame, or by number in the test set
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from cnn.csv_table import read_csv_table
 from cnn.data import ImageSet
 from cnn.errors import DataError
 from cnn.preprocess import decode_rgb
@@ -108,9 +108,7 @@ def load_csv_layout(root: Path, part: Part, size: int, limit: int | None = None)
     Arguments and errors are those of `load_official`; `root` holds the CSV files.
     """
     table = root / ("Train.csv" if part == "train" else "Test.csv")
-    rows = [
-        _row(root / line["Path"], line, part, where) for where, line in _lines(table, ",", "Path")
-    ]
+    rows = [_row(root / line["Path"], line, part, where) for where, line in _lines(table, "Path")]
     return _read(rows, size, limit)
 
 
@@ -130,7 +128,7 @@ def _official_train(root: Path) -> list[_Row]:
     return [
         _row(c / line["Filename"], line, "train", where)
         for c in classes
-        for where, line in _lines(c / f"GT-{c.name}.csv", ";", "Filename")
+        for where, line in _lines(c / f"GT-{c.name}.csv", "Filename")
     ]
 
 
@@ -146,7 +144,7 @@ def _official_test(root: Path) -> list[_Row]:
             expected="the test set's classes",
             mend=f"unpack GTSRB_Final_Test_GT.zip in {root}",
         )
-    lines = _lines(truth, ";", "Filename")
+    lines = _lines(truth, "Filename")
     return [_row(folder / line["Filename"], line, "test", where) for where, line in lines]
 
 
@@ -161,33 +159,15 @@ def _existing(root: Path, inside: Path, archive: str) -> Path:
     )
 
 
-def _lines(path: Path, separator: str, name_column: str) -> list[tuple[str, dict[str, str]]]:
+def _lines(path: Path, name_column: str) -> list[tuple[str, dict[str, str]]]:
     """Rows of an annotation file, each with the place that an error names."""
     needed = (name_column, "Width", "Height", "ClassId")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
-            columns = reader.fieldnames or []
-            missing = [c for c in needed if c not in columns]
-            if missing:
-                raise DataError(
-                    f"{path}: columns {', '.join(columns) or 'none'}",
-                    expected=f"also {', '.join(missing)}, separated by {separator!r}",
-                    mend="take the annotation file of the official archives",
-                )
-            lines = [(f"{path}, line {reader.line_num}", dict(line)) for line in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path}: {error}", expected="an annotation file (CSV)", mend="unpack or copy it again"
-        ) from error
-    for where, line in lines:
-        if any(line[c] is None for c in needed):
-            raise DataError(
-                f"{where}: too few cells",
-                expected=", ".join(needed),
-                mend="take the file unchanged",
-            )
-    return lines
+    table = read_csv_table(path, needed=needed, wanted=("Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2"))
+    rows = zip(*(table.texts(column) for column in table.cells), strict=True)
+    return [
+        (f"{path}, line {line}", dict(zip(table.cells, cells, strict=True)))
+        for line, cells in zip(table.lines(), rows, strict=True)
+    ]
 
 
 def _row(path: Path, line: dict[str, str], part: Part, where: str) -> _Row:

@@ -35,6 +35,7 @@ PROMISED = {
     "testbed campaign": {"--out", "--seed", "--json"},
     "testbed fit": {"--records", "--base", "--out", "--seed", "--json"},
     "testbed link": {"--server", "--trace", "--generate", "--rate-mbps", "--seed", "--json"},
+    "testbed traces import": {"--format", "--out", "--rtt-ms", "--json"},
     "testbed keygen": {"--out", "--json"},
     "testbed sign": {"--key", "--json"},
     "testbed doctor": {"--json"},
@@ -151,6 +152,18 @@ def odd_scenario(folder: Path) -> Path:
     return path
 
 
+def header_only(folder: Path) -> Path:
+    path = folder / "header.csv"
+    path.write_text("trace,time_s,uplink_mbps,rtt_ms\n")
+    return path
+
+
+def pensieve_file(folder: Path) -> Path:
+    path = folder / "pensieve.txt"
+    path.write_text("0.5\t2.1\n1.0\t2.2\n")
+    return path
+
+
 def closed_port() -> int:
     """A port on which nobody listens."""
     with socket.socket() as probe:
@@ -255,6 +268,18 @@ BAD_INPUT: dict[str, tuple[Arguments, str]] = {
     "missing trace, link": (
         lambda d: ["testbed", "link", "--server", "127.0.0.1:1", "--trace", d / "no.json"],
         "no.json",
+    ),
+    "table without a row, link": (
+        lambda d: ["testbed", "link", "--server", "127.0.0.1:1", "--trace", header_only(d)],
+        "no row under it",
+    ),
+    "foreign trace, link": (
+        lambda d: ["testbed", "link", "--server", "127.0.0.1:1", "--trace", pensieve_file(d)],
+        "--format pensieve",
+    ),
+    "no format told, import": (
+        lambda d: ["testbed", "traces", "import", pensieve_file(d), "--out", "trace.json"],
+        "--format pensieve",
     ),
     "garbage as trace, link": (
         lambda d: ["testbed", "link", "--server", "127.0.0.1:1", "--trace", garbage_file(d)],

@@ -26,7 +26,7 @@ def link(
     ] = "127.0.0.1:0",
     trace: Annotated[
         Path | None,
-        typer.Option(help="Trace to replay: .json (ours), .csv or .csv.gz (samples), or Mahimahi."),
+        typer.Option(help="Trace to replay: our JSON, samples (CSV), or a Mahimahi file."),
     ] = None,
     trace_name: Annotated[
         str | None, typer.Option(help="Which trace of a CSV file with several.")
@@ -163,7 +163,9 @@ def _choose_trace(
             mend="give one of them",
         )
     if path is not None:
-        return read_trace(path, name=name, rtt_ms=rtt_ms)
+        read = read_trace(path, name=name, rtt_ms=rtt_ms)
+        _say(f"trace {read.name}, {read.source}")
+        return read
     if kind is not None:
         return generate_trace(kind, seed, duration_s=600.0)
     assert rate_mbps is not None

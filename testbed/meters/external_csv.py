@@ -9,7 +9,6 @@ it has a hole, and a frame that touches a hole has no energy. No value is made u
 
 from __future__ import annotations
 
-import codecs
 import csv
 import math
 from bisect import bisect_right
@@ -21,7 +20,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.csv_table import unclear_number
 from cnn.errors import DataError
+from cnn.text_file import decode
 from testbed.meters.power_columns import FORM, PowerColumns, find_columns
 from testbed.records.measurement import Measurement
 
@@ -103,7 +104,7 @@ def read_power_log(path: Path, *, offset_s: float = 0.0, max_gap_s: float = 1.0)
         DataError: if it is missing, not of the stated form, or has fewer than two rows to use.
     """
     try:
-        text = _decoded(path.read_bytes()).replace("\0", "")
+        text = decode(path.read_bytes(), errors="replace").replace("\0", "")
         cut_off = not text.endswith(("\n", "\r"))
         lines = text.splitlines()
         columns, body = _find_header(lines[:-1] if cut_off else lines)
@@ -219,16 +220,6 @@ def frame_starts(rows: Sequence[Measurement], started_unix_s: float) -> list[flo
     return [started_unix_s + row.captured_s + row.queue_ms / 1e3 for row in rows]
 
 
-def _decoded(data: bytes) -> str:
-    """The text of a log: UTF-16 if it is marked so, else UTF-8, else Windows-1252."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16", errors="replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", errors="replace")
-
-
 def _find_header(lines: Sequence[str]) -> tuple[PowerColumns, Iterator[list[str]]]:
     """The columns that one of the first lines names, and the rows of cells below it."""
     for at, line in enumerate(lines[:PREAMBLE]):
@@ -236,9 +227,21 @@ def _find_header(lines: Sequence[str]) -> tuple[PowerColumns, Iterator[list[str]
             columns = find_columns(next(_cells([line], separator)))
             if columns is not None:
                 body = lines[at + 1 :]
+                _refuse_unclear(columns, body, separator)
                 comma = separator != "," and any("," in row for row in body)
                 return replace(columns, decimal="," if comma else "."), _cells(body, separator)
     raise ValueError("no header that names a time and a power")
+
+
+def _refuse_unclear(columns: PowerColumns, body: Sequence[str], separator: str) -> None:
+    """Beside semicolons and tabs, 1.234 may be thousands: a factor of 1000 is not guessed."""
+    if separator == ",":
+        return
+    used = (columns.time, *columns.factors)
+    rows = _cells(body, separator)
+    unclear = unclear_number(cells[i].strip() for cells in rows for i in used if i < len(cells))
+    if unclear is not None:
+        raise ValueError(f"{unclear} may be a fraction or thousands, and no other number tells")
 
 
 def _cells(lines: Sequence[str], separator: str) -> Iterator[list[str]]:

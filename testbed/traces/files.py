@@ -1,4 +1,4 @@
-"""Trace files of one trace: our own JSON, Mahimahi packet-delivery files, sample CSVs."""
+"""Trace files of one trace: our own JSON, sample CSVs, Mahimahi packet-delivery files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any, Final
 import numpy as np
 
 from cnn.errors import ConfigError, DataError
-from testbed.traces.sample_files import read_columns
-from testbed.traces.series import Series, answered, cut_at_gaps, generation, resample, tile
+from cnn.text_file import read_text
+from testbed.traces.formats.mahimahi import mahimahi_trace
+from testbed.traces.formats.mahimahi import read_mahimahi as read_mahimahi
+from testbed.traces.importing import MAX_FILE_BYTES, foreign_format
+from testbed.traces.measured import Measured, check_options, needs_rtt, trace_of
+from testbed.traces.recognise import MAHIMAHI, OURS, SAMPLES, recognise
+from testbed.traces.sample_files import samples_of, techs_of
+from testbed.traces.series import Series, generation
 from testbed.traces.trace import Trace
 
 FORMAT: Final = "sliproad-trace-1"
-
-MAHIMAHI_BITS: Final = 1500 * 8
-"""Bits of one packet-delivery opportunity (mahimahi's link shells send one MTU in each)."""
-
-MAX_FILE_BYTES: Final = 256 * 1024 * 1024
-"""Larger trace files are refused rather than read into memory."""
 
 
 def trace_to_json(trace: Trace) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def trace_from_json(raw: dict[str, Any], where: str) -> Trace:
     """A trace from `trace_to_json`'s dictionary; `where` names the source in errors."""
     try:
         if raw["format"] != FORMAT:
-            raise ValueError(f"format {raw['format']!r}")
+            raise ValueError(f"format {raw['format']}")
         return Trace(
             uplink_mbps=np.asarray(raw["uplink_mbps"], dtype=np.float64),
             rtt_ms=np.asarray(raw["rtt_ms"], dtype=np.float64),
@@ -51,8 +51,9 @@ def trace_from_json(raw: dict[str, Any], where: str) -> Trace:
             source=str(raw["source"]),
         )
     except (KeyError, TypeError, ValueError) as error:
+        said = f"nothing under {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise DataError(
-            f"{where}: {type(error).__name__} {error}",
+            f"{where}: {said}",
             expected=f"a trace of format {FORMAT}",
             mend="write it again, or give another file",
         ) from error
@@ -95,52 +96,6 @@ def save_trace(trace: Trace, path: Path) -> None:
     write_json(path, trace_to_json(trace))
 
 
-def read_mahimahi(path: Path, rtt_ms: float, period_s: float = 0.1) -> Trace:
-    """A Mahimahi packet-delivery file as a trace.
-
-    Each line is a time in milliseconds at which one 1500-byte packet can leave; the file
-    repeats after its last line. Opportunities are counted in bins of `period_s`; the last
-    bin is as long as the others, so a pass may be up to one period longer than the file's.
-
-    Args:
-        path: text file.
-        rtt_ms: base round trip, which such files do not hold.
-        period_s: spacing of the trace, seconds.
-    """
-    try:
-        times_ms = np.array([int(line) for line in _text(path).split()], dtype=np.int64)
-    except (ValueError, OverflowError) as error:
-        raise DataError(
-            f"{path}: {error}",
-            expected="one whole number of milliseconds a line (a Mahimahi file)",
-            mend="check the file, or name it .csv or .json if it is one",
-        ) from error
-    if len(times_ms) == 0 or times_ms[0] < 0 or (np.diff(times_ms) < 0).any() or not times_ms[-1]:
-        raise DataError(
-            f"{path}: {len(times_ms)} times, not rising from 0 up to a positive end",
-            expected="rising times in milliseconds (a Mahimahi file)",
-            mend="check the file",
-        )
-    if times_ms[-1] > 7 * 24 * 3600 * 1000:
-        raise DataError(
-            f"{path}: lasts {times_ms[-1] / 3.6e6:.0f} h",
-            expected="at most a week",
-            mend="check that the times are milliseconds",
-        )
-    bins = int(np.ceil(times_ms[-1] / (period_s * 1e3) - 1e-9))
-    # A time on a border belongs to the bin that it ends, so that the last line has a bin.
-    at = np.maximum(np.ceil(times_ms / (period_s * 1e3) - 1e-9).astype(np.int64) - 1, 0)
-    capacity = np.bincount(at, minlength=bins) * MAHIMAHI_BITS / period_s / 1e6
-    return Trace(
-        uplink_mbps=capacity,
-        rtt_ms=np.full(bins, float(rtt_ms)),
-        period_s=period_s,
-        name=path.name,
-        tech="LTE",
-        source=f"measured: mahimahi file {path.name}, constant round trip {rtt_ms:g} ms by hand",
-    )
-
-
 def read_trace(
     path: Path,
     *,
@@ -148,7 +103,10 @@ def read_trace(
     rtt_ms: float | None = None,
     period_s: float = 0.1,
 ) -> Trace:
-    """One trace from a file: JSON (ours), CSV or CSV.gz (samples), else Mahimahi.
+    """One trace from a file: JSON (ours), CSV (samples) or Mahimahi, told by its content.
+
+    Any of them may be packed with gzip. Files of other formats are refused by name
+    (`testbed.traces.importing` reads them).
 
     Args:
         path: the file.
@@ -157,23 +115,35 @@ def read_trace(
         period_s: spacing of traces read from CSV or Mahimahi files, seconds.
 
     Raises:
-        DataError: the file cannot be read, or has gaps that would cut the trace.
-        ConfigError: `name` or `rtt_ms` is needed and was not given.
+        DataError: the file cannot be read, or is of another format.
+        ConfigError: `name` or `rtt_ms` is needed and was not given, or an argument is no such
+            figure.
     """
-    if path.suffix == ".json":
-        return _read_json(path, rtt_ms)
-    if path.name.endswith((".csv", ".csv.gz")):
-        return _read_csv(path, name, rtt_ms, period_s)
+    check_options(rtt_ms, period_s)
+    text = read_text(path, MAX_FILE_BYTES)
+    found = recognise(text, path.name)
+    if name is not None and found.name in (OURS, MAHIMAHI):
+        raise ConfigError(
+            f"--trace-name {name} for {path}",
+            expected="it with a file of several traces",
+            mend="leave it out",
+        )
+    if found.name == OURS:
+        return _read_json(text, path, rtt_ms)
+    if found.name == SAMPLES:
+        return trace_of(_samples(text, path, name), rtt_ms, period_s, path)
+    if found.name != MAHIMAHI or found.ask:
+        raise foreign_format(path, found)
     if rtt_ms is None:
-        raise _needs_rtt(path)
-    return read_mahimahi(path, rtt_ms, period_s)
+        raise needs_rtt(path)
+    return mahimahi_trace(text, path, rtt_ms, period_s)
 
 
-def _read_json(path: Path, rtt_ms: float | None) -> Trace:
+def _read_json(text: str, path: Path, rtt_ms: float | None) -> Trace:
     try:
-        raw = json.loads(_text(path))
+        raw = json.loads(text)
         trace = trace_from_json(raw.get("trace", raw), str(path))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path}: {error}", expected="a JSON trace", mend="write it again"
         ) from error
@@ -186,64 +156,24 @@ def _read_json(path: Path, rtt_ms: float | None) -> Trace:
     )
 
 
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise DataError(
-                f"{path}: {path.stat().st_size} bytes",
-                expected=f"at most {MAX_FILE_BYTES}",
-                mend="cut the trace",
-            )
-        return path.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: {error}", expected="a readable text file", mend="check the path"
-        ) from error
-
-
-def _needs_rtt(path: Path) -> ConfigError:
-    return ConfigError(
-        f"{path} has no round trips", expected="a base round trip", mend="give --rtt-ms"
-    )
-
-
-def _read_csv(path: Path, name: str | None, rtt_ms: float | None, period_s: float) -> Trace:
-    uplinks = read_columns(path, "uplink_mbps")
-    rates = {n: s for n, s in uplinks.items() if np.isfinite(s[1]).any()}
+def _samples(text: str, path: Path, name: str | None) -> Measured:
+    """One trace of a file of samples, from each sample to the next."""
+    found = samples_of(text, path, "uplink_mbps", "rtt_ms")
+    rates = [n for n, (_, uplink, _) in found.items() if np.isfinite(uplink).any()]
     if name is None and len(rates) == 1:
-        name = next(iter(rates))
+        name = rates[0]
     if name is None or name not in rates:
-        some = ", ".join(list(rates)[:3])
         raise ConfigError(
-            f"trace name {name!r} in {path}",
-            expected=f"one of its {len(rates)} traces with an uplink, such as {some}",
+            f"{'no trace name' if name is None else f'trace name {name}'} for {path}",
+            expected=f"one of its {len(rates)} traces with an uplink, such as "
+            f"{', '.join(rates[:3])}",
             mend="give --trace-name",
         )
-    pieces = cut_at_gaps(_series(path, name, "ul", rates[name], period_s))
-    # The longest piece: holding a value over a long gap would invent capacity.
-    longest = max(pieces, key=lambda piece: len(piece.values))
-    capacity = resample(longest, period_s)
-    if rtt_ms is not None:
-        rtt = np.full(len(capacity), float(rtt_ms))
-        origin = f"constant round trip {rtt_ms:g} ms set by hand"
-    else:
-        own = read_columns(path, "rtt_ms")[name]
-        if not np.isfinite(own[1]).any():
-            raise _needs_rtt(path)
-        pings = answered(_series(path, name, "rtt", own, period_s))
-        rtt = tile(resample(pings, period_s), len(capacity))
-        origin = "its own round trips"
-    return Trace(
-        uplink_mbps=capacity,
-        rtt_ms=rtt,
-        period_s=period_s,
-        name=longest.name,
-        tech=generation(name),
-        source=f"measured: uplink {longest.name} of {path.name}, {origin}",
-    )
-
-
-def _series(path: Path, name: str, kind: str, columns: tuple[Any, Any], period_s: float) -> Series:
-    time, values = columns
-    spacing = float(np.median(np.diff(time))) if len(time) > 1 else period_s
-    return Series(name, path.name, kind, "", "", "", time, values, spacing)
+    time, uplink, rtt_ms = found[name]
+    spacing_s = float(np.median(np.diff(time))) if len(time) > 1 else 1.0
+    end = np.minimum(np.append(time[1:], np.inf), time + spacing_s)
+    pings = None
+    if np.isfinite(rtt_ms).any():
+        pings = Series(name, path.name, "rtt", "", "", "", time, rtt_ms, spacing_s)
+    tech = techs_of(text, path)[name] or generation(name)
+    return Measured(name, path.name, tech, time, end, uplink, pings)

@@ -1,24 +1,42 @@
 """Reading the collection of measured series: ``index.csv`` and ``<set>.csv.gz``.
 
-The index has one row a trace; the sample files have one row a sample. What comes out is what
-was measured, gaps and lost pings included.
+The index has one row a trace, and says which traces of the files count; the sample files have
+one row a sample. What comes out is what was measured, gaps and lost pings included.
 """
 
 from __future__ import annotations
 
-import csv
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pyarrow
-import pyarrow.csv
 
+from cnn.csv_table import parse_csv_table, read_csv_table
 from cnn.errors import DataError
-from testbed.traces.series import Floats, Series
+from cnn.text_file import read_text
+from testbed.traces.series import Floats, Series, generation
 
 COLUMN: Final = {"ul": "uplink_mbps", "rtt": "rtt_ms"}
 """Column of the sample files that holds a kind's values."""
+
+_INDEX_TEXTS: Final = ("trace", "file", "set", "kind", "group", "run", "tech")
+
+
+@dataclass(frozen=True, slots=True)
+class _IndexRow:
+    """One trace of the index; `n` is how many samples it has, where the index says so."""
+
+    trace: str
+    file: str
+    set_name: str
+    kind: str
+    group: str
+    run: str
+    tech: str
+    period_s: float
+    n: int | None
 
 
 def collection_folder(folder: Path) -> Path:
@@ -48,74 +66,126 @@ def read_series(folder: Path, set_name: str, kind: str) -> list[Series]:
         DataError: no such set or kind, or the files disagree with the index.
     """
     folder = collection_folder(folder)
-    with (folder / "index.csv").open(newline="") as file:
-        rows = [r for r in csv.DictReader(file) if r["set"] == set_name and r["kind"] == kind]
+    rows = [r for r in _index(folder / "index.csv") if r.set_name == set_name and r.kind == kind]
     if not rows:
         raise DataError(
             f"{folder / 'index.csv'}: no {kind} trace of set {set_name}",
             expected="a set and kind that the index lists",
             mend="correct the set's name, or get the set",
         )
-    samples: dict[str, dict[str, tuple[Floats, Floats]]] = {}
+    samples: dict[str, dict[str, tuple[Floats, ...]]] = {}
     series = []
     for row in rows:
-        name = row["file"]
-        if name not in samples:
-            samples[name] = read_columns(folder / name, COLUMN[kind])
-        try:
-            time, values = samples[name][row["trace"]]
-        except KeyError as error:
+        if row.file not in samples:
+            samples[row.file] = read_samples(folder / row.file, COLUMN[kind])
+        time, values = samples[row.file].get(row.trace, (np.empty(0), np.empty(0)))
+        # Spreadsheets drop what is beyond their last row without a word.
+        if len(time) == 0 or row.n not in (None, len(time)):
             raise DataError(
-                f"{folder / name}: trace {row['trace']} of the index is not in it",
-                expected="every trace of the index",
+                f"{folder / row.file}: {len(time)} rows of trace {row.trace}",
+                expected=f"{'some' if row.n is None else row.n}, as the index says",
                 mend="get the collection again",
-            ) from error
+            )
         series.append(
             Series(
-                name=row["trace"],
+                name=row.trace,
                 set_name=set_name,
                 kind=kind,
-                group=row["group"],
-                run=row["run"],
-                tech=row["tech"],
+                group=row.group,
+                run=row.run,
+                tech=row.tech,
                 time_s=time,
                 values=values,
-                period_s=float(row["period_s"]),
+                period_s=row.period_s,
             )
         )
     return series
 
 
-def read_columns(path: Path, column: str) -> dict[str, tuple[Floats, Floats]]:
-    """Times (s) and one column of every trace in a sample file (.csv or .csv.gz).
-
-    Empty cells become NaN. Raises `DataError` if the file cannot be read so.
-    """
-    try:
-        table = pyarrow.csv.read_csv(
-            path,
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=["trace", "time_s", column],
-                column_types={
-                    "trace": pyarrow.string(),
-                    "time_s": pyarrow.float64(),
-                    column: pyarrow.float64(),
-                },
-            ),
+def _index(path: Path) -> list[_IndexRow]:
+    """The rows of the index; raises `DataError` if it lists a trace twice."""
+    table = read_csv_table(path, needed=(*_INDEX_TEXTS, "period_s"), wanted=["n"])
+    (period_s,) = table.numbers("period_s", required=["period_s"], least=0.0)
+    n = table.numbers("n")[0] if "n" in table.cells else np.full(len(table), np.nan)
+    texts = zip(*(table.texts(column) for column in _INDEX_TEXTS), strict=True)
+    rows = [
+        _IndexRow(
+            trace, file, set_, kind, group, run, tech, float(p), None if np.isnan(k) else int(k)
         )
-    except (OSError, pyarrow.ArrowInvalid, pyarrow.ArrowKeyError) as error:
+        for (trace, file, set_, kind, group, run, tech), p, k in zip(
+            texts, period_s, n, strict=True
+        )
+    ]
+    repeated = [name for name, times in Counter(r.trace for r in rows).items() if times > 1]
+    if repeated:
         raise DataError(
-            f"{path}: {str(error).splitlines()[0]}",
-            expected=f"a CSV file with the columns trace, time_s and {column}",
-            mend="check the file",
-        ) from error
-    names = np.asarray(table["trace"].to_numpy(zero_copy_only=False), dtype=str)
-    time: Floats = np.asarray(table["time_s"].to_numpy(), dtype=np.float64)
-    values: Floats = np.asarray(table[column].to_numpy(), dtype=np.float64)
-    border = np.flatnonzero(names[1:] != names[:-1]) + 1
-    starts: list[int] = [0, *border.tolist()] if len(names) else []
-    ends = [*starts[1:], len(names)]
+            f"{path}: trace {repeated[0]} is listed more than once",
+            expected="one row a trace",
+            mend="get the collection again",
+        )
+    return rows
+
+
+def read_samples(path: Path, *columns: str) -> dict[str, tuple[Floats, ...]]:
+    """Times (s) and columns of every trace in a sample file (.csv or .csv.gz).
+
+    A trace's rows need not follow each other, but its times must rise.
+
+    Args:
+        path: the file.
+        columns: the first must be there; one that is not comes out as NaN.
+
+    Returns:
+        Trace -> its times and columns, float64 (n,) each, NaN where a cell is empty.
+
+    Raises:
+        DataError: the file is not of this form; names the line.
+    """
+    return samples_of(read_text(path), path, *columns)
+
+
+def samples_of(text: str, path: Path, *columns: str) -> dict[str, tuple[Floats, ...]]:
+    """`read_samples` of a text; `path` is for messages."""
+    needed = ("trace", "time_s", *columns[:1])
+    table = parse_csv_table(text, path, needed=needed, wanted=columns[1:])
+    there = [column for column in columns if column in table.cells]
+    numbers = table.numbers("time_s", *there, required=["time_s"], least=0.0)
+    time, values = numbers[0], dict(zip(there, numbers[1:], strict=True))
+    coded = table.cells["trace"].combine_chunks().dictionary_encode()
+    names, code = coded.dictionary.to_pylist(), np.asarray(coded.indices, dtype=np.int64)
+    order = np.argsort(code, kind="stable")
+    same_trace = np.diff(code[order]) == 0
+    stuck = np.flatnonzero(same_trace & (np.diff(time[order]) <= 0))
+    if "" in names:
+        row = int(np.flatnonzero(code == names.index(""))[0])
+        raise DataError(
+            f"{path}, line {table.lines()[row]}: nothing in column trace",
+            expected="the name of the row's trace",
+            mend="fill the column",
+        )
+    if len(stuck):
+        row = int(order[stuck[0] + 1])
+        raise DataError(
+            f"{path}, line {table.lines()[row]}: time_s {time[row]:g} does not come after the "
+            f"row before it of trace {names[code[row]]}",
+            expected="rising times in each trace, each once",
+            mend="sort the rows, and give each run a name of its own",
+        )
+    rows = np.split(order, np.flatnonzero(~same_trace) + 1)
+    absent = np.full(len(table), np.nan)
     return {
-        str(names[first]): (time[first:end], values[first:end])
-        for first, end in zip(starts, ends, strict=True)
+        str(names[code[own[0]]]): (time[own], *(values.get(c, absent)[own] for c in columns))
+        for own in rows
+    }
+
+
+def techs_of(text: str, path: Path) -> dict[str, str]:
+    """``5G`` or ``LTE`` for every trace of a sample file, empty where it does not say."""
+    table = parse_csv_table(text, path, needed=("trace",), wanted=("tech",))
+    named: dict[str, set[str]] = {}
+    cells = table.texts("tech") if "tech" in table.cells else [""] * len(table)
+    for name, tech in zip(table.texts("trace"), cells, strict=True):
+        named.setdefault(name, set()).add(tech)
+    return {
+        name: generation(" ".join(techs)) if any(techs) else "" for name, techs in named.items()
     }

@@ -33,6 +33,8 @@ class Source:
             return False
         if series.kind != "ul":
             return True
+        if not np.isfinite(series.values).any():
+            return False
         return self.mean_from <= float(np.nanmean(series.values)) < self.mean_below
 
 

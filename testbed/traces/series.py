@@ -61,7 +61,7 @@ class Series:
         shapes_fit = time.ndim == 1 and time.shape == values.shape and len(time) > 0
         if not shapes_fit or self.period_s <= 0 or not np.isfinite(time).all():
             raise DataError(
-                f"series {self.name}: {time.shape} times, {values.shape} values, "
+                f"series {self.name}: {time.size} times, {values.size} values, "
                 f"period {self.period_s} s",
                 expected="as many finite times as values, at least one, and a positive period",
                 mend="check the trace file",
@@ -147,6 +147,20 @@ def resample(series: Series, period_s: float) -> Floats:
     count = max(1, int((edges[-1] - edges[0]) / period_s + 1e-6))
     grid = edges[0] + period_s * np.arange(count + 1)
     # Rounding may leave a difference a hair below zero where the value is 0.
+    means: Floats = np.diff(np.interp(grid, edges, integral)) / period_s
+    return np.maximum(means, 0.0)
+
+
+def resample_window(series: Series, start_s: float, count: int, period_s: float) -> Floats:
+    """`count` means over periods from `start_s` on, in the series' own time.
+
+    The first value also holds before the series, the last one after it.
+    """
+    end_s = max(start_s + count * period_s, series.time_s[-1] + series.period_s)
+    first = min(start_s, series.time_s[0])
+    edges = np.concatenate([[first], series.time_s[1:], [end_s]])
+    integral = np.concatenate([[0.0], np.cumsum(series.values * np.diff(edges))])
+    grid = start_s + period_s * np.arange(count + 1)
     means: Floats = np.diff(np.interp(grid, edges, integral)) / period_s
     return np.maximum(means, 0.0)
 

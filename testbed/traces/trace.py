@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.errors import DataError
+
+MAX_SAMPLES: Final = 10_000_000
+"""Longer traces are refused where files are read: a week at 0.1 s is 6 million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +38,18 @@ class Trace:
 
     def __post_init__(self) -> None:
         up, rtt = self.uplink_mbps, self.rtt_ms
-        ok = up.ndim == 1 and up.shape == rtt.shape and len(up) > 0 and self.period_s > 0
+        ok = up.ndim == 1 and up.shape == rtt.shape and len(up) > 0 and 0 < self.period_s < np.inf
         if not ok or not (np.isfinite(up).all() and np.isfinite(rtt).all()):
             raise DataError(
-                f"trace {self.name}: {up.shape} capacities, {rtt.shape} round trips, "
+                f"trace {self.name}: {up.size} capacities, {rtt.size} round trips, "
                 f"period {self.period_s} s",
                 expected="two finite series of one equal length and a positive period",
                 mend="check the trace file for gaps",
             )
         if up.min() < 0 or rtt.min() < 0 or up.max() == 0:
             raise DataError(
-                f"trace {self.name}: capacity {up.min()}..{up.max()} Mbit/s, "
-                f"RTT from {rtt.min()} ms",
+                f"trace {self.name}: capacity {up.min():g} to {up.max():g} Mbit/s, "
+                f"round trips from {rtt.min():g} ms",
                 expected="no negative values and some capacity",
                 mend="check the units of the trace file",
             )
@@ -54,3 +58,19 @@ class Trace:
     def duration_s(self) -> float:
         """Length of one pass, seconds."""
         return len(self.uplink_mbps) * self.period_s
+
+
+def n_samples(length_s: float, period_s: float, name: str) -> int:
+    """How many samples of about `period_s` fill `length_s`, at least 1.
+
+    Raises:
+        DataError: if they are more than `MAX_SAMPLES`.
+    """
+    count = length_s / period_s
+    if not 0 < count <= MAX_SAMPLES:
+        raise DataError(
+            f"trace {name}: {length_s:.4g} s in samples of {period_s:g} s",
+            expected=f"at most {MAX_SAMPLES} samples",
+            mend="check the unit of its times, cut it, or ask for longer samples",
+        )
+    return max(1, round(count))

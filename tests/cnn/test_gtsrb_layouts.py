@@ -164,6 +164,19 @@ def test_bad_rows_are_named(tmp_path: Path, cells: list[object], word: str) -> N
         load_csv_layout(tmp_path, "train", SIZE)
 
 
+def test_a_table_that_a_spreadsheet_saved_is_the_same(tmp_path: Path) -> None:
+    write_csv(tmp_path)
+    expected = load_csv_layout(tmp_path, "train", SIZE)
+    table = tmp_path / "Train.csv"
+    with table.open(newline="") as file:
+        rows = [[*row, ""] for row in csv.reader(file)]  # an empty column at the right
+    write_table(
+        table, rows[0], [list[object](row) for row in [*rows[1:], [""] * len(rows[0])]], ";"
+    )
+    table.write_bytes(table.read_text().encode("utf-16"))
+    assert_same(expected, load_csv_layout(tmp_path, "train", SIZE))
+
+
 def test_damaged_image_is_named(tmp_path: Path) -> None:
     write_csv(tmp_path)
     victim = tmp_path / "Train/41/00041_00003_00000.png"

@@ -240,7 +240,7 @@ def test_units_and_forms(tmp_path: Path, header: str, cells: str) -> None:
         ("time_s;power_w", "{t}.0;1.5"),
     ],
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-32"])
 def test_other_separators_decimal_commas_and_encodings(
     tmp_path: Path, header: str, cells: str, encoding: str
 ) -> None:
@@ -255,6 +255,17 @@ def test_a_number_with_two_meanings_is_a_hole(tmp_path: Path) -> None:
     rows = ("0,0;1000", "0,5;1000", "1,0;1.000", "1,5;1000", "2,0;1000")
     log = log_of(tmp_path, lines(*rows, header="time_s;power_mw"))
     assert log.holes(0, 2) == [(0.5, 1.5)]
+
+
+@pytest.mark.parametrize("number", ["1.500", "1,500"])
+def test_thousands_that_may_be_fractions_are_refused(tmp_path: Path, number: str) -> None:
+    text = lines(f"0;{number}", f"1;{number}", header="time_s;power_mw")
+    with pytest.raises(DataError, match="fraction or thousands"):
+        log_of(tmp_path, text)
+    # One clear number tells what the mark means in all of them.
+    clear = number[:3]
+    log = log_of(tmp_path, lines(f"0;{number}", f"1;{clear}", header="time_s;power_mw"))
+    assert log.power_mw.tolist() == [1.5, 1.5]
 
 
 def test_a_unit_that_cannot_be_read_is_not_guessed() -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from cnn.errors import ConfigError, DataError
 from testbed.traces.collection import load_traces
-from testbed.traces.files import constant_trace, read_mahimahi, read_trace, save_trace
+from testbed.traces.files import constant_trace, read_trace, save_trace
+from testbed.traces.formats.mahimahi import read_mahimahi
 from testbed.traces.sample_files import read_series
 from testbed.traces.selection import SELECTIONS
 from testbed.traces.series import Series, answered, cut_at_gaps, generation, resample
@@ -161,8 +162,10 @@ def test_mahimahi_counts_opportunities(tmp_path: Path) -> None:
     path = tmp_path / "link.up"
     path.write_text("0\n50\n100\n100\n101\n350\n")
     trace = read_mahimahi(path, rtt_ms=60.0)
-    # 12 kbit an opportunity: 0, 50, 100, 100 in the first 0.1 s, 101 in the second.
-    assert trace.uplink_mbps.tolist() == pytest.approx([0.48, 0.12, 0.0, 0.12])
+    # 12 kbit an opportunity in four bins of 87.5 ms: 0 and 50; 100, 100 and 101; none; 350.
+    assert trace.period_s == 0.0875
+    bits = trace.uplink_mbps * 1e6 * trace.period_s
+    assert bits.tolist() == pytest.approx([24e3, 36e3, 0.0, 12e3])
     assert trace.rtt_ms.tolist() == [60.0] * 4
     for bad in ("", "x\n", "5\n3\n", "-1\n4\n", "0\n", "99999999999999999999\n"):
         path.write_text(bad)

@@ -1,0 +1,1 @@
+"""Other projects' trace formats, one module each; `testbed.traces.importing` chooses."""

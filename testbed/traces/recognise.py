@@ -1,0 +1,117 @@
+"""Which format a trace file is in, told by its content."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.csv_table import header_of
+from testbed.traces.formats.mahimahi import may_be_rates
+from testbed.traces.formats.number_lines import are_whole, numbers_of
+
+OURS: Final = "sliproad"
+SAMPLES: Final = "samples"
+MAHIMAHI: Final = "mahimahi"
+UNKNOWN: Final = "unknown"
+
+IMPORTABLE: Final[dict[str, str]] = {
+    "gnettrack": "a G-NetTrack log (UCC's 4G and 5G data sets)",
+    "iperf3": "iperf3's JSON",
+    "pensieve": "two columns of numbers, as Pensieve's (seconds, Mbit/s)",
+    "hsdpa": "a log of the Norway HSDPA data set",
+    "ghent": "a log of the Ghent 4G data set",
+    MAHIMAHI: "a Mahimahi file",
+    "rates": "one rate a line",
+}
+"""Formats of `sliproad testbed traces import` -> what they are, in words."""
+
+_GNETTRACK_COLUMNS: Final = ("Timestamp", "DL_bitrate", "UL_bitrate")
+_SAMPLE_COLUMNS: Final = ("trace", "time_s", "uplink_mbps", "downlink_mbps", "rtt_ms")
+_OTHER_TEXT: Final = (
+    (
+        re.compile(r"^(Connecting to host |Server listening on |\[ ID\] Interval|iperf3?: )", re.M),
+        "iperf's text output; run it with --json",
+    ),
+    (re.compile(r"^# mahimahi mm-link|^\d+ [#+-] \d+", re.M), "a log that mm-link wrote, no trace"),
+)
+_EPOCH_MS: Final = 1e11
+_EPOCH_S: Final = 1e8
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """A format.
+
+    Attributes:
+        name: `OURS`, `SAMPLES`, a key of `IMPORTABLE`, or `UNKNOWN`.
+        words: what it is, for messages.
+        ask: formats of which the user must choose one; empty if the content says which it is.
+    """
+
+    name: str
+    words: str
+    ask: tuple[str, ...] = ()
+
+
+def recognise(text: str, file_name: str) -> Recognised:
+    """The format of a text; `file_name` matters only where the content leaves two."""
+    stripped = text.lstrip()
+    if stripped[:1] in "{[":
+        return _json(stripped)
+    numbers = numbers_of(text)
+    if numbers is not None:
+        return _numbers(numbers, are_whole(text), file_name)
+    for pattern, words in _OTHER_TEXT:
+        if pattern.search(text):
+            return Recognised(UNKNOWN, words)
+    for names, name in ((_SAMPLE_COLUMNS, SAMPLES), (_GNETTRACK_COLUMNS, "gnettrack")):
+        columns, _ = header_of(text, names)
+        if len(set(columns) & set(names)) > 1:
+            words = "samples of traces" if name == SAMPLES else IMPORTABLE[name]
+            return Recognised(name, words)
+    first = " ".join(stripped.split("\n", 1)[0].split())[:60]
+    return Recognised(UNKNOWN, f"no format that is known; it begins with {first}")
+
+
+def _json(text: str) -> Recognised:
+    iperf3 = Recognised("iperf3", IMPORTABLE["iperf3"])
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError):
+        # iperf3 cut off, with several tests in one file, streamed, or with its "-nan".
+        if re.search(r'"(intervals|streams|connected)"\s*:|"event"\s*:\s*"', text):
+            return iperf3
+        return Recognised(UNKNOWN, "broken JSON")
+    keys = [str(key) for key in raw] if isinstance(raw, dict) else []
+    if "intervals" in keys or {"start", "end"} <= set(keys) or "event" in keys:
+        return iperf3
+    if "format" in keys or "trace" in keys:
+        return Recognised(OURS, "a trace of sliproad")
+    return Recognised(UNKNOWN, f"JSON with {', '.join(keys[:6])[:60] or 'no keys'}")
+
+
+def _numbers(numbers: NDArray[np.float64], whole: bool, file_name: str) -> Recognised:
+    width, first = numbers.shape[1], numbers[:, 0]
+    if width == 6 and first[0] > _EPOCH_S:
+        name = "ghent" if first[0] > _EPOCH_MS else "hsdpa"
+        return Recognised(name, IMPORTABLE[name])
+    if width == 2 and first[0] >= 0 and (np.diff(first) >= 0).all():
+        # Nothing says that the columns are seconds and Mbit/s.
+        return Recognised("pensieve", IMPORTABLE["pensieve"], ("pensieve",))
+    if width != 1:
+        return Recognised(UNKNOWN, f"{width} columns of numbers in no format that is known")
+    if not whole or (np.diff(first) < 0).any() or first[-1] <= 0 or first[0] < 0:
+        return Recognised("rates", f"{IMPORTABLE['rates']}, for all that is in it")
+    if may_be_rates(first, file_name):
+        mean = len(first) * 12 / first[-1]
+        return Recognised(
+            MAHIMAHI,
+            f"a Mahimahi file of {first[-1]:.0f} ms ({mean:.4g} Mbit/s), or one rate a line",
+            (MAHIMAHI, "rates"),
+        )
+    return Recognised(MAHIMAHI, IMPORTABLE[MAHIMAHI])
