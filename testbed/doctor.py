@@ -62,7 +62,7 @@ def examine(
 
 def _runtime() -> Iterator[Finding]:
     try:
-        import onnxruntime
+        from cnn.ort import onnxruntime
 
         providers = ", ".join(p.removesuffix("ExecutionProvider") for p in _providers())
         yield Finding("onnxruntime", True, True, f"{onnxruntime.__version__} ({providers})")
@@ -75,7 +75,7 @@ def _runtime() -> Iterator[Finding]:
 
 
 def _providers() -> list[str]:
-    import onnxruntime
+    from cnn.ort import onnxruntime
 
     return list(onnxruntime.get_available_providers())
 
