@@ -147,6 +147,7 @@ def device(
     from testbed.device.pace import Pace
     from testbed.meters.available import open_meter
     from testbed.records.summary import summarise
+    from testbed.wire.address import parse_address
     from testbed.wire.client import MecClient
 
     if (server is None) == (not local_only):
@@ -155,6 +156,8 @@ def device(
             expected="exactly one of the two",
             mend="give the server's HOST:PORT, or --local-only",
         )
+    if server is not None:
+        parse_address(server, "--server")
     if tech not in ("5G", "LTE"):
         raise ConfigError(f"--tech {tech}", expected="5G or LTE", mend="use one of them")
     config = DeviceConfig(

@@ -59,10 +59,11 @@ def serve(
     from testbed.server.mec_server import MecServer, ServerConfig
     from testbed.server.scheduling import prefer_throughput
     from testbed.stopping import stop_on_signals
+    from testbed.wire.address import parse_host
     from testbed.wire.tls import server_tls
 
     config = ServerConfig(
-        host=host,
+        host=parse_host(host, "--host"),
         port=port,
         threads=threads,
         workers=workers,

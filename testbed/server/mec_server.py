@@ -26,8 +26,9 @@ from testbed.server.batching import Batcher
 from testbed.server.direct_calls import DirectCalls
 from testbed.server.inference_service import InferenceService
 from testbed.server.metrics import MetricsEndpoint, ServerMetrics
+from testbed.wire.address import check_port, join_address, parse_host
 from testbed.wire.messages import MODEL_NAME, SERVICE, WireSpec
-from testbed.wire.ports import PortInUseError, check_free, join_address
+from testbed.wire.ports import PortInUseError, check_free
 from testbed.wire.tls import ServerTls
 
 INFER_METHOD: Final = f"/{SERVICE}/ModelInfer"
@@ -78,6 +79,9 @@ class ServerConfig:
     direct_calls: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "host", parse_host(self.host, "server host"))
+        check_port(self.port, "server port")
+        check_port(self.metrics_port or 0, "metrics port")
         for name, low, high in (
             ("threads", 1, 256),
             ("workers", 1, 256),

@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from cnn.errors import RemoteError
 from cnn.frame_codec import FrameCodec
+from testbed.wire.address import join_address, parse_address
 from testbed.wire.messages import (
     MODEL_NAME,
     SERVICE,
@@ -122,16 +123,16 @@ class MecClient:
     """Connection to one MEC server. Not for use by several threads at once.
 
     Args:
-        target: ``host:port``.
+        target: ``host:port`` (`testbed.wire.address`).
         bundle_hash: full hash of the device's bundle.
         tls: certificate files; None connects in the clear.
 
     Raises:
-        ConfigError: if a TLS file cannot be used.
+        ConfigError: if the target is no address, or a TLS file cannot be used.
     """
 
     def __init__(self, target: str, bundle_hash: str, tls: TlsFiles | None = None) -> None:
-        self.target = target
+        self.target = target = join_address(*parse_address(target, "server address"))
         self.bundle_hash = bundle_hash
         options: list[tuple[str, Any]] = list(CHANNEL_OPTIONS)
         if tls is not None and tls.server_name:
