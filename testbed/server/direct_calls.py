@@ -29,6 +29,9 @@ Send = Callable[[grpc.StatusCode, bytes], None]
 Begin = Callable[[bytes, float, Send], Callable[[], None]]
 """(message, seconds until its deadline, how to answer) -> what to do if the caller cancels."""
 
+NO_MESSAGE: Final = (grpc.StatusCode.INVALID_ARGUMENT, b"a call without a message")
+FAILED: Final = (grpc.StatusCode.INTERNAL, b"the server failed; see its log")
+
 OUTSTANDING: Final = 16
 """Calls that the core may hand over before the thread looks again."""
 
@@ -180,14 +183,14 @@ class _Call:
     def _received(self, event: Any) -> None:
         data: bytes | None = event.batch_operations[0].message()
         if data is None:
-            self.send(grpc.StatusCode.INVALID_ARGUMENT, b"a call without a message")
+            self.send(*NO_MESSAGE)
             return
         try:
             left_s = max(0.0, self._deadline_s - time.time())
             self._cancel = self._server.begin(data, left_s, self.send)
         except Exception:  # this thread must outlive whatever one message does
             _log.exception("a call failed")
-            self.send(grpc.StatusCode.INTERNAL, b"the server failed; see its log")
+            self.send(*FAILED)
         if self._open == 1:
             self._cancelled()
 

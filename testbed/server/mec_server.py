@@ -34,9 +34,6 @@ from testbed.wire.tls import ServerTls
 INFER_METHOD: Final = f"/{SERVICE}/ModelInfer"
 CONTROL_THREADS: Final = 16
 """Threads beyond those that inference can fill, for health, metadata and refusals."""
-MAX_STREAMS: Final = 64
-"""Calls under way on one connection, so that no single peer can hold every thread. A
-device has one."""
 TAIL_SEGMENTS: Final = (
     *(f"block{b}" for b in range(1, N_EXITS + 1)),
     *(f"exit{e}" for e in range(1, N_EXITS + 1)),
@@ -204,13 +201,14 @@ class MecServer:
 
     def _build(self, credentials: grpc.ServerCredentials | None, pause: threading.Lock) -> Any:
         config = self.config
-        # As many calls as there are places in the queue and in the batches; gRPC refuses more.
+        # As many calls as there are places in the queue and in the batches, also on one
+        # connection; more are refused.
         # Without direct calls each holds one thread (made when first needed) while it waits.
         threads = config.queue + config.workers * config.max_batch + CONTROL_THREADS
         server = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
             maximum_concurrent_rpcs=threads,
-            options=_options(self.spec.max_message_bytes, min(threads, MAX_STREAMS)),
+            options=_options(self.spec.max_message_bytes, threads),
         )
         server.add_generic_rpc_handlers((self._service.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -261,6 +259,10 @@ def _options(max_message_bytes: int, max_streams: int) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_concurrent_streams", max_streams),
+        # A client keeps to that number by itself, and counts a call as over once it has the
+        # answer. By default gRPC goes on counting it until its memory is free, and resets calls
+        # in between, which clients meet as a broken connection.
+        ("grpc.http.overload_protection", 0),
         # A device that vanished is dropped after 15 s; one that pings each second may.
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 5_000),
