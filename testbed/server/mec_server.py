@@ -263,10 +263,14 @@ def _options(max_message_bytes: int, max_streams: int) -> list[tuple[str, int]]:
         # answer. By default gRPC goes on counting it until its memory is free, and resets calls
         # in between, which clients meet as a broken connection.
         ("grpc.http.overload_protection", 0),
-        # A device that vanished is dropped after 15 s; one that pings each second may.
+        # A device that vanished during a call is dropped after 15 s. One without calls is left
+        # alone, because a ping would wake its modem, until it has been so for an hour.
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 5_000),
-        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_permit_without_calls", 0),
+        ("grpc.max_connection_idle_ms", 3_600_000),
+        ("grpc.http2.bdp_probe", 0),
+        # Other clients may ping as often as five times a second.
         ("grpc.http2.min_ping_interval_without_data_ms", 200),
         ("grpc.http2.max_ping_strikes", 0),
     ]
