@@ -78,6 +78,8 @@ def serve(
         prefer_throughput()
     stop = stop_on_signals()
     console = stderr_console()
+    for complaint in config.tls.complaints() if config.tls is not None else ():
+        console.print(f"warning: {complaint}", highlight=False, markup=False, soft_wrap=True)
     server = MecServer(load_bundle(bundle), config).start()
     if port_file is not None:
         _write_port(port_file, server.port)

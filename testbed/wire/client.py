@@ -31,6 +31,7 @@ from testbed.wire.messages import (
     probe_message,
 )
 from testbed.wire.tls import TlsFiles
+from testbed.wire.tls_reason import tls_reason
 
 Reason = Literal["timeout", "refused", "unavailable", "rejected"]
 
@@ -117,6 +118,7 @@ class MecClient:
     def __init__(self, target: str, bundle_hash: str, tls: TlsFiles | None = None) -> None:
         self.target = target = join_address(*parse_address(target, "server address"))
         self.bundle_hash = bundle_hash
+        self._tls = tls
         options: list[tuple[str, Any]] = [("grpc.max_receive_message_length", MAX_REPLY_BYTES)]
         if tls is not None and tls.server_name:
             options.append(("grpc.ssl_target_name_override", tls.server_name))
@@ -140,7 +142,7 @@ class MecClient:
             RemoteError: if none answers within `timeout_s`, or it has another bundle.
         """
         until_s = time.monotonic() + timeout_s
-        wanted, detail = bundle_hash or self.bundle_hash, "no answer"
+        wanted, detail, lost = bundle_hash or self.bundle_hash, "no answer", False
         while (left_s := until_s - time.monotonic()) > 0:
             try:
                 answer = self._connection.call(METADATA, _ASK_METADATA, left_s)
@@ -152,12 +154,21 @@ class MecClient:
                 code = _code(error)
                 if code is not grpc.StatusCode.DEADLINE_EXCEEDED:
                     detail = _detail(error)
+                lost = REASONS.get(code) == "unavailable"
                 if REASONS.get(code) is None:
                     break
                 time.sleep(min(CONNECT_RETRY_S, max(0.0, until_s - time.monotonic())))
+        expected = f"a server of bundle {wanted[:12]} within {timeout_s:g} s"
+        why = tls_reason(self.target, self._tls) if lost else None
+        if why is not None:
+            raise RemoteError(
+                f"TLS: {why.reason}; MEC server {self.target}",
+                expected=expected,
+                mend=f"{why.mend}, or check address and TLS files",
+            )
         raise RemoteError(
             f"MEC server {self.target}: {detail}",
-            expected=f"a server of bundle {wanted[:12]} within {timeout_s:g} s",
+            expected=expected,
             mend="start one with `sliproad testbed serve`, or check address and TLS files",
         )
 
