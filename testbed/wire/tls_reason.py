@@ -22,8 +22,9 @@ _GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0
 _EXPIRED: Final = 10
 _NOT_YET_VALID: Final = 9
 _OTHER_NAME: Final = (62, 63, 64)
-_UNKNOWN_AUTHORITY: Final = (2, 18, 19, 20, 21)
-"""X509_V_ERR_... (https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/)."""
+_UNKNOWN_AUTHORITY: Final = (2, 7, 18, 19, 20, 21)
+"""X509_V_ERR_... (7: by another authority of the same name;
+https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,9 @@ def _with_tls(plain: socket.socket, host: str, tls: TlsFiles) -> TlsReason | Non
 def _unverified(error: ssl.SSLCertVerificationError, name: str, tls: TlsFiles) -> TlsReason:
     """The server's certificate is no good."""
     code = error.verify_code
+    stale = complaints([], [tls.ca]) if tls.ca is not None else []
+    if code in (_EXPIRED, _NOT_YET_VALID) and stale:
+        return TlsReason(stale[0].removeprefix("TLS "), "renew them, and compare the clocks")
     if code == _EXPIRED:
         why, mend = "has expired", "renew it, and compare the clocks of both ends"
     elif code == _NOT_YET_VALID:
