@@ -30,6 +30,7 @@ Begin = Callable[[bytes, float, Send], Callable[[], None]]
 """(message, seconds until its deadline, how to answer) -> what to do if the caller cancels."""
 
 NO_MESSAGE: Final = (grpc.StatusCode.INVALID_ARGUMENT, b"a call without a message")
+TOO_MANY: Final = b"too many calls; expected fewer at once; finish the frame on the device"
 FAILED: Final = (grpc.StatusCode.INTERNAL, b"the server failed; see its log")
 
 OUTSTANDING: Final = 16
@@ -144,7 +145,7 @@ class DirectCalls:
         self._in_flight += 1
         call = _Call(self, event)
         if self._in_flight > self._most:
-            call.send(grpc.StatusCode.RESOURCE_EXHAUSTED, b"too many calls at once")
+            call.send(grpc.StatusCode.RESOURCE_EXHAUSTED, TOO_MANY)
         else:
             call.receive()
 
