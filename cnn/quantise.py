@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+
+from cnn.ort import onnxruntime as ort
+
+# isort: split
+# After cnn.ort, which sets what ONNX Runtime reads when it is loaded.
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,

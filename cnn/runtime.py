@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from cnn.action import Action
 from cnn.bundle import SEGMENTS, Bundle
 from cnn.errors import BundleError, ConfigError, DataError
+from cnn.ort import onnxruntime as ort
 
 Features = NDArray[Any]
 """Either the uint8 frame (B, H, W, 3) or float32 block output (B, C, h, w)."""

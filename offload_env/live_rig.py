@@ -137,6 +137,7 @@ class LiveRig:
         from testbed.device.device import Device, DeviceConfig
         from testbed.link.process import LinkProcess
         from testbed.meters.model import ModelMeter
+        from testbed.wire.address import join_address
         from testbed.wire.client import MecClient
 
         world, plan = self.world, self.world.plan(key)
@@ -148,7 +149,7 @@ class LiveRig:
                 start_offset_s=plan.offset_ms / 1e3,
             )
         )
-        client = MecClient(f"{link.host}:{link.port}", runtime.bundle.hash)
+        client = MecClient(join_address(link.host, link.port), runtime.bundle.hash)
         self._drive.callback(client.close)
         client.connect(CONNECT_TIMEOUT_S)
         device_power = DevicePower("scenario", cost.idle_mw, cost.busy_mw, cost.power_source)

@@ -7,8 +7,9 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -45,13 +46,23 @@ def examine(
     port: int = 8001,
     data: Path | None = None,
     sysfs: Path = Path("/sys"),
+    certificates: Sequence[Path] = (),
 ) -> list[Finding]:
-    """Look at everything once; takes about a second and changes nothing."""
+    """Look at everything once; takes about a second and changes nothing.
+
+    Args:
+        bundle: model bundle; None is the shipped one.
+        port: that a server would take.
+        data: folder of measured data; None asks ``SLIPROAD_DATA``.
+        sysfs: where the kernel shows the hardware.
+        certificates: PEM files of TLS whose dates are looked at.
+    """
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _runtime,
         lambda: _bundle(bundle),
         _packages,
         lambda: _port(port),
+        lambda: _certificates(certificates),
         _clock,
         lambda: _meters(sysfs),
         lambda: _shaping(sysfs),
@@ -62,7 +73,7 @@ def examine(
 
 def _runtime() -> Iterator[Finding]:
     try:
-        import onnxruntime
+        from cnn.ort import onnxruntime
 
         providers = ", ".join(p.removesuffix("ExecutionProvider") for p in _providers())
         yield Finding("onnxruntime", True, True, f"{onnxruntime.__version__} ({providers})")
@@ -75,7 +86,7 @@ def _runtime() -> Iterator[Finding]:
 
 
 def _providers() -> list[str]:
-    import onnxruntime
+    from cnn.ort import onnxruntime
 
     return list(onnxruntime.get_available_providers())
 
@@ -121,6 +132,26 @@ def _port(port: int) -> Iterator[Finding]:
         yield Finding("server port", True, False, f"{port} is free")
     except SliproadError as error:
         yield Finding("server port", False, False, error.given, error.mend)
+
+
+def _certificates(paths: Sequence[Path]) -> Iterator[Finding]:
+    from testbed.wire.certificates import validities
+
+    now = datetime.now(UTC)
+    for path in paths:
+        name = f"certificate {path.name}"
+        try:
+            found = validities(path)
+        except OSError as error:
+            yield Finding(name, False, False, error.strerror or str(error), "check the path")
+            continue
+        if not found:
+            yield Finding(name, False, False, "no PEM certificate in it", "check the file")
+        for each in found:
+            complaint = each.complaint(now)
+            left = f"valid until {each.not_after:%Y-%m-%d}, {(each.not_after - now).days} days"
+            mend = "renew it, or set this machine's clock" if complaint else ""
+            yield Finding(name, complaint is None, False, complaint or left, mend)
 
 
 def _clock() -> Iterator[Finding]:

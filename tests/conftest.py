@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports ONNX Runtime, whatever a test imports first (`cnn.ort`).
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 DATA_VARIABLE = "SLIPROAD_DATA"
 DATA_PARTS = ("gtsrb", "traces")
 

@@ -9,6 +9,7 @@ import typer
 
 from cnn.console import JsonFlag, SeedOption, emit_json
 from cnn.errors import ConfigError
+from testbed.service.log import quiet_libraries
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -128,6 +129,7 @@ def device(
     Ends after the given number of frames, or cleanly at SIGTERM or Ctrl-C, with what was
     measured written.
     """
+    quiet_libraries()
     if config_file is not None:
         _from_file(context, config_file, check, json)
         return
@@ -147,6 +149,7 @@ def device(
     from testbed.device.pace import Pace
     from testbed.meters.available import open_meter
     from testbed.records.summary import summarise
+    from testbed.wire.address import parse_address
     from testbed.wire.client import MecClient
 
     if (server is None) == (not local_only):
@@ -155,6 +158,8 @@ def device(
             expected="exactly one of the two",
             mend="give the server's HOST:PORT, or --local-only",
         )
+    if server is not None:
+        parse_address(server, "--server")
     if tech not in ("5G", "LTE"):
         raise ConfigError(f"--tech {tech}", expected="5G or LTE", mend="use one of them")
     config = DeviceConfig(
@@ -187,6 +192,8 @@ def device(
     if not frames.startswith("camera:"):
         stream = prepared(stream)
     tls = tls_of(tls_ca, tls_cert, tls_key)
+    for complaint in tls.complaints() if tls is not None else ():
+        typer.echo(f"warning: {complaint}", err=True)
     client = MecClient(server, model.hash, tls) if server is not None else None
     source = {
         "kind": "device",
@@ -228,6 +235,7 @@ def device(
 def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> None:
     """Run, or check, the device that a configuration file describes."""
     from testbed.service.config import load_device_file
+    from testbed.service.log import logged
 
     alone = {"config_file", "check", "json"}
     given = [p.name or "" for p in context.command.params if _was_given(context, p.name)]
@@ -239,15 +247,28 @@ def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> N
             mend="put the setting into the file",
         )
     file = load_device_file(path)
-    from testbed.service.device_service import DeviceService, run_service
-
     if check:
-        DeviceService(file)
+        from testbed.service.device_service import DeviceService
+
+        _refuse(DeviceService(file).complaints())
         typer.echo(f"{path} is fit to run")
         return
-    result = run_service(file)
+    with logged(file.log.format, file.log.level):  # before libraries that write are loaded
+        from testbed.service.device_service import DeviceService
+
+        result = DeviceService(file).run()
     if json:
         emit_json(result)
+
+
+def _refuse(complaints: list[str]) -> None:
+    """Raise `ConfigError` if there is any."""
+    if complaints:
+        raise ConfigError(
+            "; ".join(complaints),
+            expected="certificates that are valid now",
+            mend="renew them, or set this machine's clock",
+        )
 
 
 def _was_given(context: typer.Context, name: str | None) -> bool:

@@ -18,9 +18,18 @@ def doctor(
     data: Annotated[
         Path | None, typer.Option(help="Data folder; SLIPROAD_DATA if left out.")
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Device's configuration file (TOML) whose certificates are looked at."),
+    ] = None,
+    certificate: Annotated[
+        list[Path] | None, typer.Option(help="PEM file of TLS to look at; repeat for several.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Say what this machine has: runtime, bundle, meters (mJ), shaping, data, port.
+
+    Certificates are named with the day until which they are valid.
 
     Exits with 2 if something is missing without which no device can run.
     """
@@ -31,8 +40,13 @@ def doctor(
     from rich.table import Table
 
     from testbed.doctor import examine
+    from testbed.service.config import load_device_file
 
-    findings = examine(bundle=bundle, port=port, data=data)
+    files = list(certificate or ())
+    if config is not None:
+        section = load_device_file(config).server
+        files += [Path(text) for text in (section.tls_ca, section.tls_cert) if text is not None]
+    findings = examine(bundle=bundle, port=port, data=data, certificates=files)
     table = Table("", "", "what", "found", "to mend it", box=None, pad_edge=False)
     for finding in findings:
         mark = "ok" if finding.ok else "MISSING" if finding.needed else "-"

@@ -78,7 +78,10 @@ def link(
     from testbed.link.emulator import LinkEmulator
     from testbed.stopping import stop_on_signals
     from testbed.traces.files import write_text
+    from testbed.wire.address import join_address, parse_address
 
+    upstream = parse_address(server, "--server")
+    listening = parse_address(listen, "--listen", listen=True)
     replayed = _choose_trace(trace, trace_name, generate, seed, rate_mbps, rtt_ms)
     if backend not in ("user-space", "tc"):
         raise ConfigError(
@@ -86,13 +89,14 @@ def link(
         )
     stop = stop_on_signals()
     if backend == "tc":
-        port = _address(server, "--server")[1]
-        _report(_run_tc(replayed, port, start_offset_s, duration_s, record, stop), json_output)
+        _report(
+            _run_tc(replayed, upstream[1], start_offset_s, duration_s, record, stop), json_output
+        )
         return
     emulator = LinkEmulator(
         replayed,
-        _address(server, "--server"),
-        _address(listen, "--listen"),
+        upstream,
+        listening,
         start_offset_s=start_offset_s,
         downlink_mbps=downlink_mbps,
         realtime=True,
@@ -100,7 +104,7 @@ def link(
     with emulator:
         if port_file is not None:
             write_text(port_file, f"{emulator.port}\n")
-        _say(f"link {replayed.name} on {emulator.host}:{emulator.port} to {server}")
+        _say(f"link {replayed.name} on {join_address(emulator.host, emulator.port)} to {server}")
         stop.wait(duration_s)
         stats = emulator.stats()
         if record is not None:
@@ -118,13 +122,13 @@ def _run_tc(
 ) -> dict[str, Any]:
     """The kernel's link, until told to stop; what it was."""
     from testbed.link.tc import TcLink
+    from testbed.wire.address import join_address
 
     with TcLink(trace, start_offset_s=start_offset_s) as link:
         delay = "with" if link.has_netem else "without (no netem in this kernel)"
         _say(f"link {trace.name} {delay} delays; run the device as")
-        _say(
-            f"  {' '.join(link.prefix)} sliproad testbed device --server {link.server_host}:{port}"
-        )
+        address = join_address(link.server_host, port)
+        _say(f"  {' '.join(link.prefix)} sliproad testbed device --server {address}")
         stop.wait(duration_s)
         if record is not None:
             link.record().save(record)
@@ -170,14 +174,3 @@ def _choose_trace(
         return generate_trace(kind, seed, duration_s=600.0)
     assert rate_mbps is not None
     return constant_trace(rate_mbps, 20.0 if rtt_ms is None else rtt_ms)
-
-
-def _address(text: str, option: str) -> tuple[str, int]:
-    from cnn.errors import ConfigError
-
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(
-            f"{option} {text!r}", expected="HOST:PORT, port 0..65535", mend=f"correct {option}"
-        )
-    return host.strip("[]"), int(port)

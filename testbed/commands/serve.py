@@ -59,10 +59,11 @@ def serve(
     from testbed.server.mec_server import MecServer, ServerConfig
     from testbed.server.scheduling import prefer_throughput
     from testbed.stopping import stop_on_signals
+    from testbed.wire.address import parse_host
     from testbed.wire.tls import server_tls
 
     config = ServerConfig(
-        host=host,
+        host=parse_host(host, "--host"),
         port=port,
         threads=threads,
         workers=workers,
@@ -77,6 +78,8 @@ def serve(
         prefer_throughput()
     stop = stop_on_signals()
     console = stderr_console()
+    for complaint in config.tls.complaints() if config.tls is not None else ():
+        console.print(f"warning: {complaint}", highlight=False, markup=False, soft_wrap=True)
     server = MecServer(load_bundle(bundle), config).start()
     if port_file is not None:
         _write_port(port_file, server.port)

@@ -7,7 +7,8 @@ import struct
 from typing import Any, Final
 
 from cnn.errors import RemoteError
-from testbed.wire.ports import check_free, join_address
+from testbed.wire.address import check_port, join_address
+from testbed.wire.ports import check_free
 
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER on, 0 s: close() then sends a reset."""
@@ -20,8 +21,14 @@ def reset(side: socket.socket) -> None:
 
 
 def resolve(upstream: tuple[str, int]) -> tuple[int, Any]:
-    """Family and address of a host and port; raises `RemoteError` for an unknown host."""
+    """Family and address of a host and port.
+
+    Raises:
+        ConfigError: if that is no port (the system's resolver would take another instead).
+        RemoteError: for an unknown host.
+    """
     host, port = upstream
+    check_port(port, "server port")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:

@@ -50,7 +50,7 @@ def provenance(**more: Any) -> dict[str, Any]:
     ``started_unix_s`` and ``started_monotonic_s`` are one moment on two clocks, so that a
     log with wall-clock stamps can be aligned with the records.
     """
-    import onnxruntime
+    from cnn.ort import onnxruntime
 
     return {
         "format": FORMAT,

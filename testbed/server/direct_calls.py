@@ -29,6 +29,10 @@ Send = Callable[[grpc.StatusCode, bytes], None]
 Begin = Callable[[bytes, float, Send], Callable[[], None]]
 """(message, seconds until its deadline, how to answer) -> what to do if the caller cancels."""
 
+NO_MESSAGE: Final = (grpc.StatusCode.INVALID_ARGUMENT, b"a call without a message")
+TOO_MANY: Final = b"too many calls; expected fewer at once; finish the frame on the device"
+FAILED: Final = (grpc.StatusCode.INTERNAL, b"the server failed; see its log")
+
 OUTSTANDING: Final = 16
 """Calls that the core may hand over before the thread looks again."""
 
@@ -141,7 +145,7 @@ class DirectCalls:
         self._in_flight += 1
         call = _Call(self, event)
         if self._in_flight > self._most:
-            call.send(grpc.StatusCode.RESOURCE_EXHAUSTED, b"too many calls at once")
+            call.send(grpc.StatusCode.RESOURCE_EXHAUSTED, TOO_MANY)
         else:
             call.receive()
 
@@ -180,14 +184,14 @@ class _Call:
     def _received(self, event: Any) -> None:
         data: bytes | None = event.batch_operations[0].message()
         if data is None:
-            self.send(grpc.StatusCode.INVALID_ARGUMENT, b"a call without a message")
+            self.send(*NO_MESSAGE)
             return
         try:
             left_s = max(0.0, self._deadline_s - time.time())
             self._cancel = self._server.begin(data, left_s, self.send)
         except Exception:  # this thread must outlive whatever one message does
             _log.exception("a call failed")
-            self.send(grpc.StatusCode.INTERNAL, b"the server failed; see its log")
+            self.send(*FAILED)
         if self._open == 1:
             self._cancelled()
 

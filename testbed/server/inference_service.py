@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
 from cnn import __version__
 from testbed.server.batching import Batcher
-from testbed.server.direct_calls import Send
+from testbed.server.direct_calls import FAILED, NO_MESSAGE, Send
 from testbed.server.jobs import Job, Status
 from testbed.server.metrics import ServerMetrics
 from testbed.wire.answer_writer import write_answer
@@ -25,6 +27,7 @@ from testbed.wire.messages import (
     InferCall,
     WireError,
     WireSpec,
+    check_model,
 )
 from testbed.wire.request_reader import RequestReader
 
@@ -42,6 +45,8 @@ STATUS_CODES: Final[dict[Status, tuple[grpc.StatusCode, str]]] = {
     "cancelled": (grpc.StatusCode.CANCELLED, "cancelled by the client"),
     "failed": (grpc.StatusCode.INTERNAL, "the tail failed; see the server's log"),
 }
+
+_log = logging.getLogger(__name__)
 
 
 class InferenceService:
@@ -62,24 +67,16 @@ class InferenceService:
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What a `grpc.server` registers; methods that are absent are UNIMPLEMENTED."""
-
-        def unary(function: Any, request: Any) -> Any:
-            return grpc.unary_unary_rpc_method_handler(
-                function,
-                request_deserializer=request.FromString if request else None,
-                response_serializer=(lambda m: m.SerializeToString()) if request else None,
-            )
-
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "ServerLive": unary(self._server_live, pb.ServerLiveRequest),
-                "ServerReady": unary(self._server_ready, pb.ServerReadyRequest),
-                "ModelReady": unary(self._model_ready, pb.ModelReadyRequest),
-                "ServerMetadata": unary(self._server_metadata, pb.ServerMetadataRequest),
-                "ModelMetadata": unary(self._model_metadata, pb.ModelMetadataRequest),
-                # Bytes in and out: a malformed message is the caller's fault, not INTERNAL.
-                "ModelInfer": unary(self._infer, None),
+                "ServerLive": _asked(self._server_live, pb.ServerLiveRequest),
+                "ServerReady": _asked(self._server_ready, pb.ServerReadyRequest),
+                "ModelReady": _asked(self._model_ready, pb.ModelReadyRequest),
+                "ServerMetadata": _asked(self._server_metadata, pb.ServerMetadataRequest),
+                "ModelMetadata": _asked(self._model_metadata, pb.ModelMetadataRequest),
+                # As a stream of messages, so that a call without any is told so by us.
+                "ModelInfer": grpc.stream_unary_rpc_method_handler(self._infer),
             },
         )
 
@@ -88,26 +85,24 @@ class InferenceService:
         with self._idle:
             return self._idle.wait_for(lambda: self._in_flight == 0, timeout_s)
 
-    def _server_live(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def _server_live(self, request: Any) -> Any:
         return pb.ServerLiveResponse(live=True)
 
-    def _server_ready(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def _server_ready(self, request: Any) -> Any:
         return pb.ServerReadyResponse(ready=self.ready)
 
-    def _model_ready(self, request: Any, context: grpc.ServicerContext) -> Any:
-        known = request.name == MODEL_NAME and request.version in ("", self._spec.bundle_hash)
-        return pb.ModelReadyResponse(ready=known and self.ready)
+    def _model_ready(self, request: Any) -> Any:
+        try:
+            check_model(request.name, request.version, self._spec)
+        except WireError:
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=self.ready)
 
-    def _server_metadata(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def _server_metadata(self, request: Any) -> Any:
         return pb.ServerMetadataResponse(name=MODEL_NAME, version=__version__)
 
-    def _model_metadata(self, request: Any, context: grpc.ServicerContext) -> Any:
-        if request.name != MODEL_NAME or request.version not in ("", self._spec.bundle_hash):
-            context.abort(
-                grpc.StatusCode.NOT_FOUND,
-                f"model {request.name[:40]!r} version {request.version[:12]!r}; expected "
-                f"{MODEL_NAME!r} version {self._spec.bundle_hash[:12]}; ask for what is served",
-            )
+    def _model_metadata(self, request: Any) -> Any:
+        check_model(request.name, request.version, self._spec)
         message = pb.ModelMetadataResponse(
             name=MODEL_NAME, versions=[self._spec.bundle_hash], platform="onnxruntime_onnx"
         )
@@ -147,16 +142,30 @@ class InferenceService:
         self._batcher.submit(job)
         return lambda: self._batcher.withdraw(job)
 
-    def _infer(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+    def _infer(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         """The same through the public interface: the calling thread waits for the answer."""
-        arrived_s = time.monotonic()
         self._enter(context)
+        data = next(messages, None)
+        if data is None:
+            code, answer = NO_MESSAGE
+        else:
+            try:
+                code, answer = self._outcome(data, context)
+            except Exception:  # as DirectCalls says it, and not grpcio's UNKNOWN
+                _log.exception("a call failed")
+                code, answer = FAILED
+        if code is not grpc.StatusCode.OK:
+            context.abort(code, answer.decode())
+        return answer
+
+    def _outcome(self, data: bytes, context: grpc.ServicerContext) -> tuple[grpc.StatusCode, bytes]:
+        """Status and answer (or details) of a message, once both are known."""
+        arrived_s = time.monotonic()
         try:
             call = self._reader.read(data)
         except WireError as error:
             self._metrics.outcome(error.fault)
-            context.abort(FAULT_CODES[error.fault], str(error))
-            raise  # never reached: abort raises
+            return FAULT_CODES[error.fault], str(error).encode()
         job = _job(call, arrived_s, context.time_remaining())
         if not context.add_callback(lambda: self._batcher.withdraw(job)):
             job.finish("cancelled")  # the caller is gone already
@@ -166,9 +175,10 @@ class InferenceService:
             status = self._batcher.run(job, timeout_s)
         if status != "answered":
             self._metrics.outcome(status)
-            context.abort(*STATUS_CODES[status])
+            code, details = STATUS_CODES[status]
+            return code, details.encode()
         self._metrics.outcome("ok")
-        return self._answer(call, job, arrived_s)
+        return grpc.StatusCode.OK, self._answer(call, job, arrived_s)
 
     def _answer(self, call: InferCall, job: Job, arrived_s: float) -> bytes:
         assert job.predictions is not None
@@ -194,6 +204,25 @@ class InferenceService:
             self._in_flight -= 1
             if self._in_flight == 0:
                 self._idle.notify_all()
+
+
+def _asked(answer: Callable[[Any], Any], kind: Any) -> grpc.RpcMethodHandler:
+    """A method that answers one message of `kind`, or says what is wrong with it."""
+
+    def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            message: bytes = answer(kind.FromString(data)).SerializeToString()
+            return message
+        except (DecodeError, ValueError):
+            # Of a deserialiser gRPC itself would say INTERNAL, which is not the caller's fault.
+            code = FAULT_CODES["invalid"]
+            details = f"{len(data)} bytes that are no {kind.DESCRIPTOR.name}"
+        except WireError as error:
+            code, details = FAULT_CODES[error.fault], str(error)
+        context.abort(code, details)
+        return b""  # never reached: abort raises
+
+    return grpc.unary_unary_rpc_method_handler(handle)
 
 
 def _job(

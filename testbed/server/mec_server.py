@@ -26,16 +26,14 @@ from testbed.server.batching import Batcher
 from testbed.server.direct_calls import DirectCalls
 from testbed.server.inference_service import InferenceService
 from testbed.server.metrics import MetricsEndpoint, ServerMetrics
+from testbed.wire.address import check_port, join_address, parse_host
 from testbed.wire.messages import MODEL_NAME, SERVICE, WireSpec
-from testbed.wire.ports import PortInUseError, check_free, join_address
+from testbed.wire.ports import PortInUseError, check_free
 from testbed.wire.tls import ServerTls
 
 INFER_METHOD: Final = f"/{SERVICE}/ModelInfer"
 CONTROL_THREADS: Final = 16
 """Threads beyond those that inference can fill, for health, metadata and refusals."""
-MAX_STREAMS: Final = 64
-"""Calls under way on one connection, so that no single peer can hold every thread. A
-device has one."""
 TAIL_SEGMENTS: Final = (
     *(f"block{b}" for b in range(1, N_EXITS + 1)),
     *(f"exit{e}" for e in range(1, N_EXITS + 1)),
@@ -78,6 +76,9 @@ class ServerConfig:
     direct_calls: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "host", parse_host(self.host, "server host"))
+        check_port(self.port, "server port")
+        check_port(self.metrics_port or 0, "metrics port")
         for name, low, high in (
             ("threads", 1, 256),
             ("workers", 1, 256),
@@ -200,13 +201,14 @@ class MecServer:
 
     def _build(self, credentials: grpc.ServerCredentials | None, pause: threading.Lock) -> Any:
         config = self.config
-        # As many calls as there are places in the queue and in the batches; gRPC refuses more.
+        # As many calls as there are places in the queue and in the batches, also on one
+        # connection; more are refused.
         # Without direct calls each holds one thread (made when first needed) while it waits.
         threads = config.queue + config.workers * config.max_batch + CONTROL_THREADS
         server = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
             maximum_concurrent_rpcs=threads,
-            options=_options(self.spec.max_message_bytes, min(threads, MAX_STREAMS)),
+            options=_options(self.spec.max_message_bytes, threads),
         )
         server.add_generic_rpc_handlers((self._service.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -257,10 +259,18 @@ def _options(max_message_bytes: int, max_streams: int) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_concurrent_streams", max_streams),
-        # A device that vanished is dropped after 15 s; one that pings each second may.
+        # A client keeps to that number by itself, and counts a call as over once it has the
+        # answer. By default gRPC goes on counting it until its memory is free, and resets calls
+        # in between, which clients meet as a broken connection.
+        ("grpc.http.overload_protection", 0),
+        # A device that vanished during a call is dropped after 15 s. One without calls is left
+        # alone, because a ping would wake its modem, until it has been so for an hour.
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 5_000),
-        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_permit_without_calls", 0),
+        ("grpc.max_connection_idle_ms", 3_600_000),
+        ("grpc.http2.bdp_probe", 0),
+        # Other clients may ping as often as five times a second.
         ("grpc.http2.min_ping_interval_without_data_ms", 200),
         ("grpc.http2.max_ping_strikes", 0),
     ]

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from testbed.wire.address import parse_host
 from testbed.wire.ports import check_free
 
 LATENCY_BUCKETS_S: Final = (
@@ -101,10 +102,12 @@ class MetricsEndpoint:
     """The registry over HTTP at ``http://host:port/metrics``; close it or use ``with``.
 
     Raises:
+        ConfigError: if that is no host or no port.
         PortInUseError: if the port is taken.
     """
 
     def __init__(self, metrics: HasRegistry, host: str, port: int) -> None:
+        host = parse_host(host, "metrics host")
         check_free(host, port, what="metrics")
         self._server, self._thread = start_http_server(port, host, registry=metrics.registry)
         self.port: int = self._server.server_port

@@ -53,12 +53,16 @@ def device_config_of(file: DeviceFile) -> DeviceConfig:
 
 def client_of(file: DeviceFile, loadout: Loadout) -> MecClient | None:
     """Its connection to the server that it names; None without one."""
-    s = file.server
-    if s.address is None:
+    if file.server.address is None:
         return None
+    return MecClient(file.server.address, loadout.model.hash, tls_of(file))
+
+
+def tls_of(file: DeviceFile) -> TlsFiles | None:
+    """The certificate files that it names; None connects in the clear."""
+    s = file.server
     files = TlsFiles(path_of(s.tls_ca), path_of(s.tls_cert), path_of(s.tls_key), s.tls_name)
-    tls = files if s.tls_ca or s.tls_cert else None
-    return MecClient(s.address, loadout.model.hash, tls)
+    return files if s.tls_ca or s.tls_cert else None
 
 
 def guard_of(file: DeviceFile, loadout: Loadout) -> Guard | None:

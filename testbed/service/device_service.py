@@ -27,7 +27,6 @@ from testbed.device.frames import CameraFrame, open_frames
 from testbed.meters.available import open_meter
 from testbed.records.measurement import Measurement
 from testbed.records.parquet import provenance
-from testbed.service import log as device_log
 from testbed.service import systemd
 from testbed.service.assembly import (
     client_of,
@@ -35,6 +34,7 @@ from testbed.service.assembly import (
     guard_of,
     path_of,
     sources_of,
+    tls_of,
 )
 from testbed.service.config import DeviceFile
 from testbed.service.device_rows import extra_values, open_records
@@ -148,6 +148,11 @@ class DeviceService:
         event(_log, logging.INFO, "stopped", **result)
         return result
 
+    def complaints(self) -> list[str]:
+        """What an operator should know before the start: certificates that are out of date."""
+        tls = tls_of(self.file)
+        return [] if tls is None else tls.complaints()
+
     def camera(self) -> Iterator[CameraFrame]:
         """What the device sees; overridden where frames come from elsewhere."""
         f = self.file.frames
@@ -233,6 +238,8 @@ class DeviceService:
         return Settings(d.tech == "5G", d.accuracy_floor, d.delay_share, known)
 
     def _greet_server(self, client: MecClient) -> None:
+        for line in self.complaints():
+            event(_log, logging.WARNING, "certificate out of date", certificate=line)
         try:
             client.connect(self.file.server.connect_timeout_s)
         except RemoteError as error:  # the device works without one, and goes on asking
@@ -279,12 +286,3 @@ class DeviceService:
 
     def _on_hup(self, number: int, frame: FrameType | None) -> None:
         self._watcher.asked = True
-
-
-def run_service(file: DeviceFile) -> dict[str, Any]:
-    """Run a device from its configuration until it ends; figures of the run."""
-    handler = device_log.set_up(file.log.format, file.log.level)
-    try:
-        return DeviceService(file).run()
-    finally:
-        device_log.take_down(handler)

@@ -8,6 +8,7 @@ from cnn.action import Action
 from cnn.frame_codec import FrameEncoding
 from testbed.device.probing import ProbePlan
 from testbed.service.checks import in_range, require
+from testbed.wire.address import parse_address, parse_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,9 @@ class ServerSection:
         ProbePlan(self.probe_budget_per_min, self.probe_bytes, self.probe_stale_s)
         in_range("connect_timeout_s", self.connect_timeout_s, 0.1, 600)
         if self.address is not None:
-            host, _, port = self.address.rpartition(":")
-            require(
-                bool(host) and port.isdigit() and 0 < int(port) < 65536,
-                f"address {self.address!r}",
-                "HOST:PORT",
-            )
+            parse_address(self.address, "address")
+        if self.tls_name is not None:
+            parse_host(self.tls_name, "tls_name")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Final
 
 from cnn.action import Action
 from testbed.service.checks import in_range, require
+from testbed.wire.address import parse_host
 
 LOG_FORMATS: Final = ("text", "json")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -58,6 +59,7 @@ class MetricsSection:
     def __post_init__(self) -> None:
         if self.port is not None:
             in_range("port", self.port, 0, 65_535)
+        parse_host(self.host, "host")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""The wire between device and server: messages, the device's client, TLS, ports."""
+"""The wire between device and server: messages, the device's client, TLS, addresses, ports."""

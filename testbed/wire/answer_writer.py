@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from testbed.wire.messages import MODEL_NAME, OUTPUTS, InferCall
+from testbed.wire.messages import MODEL_NAME, OUTPUTS, InferCall, build_response
 
 _TIME_NAMES: Final = ("server_queue_ms", "server_ms", "server_wait_ms")
 
@@ -31,6 +31,17 @@ def write_answer(
     queue_length: int,
 ) -> bytes:
     """``build_response(...).SerializeToString()``, its fields in another order."""
+    if call.typed:  # rare
+        data: bytes = build_response(
+            call,
+            predictions,
+            confidences,
+            server_queue_ms=server_queue_ms,
+            server_ms=server_ms,
+            server_wait_ms=server_wait_ms,
+            queue_length=queue_length,
+        ).SerializeToString()
+        return data
     n = len(predictions)
     queue, compute, wait = _TIME_PARTS
     parts = [

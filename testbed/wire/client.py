@@ -13,11 +13,14 @@ from typing import Any, Final, Literal
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
 from cnn.errors import RemoteError
 from cnn.frame_codec import FrameCodec
+from testbed.wire.address import join_address, parse_address
+from testbed.wire.connection import Connection
 from testbed.wire.messages import (
     MODEL_NAME,
     SERVICE,
@@ -28,6 +31,7 @@ from testbed.wire.messages import (
     probe_message,
 )
 from testbed.wire.tls import TlsFiles
+from testbed.wire.tls_reason import tls_reason
 
 Reason = Literal["timeout", "refused", "unavailable", "rejected"]
 
@@ -39,32 +43,13 @@ REASONS: Final[dict[grpc.StatusCode, Reason]] = {
 }
 """What a status means to the device; every other status is ``rejected``."""
 
+INFER: Final = f"/{SERVICE}/ModelInfer"
+LIVE: Final = f"/{SERVICE}/ServerLive"
+METADATA: Final = f"/{SERVICE}/ModelMetadata"
+_ASK_METADATA: Final = pb.ModelMetadataRequest(name=MODEL_NAME).SerializeToString()
+
 CONNECT_RETRY_S: Final = 0.05
 MAX_REPLY_BYTES: Final = 65_536
-
-CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
-    # A device sends one small frame at a time: it must notice a dead link and come back
-    # within 2 s of the link's return. TCP's own retransmission timer doubles during an
-    # outage, so a connection without a sign of life for 1 + 1.5 s is dropped (this also
-    # sets TCP_USER_TIMEOUT). An attempt at a new one ends after 2 s, which leaves room for
-    # a TLS handshake over a slow link; the kernel repeats a lost SYN after 1 s, so some
-    # packet goes out every second.
-    ("grpc.keepalive_time_ms", 1000),
-    ("grpc.keepalive_timeout_ms", 1500),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 2000),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    # A frame is sent once or finished locally, never sent again behind our back.
-    ("grpc.enable_retries", 0),
-    # Each client has its own connection, and no proxy of the environment in between.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
-)
-"""https://grpc.github.io/grpc/core/group__grpc__arg__keys.html and
-https://github.com/grpc/grpc/blob/master/doc/connection-backoff.md."""
 
 
 class ExchangeFailed(RemoteError):  # noqa: N818 - an outcome the device expects and handles
@@ -122,33 +107,22 @@ class MecClient:
     """Connection to one MEC server. Not for use by several threads at once.
 
     Args:
-        target: ``host:port``.
+        target: ``host:port`` (`testbed.wire.address`).
         bundle_hash: full hash of the device's bundle.
         tls: certificate files; None connects in the clear.
 
     Raises:
-        ConfigError: if a TLS file cannot be used.
+        ConfigError: if the target is no address, or a TLS file cannot be used.
     """
 
     def __init__(self, target: str, bundle_hash: str, tls: TlsFiles | None = None) -> None:
-        self.target = target
+        self.target = target = join_address(*parse_address(target, "server address"))
         self.bundle_hash = bundle_hash
-        options: list[tuple[str, Any]] = list(CHANNEL_OPTIONS)
+        self._tls = tls
+        options: list[tuple[str, Any]] = [("grpc.max_receive_message_length", MAX_REPLY_BYTES)]
         if tls is not None and tls.server_name:
             options.append(("grpc.ssl_target_name_override", tls.server_name))
-        self._channel = (
-            grpc.secure_channel(target, tls.credentials(), options)
-            if tls
-            else grpc.insecure_channel(target, options)
-        )
-        # Without (de)serialisers gRPC hands bytes through, and their number is known.
-        self._infer = self._channel.unary_unary(f"/{SERVICE}/ModelInfer")
-        self._live = self._channel.unary_unary(f"/{SERVICE}/ServerLive")
-        self._metadata = self._channel.unary_unary(
-            f"/{SERVICE}/ModelMetadata",
-            request_serializer=pb.ModelMetadataRequest.SerializeToString,
-            response_deserializer=pb.ModelMetadataResponse.FromString,
-        )
+        self._connection = Connection(target, tls.credentials() if tls else None, tuple(options))
         self._requests: dict[tuple[int, int, FrameCodec], Any] = {}
 
     def use_bundle(self, bundle_hash: str) -> None:
@@ -168,21 +142,33 @@ class MecClient:
             RemoteError: if none answers within `timeout_s`, or it has another bundle.
         """
         until_s = time.monotonic() + timeout_s
-        wanted, detail = bundle_hash or self.bundle_hash, "no answer"
+        wanted, detail, lost = bundle_hash or self.bundle_hash, "no answer", False
         while (left_s := until_s - time.monotonic()) > 0:
             try:
-                message = self._metadata(pb.ModelMetadataRequest(name=MODEL_NAME), timeout=left_s)
-                return check_metadata(message, wanted)
+                answer = self._connection.call(METADATA, _ASK_METADATA, left_s)
+                return check_metadata(pb.ModelMetadataResponse.FromString(answer), wanted)
+            except DecodeError:
+                detail = "an answer that is no ModelMetadataResponse"
+                break
             except grpc.RpcError as error:
                 code = _code(error)
                 if code is not grpc.StatusCode.DEADLINE_EXCEEDED:
                     detail = _detail(error)
+                lost = REASONS.get(code) == "unavailable"
                 if REASONS.get(code) is None:
                     break
                 time.sleep(min(CONNECT_RETRY_S, max(0.0, until_s - time.monotonic())))
+        expected = f"a server of bundle {wanted[:12]} within {timeout_s:g} s"
+        why = tls_reason(self.target, self._tls) if lost else None
+        if why is not None:
+            raise RemoteError(
+                f"TLS: {why.reason}; MEC server {self.target}",
+                expected=expected,
+                mend=f"{why.mend}, or check address and TLS files",
+            )
         raise RemoteError(
             f"MEC server {self.target}: {detail}",
-            expected=f"a server of bundle {wanted[:12]} within {timeout_s:g} s",
+            expected=expected,
             mend="start one with `sliproad testbed serve`, or check address and TLS files",
         )
 
@@ -211,7 +197,7 @@ class MecClient:
         raw = payload.tobytes()
         data = self._message(payload.shape, raw, exit, split, encoding)
         try:
-            answer_bytes: bytes = self._infer(data, timeout=timeout_ms / 1e3)
+            answer_bytes: bytes = self._connection.call(INFER, data, timeout_ms / 1e3)
             answer = parse_response(answer_bytes, 1)
         except grpc.RpcError as error:
             elapsed_ms = (time.perf_counter() - began) * 1e3
@@ -250,7 +236,7 @@ class MecClient:
         message = probe_message(padding_bytes)
         began = time.perf_counter()
         try:
-            self._live(message, timeout=timeout_ms / 1e3)
+            self._connection.call(LIVE, message, timeout_ms / 1e3)
         except grpc.RpcError as error:
             elapsed_ms = (time.perf_counter() - began) * 1e3
             reason = REASONS.get(_code(error), "rejected")
@@ -259,7 +245,7 @@ class MecClient:
 
     def close(self) -> None:
         """Close the connection; a call under way ends as ``unavailable``."""
-        self._channel.close()
+        self._connection.close()
 
     def __enter__(self) -> MecClient:
         return self

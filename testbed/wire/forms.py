@@ -23,6 +23,8 @@ HASH_CHARS: Final = 16
 """Hex digits of the bundle hash that travel with each request: 64 bits tell bundles apart
 and save 48 bytes of every frame's uplink. A server takes any longer prefix too."""
 MAX_DEADLINE_MS: Final = 3_600_000.0
+READ_BYTES: Final = 2**20
+"""Length up to which a message is read whatever the batch: 151 frames of 48 x 48 pixels."""
 
 Fault = Literal["invalid", "bundle", "model"]
 
@@ -82,10 +84,12 @@ class WireSpec:
 
     @property
     def max_message_bytes(self) -> int:
-        """Largest message a server needs to read: a full batch of the largest payload and
-        4 KiB for everything else. gRPC refuses longer ones from their length prefix, before
-        a byte of them is stored."""
-        return self.max_batch * max(map(math.prod, self.shapes)) + 4096
+        """Largest message a server reads: a full batch of the largest payload in typed contents
+        (up to two bytes a value) and 4 KiB for everything else, but no less than 1 MiB, so that
+        a batch beyond `max_batch` is read and told so. gRPC refuses longer ones from their
+        length prefix, before a byte of them is stored, with the status of a full server."""
+        full_bytes = 2 * self.max_batch * max(map(math.prod, self.shapes))
+        return max(full_bytes, READ_BYTES) + 4096
 
 
 class InferCall(NamedTuple):
@@ -100,6 +104,7 @@ class InferCall(NamedTuple):
         request_id: the sender's id, echoed in the answer.
         outputs: names of the outputs asked for, in the order of the answer.
         encoding: how the frame came; ``raw`` at every split but 0.
+        typed: the payload came in typed contents, and so must the answer.
 
     A tuple, which is made in a quarter of the time: a server makes one for every request.
     """
@@ -111,6 +116,7 @@ class InferCall(NamedTuple):
     request_id: str
     outputs: tuple[str, ...]
     encoding: FrameCodec = "raw"
+    typed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,11 +6,13 @@ KServe and Triton share; messages from `tritonclient`):
 
 * model name ``sliproad``; request parameters ``exit``, ``split`` (int64), ``bundle_hash``
   (string), optional ``deadline_ms`` (milliseconds the sender will wait);
-* one UINT8 input ``payload``, shape ``(B, *wire_shape(split))``, in ``raw_input_contents``;
+* one UINT8 input ``payload``, shape ``(B, *wire_shape(split))``, in ``raw_input_contents``, or
+  (larger and slower) in ``contents.uint_contents``;
 * at split 0 optionally parameter ``encoding`` (string: ``webp``, ``jpeg``; absent or ``raw`` is
   the plain form): the input is then one frame's encoded bytes, shape ``(n,)``, n at most the
   frame's raw bytes;
-* outputs ``prediction`` INT16 (B,) and ``confidence`` FP32 (B,), in ``raw_output_contents``;
+* outputs ``prediction`` INT16 (B,) and ``confidence`` FP32 (B,), in ``raw_output_contents``, or
+  in ``contents`` (``int_contents``, ``fp32_contents``) if the input came so;
 * response parameters ``server_queue_ms``, ``server_ms`` (decoder and tail), ``server_wait_ms``
   (the wait that a new request must expect) and ``queue_length``.
 
@@ -43,7 +45,7 @@ from testbed.wire.forms import (
     WireSpec,
     parameter_of,
 )
-from testbed.wire.requests import build_request, check_request, parse_request
+from testbed.wire.requests import build_request, check_model, check_request, parse_request
 
 __all__ = [
     "HASH_CHARS",
@@ -60,6 +62,7 @@ __all__ = [
     "build_request",
     "build_response",
     "check_metadata",
+    "check_model",
     "check_request",
     "parse_request",
     "parse_response",
@@ -90,8 +93,13 @@ def build_response(
             if name == "prediction"
             else np.ascontiguousarray(confidences, "<f4")
         )
-        response.outputs.add(name=name, datatype=OUTPUTS[name], shape=values.shape)
-        response.raw_output_contents.append(values.tobytes())
+        tensor = response.outputs.add(name=name, datatype=OUTPUTS[name], shape=values.shape)
+        if not call.typed:
+            response.raw_output_contents.append(values.tobytes())
+        elif name == "prediction":
+            tensor.contents.int_contents.extend(values.tolist())
+        else:
+            tensor.contents.fp32_contents.extend(values.tolist())
     return response
 
 

@@ -6,6 +6,7 @@ import errno
 import socket
 
 from cnn.errors import SliproadError
+from testbed.wire.address import check_port, join_address
 
 
 class PortInUseError(SliproadError):
@@ -13,14 +14,14 @@ class PortInUseError(SliproadError):
 
 
 def check_free(host: str, port: int, *, what: str) -> None:
-    """Raise `PortInUseError` unless this process may listen on (host, port).
+    """Raise `PortInUseError` unless this process may listen on (host, port), or `ConfigError`
+    if that is no port.
 
     Args:
         host: name or address; port: 0 asks only whether the host is ours.
         what: what wants to listen, for the message.
     """
-    if not 0 <= port <= 65535:
-        raise PortInUseError(f"{what} port {port}", expected="0..65535", mend="choose another port")
+    check_port(port, f"{what} port")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
@@ -35,11 +36,6 @@ def check_free(host: str, port: int, *, what: str) -> None:
             expected="a free port on an address of this machine",
             mend="stop the process that has it, or choose another (0 takes any free port)",
         ) from error
-
-
-def join_address(host: str, port: int) -> str:
-    """``host:port``, with brackets around an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def find_free(host: str) -> int:

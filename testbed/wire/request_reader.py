@@ -50,16 +50,16 @@ class RequestReader:
         if size is not None:
             kind = self._kinds.get(data[:size])
             if kind is not None and kind.message_bytes == len(data):
-                exit, split, _, deadline_ms, request_id, outputs, encoding = kind.call
+                exit, split, _, deadline_ms, request_id, outputs, _, _ = kind.call
                 payload = np.frombuffer(data, np.uint8, offset=size).reshape(kind.shape)
-                return InferCall(exit, split, payload, deadline_ms, request_id, outputs, encoding)
+                return InferCall(exit, split, payload, deadline_ms, request_id, outputs)
         call = parse_request(data, self._spec)
         self._remember(data, call)
         return call
 
     def _remember(self, data: bytes, call: InferCall) -> None:
-        # Ids and encoded frames' lengths change with every request.
-        if call.request_id or call.encoding != "raw":
+        # Ids, encoded frames' lengths and typed contents change with every request.
+        if call.request_id or call.encoding != "raw" or call.typed:
             return
         size = len(data) - call.payload.size
         field = bytes([_PAYLOAD_TAG]) + _varint(call.payload.size)

@@ -73,13 +73,7 @@ def parse_request(data: bytes, spec: WireSpec) -> InferCall:
 
 def check_request(request: Any, spec: WireSpec) -> InferCall:
     """A ``ModelInferRequest`` message -> a checked call; raises `WireError`."""
-    if request.model_name != MODEL_NAME:
-        raise WireError(
-            f"model {request.model_name[:40]!r}",
-            expected=f"{MODEL_NAME!r}",
-            mend="ask for the model that this server has",
-            fault="model",
-        )
+    check_model(request.model_name, request.model_version, spec)
     parameters = request.parameters
     unknown = sorted(name for name in parameters if name not in REQUEST_PARAMETERS)
     if unknown:
@@ -90,6 +84,7 @@ def check_request(request: Any, spec: WireSpec) -> InferCall:
     action = _action(_int(parameters, "exit"), _int(parameters, "split"))
     encoding = _encoding(parameters, action.split)
     payload = _payload(request, action.split, spec, encoding)
+    typed = not request.raw_input_contents
     return InferCall(
         action.exit,
         action.split,
@@ -98,24 +93,46 @@ def check_request(request: Any, spec: WireSpec) -> InferCall:
         request.id,
         _outputs(request),
         encoding,
+        typed,
     )
+
+
+def check_model(name: str, version: str, spec: WireSpec) -> None:
+    """Is that the model, and (unless `version` is empty) the bundle, that the server has?
+
+    A version is the bundle's hash or its first `HASH_CHARS` or more digits.
+
+    Raises:
+        WireError: if it is not; its fault is ``model`` or ``bundle``.
+    """
+    if name != MODEL_NAME:
+        raise WireError(
+            f"model {name[:40]!r}",
+            expected=f"{MODEL_NAME!r}",
+            mend="ask for the model that this server has",
+            fault="model",
+        )
+    if version:
+        _check_bundle(version, spec)
 
 
 def _check_hash(request: Any, spec: WireSpec) -> None:
     kind, stated = parameter_of(request.parameters, "bundle_hash")
-    versions = [request.model_version] if request.model_version else []
     if kind != "string_param" or len(stated) < HASH_CHARS:
         raise _invalid(
             "no usable bundle_hash", f"its first {HASH_CHARS} or more hex digits as a string"
         )
-    for text in [stated, *versions]:
-        if not spec.bundle_hash.startswith(text) or len(text) < HASH_CHARS:
-            raise WireError(
-                f"a request for bundle {text[:12]!r}",
-                expected=f"bundle {spec.bundle_hash[:12]}",
-                mend="serve and run the same bundle",
-                fault="bundle",
-            )
+    _check_bundle(stated, spec)
+
+
+def _check_bundle(stated: str, spec: WireSpec) -> None:
+    if not spec.bundle_hash.startswith(stated) or len(stated) < HASH_CHARS:
+        raise WireError(
+            f"a request for bundle {stated[:12]!r}",
+            expected=f"bundle {spec.bundle_hash[:12]}",
+            mend="serve and run the same bundle",
+            fault="bundle",
+        )
 
 
 def _action(exit: int, split: int) -> Action:
@@ -142,14 +159,15 @@ def _encoding(parameters: Mapping[str, Any], split: int) -> FrameCodec:
 
 
 def _payload(request: Any, split: int, spec: WireSpec, encoding: FrameCodec) -> NDArray[np.uint8]:
-    if len(request.inputs) != 1 or request.inputs[0].name != INPUT_NAME:
-        raise _invalid(f"{len(request.inputs)} inputs", f"one input named {INPUT_NAME!r}")
+    names = [tensor.name for tensor in request.inputs]
+    if names != [INPUT_NAME]:
+        shown = ", ".join(repr(name[:40]) for name in names[:3]) or "none"
+        raise _invalid(f"{len(names)} inputs ({shown})", f"one input named {INPUT_NAME!r}")
     tensor = request.inputs[0]
-    if tensor.datatype != "UINT8" or tensor.parameters or tensor.HasField("contents"):
-        raise _invalid(
-            f"input of type {tensor.datatype[:20]!r} or with parameters or typed contents",
-            "UINT8 in raw_input_contents",
-        )
+    if tensor.datatype != "UINT8":
+        raise _invalid(f"input of type {tensor.datatype[:20]!r}", "UINT8")
+    if tensor.parameters:
+        raise _invalid("an input with parameters", "none of its own (no shared memory)")
     shape = tuple(tensor.shape)
     if encoding != "raw":
         return _decoded(request, shape, spec.shapes[split], encoding)
@@ -158,12 +176,37 @@ def _payload(request: Any, split: int, spec: WireSpec, encoding: FrameCodec) -> 
             f"payload shape {shape[:5]} at split {split}",
             f"(B, {', '.join(map(str, spec.shapes[split]))}) with B in 1..{spec.max_batch}",
         )
-    if len(request.raw_input_contents) != 1:
-        raise _invalid(f"{len(request.raw_input_contents)} raw inputs", "one")
-    raw = request.raw_input_contents[0]
-    if len(raw) != math.prod(shape):
-        raise _invalid(f"{len(raw)} payload bytes", f"{math.prod(shape)} for shape {shape}")
-    return np.frombuffer(raw, np.uint8).reshape(shape)
+    return np.frombuffer(_content(request, shape), np.uint8).reshape(shape)
+
+
+def _content(request: Any, shape: tuple[int, ...]) -> bytes:
+    """The input's bytes, as many as `shape` says, from its raw or its typed contents."""
+    tensor, size = request.inputs[0], math.prod(shape)
+    if not request.raw_input_contents and tensor.HasField("contents"):
+        return _typed_content(tensor.contents, size)
+    if len(request.raw_input_contents) != 1 or tensor.HasField("contents"):
+        raise _invalid(
+            f"{len(request.raw_input_contents)} raw inputs"
+            f"{' and typed contents' if tensor.HasField('contents') else ''}",
+            "the input once, in raw_input_contents or in contents.uint_contents",
+        )
+    raw: bytes = request.raw_input_contents[0]
+    if len(raw) != size:
+        raise _invalid(f"{len(raw)} payload bytes", f"{size} for shape {shape}")
+    return raw
+
+
+def _typed_content(contents: Any, size: int) -> bytes:
+    """Typed contents of a UINT8 tensor, which the protocol keeps in ``uint_contents``."""
+    others = [field.name for field, _ in contents.ListFields() if field.name != "uint_contents"]
+    if others:
+        raise _invalid(f"typed contents in {others[0]}", "uint_contents, those of a UINT8 input")
+    values = contents.uint_contents
+    if len(values) != size:
+        raise _invalid(f"{len(values)} values in uint_contents", f"{size}, as the shape says")
+    if max(values) > 255:
+        raise _invalid(f"{max(values)} in uint_contents", "UINT8 values, 0..255")
+    return bytes(values)
 
 
 def _decoded(
@@ -172,15 +215,12 @@ def _decoded(
     """One encoded frame -> uint8 (1, H, W, 3). Its length is checked before its header, and its
     header before anything is decoded."""
     most = math.prod(frame)
-    if len(shape) != 1 or not 1 <= shape[0] <= most or len(request.raw_input_contents) != 1:
+    if len(shape) != 1 or not 1 <= shape[0] <= most:
         raise _invalid(
             f"{encoding} payload of shape {shape[:5]}", f"shape (n,) with n in 1..{most}"
         )
-    raw = request.raw_input_contents[0]
-    if len(raw) != shape[0]:
-        raise _invalid(f"{len(raw)} payload bytes", f"{shape[0]} for shape {shape}")
     try:
-        return decode_frame(raw, encoding, frame[0])[np.newaxis]
+        return decode_frame(_content(request, shape), encoding, frame[0])[np.newaxis]
     except DataError as error:
         raise WireError(error.given, expected=error.expected, mend=error.mend) from error
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 
 from cnn.errors import ConfigError
+from testbed.wire.certificates import complaints
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class TlsFiles:
             certificate_chain=_read(self.cert) if self.cert else None,
         )
 
+    def complaints(self) -> list[str]:
+        """One line for each file that is out of date today."""
+        return complaints(_given(self.cert), _given(self.ca))
+
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
@@ -66,6 +71,10 @@ class ServerTls:
             require_client_auth=self.client_ca is not None,
         )
 
+    def complaints(self) -> list[str]:
+        """One line for each file that is out of date today."""
+        return complaints([self.cert], _given(self.client_ca))
+
 
 def server_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
     """The three options of a command line as one setting; None if none is given."""
@@ -79,6 +88,10 @@ def server_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> S
             )
         return None
     return ServerTls(cert, key, client_ca)
+
+
+def _given(path: Path | None) -> list[Path]:
+    return [] if path is None else [path]
 
 
 def _check_pair(cert: Path | None, key: Path | None) -> None:

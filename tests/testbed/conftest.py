@@ -1,4 +1,4 @@
-"""Policies and bundles for the tests of a deployed device."""
+"""Policies, bundles and certificates for the tests of a deployed device."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from cnn.action import N_ACTIONS, Action
 from cnn.bundle import embedded_bundle_path, manifest_hash
@@ -24,6 +31,8 @@ from testbed.decide.observation import (
 from testbed.decide.policy_bundle import STAGED_KIND, PolicyBundle
 from testbed.decide.staged_policy import StagedNetworkPolicy
 from testbed.decide.stages import ANSWER, N_STAGED
+
+DAY = timedelta(days=1)
 
 
 def _manifest(bundle_hash: str, name: str, **more: Any) -> dict[str, Any]:
@@ -110,3 +119,69 @@ def threshold_policy() -> Callable[..., StagedNetworkPolicy]:
 def other_bundle() -> Callable[[Path], str]:
     """``other_bundle(folder)`` -> hash of a bundle with the shipped weights."""
     return _other_bundle
+
+
+@dataclass(frozen=True)
+class Pki:
+    """An authority in a folder, and the certificates it signs: ``NAME.pem`` with ``NAME.key``."""
+
+    folder: Path
+    authority: Any
+    key: Any
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "ca.pem"
+
+    def make(self, name: str, first: datetime, last: datetime) -> tuple[Path, Path]:
+        """Certificate of 127.0.0.1 and localhost, valid from `first` to `last` (UTC), and key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        hosts = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+        made = (
+            _certificate(name, self.authority.subject, key.public_key(), first, last)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        cert_path, key_path = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        cert_path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+        key_path.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return cert_path, key_path
+
+
+def _certificate(name: str, issuer: Any, key: Any, first: datetime, last: datetime) -> Any:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer or subject)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(first)
+        .not_valid_after(last)
+    )
+
+
+@pytest.fixture(scope="session")
+def new_pki() -> Callable[..., Pki]:
+    """``new_pki(folder)`` -> an authority that is valid today; or from one date to another."""
+    now = datetime.now(UTC)
+
+    def make(folder: Path, first: datetime = now - DAY, last: datetime = now + DAY) -> Pki:
+        key = ec.generate_private_key(ec.SECP256R1())
+        authority = (
+            _certificate("an authority", None, key.public_key(), first, last)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        pki = Pki(folder, authority, key)
+        pki.ca.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
+        return pki
+
+    return make

@@ -6,7 +6,10 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +38,34 @@ def test_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / name).mkdir()
     monkeypatch.setenv("SLIPROAD_DATA", str(tmp_path))
     assert by_name(port=0)["data folder"].ok  # type: ignore[attr-defined]
+
+
+def test_certificates_are_named_with_their_dates(
+    tmp_path: Path, new_pki: Callable[..., Any]
+) -> None:
+    pki, now, day = new_pki(tmp_path), datetime.now(UTC), timedelta(days=1)
+    _, old_key = pki.make("old", now - 2 * day, now - day)
+    good, _ = pki.make("good", now - day, now + 40.5 * day)
+    (tmp_path / "empty.pem").write_text("")
+    config = tmp_path / "device.toml"
+    config.write_text(
+        f'[bundles]\naction = "e5s2"\n[server]\ntls_cert = "old.pem"\ntls_key = "{old_key}"\n'
+    )
+    more = [str(path) for path in (good, tmp_path / "empty.pem", tmp_path / "absent.pem")]
+    ran = subprocess.run(
+        [sys.executable, "-m", "testbed", "doctor", "--port", "0", "--json", "--config", config]
+        + [word for path in more for word in ("--certificate", path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    found = {f["name"]: f for f in json.loads(ran.stdout.splitlines()[-1])["findings"]}
+    assert not found["certificate old.pem"]["ok"]
+    assert found["certificate old.pem"]["found"].startswith("expired on")
+    assert found["certificate good.pem"]["ok"]
+    assert found["certificate good.pem"]["found"].endswith("40 days")
+    assert found["certificate empty.pem"]["found"] == "no PEM certificate in it"
+    assert found["certificate absent.pem"]["found"] == "No such file or directory"
 
 
 @pytest.mark.parametrize(("bundle", "code"), [(None, 0), ("/nowhere", 2)])

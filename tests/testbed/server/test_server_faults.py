@@ -12,7 +12,9 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -521,6 +523,24 @@ def test_a_missing_bundle_exits_with_2_and_one_line(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_certificate_that_has_expired_is_named_at_start(
+    tmp_path: Path, new_pki: Callable[..., Any]
+) -> None:
+    pki, now, day = new_pki(tmp_path), datetime.now(UTC), timedelta(days=1)
+    cert, key = pki.make("old", now - 2 * day, now - day)
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE, "--port", "0", "--tls-cert", cert, "--tls-key", key],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        first, second = process.stderr.readline(), process.stderr.readline()
+        process.kill()
+    assert first.startswith(f"warning: TLS certificate {cert}: expired on")
+    assert second.startswith("serving ")
 
 
 @pytest.mark.parametrize("cert", ["absent.pem", "junk.pem"])

@@ -68,6 +68,37 @@ def test_a_request_survives_the_wire(action: Action) -> None:
     assert not call.payload.flags.writeable  # a view of the message, not a copy
 
 
+@pytest.mark.parametrize("split", range(5))
+def test_typed_contents_mean_the_same_as_raw_ones(split: int) -> None:
+    """Open Inference Protocol: the elements of a UINT8 tensor are in ``uint_contents``."""
+    request = good_request(5, split, batch=2)
+    raw = request.raw_input_contents[0]
+    _typed(uint_contents=list(raw))(request)
+    call = parse_request(request.SerializeToString(), SPEC)
+    assert call.typed
+    assert call.payload.tobytes() == raw
+    assert call.payload.shape == (2, *SPEC.shapes[split])
+
+
+def test_a_typed_request_gets_a_typed_answer() -> None:
+    request = good_request(batch=2)
+    _typed(uint_contents=list(request.raw_input_contents[0]))(request)
+    call = check_request(request, SPEC)
+    response = build_response(
+        call,
+        np.array([41, -1], np.int16),
+        np.array([0.5, 0.25], np.float32),
+        server_queue_ms=0.0,
+        server_ms=0.0,
+        server_wait_ms=0.0,
+        queue_length=0,
+    )
+    assert not response.raw_output_contents
+    contents = {tensor.name: tensor.contents for tensor in response.outputs}
+    assert list(contents["prediction"].int_contents) == [41, -1]
+    assert list(contents["confidence"].fp32_contents) == [0.5, 0.25]
+
+
 def test_a_response_survives_the_wire() -> None:
     answer = parse_response(good_response(), batch=2)
     assert answer.predictions.tolist() == [0, 1]
@@ -87,6 +118,18 @@ def _parameter(**fields: Any) -> Any:
 
 def _set(name: str, value: Any) -> Any:
     return lambda request: setattr(request, name, value)
+
+
+def _typed(**contents: Any) -> Any:
+    """The request with typed contents instead of raw ones."""
+
+    def change(request: Any) -> None:
+        del request.raw_input_contents[:]
+        request.inputs[0].contents.SetInParent()
+        for name, values in contents.items():
+            getattr(request.inputs[0].contents, name).extend(values)
+
+    return change
 
 
 def _shape(*shape: int) -> Any:
@@ -121,7 +164,24 @@ FAULTY = {
     "two inputs": (lambda r: r.inputs.append(r.inputs[0]), "invalid"),
     "input's name": (lambda r: setattr(r.inputs[0], "name", "image"), "invalid"),
     "input's type": (lambda r: setattr(r.inputs[0], "datatype", "FP32"), "invalid"),
-    "typed contents": (lambda r: r.inputs[0].contents.uint_contents.append(1), "invalid"),
+    "typed contents beside raw ones": (
+        lambda r: r.inputs[0].contents.uint_contents.append(1),
+        "invalid",
+    ),
+    "too few typed values": (_typed(uint_contents=[1]), "invalid"),
+    "empty typed contents": (_typed(), "invalid"),
+    "a typed value of 256": (
+        _typed(uint_contents=[256] * math.prod(SPEC.shapes[1])),
+        "invalid",
+    ),
+    "typed contents of another type": (
+        _typed(int_contents=[1] * math.prod(SPEC.shapes[1])),
+        "invalid",
+    ),
+    "typed contents of two types": (
+        _typed(uint_contents=[1] * math.prod(SPEC.shapes[1]), fp32_contents=[1.0]),
+        "invalid",
+    ),
     "shared memory": (
         lambda r: setattr(
             r.inputs[0].parameters["shared_memory_region"], "string_param", "/etc/passwd"
@@ -371,7 +431,16 @@ def test_metadata_must_name_the_same_bundle() -> None:
 
 def test_the_message_bound_admits_a_full_batch_and_not_much_more() -> None:
     largest = max(good_request(5, split, batch=SPEC.max_batch).ByteSize() for split in range(5))
-    assert largest < SPEC.max_message_bytes < largest + 8192
+    assert largest < SPEC.max_message_bytes < 2**20 + 8192
+    # more frames than a batch holds are read, and refused for what they are
+    with pytest.raises(WireError, match=r"with B in 1\.\.4"):
+        parse_request(good_request(5, 0, batch=100).SerializeToString(), SPEC)
+    assert good_request(5, 0, batch=100).ByteSize() < SPEC.max_message_bytes
+    many = WireSpec(BUNDLE.hash, SPEC.shapes, 1000)
+    typed = good_request(5, 0, batch=1000)
+    typed.inputs[0].contents.uint_contents.extend([255] * math.prod(typed.inputs[0].shape))
+    del typed.raw_input_contents[:]
+    assert typed.ByteSize() < many.max_message_bytes
 
 
 def test_a_spec_without_bounds_is_refused() -> None:

@@ -48,7 +48,7 @@ def outcome(read: Any, *args: Any) -> Any:
         return error.fault, str(error)
     return (
         call.exit, call.split, call.payload.shape, call.payload.tobytes(), call.deadline_ms,
-        call.request_id, call.outputs, call.encoding,
+        call.request_id, call.outputs, call.encoding, call.typed,
     )  # fmt: skip
 
 
@@ -132,10 +132,13 @@ def test_what_is_remembered_is_bounded() -> None:
 @pytest.mark.parametrize("outputs", [(), ("confidence",), ("confidence", "prediction")])
 @pytest.mark.parametrize("request_id", ["", "some id"])
 @pytest.mark.parametrize("queue_length", [0, 127, 128, 4096])
+@pytest.mark.parametrize("typed", [False, True])
 def test_a_written_answer_is_the_built_message(
-    outputs: tuple[str, ...], request_id: str, queue_length: int
+    outputs: tuple[str, ...], request_id: str, queue_length: int, typed: bool
 ) -> None:
     message = request(batch=3)
+    if typed:
+        message.inputs[0].contents.uint_contents.extend(message.raw_input_contents.pop())
     message.id = request_id
     for name in outputs:
         message.outputs.add(name=name)

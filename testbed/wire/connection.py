@@ -1,0 +1,185 @@
+"""The device's connection to its server: there when called, silent in between.
+
+A gRPC channel that cannot connect tries again, some twice a second and for ever, whether or not
+anybody calls, and every packet wakes a modem. So a channel that has failed is closed at once, and
+the next call makes a new one.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import Any, Final
+
+import grpc
+
+CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    # A device sends one small frame at a time: it must notice a dead link and come back
+    # within 2 s of the link's return. TCP's own retransmission timer doubles during an
+    # outage, so a connection whose bytes are not acknowledged for 1.5 s is dropped (the
+    # keep-alive's time-out also sets TCP_USER_TIMEOUT), and one whose server gives no sign of
+    # life for 1 + 1.5 s while calls are under way. An attempt at a new one ends after 2 s, which
+    # leaves room for a TLS handshake over a slow link; the kernel repeats a lost SYN after 1 s.
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 1500),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Between calls nothing is sent: neither keep-alives nor measurements of the link's
+    # bandwidth-delay product, which messages of this size have no use for.
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2000),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # A frame is sent once or finished locally, never sent again behind our back.
+    ("grpc.enable_retries", 0),
+    # Each client has its own connection, and no proxy of the environment in between.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+"""https://grpc.github.io/grpc/core/group__grpc__arg__keys.html and
+https://github.com/grpc/grpc/blob/master/doc/connection-backoff.md."""
+
+RECONNECT_S: Final = 0.1
+"""A call that comes sooner after a failure fails as that did, without another attempt."""
+QUIET_S: Final = 2.5
+"""After a call that timed out, so long without another: an attempt to connect has ended by then."""
+_POLL_ENDS_S: Final = 0.3
+"""grpcio's thread that asks for the state looks five times a second whether it may end, and would
+fail aloud on a closed channel."""
+_LOST: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+_SILENT: Final = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.IDLE)
+
+
+class Connection:
+    """Unary calls of bytes to one server; for several threads.
+
+    Args:
+        target: ``host:port``.
+        credentials: of TLS; None connects in the clear.
+        options: channel arguments beside `CHANNEL_OPTIONS`.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        credentials: grpc.ChannelCredentials | None,
+        options: tuple[tuple[str, Any], ...] = (),
+    ) -> None:
+        self._target, self._credentials = target, credentials
+        self._options: list[tuple[str, Any]] = [*CHANNEL_OPTIONS, *options]
+        self._changed = threading.Condition()
+        self._closed = False
+        self._channel: grpc.Channel | None = None
+        self._methods: dict[str, Any] = {}
+        self._calls = 0
+        self._ended_s = 0.0
+        self._failure: grpc.RpcError | None = None
+        self._watched = False
+
+    def call(self, method: str, data: bytes, timeout_s: float) -> bytes:
+        """Send `data` to `method` (``/service/name``) and wait for the answer's bytes.
+
+        Raises:
+            grpc.RpcError: no answer, or another status than OK; also a `grpc.Call`, which
+                says which.
+        """
+        channel, unary = self._begin(method)
+        try:
+            answer: bytes = unary(data, timeout=timeout_s)
+        except grpc.RpcError as error:
+            self._end(channel, error)
+            raise
+        self._end(channel, None)
+        return answer
+
+    def close(self) -> None:
+        """Close it for good; a call under way ends as cancelled."""
+        with self._changed:
+            self._closed = True
+            channel = self._forget(None)
+            self._changed.notify_all()
+        if channel is not None:
+            channel.close()
+
+    def _begin(self, method: str) -> tuple[grpc.Channel, Any]:
+        with self._changed:
+            if self._closed:
+                raise ValueError("the connection is closed")
+            if self._channel is None:
+                last = self._failure
+                if last is not None and time.monotonic() - self._ended_s < RECONNECT_S:
+                    raise last.with_traceback(None)
+                self._channel = self._open()
+            unary = self._methods.get(method)
+            if unary is None:
+                # Without (de)serialisers gRPC hands bytes through, and their number is known.
+                unary = self._methods[method] = self._channel.unary_unary(method)
+            self._calls += 1
+            return self._channel, unary
+
+    def _open(self) -> grpc.Channel:
+        if self._credentials is None:
+            return grpc.insecure_channel(self._target, self._options)
+        return grpc.secure_channel(self._target, self._credentials, self._options)
+
+    def _end(self, channel: grpc.Channel, error: grpc.RpcError | None) -> None:
+        code = error.code() if isinstance(error, grpc.Call) else None
+        lost: grpc.Channel | None = None
+        with self._changed:
+            self._calls -= 1
+            self._ended_s = time.monotonic()
+            if channel is not self._channel:
+                return
+            if code in _LOST:
+                lost = self._forget(error)
+            elif code is grpc.StatusCode.DEADLINE_EXCEEDED and not self._watched:
+                # Is the server slow, or is there not even a connection?
+                self._watched = True
+                threading.Thread(target=self._watch, name="connection", daemon=True).start()
+        if lost is not None:
+            lost.close()
+
+    def _forget(self, error: grpc.RpcError | None) -> grpc.Channel | None:
+        """Take the channel away (with the lock held); who gets it closes it."""
+        channel, self._channel = self._channel, None
+        self._methods, self._failure = {}, error
+        return channel
+
+    def _watch(self) -> None:
+        """Once nobody calls any more, close the channel if it is still trying to connect."""
+        while True:
+            with self._changed:
+                left_s = self._ended_s + QUIET_S - time.monotonic()
+                if self._calls or (left_s > 0 and not self._closed):
+                    self._changed.wait(max(left_s, 0.1))
+                    continue
+                channel, ended_s = self._channel, self._ended_s
+                if channel is None:
+                    self._watched = False
+                    return
+            silent = _is_silent(channel)
+            with self._changed:
+                if self._calls or self._ended_s != ended_s:
+                    continue  # called again meanwhile
+                self._watched = False
+                if silent or self._channel is not channel:
+                    return
+                lost = self._forget(None)
+            if lost is not None:
+                lost.close()
+            return
+
+
+def _is_silent(channel: grpc.Channel) -> bool:
+    """True if the channel is connected, or waits to be called."""
+    seen: queue.SimpleQueue[grpc.ChannelConnectivity] = queue.SimpleQueue()
+    callback = seen.put
+    channel.subscribe(callback)
+    try:
+        return seen.get(timeout=1.0) in _SILENT
+    except queue.Empty:
+        return False
+    finally:
+        channel.unsubscribe(callback)
+        time.sleep(_POLL_ENDS_S)
