@@ -1,11 +1,14 @@
 """The decision problem: simulator, Gymnasium environments, scenarios, clairvoyant bound.
 
-Importing this package does not import gymnasium; `register` (or an installed package's
-entry point) makes the environments known to `gymnasium.make`.
+Importing this package registers the environments where Gymnasium is installed, as packages of
+environments do: ``gymnasium.make("sliproad/Offload-v0")`` works after ``import offload_env``, and
+``gymnasium.make("offload_env:sliproad/Offload-v0")`` without it. Only their names are registered:
+an environment's own module is imported when it is made.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from offload_env.scenario import Scenario, load_scenario, scenario_names
@@ -23,7 +26,13 @@ __all__ = [
 
 
 def register() -> None:
-    """Make ``sliproad/Offload-v0`` and its sisters known to Gymnasium."""
+    """Make ``sliproad/Offload-v0`` and its sisters known to Gymnasium; again does nothing.
+
+    Importing the package has done it already, unless Gymnasium was not installed then.
+
+    Raises:
+        ModuleNotFoundError: if Gymnasium is not installed.
+    """
     from offload_env import registration
 
     registration.register()
@@ -46,3 +55,7 @@ def make_simulator(scenario: str | Scenario, split: str = "train", seed: int = 0
     simulator = Simulator(world)
     simulator.reset(world.plan(int(np.random.default_rng(seed).integers(0, 2**63))))
     return simulator
+
+
+if find_spec("gymnasium") is not None:
+    register()

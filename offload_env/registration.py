@@ -1,12 +1,11 @@
 """Names the environments for `gymnasium.make` and `gymnasium.make_vec`.
 
-Two ways lead here: ``gymnasium.make("offload_env.registration:sliproad/Offload-v0")`` imports
-this module, and `offload_env.register` calls `register` by hand. Gymnasium 1.4 loads no plug-ins.
+``import offload_env`` registers them, and so does any ``gymnasium.make("offload_env:ID")``.
+The older ``gymnasium.make("offload_env.registration:ID")`` still works.
 """
 
 from __future__ import annotations
 
-# Not from `gymnasium` itself: it may be half imported when it calls us as a plug-in.
 from gymnasium.envs import registration
 
 IDS = {
@@ -25,7 +24,7 @@ IDS = {
 
 
 def register() -> None:
-    """Register every id that is not registered yet."""
+    """Register every id that is not registered yet; Gymnasium would warn about a second time."""
     for name, (single, vector) in IDS.items():
         if name not in registration.registry:
             registration.register(
@@ -34,6 +33,3 @@ def register() -> None:
                 vector_entry_point=vector,
                 nondeterministic=vector is None,  # real time is
             )
-
-
-register()
