@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any, overload
+
 
 class SliproadError(Exception):
     """A failure that is not a bug: bad input, a missing file, an absent peer.
@@ -9,16 +13,30 @@ class SliproadError(Exception):
     The command line prints it as one line and exits with code 2.
 
     Args:
-        given: what was given or found.
+        given: what was given or found; or an error to say again, which is how Gymnasium's
+            `AsyncVectorEnv` raises the error of a worker.
         expected: what would have been right.
         mend: what the user can do about it.
     """
 
-    def __init__(self, given: str, *, expected: str, mend: str) -> None:
-        self.given = given
-        self.expected = expected
-        self.mend = mend
+    @overload
+    def __init__(self, given: str, *, expected: str, mend: str) -> None: ...
+
+    @overload
+    def __init__(self, given: SliproadError) -> None: ...
+
+    def __init__(self, given: str | SliproadError, *, expected: str = "", mend: str = "") -> None:
+        if isinstance(given, SliproadError):
+            again = given
+            given, expected, mend = again.given, again.expected, again.mend
+        self.given: str = given
+        self.expected: str = expected
+        self.mend: str = mend
         super().__init__(f"{given}; expected {expected}; {mend}")
+
+    def __reduce__(self) -> tuple[Callable[[], SliproadError], tuple[Any, ...]]:
+        """How to pickle it: worker processes send their errors to their parent."""
+        return partial(type(self), self.given, expected=self.expected, mend=self.mend), ()
 
 
 class DataError(SliproadError):

@@ -66,6 +66,11 @@ class BatchSimulator:
         self.lanes.put(lanes, self._begin(keys))
 
     @property
+    def started(self) -> bool:
+        """Whether all lanes have begun an episode."""
+        return hasattr(self, "lanes")
+
+    @property
     def frame(self) -> NDArray[np.int64]:
         """Number of the frame in front, int64 (B,)."""
         return self.lanes.frame

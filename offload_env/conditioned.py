@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from cnn.errors import ConfigError
 from offload_env.hashing import Keys, draw_batch, unit_batch
 from offload_env.scenario import Scenario, Split
-from offload_env.vector_env import OffloadVectorEnv, StepResult
+from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import MAIN, World
 from testbed.decide.observation import FIELDS, normalise
 
@@ -75,7 +76,7 @@ class ConditionedVectorEnv(OffloadVectorEnv):
     usual keys, ``accuracy_floor`` and ``delay_share`` (B,) of the frame just done.
 
     Args:
-        num_envs, scenario, split, world: as in `OffloadVectorEnv`.
+        num_envs, scenario, split, world, autoreset_mode: as in `OffloadVectorEnv`.
         preferences: what is drawn from; None takes `Preferences.of` without a margin.
     """
 
@@ -87,15 +88,26 @@ class ConditionedVectorEnv(OffloadVectorEnv):
         *,
         world: World | None = None,
         preferences: Preferences | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
     ) -> None:
-        super().__init__(num_envs, scenario, split, world=world)
+        super().__init__(num_envs, scenario, split, world=world, autoreset_mode=autoreset_mode)
         self.preferences = preferences or Preferences.of(self.world, 0.0)
-        self.floor, self.delay_share = np.zeros(num_envs), np.zeros(num_envs)
+        self._floor, self._delay_share = np.zeros(num_envs), np.zeros(num_envs)
+
+    @property
+    def floor(self) -> Floats:
+        """Accuracy floor of each lane's drive, float64 (B,), a copy."""
+        return self._floor.copy()
+
+    @property
+    def delay_share(self) -> Floats:
+        """w_delay / (w_delay + w_energy) of each lane's drive, float64 (B,), a copy."""
+        return self._delay_share.copy()
 
     def _begin(self, lanes: NDArray[np.intp], keys: Keys) -> None:
         super()._begin(lanes, keys)
         floor, share = self.preferences.draw(keys)
-        self.floor[lanes], self.delay_share[lanes] = floor, share
+        self._floor[lanes], self._delay_share[lanes] = floor, share
         price, s = self.world.scenario.price, self.simulator.lanes
         total = price.delay_weight + price.energy_weight
         s.floor[lanes] = floor
@@ -104,25 +116,14 @@ class ConditionedVectorEnv(OffloadVectorEnv):
 
     def _observe(self) -> NDArray[np.float32]:
         observation = super()._observe()
-        observation[:, FLOOR_AT] = normalise(self.floor[:, None], FLOOR_AT)[:, 0]
-        observation[:, SHARE_AT] = normalise(self.delay_share[:, None], SHARE_AT)[:, 0]
+        observation[:, FLOOR_AT] = normalise(self._floor[:, None], FLOOR_AT)[:, 0]
+        observation[:, SHARE_AT] = normalise(self._delay_share[:, None], SHARE_AT)[:, 0]
         return observation
 
-    def step(self, actions: NDArray[np.int64]) -> StepResult:
-        """Run the frame in front of every lane."""
-        s = self.simulator.lanes
-        delay_price, energy_price = s.delay_price.copy(), s.energy_price.copy()
-        asked = {"accuracy_floor": self.floor.copy(), "delay_share": self.delay_share.copy()}
-        observation, reward, terminated, truncated, info = super().step(actions)
-        mine: dict[str, Any] = {
-            "cost_delay": delay_price * info["delay_ms"],
-            "cost_energy": energy_price * info["energy_mj"],
-            **asked,
-        }
-        info.update(mine)
-        if "final_info" in info:
-            info["final_info"].update(mine)
-        return observation, reward, terminated, truncated, info
+    def _advance(self, actions: NDArray[np.int64]) -> tuple[Floats, dict[str, Any]]:
+        asked = {"accuracy_floor": self.floor, "delay_share": self.delay_share}
+        reward, info = super()._advance(actions)
+        return reward, {**info, **asked}
 
 
 def preferring(world: World, floor: float, delay_share: float) -> World:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +10,23 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_ACTIONS
-from cnn.errors import ConfigError
+from cnn.action import N_ACTIONS
+from offload_env.actions import checked_action
+from offload_env.errors import RenderModeError, ResetNeededError
+from offload_env.from_mapping import from_mapping
+from offload_env.picture import Picture, Shown, describe, paint
+from offload_env.resetting import asked_key, checked_seed, draw_key
 from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
-from offload_env.simulator import EXIT, STATUS, Outcome, Simulator
+from offload_env.simulator import EXIT, Outcome, Simulator
 from offload_env.world import World, build_world
 from testbed.decide.observation import OBS_DIM
-
-NAMES = tuple(action.name for action in ACTIONS)
 
 
 def observation_box(n: int) -> gym.Space[NDArray[np.float32]]:
     """The space of n scaled observation elements."""
     box: Any = gym.spaces.Box(-1.0, 1.0, (n,), np.float32)
     return box  # type: ignore[no-any-return]
-
-
-def draw_key(rng: np.random.Generator) -> int:
-    """The key of the next episode."""
-    return int(rng.integers(0, 2**63))
 
 
 class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
@@ -96,24 +94,38 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     Never terminated; truncated after ``n_frames`` frames.
 
     ## Info
+    Numbers only, the same keys and values as those of one lane of `OffloadVectorEnv`:
     ``delay_ms, energy_mj, accuracy (0 or 1), cost, cost_delay, cost_energy, cost_miss,
-    cost_budget, queue_ms (of the frame just done), action (its name), exit_used (whose answer
-    stands, 1..5), status (ok, fallback or skipped), critical``.
+    cost_budget, queue_ms (of the frame just done), action (its canonical number), exit_used
+    (whose answer stands, 1..5), status (index into `offload_env.outcome.STATUS`: 0 ok,
+    1 fallback, 2 skipped), critical``.
 
     ## Arguments
     Args:
-        scenario: name, path of a TOML file, or a `Scenario`.
+        scenario: name, path of a TOML file, or a `Scenario`. A mapping as the only argument
+            holds all of them by name, as RLlib passes them.
         split: ``train`` or ``test``.
         world: a world instead of both.
         lagrange: first value of the multiplier.
-        render_mode: ``ansi`` prints the last frame as a line; None nothing.
+        render_mode: what `render` gives of the last frame: ``ansi`` a line of text,
+            ``rgb_array`` a picture (`offload_env.picture`), None nothing.
 
-    ``reset(options={"key": k})`` starts the episode of key k: the same drive for every
-    policy under comparison.
+    ``reset(options={"key": k})`` starts the episode of key k (0..2^64-1): the same drive for
+    every policy under comparison. Another option is refused.
+
+    Raises:
+        RenderModeError, InvalidResetError, InvalidActionError, ResetNeededError: of
+            `offload_env.errors`, from the method that was given what it cannot use. An action
+            that is refused changes nothing.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}  # noqa: RUF012
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 10,
+    }
+    simulator: Simulator
 
+    @from_mapping
     def __init__(
         self,
         scenario: Scenario | str | Path = "urban-5g",
@@ -123,35 +135,42 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         lagrange: float = 0.0,
         render_mode: str | None = None,
     ) -> None:
+        self.render_mode = check_render_mode(render_mode, self.metadata)
         self.world = world if world is not None else build_world(scenario, split)
+        self.critical_lagrange = 0.0
+        self.set_lagrange(lagrange)
+        self._set_up()
+        self._n_frames = self.world.scenario.timing.n_frames
+        self._critical: list[bool] = self.world.critical.tolist()
+        self._last: Outcome | None = None
+        self._terms = CostTerms(self.world)
+
+    def _set_up(self) -> None:
+        """Simulator and spaces."""
         self.simulator = Simulator(self.world)
         self.action_space = gym.spaces.Discrete(N_ACTIONS)
         self.observation_space = observation_box(OBS_DIM)
-        self.critical_lagrange = 0.0
-        self.set_lagrange(lagrange)
-        self.render_mode = check_render_mode(render_mode)
-        self._n_frames = self.world.scenario.timing.n_frames
-        self._critical: list[bool] = self.world.critical.tolist()
-        self._mask = np.ones(N_ACTIONS, bool)
-        self._last: Outcome | None = None
-        self._terms = CostTerms(self.world)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start another drive."""
-        super().reset(seed=seed)
-        key = episode_key(options, self.np_random)
-        self.simulator.reset(self.world.plan(key))
+        key = asked_key(options)
+        super().reset(seed=checked_seed(seed))
+        self.simulator.reset(self.world.plan(draw_key(self.np_random) if key is None else key))
         self._last = None
-        return self.simulator.observe(), {}
+        return self._observe(), {}
+
+    def _observe(self) -> NDArray[np.float32]:
+        return self.simulator.observe()
 
     def step(
         self, action: np.int64 | int
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Run the frame in front under `action`; the observation is of the next frame."""
         simulator = self.simulator
-        outcome = simulator.step(int(action))
+        check_started(simulator)
+        outcome = simulator.step(checked_action(action, N_ACTIONS))
         self._last = outcome
         critical = self._critical[outcome.row]
         reward = -outcome.cost - self._price(outcome.correct, critical)
@@ -165,13 +184,18 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """bool (20,): every action is legal."""
-        return self._mask
+        return np.ones(N_ACTIONS, bool)
 
-    def render(self) -> str | None:
-        """The last frame as one line."""
-        if self.render_mode != "ansi":
+    def render(self) -> str | Picture | None:
+        """The last frame that ended, as `render_mode` says."""
+        if self.render_mode is None:
             return None
-        return describe(self._last)
+        check_started(self.simulator)
+        if self._last is None:
+            shown = shown_of(self.world, self.simulator.row, 0)
+        else:
+            shown = shown_of(self.world, self._last.row, self.simulator.frame - 1, self._last)
+        return describe(shown) if self.render_mode == "ansi" else paint(self.world, shown)
 
 
 class CostTerms:
@@ -198,35 +222,47 @@ class CostTerms:
             "cost_miss": miss,
             "cost_budget": outcome.cost - ((delay + energy) + miss),
             "queue_ms": outcome.queue_ms,
-            "action": NAMES[outcome.action],
+            "action": outcome.action,
             "exit_used": EXIT[outcome.used],
-            "status": STATUS[outcome.status],
+            "status": outcome.status,
             "critical": critical,
         }
 
 
-def episode_key(options: dict[str, Any] | None, rng: np.random.Generator) -> int:
-    """The key in reset's options, or the next one of the generator."""
-    if options and "key" in options:
-        return int(options["key"]) & (2**64 - 1)
-    return draw_key(rng)
+def check_started(simulator: Simulator) -> None:
+    """Raise `ResetNeededError` before the first ``reset``."""
+    if simulator.frame < 0:
+        raise ResetNeededError(
+            "no drive has begun", expected="reset before step and render", mend="call reset"
+        )
 
 
-def check_render_mode(render_mode: str | None) -> str | None:
-    """``ansi`` or None; raises `ConfigError` otherwise."""
-    if render_mode not in (None, "ansi"):
-        raise ConfigError(
-            f"render_mode {render_mode!r}", expected="'ansi' or None", mend="correct it"
+def check_render_mode(render_mode: str | None, metadata: Mapping[str, Any]) -> str | None:
+    """One of ``metadata["render_modes"]`` or None; raises `RenderModeError` otherwise."""
+    modes: list[str] = metadata["render_modes"]
+    if render_mode is not None and render_mode not in modes:
+        raise RenderModeError(
+            f"render_mode {render_mode}",
+            expected=f"{', '.join(modes)}, or None",
+            mend="choose one of them",
         )
     return render_mode
 
 
-def describe(outcome: Outcome | None) -> str:
-    """One frame as a line of text."""
+def shown_of(world: World, row: int, number: int, outcome: Outcome | None = None) -> Shown:
+    """A frame of the table as `offload_env.picture` shows it, after its outcome or before."""
+    label, track = int(world.table.label[row]), int(world.table.track[row])
     if outcome is None:
-        return "no frame yet"
-    return (
-        f"{NAMES[outcome.action]} {STATUS[outcome.status]} delay {outcome.delay_ms:.1f} ms "
-        f"energy {outcome.energy_mj:.1f} mJ {'right' if outcome.correct else 'wrong'} "
-        f"cost {outcome.cost:.3f}"
+        return Shown(number, label, track)
+    return Shown(
+        number,
+        label,
+        track,
+        action=outcome.action,
+        exit_used=EXIT[outcome.used],
+        status=outcome.status,
+        delay_ms=outcome.delay_ms,
+        energy_mj=outcome.energy_mj,
+        correct=bool(outcome.correct),
+        cost=outcome.cost,
     )

@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 
 from cnn.action import N_ACTIONS, action_from_index
 from cnn.errors import DataError
-from offload_env.env import check_render_mode, episode_key, observation_box
+from offload_env.actions import checked_action
+from offload_env.env import check_render_mode, observation_box
+from offload_env.from_mapping import from_mapping
 from offload_env.live_rig import LiveRig
+from offload_env.outcome import STATUS
+from offload_env.picture import Picture, Shown, describe, paint
+from offload_env.resetting import asked_key, checked_seed, draw_key
 from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
 from offload_env.world import World, build_world
@@ -62,8 +67,12 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     Call `close` to end the processes (``with contextlib.closing(env)``).
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}  # noqa: RUF012
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 10,
+    }
 
+    @from_mapping
     def __init__(
         self,
         scenario: Scenario | str | Path = "urban-5g",
@@ -76,23 +85,23 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         paced: bool = True,
         render_mode: str | None = None,
     ) -> None:
+        self.render_mode = check_render_mode(render_mode, self.metadata)
         self.world = world if world is not None else build_world(scenario, split)
         self.action_space = gym.spaces.Discrete(N_ACTIONS)
         self.observation_space = observation_box(OBS_DIM)
         self.critical_lagrange = 0.0
         self.set_lagrange(lagrange)
-        self.render_mode = check_render_mode(render_mode)
         self._n_frames = n_frames or self.world.scenario.timing.n_frames
         self._rig = LiveRig(self.world, frames, self._n_frames, paced)
-        self._mask = np.ones(N_ACTIONS, bool)
         self._last: Measurement | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start the server (once), a link over the drive's trace, and the device."""
-        super().reset(seed=seed)
-        self._rig.start(episode_key(options, self.np_random))
+        key = asked_key(options)
+        super().reset(seed=checked_seed(seed))
+        self._rig.start(draw_key(self.np_random) if key is None else key)
         self._done = 0
         self._spent_mj = 0.0
         self._last = None
@@ -106,13 +115,15 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Carry out `action` on the frame in hand and wait for the next one's capture."""
         device = self._rig.device
+        chosen = checked_action(action, N_ACTIONS)
         if not self._rig.skipped:
-            device.process(int(action))
-        return self._finish(int(action))
+            device.process(chosen)
+        return self._finish(chosen)
 
     def _finish(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """The frame in hand has ended: wait for the next one, and account for it."""
         device = self._rig.device
+        self._image = self._rig.image
         self._done += 1
         truncated = self._done >= self._n_frames
         if truncated:
@@ -127,22 +138,35 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
             done = replace(done, action=chosen.index, exit_used=chosen.exit)
         self._last = done
         info = self._info(done)
+        self._cost = info["cost"]
         reward = -info["cost"] - self._price(info["accuracy"], info["critical"])
         return observation, float(reward), False, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """bool (20,): every action is legal."""
-        return self._mask
+        return np.ones(N_ACTIONS, bool)
 
-    def render(self) -> str | None:
-        """The last frame as one line."""
-        if self.render_mode != "ansi":
+    def render(self) -> str | Picture | None:
+        """The last frame that ended, as `render_mode` says."""
+        if self.render_mode is None:
             return None
         row = self._last
         if row is None:
-            return "no frame yet"
-        name = action_from_index(row.action).name
-        return f"{name} {row.status} delay {row.delay_ms:.1f} ms energy {row.energy_mj} mJ"
+            shown = Shown(0, image=self._rig.image)
+        else:
+            shown = Shown(
+                self._done - 1,
+                label=row.label,
+                image=self._image,
+                action=row.action,
+                exit_used=row.exit_used,
+                status=STATUS.index(row.status),
+                delay_ms=row.delay_ms,
+                energy_mj=float(row.energy_mj or 0.0),
+                correct=bool(row.correct),
+                cost=self._cost,
+            )
+        return describe(shown) if self.render_mode == "ansi" else paint(self.world, shown)
 
     @property
     def pace_kept(self) -> PaceKept | None:
@@ -194,9 +218,9 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
             "cost": sum(terms.values()),
             **terms,
             "queue_ms": row.queue_ms,
-            "action": action_from_index(row.action).name,
+            "action": row.action,
             "exit_used": row.exit_used,
-            "status": row.status,
+            "status": STATUS.index(row.status),
             "critical": row.label in world.scenario.constraint.critical_classes,
             "measurement": row,
         }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cnn.action import action_from_index
 from cnn.errors import ConfigError
+from offload_env.errors import ResetNeededError
 from offload_env.world import World
 from testbed.device.pace import Pace
 
@@ -51,8 +52,16 @@ class LiveRig:
     def device(self) -> Device:
         """The device of this drive."""
         if self._device is None:
-            raise ConfigError("step before reset", expected="reset first", mend="call reset()")
+            raise ResetNeededError(
+                "no drive has begun", expected="reset before step and render", mend="call reset"
+            )
         return self._device
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """The frame in hand, uint8 (H, W, 3), RGB, as the device captured it."""
+        assert self.device is not None  # raises before the first drive
+        return self._frame.image
 
     @property
     def started_s(self) -> float | None:

@@ -9,7 +9,9 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from offload_env.actions import checked_action
 from offload_env.env import observation_box
+from offload_env.from_mapping import from_mapping
 from offload_env.live import OffloadLiveEnv
 from offload_env.scenario import Scenario, Split
 from offload_env.staged import deciding
@@ -38,6 +40,7 @@ class OffloadLiveStagedEnv(OffloadLiveEnv):
     As `OffloadLiveEnv`.
     """
 
+    @from_mapping
     def __init__(
         self,
         scenario: Scenario | str | Path = "urban-5g",
@@ -75,7 +78,7 @@ class OffloadLiveStagedEnv(OffloadLiveEnv):
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one decision; the frame ends or the device stands further on."""
         device = self._rig.device
-        chosen = int(REPAIR[device.stand, int(action)])
+        chosen = int(REPAIR[device.stand, checked_action(action, N_STAGED)])
         if not self._rig.skipped:
             seen = device.take_stage(chosen)
             if seen is not None:

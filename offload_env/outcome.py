@@ -14,7 +14,10 @@ Bools = NDArray[np.bool_]
 OK: Final = 0
 FALLBACK: Final = 1
 SKIPPED: Final = 2
-STATUS: Final = ("ok", "fallback", "skipped")
+DECIDING: Final = 3
+"""Of a frame that is still open: a staged device has not answered yet."""
+STATUS: Final = ("ok", "fallback", "skipped", "deciding")
+"""Name of each status."""
 
 
 Number = TypeVar("Number", float, Floats)

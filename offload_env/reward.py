@@ -7,6 +7,7 @@ raises or lowers `lagrange` by dual ascent and learns on the reward.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from cnn.errors import ConfigError
@@ -27,12 +28,13 @@ class Multipliers:
         """Set the price of a wrong answer, and (if given) the extra one of critical classes.
 
         Raises:
-            ConfigError: if a price is negative.
+            ConfigError: if a price is negative or no finite number.
         """
-        if value < 0 or (critical is not None and critical < 0):
+        prices = (value,) if critical is None else (value, critical)
+        if not all(0 <= price < math.inf for price in prices):
             raise ConfigError(
-                f"Lagrange multipliers {value} and {critical}",
-                expected="0 or more",
+                f"Lagrange multipliers {', '.join(map(str, prices))}",
+                expected="finite numbers of 0 or more",
                 mend="a multiplier of an inequality is never negative",
             )
         self.lagrange = float(value)

@@ -64,6 +64,7 @@ class Simulator:
         self._features: list[list[float]] = world.features.astype(float).tolist()
         self._ends: list[bool] = world.track_end.tolist()
         self.observer = Observer(world.settings)
+        self.frame = -1  # until the first reset
 
     def reset(self, plan: Plan, rows: Sequence[int] | None = None) -> None:
         """Start an episode.

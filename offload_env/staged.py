@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from offload_env.env import (
-    CostTerms,
-    check_render_mode,
-    describe,
-    episode_key,
-    observation_box,
-)
-from offload_env.reward import Multipliers
-from offload_env.scenario import Scenario, Split
-from offload_env.simulator import Outcome
+from offload_env.actions import checked_action
+from offload_env.env import OffloadEnv, check_started, observation_box
+from offload_env.outcome import DECIDING
 from offload_env.staged_simulator import StagedSimulator
-from offload_env.world import World, build_world
 from testbed.decide.observation import STAGED_OBS_DIM
-from testbed.decide.stages import LEGAL, N_STAGED, REPAIR, staged_name
+from testbed.decide.stages import CANONICAL, LEGAL, N_STAGED, REPAIR
 
 __all__ = ["OffloadStagedEnv", "deciding"]
 
 
-class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
+class OffloadStagedEnv(OffloadEnv):
     """Decide again after every exit that the device evaluates, knowing its confidence.
 
     ## Description
@@ -81,62 +72,41 @@ class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     Never terminated; truncated when ``n_frames`` frames are done.
 
     ## Info
-    As `OffloadEnv`, and ``frame_done``. While a frame is open, figures are 0, the action is
-    the one taken and the status ``deciding``. ``action`` of a finished frame is the
-    canonical action that it amounts to: the pair sent, if one was (``exit_used`` says which
-    exit's answer stands).
+    As `OffloadEnv`, and ``frame_done``. While a frame is open, figures are 0, ``action`` is
+    the pair that was run just now and the status 3 (deciding). ``action`` of a finished frame
+    is the canonical action that it amounts to: the pair sent, if one was (``exit_used`` says
+    which exit's answer stands).
 
     ## Arguments
     As `OffloadEnv`.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}  # noqa: RUF012
+    simulator: StagedSimulator
 
-    def __init__(
-        self,
-        scenario: Scenario | str | Path = "urban-5g",
-        split: Split = "train",
-        *,
-        world: World | None = None,
-        lagrange: float = 0.0,
-        render_mode: str | None = None,
-    ) -> None:
-        self.world = world if world is not None else build_world(scenario, split)
+    def _set_up(self) -> None:
         self.simulator = StagedSimulator(self.world)
         self.action_space = gym.spaces.Discrete(N_STAGED)
         self.observation_space = observation_box(STAGED_OBS_DIM)
-        self.critical_lagrange = 0.0
-        self.set_lagrange(lagrange)
-        self.render_mode = check_render_mode(render_mode)
-        self._n_frames = self.world.scenario.timing.n_frames
-        self._critical: list[bool] = self.world.critical.tolist()
-        self._terms = CostTerms(self.world)
-        self._last: Outcome | None = None
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start another drive."""
-        super().reset(seed=seed)
-        self.simulator.reset(self.world.plan(episode_key(options, self.np_random)))
-        self._last = None
-        return self.simulator.observe_staged(), {}
+    def _observe(self) -> NDArray[np.float32]:
+        return self.simulator.observe_staged()
 
     def step(
         self, action: np.int64 | int
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one decision; the frame ends or the device stands further on."""
         simulator = self.simulator
-        chosen = int(REPAIR[simulator.stand, int(action)])
+        check_started(simulator)
+        chosen = int(REPAIR[simulator.stand, checked_action(action, N_STAGED)])
         outcome = simulator.take(chosen)
         if outcome is None:
-            return self.simulator.observe_staged(), 0.0, False, False, deciding(chosen)
+            return simulator.observe_staged(), 0.0, False, False, deciding(chosen)
         self._last = outcome
         critical = self._critical[outcome.row]
         info = self._terms.info(outcome, critical)
         info["frame_done"] = True
         return (
-            self.simulator.observe_staged(),
+            simulator.observe_staged(),
             -outcome.cost - self._price(outcome.correct, critical),
             False,
             simulator.frame >= self._n_frames,
@@ -145,11 +115,8 @@ class OffloadStagedEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """bool (36,): what is legal where the device stands."""
+        check_started(self.simulator)
         return np.array(LEGAL[self.simulator.stand])
-
-    def render(self) -> str | None:
-        """The last finished frame as one line."""
-        return describe(self._last) if self.render_mode == "ansi" else None
 
 
 def deciding(action: int) -> dict[str, Any]:
@@ -170,9 +137,9 @@ def deciding(action: int) -> dict[str, Any]:
     )
     return {
         **zeros,
-        "action": staged_name(action),
+        "action": int(CANONICAL[action]),
         "exit_used": 0,
-        "status": "deciding",
+        "status": DECIDING,
         "critical": False,
         "frame_done": False,
     }

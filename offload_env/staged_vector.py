@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from cnn.action import N_EXITS
-from offload_env.batch import EXIT, OFFLOADS, BatchSimulator
+from offload_env.batch import EXIT, OFFLOADS
 from offload_env.env import observation_box
+from offload_env.outcome import DECIDING
 from offload_env.staged_batch import StagedBatchSimulator
-from offload_env.vector_env import Bools, Floats, OffloadVectorEnv, StepResult, frame_info
+from offload_env.vector_env import Bools, Floats, OffloadVectorEnv, frame_info
 from testbed.decide.observation import STAGED_OBS_DIM
 from testbed.decide.stages import ANSWER, CANONICAL, HURRIES, LEGAL, N_STAGED, REPAIR
-
-DECIDING: Final = 3
-"""Status of a lane whose frame is still open."""
 
 
 class OffloadStagedVectorEnv(OffloadVectorEnv):
     """`OffloadStagedEnv` for ``num_envs`` drives at once; lane k equals a single one.
 
-    As `OffloadVectorEnv` (seeds, same-step autoreset); lanes finish their frames at
+    As `OffloadVectorEnv` (seeds, autoreset, options); lanes finish their frames at
     different steps. ``info["frame_done"]`` (bool (B,)) says in which lanes the figures are
     those of a finished frame; elsewhere they are 0 and the status is 3 (deciding).
     """
 
     simulator: StagedBatchSimulator
 
-    def _make_simulator(self) -> BatchSimulator:
-        return StagedBatchSimulator(self.world, self.num_envs)
-
-    def _set_spaces(self) -> None:
+    def _set_up(self) -> None:
+        self.simulator = StagedBatchSimulator(self.world, self.num_envs)
         self.single_action_space = gym.spaces.Discrete(N_STAGED)
         self.single_observation_space = observation_box(STAGED_OBS_DIM)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
 
     def _observe(self) -> NDArray[np.float32]:
         return self.simulator.observe_staged()
 
-    def step(self, actions: NDArray[np.int64]) -> StepResult:
-        """Take one decision in every lane."""
+    def _advance(self, actions: NDArray[np.int64]) -> tuple[Floats, dict[str, Any]]:
         simulator, s = self.simulator, self.simulator.lanes
-        chosen = REPAIR[simulator.stand, np.asarray(actions, np.int64)]
+        chosen = REPAIR[simulator.stand, actions]
         skip = s.queue > self.world.scenario.timing.max_queue_ms
         answer = chosen == ANSWER
         canonical = CANONICAL[chosen]
@@ -67,20 +59,19 @@ class OffloadStagedVectorEnv(OffloadVectorEnv):
         critical = self.world.critical.take(outcome.row)
         reward = np.zeros(self.num_envs)
         reward[ended] = -outcome.cost - self._price(outcome.correct, critical)
+        if self.render_mode is not None:
+            self._show(ended, outcome)
+        prices = simulator.lanes.delay_price[ended], simulator.lanes.energy_price[ended]
         info: dict[str, Any] = {"frame_done": done}
-        for name, values in frame_info(self.world, outcome, critical).items():
+        for name, values in frame_info(self.world, outcome, critical, *prices).items():
             info[name] = np.zeros(self.num_envs, values.dtype)
             info[name][ended] = values
         info["status"][~done] = DECIDING
         info["action"][~done] = canonical[~done]
-        truncated = (simulator.frame >= self._n_frames) & done
-        observation = self._autoreset(truncated, info)
-        return observation, reward, np.zeros(self.num_envs, bool), truncated, info
+        return reward, info
 
     def action_masks(self) -> Bools:
         """bool (B, 36): what is legal where each lane's device stands."""
+        self._check_started()
         masks: Bools = LEGAL[self.simulator.stand]
         return masks
-
-
-__all__ = ["DECIDING", "Floats", "OffloadStagedVectorEnv"]

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from cnn.action import N_ACTIONS
 from cnn.errors import ConfigError
-from offload_env.batch import EXIT, BatchOutcome, BatchSimulator
-from offload_env.env import draw_key, observation_box
+from offload_env.actions import checked_actions
+from offload_env.batch import EXIT, BatchSimulator
+from offload_env.env import check_render_mode, observation_box, shown_of
+from offload_env.errors import ResetNeededError
+from offload_env.from_mapping import from_mapping
 from offload_env.hashing import Keys
+from offload_env.outcome import BatchOutcome, Outcome
+from offload_env.picture import Picture, Shown, describe, paint
+from offload_env.resetting import LaneSeeds, Seeds, asked_keys, asked_lanes, checked_options
 from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
 from offload_env.world import World, build_world
@@ -28,53 +33,50 @@ Bools = NDArray[np.bool_]
 StepResult = tuple[NDArray[np.float32], Floats, Bools, Bools, dict[str, Any]]
 
 
-class LaneSeeds:
-    """One generator a lane, seeded as Gymnasium seeds the members of a vector."""
-
-    def __init__(self, n: int) -> None:
-        self._rngs = [np.random.default_rng() for _ in range(n)]
-
-    def seed(self, seed: int | Sequence[int | None] | None) -> None:
-        """An int seeds lane k with seed + k; a list seeds each lane; None goes on."""
-        if seed is None:
-            return
-        n = len(self._rngs)
-        seeds = [seed + k for k in range(n)] if isinstance(seed, int) else list(seed)
-        if len(seeds) != n:
-            raise ConfigError(f"{len(seeds)} seeds", expected=f"{n}", mend="give one a lane")
-        for k, value in enumerate(seeds):
-            if value is not None:
-                self._rngs[k] = seeding.np_random(value)[0]
-
-    def keys(self, lanes: NDArray[np.intp]) -> Keys:
-        """Keys of the next episodes of some lanes."""
-        return np.array([draw_key(self._rngs[k]) for k in lanes.tolist()], np.uint64)
-
-
 class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], Any, Any]):
     """`OffloadEnv` for ``num_envs`` drives at once; lane k equals a single one step for step.
 
     Seeds as in Gymnasium: ``reset(seed=s)`` gives lane k the drive of
     ``OffloadEnv.reset(seed=s + k)``.
 
-    Autoreset is **same-step** (`AutoresetMode.SAME_STEP`): a step that truncates returns the
-    first observation of the next drive; ``info["final_obs"]`` (float32 (B, 33), rows where
-    ``info["_final_obs"]``) is the last one of the drive that ended. ``info`` otherwise holds
-    arrays (B,) of the frame just done in every lane, also in the step that truncates:
-    ``delay_ms, energy_mj, accuracy, cost, cost_delay, cost_energy, cost_miss, queue_ms,
-    action (canonical number), exit_used (1..5), status (0 ok, 1 fallback, 2 skipped),
-    critical``.
+    What a step does in a lane whose drive has ended is `autoreset_mode`, as in
+    `gymnasium.vector.SyncVectorEnv` (https://farama.org/Vector-Autoreset-Mode):
+
+    * ``SAME_STEP``, the default: the step that truncates returns the first observation of the
+      next drive; ``info["final_obs"]`` (float32 (B, 33), rows where ``info["_final_obs"]``) is
+      the last one of the drive that ended. The other keys describe the frame just done in every
+      lane, also in this step; ``info["final_info"]`` holds them once more.
+    * ``NEXT_STEP``, what Gymnasium's vector wrappers and RLlib expect: the step that truncates
+      returns the last observation. The step after it begins the next drive, whatever the
+      action: its reward is 0. As in Gymnasium, ``info["_KEY"]`` (bool (B,)) says which lanes
+      have run a frame and so have a value of each ``KEY``; elsewhere it is 0.
+    * ``DISABLED``: the lane must be reset with ``reset(options={"reset_mask": mask})``.
+
+    ``info`` holds arrays (B,) with the keys and values of `OffloadEnv`.
 
     Args:
         num_envs: lanes.
-        scenario, split, world, lagrange: as in `OffloadEnv`.
+        scenario, split, world, lagrange, render_mode: as in `OffloadEnv`; `render` gives one
+            picture or line a lane.
+        autoreset_mode: of `gymnasium.vector.AutoresetMode`, or its value, such as ``NextStep``.
+        max_episode_steps: steps after which a drive is truncated, if it has not ended before;
+            None or -1: only its end does.
+
+    Raises:
+        RenderModeError, InvalidResetError, InvalidActionError, ResetNeededError: as in
+            `OffloadEnv`.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012
-        "render_modes": [],
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 10,
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
 
+    single_action_space: gym.spaces.Discrete
+    simulator: BatchSimulator
+
+    @from_mapping
     def __init__(
         self,
         num_envs: int = 1,
@@ -84,52 +86,53 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         world: World | None = None,
         lagrange: float = 0.0,
         render_mode: str | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        max_episode_steps: int | None = None,
     ) -> None:
-        if num_envs < 1:
-            raise ConfigError(f"num_envs {num_envs}", expected="at least 1", mend="give more")
-        if render_mode is not None:
-            raise ConfigError(
-                f"render_mode {render_mode!r}", expected="None", mend="render a single environment"
-            )
+        num_envs = _positive("num_envs", num_envs)
+        self.render_mode = check_render_mode(render_mode, self.metadata)
+        self.autoreset_mode = _mode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.world = world if world is not None else build_world(scenario, split)
         self.num_envs = num_envs
-        self.render_mode = None
-        self._set_spaces()
         self.critical_lagrange = 0.0
         self.set_lagrange(lagrange)
-        self.simulator = self._make_simulator()
+        self._set_up()
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._n_actions = int(self.single_action_space.n)
         self._seeds = LaneSeeds(num_envs)
         self._n_frames = self.world.scenario.timing.n_frames
-        self._all = np.arange(num_envs)
-        self._true, self._false = np.ones(num_envs, bool), np.zeros(num_envs, bool)
+        self._limit = _step_limit(max_episode_steps)
+        self._steps = np.zeros(num_envs, np.int64)
+        self._ended = np.zeros(num_envs, bool)
+        """Lanes whose drive ended in the step before and has not begun again."""
+        self._shown: list[Shown | None] = [None] * num_envs
 
-    def _make_simulator(self) -> BatchSimulator:
-        return BatchSimulator(self.world, self.num_envs)
-
-    def _set_spaces(self) -> None:
+    def _set_up(self) -> None:
+        """Simulator and spaces of one lane."""
+        self.simulator = BatchSimulator(self.world, self.num_envs)
         self.single_action_space = gym.spaces.Discrete(N_ACTIONS)
         self.single_observation_space = observation_box(OBS_DIM)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
 
     def reset(
         self,
         *,
-        seed: int | Sequence[int | None] | None = None,
+        seed: Seeds = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start another drive in every lane.
 
-        ``options`` may hold ``keys`` (uint64 (B,)), the episodes to run, or ``reset_mask``
-        (bool (B,)), the lanes to reset.
+        ``options`` may hold ``key`` (an integer for all lanes, or one a lane) or ``keys``
+        (uint64 (B,)), the episodes to run, and ``reset_mask`` (bool (B,)), the lanes to reset;
+        the others go on, their seeds too.
         """
-        self._seeds.seed(seed)
-        options = options or {}
-        mask = options.get("reset_mask")
-        lanes = self._all if mask is None else np.flatnonzero(mask)
-        keys = np.asarray(options["keys"], np.uint64) if "keys" in options else None
-        keys = self._seeds.keys(lanes) if keys is None else keys[lanes]
-        self._begin(lanes, keys)
+        given = checked_options(options, ("key", "keys", "reset_mask"))
+        lanes, keys = asked_lanes(given, self.num_envs), asked_keys(given, self.num_envs)
+        if len(lanes) < self.num_envs:
+            self._check_started()
+        self._seeds.seed(seed, lanes)
+        self._begin(lanes, self._seeds.keys(lanes) if keys is None else keys[lanes])
         return self._observe(), {}
 
     def _begin(self, lanes: NDArray[np.intp], keys: Keys) -> None:
@@ -137,51 +140,167 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
             self.simulator.reset(keys)
         else:
             self.simulator.reset_some(lanes, keys)
+        self._steps[lanes] = 0
+        self._ended[lanes] = False
+        if self.render_mode is not None:
+            for lane in lanes.tolist():
+                self._shown[lane] = None
 
     def _observe(self) -> NDArray[np.float32]:
         return self.simulator.observe()
 
     def step(self, actions: NDArray[np.int64]) -> StepResult:
-        """Run the frame in front of every lane."""
-        outcome = self.simulator.step(actions)
-        critical = self.world.critical.take(outcome.row)
-        reward = -outcome.cost - self._price(outcome.correct, critical)
-        info = frame_info(self.world, outcome, critical)
+        """Take one decision in every lane; the observations are of the next ones."""
+        self._check_started()
+        chosen = checked_actions(actions, self.num_envs, self._n_actions)
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
+            raise ResetNeededError(
+                f"the drive of lane {int(self._ended.argmax())} has ended",
+                expected="a reset before its next step",
+                mend="reset(options={'reset_mask': terminated | truncated})",
+            )
+        reward, info = self._advance(chosen)
         truncated = self.simulator.frame >= self._n_frames
-        observation = self._autoreset(truncated, info)
+        if self._limit is not None:
+            self._steps += 1
+            truncated |= self._steps >= self._limit
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            observation = self._begin_in_same_step(truncated, info)
+        else:
+            if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+                self._begin_in_next_step(reward, truncated, info)
+            self._ended = truncated.copy()
+            observation = self._observe()
         return observation, reward, np.zeros(self.num_envs, bool), truncated, info
 
-    def _autoreset(self, truncated: Bools, info: dict[str, Any]) -> NDArray[np.float32]:
+    def _advance(self, actions: NDArray[np.int64]) -> tuple[Floats, dict[str, Any]]:
+        """Run the frame in front of every lane: reward, float64 (B,), and info."""
+        outcome = self.simulator.step(actions)
+        critical = self.world.critical.take(outcome.row)
+        reward: Floats = -outcome.cost - self._price(outcome.correct, critical)
+        if self.render_mode is not None:
+            self._show(np.arange(self.num_envs), outcome)
+        s = self.simulator.lanes
+        return reward, frame_info(self.world, outcome, critical, s.delay_price, s.energy_price)
+
+    def _begin_in_same_step(self, truncated: Bools, info: dict[str, Any]) -> NDArray[np.float32]:
+        """Lanes that ended begin the next drive; what ended goes into `info`."""
         observation = self._observe()
         if truncated.any():
-            info["final_obs"], info["_final_obs"] = observation, truncated
             # The usual keys always describe the frame just done: also the final one.
-            info["final_info"] = {k: v for k, v in info.items() if not k.endswith("final_obs")}
-            info["_final_info"] = truncated
+            info["final_info"] = {name: values.copy() for name, values in info.items()}
+            info["_final_info"] = truncated.copy()
+            info["final_obs"], info["_final_obs"] = observation, truncated.copy()
             lanes = np.flatnonzero(truncated)
             self._begin(lanes, self._seeds.keys(lanes))
             observation = self._observe()
         return observation
 
+    def _begin_in_next_step(self, reward: Floats, truncated: Bools, info: dict[str, Any]) -> None:
+        """Lanes that ended in the step before begin the next drive instead of running a frame.
+
+        They were stepped beyond their end with the others, which costs less than to leave them
+        out; nothing of that is kept.
+        """
+        ran = ~self._ended
+        if not ran.all():
+            lanes = np.flatnonzero(self._ended)
+            self._begin(lanes, self._seeds.keys(lanes))
+            reward[lanes], truncated[lanes] = 0.0, False
+            for values in info.values():
+                values[lanes] = 0
+        info.update({f"_{name}": ran.copy() for name in info})
+
     def action_masks(self) -> Bools:
         """bool (B, 20): every action is legal."""
         return np.ones((self.num_envs, N_ACTIONS), bool)
 
+    def render(self) -> tuple[str | Picture, ...] | None:
+        """The last frame that ended in every lane, as `render_mode` says."""
+        if self.render_mode is None:
+            return None
+        self._check_started()
+        rows = self.simulator.row.tolist()
+        shown = [s or shown_of(self.world, rows[k], 0) for k, s in enumerate(self._shown)]
+        if self.render_mode == "ansi":
+            return tuple(describe(s) for s in shown)
+        return tuple(paint(self.world, s) for s in shown)
 
-def frame_info(world: World, outcome: BatchOutcome, critical: Bools) -> dict[str, Any]:
-    """The info arrays of one frame in every lane."""
+    def _show(self, lanes: NDArray[np.intp], outcome: BatchOutcome) -> None:
+        """Keep the frames that ended in `lanes` for `render`."""
+        frames = self.simulator.frame.tolist()
+        columns = [values.tolist() for values in outcome]
+        for lane, *values in zip(lanes.tolist(), *columns, strict=True):
+            one = Outcome._make(values)
+            self._shown[lane] = shown_of(self.world, one.row, frames[lane] - 1, one)
+
+    def _check_started(self) -> None:
+        if not self.simulator.started:
+            raise ResetNeededError(
+                "no drive has begun", expected="reset of all lanes first", mend="call reset"
+            )
+
+
+def frame_info(
+    world: World, outcome: BatchOutcome, critical: Bools, delay_price: Floats, energy_price: Floats
+) -> dict[str, Any]:
+    """The info of the frames in `outcome`, arrays (B,), new ones.
+
+    Args:
+        world: for the other prices.
+        outcome: of B frames.
+        critical: bool (B,), of each frame's class.
+        delay_price, energy_price: float64 (B,), of a millisecond and of a millijoule.
+    """
     price = world.scenario.price
+    delay, energy = delay_price * outcome.delay_ms, energy_price * outcome.energy_mj
+    miss = price.miss * outcome.miss
     return {
         "delay_ms": outcome.delay_ms,
         "energy_mj": outcome.energy_mj,
         "accuracy": outcome.correct.astype(np.float64),
         "cost": outcome.cost,
-        "cost_delay": (price.delay_weight / world.delay_ref_ms) * outcome.delay_ms,
-        "cost_energy": (price.energy_weight / world.energy_ref_mj) * outcome.energy_mj,
-        "cost_miss": price.miss * outcome.miss,
+        "cost_delay": delay,
+        "cost_energy": energy,
+        "cost_miss": miss,
+        "cost_budget": (
+            outcome.cost - ((delay + energy) + miss)
+            if price.energy_budget_mj
+            else np.zeros(len(miss))
+        ),
         "queue_ms": outcome.queue_ms,
-        "action": outcome.action,
+        "action": outcome.action.copy(),  # it may be the caller's own array
         "exit_used": EXIT.take(outcome.used),
         "status": outcome.status,
         "critical": critical,
     }
+
+
+def _mode(mode: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError as error:
+        raise ConfigError(
+            f"autoreset_mode {mode}",
+            expected=", ".join(m.value for m in AutoresetMode),
+            mend="choose one of them",
+        ) from error
+
+
+def _step_limit(max_episode_steps: int | None) -> int | None:
+    """As `gymnasium.make` reads it: neither None nor -1 limits anything."""
+    unlimited = max_episode_steps is None or max_episode_steps == -1
+    return None if unlimited else _positive("max_episode_steps", max_episode_steps)
+
+
+def _positive(name: str, value: Any) -> int:
+    """An integer of at least 1; raises `ConfigError`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ConfigError(
+            f"{name} {value}", expected="an integer of at least 1", mend="give another number"
+        )
+    return number

@@ -27,6 +27,7 @@ from offload_env.derived import (
 )
 from offload_env.hashing import Keys, draw, draw_batch, unit, unit_batch
 from offload_env.plan import Plan, Plans
+from offload_env.read_only import read_only, read_only_fields
 from offload_env.scenario import SPLITS, Scenario, Split, load_scenario
 from offload_env.server_load import CELL_MS
 from offload_env.sources import load_cost, load_table, load_traces
@@ -222,6 +223,8 @@ def _assemble(
     train_table: FrameTable | None,
 ) -> World:
     check_fit(table, cost)
+    # Environments hand the world out: what it shares must not be edited through it.
+    table, traces = read_only_fields(table), [read_only_fields(trace) for trace in traces]
     if train_table is None:
         train_table = table if split == "train" else load_table(scenario, "train")
     pool = TracePool(traces)
@@ -249,8 +252,6 @@ def _assemble(
         "standing_ms": standing_ms(cost),
         "resumed_ms": resumed_ms(cost),
     }
-    for array in arrays.values():
-        array.setflags(write=False)
     critical = np.isin(table.label, constraint.critical_classes)
     return World(
         scenario=scenario,
@@ -268,10 +269,10 @@ def _assemble(
         settings=settings,
         delay_ref_ms=delay_ref,
         energy_ref_mj=cost.busy_mw * delay_ref / 1e3,
-        correct=table.correct,
-        critical=critical,
-        features=normalise(table.features, FEATURES_AT),
-        track_start=table.track_starts().astype(np.int64),
-        track_end=np.diff(table.track, append=-1) != 0,
-        **arrays,
+        correct=read_only(table.correct),
+        critical=read_only(critical),
+        features=read_only(normalise(table.features, FEATURES_AT)),
+        track_start=read_only(table.track_starts().astype(np.int64)),
+        track_end=read_only(np.diff(table.track, append=-1) != 0),
+        **{name: read_only(array) for name, array in arrays.items()},
     )

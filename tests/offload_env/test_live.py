@@ -21,6 +21,7 @@ from cnn.bundle import load_bundle
 from cnn.errors import ConfigError
 from offload_env.live import OffloadLiveEnv
 from offload_env.live_staged import OffloadLiveStagedEnv
+from offload_env.outcome import STATUS
 from offload_env.world import World
 from testbed.decide.observation import (
     OBS_DIM,
@@ -84,7 +85,7 @@ def test_every_step_is_a_real_frame(live: OffloadLiveEnv) -> None:
         observation, reward, terminated, truncated, info = live.step(action)
         row = info["measurement"]
         assert live.observation_space.contains(observation)
-        assert (row.frame_id, info["action"], terminated) == (i, name, False)
+        assert (row.frame_id, info["action"], terminated) == (i, action, False)
         assert truncated == (i == len(wanted) - 1)
         assert info["accuracy"] == float(row.prediction == row.label)
         assert info["delay_ms"] == row.delay_ms > 0
@@ -104,7 +105,7 @@ def test_what_was_sent_is_observed(live: OffloadLiveEnv) -> None:
     observation, *_ = live.step(action_index(1, 1))
     assert observation[age] == 1.0
     observation, *_, info = live.step(action_index(5, 0))
-    if info["status"] == "ok":
+    if STATUS[info["status"]] == "ok":
         assert observation[age] < 0.5
 
 
@@ -169,7 +170,7 @@ def test_a_staged_policy_decides_here_as_in_the_device_process(
             assert info["accuracy"] == float(rows[-1].correct)
             assert reward == pytest.approx(-info["cost"])
         else:
-            assert (reward, info["status"], info["delay_ms"]) == (0.0, "deciding", 0.0)
+            assert (reward, STATUS[info["status"]], info["delay_ms"]) == (0.0, "deciding", 0.0)
 
     with ServerProcess() as server:
         command = [sys.executable, "-m", "testbed", "device", "--server", server.target]
@@ -190,9 +191,9 @@ def test_an_illegal_staged_action_is_read_as_the_nearest_legal_one(
 ) -> None:
     staged.reset(seed=6)
     *_, info = staged.step(ANSWER)  # before any look: look at exit 1
-    assert (info["frame_done"], info["action"]) == (False, "e1s1")
+    assert (info["frame_done"], info["action"]) == (False, action_index(1, 1))
     *_, info = staged.step(action_index(3, 0))  # a split that lies behind: split here
-    assert (info["frame_done"], info["action"]) == (True, "e3s1")
+    assert (info["frame_done"], info["action"]) == (True, action_index(3, 1))
 
 
 def test_step_before_reset_is_an_error(world: World) -> None:

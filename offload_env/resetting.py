@@ -1,0 +1,172 @@
+"""What ``reset`` may be given: seeds and options, checked before anything changes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from gymnasium.utils import seeding
+from numpy.typing import NDArray
+
+from offload_env.errors import InvalidResetError
+from offload_env.hashing import Keys
+
+MAX_KEY: Final = 2**64 - 1
+"""Greatest key of an episode."""
+Seeds = int | Sequence[int | None] | NDArray[np.integer] | None
+Lanes = NDArray[np.intp]
+
+
+def draw_key(rng: np.random.Generator) -> int:
+    """The key of the next episode."""
+    return int(rng.integers(0, 2**63))
+
+
+def episode_key(options: Mapping[str, Any] | None, rng: np.random.Generator) -> int:
+    """The key in reset's options, or the next one of the generator.
+
+    Raises:
+        InvalidResetError: if another option is given, or the key is not an integer of 64 bits.
+    """
+    key = asked_key(options)
+    return draw_key(rng) if key is None else key
+
+
+def asked_key(options: Mapping[str, Any] | None) -> int | None:
+    """The key in the options of a single environment's ``reset``; raises as `episode_key`."""
+    options = checked_options(options, ("key",))
+    return checked_key(options["key"]) if "key" in options else None
+
+
+def checked_options(options: Mapping[str, Any] | None, known: Iterable[str]) -> Mapping[str, Any]:
+    """The options, none of them unknown; raises `InvalidResetError`."""
+    if options is None:
+        return {}
+    expected = f"a dict of {', '.join(known)}"
+    if not isinstance(options, Mapping):
+        raise InvalidResetError(
+            f"reset options of type {type(options).__name__}", expected=expected, mend="correct it"
+        )
+    unknown = [str(name) for name in options if name not in known]
+    if unknown:
+        raise InvalidResetError(
+            f"unknown reset option {', '.join(unknown)}", expected=expected, mend="leave it out"
+        )
+    return options
+
+
+def checked_key(key: Any) -> int:
+    """A key as a Python integer; raises `InvalidResetError`."""
+    try:
+        number = operator.index(key)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= MAX_KEY:
+        said = key if isinstance(key, str | int | float) else f"of type {type(key).__name__}"
+        raise InvalidResetError(
+            f"reset option key {said}",
+            expected="an integer from 0 to 2^64 - 1",
+            mend="give the key of an episode",
+        )
+    return number
+
+
+def asked_keys(options: Mapping[str, Any], n: int) -> Keys | None:
+    """The keys in the options of a vector's ``reset``, uint64 (n,).
+
+    ``key``: one integer for all lanes, as Gymnasium's vectors pass it to each member, or one a
+    lane; ``keys``: one a lane.
+
+    Raises:
+        InvalidResetError: if both are given, or one is of the wrong length or no integer.
+    """
+    given = [name for name in ("key", "keys") if name in options]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise InvalidResetError("reset options key and keys", expected="one of them", mend="choose")
+    value = options[given[0]]
+    if isinstance(value, np.ndarray) and value.dtype == np.uint64 and value.shape == (n,):
+        return value.copy()
+    array = np.asarray(value, object)
+    if given == ["key"] and array.ndim == 0:
+        return np.full(n, checked_key(value), np.uint64)
+    if array.shape != (n,):
+        raise InvalidResetError(
+            f"reset option {given[0]} of shape {array.shape}",
+            expected=f"{n} keys, one a lane",
+            mend="give one a lane, or the same to all lanes with key",
+        )
+    return np.array([checked_key(key) for key in array.tolist()], np.uint64)
+
+
+def asked_lanes(options: Mapping[str, Any], n: int) -> Lanes:
+    """Lanes to reset: those of the option ``reset_mask`` (bool (n,)), or all.
+
+    Raises:
+        InvalidResetError: if the mask is of another form, or names no lane.
+    """
+    if "reset_mask" not in options:
+        return np.arange(n)
+    mask = np.asarray(options["reset_mask"])
+    if mask.shape != (n,) or mask.dtype != np.bool_ or not mask.any():
+        raise InvalidResetError(
+            f"reset option reset_mask of shape {mask.shape} and type {mask.dtype}, "
+            f"{np.count_nonzero(mask)} true",
+            expected=f"{n} bools, at least one of them true",
+            mend="name the lanes to reset",
+        )
+    return np.flatnonzero(mask)
+
+
+def checked_seed(seed: Any) -> int | None:
+    """A seed as a Python integer, or None; raises `InvalidResetError`."""
+    if seed is None:
+        return None
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if number < 0:
+        said = seed if isinstance(seed, str | int | float) else f"of type {type(seed).__name__}"
+        raise InvalidResetError(
+            f"seed {said}", expected="an integer of at least 0, or None", mend="give another seed"
+        )
+    return number
+
+
+class LaneSeeds:
+    """One generator a lane, seeded as Gymnasium seeds the members of a vector."""
+
+    def __init__(self, n: int) -> None:
+        self._rngs = [np.random.default_rng() for _ in range(n)]
+
+    def seed(self, seed: Seeds, lanes: Lanes | None = None) -> None:
+        """Seed some lanes, by default all.
+
+        Args:
+            seed: an integer seeds lane k with seed + k; a sequence holds one seed a lane, None
+                among them lets a lane go on; None lets all go on.
+            lanes: intp (K,); the others go on.
+
+        Raises:
+            InvalidResetError: if there is another number of seeds than lanes, or one is not an
+                integer of at least 0.
+        """
+        n = len(self._rngs)
+        if isinstance(seed, Sequence) or (isinstance(seed, np.ndarray) and seed.ndim):
+            seeds = [checked_seed(value) for value in seed]
+        else:
+            first = checked_seed(seed)
+            seeds = [None if first is None else first + k for k in range(n)]
+        if len(seeds) != n:
+            raise InvalidResetError(f"{len(seeds)} seeds", expected=f"{n}", mend="give one a lane")
+        for k in range(n) if lanes is None else lanes.tolist():
+            if (value := seeds[k]) is not None:
+                self._rngs[k] = seeding.np_random(value)[0]
+
+    def keys(self, lanes: Lanes) -> Keys:
+        """Keys of the next episodes of some lanes."""
+        return np.array([draw_key(self._rngs[k]) for k in lanes.tolist()], np.uint64)
