@@ -47,7 +47,7 @@ def checked_actions(actions: Any, n_envs: int, n: int) -> NDArray[np.int64]:
     except (TypeError, ValueError):  # of unequal lengths, or a tensor that is not on the CPU
         _refuse(f"actions {_said(actions)}", expected)
     if array.shape != (n_envs,) or array.dtype.kind not in "iub":
-        _refuse(f"actions {_said(array)}", expected)
+        _refuse(f"actions {_said(array if array.ndim else actions)}", expected)
     numbers = array.astype(np.int64, copy=False)
     # As unsigned numbers the negative ones are large: one comparison instead of two.
     outside = numbers.view(np.uint64) >= n
