@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from cnn.errors import ConfigError
+from offload_env.from_mapping import from_mapping
 from offload_env.hashing import Keys, draw_batch, unit_batch
 from offload_env.scenario import Scenario, Split
 from offload_env.vector_env import OffloadVectorEnv
@@ -80,6 +81,7 @@ class ConditionedVectorEnv(OffloadVectorEnv):
         preferences: what is drawn from; None takes `Preferences.of` without a margin.
     """
 
+    @from_mapping
     def __init__(
         self,
         num_envs: int = 1,

@@ -56,7 +56,7 @@ Floats = NDArray[np.float64]
 _TRACE, _OFFSET, _SERVER, _JITTER, _TRACKS = 0, 1, 2, 3, 8
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class World:
     """Everything that does not change within a scenario and split.
 
@@ -110,6 +110,10 @@ class World:
     features: NDArray[np.float32]
     track_start: NDArray[np.int64]
     track_end: NDArray[np.bool_]
+
+    def __repr__(self) -> str:
+        """Its name and split: Gymnasium prints the arguments of an environment it cannot make."""
+        return f"World({self.scenario.name!r}, {self.split!r})"
 
     def plan(self, key: int) -> Plan:
         """The episode of one 64-bit key."""

@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from PIL import Image
 
 import offload_env
 from cnn.action import ACTIONS, N_EXITS, action_index
@@ -94,6 +96,23 @@ def test_every_step_is_a_real_frame(live: OffloadLiveEnv) -> None:
         elif row.status == "ok":
             assert row.transfer_ms >= 10.0  # the link's round trip
         assert reward == pytest.approx(-info["cost"])
+
+
+def test_a_picture_shows_the_frame_itself(
+    live: OffloadLiveEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "render_mode", "rgb_array")
+    live.reset(seed=3)
+    seen = Image.fromarray(live._rig.image).resize((120, 120))
+    before = live.render()
+    live.step(action_index(1, 1))
+    after = live.render()
+    for picture in (before, after):  # then it is the frame just done, not the next one
+        assert isinstance(picture, np.ndarray)
+        np.testing.assert_array_equal(picture[12:132, 16:136], np.array(seen))
+    assert not np.array_equal(before, after)
+    monkeypatch.setattr(live, "render_mode", "ansi")
+    assert str(live.render()).startswith("e1s1 ")
 
 
 def test_what_was_sent_is_observed(live: OffloadLiveEnv) -> None:
@@ -196,6 +215,22 @@ def test_an_illegal_staged_action_is_read_as_the_nearest_legal_one(
     assert (info["frame_done"], info["action"]) == (True, action_index(3, 1))
 
 
-def test_step_before_reset_is_an_error(world: World) -> None:
-    with pytest.raises(ConfigError, match="reset"):
-        OffloadLiveEnv(world=world).step(0)
+@pytest.mark.parametrize("kind", [OffloadLiveEnv, OffloadLiveStagedEnv])
+def test_what_cannot_be_used_is_refused_before_anything_starts(kind: Any, world: World) -> None:
+    env = kind({"world": world, "render_mode": "ansi"})
+    for early in (lambda: env.step(0), env.render):
+        with pytest.raises(gym.error.ResetNeeded, match="reset"):
+            early()
+    with pytest.raises(ConfigError, match="unknown reset option kye"):
+        env.reset(options={"kye": 1})
+
+
+def test_an_action_outside_the_space_is_refused(
+    live: OffloadLiveEnv, staged: OffloadLiveStagedEnv
+) -> None:
+    for env in (live, staged):
+        env.reset(seed=8)
+        for action in (-1, 36, 1.0, "1"):
+            with pytest.raises(gym.error.InvalidAction, match="expected an integer"):
+                env.step(action)  # type: ignore[arg-type]
+        env.step(action_index(1, 1))

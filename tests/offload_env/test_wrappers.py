@@ -208,8 +208,11 @@ def test_rllib_passes_all_arguments_in_one_dict(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_an_unknown_argument_is_named(name: str) -> None:
+def test_an_unknown_argument_is_named(name: str, world: World) -> None:
     with pytest.raises(TypeError, match="colour"):
         gym.make(name, colour="red")
     with pytest.raises(TypeError, match="colour"):
         gym.make_vec(name, 2, colour="red")
+    with pytest.raises(TypeError, match="colour") as caught:
+        gym.make(name, colour="red", world=world)
+    assert len(str(caught.value)) < 300
