@@ -23,11 +23,14 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from cnn.action import N_ACTIONS
+from cnn.errors import ConfigError
 from offload_env.batch import FALLBACK, LOCAL_ARRAY, SKIPPED
+from offload_env.resetting import checked_options
 from offload_env.vector_env import OffloadVectorEnv
 
 
@@ -71,6 +74,9 @@ class OffloadVecEnv(VecEnv):
     Attributes:
         multiplier: price of a wrong answer in the reward, moved by the dual ascent.
         sums: what happened since the last rollout.
+
+    Raises:
+        ConfigError: if `env` resets in another way.
     """
 
     def __init__(
@@ -79,6 +85,12 @@ class OffloadVecEnv(VecEnv):
         actions: Sequence[int] = range(N_ACTIONS),
         doubt: NDArray[np.float32] | None = None,
     ) -> None:
+        if env.autoreset_mode is not AutoresetMode.SAME_STEP:
+            raise ConfigError(
+                f"autoreset_mode {env.autoreset_mode.value}",
+                expected="SameStep, which stable-baselines3 needs",
+                mend="make the vector environment without autoreset_mode",
+            )
         self.env = env
         self.multiplier = 0.0
         self.table = np.asarray(actions, np.int64)
@@ -91,10 +103,17 @@ class OffloadVecEnv(VecEnv):
         self._tail_price = env.world.cost.radio.tail_mw / 1e3  # mJ a ms
 
     def reset(self) -> NDArray[np.float32]:
-        """Start every lane anew, with the seeds given to `seed` if there are any."""
+        """Start every lane anew, with what was given to `seed` and `set_options`, if anything.
+
+        Raises:
+            InvalidResetError: if the options hold anything but a ``key`` for every lane.
+        """
         seeds = [s for s in self._seeds if s is not None]
-        observation, _ = self.env.reset(seed=seeds[0] if seeds else None)
+        given = [checked_options(options, ("key",)) for options in self._options]
+        options = {"key": [lane.get("key") for lane in given]} if any(given) else None
+        observation, _ = self.env.reset(seed=seeds[0] if seeds else None, options=options)
         self._reset_seeds()
+        self._reset_options()
         return np.array(observation, np.float32)
 
     def step_async(self, actions: NDArray[np.int64]) -> None:

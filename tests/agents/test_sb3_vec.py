@@ -10,6 +10,8 @@ import pytest
 from agents.doubt import doubt
 from agents.sb3_vec import OffloadVecEnv
 from cnn.action import N_ACTIONS
+from cnn.errors import ConfigError
+from offload_env.errors import InvalidResetError
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import LOCAL
 
@@ -48,6 +50,28 @@ def test_observations_rewards_and_ends_are_the_environments(make_world) -> None:
                 assert infos[lane]["TimeLimit.truncated"]
             else:
                 assert infos[lane] == {}
+
+
+def test_options_reach_the_lanes_once_or_are_refused(make_world) -> None:
+    world = make_world(20.0, n_frames=7)
+    adapter = OffloadVecEnv(OffloadVectorEnv(3, world=world))
+    native = OffloadVectorEnv(3, world=world)
+    adapter.set_options({"key": 5})
+    np.testing.assert_array_equal(adapter.reset(), native.reset(options={"key": 5})[0])
+    adapter.set_options([{"key": 5}, {"key": 6}, {"key": 7}])
+    np.testing.assert_array_equal(adapter.reset(), native.reset(options={"keys": [5, 6, 7]})[0])
+    adapter.seed(2)
+    np.testing.assert_array_equal(adapter.reset(), native.reset(seed=2)[0])
+    for wrong in ({"kye": 5}, [{"key": 5}, {}, {"key": 7}]):
+        adapter.set_options(wrong)
+        with pytest.raises(InvalidResetError, match="key"):
+            adapter.reset()
+
+
+def test_only_same_step_resets_fit(make_world) -> None:
+    env = OffloadVectorEnv(3, world=make_world(20.0), autoreset_mode="NextStep")
+    with pytest.raises(ConfigError, match="NextStep; expected SameStep"):
+        OffloadVecEnv(env)
 
 
 def test_sums_are_means_over_all_lanes(make_world) -> None:
