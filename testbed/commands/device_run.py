@@ -70,11 +70,12 @@ def task_told(policy: Path | None, task: Task | None, given: dict[str, Any]) -> 
     """
     from testbed.decide.task import contradictions, told, untold_note
 
+    found = told(task, given)
     if policy is not None and task is None:
         warn(untold_note(policy, given))
     for line in contradictions(task, given, TASK_FLAGS):
         warn(line)
-    return told(task, given)
+    return found
 
 
 def explorer_of(policy: AnyPolicy, epsilon: float, seed: int) -> ExploringPolicy:
