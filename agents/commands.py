@@ -11,6 +11,7 @@ from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
 
 if TYPE_CHECKING:
     from offload_env.world import World
+    from testbed.decide.policy_bundle import PolicyBundle
     from testbed.decide.staged_policy import AnyPolicy
 
 agent_app = typer.Typer(no_args_is_help=True, help="Train, evaluate and export policies.")
@@ -158,25 +159,81 @@ def evaluate(
 
 @agent_app.command()
 def export(
-    run: Annotated[Path, typer.Option(help="Folder that `sliproad agent train` wrote.")],
     out: Annotated[Path, typer.Option(help="Policy file to write, .policy.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Folder that `sliproad agent train` wrote.")
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Policy file to write again instead, with the task it was trained for."),
+    ] = None,
+    scenario: Annotated[
+        str,
+        typer.Option(help="With --policy: what it was trained on; the file's own if left out."),
+    ] = "",
+    from_records: Annotated[
+        Path | None, typer.Option(help="The records that it was trained on, if any.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Write the best model of a training run as a policy file that needs numpy alone."""
-    from agents.checkpoint import load_best
-    from agents.config import TrainConfig
-    from agents.export import write
-    from agents.train import policy_of
-    from offload_env.world import build_world
+    """Write the best model of a training run as a policy file that needs numpy alone.
 
-    config = TrainConfig.load(run / "config.json")
-    model, figures = load_best(config.algo, run)
-    bundle = policy_of(model, config, build_world(config.scenario, "train"), figures)
+    The file carries the policy's task: floor, weights, timing, device. With --policy, a file of
+    format 1, which does not, is written again: the same weights, and the task.
+    """
+    from agents.export import write
+    from cnn.errors import ConfigError
+
+    if (run is None) == (policy is None):
+        raise ConfigError(
+            f"--run {run or 'missing'} and --policy {policy or 'missing'}",
+            expected="exactly one of the two",
+            mend="give the run to export, or the policy file to write again",
+        )
+    if run is not None:
+        bundle = _exported(run, from_records)
+    else:
+        assert policy is not None
+        bundle = _written_again(policy, scenario, from_records)
     path = write(bundle, out)
     size = path.stat().st_size
     typer.echo(f"{path}: {size} bytes, for model bundle {bundle.manifest['bundle_hash'][:12]}")
     if json:
         emit_json({"policy": str(path), "bytes": size, "manifest": dict(bundle.manifest)})
+
+
+def _exported(run: Path, records: Path | None) -> PolicyBundle:
+    """The best model of a run, as a policy in the world that it was trained in."""
+    from agents.checkpoint import load_best
+    from agents.config import TrainConfig
+    from agents.task import task_of
+    from agents.train import policy_of
+    from cnn.errors import DataError
+    from offload_env.world import build_world
+    from testbed.decide.policy_bundle import PolicyBundle
+
+    config = TrainConfig.load(run / "config.json")
+    model, figures = load_best(config.algo, run)
+    world = _recorded_world(config.scenario, records) or build_world(config.scenario, "train")
+    written = run / "agent.policy"
+    if written.is_file() and PolicyBundle.load(written).task not in (None, task_of(world)):
+        raise DataError(
+            f"run {run}, whose agent.policy has another task than its scenario sets now",
+            expected="the scenario, and the records if any, that it was trained with",
+            mend="give --from-records, put the scenario back, or use that agent.policy as it is",
+        )
+    return policy_of(model, config, world, figures)
+
+
+def _written_again(path: Path, scenario: str, records: Path | None) -> PolicyBundle:
+    """A policy file's content with the task of the world that it was trained in."""
+    from agents.task import with_task
+    from offload_env.world import build_world
+    from testbed.decide.policy_bundle import PolicyBundle
+
+    bundle = PolicyBundle.load(path)
+    name = scenario or str(bundle.manifest.get("scenario"))
+    return with_task(bundle, _recorded_world(name, records) or build_world(name, "train"))
 
 
 def _recorded_world(scenario: str, records: Path | None) -> World | None:
@@ -213,7 +270,9 @@ def _test_world(scenario: str, traces: Path | None, frames: Path | None) -> Worl
 def _agents(path: Path | None, staged_path: Path | None, world: World) -> dict[str, AnyPolicy]:
     """The agents to evaluate, by name; empty if none is given and none is shipped."""
     from agents.shipped import shipped_agents
+    from agents.task import warn_of_other_task
     from testbed.decide.policy import load_policy
+    from testbed.decide.policy_bundle import PolicyBundle
     from testbed.decide.staged_policy import load_staged_policy
 
     model_hash = world.table.bundle_hash
@@ -222,6 +281,9 @@ def _agents(path: Path | None, staged_path: Path | None, world: World) -> dict[s
         given["agent"] = load_policy(path, model_hash)
     if staged_path is not None:
         given["staged-agent"] = load_staged_policy(staged_path, model_hash)
+    for file in (path, staged_path):
+        if file is not None:
+            warn_of_other_task(file, PolicyBundle.load(file), world)
     agents = given or shipped_agents(world)
     if not agents:
         stderr_console().print(

@@ -30,6 +30,7 @@ from agents.prediction import Floats
 from agents.rollout import episode_keys, simulate
 from agents.sb3_vec import OffloadVecEnv
 from agents.supervisor import VALIDATION_SEED_OFFSET
+from agents.task import task_of
 from agents.train import ppo_settings
 from offload_env.conditioned import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
 from offload_env.world import World
@@ -222,6 +223,7 @@ class _Watch(BaseCallback):
             algorithm="ppo",
             metrics={},
             provenance={"config": asdict(config), "frames": world.table.source},
+            task=task_of(world, self.env.preferences),
         )
         return self.env.stretch.fold(bundle)
 

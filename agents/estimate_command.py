@@ -33,6 +33,7 @@ def estimate(
     """
     from agents.from_records import log_of
     from agents.off_policy import estimate as run_estimate
+    from agents.task import warn_of_other_log, warn_of_other_task
     from offload_env.world import build_world
     from testbed.decide.policy import policy_from_bundle
     from testbed.decide.policy_bundle import PolicyBundle
@@ -49,7 +50,10 @@ def estimate(
             mend="estimate a policy of `sliproad agent train` that decides once a frame",
         )
     world = build_world(scenario or str(bundle.manifest["scenario"]), "train")
-    found = run_estimate(log_of(runs, world), candidate, world, seed=seed)
+    log = log_of(runs, world)
+    warn_of_other_task(policy, bundle, world)
+    warn_of_other_log(policy, bundle, log.observation)
+    found = run_estimate(log, candidate, world, seed=seed)
     typer.echo(
         f"{found.frames} frames; the candidate agrees with {100 * found.match:.1f} % of them, "
         f"worth {found.effective_frames:.0f} frames of its own"

@@ -21,8 +21,9 @@ import cnn
 from cnn.action import Action
 from cnn.errors import BundleError
 from testbed.decide.observation import FIELDS, SCHEMA_HASH, STAGED_FIELDS, STAGED_SCHEMA_HASH
-from testbed.decide.policy_bundle import FORMAT, STAGED_KIND, PolicyBundle
+from testbed.decide.policy_bundle import STAGED_KIND, PolicyBundle
 from testbed.decide.stages import staged_name
+from testbed.decide.task import Task
 
 _ACTIVATIONS: Final[Mapping[type[nn.Module], str]] = {nn.Tanh: "tanh", nn.ReLU: "relu"}
 
@@ -74,6 +75,7 @@ def bundle_of(
     algorithm: str,
     metrics: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    task: Task | None = None,
 ) -> PolicyBundle:
     """Policy bundle of a trained model.
 
@@ -86,11 +88,13 @@ def bundle_of(
         algorithm: of `agents.config.ALGORITHMS`.
         metrics: figures of its evaluation, with what they were measured on.
         provenance: command, seed, steps and settings.
+        task: what it was trained for (`agents.task.task_of`); None makes a file that does not
+            say, of format 1.
     """
     weights, biases, activation = layers_of(model)
     staged = isinstance(model, MaskablePPO)
     manifest = {
-        **_manifest(actions, name, bundle_hash, scenario, staged),
+        **_manifest(actions, name, bundle_hash, scenario, task, staged),
         "kind": STAGED_KIND if staged else "mlp",
         "layers": len(weights),
         "activation": activation,
@@ -103,10 +107,12 @@ def bundle_of(
     return PolicyBundle(manifest, arrays)
 
 
-def static_bundle(action: Action, bundle_hash: str, scenario: str) -> PolicyBundle:
+def static_bundle(
+    action: Action, bundle_hash: str, scenario: str, task: Task | None = None
+) -> PolicyBundle:
     """Policy bundle that always takes `action`, for comparing on a live device."""
     manifest = {
-        **_manifest([action.index], f"static {action.name}", bundle_hash, scenario),
+        **_manifest([action.index], f"static {action.name}", bundle_hash, scenario, task),
         "kind": "static",
         "algorithm": "static",
         "metrics": {},
@@ -116,10 +122,15 @@ def static_bundle(action: Action, bundle_hash: str, scenario: str) -> PolicyBund
 
 
 def _manifest(
-    actions: Sequence[int], name: str, bundle_hash: str, scenario: str, staged: bool = False
+    actions: Sequence[int],
+    name: str,
+    bundle_hash: str,
+    scenario: str,
+    task: Task | None,
+    staged: bool = False,
 ) -> dict[str, Any]:
     return {
-        "format": FORMAT,
+        **({} if task is None else {"task": task.to_json()}),
         "name": name,
         "actions": [int(a) for a in actions],
         "action_names": [staged_name(a) for a in actions],

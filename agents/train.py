@@ -26,6 +26,7 @@ from agents.rollout import episode_keys
 from agents.sb3_vec import OffloadVecEnv
 from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
 from agents.supervisor import VALIDATION_SEED_OFFSET, Progress, Supervisor
+from agents.task import task_of
 from cnn.errors import ConfigError
 from offload_env.staged_vector import OffloadStagedVectorEnv
 from offload_env.vector_env import OffloadVectorEnv
@@ -187,7 +188,7 @@ def _result(config: TrainConfig, out: Path, world: World, progress: Progress) ->
 def policy_of(
     model: Any, config: TrainConfig, world: World, validation: dict[str, float]
 ) -> PolicyBundle:
-    """Policy bundle of a model trained with `config` in `world`, with its promise."""
+    """Policy bundle of a model trained with `config` in `world`, with its task and its promise."""
     bundle = bundle_of(
         model,
         actions=config.outputs,
@@ -207,6 +208,7 @@ def policy_of(
             "traces": len(world.pool),
             "numpy": np.__version__,
         },
+        task=task_of(world),
     )
     keys = episode_keys(config.seed + VALIDATION_SEED_OFFSET, config.validate_drives)
     promise = promise_of(world, any_policy_from_bundle(bundle), keys)

@@ -20,6 +20,11 @@ def stderr_console() -> Console:
     return Console(stderr=True)
 
 
+def warn(text: str) -> None:
+    """One line on standard error about what the user should know, and may have meant."""
+    typer.echo(f"warning: {text}", err=True)
+
+
 def emit_json(result: dict[str, Any]) -> None:
     """Print `result` as one line of strict JSON (NaN and infinity become null)."""
     typer.echo(json.dumps(_plain(result), allow_nan=False))

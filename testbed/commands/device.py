@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cnn.console import JsonFlag, SeedOption, emit_json
+from cnn.console import JsonFlag, SeedOption, emit_json, warn
 from cnn.errors import ConfigError
 from testbed.service.log import quiet_libraries
 
@@ -58,24 +58,39 @@ def device(
     ] = None,
     n_frames: Annotated[int, typer.Option(min=1, help="Frames to process.")] = 300,
     fps: Annotated[
-        float, typer.Option(min=0, help="Camera frames per second; 0: next when free.")
-    ] = 10.0,
+        float | None,
+        typer.Option(
+            min=0,
+            help="Camera frames per second, 0: next when free; the policy's (10) if left out.",
+        ),
+    ] = None,
     pace: Annotated[
         str | None,
         typer.Option(
-            help="Emulate a slower device: a cost model's file, or shipped. Scaled to "
-            "--full-local-ms if given. The machine as it is if left out."
+            help="Emulate a slower device: a cost model's file, or shipped. Scaled to the full "
+            "local time that the policy is told. The machine as it is if left out."
         ),
     ] = None,
     timeout_ms: Annotated[
-        float, typer.Option(help="Milliseconds after which an answer is given up.")
-    ] = 250.0,
+        float | None,
+        typer.Option(
+            help="Milliseconds after which an answer is given up; the policy's (250) if left out."
+        ),
+    ] = None,
     deadline_ms: Annotated[
-        float, typer.Option(help="Milliseconds of delay beyond which a frame counts as missed.")
-    ] = 100.0,
+        float | None,
+        typer.Option(
+            help="Milliseconds of delay beyond which a frame counts as missed; "
+            "the policy's (100) if left out."
+        ),
+    ] = None,
     max_queue_ms: Annotated[
-        float, typer.Option(help="Milliseconds of queueing beyond which a frame is skipped.")
-    ] = 200.0,
+        float | None,
+        typer.Option(
+            help="Milliseconds of queueing beyond which a frame is skipped; "
+            "the policy's (200) if left out."
+        ),
+    ] = None,
     breaker: Annotated[
         int,
         typer.Option(min=0, help="Failures in a row that stop offloading until a probe; 0: off."),
@@ -93,24 +108,38 @@ def device(
         str, typer.Option(help="Energy meter: model, rapl, jetson, battery, nvml or none.")
     ] = "model",
     power: Annotated[
-        str, typer.Option(help="Power profile of the model meter, DEVICE+MODEM.")
-    ] = "jetson-nano+5g-nsa-lowband",
+        str | None,
+        typer.Option(
+            help="Power profile of the model meter, DEVICE+MODEM; "
+            "the policy's (jetson-nano+5g-nsa-lowband) if left out."
+        ),
+    ] = None,
     accuracy_floor: Annotated[
-        float, typer.Option(help="Accuracy constraint that the policy is told, 0..1.")
-    ] = 0.95,
+        float | None,
+        typer.Option(
+            help="Accuracy constraint that the policy is told, 0..1; its own (0.95) if left out."
+        ),
+    ] = None,
     delay_share: Annotated[
-        float, typer.Option(help="Weight of delay against energy that the policy is told, 0..1.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            help="Weight of delay against energy that the policy is told, 0..1; "
+            "its own (0.5) if left out."
+        ),
+    ] = None,
     full_local: Annotated[
         float | None,
         typer.Option(
             "--full-local-ms",
             min=0.01,
-            help="Milliseconds of full local processing that the policy is told; "
-            "measured in a tight loop if not given.",
+            help="Milliseconds of full local processing that the policy is told; its own if left "
+            "out, or measured in a tight loop if it has none.",
         ),
     ] = None,
-    tech: Annotated[str, typer.Option(help="Radio technology: 5G or LTE.")] = "5G",
+    tech: Annotated[
+        str | None,
+        typer.Option(help="Radio technology, 5G or LTE; the policy's (5G) if left out."),
+    ] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="Model bundle folder; the shipped one if left out.")
     ] = None,
@@ -126,6 +155,9 @@ def device(
 ) -> None:
     """Run a device: every frame is decided on, computed, sent if so decided, and measured.
 
+    A policy file brings its task: what it is told, the pace of the frames, the patience with the
+    server. An option that contradicts it is used, and said so. In brackets: without a policy file.
+
     Ends after the given number of frames, or cleanly at SIGTERM or Ctrl-C, with what was
     measured written.
     """
@@ -140,12 +172,13 @@ def device(
         explorer_of,
         report,
         run_device,
+        task_told,
         tls_of,
     )
-    from testbed.decide.observation import Observer, Settings
+    from testbed.decide.observation import Observer
     from testbed.device.device import Device, DeviceConfig
     from testbed.device.frames import open_frames, prepared
-    from testbed.device.full_local import full_local_ms
+    from testbed.device.full_local import full_local_ms, speed_note
     from testbed.device.pace import Pace
     from testbed.meters.available import open_meter
     from testbed.records.summary import summarise
@@ -160,14 +193,26 @@ def device(
         )
     if server is not None:
         parse_address(server, "--server")
-    if tech not in ("5G", "LTE"):
-        raise ConfigError(f"--tech {tech}", expected="5G or LTE", mend="use one of them")
+    model = load_bundle(bundle)
+    chosen, own = chosen_policy(policy, action, model.hash)
+    given = {
+        "tech": tech,
+        "accuracy_floor": accuracy_floor,
+        "delay_share": delay_share,
+        "full_local_ms": full_local,
+        "period_ms": 1e3 / fps if fps else fps,
+        "timeout_ms": timeout_ms,
+        "deadline_ms": deadline_ms,
+        "max_queue_ms": max_queue_ms,
+        "power": power,
+    }
+    task = task_told(policy, own, given)
     config = DeviceConfig(
-        period_ms=1e3 / fps if fps else 0.0,
-        timeout_ms=timeout_ms,
-        deadline_ms=deadline_ms,
-        max_queue_ms=max_queue_ms,
-        pace=Pace.load(pace, full_local) if pace is not None else None,
+        period_ms=task.period_ms,
+        timeout_ms=task.timeout_ms,
+        deadline_ms=task.deadline_ms,
+        max_queue_ms=task.max_queue_ms,
+        pace=Pace.load(pace, task.full_local_ms) if pace is not None else None,
         breaker_failures=breaker,
         seed=seed,
         frame_encoding=frame_encoding,
@@ -175,19 +220,18 @@ def device(
         probe_bytes=probe_bytes,
         probe_stale_s=probe_stale_s,
     )
-    model = load_bundle(bundle)
-    chosen = chosen_policy(policy, action, model.hash)
     explorer = explorer_of(chosen, explore, seed) if explore else None
     acting = explorer or chosen
     runtime = SplitRuntime(model, threads)
     runtime.warm()
-    settings = Settings(
-        radio_5g=tech == "5G",
-        accuracy_floor=accuracy_floor,
-        delay_share=delay_share,
-        full_local_ms=full_local
-        or (config.pace.full_local_ms if config.pace is not None else full_local_ms(runtime)),
-    )
+    own_speed_ms = None
+    if config.pace is not None:
+        own_speed_ms = config.pace.full_local_ms
+    elif full_local is None:
+        own_speed_ms = full_local_ms(runtime)
+    if note := speed_note(own_speed_ms, task.full_local_ms):
+        warn(note)
+    settings = task.settings(own_speed_ms)
     stream = open_frames(frames, model.config.input_size, seed=seed, data=data, n=n_frames)
     if not frames.startswith("camera:"):
         stream = prepared(stream)
@@ -204,8 +248,9 @@ def device(
         "server": server,
         "emulation": config.describe(),
         "period_ms": config.period_ms,
-        "timeout_ms": timeout_ms,
-        "max_queue_ms": max_queue_ms,
+        "timeout_ms": config.timeout_ms,
+        "max_queue_ms": config.max_queue_ms,
+        "task": {**task.to_json(), "full_local_ms": settings.full_local_ms},
         "frame_encoding": frame_encoding,
         "probe_budget_per_min": probe_budget,
         "probe_bytes": probe_bytes,
@@ -214,13 +259,13 @@ def device(
     try:
         if client is not None:
             client.connect(CONNECT_TIMEOUT_S)
-        with open_meter(meter, power) as reader:
+        with open_meter(meter, task.power) as reader:
             unit = Device(runtime, client, acting, Observer(settings), reader, config)
             rows = run_device(unit, stream, n_frames, out, source, explorer)
     finally:
         if client is not None:
             client.close()
-    result = {"policy": acting.name, **summarise(rows, deadline_ms)}
+    result = {"policy": acting.name, **summarise(rows, config.deadline_ms)}
     result["probes"] = sum(row.probes for row in rows)
     result["probe_bytes"] = sum(row.probe_bytes for row in rows)
     result["pace"] = None if unit.pace_kept is None else unit.pace_kept.to_json()

@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from cnn.console import stderr_console
+from cnn.console import stderr_console, warn
 from cnn.errors import ConfigError
 
 if TYPE_CHECKING:
     from testbed.decide.explore import ExploringPolicy
     from testbed.decide.staged_policy import AnyPolicy
+    from testbed.decide.task import Task
     from testbed.device.device import Device
     from testbed.records.measurement import Measurement
     from testbed.wire.tls import TlsFiles
 
 
-def chosen_policy(path: Path | None, action: str | None, bundle_hash: str) -> AnyPolicy:
-    """The policy of a file, or one action for every frame; raises `ConfigError` if not one."""
+TASK_FLAGS: Final = {
+    "tech": "--tech",
+    "accuracy_floor": "--accuracy-floor",
+    "delay_share": "--delay-share",
+    "full_local_ms": "--full-local-ms",
+    "period_ms": "--fps",
+    "timeout_ms": "--timeout-ms",
+    "deadline_ms": "--deadline-ms",
+    "max_queue_ms": "--max-queue-ms",
+    "power": "--power",
+}
+"""The flag of each field of a task that the command line may set."""
+
+
+def chosen_policy(
+    path: Path | None, action: str | None, bundle_hash: str
+) -> tuple[AnyPolicy, Task | None]:
+    """The policy of a file and its task, or one action for every frame.
+
+    Raises:
+        ConfigError: unless exactly one of the two is given.
+        BundleError: if the file cannot be used.
+    """
     from cnn.action import Action
     from testbed.decide.policy import StaticPolicy
-    from testbed.decide.staged_policy import load_any_policy
+    from testbed.decide.policy_bundle import PolicyBundle
+    from testbed.decide.staged_policy import any_policy_from_bundle
 
     if (path is None) == (action is None):
         raise ConfigError(
@@ -30,9 +53,29 @@ def chosen_policy(path: Path | None, action: str | None, bundle_hash: str) -> An
             expected="exactly one of the two",
             mend="give a policy file, or an action such as e3s1",
         )
-    if path is not None:
-        return load_any_policy(path, bundle_hash)
-    return StaticPolicy(Action.parse(action or ""))
+    if path is None:
+        return StaticPolicy(Action.parse(action or "")), None
+    bundle = PolicyBundle.load(path)
+    bundle.check_fit(bundle_hash)
+    return any_policy_from_bundle(bundle), bundle.task
+
+
+def task_told(policy: Path | None, task: Task | None, given: dict[str, Any]) -> Task:
+    """The task that the device runs; what contradicts the policy's, or is assumed, is said.
+
+    Args:
+        policy: the policy file, if there is one.
+        task: what it says.
+        given: flags by field of the task; None is not given.
+    """
+    from testbed.decide.task import contradictions, told, untold_note
+
+    found = told(task, given)
+    if policy is not None and task is None:
+        warn(untold_note(policy, given))
+    for line in contradictions(task, given, TASK_FLAGS):
+        warn(line)
+    return found
 
 
 def explorer_of(policy: AnyPolicy, epsilon: float, seed: int) -> ExploringPolicy:

@@ -73,9 +73,13 @@ class Observer:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self.tell(settings)
+        self.reset(0.0)
+
+    def tell(self, settings: Settings) -> None:
+        """The task is another from now on; what was learnt stays."""
         self.settings = settings
         self._constants = settings.scaled()
-        self.reset(0.0)
 
     def reset(self, now_s: float) -> None:
         """Forget everything; the drive starts at `now_s`."""

@@ -180,12 +180,12 @@ class NetworkPolicy:
         return actions
 
 
-NOT_FORMAT_1: Final = (KeyError, IndexError, TypeError, ValueError)
+MALFORMED: Final = (KeyError, IndexError, TypeError, ValueError)
 """What reading a manifest or arrays of another form raises."""
 
 
 def network_arguments(bundle: PolicyBundle) -> dict[str, Any]:
-    """What a network policy of either kind is made with; raises one of `NOT_FORMAT_1`."""
+    """What a network policy of either kind is made with; raises one of `MALFORMED`."""
     manifest = bundle.manifest
     n = int(manifest["layers"])
     return {
@@ -195,11 +195,11 @@ def network_arguments(bundle: PolicyBundle) -> dict[str, Any]:
     }
 
 
-def not_format_1(error: Exception) -> BundleError:
+def malformed(error: Exception) -> BundleError:
     """The error of a bundle whose manifest or arrays have another form."""
     return BundleError(
         f"policy bundle with {type(error).__name__}: {error}",
-        expected="the arrays and keys of format 1",
+        expected="the arrays and keys of a policy file",
         mend="export the policy again with `sliproad agent export`",
     )
 
@@ -217,8 +217,8 @@ def policy_from_bundle(bundle: PolicyBundle) -> NetworkPolicy | StaticPolicy:
             return StaticPolicy(int(manifest["actions"][0]), manifest["name"])
         if kind == "mlp":
             return NetworkPolicy(**network_arguments(bundle))
-    except NOT_FORMAT_1 as error:
-        raise not_format_1(error) from error
+    except MALFORMED as error:
+        raise malformed(error) from error
     if kind == STAGED_KIND:
         raise BundleError(
             "a staged policy, which decides several times within a frame",

@@ -20,10 +20,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.errors import BundleError
+from cnn.errors import BundleError, ConfigError
 from testbed.decide.observation import SCHEMA_HASH, STAGED_SCHEMA_HASH
+from testbed.decide.task import Task
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""The format of a file that carries its policy's task."""
+TASKLESS_FORMAT: Final = 1
+"""The format of a file that does not: still read, and written for a policy without a task."""
 STAGED_KIND: Final = "mlp-staged"
 MAX_UNPACKED_BYTES: Final = 64 * 2**20
 """A policy of two hidden layers of 128 is about 0.1 MB; 64 MB leaves room for any MLP."""
@@ -53,8 +57,8 @@ class PolicyBundle:
         manifest: JSON object: ``format``, ``kind``, ``name``, ``actions`` (canonical
             number of each output), ``action_names``, ``observation`` (``schema_hash``
             and ``fields``), ``bundle_hash`` (model bundle), ``scenario``, ``algorithm``,
-            ``metrics``, ``provenance``, ``created`` and, for an MLP, ``layers`` and
-            ``activation``.
+            ``metrics``, ``provenance``, ``created``, in format 2 ``task``
+            (`testbed.decide.task.Task`) and, for an MLP, ``layers`` and ``activation``.
         arrays: float32 arrays by name (``weight0``, ``bias0``, ...).
     """
 
@@ -73,10 +77,28 @@ class PolicyBundle:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
+    @property
+    def task(self) -> Task | None:
+        """What the policy was trained for; None if the file is of format 1, which cannot say.
+
+        Raises:
+            BundleError: if what stands there is no task.
+        """
+        raw = self.manifest.get("task")
+        if raw is None:
+            return None
+        try:
+            return Task.of_json(raw)
+        except ConfigError as error:
+            raise BundleError(
+                f"policy file with {error.given}", expected=error.expected, mend=_MEND
+            ) from error
+
     def save(self, path: Path) -> None:
-        """Write the file; written whole or not at all."""
+        """Write the file, of format 2 if there is a task; written whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        manifest = {**self.manifest, "format": FORMAT}
+        told = self.manifest.get("task") is not None
+        manifest = {**self.manifest, "format": FORMAT if told else TASKLESS_FORMAT}
         sealed = PolicyBundle(manifest, self.arrays)
         text = json.dumps({**manifest, "content_hash": sealed.content_hash}, indent=1)
         members: dict[str, Any] = {"manifest": np.frombuffer(text.encode(), np.uint8)}
@@ -102,10 +124,10 @@ class PolicyBundle:
                 expected="a .policy file written by `sliproad agent export`",
                 mend="give another path, or export the policy again",
             ) from error
-        if manifest.get("format") != FORMAT:
+        if manifest.get("format") not in (TASKLESS_FORMAT, FORMAT):
             raise BundleError(
                 f"policy file {path} of format {manifest.get('format')!r}",
-                expected=f"format {FORMAT}",
+                expected=f"format {FORMAT}, or {TASKLESS_FORMAT}",
                 mend=_MEND,
             )
         bundle = cls(manifest, arrays)
@@ -114,6 +136,12 @@ class PolicyBundle:
                 f"policy file {path} with content hash {bundle.content_hash[:12]}",
                 expected=f"{str(manifest.get('content_hash'))[:12]}, as its manifest states",
                 mend="the file was changed or damaged: copy or export it again",
+            )
+        if manifest["format"] == FORMAT and bundle.task is None:
+            raise BundleError(
+                f"policy file {path} of format {FORMAT} without a task",
+                expected="the policy's task in its manifest",
+                mend=_MEND,
             )
         return bundle
 

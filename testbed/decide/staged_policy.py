@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from cnn.errors import BundleError
 from testbed.decide.mlp import Mlp, unusable_network
 from testbed.decide.policy import (
-    NOT_FORMAT_1,
+    MALFORMED,
     NetworkPolicy,
     Policy,
     StaticPolicy,
+    malformed,
     network_arguments,
-    not_format_1,
     policy_from_bundle,
 )
 from testbed.decide.policy_bundle import STAGED_KIND, PolicyBundle
@@ -138,8 +138,8 @@ def any_policy_from_bundle(
         return policy_from_bundle(bundle)
     try:
         return StagedNetworkPolicy(**network_arguments(bundle))
-    except NOT_FORMAT_1 as error:
-        raise not_format_1(error) from error
+    except MALFORMED as error:
+        raise malformed(error) from error
 
 
 def load_any_policy(

@@ -21,7 +21,7 @@ from cnn.features import frame_features
 from cnn.runtime import Features, SplitRuntime
 from testbed.clock import wait_until
 from testbed.decide.feedback import Feedback, Learner
-from testbed.decide.observation import Observer
+from testbed.decide.observation import Observer, Settings
 from testbed.decide.policy import Policy
 from testbed.decide.staged_policy import AnyPolicy, is_staged
 from testbed.device.device_config import DeviceConfig
@@ -81,6 +81,8 @@ class Device:
         self._work: Work | None = None
         self._stages: Stages | None = None
         self._origin_s: float | None = None
+        self._paced_from = (0, 0.0)
+        self._adopting: tuple[DeviceConfig, Settings, Meter] | None = None
         self._count = 0
         self._track = -1
         self._tail_from_s = -np.inf
@@ -96,6 +98,23 @@ class Device:
     def pace_kept(self) -> PaceKept | None:
         """How an emulated device's pace was kept so far; None for the machine as it is."""
         return self._processor.kept
+
+    def adopt(self, config: DeviceConfig, settings: Settings, meter: Meter) -> None:
+        """Follow these from the next frame on; what the device knows of its link stays.
+
+        The frame in hand ends as it began. Frames come at the new period from the first one on
+        that is decided so. The pace of an emulated device and what belongs to the link stay.
+        """
+        self._adopting = config, settings, meter
+
+    def _adopt(self, captured_s: float) -> None:
+        """A frame captured at `captured_s` is the first that follows what was asked for."""
+        if self._adopting is None:
+            return
+        (self.config, settings, self._meter), self._adopting = self._adopting, None
+        self._observer.tell(settings)
+        self._uplink.follow(self.config)
+        self._paced_from = self._count, captured_s
 
     def stop(self) -> None:
         """End `run` after the frame in hand, for good (safe in a signal handler)."""
@@ -196,10 +215,12 @@ class Device:
             start_s = captured_s if self._work is None else max(captured_s, self._work.free_s)
         if self._origin_s is None:
             self._origin_s = captured_s
+            self._paced_from = 0, captured_s
             self._observer.reset(start_s)
         if self.config.period_ms == 0:
             captured_s = start_s
         self._close(start_s)
+        self._adopt(captured_s)
         self._meter.begin()
         self._processor.start(self._count, start_s)
         work = Work(frame, self._count, captured_s, start_s, start_s)
@@ -244,7 +265,8 @@ class Device:
             return now_s + self.config.pause_ms / 1e3
         if self._origin_s is None:
             return now_s
-        return self._origin_s + self._count * self.config.period_ms / 1e3
+        first, first_s = self._paced_from
+        return first_s + (self._count - first) * self.config.period_ms / 1e3
 
     def _settle(self) -> None:
         """Learn from the frame in hand and write it down, while the device has time for it."""

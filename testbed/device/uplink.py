@@ -85,6 +85,10 @@ class Uplink:
             np.random.default_rng(self._config.seed),
         )
 
+    def follow(self, config: DeviceConfig) -> None:
+        """Take the time-out of other settings from now on; breaker and probes stay."""
+        self._config = config
+
     @property
     def probe_bytes(self) -> int:
         """What one probe puts on the uplink, framing included."""

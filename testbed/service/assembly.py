@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Final
 
+from testbed.decide.task import Task, contradictions, differing, shown, told, untold_note
 from testbed.device.device import DeviceConfig
 from testbed.device.pace import Pace
 from testbed.service.config import DeviceFile
 from testbed.service.guard import Guard, GuardSettings, Limits
 from testbed.service.loadout import Loadout, Sources
+from testbed.service.log import event
 from testbed.wire.client import MecClient
 from testbed.wire.tls import TlsFiles
+
+TASK_KEYS: Final[dict[str, tuple[str, str]]] = {
+    "tech": ("drive", "tech"),
+    "accuracy_floor": ("drive", "accuracy_floor"),
+    "delay_share": ("drive", "delay_share"),
+    "full_local_ms": ("drive", "full_local_ms"),
+    "period_ms": ("frames", "period_ms"),
+    "timeout_ms": ("frames", "timeout_ms"),
+    "deadline_ms": ("frames", "deadline_ms"),
+    "max_queue_ms": ("frames", "max_queue_ms"),
+    "power": ("meter", "power"),
+}
+"""Section and key of each field of a task that a device's file may set."""
+
+_log = logging.getLogger(__name__)
 
 
 def sources_of(file: DeviceFile) -> Sources:
@@ -32,15 +51,38 @@ def path_of(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-def device_config_of(file: DeviceFile) -> DeviceConfig:
+def task_of(file: DeviceFile, loadout: Loadout) -> Task:
+    """What the device does: what the file says, else the policy's task, else the defaults.
+
+    What of the file contradicts the policy, and what is assumed of a policy that does not say
+    its task, goes to the log.
+    """
+    given = {
+        field: getattr(getattr(file, section), key) for field, (section, key) in TASK_KEYS.items()
+    }
+    if file.bundles.policy is not None and loadout.task is None:
+        event(_log, logging.WARNING, untold_note(file.bundles.policy, given))
+    names = {field: ".".join(key) for field, key in TASK_KEYS.items()}
+    for line in contradictions(loadout.task, given, names):
+        event(_log, logging.WARNING, line)
+    task = told(loadout.task, given)
+    if loadout.shadow_task is not None:
+        others = differing(loadout.shadow_task, task.to_json())
+        if others:
+            said = ", ".join(f"{k} {shown(v)} ({shown(own)})" for k, (v, own) in others.items())
+            event(_log, logging.WARNING, f"the shadow policy was trained for another task: {said}")
+    return task
+
+
+def device_config_of(file: DeviceFile, task: Task) -> DeviceConfig:
     """The settings of its device loop."""
     f, s = file.frames, file.server
     return DeviceConfig(
-        period_ms=f.period_ms,
-        timeout_ms=f.timeout_ms,
-        deadline_ms=f.deadline_ms,
-        max_queue_ms=f.max_queue_ms,
-        pace=None if f.pace is None else Pace.load(f.pace, file.drive.full_local_ms),
+        period_ms=task.period_ms,
+        timeout_ms=task.timeout_ms,
+        deadline_ms=task.deadline_ms,
+        max_queue_ms=task.max_queue_ms,
+        pace=None if f.pace is None else Pace.load(f.pace, task.full_local_ms),
         breaker_failures=f.breaker_failures,
         breaker_backoff_ms=f.breaker_backoff_ms,
         seed=f.seed,
@@ -65,13 +107,13 @@ def tls_of(file: DeviceFile) -> TlsFiles | None:
     return files if s.tls_ca or s.tls_cert else None
 
 
-def guard_of(file: DeviceFile, loadout: Loadout) -> Guard | None:
+def guard_of(file: DeviceFile, loadout: Loadout, task: Task) -> Guard | None:
     """Its guard over the policy of `loadout`; None if it has none."""
     g = file.guard
     if not g.enabled:
         return None
     settings = GuardSettings(g.window, g.margin, g.patience, g.cooldown_frames, g.act_on_drift)
-    return Guard(settings, _own_limits(file), file.frames.deadline_ms, loadout.promise)
+    return Guard(settings, _own_limits(file), task.deadline_ms, loadout.promise)
 
 
 def _own_limits(file: DeviceFile) -> Limits:

@@ -12,6 +12,12 @@ def in_range(name: str, value: float, low: float, high: float) -> None:
     require(math.isfinite(value) and low <= value <= high, f"{name} {value}", f"{low:g}..{high:g}")
 
 
+def if_given(name: str, value: float | None, low: float, high: float) -> None:
+    """As `in_range`, for a key that may be left out."""
+    if value is not None:
+        in_range(name, value, low, high)
+
+
 def require(ok: bool, given: str, expected: str) -> None:
     """Raise `ConfigError` unless `ok`."""
     if not ok:

@@ -12,6 +12,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,9 @@ from cnn.errors import RemoteError
 from testbed.decide.observation import Observer, Settings
 from testbed.device.device import Device
 from testbed.device.frames import CameraFrame, open_frames
+from testbed.device.full_local import full_local_ms, speed_note
 from testbed.meters.available import open_meter
+from testbed.meters.base import Meter, NoMeter
 from testbed.records.measurement import Measurement
 from testbed.records.parquet import provenance
 from testbed.service import systemd
@@ -34,6 +37,7 @@ from testbed.service.assembly import (
     guard_of,
     path_of,
     sources_of,
+    task_of,
     tls_of,
 )
 from testbed.service.config import DeviceFile
@@ -78,15 +82,18 @@ class DeviceService:
 
     def __init__(self, file: DeviceFile) -> None:
         self.file = file
-        self.tally = Tally(file.frames.deadline_ms)
-        self._since_report = Tally(file.frames.deadline_ms)
         self._reported_s = time.monotonic()
         self._image: NDArray[np.uint8] | None = None
         self._metrics: DeviceMetrics | None = None
+        self._meter: Meter = NoMeter()
         self._records: RotatingRecords | None = None
         self._stop = _Stop()
         loadout = load(sources_of(file))
-        self._guard = guard_of(file, loadout)
+        self.task = task_of(file, loadout)
+        self.tally = Tally(self.task.deadline_ms)
+        self._since_report = Tally(self.task.deadline_ms)
+        self._full_local_ms: float | None = None
+        self._guard = guard_of(file, loadout, self.task)
         safe = Action.parse(file.guard.safe_action).index
         model_hash = loadout.model.hash[:12]
         self._pilot = Pilot(loadout.policy, loadout.policy_hash, model_hash, safe, loadout.shadow)
@@ -126,16 +133,18 @@ class DeviceService:
             if self._client is not None:
                 stack.callback(self._client.close)
                 self._greet_server(self._client)
-            meter = stack.enter_context(open_meter(self.file.meter.name, self.file.meter.power))
+            self._meter = open_meter(self.file.meter.name, self.task.power)
+            stack.enter_context(self._meter)
             self._open_metrics(stack)
+            self._measure_speed()
             self._open_records(stack)
             unit = Device(
                 self._runtime,
                 self._client,
                 self._pilot,
-                Observer(self._told()),
-                meter,
-                device_config_of(self.file),
+                Observer(self._settings()),
+                self._meter,
+                device_config_of(self.file, self.task),
             )
             self._stop.unit = unit
             self._watcher.start()
@@ -195,7 +204,7 @@ class DeviceService:
         every_s, now_s = self.file.log.every_s, time.monotonic()
         if every_s and now_s - self._reported_s >= every_s:
             event(_log, logging.INFO, "frames", **self._since_report.result())
-            self._since_report = Tally(self.file.frames.deadline_ms)
+            self._since_report = Tally(self.task.deadline_ms)
             self._reported_s = now_s
 
     def _result(self) -> dict[str, Any]:
@@ -221,21 +230,39 @@ class DeviceService:
         }
 
     def _changed(self, loadout: Loadout) -> None:
-        """Another loadout runs from now on."""
+        """Another loadout runs from now on, and its task with the next frame."""
+        self.task = task = task_of(self.file, loadout)
+        self.tally.deadline_ms = self._since_report.deadline_ms = task.deadline_ms
+        self._say_speed()
+        if self.file.meter.name == "model":  # it alone follows a profile, and holds nothing open
+            self._meter = open_meter("model", task.power)
+        if self._stop.unit is not None:
+            unit, config = self._stop.unit, device_config_of(self.file, task)
+            # The device is no other one, also if it is emulated.
+            unit.adopt(replace(config, pace=unit.config.pace), self._settings(), self._meter)
         if self._guard is not None:
-            self._guard.watch(loadout.promise)
+            self._guard.watch(loadout.promise, task.deadline_ms)
         if self._metrics is not None:
             self._metrics.runs(loadout.model.hash[:12], loadout.policy_hash)
 
-    def _told(self) -> Settings:
-        from testbed.device.full_local import full_local_ms
+    def _settings(self) -> Settings:
+        """What the observation says of the task."""
+        return self.task.settings(self._full_local_ms)
 
-        d = self.file.drive
-        pace = device_config_of(self.file).pace
-        known = d.full_local_ms or (
-            full_local_ms(self._runtime) if pace is None else pace.full_local_ms
-        )
-        return Settings(d.tech == "5G", d.accuracy_floor, d.delay_share, known)
+    def _measure_speed(self) -> None:
+        """How fast this device is, unless its file says what the policy is to be told."""
+        pace = device_config_of(self.file, self.task).pace
+        if pace is not None:
+            self._full_local_ms = pace.full_local_ms
+        elif self.file.drive.full_local_ms is None:
+            self._full_local_ms = full_local_ms(self._runtime)
+        self._say_speed()
+
+    def _say_speed(self) -> None:
+        """Say if the policy was trained for a device of another speed."""
+        note = speed_note(self._full_local_ms, self.task.full_local_ms)
+        if note is not None:
+            event(_log, logging.WARNING, note)
 
     def _greet_server(self, client: MecClient) -> None:
         for line in self.complaints():
@@ -272,7 +299,7 @@ class DeviceService:
             self._records = stack.enter_context(records)
 
     def _source(self) -> dict[str, Any]:
-        config, loadout = device_config_of(self.file), self._swapper.loadout
+        config, loadout = device_config_of(self.file, self.task), self._swapper.loadout
         return {
             **self._what(),
             "bundle_hash": loadout.model.hash,
@@ -281,6 +308,7 @@ class DeviceService:
             "timeout_ms": config.timeout_ms,
             "deadline_ms": config.deadline_ms,
             "max_queue_ms": config.max_queue_ms,
+            "task": {**self.task.to_json(), "full_local_ms": self._settings().full_local_ms},
             "seed": config.seed,
         }
 

@@ -153,13 +153,18 @@ class Guard:
         deadline_ms: float,
         promise: Promise | None = None,
     ) -> None:
-        self._settings, self._own, self._deadline_ms = settings, own, deadline_ms
+        self._settings, self._own = settings, own
         self.falls = 0
-        self.watch(promise)
+        self.watch(promise, deadline_ms)
 
-    def watch(self, promise: Promise | None) -> None:
-        """Begin with another policy: it is trusted until it breaks its own promise."""
-        self._promise = promise
+    def watch(self, promise: Promise | None, deadline_ms: float) -> None:
+        """Begin with another policy: it is trusted until it breaks its own promise.
+
+        Args:
+            promise: of its training, if there is one.
+            deadline_ms: a frame that took longer is a miss.
+        """
+        self._promise, self._deadline_ms = promise, deadline_ms
         self.limits = Limits.of(promise, self._own)
         self.window = Window(promise.window if promise else self._settings.window)
         self._trial = Window(self.window.size)

@@ -20,6 +20,7 @@ from testbed.decide.policy_bundle import PolicyBundle
 from testbed.decide.promise import Promise
 from testbed.decide.staged_policy import AnyPolicy, any_policy_from_bundle, is_staged
 from testbed.decide.stages import N_STANDS
+from testbed.decide.task import Task
 from testbed.service.course import STAGE_START, ask
 from testbed.service.signature import TrustedKeys, signature_path
 
@@ -78,6 +79,8 @@ class Loadout:
         shadow: only watches; None without one.
         promise: what training says of the policy; None if its file says nothing.
         stamp: of the files when they were read.
+        task: what the policy was trained for; None if its file does not say, or there is none.
+        shadow_task: the same of the shadow.
     """
 
     model: Bundle
@@ -87,6 +90,8 @@ class Loadout:
     shadow: AnyPolicy | None
     promise: Promise | None
     stamp: Stamp
+    task: Task | None = None
+    shadow_task: Task | None = None
 
 
 def load(
@@ -118,11 +123,12 @@ def load(
         model, runtime = running.model, running.runtime
     else:
         runtime = _new_runtime(model, sources.threads, running, frame)
-    promise = None
+    promise = task = shadow_task = None
     if sources.policy is not None:
         bundle = _policy_file(sources.policy, model.hash, trusted)
         policy: AnyPolicy = any_policy_from_bundle(bundle)
         policy_hash, promise = bundle.content_hash[:12], Promise.of_bundle(bundle)
+        task = bundle.task
     else:
         chosen = Action.parse(sources.action or "")
         policy, policy_hash = StaticPolicy(chosen), chosen.name
@@ -134,11 +140,12 @@ def load(
         )
     shadow: AnyPolicy | None = None
     if sources.shadow is not None:
-        shadow = any_policy_from_bundle(_policy_file(sources.shadow, model.hash, trusted))
+        bundle = _policy_file(sources.shadow, model.hash, trusted)
+        shadow, shadow_task = any_policy_from_bundle(bundle), bundle.task
     for each in (policy, shadow):
         if each is not None:
             check_policy(each, observations)
-    return Loadout(model, runtime, policy, policy_hash, shadow, promise, stamp)
+    return Loadout(model, runtime, policy, policy_hash, shadow, promise, stamp, task, shadow_task)
 
 
 def check_policy(policy: AnyPolicy, observations: NDArray[np.float32] | None = None) -> None:

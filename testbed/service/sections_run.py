@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cnn.action import Action
 from cnn.frame_codec import FrameEncoding
 from testbed.device.probing import ProbePlan
-from testbed.service.checks import in_range, require
+from testbed.service.checks import if_given, in_range, require
 from testbed.wire.address import parse_address, parse_host
 
 
@@ -92,17 +92,20 @@ class BundlesSection:
 class FramesSection:
     """The camera and the patience with it; times as in docs/architecture.md.
 
+    The four times that have no default are the policy's own if they are left out; in brackets
+    what stands in where there is no policy file, or one that does not say.
+
     Attributes:
         source: ``gtsrb:PART``, ``folder:PATH``, ``render`` or ``camera:0``.
         data: GTSRB folder for ``gtsrb:``; left out, the one in SLIPROAD_DATA.
         seed: order of tracks, spread of back-offs.
         count: frames to process; 0 runs until told to stop.
-        period_ms: between two frames; 0 takes the next when the device is free.
-        deadline_ms: a frame answered later than this is a miss.
-        timeout_ms: an answer is given up after this.
-        max_queue_ms: a frame that has waited longer is skipped.
-        pace: emulates a slower device: a cost model's file, or ``shipped``, scaled to
-            ``drive.full_local_ms`` if that is given; left out, the machine as it is.
+        period_ms: between two frames; 0 takes the next when the device is free (100).
+        deadline_ms: a frame answered later than this is a miss (100).
+        timeout_ms: an answer is given up after this (250).
+        max_queue_ms: a frame that has waited longer is skipped (200).
+        pace: emulates a slower device: a cost model's file, or ``shipped``, scaled to the full
+            local time that the policy is told; left out, the machine as it is.
         slowdown: no longer used; 1 is still read.
         breaker_failures: failed exchanges in a row that stop offloading until a probe is
             answered; 0 never does.
@@ -113,10 +116,10 @@ class FramesSection:
     data: str | None = None
     seed: int = 0
     count: int = 0
-    period_ms: float = 100.0
-    deadline_ms: float = 100.0
-    timeout_ms: float = 250.0
-    max_queue_ms: float = 200.0
+    period_ms: float | None = None
+    deadline_ms: float | None = None
+    timeout_ms: float | None = None
+    max_queue_ms: float | None = None
     pace: str | None = None
     slowdown: float = 1.0
     breaker_failures: int = 5
@@ -125,10 +128,10 @@ class FramesSection:
     def __post_init__(self) -> None:
         in_range("seed", self.seed, 0, 2**63 - 1)
         in_range("count", self.count, 0, 2**63 - 1)
-        in_range("period_ms", self.period_ms, 0, 60_000)
-        in_range("deadline_ms", self.deadline_ms, 0.1, 600_000)
-        in_range("timeout_ms", self.timeout_ms, 1, 600_000)
-        in_range("max_queue_ms", self.max_queue_ms, 0, 3_600_000)
+        if_given("period_ms", self.period_ms, 0, 60_000)
+        if_given("deadline_ms", self.deadline_ms, 0.1, 600_000)
+        if_given("timeout_ms", self.timeout_ms, 1, 600_000)
+        if_given("max_queue_ms", self.max_queue_ms, 0, 3_600_000)
         require(
             self.slowdown == 1,
             f"slowdown {self.slowdown:g}",
@@ -142,24 +145,26 @@ class FramesSection:
 class DriveSection:
     """What the policy is told about its task.
 
+    What is left out is as the policy's file says; in brackets what stands in where there is no
+    policy file, or one that does not say.
+
     Attributes:
-        tech: radio technology, ``5G`` or ``LTE``.
-        accuracy_floor: accuracy that is owed on average, 0..1.
-        delay_share: weight of delay against energy, 0..1.
-        full_local_ms: time of full local processing; left out, measured at the start.
+        tech: radio technology, ``5G`` or ``LTE`` (5G).
+        accuracy_floor: accuracy that is owed on average, 0..1 (0.95).
+        delay_share: weight of delay against energy, 0..1 (0.5).
+        full_local_ms: time of full local processing (measured at the start).
     """
 
-    tech: str = "5G"
-    accuracy_floor: float = 0.95
-    delay_share: float = 0.5
+    tech: str | None = None
+    accuracy_floor: float | None = None
+    delay_share: float | None = None
     full_local_ms: float | None = None
 
     def __post_init__(self) -> None:
-        require(self.tech in ("5G", "LTE"), f"tech {self.tech!r}", "5G or LTE")
-        in_range("accuracy_floor", self.accuracy_floor, 0, 1)
-        in_range("delay_share", self.delay_share, 0, 1)
-        if self.full_local_ms is not None:
-            in_range("full_local_ms", self.full_local_ms, 0.01, 100_000)
+        require(self.tech in (None, "5G", "LTE"), f"tech {self.tech!r}", "5G or LTE")
+        if_given("accuracy_floor", self.accuracy_floor, 0, 1)
+        if_given("delay_share", self.delay_share, 0, 1)
+        if_given("full_local_ms", self.full_local_ms, 0.01, 100_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +173,9 @@ class MeterSection:
 
     Attributes:
         name: ``model``, ``rapl``, ``jetson``, ``battery``, ``nvml`` or ``none``.
-        power: power profile of the model meter, DEVICE+MODEM.
+        power: power profile of the model meter, DEVICE+MODEM; left out, the policy's
+            (jetson-nano+5g-nsa-lowband).
     """
 
     name: str = "model"
-    power: str = "jetson-nano+5g-nsa-lowband"
+    power: str | None = None

@@ -13,11 +13,11 @@ class Tally:
     """Counts and means of the rows added so far.
 
     Args:
-        deadline_ms: a frame that took longer, or was skipped, is a miss.
+        deadline_ms: a frame that took longer, or was skipped, is a miss; may be changed.
     """
 
     def __init__(self, deadline_ms: float) -> None:
-        self._deadline_ms = deadline_ms
+        self.deadline_ms = deadline_ms
         self.frames = self.misses = 0
         self.status: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
@@ -31,7 +31,7 @@ class Tally:
         skipped = row.status == "skipped"
         self.frames += 1
         self.status[row.status] += 1
-        self.misses += skipped or row.delay_ms > self._deadline_ms
+        self.misses += skipped or row.delay_ms > self.deadline_ms
         if row.reason:
             self.reasons[reason_kind(row)] += 1
         if not skipped:

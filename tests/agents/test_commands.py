@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from agents.commands import agent_app
+from agents.task import task_of
 from cnn.errors import BundleError, ConfigError, DataError
+from offload_env.world import build_world
 from testbed.decide.policy import load_policy
 from testbed.decide.policy_bundle import PolicyBundle
 
@@ -57,6 +61,22 @@ def test_export_writes_what_training_kept(trained: Path, tmp_path: Path) -> None
     assert manifest["provenance"]["config"]["seed"] == 3
     assert manifest["observation"]["fields"][0]["name"] == "uplink_mbps"
     load_policy(path, manifest["bundle_hash"])
+    task = PolicyBundle.load(path).task
+    assert task == PolicyBundle.load(trained / "agent.policy").task
+    assert task == task_of(build_world("urban-5g", "train"))
+
+
+def test_a_run_whose_scenario_has_changed_since_is_not_exported(
+    trained: Path, tmp_path: Path
+) -> None:
+    run_folder = tmp_path / "run"
+    shutil.copytree(trained, run_folder)
+    bundle = PolicyBundle.load(run_folder / "agent.policy")
+    task = {**bundle.manifest["task"], "full_local_ms": 43.0}  # as from records of another device
+    replace(bundle, manifest={**bundle.manifest, "task": task}).save(run_folder / "agent.policy")
+    command = ["export", "--run", str(run_folder), "--out", str(tmp_path / "x.policy")]
+    with pytest.raises(DataError, match="another task"):
+        CliRunner().invoke(agent_app, command, catch_exceptions=False)
 
 
 def test_evaluate_prints_the_promised_keys(trained: Path, tmp_path: Path) -> None:

@@ -93,6 +93,9 @@ def test_one_policy_serves_who_wants_speed_and_who_saves_energy(make_world, tmp_
     result = train_conditioned(config, tmp_path / "c.policy", world=world, preferences=asked)
     policy = load_policy(tmp_path / "c.policy", world.table.bundle_hash)
     assert result.bundle.manifest["preferences"]["floor"] == asked.floor
+    task = PolicyBundle.load(tmp_path / "c.policy").task
+    assert task is not None
+    assert (task.accuracy_floors, task.delay_shares) == (asked.floor, asked.delay_share)
     keys = episode_keys(5, 16)
     sent = [a.index for a in ACTIONS if not a.is_local]
     shares = []

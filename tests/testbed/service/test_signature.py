@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from cnn.action import Action
 from cnn.bundle import load_bundle, manifest_hash
 from cnn.errors import BundleError, ConfigError
 from testbed.decide.policy_bundle import PolicyBundle
+from testbed.decide.task import UNTOLD
 from testbed.service.loadout import Sources, load
 from testbed.service.signature import TrustedKeys, signature_path, signed_bytes
 from testbed.service.signing import make_key_pair, sign
@@ -253,3 +255,15 @@ def test_without_the_extra_it_is_named(
     (tmp_path / "device.toml").write_text('[bundles]\npolicy = "a.policy"\n')
     plain = run("device", "--config", "device.toml", "--check", prelude=absent, cwd=tmp_path)
     assert plain.returncode == 0, plain.stderr
+
+
+def test_a_signature_covers_the_policys_task(key: Path, policy: Path) -> None:
+    task = UNTOLD.to_json() | {"full_local_ms": 80.0}
+    bundle = PolicyBundle.load(policy)
+    replace(bundle, manifest={**bundle.manifest, "task": task}).save(policy)
+    sign(policy, key)
+    assert load(sources(policy, key)).task == replace(UNTOLD, full_local_ms=80.0)
+    other = {**task, "accuracy_floor": 0.5}
+    replace(bundle, manifest={**bundle.manifest, "task": other}).save(policy)
+    with pytest.raises(BundleError, match="other content"):
+        load(sources(policy, key))
