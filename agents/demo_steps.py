@@ -179,7 +179,9 @@ def _live(
         kept += run.kept
         drives[name] = Driven.of_records(run.records, name)
         figures[f"{name}, live"] = run.figures(world)
-        figures[f"{name}, replayed"] = replay(world, table, trace, policy, run.offset_ms)
+        figures[f"{name}, replayed"] = replay(
+            world, table, trace, policy, run.offset_ms, source.seed
+        )
     text = (
         f"{n} frames ({source.name}) through real processes on this machine over {trace.name}. "
         "Live, transfers, the server, bytes and answers are measured; computing on the device "

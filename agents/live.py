@@ -27,9 +27,9 @@ from offload_env.outcome import Outcome
 from offload_env.replay import source_table
 from offload_env.server_load import ServerLoad
 from offload_env.staged_simulator import StagedSimulator
-from offload_env.world import Plan, World, build_world
+from offload_env.world import POOL, Plan, World, build_world
 from testbed.decide.staged_policy import AnyPolicy, StagedPolicy
-from testbed.device.pace import PaceKept
+from testbed.device.pace import Pace, PaceKept
 from testbed.link.process import LinkProcess
 from testbed.link.record import LinkRecord
 from testbed.records.parquet import Records, read_records
@@ -39,7 +39,7 @@ from testbed.traces.trace import Trace
 DEFAULT_POWER: Final = "jetson-nano+5g-nsa-lowband"
 _STOP_S: Final = 10.0
 _REPLAYS: Final = 8
-"""Replays with other draws of the compute jitter, averaged."""
+"""Replays with other draws of the server's jitter, averaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,21 +200,31 @@ def _run(command: list[str]) -> None:
 
 
 def replay(
-    world: World, table: FrameTable, trace: Trace, policy: AnyPolicy, offset_ms: float
+    world: World, table: FrameTable, trace: Trace, policy: AnyPolicy, offset_ms: float, seed: int
 ) -> dict[str, float]:
-    """The simulation of a live run: same frames, same stretch of trace, same policy.
+    """The simulation of a live run: same frames, stretch of trace, policy and device times.
 
     The live server serves nobody else, so the scenario's other users are left out.
 
+    Args:
+        world: the live run's.
+        table: the network's answers to its frames.
+        trace: what its link replayed.
+        policy: what decided.
+        offset_ms: trace time at which the drive started.
+        seed: of the device, which draws the spread of its times.
+
     Returns:
-        mean figures as in `agents.rollout.summary`, over several draws of compute jitter.
+        mean figures as in `agents.rollout.summary`, over several draws of the server's jitter.
     """
     alone = replace(world.scenario, server=ServerLoad())
     world = build_world(alone, "test", traces=[trace], table=table, cost=None)
+    factors = Pace.of(world.cost).factors(seed)
+    world = replace(world, device_jitter=np.resize(factors, POOL))
     simulator = StagedSimulator(world)
     outcomes: list[Outcome] = []
     for k in range(_REPLAYS):
-        simulator.reset(Plan(k, 0, offset_ms, 0, 1000 * k), range(len(table)))
+        simulator.reset(Plan(k, 0, offset_ms, 0, k * len(factors)), range(len(table)))
         policy.reset()
         for _ in range(len(table)):
             outcomes.append(_frame(simulator, policy))

@@ -104,7 +104,9 @@ def compare(
             run = run_live(world, trace, source, decide, TURN, records, offset_s)
             kept += run.kept
             per_turn[str(key)]["live"].append(run.figures(world))
-            per_turn[str(key)]["replay"].append(replay(world, table, trace, policy, run.offset_ms))
+            per_turn[str(key)]["replay"].append(
+                replay(world, table, trace, policy, run.offset_ms, source.seed)
+            )
     means = {
         policy: {
             kind: {f: float(np.mean([turn[f] for turn in rows])) for f in FIGURES}
