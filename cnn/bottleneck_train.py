@@ -24,6 +24,7 @@ from cnn.action import N_EXITS
 from cnn.augment import augment
 from cnn.data import ImageSet
 from cnn.errors import ConfigError
+from cnn.files import make_folder
 from cnn.model import MultiExitVGG
 from cnn.torch_device import DeviceChoice, Precision, choose_compute, parse_choice
 from cnn.train import Averaged, backward_step, channels_last, epoch_order, to_batch
@@ -171,7 +172,7 @@ def train_bottlenecks(
         if scaler.is_enabled() and state.get("scaler"):
             scaler.load_state_dict(state["scaler"])
         first = state["epoch"]
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with SummaryWriter(str(out)) as board:
         for epoch in range(first, config.epochs):
             for module in trained:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,19 @@ import torch
 
 from cnn.arch import ModelConfig
 from cnn.errors import BundleError
+from cnn.files import replacing
 from cnn.model import MultiExitVGG
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` to a temporary file beside `path`, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(path.suffix + ".part")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    """Write `state`, whole or not at all; raises `DataError` if it cannot be."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # such as a full disk, in torch's words
+                raise error.__context__ from error
+            raise
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -17,10 +17,19 @@ from cnn.cli_options import (
 )
 from cnn.console import JsonFlag, SeedOption, emit_json
 from cnn.errors import ConfigError
+from cnn.file_kinds import BUNDLE, DIAGRAM, FRAME_TABLE, RUN
 from cnn.info_command import info
+from cnn.locks import Claim
+from cnn.outputs import ROOM, check_file, check_folder, check_whole_folder
 
 if TYPE_CHECKING:
     from cnn.data import ImageSet
+
+_RUN_BYTES: Final = {"embedded": 350_000_000, "paper": 1_350_000_000}
+"""A run's checkpoints: ten times the network's parameters, with optimiser and averages."""
+_BUNDLE_BYTES: Final = 10_000_000
+_TABLE_BYTES: Final = 1_000_000
+"""A table of 10,000 frames, compressed."""
 
 app = typer.Typer(no_args_is_help=True, help="The split, multi-exit road-sign CNN.")
 
@@ -76,26 +85,29 @@ def train(
         raise ConfigError(
             f"preset {preset!r}", expected=" or ".join(PRESETS), mend="name one of these"
         )
+    check_folder(out, RUN, room=_RUN_BYTES.get(preset, ROOM))
+    check_whole_folder(out / "bundle", BUNDLE)
     folder = data_folder(data)
     from cnn.pipeline import train_all
     from cnn.torch_device import parse_choice
 
     where, arithmetic = parse_choice(device, mixed_precision)
 
-    result = train_all(
-        folder,
-        out,
-        PRESETS[preset],
-        epochs=epochs,
-        bottleneck_epochs=bottleneck_epochs,
-        limit=limit,
-        precision=precision,
-        resume=resume,
-        threads=threads,
-        seed=seed,
-        device=where,
-        mixed=arithmetic,
-    )
+    with Claim(out, folder=True):
+        result = train_all(
+            folder,
+            out,
+            PRESETS[preset],
+            epochs=epochs,
+            bottleneck_epochs=bottleneck_epochs,
+            limit=limit,
+            precision=precision,
+            resume=resume,
+            threads=threads,
+            seed=seed,
+            device=where,
+            mixed=arithmetic,
+        )
     _say(result, as_json)
 
 
@@ -109,6 +121,7 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Write a checkpoint as a bundle, calibrated on the validation tracks."""
+    check_whole_folder(out, BUNDLE, room=_BUNDLE_BYTES)
     from cnn.pipeline import export_calibrated
 
     folder = data_folder(data)
@@ -128,6 +141,8 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """Accuracy and calibration (ECE) of every exit and action; payload in bytes."""
+    if plots is not None:
+        check_folder(plots, {"reliability.png": DIAGRAM})
     from cnn.bundle import load_bundle
     from cnn.evaluate import evaluate as run
     from cnn.runtime import SplitRuntime
@@ -173,6 +188,7 @@ def table(
     as_json: JsonFlag = False,
 ) -> None:
     """Run every frame of a part through all 20 actions of the exported network."""
+    check_file(out, FRAME_TABLE, room=_TABLE_BYTES * (1 + drives))
     from tqdm import tqdm
 
     from cnn.bundle import load_bundle
@@ -209,6 +225,7 @@ def download(
     as_json: JsonFlag = False,
 ) -> None:
     """Fetch, check and unpack the official GTSRB archives; resumes where it stopped."""
+    check_folder(out)
     from cnn.download import download as fetch
 
     _say({"data": str(fetch(out, keep_archives=keep_archives))}, as_json)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -11,6 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from cnn.errors import DataError
+from cnn.files import make_folder, not_written, sync
+from cnn.locks import Claim
+
+_UNPACKING: Final = ".unpack-"
 
 BASE_URL: Final = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
 """Where the benchmark's authors keep the archives (linked from benchmark.ini.rub.de)."""
@@ -63,33 +71,38 @@ def download(
 ) -> Path:
     """Fetch, check and unpack what is not yet there.
 
-    An archive that lies in `out` already, put there by hand, is checked and not fetched. An
-    interrupted transfer goes on from where it stopped. An archive is unpacked beside its
-    place and then moved, so a half-unpacked set is never taken for a whole one.
+    An archive that lies in `out` already, put there by hand, is checked, not fetched, and
+    left there. An interrupted transfer goes on from where it stopped. An archive is unpacked
+    beside its place, synced and then moved, so a half-unpacked set is never taken for a whole
+    one.
 
     Args:
         out: folder that gets ``GTSRB/`` and ``GT-final_test.csv`` (about 0.6 GB, and as
             much again while it unpacks).
         archives: what to fetch.
         base_url: address of the folder of the archives.
-        keep_archives: leave the zip files in `out`.
+        keep_archives: leave the zip files that were fetched in `out`.
         progress: show a bar on standard error.
 
     Returns:
         `out`, which `load_gtsrb` reads.
 
     Raises:
-        DataError: if an archive cannot be fetched or is damaged; the message says which
-            files to place where by hand.
+        DataError: if an archive cannot be fetched or is damaged (the message says which
+            files to place where by hand), `out` cannot be written to, or another process
+            downloads into it.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    for archive in archives:
-        if (out / archive.holds).exists():
-            continue
-        path = _fetch(archive, out, archives, base_url, progress)
-        _unpack(archive, path, out)
-        if not keep_archives:
-            path.unlink()
+    missing = [archive for archive in archives if not (out / archive.holds).exists()]
+    if not missing:
+        return out
+    with Claim(out, folder=True):
+        _remove_stale(out)
+        for archive in missing:
+            by_user = (out / archive.name).exists()
+            path = _fetch(archive, out, missing, base_url, progress)
+            _unpack(archive, path, out)
+            if not (keep_archives or by_user):
+                path.unlink()
     return out
 
 
@@ -108,9 +121,14 @@ def _fetch(
     import pooch
     import requests
 
-    missing = [a for a in archives if not (out / a.holds).exists()]
-    mend = by_hand(out, missing, base_url)
-    lies_there = (out / archive.name).exists()
+    mend = by_hand(out, [a for a in archives if not (out / a.holds).exists()], base_url)
+    if (out / archive.name).exists() and _md5(out / archive.name) != archive.md5:
+        # What we fetch stands there only after its checksum was right: this is somebody else's.
+        raise DataError(
+            f"{out / archive.name} has another checksum",
+            expected=f"md5 {archive.md5}",
+            mend="move it away, or fetch it again",
+        )
     try:
         found = pooch.retrieve(
             url=base_url + archive.name,
@@ -121,8 +139,7 @@ def _fetch(
         )
     except (requests.RequestException, OSError) as error:
         raise DataError(
-            (f"the {archive.name} in {out} has another checksum, and " if lies_there else "")
-            + f"cannot fetch {archive.name}: {_short(error)}",
+            f"cannot fetch {archive.name}: {_short(error)}",
             expected=f"an answer from {base_url}",
             mend=mend,
         ) from error
@@ -166,6 +183,7 @@ class _Resuming:
             else:
                 response.raise_for_status()
                 self._receive(response, have)
+        sync(self._part)
         shutil.move(self._part, output_file)
         return None
 
@@ -195,7 +213,7 @@ class _Resuming:
 
 def _unpack(archive: Archive, path: Path, out: Path) -> None:
     target = out / archive.holds
-    with tempfile.TemporaryDirectory(dir=out, prefix=".unpack-") as folder:
+    with tempfile.TemporaryDirectory(dir=out, prefix=_UNPACKING) as folder:
         try:
             with zipfile.ZipFile(path) as file:
                 file.extractall(folder)
@@ -210,5 +228,24 @@ def _unpack(archive: Archive, path: Path, out: Path) -> None:
                 expected="the official archive",
                 mend="delete it and run this again",
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unpacked.rename(target)
+        os.sync()  # once for all: 39,000 images one by one would take minutes
+        try:
+            make_folder(target.parent)
+            if target.exists():
+                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+            unpacked.rename(target)
+            sync(target.parent)
+        except OSError as error:
+            raise not_written(target, error) from error
+
+
+def _remove_stale(out: Path) -> None:
+    """Remove what a killed process unpacked; the caller holds the folder."""
+    for path in out.glob(f"{_UNPACKING}*"):
+        if re.fullmatch(r"[a-z0-9_]{8}", path.name.removeprefix(_UNPACKING)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()

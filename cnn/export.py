@@ -10,8 +10,6 @@ import copy
 import hashlib
 import json
 import logging
-import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -29,6 +27,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cnn.action import N_ACTIONS, N_EXITS
 from cnn.bundle import FORMAT, SEGMENTS, Bundle, load_bundle, manifest_hash
+from cnn.file_kinds import BUNDLE
+from cnn.folders import replacing_folder
 from cnn.model import CONTRAST_FLOOR, LATENT_LEVELS, MultiExitVGG
 from cnn.quantise import quantise_segment, segment_inputs
 from cnn.runtime import SplitRuntime
@@ -164,10 +164,14 @@ def write_bundle(
 
     Args:
         net: trained network.
-        path: folder to write; appears whole or not at all.
+        path: folder to write; appears whole or not at all. A folder that is there must hold
+            a bundle and nothing else.
         temperatures: 20 softmax temperatures, by action.
         provenance: how the network was trained; stored as it is.
         int8_images: calibration frames (N, H, W, 3) for an int8 bundle; None is float32.
+
+    Raises:
+        DataError: if the folder holds anything else, or cannot be written.
     """
     if int8_images is not None:
         return _write_int8(net, path, temperatures, provenance, int8_images)
@@ -221,20 +225,10 @@ def _write_int8(
 
 
 def _write(path: Path, manifest: dict[str, Any], segments: dict[str, bytes]) -> Bundle:
-    """Write the folder beside its place, then move it there."""
-    temporary = path.with_name(path.name + ".part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "segments").mkdir(parents=True)
-    for name, data in segments.items():
-        (temporary / "segments" / f"{name}.onnx").write_bytes(data)
     manifest["hash"] = manifest_hash(json.loads(json.dumps(manifest)))
-    (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-    if path.exists():
-        old = path.with_name(path.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(path, old)
-        os.replace(temporary, path)
-        shutil.rmtree(old)
-    else:
-        os.replace(temporary, path)
+    with replacing_folder(path, BUNDLE) as temporary:
+        (temporary / "segments").mkdir()
+        for name, data in segments.items():
+            (temporary / "segments" / f"{name}.onnx").write_bytes(data)
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return load_bundle(path)

@@ -3,17 +3,120 @@
 The order is that of ``rename(2)`` users who survive power cuts: write beside the target
 under a unique name, fsync the data, rename, fsync the folder. Only then may what the new
 file replaces be deleted.
+
+A temporary file is locked (``flock(2)``) while it is written. One that a killed process left
+behind is not, which is how the next writer of the same target knows that it may remove it.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
-import tempfile
+import re
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from cnn.errors import DataError
+
+_MOST_NAME_BYTES: Final = 255
+"""NAME_MAX of the usual file systems."""
+
+_NO_SYNC: Final = {
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EBADF,
+}
+"""What file systems answer that cannot sync a folder (SMB, some FUSE and network ones)."""
+
+_NO_LINK: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""What file systems answer that have no hard links (FAT, some FUSE ones)."""
+
+NO_LOCK: Final = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.ENOSYS}
+"""What file systems answer that have no ``flock``."""
+
+
+class Pending:
+    """A file that is being written under a temporary name in its own folder.
+
+    A symbolic link is followed: what it points to is replaced, the link stays.
+
+    Args:
+        path: where it shall stand in the end; its folder is made if it does not exist.
+        mode: permissions of a new file, less the process's mask; a file that is replaced
+            hands on its own.
+
+    Raises:
+        DataError: if the folder cannot be written to, or `path` is no regular file.
+    """
+
+    def __init__(self, path: Path, mode: int = 0o666) -> None:
+        self.path = path
+        self._target = real(path)
+        self._lock: int | None = None
+        try:
+            old = _status(self._target)
+            if old is not None and not stat.S_ISREG(old.st_mode):
+                what = "is a folder" if stat.S_ISDIR(old.st_mode) else "is no regular file"
+                raise OSError(errno.EINVAL, f"it {what}")
+            make_folder(self._target.parent)
+            remove_stale(self._target)
+            self.temporary, self._lock = _new_temporary(self._target, mode)
+            if old is not None:
+                self.temporary.chmod(stat.S_IMODE(old.st_mode))
+        except OSError as error:
+            self.discard()
+            raise not_written(path, error) from error
+
+    def commit(self) -> None:
+        """Put the file in its place: fsync, rename, fsync of the folder.
+
+        Raises:
+            DataError: if that fails; the temporary file is removed, the old one stays.
+        """
+        try:
+            sync(self.temporary)
+            self.temporary.replace(self._target)
+            sync(self._target.parent)
+        except OSError as error:
+            raise not_written(self.path, error) from error
+        finally:
+            self.discard()
+
+    def commit_new(self) -> bool:
+        """`commit`, but never in place of a file that exists: False, and nothing has changed."""
+        try:
+            sync(self.temporary)
+            try:
+                os.link(self.temporary, self._target)  # unlike a rename, it never replaces
+            except OSError as error:
+                if error.errno not in _NO_LINK:
+                    raise
+                os.close(os.open(self._target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+                self.temporary.replace(self._target)  # in place of our own empty file
+            sync(self._target.parent)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise not_written(self.path, error) from error
+        finally:
+            self.discard()
+        return True
+
+    def discard(self) -> None:
+        """Remove the temporary file, if it is still there."""
+        if self._lock is None:
+            return
+        with suppress(OSError):
+            self.temporary.unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = None
 
 
 @contextmanager
@@ -26,24 +129,14 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         DataError: if the folder or the file cannot be written.
     """
+    pending = Pending(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(f".part{path.suffix}", f".{path.stem}.", path.parent)
+        yield pending.temporary
+        pending.commit()
     except OSError as error:
-        raise _not_written(path, error) from error
-    temporary = Path(name)
-    try:
-        os.close(handle)
-        temporary.chmod(0o666 & ~_umask())
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
-    except OSError as error:
-        raise _not_written(path, error) from error
+        raise not_written(path, error) from error
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        pending.discard()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -57,25 +150,150 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def write_new(path: Path, data: bytes, mode: int = 0o666) -> bool:
+    """Write a file that does not exist yet; False if it does, which is left as it is.
+
+    Args:
+        path: the file.
+        data: its content.
+        mode: its permissions, less the process's mask.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    pending = Pending(path, mode)
+    try:
+        pending.temporary.write_bytes(data)
+        return pending.commit_new()
+    except OSError as error:
+        raise not_written(path, error) from error
+    finally:
+        pending.discard()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, so that a power cut does not lose them.
+
+    Raises:
+        OSError: if that is impossible.
+    """
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        if path.parent == path:
+            break
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
 def sync(path: Path) -> None:
-    """Wait until a file's data, or a folder's entries, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file's data, or a folder's entries, are on disk.
+
+    Where the file system has no such thing for folders, or the folder may be written to but
+    not read, there is nothing to wait for.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():
+            return
+        raise
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(descriptor)
 
 
-def _umask() -> int:
-    """The process's file mode mask (reading it means setting it)."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def real(path: Path) -> Path:
+    """`path` with every symbolic link followed, also one to what does not exist yet."""
+    return Path(os.path.realpath(path))
 
 
-def _not_written(path: Path, error: OSError) -> DataError:
+def not_written(path: Path, error: OSError) -> DataError:
+    """What to say of an output that the system refuses."""
     return DataError(
         f"cannot write {path}: {error.strerror or error}",
         expected="a writable folder with room for the file",
         mend="give another path, or make room",
     )
+
+
+def temporary_name(target: Path, ending: str = "part") -> str:
+    """A unique hidden name for what becomes `target`; keeps the ending of its name."""
+    stem, suffix = _halves(target)
+    return f".{stem}.{secrets.token_hex(4)}.{ending}{suffix}"
+
+
+def leftovers(target: Path, ending: str = "part") -> list[Path]:
+    """What stands beside `target` under a `temporary_name` of it, in use or not."""
+    stem, suffix = _halves(target)
+    named = re.compile(
+        rf"\.{re.escape(stem)}\.[0-9a-f]{{8}}\.{re.escape(ending)}{re.escape(suffix)}"
+    )
+    try:
+        return sorted(p for p in target.parent.iterdir() if named.fullmatch(p.name))
+    except OSError:  # a folder that may be written to, but not read
+        return []
+
+
+def remove_stale(target: Path) -> None:
+    """Remove temporary files of `target` that nobody writes any more."""
+    for path in leftovers(target):
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def lock_new(path: Path, descriptor: int) -> bool:
+    """Mark a new temporary as in use; False if somebody took it for a leftover just before."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCK:
+            raise
+    found = _status(path)
+    return found is not None and os.path.samestat(found, os.fstat(descriptor))
+
+
+def _halves(target: Path) -> tuple[str, str]:
+    """Stem, short enough for a temporary name, and ending of a file's name."""
+    suffix = target.suffix if len(os.fsencode(target.suffix)) <= 16 else ""
+    stem = os.fsencode(target.name.removesuffix(suffix))
+    room = _MOST_NAME_BYTES - len(os.fsencode(suffix)) - len("..01234567.part")
+    return os.fsdecode(stem[:room]), suffix
+
+
+def _new_temporary(target: Path, mode: int) -> tuple[Path, int]:
+    """A new file beside `target`, and its locked descriptor."""
+    while True:
+        path = target.with_name(temporary_name(target))
+        try:
+            # Made by the kernel with the process's own mask, which cannot be read safely.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        except FileExistsError:
+            continue
+        try:
+            if lock_new(path, descriptor):
+                return path, descriptor
+        except BaseException:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            raise
+        os.close(descriptor)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None

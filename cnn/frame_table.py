@@ -7,7 +7,6 @@ about images: nothing in it is simulated.
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from cnn.action import N_ACTIONS
 from cnn.errors import DataError
+from cnn.files import replacing
 
 FEATURES: Final = ("brightness", "contrast", "sharpness", "width_px", "height_px", "frame_in_track")
 """Columns of `FrameTable.features`, all known before any convolution runs.
@@ -99,10 +99,8 @@ class FrameTable:
 
     def save(self, path: Path) -> None:
         """Write as a compressed ``.npz``; written whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
         meta = json.dumps({"bundle_hash": self.bundle_hash, "source": self.source, "format": 1})
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,
                 label=self.label,
@@ -114,7 +112,6 @@ class FrameTable:
                 features=self.features,
                 meta=np.frombuffer(meta.encode(), np.uint8),
             )
-        os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: Path) -> FrameTable:

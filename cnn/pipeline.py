@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ def calibrated_bundle(
     int8_images: NDArray[np.uint8] | None,
 ) -> Bundle:
     """Export `net`, fit the temperatures on `val` through the export, export again."""
-    raw = write_bundle(net, out, provenance=provenance, int8_images=int8_images)
-    logits = collect_logits(SplitRuntime(raw), val)
+    with tempfile.TemporaryDirectory() as folder:
+        raw = write_bundle(net, Path(folder) / "raw", int8_images=int8_images)
+        logits = collect_logits(SplitRuntime(raw), val)
     temperatures = fit_temperatures(logits, val.label)
     ones = (1.0,) * len(temperatures)
     calibration = {

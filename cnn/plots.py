@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from cnn.action import N_EXITS, Action
 from cnn.calibrate import N_BINS, Reliability
+from cnn.files import replacing
+from cnn.outputs import SOFTWARE
 
 
 def reliability_diagram(before: list[Reliability], after: list[Reliability], path: Path) -> None:
@@ -39,8 +40,6 @@ def reliability_diagram(before: list[Reliability], after: list[Reliability], pat
         ax.legend(loc="upper left", fontsize=8)
     axes[0].set_ylabel("share of right answers")
     fig.suptitle(f"Reliability ({N_BINS} bins, bins with at least 5 frames)")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.stem + ".part.png")
-    fig.savefig(temporary, dpi=110)
+    with replacing(path) as temporary:
+        fig.savefig(temporary, dpi=110, metadata={"Software": SOFTWARE})
     plt.close(fig)
-    os.replace(temporary, path)

@@ -22,6 +22,7 @@ from cnn.arch import ModelConfig
 from cnn.augment import augment
 from cnn.data import ImageSet
 from cnn.errors import ConfigError
+from cnn.files import make_folder, write_text
 from cnn.model import MultiExitVGG
 from cnn.torch_device import DeviceChoice, Precision, choose_compute, parse_choice
 
@@ -213,7 +214,7 @@ def train(
         if scaler.is_enabled() and state.get("scaler"):
             scaler.load_state_dict(state["scaler"])
         history = state["history"]
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with SummaryWriter(str(out)) as board:
         for epoch in range(len(history), config.epochs):
             model.train()
@@ -260,9 +261,6 @@ def train(
             )
     final = out / "backbone.pt"
     checkpoint.save(final, checkpoint.model_state(averaged.model))
-    (out / "train.json").write_text(
-        json.dumps(
-            {"config": asdict(config), "compute": compute.describe(), "history": history}, indent=1
-        )
-    )
+    record = {"config": asdict(config), "compute": compute.describe(), "history": history}
+    write_text(out / "train.json", json.dumps(record, indent=1))
     return final

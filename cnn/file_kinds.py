@@ -1,0 +1,45 @@
+"""What the commands of ``sliproad cnn`` write, and how each file proves to be theirs."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from cnn.bundle import SEGMENTS
+from cnn.folders import FolderKind
+from cnn.outputs import FileKind, json_kind, npz_kind, picture_kind
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """torch.save writes a zip whose ``data.pkl`` names the network's settings."""
+    with zipfile.ZipFile(path) as archive:
+        pickles = [n for n in archive.namelist() if n.endswith("/data.pkl")]
+        return bool(pickles) and b"latent_channels" in archive.read(pickles[0])
+
+
+def _bundle_files(folder: Path) -> Collection[str]:
+    """Files of a model bundle, damaged or not, with its signature; none without its manifest."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return ()
+    ours = {"format", "config", "segments", "temperatures"}
+    if not isinstance(manifest, dict) or not ours <= manifest.keys():
+        return ()
+    return {"manifest.json", "manifest.json.sig", *(f"segments/{n}.onnx" for n in SEGMENTS)}
+
+
+BUNDLE: Final = FolderKind("a model bundle", "sliproad cnn export", _bundle_files)
+FRAME_TABLE: Final = npz_kind(
+    "a frame table", "sliproad cnn table", "meta", "bundle_hash", "source", "format"
+)
+DIAGRAM: Final = picture_kind("a reliability diagram", "sliproad cnn evaluate")
+_CHECKPOINT: Final = FileKind("a checkpoint", "sliproad cnn train", _is_checkpoint)
+RUN: Final = {
+    **dict.fromkeys(("last.pt", "backbone.pt", "bottlenecks.pt", "network.pt"), _CHECKPOINT),
+    "train.json": json_kind("a training record", "sliproad cnn train", "config", "history"),
+}
+"""A training run, beside ``bundle/`` and TensorBoard's own files, whose names are unique."""
