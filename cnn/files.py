@@ -184,7 +184,11 @@ def make_folder(path: Path) -> None:
             break
         path = path.parent
     for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            if not folder.is_dir():  # unless somebody else has just made it
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
         sync(folder.parent)
 
 
@@ -218,7 +222,7 @@ def not_written(path: Path, error: OSError) -> DataError:
     """What to say of an output that the system refuses."""
     return DataError(
         f"cannot write {path}: {error.strerror or error}",
-        expected="a writable folder with room for the file",
+        expected="a folder that can be written to, with room for it",
         mend="give another path, or make room",
     )
 

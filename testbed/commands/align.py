@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from cnn.console import JsonFlag, emit_json
+from cnn.outputs import check_file
+from testbed.file_kinds import ALIGNED
 
 
 def align(
@@ -31,6 +33,7 @@ def align(
 
     Frames are matched by time stamps; a frame that touches a hole of the log gets no energy.
     """
+    check_file(out, ALIGNED, inputs=(records, log))
     from cnn.errors import DataError
     from testbed.meters.external_csv import frame_starts, read_power_log, with_external_energy
     from testbed.records.parquet import RecordWriter, read_records

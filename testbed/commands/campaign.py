@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
+from cnn.outputs import check_file, check_folder
+from testbed.file_kinds import CAMPAIGN
 
 
 def campaign(
@@ -63,6 +65,8 @@ def campaign(
     Starts its own server and links. Interrupted, it keeps the finished blocks and goes on
     with the others when it is started again with the same settings.
     """
+    check_file(out, CAMPAIGN)
+    check_folder(out.with_name(f"{out.name}.blocks"))
     from rich.progress import Progress
 
     from cnn.bundle import load_bundle

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnn.console import JsonFlag, SeedOption, emit_json
+from cnn.console import JsonFlag, SeedOption, emit_json, warn
 from cnn.errors import ConfigError
+from cnn.outputs import check_file, check_folder
+from testbed.file_kinds import COST_MODEL, FIT_REPORT
 
 if TYPE_CHECKING:
     from testbed.records.parquet import Records
@@ -47,9 +49,13 @@ def fit(
     those on held-out stretches of time, given each transfer; actions that were never taken come
     from --base, scaled by what was measured, and the model says which.
     """
+    if out is not None:
+        check_file(out, COST_MODEL, inputs=(records,))
+    if report is not None:
+        check_folder(report, FIT_REPORT)
     from testbed.records.parquet import read_all
 
-    runs = read_all(records)
+    runs = read_all(records, warn)
     if [run.source.get("kind") for run in runs] == ["campaign"]:
         if base is not None:
             raise ConfigError(

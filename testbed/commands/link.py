@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnn.console import JsonFlag, emit_json, stderr_console
+from cnn.files import write_text
+from cnn.outputs import check_file
+from testbed.file_kinds import LINK_RECORD, PORT
 
 if TYPE_CHECKING:
     from testbed.stopping import StopFlag
@@ -77,11 +80,13 @@ def link(
     from cnn.errors import ConfigError
     from testbed.link.emulator import LinkEmulator
     from testbed.stopping import stop_on_signals
-    from testbed.traces.files import write_text
     from testbed.wire.address import join_address, parse_address
 
     upstream = parse_address(server, "--server")
     listening = parse_address(listen, "--listen", listen=True)
+    for path, kind in ((port_file, PORT), (record, LINK_RECORD)):
+        if path is not None:
+            check_file(path, kind, room=4096)
     replayed = _choose_trace(trace, trace_name, generate, seed, rate_mbps, rtt_ms)
     if backend not in ("user-space", "tc"):
         raise ConfigError(

@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from cnn.console import stderr_console
+from cnn.files import write_text
+from cnn.outputs import check_file
+from testbed.file_kinds import PORT
 
 
 def serve(
@@ -55,6 +58,8 @@ def serve(
     Prints one line to standard error when it is ready. SIGTERM or SIGINT finishes the
     accepted requests and exits with 0; a second one exits at once.
     """
+    if port_file is not None:
+        check_file(port_file, PORT, room=4096)
     from cnn.bundle import load_bundle
     from testbed.server.mec_server import MecServer, ServerConfig
     from testbed.server.scheduling import prefer_throughput
@@ -82,7 +87,7 @@ def serve(
         console.print(f"warning: {complaint}", highlight=False, markup=False, soft_wrap=True)
     server = MecServer(load_bundle(bundle), config).start()
     if port_file is not None:
-        _write_port(port_file, server.port)
+        write_text(port_file, f"{server.port}\n")
     ready = f"serving {server.bundle.hash[:12]} on {server.address}"
     console.print(ready, highlight=False, markup=False, soft_wrap=True)
     try:
@@ -93,21 +98,3 @@ def serve(
         drained = False
     done = "drained" if drained else "stopped with requests unanswered"
     console.print(done, highlight=False, markup=False)
-
-
-def _write_port(path: Path, port: int) -> None:
-    """Write `port` so that a reader sees the whole number or no file."""
-    import os
-
-    from cnn.errors import ConfigError
-
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.write_text(f"{port}\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ConfigError(
-            f"port file {path}: {error.strerror}",
-            expected="a path that can be written",
-            mend="choose a file in an existing folder",
-        ) from error

@@ -9,6 +9,7 @@ own; a campaign that was interrupted goes on with the blocks that are missing.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
@@ -21,6 +22,7 @@ import pyarrow as pa
 from cnn.action import ACTIONS, N_ACTIONS
 from cnn.bundle import Bundle
 from cnn.errors import DataError
+from cnn.locks import Claim
 from cnn.runtime import SplitRuntime
 from testbed.costs.campaign_config import DISTURBED, Block, CampaignConfig
 from testbed.costs.cost_model import RadioPower
@@ -36,6 +38,8 @@ from testbed.records.parquet import RecordWriter, provenance, read_records
 from testbed.server.process import ServerProcess
 from testbed.traces.files import constant_trace
 from testbed.wire.client import MecClient
+
+_log = logging.getLogger(__name__)
 
 EXTRA_COLUMNS: Final = {
     "condition": pa.string(),
@@ -66,9 +70,23 @@ def run_campaign(
         Number of rows, warm-up included.
 
     Raises:
-        DataError: if ``<out>.blocks`` holds blocks of another campaign.
+        DataError: if ``<out>.blocks`` holds blocks of another campaign, or another process
+            measures into it.
     """
     folder = out.with_name(out.name + ".blocks")
+    with Claim(folder, folder=True):
+        return _run(config, bundle, frames, out, folder, progress)
+
+
+def _run(
+    config: CampaignConfig,
+    bundle: Bundle,
+    frames: Iterator[CameraFrame],
+    out: Path,
+    folder: Path,
+    progress: Callable[[int], object] | None,
+) -> int:
+    """`run_campaign`, with its folder of blocks held."""
     fingerprint = config.fingerprint(bundle.hash)
     blocks = config.blocks()
     missing = [b for b in blocks if not _is_done(folder / f"{b.name}.parquet", fingerprint)]
@@ -156,7 +174,7 @@ def disturbed(blocks: Sequence[Block], folder: Path) -> list[Block]:
 
 @contextlib.contextmanager
 def _whole_or_nothing(path: Path, source: dict[str, Any]) -> Iterator[RecordWriter]:
-    """A block that was cut short is no block."""
+    """A block that was cut short is no block, and half a campaign replaces no whole one."""
     writer = RecordWriter(path, source, EXTRA_COLUMNS)
     try:
         yield writer
@@ -169,7 +187,11 @@ def _whole_or_nothing(path: Path, source: dict[str, Any]) -> Iterator[RecordWrit
 def _is_done(path: Path, fingerprint: str) -> bool:
     if not path.exists():
         return False
-    found = read_records(path).source.get("fingerprint")
+    try:
+        found = read_records(path).source.get("fingerprint")
+    except DataError as error:  # by a power cut, say: it is measured again
+        _log.warning("block left out: %s", error.given)
+        return False
     if found != fingerprint:
         raise DataError(
             f"{path} belongs to another campaign ({found})",
@@ -205,7 +227,7 @@ def _merge(
             for b, r in zip(blocks, read, strict=True)
         ],
     )
-    with RecordWriter(out, source, EXTRA_COLUMNS) as writer:
+    with _whole_or_nothing(out, source) as writer:
         for records in read:
             extra = [records.table[name].to_pylist() for name in EXTRA_COLUMNS]
             for row, *values in zip(records.rows(), *extra, strict=True):

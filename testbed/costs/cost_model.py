@@ -13,13 +13,13 @@ with the radio terms of `RadioPower`. Times are milliseconds, powers milliwatts.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cnn.action import N_ACTIONS
 from cnn.errors import ConfigError, DataError
+from cnn.files import write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +113,7 @@ class CostModel:
 
     def save(self, path: Path) -> None:
         """Write as JSON; written whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        os.replace(temporary, path)
+        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> CostModel:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cnn.action import ACTIONS
+from cnn.files import replacing, write_text
+from cnn.outputs import SOFTWARE
 from testbed.costs.cost_model import CostModel
 from testbed.costs.fit_check import HeldOut
 from testbed.costs.terms import DEVICE_TERMS, SERVER_TERMS, Floats
@@ -34,11 +35,8 @@ def write_report(
     source: dict[str, Any],
 ) -> list[Path]:
     """Write ``fit.md``, ``delay.png`` and ``energy.png`` into `folder`; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     text = folder / "fit.md"
-    temporary = text.with_name(text.name + ".part")
-    temporary.write_text(_markdown(model, result, source))
-    os.replace(temporary, text)
+    write_text(text, _markdown(model, result, source))
     delay = _scatter(
         folder / "delay.png", held_out.delay_ms, held_out.delay_model_ms, held_out, "delay", "ms"
     )
@@ -126,7 +124,6 @@ def _scatter(
     axes.set(xlabel=f"measured {what}, {unit}", ylabel=f"modelled {what}, {unit}")
     axes.set_title(f"{what}: held-out conditions (x: local actions)", fontsize=10)
     axes.legend(fontsize=8)
-    temporary = path.with_name(path.stem + ".part.png")
-    figure.savefig(temporary, dpi=130)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, metadata={"Software": SOFTWARE})
     return path

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.errors import BundleError, ConfigError
+from cnn.files import replacing
 from testbed.decide.observation import SCHEMA_HASH, STAGED_SCHEMA_HASH
 from testbed.decide.task import Task
 
@@ -96,17 +96,14 @@ class PolicyBundle:
 
     def save(self, path: Path) -> None:
         """Write the file, of format 2 if there is a task; written whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         told = self.manifest.get("task") is not None
         manifest = {**self.manifest, "format": FORMAT if told else TASKLESS_FORMAT}
         sealed = PolicyBundle(manifest, self.arrays)
         text = json.dumps({**manifest, "content_hash": sealed.content_hash}, indent=1)
         members: dict[str, Any] = {"manifest": np.frombuffer(text.encode(), np.uint8)}
         members |= {k: np.ascontiguousarray(v, np.float32) for k, v in self.arrays.items()}
-        temporary = path.with_name(path.name + ".part")
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **members)
-        os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: Path) -> PolicyBundle:

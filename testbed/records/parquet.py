@@ -1,17 +1,19 @@
 """Records: one Parquet row a frame, with where they come from in the file's metadata.
 
-A file is written row group by row group under a temporary name and renamed at the end,
-so that a record file that exists is whole.
+A file is written row group by row group under a temporary name, synced and renamed at the
+end, so that a record file that exists is whole, also after a power cut.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,11 +27,18 @@ from numpy.typing import NDArray
 
 import cnn
 from cnn.errors import DataError
+from cnn.files import Pending, not_written
+from cnn.locks import Claim
 from testbed.records.measurement import Measurement
 
 FORMAT: Final = 1
 METADATA_KEY: Final = b"sliproad"
 ROWS_PER_GROUP: Final = 512
+
+_MOST_NAMED: Final = 5
+"""Damaged files that a warning names; it counts them all."""
+
+_log = logging.getLogger(__name__)
 
 _TYPES: Final = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
 
@@ -86,7 +95,8 @@ class RecordWriter:
     """Writes measurements to `path`, which appears when the writer is closed.
 
     As a context manager it also keeps what was measured before an error or an interrupt;
-    without a single row nothing is left behind.
+    without a single row nothing is left behind. While it is open, no other writer can be
+    opened on the same path, in any process.
 
     Args:
         path: the file; an existing one is replaced at the end.
@@ -94,7 +104,7 @@ class RecordWriter:
         extra: further columns (name to Arrow type), given with every row.
 
     Raises:
-        DataError: if the folder cannot be written to.
+        DataError: if the folder cannot be written to, or somebody else writes to `path`.
     """
 
     def __init__(
@@ -102,18 +112,19 @@ class RecordWriter:
     ) -> None:
         self.path = path
         self.rows = 0
-        self._temporary = path.with_name(path.name + ".part")
         self._schema = measurement_schema(extra).with_metadata({METADATA_KEY: json.dumps(source)})
         self._waiting: list[dict[str, Any]] = []
+        self._claim = Claim(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(self._temporary, self._schema)
+            self._file = Pending(path)
+        except BaseException:
+            self._claim.release()
+            raise
+        try:
+            self._writer = pq.ParquetWriter(self._file.temporary, self._schema)
         except OSError as error:
-            raise DataError(
-                f"records {path}: {error.strerror or error}",
-                expected="a file in a folder that can be written to",
-                mend="give another path",
-            ) from error
+            self._let_go()
+            raise not_written(path, error) from error
 
     def write(self, row: Measurement, **extra: Any) -> None:
         """Add a row (and the values of the extra columns)."""
@@ -127,20 +138,27 @@ class RecordWriter:
 
         Args:
             more: further provenance, known only now (key ``sliproad.end``).
+
+        Raises:
+            DataError: if it cannot be written; then nothing is left of it.
         """
-        self._flush()
-        if more:
-            self._writer.add_key_value_metadata({"sliproad.end": json.dumps(more)})
-        self._writer.close()
-        if self.rows:
-            os.replace(self._temporary, self.path)
-        else:
-            self._temporary.unlink()
+        try:
+            self._flush()
+            if more:
+                self._writer.add_key_value_metadata({"sliproad.end": json.dumps(more)})
+            self._writer.close()
+            if self.rows:
+                self._file.commit()
+        except OSError as error:
+            raise not_written(self.path, error) from error
+        finally:
+            self._let_go()
 
     def discard(self) -> None:
         """Leave nothing behind: neither the file nor its temporary one."""
-        self._writer.close()
-        self._temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # no room for what is thrown away at once
+            self._writer.close()
+        self._let_go()
 
     def __enter__(self) -> Self:
         return self
@@ -159,6 +177,11 @@ class RecordWriter:
         if self._waiting:
             self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
             self._waiting = []
+
+    def _let_go(self) -> None:
+        """Remove the temporary file, if it is still one, and let others write to the path."""
+        self._file.discard()
+        self._claim.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,20 +240,55 @@ def read_records(path: Path) -> Records:
     return Records(table, source)
 
 
-def read_all(path: Path) -> list[Records]:
-    """A record file, or every one of a folder, by name.
+def read_all(path: Path, warn: Callable[[str], object] = _log.warning) -> list[Records]:
+    """A record file, or every one of a folder, by name (which is a device's own order).
+
+    Files of a folder that are empty, damaged or no records are left out, and said.
+
+    Args:
+        path: file or folder.
+        warn: called with one line if files were left out; it counts and names them.
 
     Raises:
-        DataError: if there is none, or one is damaged.
+        DataError: if there is none, the only one is damaged, or all of a folder are.
     """
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [read_records(path)]
+    # A name that begins with a dot is a file that is still being written, or was never finished.
+    files = sorted(f for f in path.glob("*.parquet") if not f.name.startswith("."))
     if not files:
         raise DataError(
             f"records {path}",
             expected="a record file, or a folder with .parquet files of a device",
             mend="give what `sliproad testbed device --out` wrote",
         )
-    return [read_records(file) for file in files]
+    runs, damaged = [], {}
+    for file in files:
+        try:
+            runs.append(read_records(file))
+        except DataError as error:
+            damaged[file.name] = _reason(file, error)
+    said = [f"{name} ({why})" for name, why in list(damaged.items())[:_MOST_NAMED]]
+    text = f"{len(damaged)} of {len(files)} files in {path}: {', '.join(said)}"
+    text += ", ..." if len(damaged) > _MOST_NAMED else ""
+    if not runs:
+        raise DataError(
+            f"no usable record file; left out {text}",
+            expected="at least one whole record file",
+            mend="measure again, or give another folder",
+        )
+    if damaged:
+        warn(f"records left out: {text}")
+    return runs
+
+
+def _reason(path: Path, error: DataError) -> str:
+    """Why a file was left out, in few words."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size == 0:
+            return "empty"
+    words = " ".join(error.given.removeprefix(f"records {path}: ").split())
+    return words if len(words) <= 100 else words[:97] + "..."
 
 
 def _with_later_columns(table: pa.Table) -> pa.Table:

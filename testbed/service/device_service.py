@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from cnn.action import Action
 from cnn.errors import RemoteError
+from cnn.outputs import check_folder
 from testbed.decide.observation import Observer, Settings
 from testbed.device.device import Device
 from testbed.device.frames import CameraFrame, open_frames
@@ -88,6 +89,8 @@ class DeviceService:
         self._meter: Meter = NoMeter()
         self._records: RotatingRecords | None = None
         self._stop = _Stop()
+        if file.records.folder is not None:
+            check_folder(Path(file.records.folder), room=0)
         loadout = load(sources_of(file))
         self.task = task_of(file, loadout)
         self.tally = Tally(self.task.deadline_ms)

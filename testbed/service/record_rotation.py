@@ -1,18 +1,25 @@
 """Records of a device that never ends: finished Parquet files in a folder of bounded size.
 
 Rows go to a journal, an Arrow IPC stream that can be read up to wherever it was cut off. A
-journal that is large or old enough becomes a Parquet file, written under a temporary name and
-renamed. After a kill the next start turns the journal that was left behind into such a file,
-so a kill loses at most the rows that were not yet flushed. All of this happens in a thread of
-its own: a slow or full disk costs records, counted, but never delays a frame.
+journal that is large or old enough becomes a Parquet file, written under a temporary name,
+synced and renamed; only then is the journal deleted. After a kill or a power cut the next start
+turns the journal that was left behind into such a file, so at most the rows are lost that were
+not yet flushed. All of this happens in a thread of its own: a slow or full disk costs records,
+counted, but never delays a frame.
+
+Files are numbered in the order in which they were begun. That order, not the clock's, says
+which is the oldest: a device's clock may be set back while it runs, or be wrong at the start.
+Only files with exactly such a name are ever deleted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -26,13 +33,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cnn.errors import DataError
+from cnn.files import make_folder, replacing, sync
+from cnn.locks import Claim
 from testbed.records.measurement import Measurement
 from testbed.records.parquet import METADATA_KEY, measurement_schema
 
 JOURNAL: Final = ".arrows"
 FINISHED: Final = ".parquet"
-_PART: Final = ".part"
-_PREFIX: Final = "records-"
+_NAME: Final = re.compile(r"records-(?:n(\d{12})-\d{8}T\d{6}Z|\d{8}T\d{6}Z-\d{7,}-\d{6,})")
+"""Stem of a file: its number and the time of its beginning; of older versions' files: time,
+process and a number in it. Sorted by name, those come first, and the others in their order."""
+_OLD_PART: Final = f"{FINISHED}.part"
+"""Ending of older versions' temporary files."""
 _WAITING_ROWS: Final = 10_000
 """Rows that may wait for a slow disk: a quarter of an hour at ten frames a second."""
 _FLUSH_ROWS: Final = 512
@@ -63,13 +75,14 @@ class RotatingRecords:
     """Writes measurements into `folder`; close it, or use it as a context manager.
 
     Args:
-        folder: made if it does not exist; one device at a time may write to it.
+        folder: made if it does not exist; locked until the end, so that a second device
+            cannot write to it.
         source: provenance, JSON-able, stored with every file.
         rotation: bounds.
         extra: further columns (name to Arrow type); a row may leave them out.
 
     Raises:
-        DataError: if the folder cannot be written to.
+        DataError: if the folder cannot be written to, or another device writes to it.
     """
 
     def __init__(
@@ -87,18 +100,21 @@ class RotatingRecords:
         self._schema = schema.with_metadata({METADATA_KEY: json.dumps(dict(source))})
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(_WAITING_ROWS)
         self._journal: _Journal | None = None
-        self._number = 0
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            recover(folder)
-            self._tidy()
-            self._journal = self._open()
-        except OSError as error:
-            raise DataError(
-                f"records folder {folder}: {error.strerror or error}",
-                expected="a folder that can be written to",
-                mend="give another one as records.folder",
-            ) from error
+        with contextlib.ExitStack() as undo:
+            try:
+                make_folder(folder)
+                self._claim = undo.enter_context(Claim(folder, folder=True))
+                recover(folder)
+                self._number = last_number(folder)
+                self._tidy()
+                self._journal = self._open()
+            except OSError as error:
+                raise DataError(
+                    f"records folder {folder}: {error.strerror or error}",
+                    expected="a folder that can be written to",
+                    mend="give another one as records.folder",
+                ) from error
+            undo.pop_all()
         self._thread = threading.Thread(target=self._serve, name="records", daemon=True)
         self._thread.start()
 
@@ -115,6 +131,7 @@ class RotatingRecords:
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
+        self._claim.release()
 
     def __enter__(self) -> Self:
         return self
@@ -168,7 +185,7 @@ class RotatingRecords:
     def _open(self) -> _Journal:
         self._number += 1
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        name = f"{_PREFIX}{stamp}-{os.getpid():07d}-{self._number:06d}{JOURNAL}"
+        name = f"records-n{self._number:012d}-{stamp}{JOURNAL}"
         return _Journal(self.folder / name, self._schema)
 
     def _tidy(self) -> None:
@@ -179,7 +196,7 @@ class RotatingRecords:
         for path in files:
             if total <= self._rotation.total_bytes:
                 break
-            path.unlink()
+            path.unlink(missing_ok=True)
             total -= sizes[path]
 
 
@@ -190,8 +207,9 @@ class _Journal:
         self.path = path
         self.rows = 0
         self._began_s = time.monotonic()
-        self._file = path.open("wb")
+        self._file = path.open("xb")
         self._stream = pa.ipc.new_stream(self._file, schema)
+        sync(path.parent)
 
     @property
     def bytes(self) -> int:
@@ -218,30 +236,44 @@ class _Journal:
 
 def record_files(folder: Path) -> list[Path]:
     """Finished record files of a folder, oldest first; each is an ordinary record file."""
-    return sorted(folder.glob(f"{_PREFIX}*{FINISHED}"))
+    return _named(folder, FINISHED)
+
+
+def last_number(folder: Path) -> int:
+    """Number of the newest file of a folder, finished or not; 0 if none has one."""
+    names = [_NAME.fullmatch(p.stem) for end in (FINISHED, JOURNAL) for p in _named(folder, end)]
+    return max((int(name[1]) for name in names if name and name[1]), default=0)
 
 
 def recover(folder: Path) -> list[Path]:
     """Finish the journals that a killed device left behind; the files made of them."""
-    for part in folder.glob(f"{_PREFIX}*{_PART}"):
-        part.unlink()
-    made = [finish(path) for path in sorted(folder.glob(f"{_PREFIX}*{JOURNAL}"))]
+    for part in _named(folder, _OLD_PART):
+        part.unlink(missing_ok=True)
+    made = [finish(path) for path in _named(folder, JOURNAL)]
     return [path for path in made if path is not None]
 
 
+def _named(folder: Path, ending: str) -> list[Path]:
+    """Our own files of a folder with one ending, oldest first."""
+    files = folder.glob(f"records-*{ending}")
+    return sorted(p for p in files if _NAME.fullmatch(p.name.removesuffix(ending)))
+
+
 def finish(journal: Path) -> Path | None:
-    """Turn a journal into a Parquet file beside it; None if it holds no whole batch."""
+    """Turn a journal into a Parquet file beside it; None if it holds no whole batch.
+
+    The journal is deleted when the file and its name are on disk, not before.
+    """
     final = journal.with_suffix(FINISHED)
-    part = final.with_name(final.name + _PART)
-    writer: pq.ParquetWriter | None = None
-    for table in _tables(journal):
-        writer = writer or pq.ParquetWriter(part, table.schema)
-        writer.write_table(table)
-    if writer is not None:
-        writer.close()
-        os.replace(part, final)
+    tables = _tables(journal)
+    first = next(tables, None)
+    if first is not None:
+        with replacing(final) as part, pq.ParquetWriter(part, first.schema) as writer:
+            writer.write_table(first)
+            for table in tables:
+                writer.write_table(table)
     journal.unlink()
-    return final if writer is not None else None
+    return None if first is None else final
 
 
 def _tables(journal: Path) -> Iterator[pa.Table]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -11,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnn.bundle import load_bundle
-from cnn.errors import ConfigError
+from cnn.errors import ConfigError, SliproadError
+from cnn.files import write_new, write_text
+from cnn.outputs import check_file
 from testbed.decide.policy_bundle import PolicyBundle
+from testbed.file_kinds import SIGNATURE
 from testbed.service.signature import (
     ALGORITHM,
     FORMAT,
@@ -47,7 +49,8 @@ def make_key_pair(private: Path, public: Path) -> str:
     """Write a new key pair (PEM); the private key can be read by its owner alone. Its name.
 
     Raises:
-        ConfigError: if one of the files exists, or cannot be written.
+        ConfigError: if one of the files exists.
+        DataError: if one cannot be written; then neither is there.
         ModuleNotFoundError: without the extra ``signing``.
     """
     from cryptography.hazmat.primitives import serialization
@@ -63,10 +66,16 @@ def make_key_pair(private: Path, public: Path) -> str:
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     for path in (private, public):
-        if path.exists():
+        if os.path.lexists(path):
             raise _exists(path)
-    _write_new(private, secret, 0o600)
-    _write_new(public, shown, 0o644)
+    if not write_new(private, secret, 0o600):
+        raise _exists(private)
+    try:
+        if not write_new(public, shown, 0o644):
+            raise _exists(public)
+    except SliproadError:
+        private.unlink()  # ours, and of no use alone
+        raise
     return key_name(key.public_key())
 
 
@@ -79,10 +88,13 @@ def sign(bundle: Path, key_path: Path) -> Signed:
 
     Raises:
         BundleError: if the bundle is damaged.
-        ConfigError: if the key cannot be used, or the signature cannot be written.
+        ConfigError: if the key cannot be used.
+        DataError: if the signature cannot be written, or something else stands there.
         ModuleNotFoundError: without the extra ``signing``.
     """
     key = _read_private_key(key_path)
+    path = signature_path(bundle)
+    check_file(path, SIGNATURE, room=4096)
     kind: Kind = "model" if bundle.is_dir() else "policy"
     content_hash = (
         load_bundle(bundle).hash if kind == "model" else PolicyBundle.load(bundle).content_hash
@@ -95,13 +107,7 @@ def sign(bundle: Path, key_path: Path) -> Signed:
         "key": name,
         "signature": base64.b64encode(signature).decode(),
     }
-    path = signature_path(bundle)
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.write_text(json.dumps(about) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    write_text(path, json.dumps(about) + "\n")
     return Signed(path, kind, content_hash, name)
 
 
@@ -127,36 +133,9 @@ def _read_private_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def _write_new(path: Path, text: bytes, mode: int) -> None:
-    """Write a file that does not exist yet, whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(number, "wb") as file:
-            file.write(text)
-        os.link(temporary, path)  # unlike a rename, it never replaces a key
-    except FileExistsError as error:
-        raise _exists(path) from error
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
 def _exists(path: Path) -> ConfigError:
     return ConfigError(
         f"key file {path}, which exists",
         expected="a new name: a key is never replaced",
         mend="give another --out, or move the old key away",
-    )
-
-
-def _unwritable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"{path} ({error.strerror or error})",
-        expected="a file in a folder that can be written to",
-        mend="give another path",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from cnn.errors import ConfigError, DataError
+from cnn.files import write_text
 from cnn.text_file import read_text
 from testbed.traces.formats.mahimahi import mahimahi_trace
 from testbed.traces.formats.mahimahi import read_mahimahi as read_mahimahi
@@ -60,23 +60,8 @@ def trace_from_json(raw: dict[str, Any], where: str) -> Trace:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` as JSON, whole or not at all."""
+    """Write `content` as JSON, whole or not at all; raises `DataError` if it cannot be."""
     write_text(path, json.dumps(content) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all; raises `DataError` if that fails."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(
-            f"{path}: {error.strerror}",
-            expected="a path that can be written",
-            mend="choose a file in a folder of yours",
-        ) from error
 
 
 def constant_trace(uplink_mbps: float, rtt_ms: float) -> Trace:

@@ -522,10 +522,11 @@ def test_sigterm_ends_cleanly_with_what_was_measured(tmp_path: Path) -> None:
         text=True,
         env=os.environ | {"COLUMNS": "80"},
     )
-    part = out.with_name(out.name + ".part")
     until = time.monotonic() + 90
-    # The first row group (512 rows) is written while the device runs.
-    while not (part.exists() and part.stat().st_size > 4096) and time.monotonic() < until:
+    # The first row group (512 rows) is written while the device runs, under another name.
+    while time.monotonic() < until:
+        if any(part.stat().st_size > 4096 for part in tmp_path.glob(".run.*.part.parquet")):
+            break
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     stdout, _ = process.communicate(timeout=60)
@@ -533,7 +534,7 @@ def test_sigterm_ends_cleanly_with_what_was_measured(tmp_path: Path) -> None:
     frames = json.loads(stdout.splitlines()[-1])["frames"]
     assert frames >= 512
     assert len(read_records(out)) == frames
-    assert not part.exists()
+    assert list(tmp_path.iterdir()) == [out]
 
 
 @pytest.mark.parametrize(
