@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
+from agents.file_kinds import EVALUATION, check_run, named
+from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console, warn
+from cnn.outputs import check_file, check_folder
+from testbed.file_kinds import POLICY
 
 if TYPE_CHECKING:
     from offload_env.world import World
@@ -80,6 +83,7 @@ def train(
     }
     settings: dict[str, Any] = dict(STAGED_SETTINGS) if env == "staged" else {}
     settings |= {k: v for k, v in given.items() if v is not None}
+    check_run(out)
     config = TrainConfig(scenario=scenario, algo=algo, env=env, seed=seed, **settings)
     world = _recorded_world(scenario, from_records)
     with training_progress(stderr_console(), config.steps) as report:
@@ -134,6 +138,8 @@ def evaluate(
     Baselines are tuned on training drives only. All policies meet the same frames, traces
     and random numbers.
     """
+    if out is not None:
+        check_folder(out, EVALUATION)
     from agents.evaluate import evaluate as run_evaluation
     from agents.evaluation_report import write_report
     from agents.progress import steps_progress
@@ -181,6 +187,7 @@ def export(
     The file carries the policy's task: floor, weights, timing, device. With --policy, a file of
     format 1, which does not, is written again: the same weights, and the task.
     """
+    check_file(named(out), POLICY)
     from agents.export import write
     from cnn.errors import ConfigError
 
@@ -242,7 +249,7 @@ def _recorded_world(scenario: str, records: Path | None) -> World | None:
         return None
     from agents.from_records import world_from_records
 
-    return world_from_records(scenario, records)
+    return world_from_records(scenario, records, warn)
 
 
 def _test_world(scenario: str, traces: Path | None, frames: Path | None) -> World:

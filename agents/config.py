@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 from cnn.action import N_ACTIONS
 from cnn.errors import ConfigError, DataError
+from cnn.files import write_text
 from testbed.decide.stages import ANSWER, CANONICAL, IN_HURRY
 
 ALGORITHMS: Final = ("ppo", "dqn", "maskable-ppo")
@@ -146,10 +146,7 @@ class TrainConfig:
 
     def save(self, path: Path) -> None:
         """Write as JSON; written whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        os.replace(temporary, path)
+        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:

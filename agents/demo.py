@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from agents.file_kinds import DEMO, check_run
 from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
+from cnn.locks import Claim
+from cnn.outputs import check_folder
 
 
 def demo(
@@ -28,9 +31,11 @@ def demo(
     Needs no data: frames are the embedded frame tables, and rendered signs for the live
     run. With SLIPROAD_DATA set, the live run shows real GTSRB tracks instead.
     """
+    check_folder(out, DEMO)
+    check_run(out / "train")
     from agents.demo_steps import run_demo
 
-    with _terminate_as_interrupt():
+    with Claim(out, folder=True), _terminate_as_interrupt():
         result = run_demo(scenario, out, frames, steps, episodes, seed, stderr_console())
     if json:
         emit_json(result)

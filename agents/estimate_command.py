@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cnn.console import JsonFlag, SeedOption, emit_json
+from cnn.console import JsonFlag, SeedOption, emit_json, warn
 from cnn.errors import ConfigError
 
 
@@ -39,7 +39,7 @@ def estimate(
     from testbed.decide.policy_bundle import PolicyBundle
     from testbed.records.parquet import read_all
 
-    runs = read_all(records)
+    runs = read_all(records, warn)
     bundle = PolicyBundle.load(policy)
     bundle.check_fit(runs[0].source.get("bundle_hash"))
     candidate = policy_from_bundle(bundle)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +14,10 @@ from numpy.typing import NDArray
 
 from agents.rollout import PERCENTILES, Rollout, episode_keys, simulate, summary
 from agents.statistics import Interval, gap_closed, interval, paired_differences, resamples
+from agents.table_file import write_table
 from agents.tuning import tuned_baselines
 from cnn.action import ACTIONS
+from cnn.files import write_text
 from offload_env.schedule import Schedule, best_schedule
 from offload_env.world import MAIN, World
 from testbed.decide.policy import StaticPolicy
@@ -104,15 +105,10 @@ class Evaluation:
 
     def save(self, folder: Path) -> None:
         """Write ``evaluation.json`` and ``frames.parquet``, each whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
         table = pd.concat([r.frame() for r in self.rollouts.values()], ignore_index=True)
         table["policy"] = table["policy"].astype("category")
-        part = folder / "frames.parquet.part"
-        table.to_parquet(part, index=False)
-        os.replace(part, folder / "frames.parquet")
-        part = folder / "evaluation.json.part"
-        part.write_text(json.dumps(self.as_json(), indent=1) + "\n")
-        os.replace(part, folder / "evaluation.json")
+        write_table(folder / "frames.parquet", table)
+        write_text(folder / "evaluation.json", json.dumps(self.as_json(), indent=1) + "\n")
 
 
 def evaluate(

@@ -18,6 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 
 import cnn
+from agents.file_kinds import named
 from cnn.action import Action
 from cnn.errors import BundleError
 from testbed.decide.observation import FIELDS, SCHEMA_HASH, STAGED_FIELDS, STAGED_SCHEMA_HASH
@@ -152,6 +153,6 @@ def _versions() -> dict[str, str]:
 
 def write(bundle: PolicyBundle, path: Path) -> Path:
     """Save as `path` (with the ending ``.policy`` if it has none) and say where."""
-    path = path if path.suffix else path.with_suffix(".policy")
+    path = named(path)
     bundle.save(path)
     return path

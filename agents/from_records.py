@@ -10,7 +10,7 @@ nearer one holds; where none was made for long, the trace is cut.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -175,19 +175,23 @@ def device_speed(runs: Sequence[Records], world: World) -> float:
     return float(np.median(joined)) if len(joined) else 1.0
 
 
-def world_from_records(scenario: Scenario | str, path: Path) -> World:
+def world_from_records(
+    scenario: Scenario | str, path: Path, warn: Callable[[str], object] | None = None
+) -> World:
     """The scenario's training world on the link and at the speed that a device recorded.
 
     Args:
         scenario: frames, power, server load, timing, prices and floor.
         path: record file or folder.
+        warn: called with one line about files that were left out; None logs it.
 
     Raises:
         DataError: if the records hold too few exchanges for a trace.
     """
     scenario = load_scenario(scenario)
     plain = build_world(scenario, "train")
-    runs, cost = read_all(path), load_cost(scenario)
+    runs = read_all(path) if warn is None else read_all(path, warn)
+    cost = load_cost(scenario)
     traces: list[Trace] = []
     for k, records in enumerate(runs):
         found = exchanges_of(records, cost.wire_overhead_bytes, cost.net_ms)

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from cnn.outputs import SOFTWARE
+
 AGENT_COLOUR: Final = "#1d3557"
 STAGED_COLOUR: Final = "#d100a5"
 BOUND_COLOUR: Final = "#6c757d"
@@ -34,7 +36,8 @@ def png(figure: Figure) -> bytes:
     """The figure as a PNG file's bytes (110 dots an inch)."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    metadata = {"Software": SOFTWARE}
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata=metadata)
     return buffer.getvalue()
 
 

@@ -9,7 +9,6 @@ pair, chosen on training drives.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,11 +22,14 @@ from agents.config import TrainConfig
 from agents.evaluate import floor_on
 from agents.rollout import Rollout, episode_keys, simulate, summary
 from agents.statistics import Interval, interval, resamples
+from agents.table_file import write_table
 from agents.tuning import best_static
-from cnn.errors import ConfigError
+from cnn.errors import BundleError, ConfigError
+from cnn.files import write_bytes, write_text
 from offload_env.conditioned import Preferences, preferring
 from offload_env.world import MAIN, World
 from testbed.decide.policy import Policy, StaticPolicy, load_policy
+from testbed.decide.policy_bundle import PolicyBundle
 
 CONDITIONED: Final = "conditioned"
 SPECIALIST: Final = "specialist"
@@ -86,17 +88,9 @@ class Sweep:
         """Write ``sweep.parquet``, ``sweep.json`` and ``sweep.png``, each whole or not at all."""
         from agents.sweep_plot import frontier_png
 
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / "sweep.parquet.part"
-        self.points.to_parquet(part, index=False)
-        os.replace(part, folder / "sweep.parquet")
-        for name, content in (
-            ("sweep.json", (json.dumps(self.as_json(), indent=1) + "\n").encode()),
-            ("sweep.png", frontier_png(self.points)),
-        ):
-            part = folder / f"{name}.part"
-            part.write_bytes(content)
-            os.replace(part, folder / name)
+        write_table(folder / "sweep.parquet", self.points)
+        write_text(folder / "sweep.json", json.dumps(self.as_json(), indent=1) + "\n")
+        write_bytes(folder / "sweep.png", frontier_png(self.points))
 
 
 def default_floors(world: World, margin: float) -> tuple[float, ...]:
@@ -149,7 +143,7 @@ def train_all(
     policies[None] = load_policy(path, result.bundle.manifest["bundle_hash"])
     for floor in floors:
         for share in shares:
-            folder = out / "specialists" / f"floor{floor:.4f}-delay{share:.2f}"
+            folder = specialist_folder(out, floor, share)
             progress(folder.name)
             if not _trained(folder, config):
                 train(config, folder, world=preferring(train_world, floor, share))
@@ -159,9 +153,22 @@ def train_all(
     return policies
 
 
+def specialist_folder(out: Path, floor: float, share: float) -> Path:
+    """The run folder of the specialist for one preference."""
+    return out / "specialists" / f"floor{floor:.4f}-delay{share:.2f}"
+
+
 def _trained(folder: Path, config: TrainConfig) -> bool:
-    done = (folder / "agent.policy").exists()
-    return done and TrainConfig.load(folder / "config.json") == config
+    """Whether a folder's policy was trained with these settings: its own word counts.
+
+    The folder's ``config.json`` is that of the last run that was begun there, not ended.
+    """
+    path = folder / "agent.policy"
+    try:
+        made_with = PolicyBundle.load(path).manifest.get("provenance", {}).get("config")
+    except BundleError:  # none yet, or damaged
+        return False
+    return bool(made_with == json.loads(json.dumps(asdict(config))))
 
 
 def evaluate_sweep(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from agents.commands import ScenarioOption
+from agents.file_kinds import SWEEP, check_run
 from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
 from cnn.errors import ConfigError
+from cnn.locks import Claim
+from cnn.outputs import check_folder
 
 
 def sweep(
@@ -43,16 +47,25 @@ def sweep(
     """
     from agents.config import TrainConfig
     from agents.progress import steps_progress
-    from agents.sweep import check_preferences, default_floors, evaluate_sweep, train_all
+    from agents.sweep import (
+        check_preferences,
+        default_floors,
+        evaluate_sweep,
+        specialist_folder,
+        train_all,
+    )
     from offload_env.world import build_world
 
     settings: dict[str, Any] = {} if steps is None else {"steps": steps}
     config = TrainConfig(scenario=scenario, seed=seed, **settings)
+    check_folder(out, SWEEP)
     given, shares = _numbers("--floors", floors), _numbers("--weights", weights)
     train_world = build_world(scenario, "train")
     asked = given or default_floors(train_world, config.margin)
     check_preferences(asked, shares)
-    with steps_progress(stderr_console(), "sweep") as progress:
+    for floor, share in product(asked, shares):
+        check_run(specialist_folder(out, floor, share))
+    with Claim(out, folder=True), steps_progress(stderr_console(), "sweep") as progress:
         policies = train_all(train_world, config, out, asked, shares, progress)
         result = evaluate_sweep(
             train_world,

@@ -21,13 +21,16 @@ from agents import checkpoint
 from agents.config import TrainConfig
 from agents.doubt import doubt
 from agents.export import bundle_of
+from agents.file_kinds import check_run
 from agents.promise import promise_of
 from agents.rollout import episode_keys
 from agents.sb3_vec import OffloadVecEnv
 from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
 from agents.supervisor import VALIDATION_SEED_OFFSET, Progress, Supervisor
+from agents.table_file import write_table
 from agents.task import task_of
 from cnn.errors import ConfigError
+from cnn.locks import Claim
 from offload_env.staged_vector import OffloadStagedVectorEnv
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import World, build_world
@@ -79,9 +82,24 @@ def train(
         extra: wraps the training's own callback, to add others.
 
     Raises:
-        DataError: if there is nothing to resume from.
+        DataError: if there is nothing to resume from, `out` holds something else that a run
+            would replace, or another process trains into it.
         ConfigError: if the settings differ from those of the checkpoint.
     """
+    check_run(out)
+    with Claim(out, folder=True):
+        return _train(config, out, world, resume, report, extra)
+
+
+def _train(
+    config: TrainConfig,
+    out: Path,
+    world: World | None,
+    resume: bool,
+    report: Report,
+    extra: Callable[[BaseCallback], BaseCallback],
+) -> TrainResult:
+    """`train`, with its folder held."""
     world = world if world is not None else build_world(config.scenario, "train")
     # One thread: the matrices are small, and more would change sums between machines.
     torch.set_num_threads(1)
@@ -179,7 +197,7 @@ def _same_settings(config: TrainConfig, out: Path) -> None:
 def _result(config: TrainConfig, out: Path, world: World, progress: Progress) -> TrainResult:
     best, validation = checkpoint.load_best(config.algo, out)
     log = progress.log()
-    log.to_parquet(out / "learning.parquet", index=False)
+    write_table(out / "learning.parquet", log)
     bundle = policy_of(best, config, world, validation)
     bundle.save(out / "agent.policy")
     return TrainResult(out, config, bundle, validation, log, progress.seconds)

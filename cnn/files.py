@@ -171,8 +171,11 @@ def write_new(path: Path, data: bytes, mode: int = 0o666) -> bool:
         pending.discard()
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path) -> list[Path]:
     """Make a folder and those above it, so that a power cut does not lose them.
+
+    Returns:
+        Those that did not exist, from the top.
 
     Raises:
         OSError: if that is impossible.
@@ -183,13 +186,15 @@ def make_folder(path: Path) -> None:
         if path.parent == path:
             break
         path = path.parent
-    for folder in reversed(missing):
+    missing.reverse()
+    for folder in missing:
         try:
             folder.mkdir()
         except FileExistsError:
             if not folder.is_dir():  # unless somebody else has just made it
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
         sync(folder.parent)
+    return missing
 
 
 def sync(path: Path) -> None:

@@ -38,7 +38,7 @@ class Claim:
         target = real(path)
         self._file = None if folder else target.with_name(f".{target.name}.lock")
         try:
-            make_folder(target if folder else target.parent)
+            self._made = make_folder(target if folder else target.parent)
             self._descriptor: int | None = self._take(self._file or target)
         except BlockingIOError as error:
             raise DataError(
@@ -50,12 +50,18 @@ class Claim:
             raise not_written(path, error) from error
 
     def release(self) -> None:
-        """Let others have it. A second call does nothing."""
+        """Let others have it. A second call does nothing.
+
+        Folders that were made for the lock and are still empty go again.
+        """
         if self._descriptor is None:
             return
         if self._file is not None:
             with suppress(OSError):
                 self._file.unlink(missing_ok=True)
+        with suppress(OSError):
+            for folder in reversed(self._made):
+                folder.rmdir()
         os.close(self._descriptor)
         self._descriptor = None
 
