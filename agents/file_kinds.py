@@ -80,9 +80,7 @@ SWEEP: Final = {
 }
 DEMO: Final = {
     **EVALUATION,
-    **dict.fromkeys(
-        ("calibration.parquet", "live-agent.parquet", "live-full-local.parquet"), RECORDS
-    ),
+    **dict.fromkeys(("live-agent.parquet", "live-full-local.parquet"), RECORDS),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -38,9 +37,7 @@ def write_policy(path: Path, bundle_hash: str, seed: int) -> None:
         "bundle_hash": bundle_hash,
         "metrics": {},
     }
-    beside = path.with_name(path.name + ".new")
-    PolicyBundle(about, arrays).save(beside)
-    os.replace(beside, path)
+    PolicyBundle(about, arrays).save(path)
 
 
 def other_bundle(folder: Path) -> str:
@@ -65,7 +62,7 @@ def point(link: Path, target: Path) -> None:
     """Let a symbolic link name another folder, in one step."""
     beside = link.with_name(link.name + ".new")
     beside.symlink_to(target)
-    os.replace(beside, link)
+    beside.replace(link)
 
 
 def config(folder: Path, target: str) -> Path:

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from agents.evaluate import AGENT, CLAIRVOYANT, STAGED, Evaluation, evaluate
+from agents.file_kinds import EVALUATION
 from agents.shipped import shipped_agents
+from cnn.outputs import check_folder
 from offload_env.scenario import scenario_names
 from offload_env.world import build_world
 
@@ -71,6 +73,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for each scenario's evaluation")
     parser.add_argument("--table", action="store_true", help="also print the README's table")
     options = parser.parse_args()
+    if options.out is not None:
+        for name in options.scenarios or scenario_names():
+            check_folder(options.out / name, EVALUATION)
     results: dict[str, Any] = {}
     for name in options.scenarios or scenario_names():
         train, test = build_world(name, "train"), build_world(name, "test")

@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 from cnn.errors import SliproadError
+from cnn.outputs import check_file, json_kind
 from testbed.traces.collection import rtt_series, uplink_series
 from testbed.traces.files import write_json
 from testbed.traces.fit import fit_model
@@ -78,6 +79,7 @@ def main() -> None:
     if options.data is None:
         parser.error("give --data DIR or set SLIPROAD_DATA")
     try:
+        check_file(options.out, json_kind("trace models", "fit_trace_models.py", "models"))
         models = [fit_kind(options.data, kind).to_json() for kind in SELECTIONS]
     except SliproadError as error:
         parser.error(str(error))

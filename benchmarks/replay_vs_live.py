@@ -42,6 +42,8 @@ from tqdm import tqdm
 from agents.live import going_first
 from cnn.action import N_ACTIONS
 from cnn.bundle import load_bundle
+from cnn.files import write_text
+from cnn.outputs import check_folder, json_kind
 from cnn.runtime import SplitRuntime
 from offload_env.live import OffloadLiveEnv
 from offload_env.replay import (
@@ -55,9 +57,15 @@ from offload_env.replay import (
 )
 from offload_env.scenario import load_scenario
 from offload_env.simulator import FALLBACK, SKIPPED
+from testbed.file_kinds import LINK_RECORD, RECORDS
 from testbed.link.record import LinkRecord
 from testbed.records.parquet import RecordWriter, provenance, read_records
 
+FILES = {
+    "records.parquet": RECORDS,
+    "link.json": LINK_RECORD,
+    "run.json": json_kind("a run", "replay_vs_live.py", "started_s", "link_late_ms_p99"),
+}
 LATE_MS = 5.0
 
 
@@ -82,7 +90,7 @@ def main() -> None:
 
 def drive(scenario: str, source: str, n: int, seed: int, folder: Path) -> None:
     """A live run of `n` frames under random actions; its records go to `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder, FILES)
     rng = np.random.default_rng(seed)
     env = OffloadLiveEnv(scenario, "test", frames=source, n_frames=n)
     with going_first(), contextlib.closing(env):
@@ -108,7 +116,7 @@ def drive(scenario: str, source: str, n: int, seed: int, folder: Path) -> None:
             "link_late_ms_p99": late_ms,
             "pace": None if kept is None else kept.to_json(),
         }
-        (folder / "run.json").write_text(json.dumps(run))
+        write_text(folder / "run.json", json.dumps(run))
 
 
 def compare(folder: Path) -> dict[str, object]:

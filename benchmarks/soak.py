@@ -33,6 +33,8 @@ from _soak_files import config, other_bundle, point, write_images, write_policy
 from _soak_report import report
 
 from cnn.bundle import embedded_bundle_path, load_bundle
+from cnn.files import write_text
+from cnn.outputs import check_file, text_kind
 from testbed.link.process import LinkProcess
 from testbed.records.parquet import read_records
 from testbed.server.process import ServerProcess
@@ -170,6 +172,8 @@ def main() -> None:
     parser.add_argument("--kind", default="poor-coverage", help="kind of trace")
     parser.add_argument("--report", type=Path, help="Markdown file to write")
     arguments = parser.parse_args()
+    if arguments.report is not None:
+        check_file(arguments.report, text_kind("a soak test's report", "soak.py", "# Soak\n"))
     data = arguments.traces or os.environ.get("SLIPROAD_DATA")
     if data is None:
         trace = generate_trace(arguments.kind, seed=7, duration_s=600)
@@ -181,9 +185,7 @@ def main() -> None:
     if arguments.report is not None:
         command = f"python benchmarks/soak.py --minutes {arguments.minutes:g}"
         text = report(result, f"{command} --kind {arguments.kind} --report docs/soak.md")
-        beside = arguments.report.with_name(arguments.report.name + ".part")
-        beside.write_text(text)
-        os.replace(beside, arguments.report)
+        write_text(arguments.report, text)
     print(json.dumps(result))
 
 

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from cnn.errors import SliproadError
+from cnn.files import replacing
+from cnn.outputs import SOFTWARE, check_file, picture_kind
 from testbed.traces.collection import load_traces
 from testbed.traces.model import generate_trace
 from testbed.traces.parameters import KINDS, load_models
@@ -71,7 +73,8 @@ def draw(folder: Path, seeds: int, period_s: float, png: Path) -> None:
                 axis.plot(np.arange(count) * period_s, trace.uplink_mbps[:count], lw=0.8)
             axis.set(xlabel="time (s)", ylabel="uplink (Mbit/s)", title=name)
     figure.tight_layout()
-    figure.savefig(png, dpi=90)
+    with replacing(png) as temporary:
+        figure.savefig(temporary, dpi=90, metadata={"Software": SOFTWARE})
 
 
 def main() -> None:
@@ -85,6 +88,8 @@ def main() -> None:
     if options.data is None:
         parser.error("give --data DIR or set SLIPROAD_DATA")
     try:
+        if options.png is not None:
+            check_file(options.png, picture_kind("a figure of traces", "trace_model_report.py"))
         result: dict[str, Any] = {
             kind: compare(options.data, kind, options.seeds, options.period_s) for kind in KINDS
         }
