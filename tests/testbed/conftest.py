@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ def _write_policy(path: Path, bundle_hash: str, action: Action, **metrics: Any) 
     bundle = PolicyBundle({**about, "metrics": metrics}, arrays)
     beside = path.with_name(path.name + ".new")
     bundle.save(beside)
-    os.replace(beside, path)
+    beside.replace(path)
     return PolicyBundle.load(path).content_hash[:12]
 
 
@@ -78,7 +77,7 @@ def _write_staged_policy(
     bundle = PolicyBundle(about, _threshold_arrays(look, send, threshold))
     beside = path.with_name(path.name + ".new")
     bundle.save(beside)
-    os.replace(beside, path)
+    beside.replace(path)
     return PolicyBundle.load(path).content_hash[:12]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -186,7 +185,7 @@ def test_a_network_is_changed_only_once_the_server_has_it_and_no_frame_is_lost(
             def between(number: int) -> None:
                 if number == 10:  # the network first: the policy does not fit it yet
                     (tmp_path / "beside").symlink_to(tmp_path / "new")
-                    os.replace(tmp_path / "beside", link)
+                    (tmp_path / "beside").replace(link)
                 if number == 12:
                     write_policy(policy, new_hash, REMOTE)
                 if number == 20:
