@@ -219,8 +219,15 @@ def sync(path: Path) -> None:
 
 
 def real(path: Path) -> Path:
-    """`path` with every symbolic link followed, also one to what does not exist yet."""
-    return Path(os.path.realpath(path))
+    """`path` with every symbolic link followed, also one to what does not exist yet.
+
+    Raises:
+        DataError: if it holds a null byte, as only a configuration file's can.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:
+        raise not_written(path, OSError(errno.EINVAL, str(error))) from error
 
 
 def not_written(path: Path, error: OSError) -> DataError:

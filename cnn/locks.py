@@ -17,6 +17,8 @@ from typing import Final, Self
 from cnn.errors import DataError
 from cnn.files import NO_LOCK, make_folder, not_written, real
 
+_MOST_NAME: Final = 240
+"""Bytes of a file's name that its lock file's has room for."""
 _MOST_COMMAND: Final = 100
 """Characters of another process's command line that an error shows."""
 
@@ -36,7 +38,8 @@ class Claim:
     def __init__(self, path: Path, *, folder: bool = False) -> None:
         self.path = path
         target = real(path)
-        self._file = None if folder else target.with_name(f".{target.name}.lock")
+        name = os.fsdecode(os.fsencode(target.name)[:_MOST_NAME])
+        self._file = None if folder else target.with_name(f".{name}.lock")
         try:
             self._made = make_folder(target if folder else target.parent)
             self._descriptor: int | None = self._take(self._file or target)

@@ -8,6 +8,7 @@ place that cannot be written to or has no room.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -73,8 +74,8 @@ def check_file(
     except FileNotFoundError:
         check_room(path, target.parent, room)
         return
-    except (OSError, ValueError) as error:
-        raise _unusable(path, error) from error
+    except OSError as error:
+        raise not_written(path, error) from error
     if stat.S_ISDIR(found.st_mode):
         raise _refused(path, "is a folder", f"a file for {kind.name}")
     if not stat.S_ISREG(found.st_mode):
@@ -107,8 +108,8 @@ def check_folder(path: Path, files: Mapping[str, FileKind] | None = None, room: 
         is_folder = stat.S_ISDIR(target.stat().st_mode)
     except FileNotFoundError:
         is_folder = True
-    except (OSError, ValueError) as error:
-        raise _unusable(path, error) from error
+    except OSError as error:
+        raise not_written(path, error) from error
     if not is_folder:
         raise _refused(path, "is a file", "a folder")
     check_room(path, target, room)
@@ -118,11 +119,12 @@ def check_folder(path: Path, files: Mapping[str, FileKind] | None = None, room: 
 
 def check_whole_folder(path: Path, kind: FolderKind, room: int = ROOM) -> None:
     """Raise `DataError` unless `path` can be written, or replaced, as a whole folder."""
+    target = real(path)
     try:
         kind.check(path)
-    except (OSError, ValueError) as error:
-        raise _unusable(path, error) from error
-    check_room(path, real(path).parent, room)
+    except OSError as error:
+        raise not_written(path, error) from error
+    check_room(path, target.parent, room)
 
 
 def check_room(path: Path, folder: Path, room: int) -> None:
@@ -136,17 +138,21 @@ def check_room(path: Path, folder: Path, room: int) -> None:
         folder: where it will stand.
         room: bytes.
     """
+    names = [real(path).name]
     try:
         while not folder.exists():
+            names.append(folder.name)
             folder = folder.parent
         if not folder.is_dir():
             raise _refused(folder, "is a file", f"a folder, to write {path}")
+        if max(len(os.fsencode(name)) for name in names) > os.pathconf(folder, "PC_NAME_MAX"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         with tempfile.TemporaryFile(dir=folder) as file:
             if room:  # quotas and limits count here, which the free space does not show
                 os.posix_fallocate(file.fileno(), 0, min(room, ROOM))
         free = os.statvfs(folder)
-    except (OSError, ValueError) as error:
-        raise _unusable(path, error) from error
+    except OSError as error:
+        raise not_written(path, error) from error
     if free.f_bavail * free.f_frsize < room:
         raise DataError(
             f"cannot write {path}: {free.f_bavail * free.f_frsize / 1e6:.1f} MB are free",
@@ -227,9 +233,3 @@ def _whole(path: Path) -> bytes:
 
 def _refused(path: Path, what: str, expected: str) -> DataError:
     return DataError(f"{path} {what}", expected=expected, mend="give another path")
-
-
-def _unusable(path: Path, error: OSError | ValueError) -> DataError:
-    if isinstance(error, OSError):
-        return not_written(path, error)
-    return _refused(path, "is no path", "a path without null bytes")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,12 @@ def data_dir(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
+@pytest.fixture
+def kill_at_every_step() -> Callable[[str, Path], Iterator[int]]:
+    """`_kill_at_every_step`: a real process killed before its n-th change to a folder."""
+    return _kill_at_every_step
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep matplotlib's cache of a test run away from the user's home."""
@@ -76,3 +84,71 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(
         f"on measured data: {len(_used_data)} tests ran, {len(_skipped_for_data)} skipped"
     )
+
+
+_FORKING = """
+import os, signal, sys
+FOLDER = sys.argv[1]
+{program}
+CHANGES = {{"os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.link", "open"}}
+left = None
+
+def hook(event, arguments):
+    global left
+    if left is None or event not in CHANGES:
+        return
+    paths = [a for a in arguments if isinstance(a, (str, os.PathLike))]
+    if any(str(path).startswith(FOLDER) for path in paths):
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+sys.addaudithook(hook)
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        left = int(line)
+        change()
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(status, flush=True)
+"""
+
+
+def _kill_at_every_step(program: str, folder: Path, most: int = 400) -> Iterator[int]:
+    """Let `program`'s function ``change`` run, killed one step later each time, until it ends.
+
+    An audit hook (PEP 578) sees what a process asks of the file system, also from within a
+    library, and counts what happens below one folder. One parent process imports what is
+    needed and forks a child for each kill, so that a hundred kills cost no hundred imports.
+
+    Args:
+        program: Python text that defines ``change()``; ``FOLDER`` is `folder`.
+        folder: what is watched; the caller prepares it anew for each turn.
+        most: steps after which something is wrong.
+
+    Yields:
+        After each kill, the number of steps that had happened.
+    """
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _FORKING.format(program=program), str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+    )
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    try:
+        for step in range(most):
+            parent.stdin.write(f"{step}\n")
+            parent.stdin.flush()
+            status = parent.stdout.readline().strip()
+            if status == "0":
+                return
+            assert status == "-9", f"the change ended with {status}"
+            yield step
+        raise AssertionError(f"not done after {most} steps")
+    finally:
+        parent.kill()
+        parent.communicate()

@@ -57,9 +57,14 @@ def test_new_folders_are_synced_into_those_above(tmp_path: Path, steps: list[str
 def test_a_failed_block_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(KeyError), replacing(path) as temporary:
-        temporary.write_text("half of the n")
-        raise KeyError
+
+    def break_off() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half of the n")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        break_off()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
