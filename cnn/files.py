@@ -60,6 +60,7 @@ class Pending:
         self.path = path
         self._target = real(path)
         self._lock: int | None = None
+        self._moved = False
         try:
             old = _status(self._target)
             if old is not None and not stat.S_ISREG(old.st_mode):
@@ -82,7 +83,7 @@ class Pending:
         """
         try:
             sync(self.temporary)
-            self.temporary.replace(self._target)
+            self._move()
             sync(self._target.parent)
         except OSError as error:
             raise not_written(self.path, error) from error
@@ -99,7 +100,7 @@ class Pending:
                 if error.errno not in _NO_LINK:
                     raise
                 os.close(os.open(self._target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-                self.temporary.replace(self._target)  # in place of our own empty file
+                self._move()  # in place of our own empty file
             sync(self._target.parent)
         except FileExistsError:
             return False
@@ -113,10 +114,15 @@ class Pending:
         """Remove the temporary file, if it is still there."""
         if self._lock is None:
             return
-        with suppress(OSError):
-            self.temporary.unlink(missing_ok=True)
+        if not self._moved:
+            with suppress(OSError):
+                self.temporary.unlink(missing_ok=True)
         os.close(self._lock)
         self._lock = None
+
+    def _move(self) -> None:
+        self.temporary.replace(self._target)
+        self._moved = True
 
 
 @contextmanager

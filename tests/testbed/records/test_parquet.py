@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +18,13 @@ from hypothesis import strategies as st
 from cnn.errors import DataError
 from testbed.commands.device_run import report
 from testbed.records.measurement import Measurement
-from testbed.records.parquet import ROWS_PER_GROUP, RecordWriter, provenance, read_records
+from testbed.records.parquet import (
+    ROWS_PER_GROUP,
+    RecordWriter,
+    provenance,
+    read_all,
+    read_records,
+)
 from testbed.records.summary import summarise
 from testbed.service.tally import Tally
 
@@ -202,3 +210,93 @@ def test_a_damaged_file_is_read_or_a_clear_error(tmp_path: Path, data: st.DataOb
     path.write_bytes(raw[: data.draw(st.integers(1, len(raw)))])
     with contextlib.suppress(DataError):
         read_records(path)
+
+
+def test_a_record_file_is_synced_then_renamed_then_its_folder_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        there = Path(f"/proc/self/fd/{descriptor}").readlink()
+        seen.append("fsync folder" if there == tmp_path else "fsync file")
+        real_fsync(descriptor)
+
+    def replace(a: Any, b: Any) -> None:
+        assert pq.read_metadata(a).num_rows == 1  # whole before it has its name
+        seen.append(f"replace {Path(b).name}")
+        real_replace(a, b)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    with RecordWriter(tmp_path / "run.parquet", {}) as writer:
+        writer.write(LOCAL)
+    assert seen == ["fsync file", "replace run.parquet", "fsync folder"]
+
+
+def test_a_second_writer_of_the_same_file_is_refused_and_the_first_one_s_rows_stay(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run.parquet"
+    with RecordWriter(path, {}) as writer:
+        writer.write(LOCAL)
+        with pytest.raises(DataError, match=f"{path} is in use by process {os.getpid()}"):
+            RecordWriter(path, {})
+        with RecordWriter(tmp_path / "other.parquet", {}) as other:
+            other.write(LOCAL)
+    assert len(read_records(path)) == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"run.parquet", "other.parquet"}
+
+
+def folder_of(path: Path, good: int) -> Path:
+    """A folder with some good record files and one of each kind of bad one."""
+    for i in range(good):
+        with RecordWriter(path / f"c{i}.parquet", {"n": i}) as writer:
+            writer.write(dataclasses.replace(LOCAL, frame_id=i))
+    path.mkdir(exist_ok=True)
+    with RecordWriter(path / "whole", {}) as writer:
+        for _ in range(2000):
+            writer.write(LOCAL)
+    whole = (path / "whole").read_bytes()
+    (path / "whole").unlink()
+    (path / "a-empty.parquet").write_bytes(b"")
+    (path / "b-cut.parquet").write_bytes(whole[: len(whole) // 2])
+    (path / "d-text.parquet").write_text("dear diary")
+    (path / "e-zeros.parquet").write_bytes(bytes(4096))
+    (path / "f-holed.parquet").write_bytes(whole[:4] + bytes(2000) + whole[2004:])
+    pq.write_table(pa.table({"x": [1]}), path / "g-other.parquet")
+    (path / ".c9.0123abcd.part.parquet").write_bytes(whole[:100])  # still being written
+    (path / "notes.txt").write_text("mine")
+    return path
+
+
+def test_bad_files_of_a_folder_are_left_out_counted_and_named(tmp_path: Path) -> None:
+    folder, said = folder_of(tmp_path / "rec", good=3), []
+    runs = read_all(folder, said.append)
+    assert [r.source["n"] for r in runs] == [0, 1, 2]
+    (line,) = said
+    assert f"6 of 9 files in {folder}: a-empty.parquet (empty), b-cut.parquet (" in line
+    assert "part.parquet" not in line
+    assert "\n" not in line
+    assert line.endswith(", ...")  # it names five
+
+
+def test_a_folder_of_bad_files_alone_is_an_error_and_so_is_one_bad_file(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "rec", good=0)
+    with pytest.raises(DataError, match="no usable record file; left out 6 of 6"):
+        read_all(folder)
+    with pytest.raises(DataError, match="a-empty"):
+        read_all(folder / "a-empty.parquet")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"folder with \.parquet files"):
+        read_all(tmp_path / "none")
+
+
+def test_a_folder_without_bad_files_is_read_in_silence(tmp_path: Path) -> None:
+    for i in range(2):
+        with RecordWriter(tmp_path / f"{i}.parquet", {}) as writer:
+            writer.write(LOCAL)
+    said: list[str] = []
+    assert len(read_all(tmp_path, said.append)) == 2
+    assert said == []
