@@ -85,8 +85,8 @@ DEMO: Final = {
 
 
 def named(path: Path) -> Path:
-    """`path` with the ending ``.policy`` if it has none."""
-    return path if path.suffix else path.with_suffix(".policy")
+    """`path`, with the ending ``.policy`` if it has none and names nothing that is there."""
+    return path if path.suffix or path.exists() else path.with_suffix(".policy")
 
 
 def check_run(out: Path) -> None:
