@@ -208,7 +208,7 @@ def test_two_devices_with_one_output_do_not_mix(tmp_path: Path) -> None:
     """Two real processes: one measures, the other is told which one does."""
     common = ["device", "--local-only", "--action", "e1s1", "--json"]
     out = tmp_path / "run.parquet"
-    first = start(*common, "--n-frames", 2000, "--out", out, cwd=tmp_path)
+    first = start(*common, "--n-frames", 300, "--fps", 2, "--out", out, cwd=tmp_path)
     try:
         while not list(tmp_path.glob(".run.*.part.parquet")):
             assert first.poll() is None
