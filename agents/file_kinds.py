@@ -81,6 +81,7 @@ SWEEP: Final = {
 DEMO: Final = {
     **EVALUATION,
     **dict.fromkeys(("live-agent.parquet", "live-full-local.parquet"), RECORDS),
+    **dict.fromkeys(("first.png", "drive.png"), picture_kind("a picture", "sliproad demo")),
 }
 
 

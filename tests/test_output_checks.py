@@ -55,6 +55,7 @@ FOLDERS = {
     "sweep policy": (["agent", "sweep", "--out"], "conditioned.policy"),
     "demo": (["demo", "--out"], "evaluation.json"),
     "demo records": (["demo", "--out"], "live-agent.parquet"),
+    "demo picture": (["demo", "--out"], "drive.png"),
     "demo policy": (["demo", "--out"], "train/agent.policy"),
     "cnn export": (["cnn", "export", "--checkpoint", "none", "--out"], "thesis.tex"),
 }
