@@ -50,7 +50,7 @@ def fit(
     from --base, scaled by what was measured, and the model says which.
     """
     if out is not None:
-        check_file(out, COST_MODEL, inputs=(records,))
+        check_file(out, COST_MODEL, room=65_536, inputs=(records,))
     if report is not None:
         check_folder(report, FIT_REPORT)
     from testbed.records.parquet import read_all

@@ -123,7 +123,8 @@ class RecordWriter:
         try:
             self._writer = pq.ParquetWriter(self._file.temporary, self._schema)
         except OSError as error:
-            self._let_go()
+            self._file.discard()
+            self._claim.release()
             raise not_written(path, error) from error
 
     def write(self, row: Measurement, **extra: Any) -> None:
@@ -156,7 +157,7 @@ class RecordWriter:
 
     def discard(self) -> None:
         """Leave nothing behind: neither the file nor its temporary one."""
-        with contextlib.suppress(OSError):  # no room for what is thrown away at once
+        with contextlib.suppress(OSError, pa.ArrowException):  # no room for what goes at once
             self._writer.close()
         self._let_go()
 
@@ -175,11 +176,17 @@ class RecordWriter:
 
     def _flush(self) -> None:
         if self._waiting:
-            self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
+            table = pa.Table.from_pylist(self._waiting, schema=self._schema)
+            try:
+                self._writer.write_table(table)
+            except OSError as error:  # Arrow can do nothing more with such a file
+                self.discard()
+                raise not_written(self.path, error) from error
             self._waiting = []
 
     def _let_go(self) -> None:
         """Remove the temporary file, if it is still one, and let others write to the path."""
+        self._writer.is_open = False  # also where closing it has failed
         self._file.discard()
         self._claim.release()
 

@@ -16,6 +16,7 @@ import pytest
 
 from cnn.download import ARCHIVES, Archive, by_hand, download
 from cnn.errors import DataError
+from cnn.locks import Claim
 
 pytest.importorskip("pooch", reason="pooch comes with the extra [train]")
 
@@ -149,6 +150,34 @@ def test_files_placed_by_hand_need_no_network(tmp_path: Path) -> None:
     (tmp_path / "truth.zip").write_bytes(TRUTH)
     fetch(tmp_path, "http://127.0.0.1:9/")
     assert (tmp_path / "GT-final_test.csv").exists()
+    assert (tmp_path / "images.zip").read_bytes() == IMAGES  # the user's own stay
+
+
+def test_a_file_of_the_users_under_an_archives_name_stays(tmp_path: Path) -> None:
+    (tmp_path / "images.zip").write_bytes(b"another archive")
+    with (
+        serving({"images.zip": IMAGES, "truth.zip": TRUTH}) as (url, log),
+        pytest.raises(DataError, match="another checksum"),
+    ):
+        fetch(tmp_path, url)
+    assert log.requests == []
+    assert [p.name for p in tmp_path.iterdir()] == ["images.zip"]
+    assert (tmp_path / "images.zip").read_bytes() == b"another archive"
+
+
+def test_what_a_killed_download_unpacked_goes_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".unpack-k1l_ed00", ".unpack-notes", ".unpack"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".unpack-k1l_ed00" / "half.ppm").write_bytes(b"P6")
+    with serving({"images.zip": IMAGES, "truth.zip": TRUTH}) as (url, _):
+        fetch(tmp_path, url)
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {".unpack-notes", ".unpack", "GTSRB", "GT-final_test.csv"}
+
+
+def test_two_downloads_into_one_folder_do_not_mix(tmp_path: Path) -> None:
+    with Claim(tmp_path, folder=True), pytest.raises(DataError, match="is in use by process"):
+        fetch(tmp_path, "http://127.0.0.1:9/")
 
 
 def test_a_file_with_the_right_name_but_without_the_images_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +302,25 @@ def test_a_folder_without_bad_files_is_read_in_silence(tmp_path: Path) -> None:
     said: list[str] = []
     assert len(read_all(tmp_path, said.append)) == 2
     assert said == []
+
+
+def test_a_disk_that_fills_up_is_one_clear_error_and_leaves_nothing(tmp_path: Path) -> None:
+    """In a process of its own, whose files may have 64 kB."""
+    program = (
+        "import dataclasses, random, resource, sys\n"
+        "from pathlib import Path\n"
+        "sys.path.insert(0, sys.argv[2])\n"
+        "from test_parquet import LOCAL, DataError, RecordWriter\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
+        "try:\n"
+        "    with RecordWriter(Path(sys.argv[1]), {}) as writer:\n"
+        "        for i in range(20_000):\n"
+        "            writer.write(dataclasses.replace(LOCAL, delay_ms=random.random()))\n"
+        "except DataError as error:\n    print(error.given)\n"
+    )
+    path = tmp_path / "run.parquet"
+    command = [sys.executable, "-W", "error", "-c", program, str(path), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith(f"cannot write {path}: "), done.stderr
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
