@@ -15,7 +15,8 @@ import pytest
 from cnn.action import N_ACTIONS
 from cnn.bundle import load_bundle
 from cnn.errors import ConfigError, DataError
-from testbed.costs.campaign import disturbed, run_campaign
+from cnn.locks import Claim
+from testbed.costs.campaign import _is_done, disturbed, run_campaign
 from testbed.costs.campaign_config import CampaignConfig, Condition
 from testbed.costs.cost_model import CostModel
 from testbed.device.frames import open_frames
@@ -133,6 +134,27 @@ def test_an_interrupted_campaign_goes_on_where_it_stopped(tmp_path: Path) -> Non
     assert "delay   = compute" in text
     assert (report / "delay.png").stat().st_size > 1000
     assert (report / "energy.png").stat().st_size > 1000
+
+
+def test_a_second_campaign_into_the_same_file_is_refused(tmp_path: Path) -> None:
+    bundle, out = load_bundle(), tmp_path / "campaign.parquet"
+    frames = open_frames("render", bundle.config.input_size)
+    with (
+        Claim(tmp_path / "campaign.parquet.blocks", folder=True),
+        pytest.raises(DataError, match="in use by process"),
+    ):
+        run_campaign(SMALL, bundle, frames, out)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no end"])
+def test_a_block_that_a_power_cut_damaged_counts_as_missing(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "5mbps-10ms-round0.parquet"
+    path.write_bytes(content)
+    assert not _is_done(path, "fingerprint")
+    assert "5mbps-10ms-round0.parquet" in caplog.text
 
 
 def test_fit_without_records_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
