@@ -82,9 +82,8 @@ class Claim:
     @staticmethod
     def _take(path: Path) -> int:
         """Descriptor that holds the lock; `BlockingIOError` names who has it instead."""
-        flags = os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else os.O_RDWR | os.O_CREAT
         while True:
-            descriptor = os.open(path, flags, 0o666)
+            descriptor = _opened(path)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -100,6 +99,17 @@ class Claim:
                 if os.path.samestat(path.stat(), os.fstat(descriptor)):
                     return descriptor
             os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    if path.is_dir():
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        # Another user's, left by a kill, can be locked all the same. (In a sticky folder the
+        # kernel lets nobody, root included, open it with O_CREAT: fs.protected_regular.)
+        return os.open(path, os.O_RDONLY)
 
 
 def holder(descriptor: int) -> str:

@@ -128,3 +128,24 @@ def test_a_place_that_cannot_be_made_is_one_clear_error(tmp_path: Path, folder: 
     (tmp_path / "file").write_text("mine")
     with pytest.raises(DataError, match="cannot write"):
         Claim(tmp_path / "file" / "out", folder=folder)
+
+
+def test_another_users_lock_file_left_by_a_kill_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a sticky folder, where the kernel refuses O_CREAT on it (fs.protected_regular)."""
+    (tmp_path / ".a.lock").write_bytes(b"")
+    real = os.open
+
+    def refuse(path: Path, flags: int, *mode: int) -> int:
+        if flags & os.O_CREAT:
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with (
+        Claim(tmp_path / "a"),
+        pytest.raises(DataError, match="in use by"),
+        Claim(tmp_path / "a"),
+    ):
+        pass
