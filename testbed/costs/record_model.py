@@ -17,7 +17,7 @@ from testbed.costs.measured_power import Powers
 from testbed.costs.record_check import hold_out_actions, hold_out_times
 from testbed.costs.record_fit import RecordFit, fit_records, record_cost_model
 from testbed.costs.record_samples import DeviceRecords, device_records, powers_of_devices
-from testbed.records.parquet import Records
+from testbed.records.parquet import Records, parquet_files
 
 SHIPPED: Final = "shipped"
 """As the base: the cost model that comes with the package."""
@@ -118,7 +118,7 @@ def _base_powers(base: CostModel | None) -> Powers:
 
 def _source(path: Path, records: DeviceRecords, fit: RecordFit, base: CostModel | None) -> str:
     """Where the model's times come from, in a line."""
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    files = parquet_files(path) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())

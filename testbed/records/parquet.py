@@ -261,8 +261,7 @@ def read_all(path: Path, warn: Callable[[str], object] = _log.warning) -> list[R
     """
     if not path.is_dir():
         return [read_records(path)]
-    # A name that begins with a dot is a file that is still being written, or was never finished.
-    files = sorted(f for f in path.glob("*.parquet") if not f.name.startswith("."))
+    files = parquet_files(path)
     if not files:
         raise DataError(
             f"records {path}",
@@ -287,6 +286,11 @@ def read_all(path: Path, warn: Callable[[str], object] = _log.warning) -> list[R
     if damaged:
         warn(f"records left out: {text}")
     return runs
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files of a folder by name, without those that are still being written."""
+    return sorted(f for f in folder.glob("*.parquet") if not f.name.startswith("."))
 
 
 def _reason(path: Path, error: DataError) -> str:

@@ -410,6 +410,36 @@ def test_records_that_do_not_belong_together_are_refused(
         model_of_records(nothing, read_all(nothing), None, "own")
 
 
+def test_a_folder_with_damaged_files_is_fitted_without_them_and_says_so(
+    tmp_path: Path, save_base: Callable[[CostModel], str]
+) -> None:
+    base, folder = save_base(base_model(DEVICE, SERVER)), tmp_path / "rec"
+    folder.mkdir()
+    record(folder / "a.parquet", FEW)
+    whole = (folder / "a.parquet").read_bytes()
+
+    def fit() -> tuple[str, dict[str, Any]]:
+        command = [sys.executable, "-m", "testbed", "fit", "--records", "rec", "--base", base]
+        done = subprocess.run(
+            [*command, "--out", "own.json", "--json"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr, json.loads(done.stdout.splitlines()[-1])
+
+    silent, expected = fit()
+    assert silent == ""
+    (folder / "b.parquet").write_bytes(b"")  # what a power cut leaves
+    (folder / "c.parquet").write_bytes(whole[:-100])
+    said, found = fit()
+    assert said.startswith("warning: records left out: 2 of 3 files in rec: b.parquet (empty), c.")
+    assert len(said.splitlines()) == 1
+    assert (found["frames"], found["actions"]) == (expected["frames"], expected["actions"])
+
+
 def test_a_real_device_s_folder_becomes_a_cost_model(
     tmp_path: Path, write_staged_policy: Callable[..., str]
 ) -> None:
