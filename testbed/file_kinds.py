@@ -34,6 +34,9 @@ FIT_REPORT: Final = {
 LINK_RECORD: Final = json_kind(
     "a link's record", "sliproad testbed link", "trace", "start_offset_s", "cuts_monotonic_s"
 )
+TRACE: Final = json_kind(
+    "a trace", "sliproad testbed traces import", "format", "uplink_mbps", "rtt_ms", "period_s"
+)
 SIGNATURE: Final = json_kind(
     "a signature", "sliproad testbed sign", "format", "algorithm", "key", "signature"
 )

@@ -13,8 +13,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from agents.cli import app
 from cnn.bundle import embedded_bundle_path
@@ -35,6 +37,7 @@ FILES = {
     "serve": ["testbed", "serve", "--port", "0", "--port-file"],
     "link": ["testbed", "link", "--server", "x:1", "--rate-mbps", "9", "--port-file"],
     "link record": ["testbed", "link", "--server", "x:1", "--rate-mbps", "9", "--record"],
+    "import": ["testbed", "traces", "import", "none", "--out"],
     "agent export": ["agent", "export", "--run", "none", "--out"],
 }
 """Command lines that end with the option of a file."""
@@ -225,3 +228,25 @@ def test_two_devices_with_one_output_do_not_mix(tmp_path: Path) -> None:
     finally:
         first.kill()
         first.communicate()
+
+
+def options_that_name_an_output(command: Any, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    found = set()
+    for name, sub in getattr(command, "commands", {}).items():
+        found |= options_that_name_an_output(sub, (*path, name))
+    for parameter in command.params:
+        if parameter.name in {"out", "plots", "report", "record", "port_file"}:
+            found.add((*path, parameter.opts[0]))
+    return found
+
+
+def test_no_option_that_names_an_output_is_forgotten_here() -> None:
+    tried = [*FILES.values(), *(words for words, _ in FOLDERS.values()), DOWNLOAD]
+    root = typer.main.get_command(app)
+    assert options_that_name_an_output(root) == {(*path_of(root, w), w[-1]) for w in tried}
+
+
+def path_of(command: Any, words: list[str]) -> tuple[str, ...]:
+    """The names of the groups and the command with which a command line begins."""
+    sub = getattr(command, "commands", {}).get(words[0])
+    return () if sub is None else (words[0], *path_of(sub, words[1:]))

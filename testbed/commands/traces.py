@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from cnn.console import JsonFlag, emit_json
+from cnn.outputs import check_file
+from testbed.file_kinds import TRACE
 
 traces_app = typer.Typer(no_args_is_help=True, help="Network traces of other projects and tools.")
 
@@ -50,14 +52,10 @@ def import_command(
 
     What was counted, merged, held or left out on the way is printed, and kept in the trace.
     """
-    from cnn.errors import ConfigError
+    check_file(out, TRACE, inputs=(measurement,))
     from testbed.traces.files import save_trace
     from testbed.traces.importing import ImportOptions, import_trace
 
-    if out.exists() and measurement.exists() and out.samefile(measurement):
-        raise ConfigError(
-            f"--out {out} is the file to import", expected="another file", mend="correct --out"
-        )
     trace = import_trace(
         measurement,
         ImportOptions(format_name, rtt_ms, tech, direction, spacing_s, unit, period_s),

@@ -357,7 +357,7 @@ def test_the_command_writes_what_link_reads(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*call, "--json"])
     assert done.exit_code == 0, done.output
     again = CliRunner().invoke(app, [*call[:4], "--out", str(source)])
-    assert isinstance(again.exception, ConfigError)
+    assert isinstance(again.exception, DataError)
     assert source.read_bytes()[:2] == b"\x1f\x8b"
     said = json.loads(done.stdout.splitlines()[-1])
     trace = read_trace(out)
