@@ -3,18 +3,12 @@
 The order is that of ``rename(2)`` users who survive power cuts: write beside the target
 under a unique name, fsync the data, rename, fsync the folder. Only then may what the new
 file replaces be deleted.
-
-A temporary file is locked (``flock(2)``) while it is written. One that a killed process left
-behind is not, which is how the next writer of the same target knows that it may remove it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import re
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,9 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cnn.errors import DataError
-
-_MOST_NAME_BYTES: Final = 255
-"""NAME_MAX of the usual file systems."""
+from cnn.temporaries import lock_new, remove_stale, temporary_name
 
 _NO_SYNC: Final = {
     errno.EINVAL,
@@ -37,9 +29,6 @@ _NO_SYNC: Final = {
 
 _NO_LINK: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 """What file systems answer that have no hard links (FAT, some FUSE ones)."""
-
-NO_LOCK: Final = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.ENOSYS}
-"""What file systems answer that have no ``flock``."""
 
 
 class Pending:
@@ -70,7 +59,8 @@ class Pending:
             remove_stale(self._target)
             self.temporary, self._lock = _new_temporary(self._target, mode)
             if old is not None:
-                self.temporary.chmod(stat.S_IMODE(old.st_mode))
+                with suppress(PermissionError):  # a file system without permissions (FAT)
+                    self.temporary.chmod(stat.S_IMODE(old.st_mode))
         except OSError as error:
             self.discard()
             raise not_written(path, error) from error
@@ -243,56 +233,6 @@ def not_written(path: Path, error: OSError) -> DataError:
         expected="a folder that can be written to, with room for it",
         mend="give another path, or make room",
     )
-
-
-def temporary_name(target: Path, ending: str = "part") -> str:
-    """A unique hidden name for what becomes `target`; keeps the ending of its name."""
-    stem, suffix = _halves(target)
-    return f".{stem}.{secrets.token_hex(4)}.{ending}{suffix}"
-
-
-def leftovers(target: Path, ending: str = "part") -> list[Path]:
-    """What stands beside `target` under a `temporary_name` of it, in use or not."""
-    stem, suffix = _halves(target)
-    named = re.compile(
-        rf"\.{re.escape(stem)}\.[0-9a-f]{{8}}\.{re.escape(ending)}{re.escape(suffix)}"
-    )
-    try:
-        return sorted(p for p in target.parent.iterdir() if named.fullmatch(p.name))
-    except OSError:  # a folder that may be written to, but not read
-        return []
-
-
-def remove_stale(target: Path) -> None:
-    """Remove temporary files of `target` that nobody writes any more."""
-    for path in leftovers(target):
-        with suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    path.unlink()
-            finally:
-                os.close(descriptor)
-
-
-def lock_new(path: Path, descriptor: int) -> bool:
-    """Mark a new temporary as in use; False if somebody took it for a leftover just before."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in NO_LOCK:
-            raise
-    found = _status(path)
-    return found is not None and os.path.samestat(found, os.fstat(descriptor))
-
-
-def _halves(target: Path) -> tuple[str, str]:
-    """Stem, short enough for a temporary name, and ending of a file's name."""
-    suffix = target.suffix if len(os.fsencode(target.suffix)) <= 16 else ""
-    stem = os.fsencode(target.name.removesuffix(suffix))
-    room = _MOST_NAME_BYTES - len(os.fsencode(suffix)) - len("..01234567.part")
-    return os.fsdecode(stem[:room]), suffix
 
 
 def _new_temporary(target: Path, mode: int) -> tuple[Path, int]:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Final
 
 from cnn.errors import DataError
-from cnn.files import leftovers, lock_new, make_folder, not_written, real, sync, temporary_name
+from cnn.files import make_folder, not_written, real, sync
+from cnn.temporaries import leftovers, lock_new, temporary_name
 
 _ASIDE: Final = "old"
 _AT_FDCWD: Final = -100

@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from cnn.errors import DataError
-from cnn.files import NO_LOCK, make_folder, not_written, real
+from cnn.files import make_folder, not_written, real
+from cnn.temporaries import NO_LOCK
 
 _MOST_NAME: Final = 240
 """Bytes of a file's name that its lock file's has room for."""
