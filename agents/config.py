@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 from cnn.action import N_ACTIONS
 from cnn.errors import ConfigError, DataError
+from cnn.files import write_text
 from testbed.decide.stages import ANSWER, CANONICAL, IN_HURRY
 
 ALGORITHMS: Final = ("ppo", "dqn", "maskable-ppo")
@@ -64,6 +64,8 @@ class TrainConfig:
         validate_drives: drives of one validation.
         patience: validations without a better policy before training stops; 0 never does.
         checkpoint_every: steps between checkpoints that a run can be resumed from.
+        records: record file or folder of a deployed device whose link and speed it learns on;
+            empty takes the scenario's.
         actions: canonical numbers of the actions offered, ascending; a staged agent needs e5s5
             among them, with which it can always go on after giving up (`outputs`).
     """
@@ -89,6 +91,7 @@ class TrainConfig:
     validate_drives: int = 256
     patience: int = 0
     checkpoint_every: int = 500_000
+    records: str = ""
     actions: tuple[int, ...] = tuple(range(N_ACTIONS))
 
     def __post_init__(self) -> None:
@@ -146,10 +149,7 @@ class TrainConfig:
 
     def save(self, path: Path) -> None:
         """Write as JSON; written whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        os.replace(temporary, path)
+        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:

@@ -89,7 +89,9 @@ def _summary(result: Evaluation) -> str:
         return "Baselines and the clairvoyant bound; no learnt policy was given."
     who = result.better.replace("-", " ")
     agent, local = result.policies[result.better], result.policies["full-local"]
-    kept = "keeps" if agent["accuracy"] >= result.floor else "misses"
+    kept = "keeps" if result.keeps_floor(result.better) else "MISSES"
+    origin = result.origins.get(result.better)
+    who += " (shipped)" if origin is not None and origin.shipped else ""
     return (
         f"On {result.drives} drives that training never saw, the {who} needs "
         f"{local['delay_ms'] / agent['delay_ms']:.2f} times less delay and "
@@ -107,6 +109,7 @@ def _facts(result: Evaluation, world: World) -> dict[str, str]:
         "cost model": f"{world.cost.name} ({world.cost.source}), slowdown {world.cost.slowdown:g}",
         "power": world.cost.power_source,
         "model bundle": world.table.bundle_hash[:12],
+        **{name: str(origin) for name, origin in result.origins.items()},
         "sliproad": f"{cnn.__version__}, Python {platform.python_version()}",
     }
 
@@ -126,7 +129,7 @@ def _comparison(result: Evaluation) -> Section:
                 else f"{difference.mean:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})",
             )
         )
-    columns = (*COLUMNS, "cost, 95 % interval", "cost over the agent, paired")
+    columns = (*table.columns, "cost, 95 % interval", "cost over the agent, paired")
     text = (
         "Means over all frames. Every policy met the same frames, traces and random numbers; "
         "intervals are bootstrapped over drives. Baselines were tuned on training drives. "

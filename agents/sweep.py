@@ -9,7 +9,6 @@ pair, chosen on training drives.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,16 +19,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from agents.config import TrainConfig
-from agents.evaluate import floor_on
+from agents.evaluate import floor_on, keeps
 from agents.rollout import Rollout, episode_keys, simulate, summary
+from agents.run_folder import CONFIG, POLICY, kept_scenario
 from agents.statistics import Interval, interval, resamples
 from agents.tuning import best_static
 from cnn.errors import ConfigError
+from cnn.files import replacing, write_bytes, write_text
 from offload_env.conditioned import Preferences, preferring
+from offload_env.scenario_text import anchored
 from offload_env.world import MAIN, World
 from testbed.decide.policy import Policy, StaticPolicy, load_policy
 
 CONDITIONED: Final = "conditioned"
+CHECKPOINT: Final = "checkpoint"
 SPECIALIST: Final = "specialist"
 STATIC: Final = "best-static"
 FULL_LOCAL: Final = "full-local"
@@ -45,7 +48,8 @@ class Sweep:
         scenario: its name.
         points: one row a policy and preference: ``policy``, ``floor`` (as the device is
             told it), ``owed`` (the same on the test frames), ``delay_share``, the figures of
-            `agents.rollout.summary`, ``on_frontier``.
+            `agents.rollout.summary`, ``keeps_floor`` (accuracy at least what is owed),
+            ``on_frontier``.
         differences: conditioned policy's cost less the specialist's, paired by drive, by
             (floor, share).
         drives: test drives of each point.
@@ -63,6 +67,21 @@ class Sweep:
         costs = self.points.pivot_table("cost", ["floor", "delay_share"], "policy")
         ratios: list[float] = (costs[CONDITIONED] / costs[SPECIALIST]).tolist()
         return ratios
+
+    def below_floor(self) -> list[str]:
+        """A line for every learnt policy that misses what is owed under some preference."""
+        missed = self.points[~self.points["keeps_floor"].astype(bool)]
+        lines = []
+        for name in (SPECIALIST, CONDITIONED):
+            rows = missed[missed["policy"] == name]
+            if len(rows):
+                short = 100 * (rows["owed"] - rows["accuracy"]).max()
+                lines.append(
+                    f"{name} MISSES the accuracy owed under {len(rows)} of "
+                    f"{len(self.differences)} preferences, by {short:.2f} points at most: "
+                    "its cost there does not count"
+                )
+        return lines
 
     def as_json(self) -> dict[str, Any]:
         """The printed result."""
@@ -86,17 +105,10 @@ class Sweep:
         """Write ``sweep.parquet``, ``sweep.json`` and ``sweep.png``, each whole or not at all."""
         from agents.sweep_plot import frontier_png
 
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / "sweep.parquet.part"
-        self.points.to_parquet(part, index=False)
-        os.replace(part, folder / "sweep.parquet")
-        for name, content in (
-            ("sweep.json", (json.dumps(self.as_json(), indent=1) + "\n").encode()),
-            ("sweep.png", frontier_png(self.points)),
-        ):
-            part = folder / f"{name}.part"
-            part.write_bytes(content)
-            os.replace(part, folder / name)
+        with replacing(folder / "sweep.parquet") as part:
+            self.points.to_parquet(part, index=False)
+        write_text(folder / "sweep.json", json.dumps(self.as_json(), indent=1) + "\n")
+        write_bytes(folder / "sweep.png", frontier_png(self.points))
 
 
 def default_floors(world: World, margin: float) -> tuple[float, ...]:
@@ -126,8 +138,8 @@ def train_all(
 ) -> dict[tuple[float, float] | None, Policy]:
     """A specialist for each (floor, share), and the conditioned policy under None.
 
-    A specialist that `out` already holds, trained with the same settings, is read and not
-    trained again.
+    What `out` already holds, trained with the same settings, is read and not trained again;
+    a training that was interrupted is resumed.
 
     Args:
         train_world: training world.
@@ -136,8 +148,11 @@ def train_all(
         floors, shares: the preferences; the conditioned policy is trained for the whole
             range between the lowest and the highest of each.
         progress: called with the name of what is being trained.
+
+    Raises:
+        TrainingInterrupted: at SIGINT or SIGTERM, with what was done kept in `out`.
     """
-    from agents.conditioned import train_conditioned
+    from agents.conditioned import already_trained, train_conditioned
     from agents.train import train
 
     check_preferences(floors, shares)
@@ -145,23 +160,27 @@ def train_all(
     progress(f"{CONDITIONED} ({config.steps} steps)")
     asked = Preferences((min(floors), max(floors)), (min(shares), max(shares)))
     path = out / "conditioned.policy"
-    result = train_conditioned(config, path, world=train_world, preferences=asked)
-    policies[None] = load_policy(path, result.bundle.manifest["bundle_hash"])
+    if not already_trained(path, config, asked):
+        train_conditioned(config, path, world=train_world, preferences=asked)
+    policies[None] = load_policy(path, train_world.table.bundle_hash)
     for floor in floors:
         for share in shares:
             folder = out / "specialists" / f"floor{floor:.4f}-delay{share:.2f}"
             progress(folder.name)
-            if not _trained(folder, config):
-                train(config, folder, world=preferring(train_world, floor, share))
-            policies[floor, share] = load_policy(
-                folder / "agent.policy", train_world.table.bundle_hash
-            )
+            world = preferring(train_world, floor, share)
+            same = _same_run(folder, config, world)
+            if not (same and (folder / POLICY).is_file()):
+                begun = same and (folder / CHECKPOINT).is_dir()
+                train(config, folder, world=world, resume=begun)
+            policies[floor, share] = load_policy(folder / POLICY, world.table.bundle_hash)
     return policies
 
 
-def _trained(folder: Path, config: TrainConfig) -> bool:
-    done = (folder / "agent.policy").exists()
-    return done and TrainConfig.load(folder / "config.json") == config
+def _same_run(folder: Path, config: TrainConfig, world: World) -> bool:
+    """Whether `folder` holds a run of these settings in this world, finished or not."""
+    if not (folder / CONFIG).is_file() or TrainConfig.load(folder / CONFIG) != config:
+        return False
+    return kept_scenario(folder) in (None, anchored(world.scenario))  # None: an older run
 
 
 def evaluate_sweep(
@@ -215,7 +234,8 @@ def _row(
     name: str, asked: tuple[float, float], owed: float, rollout: Rollout
 ) -> dict[str, str | float]:
     where = {"floor": asked[0], "owed": owed, "delay_share": asked[1]}
-    return {"policy": name, **where, **summary(rollout)}
+    figures = summary(rollout)
+    return {"policy": name, **where, **figures, "keeps_floor": keeps(figures["accuracy"], owed)}
 
 
 def frontier(points: pd.DataFrame) -> NDArray[np.bool_]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from agents.commands import ScenarioOption
-from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
+from cnn.console import JsonFlag, SeedOption, command_line, emit_json, stderr_console
 from cnn.errors import ConfigError
+from cnn.option_checks import require_writable
 
 
 def sweep(
+    context: typer.Context,
     scenario: ScenarioOption = "urban-5g",
     floors: Annotated[
         str,
@@ -27,7 +31,7 @@ def sweep(
     ] = "0.2,0.5,0.8",
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Frames of each training; the default setting if left out."),
+        typer.Option(min=1, help="Frames of each training; 2,000,000 if left out."),
     ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="Test drives of each point.")] = 128,
     out: Annotated[
@@ -39,7 +43,8 @@ def sweep(
     """Train a specialist for every floor and weight, and one conditioned policy for all.
 
     Compares them on the same held-out drives and draws the frontier of delay, energy and
-    accuracy. Specialists that --out already holds are not trained again.
+    accuracy. What --out already holds is not trained again; Ctrl-C keeps the work, and the
+    same command goes on from there.
     """
     from agents.config import TrainConfig
     from agents.progress import steps_progress
@@ -52,7 +57,8 @@ def sweep(
     train_world = build_world(scenario, "train")
     asked = given or default_floors(train_world, config.margin)
     check_preferences(asked, shares)
-    with steps_progress(stderr_console(), "sweep") as progress:
+    require_writable(out, "--out")
+    with _keeping_work(context), steps_progress(stderr_console(), "sweep") as progress:
         policies = train_all(train_world, config, out, asked, shares, progress)
         result = evaluate_sweep(
             train_world,
@@ -65,7 +71,7 @@ def sweep(
         )
     result.save(out)
     columns = ["policy", "floor", "owed", "delay_share", "delay_ms", "energy_mj", "accuracy"]
-    table = result.points[[*columns, "cost", "on_frontier"]]
+    table = result.points[[*columns, "keeps_floor", "cost", "on_frontier"]]
     typer.echo(table.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
     found = result.as_json()
     ratio = found["conditioned_over_specialist"]
@@ -74,8 +80,22 @@ def sweep(
         f"cost on average, {ratio['worst_cost_ratio']:.3f} times at worst; "
         f"figures and picture in {out}"
     )
+    for line in result.below_floor():
+        typer.echo(line)
     if json:
         emit_json({**found, "policy": str(out / "conditioned.policy")})
+
+
+@contextmanager
+def _keeping_work(context: typer.Context) -> Iterator[None]:
+    """An interrupted training ends the command with the line that goes on from there."""
+    from agents.interrupt import TrainingInterrupted
+    from agents.train_command import interrupted
+
+    try:
+        yield
+    except TrainingInterrupted as stopped:
+        interrupted(stopped, command_line(context))
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
