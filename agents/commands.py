@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agents.interrupt import TrainingInterrupted
+from cnn.checks import require_writable
 from cnn.console import JsonFlag, SeedOption, emit_json, given_options, stderr_console
-from cnn.option_checks import require_writable
 
 if TYPE_CHECKING:
     from testbed.decide.policy_bundle import PolicyBundle
@@ -29,7 +29,6 @@ def train(
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1,
             help="Decisions to train on; 2,000,000 if left out, 4,000,000 with --env staged.",
         ),
     ] = None,
@@ -45,8 +44,8 @@ def train(
             help="Resume from the checkpoint in --out, bit for bit; what is left out is as it was.",
         ),
     ] = False,
-    n_envs: Annotated[int | None, typer.Option(min=1, help="Parallel drives.")] = None,
-    hidden: Annotated[int | None, typer.Option(min=1, help="Width of both layers.")] = None,
+    n_envs: Annotated[int | None, typer.Option(help="Parallel drives.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Width of both layers, 1..2048.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Adam's, at the start.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Discount a frame, 0..1.")] = None,
     margin: Annotated[
@@ -59,7 +58,7 @@ def train(
         float | None, typer.Option(help="How fast that price follows missing accuracy.")
     ] = None,
     validate_every: Annotated[
-        int | None, typer.Option(min=1, help="Decisions between two validations.")
+        int | None, typer.Option(help="Decisions between two validations.")
     ] = None,
     from_records: Annotated[
         Path | None,

@@ -14,10 +14,10 @@ from agents.progress import steps_progress
 from agents.run_folder import kept_scenario
 from agents.table import comparison
 from agents.task import warn_of_other_task
+from cnn.checks import require_writable
 from cnn.console import stderr_console
 from cnn.errors import ConfigError
 from cnn.frame_table import FrameTable
-from cnn.option_checks import require_writable
 from offload_env.scenario import Scenario, load_scenario, scenario_names
 from offload_env.world import World, build_world
 from testbed.decide.policy_bundle import PolicyBundle
@@ -63,7 +63,7 @@ def judge(given: Given, episodes: int, seed: int, out: Path | None) -> Evaluatio
         require_writable(out, "--out")
     loaded = [contender(path, None) for path in paths]  # before the worlds: quick to refuse
     scenario = scenario_to_judge(given.scenario, paths, loaded)
-    _affordable(scenario, episodes)
+    affordable(scenario, episodes)
     train_world = build_world(scenario, "train")
     test_world = _test_world(scenario, given.traces, given.frames)
     judged = _by_name([contender(p, test_world.table.bundle_hash) for p in paths])
@@ -117,7 +117,8 @@ def scenario_to_judge(named: str, paths: list[Path], loaded: list[Contender]) ->
     )
 
 
-def _affordable(scenario: Scenario, episodes: int) -> None:
+def affordable(scenario: Scenario, episodes: int) -> None:
+    """Raise `ConfigError` if so many test drives would not fit into memory."""
     frames = scenario.timing.n_frames * episodes
     if frames > MAX_FRAMES:
         raise ConfigError(

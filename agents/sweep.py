@@ -24,7 +24,7 @@ from agents.rollout import Rollout, episode_keys, simulate, summary
 from agents.run_folder import CONFIG, POLICY, kept_scenario
 from agents.statistics import Interval, interval, resamples
 from agents.tuning import best_static
-from cnn.errors import ConfigError
+from cnn.checks import require, shown
 from cnn.files import replacing, write_bytes, write_text
 from offload_env.conditioned import Preferences, preferring
 from offload_env.scenario_text import anchored
@@ -37,6 +37,7 @@ SPECIALIST: Final = "specialist"
 STATIC: Final = "best-static"
 FULL_LOCAL: Final = "full-local"
 
+MAX_SPECIALISTS: Final = 400
 SHARES: Final = (0.2, 0.5, 0.8)
 
 
@@ -119,13 +120,15 @@ def default_floors(world: World, margin: float) -> tuple[float, ...]:
 
 def check_preferences(floors: Sequence[float], shares: Sequence[float]) -> None:
     """Raise `ConfigError` unless there is at least one of each and all lie in [0, 1]."""
-    fine = floors and shares and all(0 <= v <= 1 for v in (*floors, *shares))
-    if not fine:
-        raise ConfigError(
-            f"floors {list(floors)} and weights {list(shares)}",
-            expected="at least one of each, all in 0..1",
-            mend="give them with commas between, such as --floors 0.985,0.99 --weights 0.2,0.8",
-        )
+    mend = "give them with commas between, such as --floors 0.985,0.99 --weights 0.2,0.8"
+    given = f"floors {shown(floors)} and weights {shown(shares)}"
+    fine = bool(floors and shares) and all(0 <= v <= 1 for v in (*floors, *shares))
+    require(fine, given, "at least one of each, all in 0..1", mend)
+    few = len(floors) * len(shares) <= MAX_SPECIALISTS
+    require(few, given, f"at most {MAX_SPECIALISTS} pairs of them, each a training", mend)
+    names = {_folder_name(floor, share) for floor in floors for share in shares}
+    apart = len(names) == len(floors) * len(shares)
+    require(apart, given, "floors 0.0001 and weights 0.01 apart, at least", mend)
 
 
 def train_all(
@@ -165,7 +168,7 @@ def train_all(
     policies[None] = load_policy(path, train_world.table.bundle_hash)
     for floor in floors:
         for share in shares:
-            folder = out / "specialists" / f"floor{floor:.4f}-delay{share:.2f}"
+            folder = out / "specialists" / _folder_name(floor, share)
             progress(folder.name)
             world = preferring(train_world, floor, share)
             same = _same_run(folder, config, world)
@@ -174,6 +177,10 @@ def train_all(
                 train(config, folder, world=world, resume=begun)
             policies[floor, share] = load_policy(folder / POLICY, world.table.bundle_hash)
     return policies
+
+
+def _folder_name(floor: float, share: float) -> str:
+    return f"floor{floor:.4f}-delay{share:.2f}"
 
 
 def _same_run(folder: Path, config: TrainConfig, world: World) -> bool:

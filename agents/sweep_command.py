@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from agents.commands import ScenarioOption
+from cnn.checks import require_writable
 from cnn.console import JsonFlag, SeedOption, command_line, emit_json, stderr_console
 from cnn.errors import ConfigError
-from cnn.option_checks import require_writable
 
 
 def sweep(
@@ -31,7 +31,7 @@ def sweep(
     ] = "0.2,0.5,0.8",
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Frames of each training; 2,000,000 if left out."),
+        typer.Option(help="Frames of each training; 2,000,000 if left out."),
     ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="Test drives of each point.")] = 128,
     out: Annotated[
@@ -47,14 +47,18 @@ def sweep(
     same command goes on from there.
     """
     from agents.config import TrainConfig
+    from agents.evaluate_command import affordable
     from agents.progress import steps_progress
     from agents.sweep import check_preferences, default_floors, evaluate_sweep, train_all
+    from offload_env.scenario import load_scenario
     from offload_env.world import build_world
 
     settings: dict[str, Any] = {} if steps is None else {"steps": steps}
     config = TrainConfig(scenario=scenario, seed=seed, **settings)
     given, shares = _numbers("--floors", floors), _numbers("--weights", weights)
-    train_world = build_world(scenario, "train")
+    loaded = load_scenario(scenario)
+    affordable(loaded, episodes)
+    train_world = build_world(loaded, "train")
     asked = given or default_floors(train_world, config.margin)
     check_preferences(asked, shares)
     require_writable(out, "--out")
@@ -62,7 +66,7 @@ def sweep(
         policies = train_all(train_world, config, out, asked, shares, progress)
         result = evaluate_sweep(
             train_world,
-            build_world(scenario, "test"),
+            build_world(loaded, "test"),
             policies,
             margin=config.margin,
             drives=episodes,

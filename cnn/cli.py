@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from cnn.checks import require, require_writable
 from cnn.cli_options import (
+    MAX_DRIVES,
     BundleOption,
     DataOption,
     PrecisionOption,
     ThreadsOption,
+    checked_precision,
     data_folder,
+    resumable,
 )
 from cnn.console import JsonFlag, SeedOption, emit_json
 from cnn.errors import ConfigError
@@ -25,18 +30,18 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="The split, multi-exit road-sign CNN.")
 
 
+def _known_part(part: str, parts: Sequence[str]) -> None:
+    """Refuse another part before anything is read."""
+    require(part in parts, f"--part {part}", " or ".join(parts), "name one of these")
+
+
 def _part(folder: Path, part: str, size: int, limit: int | None) -> ImageSet:
     from cnn.data import load_gtsrb
     from cnn.tracks import PARTS, load_split
 
     if part == "test":
         return load_gtsrb(folder, "test", size, limit=limit)
-    if part not in PARTS:
-        raise ConfigError(
-            f"part {part!r}",
-            expected=f"test or one of {', '.join(PARTS)}",
-            mend="name one of these",
-        )
+    assert part in PARTS
     data = load_gtsrb(folder, "train", size).only_tracks(load_split()[part])
     if limit is None:
         return data
@@ -47,13 +52,18 @@ def _part(folder: Path, part: str, size: int, limit: int | None) -> ImageSet:
 
 @app.command()
 def train(
+    context: typer.Context,
     data: DataOption = None,
     out: Annotated[Path, typer.Option(help="Run folder: checkpoints, TensorBoard, bundle.")] = Path(
         "runs/cnn"
     ),
     preset: Annotated[str, typer.Option(help="embedded (48 px, width 0.5) or paper.")] = "embedded",
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the backbone and exits.")] = 18,
-    bottleneck_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the bottlenecks.")] = 8,
+    epochs: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Epochs of the backbone and exits.")
+    ] = 18,
+    bottleneck_epochs: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Epochs of the bottlenecks.")
+    ] = 8,
     limit: Annotated[
         int | None, typer.Option(min=128, help="Fit on so many images only (smoke runs).")
     ] = None,
@@ -64,8 +74,12 @@ def train(
     mixed_precision: Annotated[
         str, typer.Option(help="Arithmetic of training: auto, fp32, bf16 or fp16 (CUDA only).")
     ] = "auto",
-    resume: Annotated[bool, typer.Option(help="Continue from the run folder.")] = False,
-    threads: Annotated[int, typer.Option(min=0, help="torch threads; 0: its own choice.")] = 0,
+    resume: Annotated[
+        bool, typer.Option(help="Resume after the last epoch that the run folder holds.")
+    ] = False,
+    threads: Annotated[
+        int, typer.Option(min=0, max=256, help="torch threads; 0: its own choice.")
+    ] = 0,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -76,26 +90,28 @@ def train(
         raise ConfigError(
             f"preset {preset!r}", expected=" or ".join(PRESETS), mend="name one of these"
         )
+    checked_precision(precision)
+    require_writable(out, "--out")
     folder = data_folder(data)
     from cnn.pipeline import train_all
     from cnn.torch_device import parse_choice
 
     where, arithmetic = parse_choice(device, mixed_precision)
-
-    result = train_all(
-        folder,
-        out,
-        PRESETS[preset],
-        epochs=epochs,
-        bottleneck_epochs=bottleneck_epochs,
-        limit=limit,
-        precision=precision,
-        resume=resume,
-        threads=threads,
-        seed=seed,
-        device=where,
-        mixed=arithmetic,
-    )
+    with resumable(context):
+        result = train_all(
+            folder,
+            out,
+            PRESETS[preset],
+            epochs=epochs,
+            bottleneck_epochs=bottleneck_epochs,
+            limit=limit,
+            precision=precision,
+            resume=resume,
+            threads=threads,
+            seed=seed,
+            device=where,
+            mixed=arithmetic,
+        )
     _say(result, as_json)
 
 
@@ -109,6 +125,8 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Write a checkpoint as a bundle, calibrated on the validation tracks."""
+    checked_precision(precision)
+    require_writable(out, "--out")
     from cnn.pipeline import export_calibrated
 
     folder = data_folder(data)
@@ -128,13 +146,21 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """Accuracy and calibration (ECE) of every exit and action; payload in bytes."""
+    from tqdm import tqdm
+
     from cnn.bundle import load_bundle
     from cnn.evaluate import evaluate as run
     from cnn.runtime import SplitRuntime
+    from cnn.tracks import PARTS
 
+    _known_part(part, ("test", *PARTS))
+
+    if plots is not None:
+        require_writable(plots, "--plots")
     loaded = load_bundle(bundle)
     images = _part(data_folder(data), part, loaded.config.input_size, limit)
-    result = run(SplitRuntime(loaded, threads), images, plots)
+    with tqdm(total=len(images), desc=part, unit="image") as bar:
+        result = run(SplitRuntime(loaded, threads), images, plots, bar.update)
     if as_json:
         emit_json(result)
         return
@@ -163,12 +189,13 @@ def table(
     bundle: BundleOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many frames.")] = None,
     drives: Annotated[
-        int, typer.Option(min=0, help="More drives past the same signs on other days.")
+        int,
+        typer.Option(min=0, max=MAX_DRIVES, help="More drives past the same signs on other days."),
     ] = 0,
     strength: Annotated[
         float, typer.Option(min=0.0, max=2.0, help="How bad those days' light and optics get.")
     ] = 1.1,
-    seed: Annotated[int, typer.Option(help="Of those days' conditions.")] = 0,
+    seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     as_json: JsonFlag = False,
 ) -> None:
@@ -178,7 +205,10 @@ def table(
     from cnn.bundle import load_bundle
     from cnn.runtime import SplitRuntime
     from cnn.table import make_varied_table
+    from cnn.tracks import PARTS
 
+    _known_part(part, PARTS)
+    require_writable(out.parent, "--out")
     loaded = load_bundle(bundle)
     images = _part(data_folder(data), part, loaded.config.input_size, limit)
     with tqdm(total=len(images) * (1 + drives), desc=part, unit="frame") as bar:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from cnn.checks import MAX_SEED
+
 JsonFlag = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")
 ]
-MAX_SEED: Final = 2**32 - 1
-"""Of numpy's older generator, which stable-baselines3 seeds."""
 SeedOption = Annotated[
     int,
     typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of everything random, from 0."),

@@ -13,8 +13,8 @@ from typing import Any, Final, NoReturn
 
 import typer
 
+from cnn.checks import check_numbers
 from cnn.errors import SliproadError
-from cnn.option_checks import check_numbers
 
 EXIT_USER_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130

@@ -21,16 +21,19 @@ def campaign(
             "Five conditions from 1.5/45 to 90/10 if left out."
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Blocks for each condition.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Blocks for each condition.")] = 3,
     repetitions: Annotated[
-        int, typer.Option(min=1, help="Frames for each action in a block.")
+        int, typer.Option(min=1, max=10_000, help="Frames for each action in a block.")
     ] = 10,
     warm_up: Annotated[
-        int, typer.Option(min=0, help="Frames at the start of a block that do not count.")
+        int,
+        typer.Option(min=0, max=10_000, help="Frames at the start of a block that do not count."),
     ] = 10,
     repeats: Annotated[
         int,
-        typer.Option(min=0, help="Times that blocks on a disturbed machine are measured again."),
+        typer.Option(
+            min=0, max=1000, help="Times that blocks on a disturbed machine are measured again."
+        ),
     ] = 0,
     pause_ms: Annotated[
         float, typer.Option(min=0, help="Milliseconds of rest before every frame.")

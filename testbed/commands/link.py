@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnn.console import JsonFlag, emit_json, stderr_console
+from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
 
 if TYPE_CHECKING:
     from testbed.stopping import StopFlag
@@ -35,7 +35,7 @@ def link(
         str | None,
         typer.Option(help="Generate a trace: urban-5g, highway-lte or poor-coverage."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the generated trace.")] = 0,
+    seed: SeedOption = 0,
     rate_mbps: Annotated[
         float | None, typer.Option(help="Constant uplink capacity, Mbit/s.")
     ] = None,

@@ -1,7 +1,8 @@
-"""The checks that every command makes of its options before it does anything."""
+"""The checks of options and keys that stand before any work: ranges, numbers, folders."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable
@@ -10,8 +11,42 @@ from typing import Any, Final
 
 from cnn.errors import ConfigError
 
+MAX_SEED: Final = 2**32 - 1
+"""Of numpy's older generator, which stable-baselines3 seeds."""
 MAX_INT: Final = 2**63 - 1
 """Numbers end up in arrays and files of 64 bits."""
+
+
+def require(ok: bool, given: str, expected: str, mend: str = "correct it") -> None:
+    """Raise `ConfigError` unless `ok`."""
+    if not ok:
+        raise ConfigError(given, expected=expected, mend=mend)
+
+
+def in_range(name: str, value: float, low: float, high: float, mend: str = "correct it") -> None:
+    """Raise `ConfigError` unless a number is finite and within the two, both included."""
+    fine = low <= value <= high  # also false for NaN
+    require(fine, f"{name} {shown(value)}", f"{shown(low)}..{shown(high)}", mend)
+
+
+def shown(value: object) -> str:
+    """A value as it stands in a TOML file, in one line of bounded length."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    if isinstance(value, int):
+        return str(value) if abs(value) <= MAX_INT else _digits(value)
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, (list, tuple)):
+        inside = ", ".join(shown(v) for v in value[:8])
+        return f"[{inside}{', ...' if len(value) > 8 else ''}]"
+    if isinstance(value, str):
+        text = value if len(value) <= 80 else f"{value[:77]}..."
+        plain = text.isprintable() and "'" not in text
+        return f"'{text}'" if plain else json.dumps(text, ensure_ascii=False)
+    return str(value)
 
 
 def check_numbers(command: Any) -> None:
@@ -45,14 +80,15 @@ def _check_number(option: str, value: Any) -> None:
         fine = abs(value) <= MAX_INT
     if not fine:
         raise ConfigError(
-            f"{option} {value}" if isinstance(value, float) else f"{option} of {_digits(value)}",
+            f"{option} {shown(value)}",
             expected="a finite number" if isinstance(value, float) else "a number of 64 bits",
             mend="correct the option",
         )
 
 
 def _digits(value: int) -> str:
-    return f"about 10^{int(value.bit_length() * math.log10(2))}"
+    sign = "-" if value < 0 else ""
+    return f"{sign}10^{int(value.bit_length() * math.log10(2))} or so"
 
 
 def require_writable(folder: Path, option: str) -> None:
