@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-from cnn.console import JsonFlag, SeedOption, emit_json, warn
+from cnn.console import JsonFlag, SeedOption, emit_json, given_options, warn
 from cnn.errors import ConfigError
 from testbed.service.log import quiet_libraries
 
 CONNECT_TIMEOUT_S = 5.0
+MAX_FRAMES = 100_000_000
+"""Four months at ten a second; what runs longer is unattended and has a --config."""
 
 
 def device(
@@ -24,7 +26,12 @@ def device(
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="With --config: say whether it would start, and end.")
+        bool,
+        typer.Option(
+            "--check",
+            help="With --config: try all that a run needs (bundles, meter, first frame, "
+            "folders, ports), and end.",
+        ),
     ] = False,
     server: Annotated[
         str | None, typer.Option(help="MEC server (or the link before it), HOST:PORT.")
@@ -56,7 +63,7 @@ def device(
     data: Annotated[
         Path | None, typer.Option(help="GTSRB folder; gtsrb in SLIPROAD_DATA if left out.")
     ] = None,
-    n_frames: Annotated[int, typer.Option(min=1, help="Frames to process.")] = 300,
+    n_frames: Annotated[int, typer.Option(min=1, max=MAX_FRAMES, help="Frames to process.")] = 300,
     fps: Annotated[
         float | None,
         typer.Option(
@@ -143,7 +150,9 @@ def device(
     bundle: Annotated[
         Path | None, typer.Option(help="Model bundle folder; the shipped one if left out.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the device's runtime.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, max=256, help="Threads of the device's runtime.")
+    ] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Parquet file for one row a frame; none if left out.")
     ] = None,
@@ -165,6 +174,12 @@ def device(
     if config_file is not None:
         _from_file(context, config_file, check, json)
         return
+    if check:
+        raise ConfigError(
+            "--check without --config",
+            expected="the configuration file to check",
+            mend="give it with --config",
+        )
     from cnn.bundle import load_bundle
     from cnn.runtime import SplitRuntime
     from testbed.commands.device_run import (
@@ -187,7 +202,9 @@ def device(
 
     if (server is None) == (not local_only):
         raise ConfigError(
-            f"--server {server} and --local-only {local_only}",
+            f"--server {server} and --local-only"
+            if local_only
+            else "neither --server nor --local-only",
             expected="exactly one of the two",
             mend="give the server's HOST:PORT, or --local-only",
         )
@@ -283,8 +300,7 @@ def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> N
     from testbed.service.log import logged
 
     alone = {"config_file", "check", "json"}
-    given = [p.name or "" for p in context.command.params if _was_given(context, p.name)]
-    beside = [name.replace("_", "-") for name in given if name not in alone]
+    beside = sorted(name.replace("_", "-") for name in given_options(context) - alone)
     if beside:
         raise ConfigError(
             f"--config together with --{', --'.join(beside)}",
@@ -293,9 +309,10 @@ def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> N
         )
     file = load_device_file(path)
     if check:
-        from testbed.service.device_service import DeviceService
+        from testbed.service.preflight import preflight
 
-        _refuse(DeviceService(file).complaints())
+        for line in preflight(file):
+            typer.echo(line)
         typer.echo(f"{path} is fit to run")
         return
     with logged(file.log.format, file.log.level):  # before libraries that write are loaded
@@ -304,18 +321,3 @@ def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> N
         result = DeviceService(file).run()
     if json:
         emit_json(result)
-
-
-def _refuse(complaints: list[str]) -> None:
-    """Raise `ConfigError` if there is any."""
-    if complaints:
-        raise ConfigError(
-            "; ".join(complaints),
-            expected="certificates that are valid now",
-            mend="renew them, or set this machine's clock",
-        )
-
-
-def _was_given(context: typer.Context, name: str | None) -> bool:
-    source = context.get_parameter_source(name or "")
-    return source is not None and source.name == "COMMANDLINE"
