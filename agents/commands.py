@@ -70,7 +70,7 @@ def train(
     """Train a policy with stable-baselines3 and keep the best that keeps the accuracy floor.
 
     Writes the run's settings, scenario, checkpoints, TensorBoard log, learning curve and
-    agent.policy. Ctrl-C keeps the work: --resume goes on from there.
+    agent.policy. Ctrl-C keeps the work, and --resume continues it.
     """
     from agents.progress import training_progress
     from agents.train import train as run_training
@@ -168,6 +168,38 @@ def evaluate(
     judged = judge(Given(run, policy, staged_policy, scenario, traces, frames), episodes, seed, out)
     if json:
         emit_json(judged.as_json())
+
+
+@agent_app.command()
+def scenarios(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Print this one whole, as TOML: a start for your own.", metavar="NAME"),
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """List the shipped scenarios, or print one as the TOML file that it is.
+
+    Your own is such a file, given by its path wherever a scenario is asked for;
+    docs/environment.md explains every key.
+    """
+    from dataclasses import asdict
+
+    from offload_env.scenario import load_scenario, scenario_names
+    from offload_env.scenario_text import scenario_toml
+
+    if name is not None:
+        scenario = load_scenario(name)
+        typer.echo(scenario_toml(scenario), nl=False)
+        if json:
+            emit_json(asdict(scenario))
+        return
+    found = {each: load_scenario(each) for each in scenario_names()}
+    width = max(len(each) for each in found)
+    for each, scenario in found.items():
+        typer.echo(f"{each:<{width}}  {scenario.description}")
+    if json:
+        emit_json({"scenarios": {each: s.description for each, s in found.items()}})
 
 
 @agent_app.command()

@@ -44,7 +44,7 @@ def sweep(
 
     Compares them on the same held-out drives and draws the frontier of delay, energy and
     accuracy. What --out already holds is not trained again; Ctrl-C keeps the work, and the
-    same command goes on from there.
+    same command resumes it.
     """
     from agents.config import TrainConfig
     from agents.evaluate_command import affordable
@@ -92,7 +92,7 @@ def sweep(
 
 @contextmanager
 def _keeping_work(context: typer.Context) -> Iterator[None]:
-    """An interrupted training ends the command with the line that goes on from there."""
+    """An interrupted training ends the command with the line that resumes it."""
     from agents.interrupt import TrainingInterrupted
     from agents.train_command import interrupted
 

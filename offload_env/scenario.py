@@ -28,7 +28,13 @@ _TEST_SEEDS: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """Frame tables, embedded by name or by path; disjoint by track."""
+    """Frame tables; their tracks are disjoint.
+
+    Attributes:
+        train: table of the training drives: ``policy-train``, ``policy-train-varied`` or
+            ``policy-test``, or the path of one that `sliproad cnn table` wrote (.npz).
+        test: table of the test drives, likewise.
+    """
 
     train: str = "policy-train-varied"
     test: str = "policy-test"
@@ -39,10 +45,11 @@ class Device:
     """The moving device.
 
     Attributes:
-        cost_model: ``fitted`` (the shipped model) or the path of one.
-        slowdown: factor on the model's device times.
+        cost_model: ``fitted`` (the shipped model) or the path of one that
+            `sliproad testbed fit` wrote.
+        slowdown: factor on the model's device times; not together with `full_local_ms`.
         full_local_ms: instead of a factor, the time that full local processing takes on this
-            device; 0 uses `slowdown`. It says the same device whatever machine the cost
+            device; 0 uses `slowdown`. It means the same device whatever machine the cost
             model was measured on.
         power: power profile ``device+modem`` of `testbed.costs.power`; empty keeps the model's.
     """
@@ -70,13 +77,13 @@ class Link:
         source: ``generated`` (nothing else is needed) or ``measured`` (a trace collection,
             from `folder` or the folder that SLIPROAD_DATA names).
         kind: ``urban-5g``, ``highway-lte`` or ``poor-coverage``.
-        train_traces: number of generated training drives.
-        test_traces: number of generated test drives.
+        train_traces: number of generated training drives, at most 100000.
+        test_traces: number of generated test drives, at most 100000.
         seed: training drives take seeds ``seed`` .. ``seed + train_traces - 1``, test drives
             the seeds from ``seed + 100000`` on.
         duration_s: length of a generated drive.
-        period_s: sample period.
-        folder: of the measured traces; empty takes SLIPROAD_DATA.
+        period_s: sample period of a drive.
+        folder: of the measured traces; empty takes the one that SLIPROAD_DATA names.
     """
 
     source: str = "generated"
@@ -150,8 +157,8 @@ class Price:
     """Cost of a frame: see docs/architecture.md, "One frame on the device".
 
     Attributes:
-        delay_weight: of delay / reference.
-        energy_weight: of energy / reference.
+        delay_weight: weight of delay over that of full local processing.
+        energy_weight: weight of energy over that of full local processing.
         miss: added when the deadline is missed or the frame skipped.
         energy_budget_mj: energy allowed for an episode; 0 is no budget.
         over_budget: added for every frame that ends with the budget spent.
@@ -180,9 +187,9 @@ class Constraint:
 
     Attributes:
         accuracy_margin: the floor is the main exit's local accuracy on the same frames,
-            less this.
-        accuracy_floor: an explicit floor instead; 0 uses the margin.
-        critical_classes: classes with a stricter floor of their own.
+            less this, 0..1.
+        accuracy_floor: an explicit floor instead, 0..1; 0 uses the margin.
+        critical_classes: classes (0..42) with a stricter floor of their own.
         critical_margin: like `accuracy_margin`, for those classes alone.
     """
 

@@ -63,7 +63,7 @@ def campaign(
 ) -> None:
     """Measure every action under several link conditions, in random order.
 
-    Starts its own server and links. Interrupted, it keeps the finished blocks and goes on
+    Starts its own server and links. Interrupted, it keeps the finished blocks and resumes
     with the others when it is started again with the same settings.
     """
     from rich.progress import Progress
