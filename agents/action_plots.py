@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -71,19 +71,24 @@ def _driven(axes: Axes, t: NDArray[np.float64], drive: pd.DataFrame) -> None:
     ran, failed = status != SKIPPED, status == FALLBACK
     colours = np.array(SPLIT_COLOURS)[split]
     axes.scatter(t[ran], left[ran], c=colours[ran], s=16, marker="s", linewidths=0)
-    ring = {"s": 60, "facecolors": "none", "edgecolors": "black", "linewidths": 0.9}
+    ring: dict[str, Any] = {"s": 60, "facecolors": "none", "edgecolors": "black", "linewidths": 0.9}
     axes.scatter(t[failed], left[failed], **ring)
     axes.scatter(t[~ran], np.full((~ran).sum(), 0.6), c="black", s=22, marker="x", linewidths=1)
     axes.set_ylabel("exit taken")
     axes.set_yticks(range(1, N_EXITS + 1))
     axes.set_ylim(0.3, N_EXITS + 0.5)
-    empty = {"color": "black", "linestyle": "", "markersize": 7}
+    empty: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 7}
     handles: list[Artist] = list(_split_patches())
     handles.append(
         Line2D([], [], marker="o", fillstyle="none", label="no answer: done on device", **empty)
     )
     handles.append(Line2D([], [], marker="x", label="skipped", **empty))
-    where = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False, "borderpad": 0.1}
+    where: dict[str, Any] = {
+        "loc": "lower left",
+        "bbox_to_anchor": (0, 1),
+        "frameon": False,
+        "borderpad": 0.1,
+    }
     axes.legend(handles=handles, ncols=8, fontsize=8, handletextpad=0.4, columnspacing=1.0, **where)
 
 

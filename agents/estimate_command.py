@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,11 @@ import typer
 
 from cnn.console import JsonFlag, SeedOption, emit_json
 from cnn.errors import ConfigError
+
+
+def _known(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "unknown"
+
 
 _WARNING = (
     "TOO FEW: {:.0f} effective frames, at least {} are needed; the records hardly show this "
@@ -71,8 +77,8 @@ def estimate(
         dr = by["dr"]
         typer.echo(
             f"{outcome:<12} logged {found.logged[outcome]:.4f}  doubly robust {dr.mean:.4f} "
-            f"({dr.low:.4f} .. {dr.high:.4f})  snips {by['snips'].mean:.4f}  "
-            f"ips {by['ips'].mean:.4f}"
+            f"({dr.low:.4f} .. {dr.high:.4f})  snips {_known(by['snips'].mean)}  "
+            f"ips {_known(by['ips'].mean)}"
         )
     if json:
         emit_json({"policy": str(policy), "records": str(records), **found.as_json()})

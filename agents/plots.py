@@ -76,7 +76,7 @@ def cost_accuracy(
         for n in policies
     ]
     if statics:
-        grey = {"marker": ".", "color": STATIC_COLOUR, "linestyle": ""}
+        grey: dict[str, Any] = {"marker": ".", "color": STATIC_COLOUR, "linestyle": ""}
         handles.append(Line2D([], [], label="static pairs (exit, split)", **grey))
     handles.append(Line2D([], [], color=FLOOR_COLOUR, linestyle="--", label="accuracy floor"))
     if bound_cost is not None:

@@ -42,7 +42,7 @@ def frontier_png(points: pd.DataFrame) -> bytes:
     handles: list[Artist] = [
         Line2D([], [], label=name, marker=_mark(name), color="#495057", **_EMPTY) for name in names
     ]
-    ring = {"marker": "o", "fillstyle": "none", "markeredgecolor": _RING}
+    ring: dict[str, Any] = {"marker": "o", "fillstyle": "none", "markeredgecolor": _RING}
     handles.append(Line2D([], [], label="on the frontier", **ring, **_EMPTY))
     figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
     if shade is not None:

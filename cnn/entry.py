@@ -7,6 +7,7 @@ Exit codes: 0 done; 2 the user can fix it (bad input, an absent server, a missin
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
@@ -22,6 +23,14 @@ EXIT_INTERRUPTED: Final = 130
 
 _USAGE_ERROR: Final[type[Exception]] = typer.BadParameter.__mro__[1]
 """What Typer raises for a command line that it cannot read; it exports only this subclass."""
+
+_PYTHONS: Final = (
+    (re.compile(r"\[Errno -?\d+\] ([^:;\n]+)(?:: '[^']*'(?: -> '[^']*')?)?"), r"\1"),
+    (re.compile(r"\bKeyError:? (?=')"), "no key "),
+    (re.compile(r"\b[A-Z][A-Za-z]*(?:Error|Exception): "), ""),
+    (re.compile(r"\b(?:Posix|Windows)Path\(('[^']*')\)"), r"\1"),
+)
+"""How Python writes its errors and paths, and what is said instead."""
 
 _EXTRA_OF: Final = {
     "cryptography": "signing",
@@ -61,7 +70,7 @@ def run_app(
     try:
         code = command.main(args=args, prog_name=prog_name, standalone_mode=False)
     except SliproadError as error:
-        fail(str(error))
+        fail(plain(str(error)))
     except _USAGE_ERROR as error:
         _usage(error)
     except typer.Abort:
@@ -98,6 +107,16 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
         f"{module} is not installed; expected what the extra '{extra}' installs; "
         f"pip install 'sliproad[{extra}]'"
     )
+
+
+def plain(message: str) -> str:
+    """A message without what only Python says: error numbers, class names, quoted paths.
+
+    The path stands before the system's reason already, since messages name what was given.
+    """
+    for pattern, instead in _PYTHONS:
+        message = pattern.sub(instead, message)
+    return message
 
 
 def fail(message: str) -> NoReturn:

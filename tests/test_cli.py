@@ -355,7 +355,7 @@ REFUSED_AT_ONCE: dict[str, tuple[Arguments, str]] = {
     "infinite": (lambda d: [*ALONE, "--fps", "inf"], "--fps"),
     "negative infinite": (
         lambda d: ["testbed", "campaign", "--timeout-ms", "-inf", "--out", "c.parquet"],
-        "--timeout-ms -inf",
+        "--timeout-ms",
     ),
     "huge learning rate": (
         lambda d: ["agent", "train", "--learning-rate", "1e308", "--out", "run"],
@@ -415,6 +415,17 @@ REFUSED_AT_ONCE: dict[str, tuple[Arguments, str]] = {
     "floors too close": (
         lambda d: ["agent", "sweep", "--floors", "0.98,0.98", "--out", "run"],
         "0.0001",
+    ),
+    "a pause for ever": (
+        lambda d: ["testbed", "campaign", "--pause-ms", "1e308", "--out", "c.parquet"],
+        "--pause-ms",
+    ),
+    "a round trip for ever": (
+        lambda d: [
+            *("testbed", "link", "--server", "127.0.0.1:1"),
+            *("--rate-mbps", "8", "--rtt-ms", "1e308"),
+        ],
+        "--rtt-ms",
     ),
     # combinations, and what can be refused before the work
     "precision of the bundle, train": (
@@ -476,7 +487,7 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], names: str) ->
     assert done.stderr.rstrip("\n").splitlines()[-1] == errors[0]
     assert names in errors[0]
     assert "expected" in errors[0]
-    for representation in ("Path(", "{'", "None", "Error(", "(("):
+    for representation in ("[Errno", "Path(", "{'", "None", "Error(", "(("):
         assert representation not in errors[0]
 
 

@@ -36,10 +36,12 @@ def campaign(
         ),
     ] = 0,
     pause_ms: Annotated[
-        float, typer.Option(min=0, help="Milliseconds of rest before every frame.")
+        float,
+        typer.Option(min=0, max=600_000, help="Milliseconds of rest before every frame."),
     ] = 50.0,
     timeout_ms: Annotated[
-        float, typer.Option(help="Milliseconds after which an answer is given up.")
+        float,
+        typer.Option(min=1, max=600_000, help="Milliseconds after which an answer is given up."),
     ] = 5000.0,
     meter: Annotated[
         str, typer.Option(help="Energy meter: model, rapl, jetson, battery or nvml.")

@@ -37,22 +37,32 @@ def link(
     ] = None,
     seed: SeedOption = 0,
     rate_mbps: Annotated[
-        float | None, typer.Option(help="Constant uplink capacity, Mbit/s.")
+        float | None,
+        typer.Option(min=0, max=100_000, help="Constant uplink capacity, Mbit/s."),
     ] = None,
     rtt_ms: Annotated[
         float | None,
         typer.Option(
-            help="Constant base round trip, milliseconds; with --trace, replaces its own."
+            min=0,
+            max=60_000,
+            help="Constant base round trip, milliseconds; with --trace, replaces its own.",
         ),
     ] = None,
     downlink_mbps: Annotated[
-        float | None, typer.Option(help="Downlink capacity, Mbit/s; unlimited if left out.")
+        float | None,
+        typer.Option(
+            min=0.001, max=100_000, help="Downlink capacity, Mbit/s; unlimited if left out."
+        ),
     ] = None,
     start_offset_s: Annotated[
-        float, typer.Option(help="Seconds into the trace at which it starts.")
+        float,
+        typer.Option(min=0, max=10_000_000, help="Seconds into the trace at which it starts."),
     ] = 0.0,
     duration_s: Annotated[
-        float | None, typer.Option(help="Stop after so many seconds; until SIGTERM if left out.")
+        float | None,
+        typer.Option(
+            min=0, max=100_000_000, help="Stop after so many seconds; until SIGTERM if left out."
+        ),
     ] = None,
     port_file: Annotated[
         Path | None, typer.Option(help="File that receives the port once the link is ready.")
