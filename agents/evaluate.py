@@ -102,6 +102,7 @@ class Evaluation:
             "gap_closed": self.gap_closed,
             "gap_closed_staged": self.gap_closed_staged,
             "gains_of": self.better,
+            "keeps_floor": None if self.better is None else self.keeps_floor(self.better),
             "delay_gain": local["delay_ms"] / agent["delay_ms"] if agent else None,
             "energy_gain": local["energy_mj"] / agent["energy_mj"] if agent else None,
             "floor": self.floor,

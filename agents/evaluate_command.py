@@ -23,7 +23,7 @@ from offload_env.world import World, build_world
 from testbed.decide.policy_bundle import PolicyBundle
 from testbed.traces.collection import load_collection
 
-MAX_FRAMES = 10_000_000
+MAX_FRAMES = 2_000_000
 """Frames of all test drives together; every policy's are kept, some 80 bytes each."""
 
 

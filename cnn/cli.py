@@ -20,7 +20,7 @@ from cnn.cli_options import (
     data_folder,
     resumable,
 )
-from cnn.console import JsonFlag, SeedOption, emit_json
+from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
 from cnn.errors import ConfigError
 from cnn.info_command import info
 
@@ -146,7 +146,7 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """Accuracy and calibration (ECE) of every exit and action; payload in bytes."""
-    from tqdm import tqdm
+    from rich.progress import Progress
 
     from cnn.bundle import load_bundle
     from cnn.evaluate import evaluate as run
@@ -159,8 +159,10 @@ def evaluate(
         require_writable(plots, "--plots")
     loaded = load_bundle(bundle)
     images = _part(data_folder(data), part, loaded.config.input_size, limit)
-    with tqdm(total=len(images), desc=part, unit="image") as bar:
-        result = run(SplitRuntime(loaded, threads), images, plots, bar.update)
+    with Progress(console=stderr_console()) as bar:
+        task = bar.add_task(f"images of {part}", total=len(images))
+        runtime = SplitRuntime(loaded, threads)
+        result = run(runtime, images, plots, lambda done: bar.advance(task, done))
     if as_json:
         emit_json(result)
         return
