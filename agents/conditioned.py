@@ -224,7 +224,7 @@ class _Watch(BaseCallback):
         """Go on from what `_state` said."""
         env: Any = self.env.env
         self.env.grid.values = state["prices"]
-        env.floor, env.delay_share = state["asked"]
+        env._floor, env._delay_share = state["asked"]
         self.best, self.validation = state["best"], state["validation"]
         self._score, self._due = state["score"], state["due"]
         self._next_checkpoint = state["next_checkpoint"]
@@ -339,7 +339,7 @@ def _resumed(
     config: TrainConfig, asked: Preferences, adapter: ConditionedVecEnv, watch: _Watch, run: Path
 ) -> Any:
     """The model of a checkpoint in `run` of the same task, everything put back; None without."""
-    task, note = task_of(config, asked), run / "task.json"
+    task, note = _plain_task(config, asked), run / "task.json"
     same = note.is_file() and json.loads(note.read_text()) == task
     if same and (run / checkpoint.FOLDER).is_dir():
         model, state = checkpoint.load("ppo", run, adapter)
@@ -350,7 +350,7 @@ def _resumed(
     return None
 
 
-def task_of(config: TrainConfig, asked: Preferences) -> dict[str, Any]:
+def _plain_task(config: TrainConfig, asked: Preferences) -> dict[str, Any]:
     """What a policy is trained for, as plain values: equal for runs that are the same."""
     plain: dict[str, Any] = json.loads(json.dumps({"config": asdict(config), **asdict(asked)}))
     return plain
@@ -362,4 +362,4 @@ def already_trained(path: Path, config: TrainConfig, asked: Preferences) -> bool
         return False
     manifest = PolicyBundle.load(path).manifest
     had = {"config": manifest["provenance"].get("config"), **manifest.get("preferences", {})}
-    return had == task_of(config, asked)
+    return had == _plain_task(config, asked)

@@ -68,6 +68,7 @@ def device(
         float | None,
         typer.Option(
             min=0,
+            max=10_000,
             help="Camera frames per second, 0: next when free; the policy's (10) if left out.",
         ),
     ] = None,
@@ -81,21 +82,27 @@ def device(
     timeout_ms: Annotated[
         float | None,
         typer.Option(
-            help="Milliseconds after which an answer is given up; the policy's (250) if left out."
+            min=1,
+            max=600_000,
+            help="Milliseconds after which an answer is given up; the policy's (250) if left out.",
         ),
     ] = None,
     deadline_ms: Annotated[
         float | None,
         typer.Option(
+            min=0.1,
+            max=600_000,
             help="Milliseconds of delay beyond which a frame counts as missed; "
-            "the policy's (100) if left out."
+            "the policy's (100) if left out.",
         ),
     ] = None,
     max_queue_ms: Annotated[
         float | None,
         typer.Option(
+            min=0,
+            max=3_600_000,
             help="Milliseconds of queueing beyond which a frame is skipped; "
-            "the policy's (200) if left out."
+            "the policy's (200) if left out.",
         ),
     ] = None,
     breaker: Annotated[
@@ -124,14 +131,18 @@ def device(
     accuracy_floor: Annotated[
         float | None,
         typer.Option(
-            help="Accuracy constraint that the policy is told, 0..1; its own (0.95) if left out."
+            min=0,
+            max=1,
+            help="Accuracy constraint that the policy is told, 0..1; its own (0.95) if left out.",
         ),
     ] = None,
     delay_share: Annotated[
         float | None,
         typer.Option(
+            min=0,
+            max=1,
             help="Weight of delay against energy that the policy is told, 0..1; "
-            "its own (0.5) if left out."
+            "its own (0.5) if left out.",
         ),
     ] = None,
     full_local: Annotated[
@@ -139,6 +150,7 @@ def device(
         typer.Option(
             "--full-local-ms",
             min=0.01,
+            max=100_000,
             help="Milliseconds of full local processing that the policy is told; its own if left "
             "out, or measured in a tight loop if it has none.",
         ),

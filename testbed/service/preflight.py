@@ -30,10 +30,10 @@ def preflight(file: DeviceFile) -> list[str]:
         "certificates that are valid now",
         "renew them, or set this machine's clock",
     )
-    device_config_of(file)
+    device_config_of(file, service.task)
     source, meter, folder = file.frames.source, file.meter, file.records.folder
     lines = [f"bundles: {service.runs()}"]
-    _meter(meter.name, meter.power)
+    _meter(meter.name, service.task.power)
     lines.append(f"meter: {meter.name}")
     if next(service.camera(), None) is None:
         raise DataError(
