@@ -66,12 +66,7 @@ def judge(given: Given, episodes: int, seed: int, out: Path | None) -> Evaluatio
     affordable(scenario, episodes)
     train_world = build_world(scenario, "train")
     test_world = _test_world(scenario, given.traces, given.frames)
-    judged = _by_name([contender(p, test_world.table.bundle_hash) for p in paths])
-    if not paths:
-        judged = _shipped(test_world)
-    for c in judged.values():
-        if not c.origin.shipped:
-            warn_of_other_task(c.origin.path, PolicyBundle.load(c.origin.path), test_world)
+    judged = contenders_of(paths, test_world)
     agents = {name: c.policy for name, c in judged.items()}
     with steps_progress(stderr_console(), "evaluating") as progress:
         result = evaluate(
@@ -137,6 +132,19 @@ def _by_name(contenders: list[Contender]) -> dict[str, Contender]:
             expected="at most one of each kind",
             mend="judge them one after the other, with the same --seed",
         )
+    return judged
+
+
+def contenders_of(paths: list[Path], world: World) -> dict[str, Contender]:
+    """The policies of files or runs' folders by name, or the shipped ones if there are none.
+
+    Warns of a policy that was trained for another task than the world's.
+    """
+    if not paths:
+        return _shipped(world)
+    judged = _by_name([contender(path, world.table.bundle_hash) for path in paths])
+    for c in judged.values():
+        warn_of_other_task(c.origin.path, PolicyBundle.load(c.origin.path), world)
     return judged
 
 
