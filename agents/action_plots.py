@@ -1,75 +1,95 @@
-"""Figures of which actions a policy takes: over its beliefs, on a drive, in total."""
+"""Figures of which actions a policy takes: where it was, on a drive, in total."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from agents.plot_style import AGENT_COLOUR, make_plain, plain_axes, png
-from cnn.action import ACTIONS, N_EXITS
+from agents.plot_style import AGENT_COLOUR, ink_on, make_plain, plain_axes, plain_log, png
+from cnn.action import ACTIONS, N_ACTIONS, N_EXITS
+from offload_env.batch import FALLBACK, SKIPPED
 
 SPLIT_COLOURS: Final = ("#0b6e4f", "#2a9d8f", "#8ab17d", "#e9c46a", "#f4a261", "#c1121f")
 """One colour a number of blocks on the device, 0 (frame sent) .. 5 (all local)."""
+FINISHED_LOCALLY: Final = N_ACTIONS
+NOT_DRIVEN: Final = N_ACTIONS + 1
+"""What a frame came to besides the 20 actions: its exchange failed, or it was skipped."""
+_REST: Final = {FINISHED_LOCALLY: "#adb5bd", NOT_DRIVEN: "#343a40"}
 
 
 def drive_timeline(drive: pd.DataFrame, deadline_ms: float) -> bytes:
-    """One drive: uplink capacity, the actions taken, confidence and delay over time.
+    """One drive: uplink capacity, the actions driven, confidence and delay over time.
 
     Args:
-        drive: one row a frame: ``time_s``, ``uplink_mbps``, ``action``, ``confidence``,
-            ``correct``, ``delay_ms``.
+        drive: one row a frame: ``time_s``, ``uplink_mbps``, ``action``, ``status`` (of
+            `offload_env.simulator`), ``confidence``, ``correct``, ``delay_ms``.
         deadline_ms: drawn in the delay panel.
     """
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
-    rate, exits, sure, delay = figure.subplots(4, 1, sharex=True, height_ratios=[1, 1.3, 1, 1])
+    figure = Figure(figsize=(10, 8), layout="constrained")
+    rate, exits, sure, delay = figure.subplots(4, 1, sharex=True, height_ratios=[1, 1.4, 1, 1])
     t = drive["time_s"].to_numpy()
-    action = drive["action"].to_numpy()
-    split = np.array([ACTIONS[a].split for a in action])
-    left = np.array([ACTIONS[a].exit for a in action])
-    local = np.array([ACTIONS[a].is_local for a in action])
     rate.plot(t, drive["uplink_mbps"], color="#0077b6", linewidth=1)
     rate.set_ylabel("uplink\n(Mbit/s)")
-    colours = np.array(SPLIT_COLOURS)[np.where(local, 5, split)]
-    exits.scatter(t, left, c=colours, s=14, marker="s", linewidths=0)
-    exits.set_ylabel("exit taken")
-    exits.set_yticks(range(1, N_EXITS + 1))
-    exits.set_ylim(0.5, N_EXITS + 0.5)
-    exits.legend(
-        handles=_split_patches(),
-        ncols=6,
-        fontsize=7.5,
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        frameon=False,
-        borderpad=0.1,
-    )
+    _driven(exits, t, drive)
+    skipped = drive["status"].to_numpy() == SKIPPED
     right = drive["correct"].to_numpy(bool)
     confidence = drive["confidence"].to_numpy()
-    sure.plot(t[right], confidence[right], ".", color="#2a9d8f", markersize=3, label="right")
-    sure.plot(t[~right], confidence[~right], "x", color="#c1121f", markersize=5, label="wrong")
+    good, wrong = right & ~skipped, ~right & ~skipped
+    sure.plot(t[good], confidence[good], ".", color="#2a9d8f", markersize=4, label="right")
+    sure.plot(t[wrong], confidence[wrong], "x", color="#c1121f", markersize=6, label="wrong")
     sure.set_ylabel("calibrated\nconfidence")
     sure.set_ylim(0, 1.05)
-    sure.legend(fontsize=7, loc="lower left", ncols=2)
+    sure.legend(fontsize=9, loc="lower left", ncols=2)
     delay.plot(t, drive["delay_ms"], color=AGENT_COLOUR, linewidth=0.9)
-    delay.axhline(deadline_ms, color="black", linewidth=0.8, linestyle="--")
+    delay.axhline(deadline_ms, color="black", linewidth=0.8, linestyle="--", label="deadline")
+    delay.legend(fontsize=9, loc="upper right")
     delay.set_yscale("log")
-    # 20, 50, 100, 200, ...: one label for every minor tick of a decade would overlap.
-    delay.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    delay.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
-    delay.yaxis.set_minor_formatter(NullFormatter())
+    plain_log(delay.yaxis)
     delay.set_ylabel("delay (ms)")
-    delay.set_xlabel("time in the drive (s); dashed: deadline")
+    delay.set_xlabel("time in the drive (s)")
     for axes in (rate, exits, sure, delay):
         make_plain(axes)
     return png(figure)
+
+
+def _driven(axes: Axes, t: NDArray[np.float64], drive: pd.DataFrame) -> None:
+    """Exit and split of every frame, as they were driven: failed and skipped ones marked."""
+    action, status = drive["action"].to_numpy(), drive["status"].to_numpy()
+    split = np.array([5 if ACTIONS[a].is_local else ACTIONS[a].split for a in action])
+    left = np.array([ACTIONS[a].exit for a in action])
+    ran, failed = status != SKIPPED, status == FALLBACK
+    colours = np.array(SPLIT_COLOURS)[split]
+    axes.scatter(t[ran], left[ran], c=colours[ran], s=16, marker="s", linewidths=0)
+    ring: dict[str, Any] = {"s": 60, "facecolors": "none", "edgecolors": "black", "linewidths": 0.9}
+    axes.scatter(t[failed], left[failed], **ring)
+    axes.scatter(t[~ran], np.full((~ran).sum(), 0.6), c="black", s=22, marker="x", linewidths=1)
+    axes.set_ylabel("exit taken")
+    axes.set_yticks(range(1, N_EXITS + 1))
+    axes.set_ylim(0.3, N_EXITS + 0.5)
+    empty: dict[str, Any] = {"color": "black", "linestyle": "", "markersize": 7}
+    handles: list[Artist] = list(_split_patches())
+    handles.append(
+        Line2D([], [], marker="o", fillstyle="none", label="no answer: done on device", **empty)
+    )
+    handles.append(Line2D([], [], marker="x", label="skipped", **empty))
+    where: dict[str, Any] = {
+        "loc": "lower left",
+        "bbox_to_anchor": (0, 1),
+        "frameon": False,
+        "borderpad": 0.1,
+    }
+    axes.legend(handles=handles, ncols=8, fontsize=8, handletextpad=0.4, columnspacing=1.0, **where)
 
 
 def _split_patches() -> list[Patch]:
@@ -77,50 +97,67 @@ def _split_patches() -> list[Patch]:
     return [Patch(color=c, label=n) for c, n in zip(SPLIT_COLOURS, names, strict=True)]
 
 
-def action_map(
-    actions: NDArray[np.int64],
-    rates_mbps: NDArray[np.float64],
-    confidences: NDArray[np.float64],
-) -> bytes:
-    """What the policy does over believed uplink rate and last confidence.
+@dataclass(frozen=True, slots=True)
+class DrivenActions:
+    """Which action was driven most, by what the device believed.
 
-    Args:
-        actions: int64 (n_confidences, n_rates).
-        rates_mbps: ascending, logarithmic axis.
-        confidences: ascending, [0, 1].
+    Attributes:
+        actions: int64 (rows, columns), the most frequent action of the frames in each cell;
+            -1 where there was none.
+        times_ms: float64 (columns + 1,), edges, ascending: mean time of recent exchanges.
+        doubts: float64 (rows + 1,), edges, ascending: 1 less the last confidence.
     """
+
+    actions: NDArray[np.int64]
+    times_ms: NDArray[np.float64]
+    doubts: NDArray[np.float64]
+
+
+def action_map(driven: DrivenActions) -> bytes:
+    """The most frequent action in every cell, blank where the policy never was."""
     figure, axes = plain_axes(8.5, 4.8)
-    used = np.unique(actions)
+    actions = driven.actions
+    used = np.unique(actions[actions >= 0])
     colours = _action_colours(used)
-    index = np.searchsorted(used, actions)
-    axes.pcolormesh(
-        rates_mbps,
-        confidences,
-        index,
-        cmap=ListedColormap(colours),
-        norm=BoundaryNorm(np.arange(len(used) + 1) - 0.5, len(used)),
-        shading="nearest",
-    )
+    if len(used):
+        index = np.ma.masked_where(actions < 0, np.searchsorted(used, actions))
+        axes.pcolormesh(
+            driven.times_ms,
+            driven.doubts,
+            index,
+            cmap=ListedColormap(colours),
+            norm=BoundaryNorm(np.arange(len(used) + 1) - 0.5, len(used)),
+        )
     axes.grid(False)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
-    axes.set_xlabel("uplink rate as the device last measured it (Mbit/s)")
-    axes.set_ylabel("confidence of the answers seen on the track")
+    axes.set_yscale("log")
+    plain_log(axes.xaxis)
+    plain_log(axes.yaxis)
+    axes.set_xlim(driven.times_ms[0], driven.times_ms[-1])
+    axes.set_ylim(driven.doubts[0], driven.doubts[-1])
+    axes.set_xlabel("mean time of the device's recent exchanges (ms)")
+    axes.set_ylabel("doubt of the last answer on the track")
     handles = [Patch(color=c, label=_long_name(int(a))) for a, c in zip(used, colours, strict=True)]
-    axes.legend(handles=handles, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    handles.append(Patch(facecolor="white", edgecolor="#adb5bd", label="never met"))
+    axes.legend(handles=handles, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return png(figure)
 
 
 def _action_colours(used: NDArray[np.int64]) -> list[tuple[float, float, float]]:
     """Hue by split, lightness by exit, so that neighbours in meaning look alike."""
-    out: list[tuple[float, float, float]] = []
-    for a in used:
-        action = ACTIONS[a]
-        base = np.array(to_rgb(SPLIT_COLOURS[5 if action.is_local else action.split]))
-        white = 0.6 * (N_EXITS - action.exit) / N_EXITS
-        red, green, blue = (base * (1 - white) + white).tolist()
-        out.append((red, green, blue))
-    return out
+    return [_lightened(SPLIT_COLOURS[_blocks(int(a))], ACTIONS[a].exit) for a in used]
+
+
+def _blocks(a: int) -> int:
+    """Index into `SPLIT_COLOURS`."""
+    return 5 if ACTIONS[a].is_local else ACTIONS[a].split
+
+
+def _lightened(colour: str, exit_number: int) -> tuple[float, float, float]:
+    """The earlier the exit, the lighter."""
+    white = 0.6 * (N_EXITS - exit_number) / N_EXITS
+    red, green, blue = (np.array(to_rgb(colour)) * (1 - white) + white).tolist()
+    return red, green, blue
 
 
 def _long_name(a: int) -> str:
@@ -130,25 +167,33 @@ def _long_name(a: int) -> str:
 
 
 def action_shares(shares: Mapping[str, NDArray[np.float64]]) -> bytes:
-    """Share of frames that each policy gives to each action, as stacked bars.
+    """What became of the frames under each policy, as stacked bars.
 
     Args:
-        shares: by policy, float64 (20,), summing to 1.
+        shares: by policy, float64 (22,), summing to 1: the twenty actions as driven, then
+            frames finished on the device for want of an answer, then frames skipped.
     """
-    figure, axes = plain_axes(9, 0.45 * len(shares) + 1.6)
+    figure, axes = plain_axes(10, 0.5 * len(shares) + 2.6)
     names = list(shares)[::-1]
-    used = np.flatnonzero(np.sum(list(shares.values()), axis=0) > 0.005)
-    colours = _action_colours(used)
+    used = np.flatnonzero(np.max(list(shares.values()), axis=0) > 0)
     left = np.zeros(len(names))
-    for a, colour in zip(used, colours, strict=True):
+    for a in used.tolist():
+        colour = _REST[a] if a in _REST else _action_colours(np.array([a]))[0]
         width = np.array([100 * shares[n][a] for n in names])
         bars = axes.barh(names, width, left=left, color=colour, edgecolor="white", linewidth=0.5)
-        labels = [ACTIONS[a].name if w >= 6 else "" for w in width]
-        axes.bar_label(bars, labels, label_type="center", fontsize=7, color="black")
+        short = "" if a in _REST else ACTIONS[a].name
+        labels = [short if w >= 5 else "" for w in width]
+        axes.bar_label(bars, labels, label_type="center", fontsize=9, color=ink_on(colour))
         left += width
     axes.grid(False)
     axes.set_xlim(0, 100)
-    axes.set_xlabel(
-        "frames (%); e3s1: exit 3, block 1 on the device; e2s2: exit 2, all on the device"
-    )
+    axes.tick_params(axis="y", labelsize=10)
+    axes.set_xlabel("frames (%); e3s1: exit 3, block 1 on the device; e2s2: exit 2, all on it")
+    handles: list[Artist] = list(_split_patches())
+    handles += [
+        Patch(color=_lightened("#000000", e), label=f"exit {e}") for e in range(1, N_EXITS + 1)
+    ]
+    handles.append(Patch(color=_REST[FINISHED_LOCALLY], label="no answer: done on device"))
+    handles.append(Patch(color=_REST[NOT_DRIVEN], label="skipped"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=7, fontsize=9, frameon=False)
     return png(figure)

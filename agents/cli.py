@@ -25,7 +25,7 @@ app = typer.Typer(
     help="Decide, for every camera frame, where to leave the network early and where to "
     "split it between a moving device and a MEC server.",
     epilog="Results go to standard output, progress to standard error. "
-    "Exit code 2 means: mend what the error line names.",
+    "Exit code 2 means: fix what the error line names.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

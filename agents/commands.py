@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agents.file_kinds import EVALUATION, check_run, named
-from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console, warn
-from cnn.outputs import check_file, check_folder
+from agents.file_kinds import check_run, named
+from agents.interrupt import TrainingInterrupted
+from cnn.console import JsonFlag, SeedOption, emit_json, given_options, stderr_console, warn
+from cnn.outputs import check_file
 from testbed.file_kinds import POLICY
 
 if TYPE_CHECKING:
-    from offload_env.world import World
     from testbed.decide.policy_bundle import PolicyBundle
-    from testbed.decide.staged_policy import AnyPolicy
 
 agent_app = typer.Typer(no_args_is_help=True, help="Train, evaluate and export policies.")
 
@@ -26,10 +26,13 @@ ScenarioOption = Annotated[
 
 @agent_app.command()
 def train(
+    context: typer.Context,
     scenario: ScenarioOption = "urban-5g",
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Decisions to train on; the default setting if left out."),
+        typer.Option(
+            help="Decisions to train on; 2,000,000 if left out, 4,000,000 with --env staged.",
+        ),
     ] = None,
     algo: Annotated[str, typer.Option(help="ppo or dqn; maskable-ppo with --env staged.")] = "ppo",
     env: Annotated[
@@ -37,10 +40,14 @@ def train(
     ] = "frame",
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/agent"),
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint in --out, bit for bit.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Resume from the checkpoint in --out, bit for bit; what is left out is as it was.",
+        ),
     ] = False,
-    n_envs: Annotated[int | None, typer.Option(min=1, help="Parallel drives.")] = None,
-    hidden: Annotated[int | None, typer.Option(min=1, help="Width of both layers.")] = None,
+    n_envs: Annotated[int | None, typer.Option(help="Parallel drives.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Width of both layers, 1..2048.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Adam's, at the start.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Discount a frame, 0..1.")] = None,
     margin: Annotated[
@@ -53,7 +60,7 @@ def train(
         float | None, typer.Option(help="How fast that price follows missing accuracy.")
     ] = None,
     validate_every: Annotated[
-        int | None, typer.Option(min=1, help="Decisions between two validations.")
+        int | None, typer.Option(help="Decisions between two validations.")
     ] = None,
     from_records: Annotated[
         Path | None,
@@ -64,13 +71,19 @@ def train(
 ) -> None:
     """Train a policy with stable-baselines3 and keep the best that keeps the accuracy floor.
 
-    Writes the run's settings, checkpoints, TensorBoard log, learning curve and agent.policy.
+    Writes the run's settings, scenario, checkpoints, TensorBoard log, learning curve and
+    agent.policy. Ctrl-C keeps the work, and --resume continues it.
     """
-    from agents.config import STAGED_SETTINGS, TrainConfig
     from agents.progress import training_progress
     from agents.train import train as run_training
+    from agents.train_command import config_of, interrupted, said
 
-    given = {
+    given = given_options(context)
+    values: dict[str, Any] = {
+        "scenario": scenario,
+        "algo": algo,
+        "env": env,
+        "seed": seed,
         "steps": steps,
         "n_envs": n_envs,
         "hidden": hidden,
@@ -80,41 +93,56 @@ def train(
         "dual_start": dual_start,
         "dual_rate": dual_rate,
         "validate_every": validate_every,
+        "records": from_records,
     }
-    settings: dict[str, Any] = dict(STAGED_SETTINGS) if env == "staged" else {}
-    settings |= {k: v for k, v in given.items() if v is not None}
+    given |= {"records"} if from_records is not None else set()
     check_run(out)
-    config = TrainConfig(scenario=scenario, algo=algo, env=env, seed=seed, **settings)
-    world = _recorded_world(scenario, from_records)
-    with training_progress(stderr_console(), config.steps) as report:
-        result = run_training(config, out, world=world, resume=resume, report=report)
-    figures = result.validation
-    typer.echo(
-        f"best validation at step {figures['step']:.0f}: cost {figures['cost']:.4f}, "
-        f"accuracy {100 * figures['accuracy']:.2f} %, delay {figures['delay_ms']:.1f} ms, "
-        f"energy {figures['energy_mj']:.1f} mJ"
-    )
-    typer.echo(f"policy {out / 'agent.policy'} after {result.seconds:.0f} s of training")
+    config = config_of({k: v for k, v in values.items() if k in given}, out, resume)
+    try:
+        with training_progress(stderr_console(), config.steps) as report:
+            result = run_training(config, out, resume=resume, report=report)
+    except TrainingInterrupted as stopped:
+        interrupted(stopped, f"sliproad agent train --resume --out {shlex.quote(str(out))}")
+    for line in said(result):
+        typer.echo(line)
     if json:
         emit_json(
             {
                 "policy": str(out / "agent.policy"),
                 "steps": config.steps,
                 "seconds": result.seconds,
-                "validation": figures,
+                "validation": result.validation,
+                "floor": result.floor,
+                "keeps_floor": result.keeps_floor,
             }
         )
 
 
 @agent_app.command()
 def evaluate(
-    scenario: ScenarioOption = "urban-5g",
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder that `sliproad agent train` wrote, or a policy file; the shipped "
+            "policies if none is given.",
+            show_default=False,
+        ),
+    ] = None,
+    scenario: Annotated[
+        str,
+        typer.Option(
+            help="Scenario's name or TOML file; if left out the one that the policy was trained "
+            "for, or urban-5g.",
+            show_default=False,
+        ),
+    ] = "",
     policy: Annotated[
-        Path | None, typer.Option(help="Policy file; the shipped one, if any, if left out.")
+        Path | None,
+        typer.Option(help="Policy file or run's folder; the shipped policies if left out."),
     ] = None,
     staged_policy: Annotated[
         Path | None,
-        typer.Option(help="Staged policy file; the shipped one, if any, if both are left out."),
+        typer.Option(help="A second one to judge beside it: staged policy file or run's folder."),
     ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="Test drives.")] = 128,
     traces: Annotated[
@@ -136,31 +164,45 @@ def evaluate(
     """Compare a policy with every baseline and the clairvoyant bound on held-out test drives.
 
     Baselines are tuned on training drives only. All policies meet the same frames, traces
-    and random numbers.
+    and random numbers. Without a policy the shipped ones are judged, and named so.
     """
-    if out is not None:
-        check_folder(out, EVALUATION)
-    from agents.evaluate import evaluate as run_evaluation
-    from agents.evaluation_report import write_report
-    from agents.progress import steps_progress
-    from agents.table import comparison
-    from offload_env.world import build_world
+    from agents.evaluate_command import Given, judge
 
-    train_world = build_world(scenario, "train")
-    test_world = _test_world(scenario, traces, frames)
-    agents = _agents(policy, staged_policy, test_world)
-    console = stderr_console()
-    with steps_progress(console, "evaluating") as progress:
-        result = run_evaluation(
-            train_world, test_world, agents, drives=episodes, seed=seed, progress=progress
-        )
-    comparison(result).print()
-    if out is not None:
-        result.save(out)
-        write_report(result, test_world, agents, out / "report.html")
-        typer.echo(f"report {out / 'report.html'}")
+    judged = judge(Given(run, policy, staged_policy, scenario, traces, frames), episodes, seed, out)
     if json:
-        emit_json(result.as_json())
+        emit_json(judged.as_json())
+
+
+@agent_app.command()
+def scenarios(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Print this one whole, as TOML: a start for your own.", metavar="NAME"),
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """List the shipped scenarios, or print one as the TOML file that it is.
+
+    Your own is such a file, given by its path wherever a scenario is asked for;
+    docs/environment.md explains every key.
+    """
+    from dataclasses import asdict
+
+    from offload_env.scenario import load_scenario, scenario_names
+    from offload_env.scenario_text import scenario_toml
+
+    if name is not None:
+        scenario = load_scenario(name)
+        typer.echo(scenario_toml(scenario), nl=False)
+        if json:
+            emit_json(asdict(scenario))
+        return
+    found = {each: load_scenario(each) for each in scenario_names()}
+    width = max(len(each) for each in found)
+    for each, scenario in found.items():
+        typer.echo(f"{each:<{width}}  {scenario.description}")
+    if json:
+        emit_json({"scenarios": {each: s.description for each, s in found.items()}})
 
 
 @agent_app.command()
@@ -189,6 +231,7 @@ def export(
     """
     check_file(named(out), POLICY)
     from agents.export import write
+    from agents.train_command import floor_of
     from cnn.errors import ConfigError
 
     if (run is None) == (policy is None):
@@ -205,24 +248,37 @@ def export(
     path = write(bundle, out)
     size = path.stat().st_size
     typer.echo(f"{path}: {size} bytes, for model bundle {bundle.manifest['bundle_hash'][:12]}")
+    kept, line = floor_of(bundle)
+    typer.echo(line)
     if json:
-        emit_json({"policy": str(path), "bytes": size, "manifest": dict(bundle.manifest)})
+        emit_json(
+            {
+                "policy": str(path),
+                "bytes": size,
+                "keeps_floor": kept,
+                "manifest": dict(bundle.manifest),
+            }
+        )
 
 
 def _exported(run: Path, records: Path | None) -> PolicyBundle:
     """The best model of a run, as a policy in the world that it was trained in."""
+    from dataclasses import replace
+
     from agents.checkpoint import load_best
     from agents.config import TrainConfig
+    from agents.run_folder import CONFIG, POLICY
     from agents.task import task_of
-    from agents.train import policy_of
+    from agents.train import policy_of, world_of
     from cnn.errors import DataError
-    from offload_env.world import build_world
     from testbed.decide.policy_bundle import PolicyBundle
 
-    config = TrainConfig.load(run / "config.json")
+    config = TrainConfig.load(run / CONFIG)
+    if records is not None:
+        config = replace(config, records=str(records))
     model, figures = load_best(config.algo, run)
-    world = _recorded_world(config.scenario, records) or build_world(config.scenario, "train")
-    written = run / "agent.policy"
+    world = world_of(config, run)
+    written = run / POLICY
     if written.is_file() and PolicyBundle.load(written).task not in (None, task_of(world)):
         raise DataError(
             f"run {run}, whose agent.policy has another task than its scenario sets now",
@@ -234,66 +290,12 @@ def _exported(run: Path, records: Path | None) -> PolicyBundle:
 
 def _written_again(path: Path, scenario: str, records: Path | None) -> PolicyBundle:
     """A policy file's content with the task of the world that it was trained in."""
+    from agents.from_records import world_from_records
     from agents.task import with_task
     from offload_env.world import build_world
     from testbed.decide.policy_bundle import PolicyBundle
 
     bundle = PolicyBundle.load(path)
     name = scenario or str(bundle.manifest.get("scenario"))
-    return with_task(bundle, _recorded_world(name, records) or build_world(name, "train"))
-
-
-def _recorded_world(scenario: str, records: Path | None) -> World | None:
-    """The scenario on what a device recorded; None without records."""
-    if records is None:
-        return None
-    from agents.from_records import world_from_records
-
-    return world_from_records(scenario, records, warn)
-
-
-def _test_world(scenario: str, traces: Path | None, frames: Path | None) -> World:
-    from cnn.frame_table import FrameTable
-    from offload_env.scenario import load_scenario
-    from offload_env.world import build_world
-
-    if traces is None and frames is None:
-        return build_world(scenario, "test")
-    loaded = load_scenario(scenario)
-    measured = None
-    if traces is not None:
-        from testbed.traces.collection import load_collection
-
-        link = loaded.link
-        collection = load_collection(traces, link.kind, "test", period_s=link.period_s)
-        stderr_console().print(
-            "; ".join(collection.notes), highlight=False, markup=False, soft_wrap=True
-        )
-        measured = collection.traces
-    table = FrameTable.load(frames) if frames is not None else None
-    return build_world(loaded, "test", traces=measured, table=table)
-
-
-def _agents(path: Path | None, staged_path: Path | None, world: World) -> dict[str, AnyPolicy]:
-    """The agents to evaluate, by name; empty if none is given and none is shipped."""
-    from agents.shipped import shipped_agents
-    from agents.task import warn_of_other_task
-    from testbed.decide.policy import load_policy
-    from testbed.decide.policy_bundle import PolicyBundle
-    from testbed.decide.staged_policy import load_staged_policy
-
-    model_hash = world.table.bundle_hash
-    given: dict[str, AnyPolicy] = {}
-    if path is not None:
-        given["agent"] = load_policy(path, model_hash)
-    if staged_path is not None:
-        given["staged-agent"] = load_staged_policy(staged_path, model_hash)
-    for file in (path, staged_path):
-        if file is not None:
-            warn_of_other_task(file, PolicyBundle.load(file), world)
-    agents = given or shipped_agents(world)
-    if not agents:
-        stderr_console().print(
-            f"no policy is shipped for {world.scenario.name} and this model bundle: baselines only"
-        )
-    return agents
+    world = world_from_records(name, records, warn) if records is not None else build_world(name)
+    return with_task(bundle, world)

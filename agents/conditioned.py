@@ -10,7 +10,9 @@ policy reads the observation as it is.
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,20 +25,24 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import set_random_seed
 
+from agents import checkpoint
 from agents.config import TrainConfig
 from agents.doubt import doubt
 from agents.export import bundle_of
+from agents.interrupt import TrainingInterrupted, stop_when_told
 from agents.prediction import Floats
 from agents.rollout import episode_keys, simulate
 from agents.sb3_vec import OffloadVecEnv
 from agents.supervisor import VALIDATION_SEED_OFFSET
 from agents.task import task_of
 from agents.train import ppo_settings
+from cnn.files import write_text
 from offload_env.conditioned import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
 from offload_env.world import World
 from testbed.decide.observation import FIELDS
 from testbed.decide.policy import Policy, policy_from_bundle
 from testbed.decide.policy_bundle import PolicyBundle
+from testbed.stopping import StopFlag
 
 FLOOR_NODES: Final = 4
 SHARE_NODES: Final = 3
@@ -169,13 +175,21 @@ class _Watch(BaseCallback):
     """Dual ascent after every rollout, validation from time to time, the best one kept."""
 
     def __init__(
-        self, config: TrainConfig, world: World, env: ConditionedVecEnv, report: Report
+        self,
+        config: TrainConfig,
+        world: World,
+        env: ConditionedVecEnv,
+        report: Report,
+        run: Path,
+        stop: StopFlag,
     ) -> None:
         super().__init__()
         self.config, self.world, self.env, self._report = config, world, env, report
+        self._run, self._stop = run, stop
         self.best: PolicyBundle | None = None
         self.validation: list[dict[str, float]] = []
         self._score, self._due = math.inf, config.validate_every
+        self._next_checkpoint = config.checkpoint_every
         self._keys = episode_keys(
             config.seed + VALIDATION_SEED_OFFSET, max(8, config.validate_drives // 4)
         )
@@ -186,6 +200,34 @@ class _Watch(BaseCallback):
     def _on_rollout_start(self) -> None:
         left = max(0.0, 1.0 - self.num_timesteps / self.config.steps)
         self.model.ent_coef = self.config.entropy * left  # type: ignore[attr-defined]
+        told = self._stop.is_set()
+        if told or self.num_timesteps >= self._next_checkpoint:
+            self._next_checkpoint = self.num_timesteps + self.config.checkpoint_every
+            checkpoint.save(self.model, self.env.env, self._state(), self._run)
+            if told:
+                raise TrainingInterrupted(self._run, self.num_timesteps)
+
+    def _state(self) -> dict[str, Any]:
+        """What a resumed run needs besides the model and the lanes."""
+        env: Any = self.env.env
+        return {
+            "prices": self.env.grid.values,
+            "asked": (env.floor, env.delay_share),
+            "best": self.best,
+            "validation": self.validation,
+            "score": self._score,
+            "due": self._due,
+            "next_checkpoint": self._next_checkpoint,
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from what `_state` said."""
+        env: Any = self.env.env
+        self.env.grid.values = state["prices"]
+        env._floor, env._delay_share = state["asked"]
+        self.best, self.validation = state["best"], state["validation"]
+        self._score, self._due = state["score"], state["due"]
+        self._next_checkpoint = state["next_checkpoint"]
 
     def _on_rollout_end(self) -> None:
         means, _ = self.env.sums.take()
@@ -258,6 +300,12 @@ def train_conditioned(
         world: training world.
         preferences: None takes `Preferences.of` with the configured margin.
         report: called after every rollout.
+
+    A checkpoint is kept beside `out` while it trains, in the folder of its name that
+    ends in ``.run``; one of the same settings and preferences is resumed, bit for bit.
+
+    Raises:
+        TrainingInterrupted: at SIGINT or SIGTERM, once a checkpoint is written.
     """
     asked = preferences or Preferences.of(world, config.margin)
     torch.set_num_threads(1)
@@ -265,11 +313,16 @@ def train_conditioned(
     env = ConditionedVectorEnv(config.n_envs, world=world, preferences=asked)
     grid = PriceGrid(asked, config.dual_start, config.margin)
     adapter = ConditionedVecEnv(env, grid, doubt(world.table))
-    adapter.seed(config.seed)
-    model = PPO("MlpPolicy", adapter, **ppo_settings(config))
-    watch = _Watch(config, world, adapter, report)
-    model.learn(config.steps, callback=watch, log_interval=10**9)
-    watch.validate()
+    run = out.with_suffix(".run")
+    with stop_when_told() as stop:
+        watch = _Watch(config, world, adapter, report, run, stop)
+        model = _resumed(config, asked, adapter, watch, run)
+        if model is None:
+            adapter.seed(config.seed)
+            model = PPO("MlpPolicy", adapter, **ppo_settings(config))
+        left = config.steps - model.num_timesteps
+        model.learn(left, callback=watch, reset_num_timesteps=False, log_interval=10**9)
+        watch.validate()
     assert watch.best is not None
     manifest = {
         **watch.best.manifest,
@@ -278,4 +331,35 @@ def train_conditioned(
     }
     bundle = replace(watch.best, manifest=manifest)
     bundle.save(out)
+    shutil.rmtree(run, ignore_errors=True)  # nothing is left to resume
     return ConditionedResult(bundle, asked, grid.values, watch.validation)
+
+
+def _resumed(
+    config: TrainConfig, asked: Preferences, adapter: ConditionedVecEnv, watch: _Watch, run: Path
+) -> Any:
+    """The model of a checkpoint in `run` of the same task, everything put back; None without."""
+    task, note = _plain_task(config, asked), run / "task.json"
+    same = note.is_file() and json.loads(note.read_text()) == task
+    if same and (run / checkpoint.FOLDER).is_dir():
+        model, state = checkpoint.load("ppo", run, adapter)
+        watch.resume(state)
+        return model
+    shutil.rmtree(run / checkpoint.FOLDER, ignore_errors=True)  # of another task
+    write_text(note, json.dumps(task, indent=1) + "\n")
+    return None
+
+
+def _plain_task(config: TrainConfig, asked: Preferences) -> dict[str, Any]:
+    """What a policy is trained for, as plain values: equal for runs that are the same."""
+    plain: dict[str, Any] = json.loads(json.dumps({"config": asdict(config), **asdict(asked)}))
+    return plain
+
+
+def already_trained(path: Path, config: TrainConfig, asked: Preferences) -> bool:
+    """Whether `path` is the conditioned policy of these settings and preferences."""
+    if not path.is_file():
+        return False
+    manifest = PolicyBundle.load(path).manifest
+    had = {"config": manifest["provenance"].get("config"), **manifest.get("preferences", {})}
+    return had == _plain_task(config, asked)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 from cnn.action import N_ACTIONS
+from cnn.checks import MAX_SEED, in_range, require, shown
 from cnn.errors import ConfigError, DataError
 from cnn.files import write_text
 from testbed.decide.stages import ANSWER, CANONICAL, IN_HURRY
@@ -31,6 +33,31 @@ MARGIN: Final = 0.001
 A bootstrap over the 196 policy-train tracks puts what exit 1 loses against the main exit at
 0.82 points and its one-sided 95 % bound at 1.24: 0.4 points may be missing on other tracks.
 """
+
+
+MAX_ROLLOUT: Final = 2**22
+"""Decisions of a rollout: an observation takes some 170 bytes, so this is 0.7 GB."""
+_RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "steps": (1, 10**10),
+    "seed": (0, MAX_SEED),
+    "n_envs": (1, 65_536),
+    "n_steps": (1, 65_536),
+    "batch_size": (2, 2**22),
+    "epochs": (1, 1000),
+    "learning_rate": (1e-9, 1),
+    "gamma": (0, 0.999999),
+    "gae_lambda": (0, 1),
+    "entropy": (0, 100),
+    "hidden": (1, 2048),  # a larger network's policy file is refused (`PolicyBundle`)
+    "dual_rate": (0, 1e6),
+    "dual_start": (0, 1e6),
+    "margin": (0, 1),
+    "validate_every": (1, 10**10),
+    "validate_drives": (1, 10_000),
+    "patience": (0, 10**9),
+    "checkpoint_every": (1, 10**10),
+}
+"""Least and greatest value of every setting that is a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +91,8 @@ class TrainConfig:
         validate_drives: drives of one validation.
         patience: validations without a better policy before training stops; 0 never does.
         checkpoint_every: steps between checkpoints that a run can be resumed from.
+        records: record file or folder of a deployed device whose link and speed it learns on;
+            empty takes the scenario's.
         actions: canonical numbers of the actions offered, ascending; a staged agent needs e5s5
             among them, with which it can always go on after giving up (`outputs`).
     """
@@ -89,49 +118,50 @@ class TrainConfig:
     validate_drives: int = 256
     patience: int = 0
     checkpoint_every: int = 500_000
+    records: str = ""
     actions: tuple[int, ...] = tuple(range(N_ACTIONS))
 
     def __post_init__(self) -> None:
-        positive = ("steps", "n_envs", "n_steps", "batch_size", "epochs", "learning_rate", "hidden")
-        for name in (*positive, "validate_every", "validate_drives", "checkpoint_every"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(
-                    f"{name} {getattr(self, name)}", expected="more than 0", mend="correct it"
-                )
+        for name, (low, high) in _RANGES.items():
+            in_range(name, getattr(self, name), low, high)
+        self._check_batches()
         if self.algo not in ALGORITHMS:
             raise ConfigError(
-                f"algorithm {self.algo!r}", expected=" or ".join(ALGORITHMS), mend="choose one"
+                f"algorithm {shown(self.algo)}", expected=" or ".join(ALGORITHMS), mend="choose one"
             )
         if self.env not in ENVIRONMENTS or (self.algo == "maskable-ppo") != (self.env == "staged"):
             raise ConfigError(
-                f"algorithm {self.algo!r} for environment {self.env!r}",
+                f"algorithm {shown(self.algo)} for environment {shown(self.env)}",
                 expected="ppo or dqn with frame, maskable-ppo with staged",
                 mend="give --algo maskable-ppo --env staged, or neither",
-            )
-        if not (0 <= self.gamma < 1 and 0 <= self.gae_lambda <= 1):
-            raise ConfigError(
-                f"gamma {self.gamma}, gae_lambda {self.gae_lambda}",
-                expected="0 <= gamma < 1 and 0 <= gae_lambda <= 1",
-                mend="try 0.9 for both",
-            )
-        if min(self.dual_rate, self.dual_start, self.margin, self.entropy) < 0:
-            raise ConfigError(
-                f"dual_rate {self.dual_rate}, dual_start {self.dual_start}, "
-                f"margin {self.margin}, entropy {self.entropy}",
-                expected="none negative",
-                mend="correct it",
             )
         legal = set(self.actions) <= set(range(N_ACTIONS))
         if not (legal and self.actions and list(self.actions) == sorted(set(self.actions))):
             raise ConfigError(
-                f"actions {self.actions}", expected="some of 0..19, ascending", mend="correct it"
+                f"actions {shown(self.actions)}",
+                expected="some of 0..19, ascending",
+                mend="correct it",
             )
         if self.env == "staged" and N_ACTIONS - 1 not in self.actions:
             raise ConfigError(
-                f"actions {self.actions} for a staged agent",
+                f"actions {shown(self.actions)} for a staged agent",
                 expected=f"{N_ACTIONS - 1} (e5s5) among them, to go on with after giving up",
                 mend="add it",
             )
+
+    def _check_batches(self) -> None:
+        """Rollouts that fit into memory, and minibatches that PPO can normalise."""
+        rollout = self.n_envs * self.n_steps
+        require(
+            rollout <= MAX_ROLLOUT,
+            f"n_envs {self.n_envs} with n_steps {self.n_steps}",
+            f"at most {MAX_ROLLOUT} decisions in a rollout",
+        )
+        require(
+            self.algo == "dqn" or math.gcd(self.batch_size, rollout) > 1,
+            f"n_envs {self.n_envs}, n_steps {self.n_steps} and batch_size {self.batch_size}",
+            "a batch_size that has a divisor in common with n_envs * n_steps",
+        )
 
     @property
     def outputs(self) -> tuple[int, ...]:

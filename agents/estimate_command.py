@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,17 @@ import typer
 
 from cnn.console import JsonFlag, SeedOption, emit_json, warn
 from cnn.errors import ConfigError
+
+
+def _known(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "unknown"
+
+
+_WARNING = (
+    "TOO FEW: {:.0f} effective frames, at least {} are needed; the records hardly show this "
+    "policy, and what follows is the model's guess. Record more frames, explore more "
+    "(--explore), or judge a policy that is more like the recorded one."
+)
 
 
 def estimate(
@@ -32,6 +44,7 @@ def estimate(
     with 95 % bootstrap intervals. Trust the last; docs/agents.md says what none of them sees.
     """
     from agents.from_records import log_of
+    from agents.off_policy import MIN_EFFECTIVE
     from agents.off_policy import estimate as run_estimate
     from agents.task import warn_of_other_log, warn_of_other_task
     from offload_env.world import build_world
@@ -58,12 +71,14 @@ def estimate(
         f"{found.frames} frames; the candidate agrees with {100 * found.match:.1f} % of them, "
         f"worth {found.effective_frames:.0f} frames of its own"
     )
+    if not found.enough:
+        typer.echo(_WARNING.format(found.effective_frames, MIN_EFFECTIVE))
     for outcome, by in found.figures.items():
         dr = by["dr"]
         typer.echo(
             f"{outcome:<12} logged {found.logged[outcome]:.4f}  doubly robust {dr.mean:.4f} "
-            f"({dr.low:.4f} .. {dr.high:.4f})  snips {by['snips'].mean:.4f}  "
-            f"ips {by['ips'].mean:.4f}"
+            f"({dr.low:.4f} .. {dr.high:.4f})  snips {_known(by['snips'].mean)}  "
+            f"ips {_known(by['ips'].mean)}"
         )
     if json:
         emit_json({"policy": str(policy), "records": str(records), **found.as_json()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from agents.origin import Origin
 from agents.rollout import PERCENTILES, Rollout, episode_keys, simulate, summary
 from agents.statistics import Interval, gap_closed, interval, paired_differences, resamples
 from agents.table_file import write_table
@@ -29,6 +30,9 @@ AGENT = "agent"
 STAGED = "staged-agent"
 BEST_STATIC = "best-static"
 CLAIRVOYANT = "clairvoyant"
+_ROUNDING = 1e-9
+"""Means of the same answers in another order differ by this at most; one wrong answer in a
+billion frames would be as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ class Evaluation:
         drives: number of test drives.
         frames: frames of a drive.
         seed: of the drives.
+        origins: files of the learnt policies, by name; without one for a policy that was
+            given as an object.
     """
 
     scenario: str
@@ -72,13 +78,18 @@ class Evaluation:
     drives: int
     frames: int
     seed: int
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+
+    def keeps_floor(self, name: str) -> bool:
+        """Whether a policy's accuracy on these drives is at least the floor."""
+        return keeps(self.policies[name]["accuracy"], self.floor)
 
     @property
     def better(self) -> str | None:
         """The learnt policy with the lower cost of those that keep the floor (of all, if none
         does); None without one."""
         learnt = [name for name in (AGENT, STAGED) if name in self.policies]
-        kept = [name for name in learnt if self.policies[name]["accuracy"] >= self.floor]
+        kept = [name for name in learnt if self.keeps_floor(name)]
         return min(kept or learnt, key=lambda name: self.policies[name]["cost"], default=None)
 
     def as_json(self) -> dict[str, Any]:
@@ -87,10 +98,12 @@ class Evaluation:
         agent = self.policies[self.better] if self.better else None
         return {
             "scenario": self.scenario,
-            "policies": self.policies,
+            "policies": {name: self._row(name) for name in self.policies},
             "bound_cost": self.bound_cost,
             "gap_closed": self.gap_closed,
             "gap_closed_staged": self.gap_closed_staged,
+            "gains_of": self.better,
+            "keeps_floor": None if self.better is None else self.keeps_floor(self.better),
             "delay_gain": local["delay_ms"] / agent["delay_ms"] if agent else None,
             "energy_gain": local["energy_mj"] / agent["energy_mj"] if agent else None,
             "floor": self.floor,
@@ -102,6 +115,13 @@ class Evaluation:
             "frames": self.frames,
             "seed": self.seed,
         }
+
+    def _row(self, name: str) -> dict[str, Any]:
+        """One policy in `as_json`: figures, whether they keep the floor, and its file."""
+        row: dict[str, Any] = {**self.policies[name], "keeps_floor": self.keeps_floor(name)}
+        if name in self.origins:
+            row |= self.origins[name].as_json()
+        return row
 
     def save(self, folder: Path) -> None:
         """Write ``evaluation.json`` and ``frames.parquet``, each whole or not at all."""
@@ -119,6 +139,7 @@ def evaluate(
     drives: int = 256,
     seed: int = 0,
     tuning_drives: int = 64,
+    origins: Mapping[str, Origin] | None = None,
     progress: Callable[[str], object] = lambda name: None,
 ) -> Evaluation:
     """Tune the baselines on training drives, then drive everything on the same test drives.
@@ -130,6 +151,7 @@ def evaluate(
         drives: test drives, each `scenario.timing.n_frames` frames.
         seed: of drives and bootstrap.
         tuning_drives: training drives a baseline's candidates are measured on.
+        origins: where the learnt policies come from, by name; told on in the result.
         progress: called with the name of each policy when it is done.
     """
     baselines = tuned_baselines(train_world, seed, tuning_drives, progress=progress)
@@ -148,7 +170,7 @@ def evaluate(
     per_drive = {name: r.cost.mean(1) for name, r in rollouts.items()}
 
     def closed(name: str) -> float | None:
-        if name not in policies:
+        if name not in policies or not keeps(policies[name]["accuracy"], floor):
             return None
         return gap_closed(policies[BEST_STATIC]["cost"], policies[name]["cost"], bound.cost)
 
@@ -171,7 +193,13 @@ def evaluate(
         drives=drives,
         frames=test_world.scenario.timing.n_frames,
         seed=seed,
+        origins=dict(origins or {}),
     )
+
+
+def keeps(accuracy: float, floor: float) -> bool:
+    """Whether an accuracy is at least a floor, but for the rounding of the two means."""
+    return accuracy >= floor - _ROUNDING
 
 
 def floor_on(world: World, rows: NDArray[np.int64]) -> float:

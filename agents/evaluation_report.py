@@ -13,20 +13,24 @@ from numpy.typing import NDArray
 
 import cnn
 from agents import action_plots, plots
+from agents.action_plots import FINISHED_LOCALLY, NOT_DRIVEN
 from agents.config import MARGIN
 from agents.evaluate import AGENT, BEST_STATIC, STAGED, Evaluation
-from agents.prediction import AT
+from agents.prediction import AT, raw_observation
 from agents.report import Report, Section, Table
-from agents.rollout import Rollout, action_shares, episode_keys, sample_observations
+from agents.rollout import Rollout, episode_keys, sample_observations
 from agents.table import COLUMNS, cells, comparison
-from cnn.action import ACTIONS, N_EXITS
+from cnn.action import ACTIONS
+from offload_env.batch import FALLBACK, SKIPPED
 from offload_env.world import World
 from testbed.decide.observation import scale_one
 from testbed.decide.policy import Policy
 from testbed.decide.staged_policy import AnyPolicy, StagedPolicy
 
-MAP_RATES_MBPS = np.geomspace(0.5, 200, 49)
-MAP_CONFIDENCES = np.linspace(0.3, 1.0, 36)
+MAP_COLUMNS = 24
+MAP_DOUBTS = np.geomspace(1e-4, 1.0, 21)
+"""Columns of the action map, and edges of its rows; less doubt counts with the first."""
+_DRAWN = ("uplink_mbps", "action", "status", "confidence", "correct", "delay_ms")
 
 
 def write_report(
@@ -89,7 +93,9 @@ def _summary(result: Evaluation) -> str:
         return "Baselines and the clairvoyant bound; no learnt policy was given."
     who = result.better.replace("-", " ")
     agent, local = result.policies[result.better], result.policies["full-local"]
-    kept = "keeps" if agent["accuracy"] >= result.floor else "misses"
+    kept = "keeps" if result.keeps_floor(result.better) else "MISSES"
+    origin = result.origins.get(result.better)
+    who += " (shipped)" if origin is not None and origin.shipped else ""
     return (
         f"On {result.drives} drives that training never saw, the {who} needs "
         f"{local['delay_ms'] / agent['delay_ms']:.2f} times less delay and "
@@ -107,6 +113,7 @@ def _facts(result: Evaluation, world: World) -> dict[str, str]:
         "cost model": f"{world.cost.name} ({world.cost.source}), slowdown {world.cost.slowdown:g}",
         "power": world.cost.power_source,
         "model bundle": world.table.bundle_hash[:12],
+        **{name: str(origin) for name, origin in result.origins.items()},
         "sliproad": f"{cnn.__version__}, Python {platform.python_version()}",
     }
 
@@ -126,7 +133,7 @@ def _comparison(result: Evaluation) -> Section:
                 else f"{difference.mean:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})",
             )
         )
-    columns = (*COLUMNS, "cost, 95 % interval", "cost over the agent, paired")
+    columns = (*table.columns, "cost, 95 % interval", "cost over the agent, paired")
     text = (
         "Means over all frames. Every policy met the same frames, traces and random numbers; "
         "intervals are bootstrapped over drives. Baselines were tuned on training drives. "
@@ -155,24 +162,30 @@ def _frontier(result: Evaluation) -> Section:
 
 
 def _cdfs(result: Evaluation, deadline_ms: float) -> Section:
-    names = [
-        n
-        for n in (AGENT, STAGED, BEST_STATIC, "greedy", "threshold", "full-local", "full-offload")
-        if n in result.rollouts
-    ]
+    always = (AGENT, STAGED, best_baseline(result), BEST_STATIC, "full-local", "full-offload")
+    names = [n for n in dict.fromkeys(always) if n in result.rollouts]
     delays = {n: result.rollouts[n].delay_ms.ravel() for n in names}
     return Section(
         "Delay",
-        "Share of frames whose answer is known within a time, queueing included.",
+        "Share of frames whose answer is known within a time, queueing included. Of the rules, "
+        f"{best_baseline(result)} is the cheapest on these drives that keeps the floor.",
         png=plots.delay_cdfs(delays, deadline_ms),
     )
 
 
+def best_baseline(result: Evaluation) -> str:
+    """The cheapest rule that keeps the floor on these drives; of all, if none does."""
+    rules = [n for n in result.rollouts if n not in (AGENT, STAGED)]
+    kept = [n for n in rules if result.keeps_floor(n)]
+    return min(kept or rules, key=lambda name: result.policies[name]["cost"])
+
+
 def _shares(result: Evaluation) -> Section:
-    shares = {name: action_shares(r) for name, r in result.rollouts.items() if name != "random"}
+    shares = {name: driven_shares(r) for name, r in result.rollouts.items() if name != "random"}
     return Section(
         "Actions taken",
-        "Colour: how many blocks run on the device; lighter: earlier exit.",
+        "As driven: frames whose server did not answer and frames that were skipped count as "
+        "such. Colour: how many blocks run on the device; lighter: earlier exit.",
         png=action_plots.action_shares(shares),
     )
 
@@ -184,16 +197,13 @@ def _timeline(result: Evaluation, world: World, deadline_ms: float, name: str) -
     frame = pd.DataFrame(
         {
             "time_s": np.arange(rollout.action.shape[1]) * period_s,
-            **{
-                name: getattr(rollout, name)[drive]
-                for name in ("uplink_mbps", "action", "confidence", "correct", "delay_ms")
-            },
+            **{name: getattr(rollout, name)[drive] for name in _DRAWN},
         }
     )
     return Section(
         "One drive" if name == AGENT else f"One drive of the {name.replace('-', ' ')}",
         f"Test drive {drive}: true uplink capacity (the agent sees only what its own transfers "
-        "told it), the exit and split it chose, how sure the answer was, and the delay.",
+        "told it), the exit and split as driven, how sure the answer was, and the delay.",
         png=action_plots.drive_timeline(frame, deadline_ms),
     )
 
@@ -206,37 +216,42 @@ def _telling_drive(rollout: Rollout) -> int:
 def _map(world: World, policy: Policy) -> Section:
     return Section(
         "Action map",
-        "Most frequent action over the believed uplink rate and the confidence of the answers "
-        "seen on the track; everything else as met on test drives after answers below 0.9.",
-        png=action_plots.action_map(action_grid(world, policy), MAP_RATES_MBPS, MAP_CONFIDENCES),
+        "Most frequent action of the frames driven on test drives, over the mean time of the "
+        "device's recent exchanges and its doubt of the last answer on the track (1 less the "
+        "calibrated confidence). Blank: never met.",
+        png=action_plots.action_map(driven_actions(world, policy, episode_keys(1, 64))),
     )
 
 
-def action_grid(world: World, policy: Policy, samples: int = 64) -> NDArray[np.int64]:
-    """Actions over `MAP_CONFIDENCES` x `MAP_RATES_MBPS`, the most frequent over observations.
+def driven_actions(
+    world: World, policy: Policy, keys: NDArray[np.uint64], frames: int = 100
+) -> action_plots.DrivenActions:
+    """The most frequent action that a policy took over what it believed, on real drives.
 
-    Returns:
-        int64 (n_confidences, n_rates).
+    Over the mean time of recent exchanges, not the believed rate: payloads are small, so the
+    rate can hardly be told from them and lies at the end of its range most of the time. Only
+    frames of tracks that had an answer count: before it there is no confidence.
     """
-    seen = sample_observations(world, policy, episode_keys(1, 16))
-    seen = seen[seen[:, AT["answers_on_track"]] > scale_one(AT["answers_on_track"], 0.5)]
-    # Where the last answer was certain, the rest of the observation says so, too: a map
-    # around such frames would show how the policy reads contradictions.
-    doubtful = seen[seen[:, AT["last_confidence"]] < scale_one(AT["last_confidence"], 0.9)]
-    seen = doubtful if len(doubtful) >= samples else seen
-    pick = np.random.default_rng(0).choice(len(seen), min(samples, len(seen)), replace=False)
-    base = seen[pick]
-    exits = slice(AT["confidence_exit1"], AT["confidence_exit1"] + N_EXITS)
-    known = base[:, exits] > -1.0  # -1 is "not seen on this track"
-    grid = np.empty((len(MAP_CONFIDENCES), len(MAP_RATES_MBPS)), np.int64)
-    for i, confidence in enumerate(MAP_CONFIDENCES):
-        x = np.repeat(base[None], len(MAP_RATES_MBPS), 0)
-        scaled = scale_one(AT["last_confidence"], float(confidence))
-        x[:, :, AT["last_confidence"]] = scaled
-        x[:, :, exits] = np.where(known, scaled, x[:, :, exits])
-        for j, rate in enumerate(MAP_RATES_MBPS):
-            x[j, :, AT["uplink_mbps"]] = scale_one(AT["uplink_mbps"], float(rate))
-        actions = policy.decide_batch(x.reshape(-1, x.shape[2])).reshape(len(MAP_RATES_MBPS), -1)
-        for j, row in enumerate(actions):
-            grid[i, j] = np.bincount(row, minlength=len(ACTIONS)).argmax()
-    return grid
+    seen = sample_observations(world, policy, keys, frames)
+    known = seen[:, AT["answers_on_track"]] > scale_one(AT["answers_on_track"], 0.5)
+    seen = seen[known]
+    actions = policy.decide_batch(seen) if len(seen) else np.empty(0, np.int64)
+    raw = raw_observation(seen)
+    took_ms, doubt = raw[:, AT["transfer_mean_ms"]], 1.0 - raw[:, AT["last_confidence"]]
+    ends = (took_ms.min(), took_ms.max()) if len(seen) else (1.0, 1000.0)
+    times = np.geomspace(0.95 * ends[0], 1.05 * ends[1], MAP_COLUMNS + 1)
+    column = np.searchsorted(times, took_ms, "right") - 1
+    row = (np.searchsorted(MAP_DOUBTS, doubt, "right") - 1).clip(0, len(MAP_DOUBTS) - 2)
+    counts = np.zeros((len(MAP_DOUBTS) - 1, MAP_COLUMNS, len(ACTIONS)), np.int64)
+    np.add.at(counts, (row, column, actions), 1)
+    most = np.where(counts.any(2), counts.argmax(2), -1)
+    return action_plots.DrivenActions(most, times, MAP_DOUBTS)
+
+
+def driven_shares(rollout: Rollout) -> NDArray[np.float64]:
+    """Shares of frames by what became of them, float64 (22,); see `action_plots.action_shares`."""
+    outcome = np.where(rollout.status == FALLBACK, FINISHED_LOCALLY, rollout.action)
+    outcome = np.where(rollout.status == SKIPPED, NOT_DRIVEN, outcome)
+    counts = np.bincount(outcome.ravel(), minlength=NOT_DRIVEN + 1)
+    shares: NDArray[np.float64] = counts / counts.sum()
+    return shares

@@ -37,7 +37,10 @@ MIN_TRACE_S: Final = 10.0
 WINDOW_S: Final = 5.0
 """Exchanges this far before and after one share its round trip."""
 EXIT: Final = np.array([a.exit for a in ACTIONS])
+SPLIT: Final = np.array([a.split for a in ACTIONS])
 IS_LOCAL: Final = np.array([a.is_local for a in ACTIONS])
+MIN_COMPUTED: Final = 10
+"""Frames that must have computed something before the device's speed is taken from them."""
 MIN_RATE_MBPS: Final = 0.05
 MIN_RTT_MS: Final = 1.0
 
@@ -158,27 +161,79 @@ def _nearest(times_s: Floats, middles_s: Floats) -> NDArray[np.intp]:
     return np.searchsorted(borders, times_s).astype(np.intp)
 
 
-def device_speed(runs: Sequence[Records], world: World) -> float:
-    """Measured device time over the world's, the median of all frames that ran as decided."""
-    ratios = []
+def device_speed(runs: Sequence[Records], world: World) -> float | None:
+    """Measured device time over the world's, from the frames that computed blocks.
+
+    A frame that only encoded and sent says nothing about computing, and its time is mostly
+    overhead. What counts: head and encoder of frames that ran at least one block before
+    they answered or sent, and the local finish of frames whose exchange failed. The median is
+    weighted by the world's time for the same work, so that long computations say most.
+
+    Returns:
+        The factor; None if fewer than `MIN_COMPUTED` frames computed.
+    """
+    took, expected = [], []
     for records in runs:
         action = records.numbers("action").astype(np.int64)
+        status = records.texts("status")
         own_exit = np.where(IS_LOCAL, 1 << (EXIT - 1), 0)[action]
         looks = records.numbers("looks").astype(np.int64)
         # Exits that a staged policy looked at on its way are in head_ms, and in no action's time.
-        ok = (records.texts("status") == "ok") & (looks & ~own_exit == 0)
-        took = records.numbers("head_ms") + np.nan_to_num(records.numbers("encode_ms"))
-        expected = world.device_ms[action]
-        use = ok & (expected > 0) & (took > 0)
-        ratios.append(took[use] / expected[use])
-    joined = np.concatenate(ratios)
-    return float(np.median(joined)) if len(joined) else 1.0
+        plain = looks & ~own_exit == 0
+        head = records.numbers("head_ms") + np.nan_to_num(records.numbers("encode_ms"))
+        computed = plain & (SPLIT[action] > 0) & np.isin(status, ("ok", "fallback"))
+        took.append(head[computed])
+        expected.append(world.device_ms[action][computed])
+        finish = records.numbers("fallback_ms")
+        finished = plain & (status == "fallback") & np.isfinite(finish)
+        took.append(finish[finished])
+        expected.append(world.fallback_ms[action][finished])
+    measured, modelled = np.concatenate(took), np.concatenate(expected)
+    use = np.isfinite(measured) & (measured > 0) & (modelled > 0)
+    if use.sum() < MIN_COMPUTED:
+        return None
+    return _weighted_median(measured[use] / modelled[use], modelled[use])
+
+
+def _weighted_median(values: Floats, weights: Floats) -> float:
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(reached, 0.5 * reached[-1])])
+
+
+def recorded_traces(scenario: Scenario | str, path: Path) -> list[Trace]:
+    """The link that a device recorded, as training traces of the scenario's technology.
+
+    Args:
+        scenario: its cost model says what of an exchange is neither link nor server.
+        path: record file or folder.
+
+    Raises:
+        DataError: if the records hold too few exchanges for a trace.
+    """
+    scenario = load_scenario(scenario)
+    runs, cost = read_all(path), load_cost(scenario)
+    tech = build_world(scenario, "train").pool.techs[0]
+    traces: list[Trace] = []
+    for k, records in enumerate(runs):
+        found = exchanges_of(records, cost.wire_overhead_bytes, cost.net_ms)
+        traces += traces_of(found, f"records:{path.stem}:{k}", tech)
+    if not traces:
+        raise DataError(
+            f"records {path}: {sum(len(r) for r in runs)} frames without {MIN_TRACE_S:g} s of "
+            "regular exchanges",
+            expected=f"exchanges at most {MAX_GAP_S:g} s apart over {MIN_TRACE_S:g} s",
+            mend="record a run that offloads, or explore with --explore 0.05",
+        )
+    return traces
 
 
 def world_from_records(
     scenario: Scenario | str, path: Path, warn: Callable[[str], object] | None = None
 ) -> World:
     """The scenario's training world on the link and at the speed that a device recorded.
+
+    Where too few frames computed anything, the device keeps the scenario's speed.
 
     Args:
         scenario: frames, power, server load, timing, prices and floor.
@@ -189,23 +244,15 @@ def world_from_records(
         DataError: if the records hold too few exchanges for a trace.
     """
     scenario = load_scenario(scenario)
+    traces = recorded_traces(scenario, path)
     plain = build_world(scenario, "train")
     runs = read_all(path) if warn is None else read_all(path, warn)
-    cost = load_cost(scenario)
-    traces: list[Trace] = []
-    for k, records in enumerate(runs):
-        found = exchanges_of(records, cost.wire_overhead_bytes, cost.net_ms)
-        traces += traces_of(found, f"records:{path.stem}:{k}", plain.pool.techs[0])
-    if not traces:
-        raise DataError(
-            f"records {path}: {sum(len(r) for r in runs)} frames without {MIN_TRACE_S:g} s of "
-            "regular exchanges",
-            expected=f"exchanges at most {MAX_GAP_S:g} s apart over {MIN_TRACE_S:g} s",
-            mend="record a run that offloads, or explore with --explore 0.05",
-        )
-    local_ms = device_speed(runs, plain) * plain.delay_ref_ms
-    device = replace(scenario.device, slowdown=1.0, full_local_ms=local_ms)
-    return build_world(replace(scenario, device=device), "train", traces=traces)
+    speed = device_speed(runs, plain)
+    if speed is not None:
+        local_ms = speed * plain.delay_ref_ms
+        device = replace(scenario.device, slowdown=1.0, full_local_ms=local_ms)
+        scenario = replace(scenario, device=device)
+    return build_world(scenario, "train", traces=traces)
 
 
 def log_of(runs: Sequence[Records], world: World) -> Log:

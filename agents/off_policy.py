@@ -40,6 +40,9 @@ BLOCK: Final = 50
 """Frames of a block: a few seconds, beyond which outcomes hardly depend on each other."""
 FOLDS: Final = 5
 ESTIMATORS: Final = ("ips", "snips", "dr")
+MIN_EFFECTIVE: Final = 100
+"""Effective frames from which an estimate speaks of the candidate: the error of a mean of n
+frames is 1 / sqrt(n) of their spread, here a tenth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,8 @@ class Estimate:
     """The candidate's mean outcomes.
 
     Attributes:
-        figures: an `Interval` (95 %) by outcome and estimator.
+        figures: an `Interval` (95 %) by outcome and estimator; NaN from ``ips`` and ``snips``
+            if the candidate never did what was done: then nothing was seen of it.
         logged: the log's own mean by outcome.
         match: share of frames in which the candidate would have done what was done.
         effective_frames: frames that the weights amount to (Kish).
@@ -90,6 +94,11 @@ class Estimate:
     effective_frames: float
     frames: int
 
+    @property
+    def enough(self) -> bool:
+        """Whether the records say enough about the candidate (`MIN_EFFECTIVE`)."""
+        return self.effective_frames >= MIN_EFFECTIVE
+
     def as_json(self) -> dict[str, Any]:
         """Plain figures."""
         return {
@@ -100,6 +109,7 @@ class Estimate:
             "logged": self.logged,
             "match": self.match,
             "effective_frames": self.effective_frames,
+            "enough_frames": self.enough,
             "frames": self.frames,
         }
 
@@ -141,9 +151,10 @@ def estimate(
         predicted_did, predicted_would = _cross_fit(did, would, y, blocks)
         weighted = sums(weight * y)
         corrected = sums(predicted_would + weight * (y - predicted_did))
+        seen = weights > 0  # a resample without a frame of the candidate's says nothing
         found = {
-            "ips": weighted / frames,
-            "snips": weighted / np.maximum(weights, 1e-12),
+            "ips": np.where(same.any(), weighted / frames, np.nan),
+            "snips": np.where(seen, weighted / np.where(seen, weights, 1.0), np.nan),
             "dr": corrected / frames,
         }
         figures[name] = {k: _interval(v) for k, v in found.items()}
@@ -157,7 +168,8 @@ def estimate(
 
 
 def _interval(values: Floats) -> Interval:
-    low, high = np.percentile(values[1:], (2.5, 97.5))
+    known = values[1:][np.isfinite(values[1:])]
+    low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (np.nan, np.nan)
     return Interval(float(values[0]), float(low), float(high))
 
 

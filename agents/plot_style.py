@@ -8,9 +8,13 @@ from __future__ import annotations
 import io
 from typing import Final
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from cnn.outputs import SOFTWARE
 
@@ -30,6 +34,9 @@ _COLOURS: Final = {
     "spinn": "#00695c",
 }
 """Baselines have the same colour in every figure."""
+
+
+Colour = str | tuple[float, float, float]
 
 
 def png(figure: Figure) -> bytes:
@@ -54,6 +61,28 @@ def make_plain(axes: Axes) -> None:
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def plain_log(axis: Axis) -> None:
+    """A logarithmic axis with plain numbers: 1, 2, 3, 5, 10, 20, ..., no powers of ten."""
+    low, high = axis.get_view_interval()
+    few = high > 50 * max(low, 1e-12)  # many decades: their ends are enough
+    axis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 3.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def plain_linear(axis: Axis) -> None:
+    """A linear axis with plain numbers: no offset and no power of ten beside the axis."""
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
+
+
+def ink_on(colour: Colour) -> str:
+    """Black or white, whichever contrasts more with `colour` (WCAG 2.2, contrast ratio)."""
+    channels = np.array(to_rgb(colour))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    return "black" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "white"
 
 
 def colour_of(name: str) -> str:

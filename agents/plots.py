@@ -6,16 +6,29 @@ Which actions are taken is in `agents.action_plots`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from agents.plot_style import AGENT_COLOUR, BOUND_COLOUR, colour_of, make_plain, plain_axes, png
+from agents.plot_style import (
+    AGENT_COLOUR,
+    BOUND_COLOUR,
+    colour_of,
+    make_plain,
+    plain_axes,
+    plain_linear,
+    plain_log,
+    png,
+)
+
+FLOOR_COLOUR: Final = "#c1121f"
+STATIC_COLOUR: Final = "#868e96"
 
 
 def cost_accuracy(
@@ -33,52 +46,73 @@ def cost_accuracy(
         bound_cost: cost below which no policy that keeps the floor can go.
     """
     figure, axes = plain_axes(8, 5)
-    axes.axhspan(0, 100 * floor, color="#c1121f", alpha=0.06, zorder=0)
-    axes.axhline(100 * floor, color="#c1121f", linewidth=1, linestyle="--")
-    for name, m in statics.items():
-        axes.plot(m["cost"], 100 * m["accuracy"], ".", color="#adb5bd", markersize=6)
-        axes.annotate(
-            name,
-            (m["cost"], 100 * m["accuracy"]),
-            xytext=(3, -9),
-            textcoords="offset points",
-            fontsize=6.5,
-            color="#868e96",
-        )
+    axes.axhspan(0, 100 * floor, color=FLOOR_COLOUR, alpha=0.06, zorder=0)
+    axes.axhline(100 * floor, color=FLOOR_COLOUR, linewidth=1, linestyle="--")
+    for m in statics.values():
+        axes.plot(m["cost"], 100 * m["accuracy"], ".", color=STATIC_COLOUR, markersize=6)
     for k, (name, m) in enumerate(policies.items()):
-        mark = "*" if "agent" in name else "D" if "clairvoyant" in name else "o"
+        mark = _mark(name)
         axes.plot(
             m["cost"],
             100 * m["accuracy"],
             mark,
             color=colour_of(name),
-            # Smaller and smaller, so that of policies that coincide each still shows.
-            markersize=17 if mark == "*" else 8 if mark == "D" else 14 - k,
+            # Smaller and smaller, so that of policies that coincide each still shows, and rules
+            # before stars: the best of them lies close to what was learnt.
+            markersize=18 if mark == "*" else 8 if mark == "D" else max(7, 14 - 0.7 * k),
+            markeredgecolor="white",
+            markeredgewidth=0.6,
             label=name,
-            zorder=9 if mark == "*" else 5,
+            zorder=5 if mark == "*" else 9,
         )
     if bound_cost is not None:
         axes.axvline(bound_cost, color=BOUND_COLOUR, linewidth=1.2, linestyle=":")
-        axes.text(
-            bound_cost, 0.03, " bound", color=BOUND_COLOUR, transform=axes.get_xaxis_transform()
-        )
     _limits(axes, policies, floor)
-    axes.text(
-        0.995,
-        100 * floor,
-        "accuracy floor",
-        color="#c1121f",
-        ha="right",
-        va="bottom",
-        transform=axes.get_yaxis_transform(),
-        fontsize=8,
-    )
+    _name_statics(axes, statics)
     axes.set_xlabel("mean cost of a frame (1: full local, no queue, no miss)")
     axes.set_ylabel("accuracy of the answers (%)")
-    legend = axes.legend(loc="lower left", bbox_to_anchor=(1.0, 0.0), frameon=False, fontsize=8)
-    for handle in legend.legend_handles:
-        handle.set_markersize(8)  # type: ignore[union-attr]
+    handles: list[Artist] = [
+        Line2D([], [], marker=_mark(n), color=colour_of(n), linestyle="", markersize=8, label=n)
+        for n in policies
+    ]
+    if statics:
+        grey: dict[str, Any] = {"marker": ".", "color": STATIC_COLOUR, "linestyle": ""}
+        handles.append(Line2D([], [], label="static pairs (exit, split)", **grey))
+    handles.append(Line2D([], [], color=FLOOR_COLOUR, linestyle="--", label="accuracy floor"))
+    if bound_cost is not None:
+        handles.append(Line2D([], [], color=BOUND_COLOUR, linestyle=":", label="bound"))
+    axes.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=(1.0, 0.0), frameon=False, fontsize=9
+    )
+    for axis in (axes.xaxis, axes.yaxis):
+        plain_linear(axis)
     return png(figure)
+
+
+def _name_statics(axes: Axes, statics: Mapping[str, Mapping[str, float]]) -> None:
+    """Names of the static pairs within the picture; pairs that coincide share a label."""
+    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+    places: dict[tuple[int, int], list[str]] = {}
+    for name, m in statics.items():
+        x, y = (m["cost"] - x0) / (x1 - x0), (100 * m["accuracy"] - y0) / (y1 - y0)
+        if 0 <= x <= 1 and 0 <= y <= 1:
+            places.setdefault((round(14 * x), round(30 * y)), []).append(name)
+    for names in places.values():
+        first = statics[names[0]]
+        axes.annotate(
+            ", ".join(names),
+            (first["cost"], 100 * first["accuracy"]),
+            xytext=(3, -10),
+            textcoords="offset points",
+            fontsize=7.5,
+            color="#495057",
+            clip_on=True,
+        )
+
+
+def _mark(name: str) -> str:
+    """Of a policy: stars for what was learnt, a diamond for what no policy can be."""
+    return "*" if "agent" in name else "D" if "clairvoyant" in name else "o"
 
 
 def _limits(axes: Axes, policies: Mapping[str, Mapping[str, float]], floor: float) -> None:
@@ -102,14 +136,13 @@ def delay_cdfs(delays_ms: Mapping[str, NDArray[np.floating[Any]]], deadline_ms: 
             linewidth=2.6 if "agent" in name else 1.4,
             label=name,
         )
-    axes.axvline(deadline_ms, color="black", linewidth=1, linestyle="--")
-    axes.text(deadline_ms, 2, " deadline", fontsize=8)
+    axes.axvline(deadline_ms, color="black", linewidth=1, linestyle="--", label="deadline")
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    plain_log(axes.xaxis)
     axes.set_xlabel("total processing delay (ms, queueing included)")
     axes.set_ylabel("frames answered within it (%)")
     axes.set_ylim(0, 101)
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return png(figure)
 
 
@@ -146,8 +179,11 @@ def learning_curve(log: pd.DataFrame, floor: float, margin: float) -> bytes:
         Line2D([], [], color=AGENT_COLOUR, marker="o", markersize=3, label="validation, greedy"),
         Line2D([], [], color="#c1121f", linestyle="--", label="accuracy floor"),
         Line2D([], [], color="#c1121f", linestyle=":", label="floor and margin"),
+        Line2D([], [], color="#f4a261", label="multiplier"),
     ]
-    cost.legend(handles=handles, fontsize=8)
+    figure.legend(handles=handles, loc="outside upper center", ncols=5, fontsize=9, frameon=False)
     for axes in (cost, accuracy, multiplier):
         make_plain(axes)
+        plain_linear(axes.yaxis)
+    plain_linear(multiplier.xaxis)
     return png(figure)

@@ -25,6 +25,10 @@ _PAGE = """<!doctype html>
  thead th { border-bottom: 2px solid #495057; vertical-align: bottom; }
  tr.agent td { font-weight: 600; background: #e7f0fa; }
  tr.bound td { color: #6c757d; font-style: italic; }
+ .wide { overflow-x: auto; }
+ td { white-space: nowrap; }
+ tr.missed td { color: #a4161a; }
+ dd { overflow-wrap: anywhere; }
  img { max-width: 100%; display: block; margin: .6rem 0; }
  .note { color: #495057; font-size: .9rem; max-width: 52rem; }
  dl { display: grid; grid-template-columns: max-content auto; gap: .15rem 1.2rem;
@@ -36,10 +40,11 @@ _PAGE = """<!doctype html>
 {% for s in sections %}
 <h2>{{ s.title }}</h2>
 {% if s.text %}<p class="note">{{ s.text }}</p>{% endif %}
-{% if s.table %}<table><thead><tr>{% for c in s.table.columns %}<th>{{ c }}</th>{% endfor %}</tr>
-</thead><tbody>{% for row in s.table.rows %}<tr class="{{ s.table.style(row[0]) }}">
+{% if s.table %}<div class="wide"><table>
+<thead><tr>{% for c in s.table.columns %}<th>{{ c }}</th>{% endfor %}</tr>
+</thead><tbody>{% for row in s.table.rows %}<tr class="{{ s.table.style(row) }}">
 {%- for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table>{% endif %}
+{% endfor %}</tbody></table></div>{% endif %}
 {% if s.image %}<img src="data:image/png;base64,{{ s.image }}" alt="{{ s.title }}">{% endif %}
 {% endfor %}
 </body></html>
@@ -54,11 +59,12 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     @staticmethod
-    def style(name: str) -> str:
-        """CSS class of the row of policy `name`."""
-        if "agent" in name:
-            return "agent"
-        return "bound" if "clairvoyant" in name or "bound" in name else ""
+    def style(row: Sequence[str]) -> str:
+        """CSS classes of a row, from its policy's name and whether it says MISSED."""
+        name = row[0]
+        classes = ["agent"] if "agent" in name else []
+        classes += ["bound"] if "clairvoyant" in name or "bound" in name else []
+        return " ".join([*classes, "missed"] if "MISSED" in row else classes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from agents import checkpoint
 from agents.config import TrainConfig
 from agents.export import layers_of
+from agents.interrupt import TrainingInterrupted
 from agents.rollout import episode_keys, simulate, summary
 from agents.sb3_vec import OffloadVecEnv
 from cnn.action import ACTIONS
 from offload_env.world import World
 from testbed.decide.policy import NetworkPolicy
 from testbed.decide.staged_policy import AnyPolicy, StagedNetworkPolicy
+from testbed.stopping import StopFlag
 
 VALIDATION_SEED_OFFSET = 1_000_003
 """Validation drives are drawn from the training seed plus this."""
@@ -76,6 +78,8 @@ class Supervisor(BaseCallback):
         out: folder of checkpoints and the best model.
         progress: state, new or read from a checkpoint.
         report: called after each rollout with the steps done and the newest log row.
+        stop: once set, the run is checkpointed before its next rollout and ends with
+            `agents.interrupt.TrainingInterrupted`.
     """
 
     def __init__(
@@ -86,8 +90,10 @@ class Supervisor(BaseCallback):
         out: Path,
         progress: Progress,
         report: Callable[[int, dict[str, float]], object] = lambda step, row: None,
+        stop: StopFlag | None = None,
     ) -> None:
         super().__init__()
+        self._told = stop or StopFlag()
         self.config, self.world, self.env, self.out = config, world, env, out
         self.state = progress
         self._report = report
@@ -105,9 +111,12 @@ class Supervisor(BaseCallback):
         if self.config.algo != "dqn":
             left = max(0.0, 1.0 - self.num_timesteps / self.config.steps)
             self.model.ent_coef = self.config.entropy * left  # type: ignore[attr-defined]
-        due = self.num_timesteps >= self.state.next_checkpoint
+        told = self._told.is_set()
+        due = told or self.num_timesteps >= self.state.next_checkpoint
         if due and self.env.sums.frames == 0:  # DQN's log rows span many of its rollouts
             self.checkpoint()
+            if told:
+                raise TrainingInterrupted(self.out, self.num_timesteps)
 
     def _on_rollout_end(self) -> None:
         single = self.env.sums.frames < self.config.n_envs * self.config.n_steps

@@ -19,23 +19,28 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from agents.config import TrainConfig
-from agents.evaluate import floor_on
+from agents.evaluate import floor_on, keeps
 from agents.rollout import Rollout, episode_keys, simulate, summary
+from agents.run_folder import CONFIG, POLICY, kept_scenario
 from agents.statistics import Interval, interval, resamples
 from agents.table_file import write_table
 from agents.tuning import best_static
-from cnn.errors import BundleError, ConfigError
+from cnn.checks import require, shown
+from cnn.errors import BundleError
 from cnn.files import write_bytes, write_text
 from offload_env.conditioned import Preferences, preferring
+from offload_env.scenario_text import anchored
 from offload_env.world import MAIN, World
 from testbed.decide.policy import Policy, StaticPolicy, load_policy
 from testbed.decide.policy_bundle import PolicyBundle
 
 CONDITIONED: Final = "conditioned"
+CHECKPOINT: Final = "checkpoint"
 SPECIALIST: Final = "specialist"
 STATIC: Final = "best-static"
 FULL_LOCAL: Final = "full-local"
 
+MAX_SPECIALISTS: Final = 400
 SHARES: Final = (0.2, 0.5, 0.8)
 
 
@@ -47,7 +52,8 @@ class Sweep:
         scenario: its name.
         points: one row a policy and preference: ``policy``, ``floor`` (as the device is
             told it), ``owed`` (the same on the test frames), ``delay_share``, the figures of
-            `agents.rollout.summary`, ``on_frontier``.
+            `agents.rollout.summary`, ``keeps_floor`` (accuracy at least what is owed),
+            ``on_frontier``.
         differences: conditioned policy's cost less the specialist's, paired by drive, by
             (floor, share).
         drives: test drives of each point.
@@ -65,6 +71,21 @@ class Sweep:
         costs = self.points.pivot_table("cost", ["floor", "delay_share"], "policy")
         ratios: list[float] = (costs[CONDITIONED] / costs[SPECIALIST]).tolist()
         return ratios
+
+    def below_floor(self) -> list[str]:
+        """A line for every learnt policy that misses what is owed under some preference."""
+        missed = self.points[~self.points["keeps_floor"].astype(bool)]
+        lines = []
+        for name in (SPECIALIST, CONDITIONED):
+            rows = missed[missed["policy"] == name]
+            if len(rows):
+                short = 100 * (rows["owed"] - rows["accuracy"]).max()
+                lines.append(
+                    f"{name} MISSES the accuracy owed under {len(rows)} of "
+                    f"{len(self.differences)} preferences, by {short:.2f} points at most: "
+                    "its cost there does not count"
+                )
+        return lines
 
     def as_json(self) -> dict[str, Any]:
         """The printed result."""
@@ -101,13 +122,15 @@ def default_floors(world: World, margin: float) -> tuple[float, ...]:
 
 def check_preferences(floors: Sequence[float], shares: Sequence[float]) -> None:
     """Raise `ConfigError` unless there is at least one of each and all lie in [0, 1]."""
-    fine = floors and shares and all(0 <= v <= 1 for v in (*floors, *shares))
-    if not fine:
-        raise ConfigError(
-            f"floors {list(floors)} and weights {list(shares)}",
-            expected="at least one of each, all in 0..1",
-            mend="give them with commas between, such as --floors 0.985,0.99 --weights 0.2,0.8",
-        )
+    mend = "give them with commas between, such as --floors 0.985,0.99 --weights 0.2,0.8"
+    given = f"floors {shown(floors)} and weights {shown(shares)}"
+    fine = bool(floors and shares) and all(0 <= v <= 1 for v in (*floors, *shares))
+    require(fine, given, "at least one of each, all in 0..1", mend)
+    few = len(floors) * len(shares) <= MAX_SPECIALISTS
+    require(few, given, f"at most {MAX_SPECIALISTS} pairs of them, each a training", mend)
+    names = {specialist_folder(Path(), floor, share) for floor in floors for share in shares}
+    apart = len(names) == len(floors) * len(shares)
+    require(apart, given, "floors 0.0001 and weights 0.01 apart, at least", mend)
 
 
 def train_all(
@@ -120,8 +143,8 @@ def train_all(
 ) -> dict[tuple[float, float] | None, Policy]:
     """A specialist for each (floor, share), and the conditioned policy under None.
 
-    A specialist that `out` already holds, trained with the same settings, is read and not
-    trained again.
+    What `out` already holds, trained with the same settings, is read and not trained again;
+    a training that was interrupted is resumed.
 
     Args:
         train_world: training world.
@@ -130,8 +153,11 @@ def train_all(
         floors, shares: the preferences; the conditioned policy is trained for the whole
             range between the lowest and the highest of each.
         progress: called with the name of what is being trained.
+
+    Raises:
+        TrainingInterrupted: at SIGINT or SIGTERM, with what was done kept in `out`.
     """
-    from agents.conditioned import train_conditioned
+    from agents.conditioned import already_trained, train_conditioned
     from agents.train import train
 
     check_preferences(floors, shares)
@@ -139,17 +165,19 @@ def train_all(
     progress(f"{CONDITIONED} ({config.steps} steps)")
     asked = Preferences((min(floors), max(floors)), (min(shares), max(shares)))
     path = out / "conditioned.policy"
-    result = train_conditioned(config, path, world=train_world, preferences=asked)
-    policies[None] = load_policy(path, result.bundle.manifest["bundle_hash"])
+    if not already_trained(path, config, asked):
+        train_conditioned(config, path, world=train_world, preferences=asked)
+    policies[None] = load_policy(path, train_world.table.bundle_hash)
     for floor in floors:
         for share in shares:
             folder = specialist_folder(out, floor, share)
             progress(folder.name)
-            if not _trained(folder, config):
-                train(config, folder, world=preferring(train_world, floor, share))
-            policies[floor, share] = load_policy(
-                folder / "agent.policy", train_world.table.bundle_hash
-            )
+            world = preferring(train_world, floor, share)
+            same = _same_run(folder, config, world)
+            if not (same and _trained(folder, config)):
+                begun = same and (folder / CHECKPOINT).is_dir()
+                train(config, folder, world=world, resume=begun)
+            policies[floor, share] = load_policy(folder / POLICY, world.table.bundle_hash)
     return policies
 
 
@@ -163,12 +191,18 @@ def _trained(folder: Path, config: TrainConfig) -> bool:
 
     The folder's ``config.json`` is that of the last run that was begun there, not ended.
     """
-    path = folder / "agent.policy"
     try:
-        made_with = PolicyBundle.load(path).manifest.get("provenance", {}).get("config")
+        made_with = PolicyBundle.load(folder / POLICY).manifest.get("provenance", {}).get("config")
     except BundleError:  # none yet, or damaged
         return False
     return bool(made_with == json.loads(json.dumps(asdict(config))))
+
+
+def _same_run(folder: Path, config: TrainConfig, world: World) -> bool:
+    """Whether `folder` holds a run of these settings in this world, finished or not."""
+    if not (folder / CONFIG).is_file() or TrainConfig.load(folder / CONFIG) != config:
+        return False
+    return kept_scenario(folder) in (None, anchored(world.scenario))  # None: an older run
 
 
 def evaluate_sweep(
@@ -222,7 +256,8 @@ def _row(
     name: str, asked: tuple[float, float], owed: float, rollout: Rollout
 ) -> dict[str, str | float]:
     where = {"floor": asked[0], "owed": owed, "delay_share": asked[1]}
-    return {"policy": name, **where, **summary(rollout)}
+    figures = summary(rollout)
+    return {"policy": name, **where, **figures, "keeps_floor": keeps(figures["accuracy"], owed)}
 
 
 def frontier(points: pd.DataFrame) -> NDArray[np.bool_]:

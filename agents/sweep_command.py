@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,13 +12,14 @@ import typer
 
 from agents.commands import ScenarioOption
 from agents.file_kinds import SWEEP, check_run
-from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
+from cnn.console import JsonFlag, SeedOption, command_line, emit_json, stderr_console
 from cnn.errors import ConfigError
 from cnn.locks import Claim
 from cnn.outputs import check_folder
 
 
 def sweep(
+    context: typer.Context,
     scenario: ScenarioOption = "urban-5g",
     floors: Annotated[
         str,
@@ -31,7 +34,7 @@ def sweep(
     ] = "0.2,0.5,0.8",
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Frames of each training; the default setting if left out."),
+        typer.Option(help="Frames of each training; 2,000,000 if left out."),
     ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="Test drives of each point.")] = 128,
     out: Annotated[
@@ -43,9 +46,11 @@ def sweep(
     """Train a specialist for every floor and weight, and one conditioned policy for all.
 
     Compares them on the same held-out drives and draws the frontier of delay, energy and
-    accuracy. Specialists that --out already holds are not trained again.
+    accuracy. What --out already holds is not trained again; Ctrl-C keeps the work, and the
+    same command resumes it.
     """
     from agents.config import TrainConfig
+    from agents.evaluate_command import affordable
     from agents.progress import steps_progress
     from agents.sweep import (
         check_preferences,
@@ -54,22 +59,29 @@ def sweep(
         specialist_folder,
         train_all,
     )
+    from offload_env.scenario import load_scenario
     from offload_env.world import build_world
 
     settings: dict[str, Any] = {} if steps is None else {"steps": steps}
     config = TrainConfig(scenario=scenario, seed=seed, **settings)
     check_folder(out, SWEEP)
     given, shares = _numbers("--floors", floors), _numbers("--weights", weights)
-    train_world = build_world(scenario, "train")
+    loaded = load_scenario(scenario)
+    affordable(loaded, episodes)
+    train_world = build_world(loaded, "train")
     asked = given or default_floors(train_world, config.margin)
     check_preferences(asked, shares)
     for floor, share in product(asked, shares):
         check_run(specialist_folder(out, floor, share))
-    with Claim(out, folder=True), steps_progress(stderr_console(), "sweep") as progress:
+    with (
+        _keeping_work(context),
+        Claim(out, folder=True),
+        steps_progress(stderr_console(), "sweep") as progress,
+    ):
         policies = train_all(train_world, config, out, asked, shares, progress)
         result = evaluate_sweep(
             train_world,
-            build_world(scenario, "test"),
+            build_world(loaded, "test"),
             policies,
             margin=config.margin,
             drives=episodes,
@@ -78,7 +90,7 @@ def sweep(
         )
     result.save(out)
     columns = ["policy", "floor", "owed", "delay_share", "delay_ms", "energy_mj", "accuracy"]
-    table = result.points[[*columns, "cost", "on_frontier"]]
+    table = result.points[[*columns, "keeps_floor", "cost", "on_frontier"]]
     typer.echo(table.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
     found = result.as_json()
     ratio = found["conditioned_over_specialist"]
@@ -87,8 +99,22 @@ def sweep(
         f"cost on average, {ratio['worst_cost_ratio']:.3f} times at worst; "
         f"figures and picture in {out}"
     )
+    for line in result.below_floor():
+        typer.echo(line)
     if json:
         emit_json({**found, "policy": str(out / "conditioned.policy")})
+
+
+@contextmanager
+def _keeping_work(context: typer.Context) -> Iterator[None]:
+    """An interrupted training ends the command with the line that resumes it."""
+    from agents.interrupt import TrainingInterrupted
+    from agents.train_command import interrupted
+
+    try:
+        yield
+    except TrainingInterrupted as stopped:
+        interrupted(stopped, command_line(context))
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

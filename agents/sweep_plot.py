@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from agents.plot_style import png
+from agents.plot_style import plain_linear, png
 
 _MARKS: Final = {"specialist": "o", "conditioned": "*", "best-static": "s"}
+_RING: Final = "#c1121f"
+_EMPTY: Final[dict[str, Any]] = {"linestyle": "", "markersize": 10}
 _LOCAL: Final = "full-local"
 _AXES: Final = {
     "delay_ms": "mean total processing delay (ms)",
@@ -34,7 +38,13 @@ def frontier_png(points: pd.DataFrame) -> bytes:
         shade = _panel(axes, shown, column)
         axes.set_xlabel(label)
     panels[0].set_ylabel("accuracy of the answers (%)")
-    panels[0].legend(frameon=False, fontsize=8)
+    names = list(dict.fromkeys(shown["policy"]))
+    handles: list[Artist] = [
+        Line2D([], [], label=name, marker=_mark(name), color="#495057", **_EMPTY) for name in names
+    ]
+    ring: dict[str, Any] = {"marker": "o", "fillstyle": "none", "markeredgecolor": _RING}
+    handles.append(Line2D([], [], label="on the frontier", **ring, **_EMPTY))
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
     if shade is not None:
         figure.colorbar(shade, ax=panels, label="weight of delay against energy")
     if len(local):
@@ -42,7 +52,7 @@ def frontier_png(points: pd.DataFrame) -> bytes:
         figure.suptitle(
             f"full local processing: {means['delay_ms']:.1f} ms, {means['energy_mj']:.1f} mJ, "
             f"{100 * means['accuracy']:.2f} %",
-            fontsize=9,
+            fontsize=10,
         )
     return png(figure)
 
@@ -60,11 +70,10 @@ def _panel(axes: Axes, points: pd.DataFrame, column: str) -> PathCollection | No
             vmin=0,
             vmax=1,
             cmap="viridis",
-            marker=_MARKS.get(str(name), "x"),
+            marker=_mark(str(name)),
             s=120 if name == "conditioned" else 40,
             edgecolors="white",
             linewidths=0.4,
-            label=str(name),
         )
     best = points[points["on_frontier"]]
     axes.scatter(
@@ -72,8 +81,13 @@ def _panel(axes: Axes, points: pd.DataFrame, column: str) -> PathCollection | No
         100 * best["accuracy"],
         s=190,
         facecolors="none",
-        edgecolors="#c1121f",
+        edgecolors=_RING,
         linewidths=0.8,
-        label="on the frontier",
     )
+    for axis in (axes.xaxis, axes.yaxis):
+        plain_linear(axis)
     return shade
+
+
+def _mark(name: str) -> str:
+    return _MARKS.get(name, "x")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from agents.evaluate import AGENT, CLAIRVOYANT, Evaluation
+from agents.evaluate import AGENT, BEST_STATIC, CLAIRVOYANT, STAGED, Evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +65,64 @@ def cells(name: str, m: Mapping[str, float]) -> tuple[str, ...]:
     )
 
 
+FLOOR_COLUMN = "floor"
+
+
 def comparison(result: Evaluation) -> Comparison:
-    """Table of an evaluation: cheapest first, the agent and the best static marked."""
+    """Table of an evaluation: cheapest first, and who keeps the floor."""
     order = sorted(result.policies, key=lambda name: result.policies[name]["cost"])
-    rows = [cells(_label(result, name), result.policies[name]) for name in order]
+    rows = []
+    for name in order:
+        *figures, cost = cells(_label(result, name), result.policies[name])
+        rows.append((*figures, "kept" if result.keeps_floor(name) else "MISSED", cost))
+    title = f"{result.scenario}: {result.drives} test drives of {result.frames} frames"
+    columns = (*COLUMNS[:-1], FLOOR_COLUMN, COLUMNS[-1])
+    return Comparison(title + _whose(result), columns, rows, _notes(result))
+
+
+def _whose(result: Evaluation) -> str:
+    """Whose policies were judged, for the title."""
+    if not result.origins:
+        return ""
+    if all(origin.shipped for origin in result.origins.values()):
+        return ", the shipped policies"
+    return ", " + " and ".join(str(origin.path) for origin in result.origins.values())
+
+
+def _notes(result: Evaluation) -> list[str]:
     notes = [
         f"accuracy floor {100 * result.floor:.2f} %; no policy that keeps it costs less than "
         f"{result.bound_cost:.4f}"
     ]
-    closed = {"the agent": result.gap_closed, "the staged agent": result.gap_closed_staged}
-    for who, share in closed.items():
-        if share is not None:
+    closed = {AGENT: result.gap_closed, STAGED: result.gap_closed_staged}
+    for name, share in closed.items():
+        who = f"the {name.replace('-', ' ')}"
+        if name in result.policies and not result.keeps_floor(name):
+            missing = 100 * (result.floor - result.policies[name]["accuracy"])
+            notes.append(
+                f"{who} MISSES the accuracy floor by {missing:.2f} points: its cost does not "
+                "count against policies that keep it"
+            )
+        elif share is not None:
             notes.append(
                 f"{who} closes {100 * share:.0f} % of the gap between the best static pair and "
-                "that bound"
+                "that bound" + _static_below(result)
             )
-    title = f"{result.scenario}: {result.drives} test drives of {result.frames} frames"
-    return Comparison(title, COLUMNS, rows, notes)
+    for name, origin in result.origins.items():
+        other = origin.scenario not in ("", result.scenario)
+        trained = f", trained for {origin.scenario}" if other else ""
+        notes.append(f"{name}: {origin}{trained}")
+    return notes
+
+
+def _static_below(result: Evaluation) -> str:
+    if result.keeps_floor(BEST_STATIC):
+        return ""
+    return " (that pair, chosen on training drives, misses the floor on these)"
 
 
 def _label(result: Evaluation, name: str) -> str:
-    return result.best_static if name == "best-static" else name
+    if name == BEST_STATIC:
+        return result.best_static
+    shipped = name in result.origins and result.origins[name].shipped
+    return f"{name} (shipped)" if shipped else name

@@ -20,10 +20,14 @@ from torch import nn
 from agents import checkpoint
 from agents.config import TrainConfig
 from agents.doubt import doubt
+from agents.evaluate import keeps
 from agents.export import bundle_of
 from agents.file_kinds import check_run
+from agents.from_records import recorded_traces, world_from_records
+from agents.interrupt import stop_when_told
 from agents.promise import promise_of
 from agents.rollout import episode_keys
+from agents.run_folder import CONFIG, POLICY, keep_scenario, kept_scenario
 from agents.sb3_vec import OffloadVecEnv
 from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
 from agents.supervisor import VALIDATION_SEED_OFFSET, Progress, Supervisor
@@ -31,6 +35,7 @@ from agents.table_file import write_table
 from agents.task import task_of
 from cnn.errors import ConfigError
 from cnn.locks import Claim
+from offload_env.scenario_text import anchored
 from offload_env.staged_vector import OffloadStagedVectorEnv
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import World, build_world
@@ -51,6 +56,8 @@ class TrainResult:
         validation: figures of that model on the validation drives, and its step.
         log: one row a rollout.
         seconds: training time, interruptions excluded.
+        floor: accuracy floor of the training frames, which the validation accuracy must keep.
+        full_local_ms: time of full local processing on the device it was trained for.
     """
 
     out: Path
@@ -59,6 +66,13 @@ class TrainResult:
     validation: dict[str, float]
     log: pd.DataFrame
     seconds: float
+    floor: float
+    full_local_ms: float
+
+    @property
+    def keeps_floor(self) -> bool:
+        """Whether the best model's accuracy on validation drives is at least the floor."""
+        return keeps(self.validation["accuracy"], self.floor)
 
 
 def train(
@@ -74,17 +88,19 @@ def train(
 
     Args:
         config: settings.
-        out: folder of the run: ``config.json``, ``best.zip``, ``checkpoint/``,
-            ``learning.parquet``, ``tensorboard/``, ``agent.policy``.
-        world: training world; None builds the scenario's.
-        resume: go on from ``out/checkpoint``; the settings must be the same, except steps.
+        out: folder of the run: ``config.json``, ``scenario/``, ``best.zip``, ``checkpoint/``,
+             ``learning.parquet``, ``tensorboard/``, ``agent.policy``.
+        world: training world; None builds the scenario's, on the records that `config` names.
+        resume: resume from ``out/checkpoint``; the settings must be the same, except steps.
         report: called after every rollout.
         extra: wraps the training's own callback, to add others.
 
     Raises:
         DataError: if there is nothing to resume from, `out` holds something else that a run
             would replace, or another process trains into it.
-        ConfigError: if the settings differ from those of the checkpoint.
+        ConfigError: if the settings or the scenario differ from those of the checkpoint.
+        TrainingInterrupted: at SIGINT or SIGTERM, once a checkpoint is written; the resumed
+            run ends as the uninterrupted one would have.
     """
     check_run(out)
     with Claim(out, folder=True):
@@ -100,13 +116,14 @@ def _train(
     extra: Callable[[BaseCallback], BaseCallback],
 ) -> TrainResult:
     """`train`, with its folder held."""
-    world = world if world is not None else build_world(config.scenario, "train")
+    if world is None:
+        world = world_of(config, out if resume else None)
     # One thread: the matrices are small, and more would change sums between machines.
     torch.set_num_threads(1)
     set_random_seed(config.seed)
     adapter = adapter_of(config, world)
     if resume:
-        _same_settings(config, out)
+        _same_settings(config, world, out)
         model, progress = checkpoint.load(config.algo, out, adapter)
     else:
         adapter.seed(config.seed)
@@ -118,15 +135,34 @@ def _train(
         )
     if isinstance(adapter, OffloadStagedVecEnv):
         model.rollout_buffer.follow(lambda: adapter.frame_done)
-    config.save(out / "config.json")
+    config.save(out / CONFIG)
+    if not resume or kept_scenario(out) is None:
+        keep_scenario(world.scenario, out)
     model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
-    supervisor = Supervisor(config, world, adapter, out, progress, report)
-    left = config.steps - model.num_timesteps
-    if left > 0:
-        model.learn(left, callback=extra(supervisor), reset_num_timesteps=False, log_interval=10**9)
-    supervisor.finish()
-    model.logger.close()
+    try:
+        with stop_when_told() as stop:
+            supervisor = Supervisor(config, world, adapter, out, progress, report, stop)
+            _learn(model, config.steps - model.num_timesteps, extra(supervisor))
+            supervisor.finish()
+    finally:
+        model.logger.close()
     return _result(config, out, world, progress)
+
+
+def _learn(model: Any, steps: int, callback: BaseCallback) -> None:
+    if steps > 0:
+        model.learn(steps, callback=callback, reset_num_timesteps=False, log_interval=10**9)
+
+
+def world_of(config: TrainConfig, run: Path | None = None) -> World:
+    """The training world that the settings name, on the scenario that the folder `run` keeps."""
+    kept = None if run is None else kept_scenario(run)
+    if not config.records:
+        return build_world(kept or config.scenario)
+    if kept is None:
+        return world_from_records(config.scenario, Path(config.records))
+    # The kept scenario has the speed that the records told, but not their link.
+    return build_world(kept, traces=recorded_traces(kept, Path(config.records)))
 
 
 def adapter_of(config: TrainConfig, world: World) -> OffloadVecEnv:
@@ -184,8 +220,14 @@ def ppo_settings(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _same_settings(config: TrainConfig, out: Path) -> None:
-    before = TrainConfig.load(out / "config.json")
+def _same_settings(config: TrainConfig, world: World, out: Path) -> None:
+    before, kept = TrainConfig.load(out / CONFIG), kept_scenario(out)
+    if kept is not None and kept != anchored(world.scenario):
+        raise ConfigError(
+            f"scenario {world.scenario.name} other than the one kept in {out}",
+            expected="the scenario of the run to resume",
+            mend="leave --scenario and --from-records out, or give another --out without --resume",
+        )
     if replace(before, steps=config.steps) != config:
         raise ConfigError(
             f"settings that differ from those of {out}",
@@ -199,8 +241,17 @@ def _result(config: TrainConfig, out: Path, world: World, progress: Progress) ->
     log = progress.log()
     write_table(out / "learning.parquet", log)
     bundle = policy_of(best, config, world, validation)
-    bundle.save(out / "agent.policy")
-    return TrainResult(out, config, bundle, validation, log, progress.seconds)
+    bundle.save(out / POLICY)
+    return TrainResult(
+        out,
+        config,
+        bundle,
+        validation,
+        log,
+        progress.seconds,
+        world.accuracy_floor,
+        world.delay_ref_ms,
+    )
 
 
 def policy_of(

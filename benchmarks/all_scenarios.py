@@ -59,9 +59,13 @@ def table_row(r: dict[str, Any]) -> str:
             f"{kept[rule]:.4f} {rule}",
             f"{r['policies'][CLAIRVOYANT]['cost']:.4f}",
             f"{r['bound_cost']:.4f}",
-            f"{r['gap_closed']:.2f} / {r['gap_closed_staged']:.2f} |",
+            f"{_share(r['gap_closed'])} / {_share(r['gap_closed_staged'])} |",
         ]
     )
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"  # none: the policy misses the floor
 
 
 def main() -> None:

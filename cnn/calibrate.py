@@ -6,6 +6,7 @@ Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,14 +24,23 @@ N_BINS: Final = 15
 TEMPERATURE_RANGE: Final = (0.2, 10.0)
 
 
-def collect_logits(runtime: SplitRuntime, data: ImageSet, batch: int = 64) -> NDArray[np.float32]:
-    """Uncalibrated logits of every frame and action, float32 (N, 20, n_classes)."""
+def collect_logits(
+    runtime: SplitRuntime,
+    data: ImageSet,
+    progress: Callable[[int], object] = lambda done: None,
+    batch: int = 64,
+) -> NDArray[np.float32]:
+    """Uncalibrated logits of every frame and action, float32 (N, 20, n_classes).
+
+    `progress` is called with the number of frames just done.
+    """
     out = np.empty((len(data), len(ACTIONS), runtime.bundle.config.n_classes), np.float32)
     for at in range(0, len(data), batch):
         rows = slice(at, min(at + batch, len(data)))
         logits = action_logits(runtime, data.images[rows])
         for a in ACTIONS:
             out[rows, a.index] = logits[a.exit, a.exit if a.is_full_offload else a.split]
+        progress(rows.stop - rows.start)
     return out
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
 
+from cnn.checks import require
 from cnn.cli_options import (
+    MAX_DRIVES,
     BundleOption,
     DataOption,
     PrecisionOption,
     ThreadsOption,
+    checked_precision,
     data_folder,
+    resumable,
 )
-from cnn.console import JsonFlag, SeedOption, emit_json
+from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
 from cnn.errors import ConfigError
 from cnn.file_kinds import BUNDLE, DIAGRAM, FRAME_TABLE, RUN
 from cnn.info_command import info
@@ -34,18 +39,18 @@ _TABLE_BYTES: Final = 1_000_000
 app = typer.Typer(no_args_is_help=True, help="The split, multi-exit road-sign CNN.")
 
 
+def _known_part(part: str, parts: Sequence[str]) -> None:
+    """Refuse another part before anything is read."""
+    require(part in parts, f"--part {part}", " or ".join(parts), "name one of these")
+
+
 def _part(folder: Path, part: str, size: int, limit: int | None) -> ImageSet:
     from cnn.data import load_gtsrb
     from cnn.tracks import PARTS, load_split
 
     if part == "test":
         return load_gtsrb(folder, "test", size, limit=limit)
-    if part not in PARTS:
-        raise ConfigError(
-            f"part {part!r}",
-            expected=f"test or one of {', '.join(PARTS)}",
-            mend="name one of these",
-        )
+    assert part in PARTS
     data = load_gtsrb(folder, "train", size).only_tracks(load_split()[part])
     if limit is None:
         return data
@@ -56,13 +61,18 @@ def _part(folder: Path, part: str, size: int, limit: int | None) -> ImageSet:
 
 @app.command()
 def train(
+    context: typer.Context,
     data: DataOption = None,
     out: Annotated[Path, typer.Option(help="Run folder: checkpoints, TensorBoard, bundle.")] = Path(
         "runs/cnn"
     ),
     preset: Annotated[str, typer.Option(help="embedded (48 px, width 0.5) or paper.")] = "embedded",
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the backbone and exits.")] = 18,
-    bottleneck_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the bottlenecks.")] = 8,
+    epochs: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Epochs of the backbone and exits.")
+    ] = 18,
+    bottleneck_epochs: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Epochs of the bottlenecks.")
+    ] = 8,
     limit: Annotated[
         int | None, typer.Option(min=128, help="Fit on so many images only (smoke runs).")
     ] = None,
@@ -73,8 +83,12 @@ def train(
     mixed_precision: Annotated[
         str, typer.Option(help="Arithmetic of training: auto, fp32, bf16 or fp16 (CUDA only).")
     ] = "auto",
-    resume: Annotated[bool, typer.Option(help="Continue from the run folder.")] = False,
-    threads: Annotated[int, typer.Option(min=0, help="torch threads; 0: its own choice.")] = 0,
+    resume: Annotated[
+        bool, typer.Option(help="Resume after the last epoch that the run folder holds.")
+    ] = False,
+    threads: Annotated[
+        int, typer.Option(min=0, max=256, help="torch threads; 0: its own choice.")
+    ] = 0,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -85,6 +99,7 @@ def train(
         raise ConfigError(
             f"preset {preset!r}", expected=" or ".join(PRESETS), mend="name one of these"
         )
+    checked_precision(precision)
     check_folder(out, RUN, room=_RUN_BYTES.get(preset, ROOM))
     check_whole_folder(out / "bundle", BUNDLE)
     folder = data_folder(data)
@@ -92,8 +107,7 @@ def train(
     from cnn.torch_device import parse_choice
 
     where, arithmetic = parse_choice(device, mixed_precision)
-
-    with Claim(out, folder=True):
+    with resumable(context), Claim(out, folder=True):
         result = train_all(
             folder,
             out,
@@ -121,6 +135,7 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Write a checkpoint as a bundle, calibrated on the validation tracks."""
+    checked_precision(precision)
     check_whole_folder(out, BUNDLE, room=_BUNDLE_BYTES)
     from cnn.pipeline import export_calibrated
 
@@ -143,13 +158,20 @@ def evaluate(
     """Accuracy and calibration (ECE) of every exit and action; payload in bytes."""
     if plots is not None:
         check_folder(plots, {"reliability.png": DIAGRAM})
+    from rich.progress import Progress
+
     from cnn.bundle import load_bundle
     from cnn.evaluate import evaluate as run
     from cnn.runtime import SplitRuntime
+    from cnn.tracks import PARTS
 
+    _known_part(part, ("test", *PARTS))
     loaded = load_bundle(bundle)
     images = _part(data_folder(data), part, loaded.config.input_size, limit)
-    result = run(SplitRuntime(loaded, threads), images, plots)
+    with Progress(console=stderr_console()) as bar:
+        task = bar.add_task(f"images of {part}", total=len(images))
+        runtime = SplitRuntime(loaded, threads)
+        result = run(runtime, images, plots, lambda done: bar.advance(task, done))
     if as_json:
         emit_json(result)
         return
@@ -178,12 +200,13 @@ def table(
     bundle: BundleOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many frames.")] = None,
     drives: Annotated[
-        int, typer.Option(min=0, help="More drives past the same signs on other days.")
+        int,
+        typer.Option(min=0, max=MAX_DRIVES, help="More drives past the same signs on other days."),
     ] = 0,
     strength: Annotated[
         float, typer.Option(min=0.0, max=2.0, help="How bad those days' light and optics get.")
     ] = 1.1,
-    seed: Annotated[int, typer.Option(help="Of those days' conditions.")] = 0,
+    seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     as_json: JsonFlag = False,
 ) -> None:
@@ -194,7 +217,9 @@ def table(
     from cnn.bundle import load_bundle
     from cnn.runtime import SplitRuntime
     from cnn.table import make_varied_table
+    from cnn.tracks import PARTS
 
+    _known_part(part, PARTS)
     loaded = load_bundle(bundle)
     images = _part(data_folder(data), part, loaded.config.input_size, limit)
     with tqdm(total=len(images) * (1 + drives), desc=part, unit="frame") as bar:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Final
 
 import typer
 
+from cnn.checks import require
+from cnn.console import command_line
 from cnn.errors import DataError
 
 DataOption = Annotated[
@@ -26,7 +32,36 @@ BundleOption = Annotated[
 PrecisionOption = Annotated[
     str, typer.Option("--precision", help="int8 (faster, half the size) or float32.")
 ]
-ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", min=1, max=256, help="Threads of the runtime.")
+]
+PRECISIONS: Final = ("int8", "float32")
+MAX_DRIVES: Final = 100
+"""More drives of a frame table; each is as large as the part itself."""
+
+
+def checked_precision(given: str) -> None:
+    """Raise `ConfigError` unless a bundle can have that precision; before any work."""
+    require(given in PRECISIONS, f"--precision {given}", " or ".join(PRECISIONS), "use int8")
+
+
+@contextmanager
+def resumable(context: typer.Context) -> Iterator[None]:
+    """At SIGINT or SIGTERM the block ends, and the line that resumes the command is printed."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    except KeyboardInterrupt:
+        line = command_line(context)
+        typer.echo("\nevery finished epoch is kept; resume with", err=True)
+        typer.echo(line if "--resume" in line.split() else f"{line} --resume", err=True)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def data_folder(given: Path | None) -> Path:

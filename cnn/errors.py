@@ -1,4 +1,4 @@
-"""The errors a user can cause or mend, said in three parts: given, expected, mend."""
+"""The errors a user can cause or fix, said in three parts: given, expected, what to do."""
 
 from __future__ import annotations
 

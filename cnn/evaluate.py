@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,19 @@ def action_reliability(
     return out
 
 
-def evaluate(runtime: SplitRuntime, data: ImageSet, plots: Path | None = None) -> dict[str, Any]:
+def evaluate(
+    runtime: SplitRuntime,
+    data: ImageSet,
+    plots: Path | None = None,
+    progress: Callable[[int], object] = lambda done: None,
+) -> dict[str, Any]:
     """Evaluate a bundle on labelled images.
 
     Args:
         runtime: the exported network.
         data: labelled images, with or without tracks.
         plots: folder for a reliability diagram, if wanted.
+        progress: called with the number of images just done.
 
     Returns:
         ``exits``: accuracy, ECE after and before calibration of every unsplit exit;
@@ -41,7 +48,7 @@ def evaluate(runtime: SplitRuntime, data: ImageSet, plots: Path | None = None) -
     if len(data) == 0:
         raise DataError("no images", expected="at least one", mend="check the data folder")
     bundle = runtime.bundle
-    logits = collect_logits(runtime, data)
+    logits = collect_logits(runtime, data, progress)
     after = action_reliability(logits, data.label, bundle.temperatures)
     before = action_reliability(logits, data.label, (1.0,) * len(ACTIONS))
     correct = logits.argmax(2) == data.label[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,11 @@ from cnn.files import replacing
 from cnn.outputs import SOFTWARE
 
 
+def _area(share: Any) -> Any:
+    """Area of a bin's mark, points squared, by its share of the frames."""
+    return 12 + 60 * np.sqrt(share)
+
+
 def reliability_diagram(before: list[Reliability], after: list[Reliability], path: Path) -> None:
     """One panel an exit: how often a stated confidence came true, before and after scaling."""
     import matplotlib
@@ -19,7 +25,7 @@ def reliability_diagram(before: list[Reliability], after: list[Reliability], pat
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, N_EXITS, figsize=(15, 3.6), sharey=True, layout="constrained")
+    fig, axes = plt.subplots(1, N_EXITS, figsize=(15, 4.0), sharey=True, layout="constrained")
     for e, ax in enumerate(axes, 1):
         index = Action(e, e).index
         ax.plot([0, 1], [0, 1], color="0.7", lw=1)
@@ -30,7 +36,7 @@ def reliability_diagram(before: list[Reliability], after: list[Reliability], pat
             ax.scatter(
                 r.confidence[seen],
                 r.accuracy[seen],
-                s=12 + 60 * np.sqrt(r.count[seen] / r.count.sum()),
+                s=_area(r.count[seen] / r.count.sum()),
                 color=colour,
                 marker=marker,
                 alpha=0.8,
@@ -39,6 +45,11 @@ def reliability_diagram(before: list[Reliability], after: list[Reliability], pat
         ax.set(title=f"exit {e}", xlabel="confidence", xlim=(0, 1.02), ylim=(0, 1.02))
         ax.legend(loc="upper left", fontsize=8)
     axes[0].set_ylabel("share of right answers")
+    sizes = [
+        fig.gca().scatter([], [], s=_area(share), color="0.5", label=f"{100 * share:g} % of frames")
+        for share in (0.01, 0.1, 1.0)
+    ]
+    fig.legend(handles=sizes, loc="outside lower center", ncols=len(sizes), fontsize=9)
     fig.suptitle(f"Reliability ({N_BINS} bins, bins with at least 5 frames)")
     with replacing(path) as temporary:
         fig.savefig(temporary, dpi=110, metadata={"Software": SOFTWARE})

@@ -6,25 +6,35 @@ one, a wrong type or an impossible value is a `ConfigError` that says what would
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Final, Literal
 
+from cnn.arch import ModelConfig
+from cnn.checks import MAX_SEED, in_range, require, shown
 from cnn.errors import ConfigError
 from offload_env.server_load import ServerLoad
-from testbed.service.typed_toml import build
+from testbed.service.typed_toml import build, parse
 
 Split = Literal["train", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "test")
+_MEND: Final = "correct the scenario"
+_MAX_SAMPLES: Final = 20_000_000
+"""Samples of all generated traces of a scenario; a few numbers each."""
 _TEST_SEEDS: Final = 100_000
 """Test drives start this many seeds after the first training drive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """Frame tables, embedded by name or by path; disjoint by track."""
+    """Frame tables; their tracks are disjoint.
+
+    Attributes:
+        train: table of the training drives: ``policy-train``, ``policy-train-varied`` or
+            ``policy-test``, or the path of one that `sliproad cnn table` wrote (.npz).
+        test: table of the test drives, likewise.
+    """
 
     train: str = "policy-train-varied"
     test: str = "policy-test"
@@ -35,10 +45,11 @@ class Device:
     """The moving device.
 
     Attributes:
-        cost_model: ``fitted`` (the shipped model) or the path of one.
-        slowdown: factor on the model's device times.
+        cost_model: ``fitted`` (the shipped model) or the path of one that
+            `sliproad testbed fit` wrote.
+        slowdown: factor on the model's device times; not together with `full_local_ms`.
         full_local_ms: instead of a factor, the time that full local processing takes on this
-            device; 0 uses `slowdown`. It says the same device whatever machine the cost
+            device; 0 uses `slowdown`. It means the same device whatever machine the cost
             model was measured on.
         power: power profile ``device+modem`` of `testbed.costs.power`; empty keeps the model's.
     """
@@ -49,11 +60,8 @@ class Device:
     power: str = ""
 
     def __post_init__(self) -> None:
-        _require(
-            self.slowdown > 0 and self.full_local_ms >= 0,
-            f"slowdown {self.slowdown}, full_local_ms {self.full_local_ms}",
-            "a factor above 0 and a time of at least 0",
-        )
+        _in_range("slowdown", self.slowdown, 0.001, 10_000)
+        _in_range("full_local_ms", self.full_local_ms, 0, 100_000)
         _require(
             self.slowdown == 1.0 or self.full_local_ms == 0.0,
             f"both slowdown {self.slowdown} and full_local_ms {self.full_local_ms}",
@@ -69,13 +77,13 @@ class Link:
         source: ``generated`` (nothing else is needed) or ``measured`` (a trace collection,
             from `folder` or the folder that SLIPROAD_DATA names).
         kind: ``urban-5g``, ``highway-lte`` or ``poor-coverage``.
-        train_traces: number of generated training drives.
-        test_traces: number of generated test drives.
+        train_traces: number of generated training drives, at most 100000.
+        test_traces: number of generated test drives, at most 100000.
         seed: training drives take seeds ``seed`` .. ``seed + train_traces - 1``, test drives
             the seeds from ``seed + 100000`` on.
         duration_s: length of a generated drive.
-        period_s: sample period.
-        folder: of the measured traces; empty takes SLIPROAD_DATA.
+        period_s: sample period of a drive.
+        folder: of the measured traces; empty takes the one that SLIPROAD_DATA names.
     """
 
     source: str = "generated"
@@ -90,18 +98,25 @@ class Link:
     def __post_init__(self) -> None:
         _require(
             self.source in ("generated", "measured"),
-            f"link source {self.source!r}",
+            f"link source {shown(self.source)}",
             "generated or measured",
         )
+        _in_range("train_traces", self.train_traces, 1, _TEST_SEEDS)
+        _in_range("test_traces", self.test_traces, 1, _TEST_SEEDS)
+        _in_range("seed", self.seed, 0, MAX_SEED)
+        _in_range("duration_s", self.duration_s, 0.001, 86_400)
+        _in_range("period_s", self.period_s, 0.001, 3600)
         _require(
-            0 < self.train_traces <= _TEST_SEEDS and self.test_traces > 0,
-            f"{self.train_traces} training and {self.test_traces} test traces",
-            f"at least one of each, at most {_TEST_SEEDS} training traces",
+            self.duration_s >= self.period_s,
+            f"duration_s {self.duration_s:g} with period_s {self.period_s:g}",
+            "a drive of at least one sample",
         )
+        samples = (self.train_traces + self.test_traces) * self.duration_s / self.period_s
         _require(
-            self.duration_s >= self.period_s > 0 and self.seed >= 0,
-            f"traces of {self.duration_s} s in samples of {self.period_s} s, seed {self.seed}",
-            "duration_s >= period_s > 0 and seed >= 0",
+            samples <= _MAX_SAMPLES,
+            f"{self.train_traces} and {self.test_traces} traces of {self.duration_s:g} s in "
+            f"samples of {self.period_s:g} s",
+            f"at most {_MAX_SAMPLES} samples in all",
         )
 
     def seeds(self, split: Split) -> range:
@@ -131,12 +146,10 @@ class Timing:
     max_queue_ms: float = 200.0
 
     def __post_init__(self) -> None:
-        least = min(self.period_ms, self.timeout_ms, self.deadline_ms)
-        _require(
-            self.n_frames > 0 and least > 0 and self.max_queue_ms >= 0,
-            f"{self}",
-            "frames, period, timeout and deadline above 0, max_queue_ms at least 0",
-        )
+        _in_range("n_frames", self.n_frames, 1, 100_000)
+        for name in ("period_ms", "timeout_ms", "deadline_ms"):
+            _in_range(name, getattr(self, name), 0.01, 3_600_000)
+        _in_range("max_queue_ms", self.max_queue_ms, 0, 3_600_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +157,8 @@ class Price:
     """Cost of a frame: see docs/architecture.md, "One frame on the device".
 
     Attributes:
-        delay_weight: of delay / reference.
-        energy_weight: of energy / reference.
+        delay_weight: weight of delay over that of full local processing.
+        energy_weight: weight of energy over that of full local processing.
         miss: added when the deadline is missed or the frame skipped.
         energy_budget_mj: energy allowed for an episode; 0 is no budget.
         over_budget: added for every frame that ends with the budget spent.
@@ -158,12 +171,13 @@ class Price:
     over_budget: float = 0.0
 
     def __post_init__(self) -> None:
-        weights = self.delay_weight + self.energy_weight
-        values = (self.delay_weight, self.energy_weight, self.miss, self.energy_budget_mj)
+        for name in ("delay_weight", "energy_weight", "miss", "over_budget"):
+            _in_range(name, getattr(self, name), 0, 1e6)
+        _in_range("energy_budget_mj", self.energy_budget_mj, 0, 1e12)
         _require(
-            min(*values, self.over_budget) >= 0 and weights > 0,
-            f"{self}",
-            "no negative price and at least one weight above 0",
+            self.delay_weight + self.energy_weight > 0,
+            "delay_weight and energy_weight of 0",
+            "at least one weight above 0",
         )
 
 
@@ -173,9 +187,9 @@ class Constraint:
 
     Attributes:
         accuracy_margin: the floor is the main exit's local accuracy on the same frames,
-            less this.
-        accuracy_floor: an explicit floor instead; 0 uses the margin.
-        critical_classes: classes with a stricter floor of their own.
+            less this, 0..1.
+        accuracy_floor: an explicit floor instead, 0..1; 0 uses the margin.
+        critical_classes: classes (0..42) with a stricter floor of their own.
         critical_margin: like `accuracy_margin`, for those classes alone.
     """
 
@@ -185,8 +199,10 @@ class Constraint:
     critical_margin: float = 0.0
 
     def __post_init__(self) -> None:
-        shares = (self.accuracy_margin, self.accuracy_floor, self.critical_margin)
-        _require(min(shares) >= 0 and max(shares) <= 1, f"{self}", "shares in [0, 1]")
+        for name in ("accuracy_margin", "accuracy_floor", "critical_margin"):
+            _in_range(name, getattr(self, name), 0, 1)
+        for number in self.critical_classes:
+            _in_range("class in critical_classes", number, 0, ModelConfig().n_classes - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +258,7 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
             text, name = path.read_text(encoding="utf-8"), path.stem
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"scenario file {path} ({error})",
+                f"scenario file {path} ({getattr(error, 'strerror', None) or error})",
                 expected="a readable TOML file",
                 mend=f"check the path, or use one of {', '.join(scenario_names())}",
             ) from error
@@ -250,7 +266,7 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
         name = str(name_or_path)
         if name not in scenario_names():
             raise ConfigError(
-                f"scenario {name!r}",
+                f"scenario {shown(name)}",
                 expected=f"one of {', '.join(scenario_names())}, or a path ending in .toml",
                 mend="correct the name",
             )
@@ -261,12 +277,7 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
 
 def parse_scenario(text: str, name: str) -> Scenario:
     """Read the text of a scenario file; raises `ConfigError` as `load_scenario`."""
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            f"scenario {name}: {error}", expected="valid TOML", mend="correct that line"
-        ) from error
+    raw = parse(text, f"scenario {name}")
     if "name" in raw:
         raise ConfigError(
             f"scenario {name}: key 'name'",
@@ -277,5 +288,8 @@ def parse_scenario(text: str, name: str) -> Scenario:
 
 
 def _require(ok: bool, given: str, expected: str) -> None:
-    if not ok:
-        raise ConfigError(given, expected=expected, mend="correct the scenario")
+    require(ok, given, expected, _MEND)
+
+
+def _in_range(name: str, value: float, low: float, high: float) -> None:
+    in_range(name, value, low, high, _MEND)

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.errors import ConfigError
+from cnn.checks import in_range
 
 CELL_MS: Final = 10.0
 """Grid of the precomputed work: arrivals count from the next grid point on."""
@@ -38,13 +38,11 @@ class ServerLoad:
     memory_s: float = 5.0
 
     def __post_init__(self) -> None:
-        ok = 0 <= self.utilisation <= 0.95 and self.service_ms > 0
-        if not ok or self.swing < 0 or self.memory_s <= 0:
-            raise ConfigError(
-                f"{self}",
-                expected="0 <= utilisation <= 0.95, service_ms > 0, swing >= 0, memory_s > 0",
-                mend="correct the scenario's [server]",
-            )
+        mend = "correct the scenario's [server]"
+        in_range("utilisation", self.utilisation, 0, 0.95, mend)
+        in_range("service_ms", self.service_ms, 0.1, 100_000, mend)
+        in_range("swing", self.swing, 0, 100, mend)
+        in_range("memory_s", self.memory_s, 0.001, 1e6, mend)
 
     def work_ms(self, rng: np.random.Generator, cells: int) -> NDArray[np.float64]:
         """Unfinished work at the grid points 0, `CELL_MS`, ...: float64 (cells,).

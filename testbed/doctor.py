@@ -30,7 +30,7 @@ class Finding:
         ok: True if it is there and works.
         needed: the device cannot run without it.
         found: what was found.
-        mend: what to do if it is not ok; empty if it is.
+        mend: what to do to fix it if it is not ok; empty if it is.
     """
 
     name: str

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import cnn
 from agents.cli import app
 from cnn.bundle import embedded_bundle_path
+from cnn.entry import run_app
 
 ROOT = Path(__file__).parents[1]
 ROOT_COMMAND = typer.main.get_command(app)
@@ -169,6 +170,23 @@ def closed_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def device_file(folder: Path, text: str) -> Path:
+    """A device's configuration file that is right but for `text`."""
+    path = folder / "device.toml"
+    path.write_text('[bundles]\naction = "e1s1"\n' + text)
+    return path
+
+
+def check(folder: Path, text: str) -> list[str | Path]:
+    return ["testbed", "device", "--check", "--config", device_file(folder, text)]
+
+
+def scenario_file(folder: Path, text: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
 
 
 DEVICE = ("testbed", "device", "--n-frames", "5")
@@ -330,6 +348,133 @@ BAD_INPUT: dict[str, tuple[Arguments, str]] = {
 }
 
 
+REFUSED_AT_ONCE: dict[str, tuple[Arguments, str]] = {
+    # likewise, but run in this process: they are many, and end before any work
+    # values and sizes that nothing can be made of
+    "not a number": (lambda d: ["agent", "train", "--gamma", "nan", "--out", "run"], "--gamma nan"),
+    "infinite": (lambda d: [*ALONE, "--fps", "inf"], "--fps"),
+    "negative infinite": (
+        lambda d: ["testbed", "campaign", "--timeout-ms", "-inf", "--out", "c.parquet"],
+        "--timeout-ms",
+    ),
+    "huge learning rate": (
+        lambda d: ["agent", "train", "--learning-rate", "1e308", "--out", "run"],
+        "learning_rate 1e+308",
+    ),
+    "negative seed, train": (
+        lambda d: ["agent", "train", "--seed", "-1", "--out", "run"],
+        "--seed",
+    ),
+    "negative seed, link": (
+        lambda d: ["testbed", "link", "--server", "127.0.0.1:1", "--seed", "-1"],
+        "--seed",
+    ),
+    "negative seed, table": (
+        lambda d: ["cnn", "table", "--out", "t.npz", "--seed", "-1"],
+        "--seed",
+    ),
+    "seed beyond 32 bits": (
+        lambda d: ["agent", "evaluate", "--seed", str(2**32)],
+        "--seed",
+    ),
+    "number of 100 digits": (
+        lambda d: ["agent", "train", "--steps", "9" * 100, "--out", "run"],
+        "--steps 10^100 or so",
+    ),
+    "a billion drives, evaluate": (
+        lambda d: ["agent", "evaluate", "--episodes", str(10**9)],
+        "frames in all",
+    ),
+    "a billion drives, sweep": (
+        lambda d: ["agent", "sweep", "--episodes", str(10**9), "--out", "run"],
+        "frames in all",
+    ),
+    "a billion lanes": (
+        lambda d: ["agent", "train", "--n-envs", str(10**9), "--out", "run"],
+        "n_envs 1000000000",
+    ),
+    "a billion neurons": (
+        lambda d: ["agent", "train", "--hidden", str(10**9), "--out", "run"],
+        "hidden 1000000000",
+    ),
+    "a trillion device frames": (lambda d: [*ALONE, "--n-frames", str(10**12)], "--n-frames"),
+    "a trillion epochs": (lambda d: ["cnn", "train", "--epochs", str(10**12)], "--epochs"),
+    "a trillion frames in a scenario": (
+        lambda d: [
+            "agent",
+            "evaluate",
+            "--scenario",
+            scenario_file(d, "[timing]\nn_frames = 1_000_000_000_000"),
+        ],
+        "n_frames 1000000000000",
+    ),
+    "scenario that is no TOML": (
+        lambda d: ["agent", "train", "--scenario", scenario_file(d, "[timing"), "--out", "run"],
+        "end of a table declaration",
+    ),
+    "floors too close": (
+        lambda d: ["agent", "sweep", "--floors", "0.98,0.98", "--out", "run"],
+        "0.0001",
+    ),
+    "a pause for ever": (
+        lambda d: ["testbed", "campaign", "--pause-ms", "1e308", "--out", "c.parquet"],
+        "--pause-ms",
+    ),
+    "a round trip for ever": (
+        lambda d: [
+            *("testbed", "link", "--server", "127.0.0.1:1"),
+            *("--rate-mbps", "8", "--rtt-ms", "1e308"),
+        ],
+        "--rtt-ms",
+    ),
+    # combinations, and what can be refused before the work
+    "precision of the bundle, train": (
+        lambda d: ["cnn", "train", "--data", d, "--precision", "int4"],
+        "--precision int4",
+    ),
+    "precision of the bundle, export": (
+        lambda d: ["cnn", "export", "--checkpoint", d / "n.pt", "--out", "b", "--precision", "x"],
+        "--precision x",
+    ),
+    "unknown part": (lambda d: ["cnn", "evaluate", "--data", d, "--part", "best"], "--part best"),
+    "output that is no folder, evaluate": (
+        lambda d: ["agent", "evaluate", "--out", garbage_file(d) / "x"],
+        "garbage.bin is no folder",
+    ),
+    "output that is no folder, sweep": (
+        lambda d: ["agent", "sweep", "--out", garbage_file(d)],
+        "garbage.bin is no folder",
+    ),
+    "check without a file": (lambda d: ["testbed", "device", "--check"], "--config"),
+    "neither policy nor action": (lambda d: [*DEVICE, "--local-only"], "neither --policy"),
+    "neither server nor local": (lambda d: [*DEVICE, "--action", "e1s1"], "neither --server"),
+    "check, records in no folder": (
+        lambda d: check(d, f'[records]\nfolder = "{garbage_file(d)}"\n'),
+        "garbage.bin is no folder",
+    ),
+    "check, frames in no folder": (
+        lambda d: check(d, f'[frames]\nsource = "folder:{d / "none"}"\n'),
+        "none",
+    ),
+    "check, folder without images": (
+        lambda d: check(d, f'[frames]\nsource = "folder:{d}"\n'),
+        "without images",
+    ),
+    "check, data that is missing": (
+        lambda d: check(d, f'[frames]\nsource = "gtsrb:policy-test"\ndata = "{d / "none"}"\n'),
+        "none",
+    ),
+    "check, unknown meter": (lambda d: check(d, '[meter]\nname = "dowsing"\n'), "dowsing"),
+    "check, unknown power": (lambda d: check(d, '[meter]\npower = "perpetual"\n'), "perpetual"),
+    # command lines that cannot be read
+    "unknown option": (lambda d: ["agent", "train", "--speed", "9"], "--speed"),
+    "unknown command": (lambda d: ["agent", "praise"], "praise"),
+    "option without its value": (lambda d: ["agent", "train", "--steps"], "--steps"),
+    "required option left out": (lambda d: ["cnn", "table"], "--out"),
+    "word for a number": (lambda d: ["testbed", "serve", "--port", "http"], "--port"),
+}
+
+
 def tree(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
@@ -342,6 +487,8 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], names: str) ->
     assert done.stderr.rstrip("\n").splitlines()[-1] == errors[0]
     assert names in errors[0]
     assert "expected" in errors[0]
+    for representation in ("[Errno", "Path(", "{'", "None", "Error(", "(("):
+        assert representation not in errors[0]
 
 
 @pytest.mark.parametrize("case", BAD_INPUT, ids=lambda c: c.replace(" ", "-").replace(",", ""))
@@ -359,6 +506,28 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(case: str, tmp_path: Pat
     assert tree(inputs) == before
 
 
+@pytest.mark.parametrize(
+    "case", REFUSED_AT_ONCE, ids=lambda c: c.replace(" ", "-").replace(",", "")
+)
+def test_what_nothing_can_be_made_of_is_refused_at_once(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, names = REFUSED_AT_ONCE[case]
+    inputs, cwd = tmp_path / "inputs", tmp_path / "cwd"
+    inputs.mkdir()
+    cwd.mkdir()
+    line = [str(a) for a in arguments(inputs)]
+    before = tree(inputs)
+    monkeypatch.chdir(cwd)
+    with pytest.raises(SystemExit) as left:
+        run_app(app, prog_name="sliproad", args=line)
+    said = capsys.readouterr()
+    done = subprocess.CompletedProcess(line, int(left.value.code or 0), said.out, said.err)
+    assert_one_clear_line(done, names)
+    assert tree(cwd) == [], "something half-written"
+    assert tree(inputs) == before
+
+
 def test_no_data_folder_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLIPROAD_DATA", raising=False)
     assert_one_clear_line(sliproad("cnn", "evaluate", cwd=tmp_path), "SLIPROAD_DATA")
@@ -371,3 +540,28 @@ def test_port_in_use(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         done = sliproad("testbed", "serve", "--port", port, cwd=tmp_path)
     assert_one_clear_line(done, port)
+
+
+def test_a_file_that_is_fit_to_run_says_what_was_tried(tmp_path: Path) -> None:
+    records = tmp_path / "new" / "records"
+    text = f'[records]\nfolder = "{records}"\n[metrics]\nport = 0\n'
+    done = sliproad(*check(tmp_path, text), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for part in ("bundles: ", "meter: model", "frames: render", "records: ", "metrics: "):
+        assert part in done.stdout
+    assert done.stdout.splitlines()[-1].endswith("is fit to run")
+    assert tree(tmp_path) == ["device.toml"], "a check keeps nothing"
+
+
+def test_check_finds_the_metrics_port_in_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        line = [str(a) for a in check(tmp_path, f"[metrics]\nport = {port}\n")]
+        with pytest.raises(SystemExit) as left:
+            run_app(app, prog_name="sliproad", args=line)
+    assert left.value.code == 2
+    assert str(port) in capsys.readouterr().err

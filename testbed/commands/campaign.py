@@ -23,22 +23,27 @@ def campaign(
             "Five conditions from 1.5/45 to 90/10 if left out."
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Blocks for each condition.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Blocks for each condition.")] = 3,
     repetitions: Annotated[
-        int, typer.Option(min=1, help="Frames for each action in a block.")
+        int, typer.Option(min=1, max=10_000, help="Frames for each action in a block.")
     ] = 10,
     warm_up: Annotated[
-        int, typer.Option(min=0, help="Frames at the start of a block that do not count.")
+        int,
+        typer.Option(min=0, max=10_000, help="Frames at the start of a block that do not count."),
     ] = 10,
     repeats: Annotated[
         int,
-        typer.Option(min=0, help="Times that blocks on a disturbed machine are measured again."),
+        typer.Option(
+            min=0, max=1000, help="Times that blocks on a disturbed machine are measured again."
+        ),
     ] = 0,
     pause_ms: Annotated[
-        float, typer.Option(min=0, help="Milliseconds of rest before every frame.")
+        float,
+        typer.Option(min=0, max=600_000, help="Milliseconds of rest before every frame."),
     ] = 50.0,
     timeout_ms: Annotated[
-        float, typer.Option(help="Milliseconds after which an answer is given up.")
+        float,
+        typer.Option(min=1, max=600_000, help="Milliseconds after which an answer is given up."),
     ] = 5000.0,
     meter: Annotated[
         str, typer.Option(help="Energy meter: model, rapl, jetson, battery or nvml.")
@@ -62,7 +67,7 @@ def campaign(
 ) -> None:
     """Measure every action under several link conditions, in random order.
 
-    Starts its own server and links. Interrupted, it keeps the finished blocks and goes on
+    Starts its own server and links. Interrupted, it keeps the finished blocks and resumes
     with the others when it is started again with the same settings.
     """
     check_file(out, CAMPAIGN)

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from cnn.console import JsonFlag, SeedOption, emit_json, warn
+from cnn.console import JsonFlag, SeedOption, emit_json, given_options, warn
 from cnn.errors import ConfigError
 from cnn.outputs import check_file
 from testbed.file_kinds import RECORDS
@@ -16,6 +16,8 @@ from testbed.service.log import quiet_libraries
 CONNECT_TIMEOUT_S = 5.0
 _ROW_BYTES: Final = 400
 """Of one frame in a record file, with what an explorer adds (measured: 373 of random figures)."""
+MAX_FRAMES = 100_000_000
+"""Four months at ten a second; what runs longer is unattended and has a --config."""
 
 
 def device(
@@ -28,7 +30,12 @@ def device(
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="With --config: say whether it would start, and end.")
+        bool,
+        typer.Option(
+            "--check",
+            help="With --config: try all that a run needs (bundles, meter, first frame, "
+            "folders, ports), and end.",
+        ),
     ] = False,
     server: Annotated[
         str | None, typer.Option(help="MEC server (or the link before it), HOST:PORT.")
@@ -60,11 +67,12 @@ def device(
     data: Annotated[
         Path | None, typer.Option(help="GTSRB folder; gtsrb in SLIPROAD_DATA if left out.")
     ] = None,
-    n_frames: Annotated[int, typer.Option(min=1, help="Frames to process.")] = 300,
+    n_frames: Annotated[int, typer.Option(min=1, max=MAX_FRAMES, help="Frames to process.")] = 300,
     fps: Annotated[
         float | None,
         typer.Option(
             min=0,
+            max=10_000,
             help="Camera frames per second, 0: next when free; the policy's (10) if left out.",
         ),
     ] = None,
@@ -78,21 +86,27 @@ def device(
     timeout_ms: Annotated[
         float | None,
         typer.Option(
-            help="Milliseconds after which an answer is given up; the policy's (250) if left out."
+            min=1,
+            max=600_000,
+            help="Milliseconds after which an answer is given up; the policy's (250) if left out.",
         ),
     ] = None,
     deadline_ms: Annotated[
         float | None,
         typer.Option(
+            min=0.1,
+            max=600_000,
             help="Milliseconds of delay beyond which a frame counts as missed; "
-            "the policy's (100) if left out."
+            "the policy's (100) if left out.",
         ),
     ] = None,
     max_queue_ms: Annotated[
         float | None,
         typer.Option(
+            min=0,
+            max=3_600_000,
             help="Milliseconds of queueing beyond which a frame is skipped; "
-            "the policy's (200) if left out."
+            "the policy's (200) if left out.",
         ),
     ] = None,
     breaker: Annotated[
@@ -121,14 +135,18 @@ def device(
     accuracy_floor: Annotated[
         float | None,
         typer.Option(
-            help="Accuracy constraint that the policy is told, 0..1; its own (0.95) if left out."
+            min=0,
+            max=1,
+            help="Accuracy constraint that the policy is told, 0..1; its own (0.95) if left out.",
         ),
     ] = None,
     delay_share: Annotated[
         float | None,
         typer.Option(
+            min=0,
+            max=1,
             help="Weight of delay against energy that the policy is told, 0..1; "
-            "its own (0.5) if left out."
+            "its own (0.5) if left out.",
         ),
     ] = None,
     full_local: Annotated[
@@ -136,6 +154,7 @@ def device(
         typer.Option(
             "--full-local-ms",
             min=0.01,
+            max=100_000,
             help="Milliseconds of full local processing that the policy is told; its own if left "
             "out, or measured in a tight loop if it has none.",
         ),
@@ -147,7 +166,9 @@ def device(
     bundle: Annotated[
         Path | None, typer.Option(help="Model bundle folder; the shipped one if left out.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the device's runtime.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, max=256, help="Threads of the device's runtime.")
+    ] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Parquet file for one row a frame; none if left out.")
     ] = None,
@@ -169,6 +190,12 @@ def device(
     if config_file is not None:
         _from_file(context, config_file, check, json)
         return
+    if check:
+        raise ConfigError(
+            "--check without --config",
+            expected="the configuration file to check",
+            mend="give it with --config",
+        )
     from cnn.bundle import load_bundle
     from cnn.runtime import SplitRuntime
     from testbed.commands.device_run import (
@@ -191,7 +218,9 @@ def device(
 
     if (server is None) == (not local_only):
         raise ConfigError(
-            f"--server {server} and --local-only {local_only}",
+            f"--server {server} and --local-only"
+            if local_only
+            else "neither --server nor --local-only",
             expected="exactly one of the two",
             mend="give the server's HOST:PORT, or --local-only",
         )
@@ -289,8 +318,7 @@ def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> N
     from testbed.service.log import logged
 
     alone = {"config_file", "check", "json"}
-    given = [p.name or "" for p in context.command.params if _was_given(context, p.name)]
-    beside = [name.replace("_", "-") for name in given if name not in alone]
+    beside = sorted(name.replace("_", "-") for name in given_options(context) - alone)
     if beside:
         raise ConfigError(
             f"--config together with --{', --'.join(beside)}",
@@ -299,9 +327,10 @@ def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> N
         )
     file = load_device_file(path)
     if check:
-        from testbed.service.device_service import DeviceService
+        from testbed.service.preflight import preflight
 
-        _refuse(DeviceService(file).complaints())
+        for line in preflight(file):
+            typer.echo(line)
         typer.echo(f"{path} is fit to run")
         return
     with logged(file.log.format, file.log.level):  # before libraries that write are loaded
@@ -310,18 +339,3 @@ def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> N
         result = DeviceService(file).run()
     if json:
         emit_json(result)
-
-
-def _refuse(complaints: list[str]) -> None:
-    """Raise `ConfigError` if there is any."""
-    if complaints:
-        raise ConfigError(
-            "; ".join(complaints),
-            expected="certificates that are valid now",
-            mend="renew them, or set this machine's clock",
-        )
-
-
-def _was_given(context: typer.Context, name: str | None) -> bool:
-    source = context.get_parameter_source(name or "")
-    return source is not None and source.name == "COMMANDLINE"

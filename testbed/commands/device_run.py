@@ -49,7 +49,7 @@ def chosen_policy(
 
     if (path is None) == (action is None):
         raise ConfigError(
-            f"--policy {path} and --action {action}",
+            "neither --policy nor --action" if path is None else f"--policy {path} and --action",
             expected="exactly one of the two",
             mend="give a policy file, or an action such as e3s1",
         )

@@ -47,7 +47,7 @@ def doctor(
         section = load_device_file(config).server
         files += [Path(text) for text in (section.tls_ca, section.tls_cert) if text is not None]
     findings = examine(bundle=bundle, port=port, data=data, certificates=files)
-    table = Table("", "", "what", "found", "to mend it", box=None, pad_edge=False)
+    table = Table("", "", "what", "found", "to fix it", box=None, pad_edge=False)
     for finding in findings:
         mark = "ok" if finding.ok else "MISSING" if finding.needed else "-"
         need = "needed" if finding.needed else ""

@@ -37,7 +37,9 @@ def fit(
     ] = None,
     bootstrap: Annotated[
         int,
-        typer.Option(min=0, help="Bootstrap fits for a campaign's intervals; 0: no intervals."),
+        typer.Option(
+            min=0, max=100_000, help="Bootstrap fits for a campaign's intervals; 0: no intervals."
+        ),
     ] = 200,
     seed: SeedOption = 0,
     json: JsonFlag = False,

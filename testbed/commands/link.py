@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnn.console import JsonFlag, emit_json, stderr_console
+from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
 from cnn.files import write_text
 from cnn.outputs import check_file
 from testbed.file_kinds import LINK_RECORD, PORT
@@ -38,24 +38,34 @@ def link(
         str | None,
         typer.Option(help="Generate a trace: urban-5g, highway-lte or poor-coverage."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the generated trace.")] = 0,
+    seed: SeedOption = 0,
     rate_mbps: Annotated[
-        float | None, typer.Option(help="Constant uplink capacity, Mbit/s.")
+        float | None,
+        typer.Option(min=0, max=100_000, help="Constant uplink capacity, Mbit/s."),
     ] = None,
     rtt_ms: Annotated[
         float | None,
         typer.Option(
-            help="Constant base round trip, milliseconds; with --trace, replaces its own."
+            min=0,
+            max=60_000,
+            help="Constant base round trip, milliseconds; with --trace, replaces its own.",
         ),
     ] = None,
     downlink_mbps: Annotated[
-        float | None, typer.Option(help="Downlink capacity, Mbit/s; unlimited if left out.")
+        float | None,
+        typer.Option(
+            min=0.001, max=100_000, help="Downlink capacity, Mbit/s; unlimited if left out."
+        ),
     ] = None,
     start_offset_s: Annotated[
-        float, typer.Option(help="Seconds into the trace at which it starts.")
+        float,
+        typer.Option(min=0, max=10_000_000, help="Seconds into the trace at which it starts."),
     ] = 0.0,
     duration_s: Annotated[
-        float | None, typer.Option(help="Stop after so many seconds; until SIGTERM if left out.")
+        float | None,
+        typer.Option(
+            min=0, max=100_000_000, help="Stop after so many seconds; until SIGTERM if left out."
+        ),
     ] = None,
     port_file: Annotated[
         Path | None, typer.Option(help="File that receives the port once the link is ready.")

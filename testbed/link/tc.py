@@ -198,7 +198,7 @@ class TcLink:
 
 
 def check_permitted() -> None:
-    """Raise `SliproadError`, with the mending command, unless this process may use tc."""
+    """Raise `SliproadError`, with the command that fixes it, unless this process may use tc."""
     for name in ("ip", "tc"):
         if shutil.which(name) is None:
             raise SliproadError(

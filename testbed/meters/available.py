@@ -72,8 +72,8 @@ def open_meter(name: str, profile: str, root: Path = Path("/sys")) -> Meter:
     if meter is None:
         known = name in METERS
         raise ConfigError(
-            f"meter {name!r}" + (", which this machine does not have" if known else ""),
-            expected=f"one of {METERS} that `sliproad testbed doctor` finds",
+            f"meter {name}" + (", which this machine does not have" if known else ""),
+            expected=f"one of {', '.join(METERS)} that `sliproad testbed doctor` finds",
             mend="use --meter model",
         )
     return meter

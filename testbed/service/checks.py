@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from typing import Final
 
-from cnn.errors import ConfigError
+from cnn import checks
+
+_MEND: Final = "correct the configuration file"
 
 
 def in_range(name: str, value: float, low: float, high: float) -> None:
     """Raise `ConfigError` unless the value is finite and within the two, both included."""
-    require(math.isfinite(value) and low <= value <= high, f"{name} {value}", f"{low:g}..{high:g}")
+    checks.in_range(name, value, low, high, _MEND)
 
 
 def if_given(name: str, value: float | None, low: float, high: float) -> None:
@@ -20,5 +22,4 @@ def if_given(name: str, value: float | None, low: float, high: float) -> None:
 
 def require(ok: bool, given: str, expected: str) -> None:
     """Raise `ConfigError` unless `ok`."""
-    if not ok:
-        raise ConfigError(given, expected=expected, mend="correct the configuration file")
+    checks.require(ok, given, expected, _MEND)

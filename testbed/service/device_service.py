@@ -165,6 +165,11 @@ class DeviceService:
         tls = tls_of(self.file)
         return [] if tls is None else tls.complaints()
 
+    def runs(self) -> str:
+        """What it decides with, for people."""
+        what = self._what()
+        return f"policy {what['policy']}, model bundle {what['bundle_hash']}"
+
     def camera(self) -> Iterator[CameraFrame]:
         """What the device sees; overridden where frames come from elsewhere."""
         f = self.file.frames

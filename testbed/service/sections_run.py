@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cnn.action import Action
+from cnn.checks import shown
 from cnn.frame_codec import FrameEncoding
 from testbed.device.probing import ProbePlan
 from testbed.service.checks import if_given, in_range, require
@@ -78,7 +79,7 @@ class BundlesSection:
     def __post_init__(self) -> None:
         require(
             (self.policy is None) != (self.action is None),
-            f"policy {self.policy!r} and action {self.action!r}",
+            "both policy and action" if self.policy else "neither policy nor action in [bundles]",
             "exactly one of the two",
         )
         if self.action is not None:
@@ -161,7 +162,7 @@ class DriveSection:
     full_local_ms: float | None = None
 
     def __post_init__(self) -> None:
-        require(self.tech in (None, "5G", "LTE"), f"tech {self.tech!r}", "5G or LTE")
+        require(self.tech in (None, "5G", "LTE"), f"tech {shown(self.tech)}", "5G or LTE")
         if_given("accuracy_floor", self.accuracy_floor, 0, 1)
         if_given("delay_share", self.delay_share, 0, 1)
         if_given("full_local_ms", self.full_local_ms, 0.01, 100_000)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cnn.action import Action
+from cnn.checks import shown
 from testbed.service.checks import in_range, require
 from testbed.wire.address import parse_host
 
@@ -37,6 +38,7 @@ class RecordsSection:
         in_range("file_mb", self.file_mb, 0.01, 4096)
         in_range("file_s", self.file_s, 1, 7 * 86_400)
         in_range("flush_s", self.flush_s, 0.1, 3600)
+        in_range("total_mb", self.total_mb, 0.04, 1e9)
         require(
             self.total_mb >= 4 * self.file_mb,
             f"total_mb {self.total_mb} with file_mb {self.file_mb}",
@@ -98,7 +100,7 @@ class GuardSection:
     def __post_init__(self) -> None:
         require(
             Action.parse(self.safe_action).is_local,
-            f"safe_action {self.safe_action!r}",
+            f"safe_action {shown(self.safe_action)}",
             "a local action (split = exit), which no network can fail",
         )
         in_range("window", self.window, 1, 100_000)
@@ -128,6 +130,8 @@ class LogSection:
     every_s: float = 60.0
 
     def __post_init__(self) -> None:
-        require(self.format in LOG_FORMATS, f"format {self.format!r}", f"one of {LOG_FORMATS}")
-        require(self.level in LOG_LEVELS, f"level {self.level!r}", f"one of {LOG_LEVELS}")
+        require(
+            self.format in LOG_FORMATS, f"format {shown(self.format)}", " or ".join(LOG_FORMATS)
+        )
+        require(self.level in LOG_LEVELS, f"level {shown(self.level)}", " or ".join(LOG_LEVELS))
         in_range("every_s", self.every_s, 0, 86_400)

@@ -8,16 +8,19 @@ An unknown key, a wrong type or an impossible value (a `ConfigError` from a clas
 
 from __future__ import annotations
 
+import sys
 import tomllib
 import types
 from collections.abc import Set
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from cnn.checks import MAX_INT, shown
 from cnn.errors import ConfigError
 
 T = TypeVar("T")
+_MEND: Final = "correct it"
 
 
 def read_toml(path: Path, cls: type[T]) -> T:
@@ -39,13 +42,19 @@ def read_toml(path: Path, cls: type[T]) -> T:
 
 def parse_toml(text: str, cls: type[T], where: str) -> T:
     """The text of a file as a `cls`; `where` names it in messages. Raises as `read_toml`."""
+    return build(cls, parse(text, where), where)
+
+
+def parse(text: str, where: str) -> dict[str, Any]:
+    """The text of a TOML file as a table; `ConfigError` says in which line it is wrong."""
     try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        # ValueError: a date that is none, or a number of more digits than Python reads.
+        what = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise ConfigError(
-            f"{where}: {error}", expected="valid TOML", mend="correct that line"
+            f"{where}: {what}", expected="valid TOML", mend="correct that line"
         ) from error
-    return build(cls, raw, where)
 
 
 def build(cls: type[T], raw: dict[str, Any], where: str, hidden: Set[str] = frozenset()) -> T:
@@ -62,7 +71,7 @@ def build(cls: type[T], raw: dict[str, Any], where: str, hidden: Set[str] = froz
     for key in raw:
         if key not in known:
             raise ConfigError(
-                f"{where}: unknown key {key!r}",
+                f"{where}: unknown key {shown(key)}",
                 expected=f"one of {', '.join(sorted(known - hidden))}",
                 mend="correct or remove the key",
             )
@@ -86,8 +95,20 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if isinstance(value, list):
             return tuple(_value(item, v, where) for v in value)
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        if abs(value) <= sys.float_info.max:  # false for NaN, too
+            return float(value)
+        raise ConfigError(f"{where} = {shown(value)}", expected="a finite number", mend=_MEND)
     elif type(value) is kind:
-        return value
-    name = kind.__name__ if isinstance(kind, type) else str(kind)
-    raise ConfigError(f"{where} = {value!r}", expected=f"a value of type {name}", mend="correct it")
+        if kind is not int or abs(value) <= MAX_INT:
+            return value
+        raise ConfigError(f"{where} = {shown(value)}", expected="a number of 64 bits", mend=_MEND)
+    raise ConfigError(
+        f"{where} = {shown(value)}", expected=f"a value of type {_name_of(kind)}", mend=_MEND
+    )
+
+
+def _name_of(kind: Any) -> str:
+    """A type as a reader of TOML calls it."""
+    if get_origin(kind) is tuple:
+        return f"list of {_name_of(get_args(kind)[0])}"
+    return "table" if is_dataclass(kind) else str(kind.__name__)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +18,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import agents
 from agents.commands import agent_app
+from agents.contenders import contender
+from agents.evaluate_command import Given, scenario_to_judge
 from agents.task import task_of
 from cnn.errors import BundleError, ConfigError, DataError
+from cnn.frame_table import embedded_table
+from offload_env.scenario import Scenario, load_scenario
 from offload_env.world import build_world
 from testbed.decide.policy import load_policy
 from testbed.decide.policy_bundle import PolicyBundle
 
+ROOT = Path(__file__).parents[2]
 SHORT = ["--steps", "2048", "--n-envs", "16", "--hidden", "16", "--validate-every", "1024"]
 
 
@@ -35,6 +48,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run("train", "--scenario", "urban-5g", *SHORT, "--out", out, "--seed", 3, "--json")
     assert result["policy"] == str(out / "agent.policy")
     assert result["steps"] == 2048
+    kept = result["validation"]["accuracy"] >= result["floor"]
+    assert result["keeps_floor"] == kept
     return out
 
 
@@ -47,6 +62,7 @@ def test_training_leaves_a_whole_run(trained: Path) -> None:
         "checkpoint",
         "config.json",
         "learning.parquet",
+        "scenario",
         "tensorboard",
     } == names
     assert any((trained / "tensorboard").iterdir())
@@ -56,6 +72,7 @@ def test_export_writes_what_training_kept(trained: Path, tmp_path: Path) -> None
     result = run("export", "--run", trained, "--out", tmp_path / "x.policy", "--json")
     path = Path(result["policy"])
     assert result["bytes"] == path.stat().st_size
+    assert isinstance(result["keeps_floor"], bool)
     manifest = PolicyBundle.load(path).manifest
     assert manifest["scenario"] == "urban-5g"
     assert manifest["provenance"]["config"]["seed"] == 3
@@ -130,3 +147,127 @@ def test_bad_input_is_the_users_error(
     with pytest.raises(error):
         CliRunner().invoke(agent_app, arguments, catch_exceptions=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+SHORT_DRIVES = """
+[timing]
+n_frames = 20
+[link]
+kind = "urban-5g"
+train_traces = 4
+test_traces = 4
+duration_s = 30.0
+[device]
+full_local_ms = 80.0
+power = "jetson-nano+5g-nsa-lowband"
+"""
+
+
+def test_a_run_is_judged_from_anywhere_even_if_its_scenario_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder alone is enough: it keeps its policy and its scenario."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    table = here / "frames.npz"
+    embedded_table("policy-test").save(table)
+    scenario = here / "mine.toml"
+    scenario.write_text(f'{SHORT_DRIVES}[frames]\ntest = "frames.npz"\n')
+    monkeypatch.chdir(here)
+    run("train", "--scenario", "mine.toml", *SHORT, "--out", "run", "--json")
+    scenario.rename(tmp_path / "moved.toml")
+    monkeypatch.chdir(there)
+    result = run("evaluate", here / "run", "--episodes", 2, "--json")
+    assert result["scenario"] == "mine"
+    assert result["frames"] == 20
+    agent = result["policies"]["agent"]
+    assert agent["path"] == str(here / "run" / "agent.policy")
+    assert agent["sha256"] == sha256(here / "run" / "agent.policy")
+    assert agent["shipped"] is False
+    exported = run("export", "--run", here / "run", "--out", "x.policy", "--json")
+    assert PolicyBundle.load(Path(exported["policy"])).manifest["scenario"] == "mine"
+    more = ("train", "--resume", "--out", here / "run", "--steps", 4096, "--json")
+    assert run(*more)["steps"] == 4096
+
+
+def test_without_a_policy_the_shipped_ones_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.evaluate_command.load_scenario", lambda name: short_urban())
+    line = ["evaluate", "--episodes", "2", "--out", str(tmp_path), "--json"]
+    done = CliRunner().invoke(agent_app, line, catch_exceptions=False)
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    assets = Path(agents.__file__).parent / "assets"
+    for name, file in (("agent", "urban-5g.policy"), ("staged-agent", "urban-5g.staged.policy")):
+        row = result["policies"][name]
+        assert row["shipped"] is True
+        assert row["sha256"] == sha256(assets / file)
+        assert Path(row["path"]).samefile(assets / file)
+    assert "path" not in result["policies"]["greedy"]
+    page = (tmp_path / "report.html").read_text()
+    assert "agent (shipped)" in done.stdout
+    for text in (page, done.stdout):
+        assert sha256(assets / "urban-5g.policy")[:12] in text
+
+
+def short_urban() -> Scenario:
+    scenario = load_scenario("urban-5g")
+    return replace(scenario, timing=replace(scenario.timing, n_frames=20))
+
+
+def test_a_policy_is_judged_in_the_scenario_it_was_trained_for(tmp_path: Path) -> None:
+    assets = Path(agents.__file__).parent / "assets"
+    given = Given(None, assets / "highway-lte.policy", None, "", None, None)
+    paths = given.paths()
+    judged = [contender(p, None) for p in paths]
+    assert scenario_to_judge("", paths, judged).name == "highway-lte"
+    assert scenario_to_judge("urban-5g", paths, judged).name == "urban-5g"
+
+
+def test_two_ways_to_name_the_policy_are_one_too_many(trained: Path) -> None:
+    with pytest.raises(ConfigError, match="one of the two"):
+        run("evaluate", trained, "--policy", trained, "--episodes", 2)
+
+
+def test_a_run_without_a_policy_yet_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"agent\.policy"):
+        run("evaluate", tmp_path, "--episodes", 2)
+
+
+def test_too_many_test_drives_are_refused_at_once(trained: Path) -> None:
+    with pytest.raises(ConfigError, match="frames in all"):
+        run("evaluate", trained, "--episodes", 10**9)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_ctrl_c_keeps_the_work_and_says_how_to_go_on(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before the first regular checkpoint; the line printed is run as it stands."""
+    command = [sys.executable, "-m", "agents", "agent", "train", "--scenario", "urban-5g"]
+    command += ["--steps", "400000", "--n-envs", "16", "--hidden", "16", "--out", "my run"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    log = tmp_path / "my run" / "tensorboard"
+    until = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < until:
+        if any(f.stat().st_size > 2000 for f in log.glob("events*")):
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert (tmp_path / "my run" / "checkpoint" / "model.zip").is_file()
+    (line,) = [x for x in errors.splitlines() if x.startswith("sliproad agent train --resume")]
+    arguments = [*shlex.split(line)[2:], "--steps", "20000", "--json"]
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result["steps"] == 20000

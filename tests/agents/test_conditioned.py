@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,8 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.conditioned import PriceGrid, Stretch, preference_figures, train_conditioned
+from agents.conditioned import (
+    PriceGrid,
+    Stretch,
+    already_trained,
+    preference_figures,
+    train_conditioned,
+)
 from agents.config import TrainConfig
+from agents.interrupt import TrainingInterrupted
 from agents.rollout import action_shares, episode_keys, simulate
 from cnn.action import ACTIONS
 from offload_env.conditioned import FLOOR_AT, Preferences, preferring
@@ -107,3 +115,54 @@ def test_one_policy_serves_who_wants_speed_and_who_saves_energy(make_world, tmp_
         shares.append(action_shares(simulate(mine, policy, keys))[sent].sum())
     assert shares[0] < 0.1
     assert shares[1] > 0.5
+
+
+def test_an_interrupted_training_goes_on_bit_for_bit(make_world, tmp_path: Path) -> None:
+    world = make_world([30.0, 5.0], floor=0.98)
+    config = TrainConfig(
+        scenario="toy", steps=2048, n_envs=16, n_steps=16, batch_size=128, hidden=8,
+        validate_drives=2, validate_every=512, checkpoint_every=10**9,
+    )  # fmt: skip
+
+    def tell(step: int, row: dict[str, float]) -> None:
+        if step == 3 * 256:
+            signal.raise_signal(signal.SIGINT)
+
+    whole = train_conditioned(config, tmp_path / "whole.policy", world=world, preferences=ASKED)
+    parts = tmp_path / "parts.policy"
+    with pytest.raises(TrainingInterrupted):
+        train_conditioned(config, parts, world=world, preferences=ASKED, report=tell)
+    assert not parts.exists()
+    steps = []
+    resumed = train_conditioned(
+        config, parts, world=world, preferences=ASKED, report=lambda step, row: steps.append(step)
+    )
+    assert min(steps) > 3 * 256, "it began anew"
+    for name, array in whole.bundle.arrays.items():
+        np.testing.assert_array_equal(resumed.bundle.arrays[name], array)
+    np.testing.assert_array_equal(whole.prices, resumed.prices)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("parts")] == ["parts.policy"]
+    assert already_trained(parts, config, ASKED)
+    assert not already_trained(parts, replace(config, seed=1), ASKED)
+    assert not already_trained(parts, config, Preferences((0.9, 0.995)))
+
+
+def test_a_checkpoint_of_another_task_is_not_continued(make_world, tmp_path: Path) -> None:
+    world = make_world([30.0, 5.0], floor=0.98)
+    config = TrainConfig(
+        scenario="toy", steps=1024, n_envs=16, n_steps=16, batch_size=128, hidden=8,
+        validate_drives=2,
+    )  # fmt: skip
+
+    def tell(step: int, row: dict[str, float]) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    path = tmp_path / "c.policy"
+    with pytest.raises(TrainingInterrupted):
+        train_conditioned(config, path, world=world, preferences=ASKED, report=tell)
+    other = replace(config, n_envs=8, n_steps=32)
+    steps: list[int] = []
+    train_conditioned(
+        other, path, world=world, preferences=ASKED, report=lambda step, row: steps.append(step)
+    )
+    assert min(steps) == 256

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents.evaluate import AGENT, evaluate
+from agents.evaluate import AGENT, evaluate, keeps
 from agents.evaluation_report import write_report
 from agents.rollout import episode_keys, simulate, summary
 from agents.table import comparison
 from cnn.action import Action
+from offload_env.scenario import Constraint
 from offload_env.simulator import Simulator
 from testbed.decide.policy import StaticPolicy
 
@@ -121,3 +122,47 @@ def test_report_is_one_self_contained_file(result, worlds, tmp_path: Path) -> No
 def test_table_is_sorted_by_cost(result) -> None:
     costs = [float(row[-1]) for row in comparison(result).rows]
     assert costs == sorted(costs)
+
+
+def test_every_row_says_whether_the_floor_is_kept(result) -> None:
+    rows = result.as_json()["policies"]
+    for name, row in rows.items():
+        assert row["keeps_floor"] == (result.policies[name]["accuracy"] >= result.floor), name
+    table = comparison(result)
+    at = table.columns.index("floor")
+    shown = {row[0]: row[at] for row in table.rows}
+    assert shown["full-local"] == "kept"
+    assert set(shown.values()) <= {"kept", "MISSED"}
+    assert len(shown) == len(rows)
+
+
+@pytest.fixture(scope="module")
+def below(worlds):
+    """An agent that always leaves at exit 1: cheap, and wrong too often."""
+    train, test = (
+        replace(w, scenario=replace(w.scenario, constraint=Constraint(accuracy_floor=0.995)))
+        for w in worlds
+    )
+    return evaluate(
+        train, test, {AGENT: StaticPolicy(Action(1, 0), AGENT)}, drives=24, tuning_drives=4
+    )
+
+
+def test_a_policy_below_the_floor_closes_no_gap(below, worlds, tmp_path: Path) -> None:
+    assert not below.keeps_floor(AGENT)
+    assert below.gap_closed is None
+    assert below.as_json()["policies"][AGENT]["keeps_floor"] is False
+    notes = " ".join(comparison(below).notes)
+    assert "MISSES the accuracy floor" in notes
+    assert "closes" not in notes
+    agents = {AGENT: StaticPolicy(Action(1, 0), AGENT)}
+    page = write_report(below, worlds[1], agents, tmp_path / "report.html").read_text()
+    assert "MISSES the accuracy floor" in page
+    assert "closes" not in page
+
+
+def test_a_floor_met_exactly_is_kept_whatever_the_order_of_the_sum() -> None:
+    answers = np.array([1.0, 0.0, 1.0] * 7)
+    floor = float(np.mean(answers))
+    assert keeps(sum(answers[::-1] / 21), floor)
+    assert not keeps(floor - 1 / 21, floor)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from agents.from_records import (
@@ -109,3 +111,60 @@ def test_the_log_is_what_was_recorded(make_world, drive, tmp_path: Path) -> None
     plain = drive(world, tmp_path / "plain.parquet", 5)
     with pytest.raises(DataError, match="propensity"):
         log_of(read_all(plain), world)
+
+
+def rewritten(source: Path, target: Path, change) -> Path:
+    """The same record file with its table changed."""
+    table = pq.read_table(source)
+    pq.write_table(change(table), target)
+    return target
+
+
+def test_speed_is_judged_by_frames_that_computed(make_world, drive, tmp_path: Path) -> None:
+    """A device of 160 ms that nearly always sends the frame is not taken for a fast one."""
+    slow = make_world([12.0, 30.0], n_frames=400, full_local_ms=160.0, jitter=0.0)
+    fast = make_world([12.0, 30.0], n_frames=400, full_local_ms=80.0, jitter=0.0)
+    split = np.array([a.split for a in ACTIONS])
+
+    def mostly_sent(table):
+        """Every sending frame as quick as on a desktop; of the computing ones each tenth."""
+        computed = split[table["action"].to_numpy()] > 0
+        keep = ~computed | (np.arange(len(computed)) % 10 == 0)
+        head = np.where(computed, table["head_ms"].to_numpy(), 0.01)
+        at = table.column_names.index("head_ms")
+        return table.set_column(at, "head_ms", pa.array(head)).filter(pa.array(keep))
+
+    path = rewritten(drive(slow, tmp_path / "all.parquet", 1), tmp_path / "r.parquet", mostly_sent)
+    table = pq.read_table(path)
+    assert (split[table["action"].to_numpy()] == 0).mean() > 0.6
+    speed = device_speed([read_records(path)], fast)
+    assert speed is not None
+    assert speed * 80.0 == pytest.approx(160.0, rel=0.05)
+
+
+def test_speed_is_unknown_if_nothing_computed(make_world, drive, tmp_path: Path) -> None:
+    world = make_world([12.0, 30.0], n_frames=300, jitter=0.0)
+    split = np.array([a.split for a in ACTIONS])
+
+    def only_sent(table):
+        sent = (split[table["action"].to_numpy()] == 0) & (
+            np.array(table["status"].to_pylist()) == "ok"
+        )
+        return table.filter(pa.array(sent))
+
+    path = rewritten(drive(world, tmp_path / "all.parquet", 1), tmp_path / "r.parquet", only_sent)
+    assert device_speed([read_records(path)], world) is None
+
+
+def test_a_local_finish_after_a_lost_exchange_counts(make_world, drive, tmp_path: Path) -> None:
+    """A device that only sends, over a dead link, computes every frame after all."""
+    slow = make_world(0.001, n_frames=300, full_local_ms=60.0, jitter=0.0)
+    fast = make_world(0.001, n_frames=300, full_local_ms=30.0, jitter=0.0)
+    split = np.array([a.split for a in ACTIONS])
+
+    def sent(table):
+        return table.filter(pa.array(split[table["action"].to_numpy()] == 0))
+
+    path = rewritten(drive(slow, tmp_path / "all.parquet", 1), tmp_path / "r.parquet", sent)
+    speed = device_speed([read_records(path)], fast)
+    assert speed == pytest.approx(2.0, rel=0.05)

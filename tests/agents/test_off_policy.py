@@ -142,3 +142,28 @@ def test_command(make_world, drive, tmp_path: Path) -> None:
     dr = printed["estimates"]["delay_ms"]["dr"]
     assert dr["low"] <= dr["mean"] <= dr["high"]
     assert printed["frames"] > 300
+
+
+def test_says_when_the_records_hardly_show_the_candidate(make_world) -> None:
+    world = make_world([25.0, 6.0, 60.0], n_frames=100)
+    log = log_in(world, ExploringPolicy(StaticPolicy(Action(5, 5)), 0.01, 1), episode_keys(1, 10))
+    alike = estimate(log, StaticPolicy(Action(5, 5)), world)
+    assert alike.enough
+    other = estimate(log, StaticPolicy(Action(2, 1)), world)
+    matches = log.propensity[log.action == Action(2, 1).index]
+    assert other.effective_frames == pytest.approx(len(matches))  # equal weights, Kish
+    assert not other.enough
+    assert other.as_json()["enough_frames"] is False
+
+
+def test_a_candidate_never_seen_has_no_weighted_estimate(make_world) -> None:
+    world = make_world([25.0, 6.0, 60.0], n_frames=100)
+    log = log_in(world, ExploringPolicy(StaticPolicy(Action(5, 5)), 0.01, 1), episode_keys(1, 10))
+    seen = log.action != Action(3, 0).index
+    outcomes = {name: values[seen] for name, values in log.outcomes.items()}
+    log = Log(log.observation[seen], log.action[seen], log.propensity[seen], outcomes)
+    found = estimate(log, StaticPolicy(Action(3, 0)), world)
+    assert found.effective_frames == 0
+    for name in ("ips", "snips"):
+        assert np.isnan(found.figures["cost"][name].mean)
+    assert np.isfinite(found.figures["cost"]["dr"].mean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from agents.config import TrainConfig
+from agents.interrupt import TrainingInterrupted
 from agents.train import train
 from cnn.errors import ConfigError, DataError
 
@@ -48,6 +50,46 @@ def test_resume_is_bit_for_bit(algo: str, make_world, tmp_path: Path) -> None:
         np.testing.assert_array_equal(parts.bundle.arrays[name], array)
     columns = ["step", "cost", "accuracy", "multiplier", "validation_cost"]
     np.testing.assert_array_equal(whole.log[columns], parts.log[columns])
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_a_run_told_to_stop_keeps_everything(algo: str, make_world, tmp_path: Path) -> None:
+    """Told before any checkpoint was due, it resumes and ends as the uninterrupted run does."""
+    world = make_world(20.0)
+    config = replace(PPO, algo=algo, checkpoint_every=10**9)
+    whole = train(config, tmp_path / "whole", world=world)
+
+    def tell(step: int, row: dict[str, float]) -> None:
+        if step == 3 * 256:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(TrainingInterrupted) as stopped:
+        train(config, tmp_path / "parts", world=world, report=tell)
+    assert stopped.value.step >= 3 * 256
+    assert stopped.value.step < config.steps
+    parts = train(config, tmp_path / "parts", world=world, resume=True)
+    for name, array in whole.bundle.arrays.items():
+        np.testing.assert_array_equal(parts.bundle.arrays[name], array)
+    columns = ["step", "cost", "accuracy", "multiplier", "validation_cost"]
+    np.testing.assert_array_equal(whole.log[columns], parts.log[columns])
+
+
+def test_a_second_signal_ends_at_once(make_world, tmp_path: Path) -> None:
+    def tell(step: int, row: dict[str, float]) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(PPO, tmp_path / "run", world=make_world(20.0), report=tell)
+    assert not isinstance(stopped.value, TrainingInterrupted)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_changed_scenario_is_not_resumed(make_world, tmp_path: Path) -> None:
+    train(PPO, tmp_path / "run", world=make_world(20.0))
+    with pytest.raises(ConfigError, match="scenario"):
+        train(PPO, tmp_path / "run", world=make_world(20.0, n_frames=50), resume=True)
 
 
 def test_same_seed_same_policy_other_seed_another(make_world, tmp_path: Path) -> None:

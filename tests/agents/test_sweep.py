@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from agents import checkpoint
 from agents.config import TrainConfig
 from agents.evaluate import floor_on
+from agents.interrupt import TrainingInterrupted
 from agents.rollout import episode_keys, simulate
 from agents.sweep import check_preferences, default_floors, evaluate_sweep, frontier, train_all
+from agents.train import train
 from cnn.errors import ConfigError
 from offload_env.conditioned import preferring
 from offload_env.world import MAIN
@@ -89,3 +94,46 @@ def test_preferences_are_checked(make_world) -> None:
             check_preferences(floors, shares)
     low, middle, high = default_floors(make_world(20.0), 0.004)
     assert low < middle < high < 1
+
+
+def test_an_interrupted_sweep_goes_on_where_it_was(
+    make_world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped within a specialist: neither it nor the conditioned policy begins anew."""
+    world, asked = make_world([30.0, 5.0], floor=0.98), (0.97, 0.3)
+    whole = train_all(world, SHORT, tmp_path / "whole", (asked[0],), (asked[1],))
+    out = tmp_path / "parts"
+
+    def before_the_specialist(name: str) -> None:
+        if name.startswith("floor"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_all(world, SHORT, out, (asked[0],), (asked[1],), before_the_specialist)
+    conditioned = (out / "conditioned.policy").stat().st_mtime_ns
+    folder = out / "specialists" / "floor0.9700-delay0.30"
+
+    def stop(step: int, row: dict[str, float]) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(TrainingInterrupted):
+        train(SHORT, folder, world=preferring(world, *asked), report=stop)
+    resumed = []
+    load = checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda *args: (resumed.append(args[1]), load(*args))[1])
+    parts = train_all(world, SHORT, out, (asked[0],), (asked[1],))
+    assert resumed == [folder]
+    assert (out / "conditioned.policy").stat().st_mtime_ns == conditioned
+    seen = np.random.default_rng(0).uniform(-1, 1, (500, 33)).astype(np.float32)
+    for which in (None, asked):
+        np.testing.assert_array_equal(
+            parts[which].decide_batch(seen), whole[which].decide_batch(seen)
+        )
+
+
+def test_every_point_says_whether_what_is_owed_is_kept(swept) -> None:
+    _, out, _, result = swept
+    points = json.loads((out / "sweep.json").read_text())["points"]
+    assert all(p["keeps_floor"] == (p["accuracy"] >= p["owed"]) for p in points)
+    missing = {p["policy"] for p in points if not p["keeps_floor"]} & {"specialist", "conditioned"}
+    assert {line.split()[0] for line in result.below_floor()} == missing

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from agents.commands import _agents, agent_app
+from agents.commands import agent_app
+from agents.evaluate_command import contenders_of
 from agents.export import static_bundle
 from agents.task import task_of, warn_of_other_log, warn_of_other_task, with_task
 from cnn.action import Action
@@ -107,11 +108,11 @@ def test_a_log_of_a_device_that_was_told_something_else_is_named(
 
 
 def test_what_is_evaluated_elsewhere_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(_agents(URBAN, None, build_world("slow-device", "test"))) == {"agent"}
+    assert set(contenders_of([URBAN], build_world("slow-device", "test"))) == {"agent"}
     (line,) = capsys.readouterr().err.splitlines()
     assert "full_local_ms 356 instead of 80" in line
     assert "timeout_ms 150 instead of 60" in line
-    _agents(URBAN, None, build_world("urban-5g", "test"))
+    contenders_of([URBAN], build_world("urban-5g", "test"))
     assert capsys.readouterr().err == ""
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from cnn.entry import missing_extra
+from cnn.entry import missing_extra, plain
 
 PROGRAM = """
 import sys, time
@@ -88,6 +88,24 @@ def test_missing_extra_is_2_and_names_the_extra() -> None:
     assert done.stderr.startswith("error: torch is not installed; expected")
     assert "pip install 'sliproad[train]'" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "records x.parquet: [Errno 2] No such file or directory: 'x.parquet'; expected a file",
+            "records x.parquet: No such file or directory; expected a file",
+        ),
+        ("[Errno 18] Invalid link: 'a' -> 'b'; try", "Invalid link; try"),
+        ("model m.json: KeyError: 'name'; expected", "model m.json: no key 'name'; expected"),
+        ("trace (ValueError: 3 rows); expected", "trace (3 rows); expected"),
+        ("folder PosixPath('/x'); expected", "folder '/x'; expected"),
+        ("accuracy 0.5: Errors come by track", "accuracy 0.5: Errors come by track"),
+    ],
+)
+def test_messages_are_told_without_pythons_words(message: str, said: str) -> None:
+    assert plain(message) == said
 
 
 def test_missing_module_of_no_extra_is_a_bug() -> None:

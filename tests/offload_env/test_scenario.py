@@ -32,17 +32,36 @@ def test_the_six_scenarios_are_shipped() -> None:
         ("colour = 3", "unknown key 'colour'"),
         ("[timing]\nperiod_ms = 'soon'", "timing: period_ms = 'soon'"),
         ("[timing]\nn_frames = 1.5", "n_frames = 1.5"),
-        ("[timing]\nperiod_ms = true", "period_ms = True"),
-        ("[timing]\nperiod_ms = -1", "period, timeout and deadline above 0"),
+        ("[timing]\nperiod_ms = true", "period_ms = true"),
+        ("[timing]\nperiod_ms = -1", "timing: period_ms -1; expected 0.01..3600000"),
         ("[price]\ndelay_weight = 0\nenergy_weight = 0", "at least one weight"),
         ("[link]\nsource = 'guessed'", "generated or measured"),
         ("[server]\nutilisation = 1.5", "utilisation"),
         ("[device]\nslowdown = 0", "slowdown"),
-        ("[constraint]\naccuracy_margin = 2", "shares"),
+        ("[constraint]\naccuracy_margin = 2", "accuracy_margin 2; expected 0..1"),
         ("[constraint]\ncritical_classes = 14", "critical_classes = 14"),
         ("timing = 3", "timing = 3"),
         ("name = 'x'", "key 'name'"),
         ("[timing", "valid TOML"),
+        ("[timing]\nperiod_ms = nan", "period_ms = nan; expected a finite number"),
+        ("[timing]\ndeadline_ms = -inf", "deadline_ms = -inf; expected a finite number"),
+        ("[timing]\nperiod_ms = 1e308", "period_ms 1e+308"),
+        ("[timing]\nn_frames = 1_000_000_000_000", "n_frames 1000000000000; expected 1..100000"),
+        ("[timing]\nn_frames = 1" + 400 * "0", "n_frames = 10^400 or so"),
+        ("[timing]\nperiod_ms = 1" + 400 * "0", "period_ms = 10^400 or so"),
+        ("[timing]\nperiod_ms = 1" + 5000 * "0", "valid TOML"),
+        ("[timing]\nn_frames = [1, 2]", "n_frames = [1, 2]"),
+        ("[timing]\nn_frames = {a = 1}", "n_frames = a table"),
+        ("[timing]\nn_frames = 2020-01-01", "n_frames = 2020-01-01"),
+        ("[timing]\nn_frames = 2020-99-01", "valid TOML"),
+        ("[link]\nseed = -1", "seed -1"),
+        ("[link]\ntrain_traces = 100000\nduration_s = 86400.0", "samples in all"),
+        ("[link]\nduration_s = 0.05", "at least one sample"),
+        ("[server]\nservice_ms = 1e-300", "service_ms 1e-300"),
+        ("[price]\nmiss = inf", "miss = inf"),
+        ("[constraint]\ncritical_classes = [43]", "43"),
+        ("[constraint]\ncritical_classes = ['stop']", "type int"),
+        ("x = " + 3000 * "[", "valid TOML"),
     ],
 )
 def test_a_wrong_key_or_value_is_said_in_one_line(text: str, part: str) -> None:
@@ -52,6 +71,8 @@ def test_a_wrong_key_or_value_is_said_in_one_line(text: str, part: str) -> None:
     assert part in message
     assert "scenario mine" in message
     assert "\n" not in message.replace(text, "")
+    assert len(message) < 400
+    assert "(" not in message.partition("valid TOML")[2], "a Python representation"
 
 
 def test_unknown_names_and_missing_files(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_relative_paths_are_taken_from_the_files_folder(tmp_path: Path) -> None:
         (ACTION + "speed = 1", "unknown key 'speed'"),
         (ACTION + "[camera]", "unknown key 'camera'"),
         (ACTION + "[frames]\nperiod_ms = -1", "period_ms -1"),
-        (ACTION + "[frames]\nperiod_ms = nan", "period_ms nan"),
+        (ACTION + "[frames]\nperiod_ms = nan", "period_ms = nan"),
         (ACTION + '[frames]\nperiod_ms = "fast"', "type float"),
         (ACTION + "[frames]\ncount = 1.5", "type int"),
         (ACTION + "[records]\nfile_mb = true", "type float"),
@@ -89,6 +89,14 @@ def test_relative_paths_are_taken_from_the_files_folder(tmp_path: Path) -> None:
         (ACTION + "[metrics]\nport = 70000", "port 70000"),
         ("bundles = 3", "bundles = 3"),
         ("not toml", "valid TOML"),
+        (ACTION + "[frames]\nseed = -1", "seed -1"),
+        (ACTION + "[frames]\ncount = 1" + 30 * "0", "count = 10^30 or so"),
+        (ACTION + "[frames]\nperiod_ms = 1" + 400 * "0", "period_ms = 10^400 or so"),
+        (ACTION + "[records]\ntotal_mb = inf", "total_mb = inf"),
+        (ACTION + '[log]\nlevel = "loud"', "debug or info or warning or error"),
+        (ACTION + "[frames]\nsource = 3", "type str"),
+        ("[bundles]\ntrusted_keys = [1]", "type str"),
+        ("[bundles]\ntrusted_keys = 1", "type list of str"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 import shlex
 import shutil
 import socket
@@ -13,6 +14,8 @@ import pytest
 import typer
 
 from agents.cli import app
+from cnn.entry import EXIT_USER_ERROR
+from testbed.service.config import load_device_file
 from testbed.service.systemd import notify
 
 UNITS = sorted((Path(__file__).parents[3] / "examples" / "systemd").glob("*.service"))
@@ -36,6 +39,22 @@ def test_units_start_a_command_that_exists(path: Path) -> None:
     command.make_context("x", words)
     assert unit["Service"]["Restart"] == "always"
     assert unit["Install"]["WantedBy"] == "multi-user.target"
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda p: p.stem)
+def test_an_error_that_stays_is_not_tried_for_ever(path: Path) -> None:
+    """Exit code 2 is the user's to fix (`cnn.entry`)."""
+    assert f"RestartPreventExitStatus={EXIT_USER_ERROR}" in path.read_text().splitlines()
+
+
+def test_the_recipes_device_records_where_its_unit_may_write() -> None:
+    folder = UNITS[0].parent
+    file = load_device_file(folder / "device.toml")
+    unit = (folder / "sliproad-device.service").read_text()
+    state = re.search(r"^StateDirectory=(.*)$", unit, re.M)
+    assert state is not None
+    assert file.records.folder is not None
+    assert Path(file.records.folder).is_relative_to(f"/var/lib/{state[1]}")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")

@@ -1,0 +1,133 @@
+"""Figures say what was driven, in labels that can be read."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+
+from agents.action_plots import (
+    FINISHED_LOCALLY,
+    NOT_DRIVEN,
+    SPLIT_COLOURS,
+    action_map,
+    action_shares,
+)
+from agents.evaluate import evaluate
+from agents.evaluation_report import best_baseline, driven_actions, driven_shares
+from agents.plot_style import ink_on, plain_axes, plain_linear, plain_log
+from agents.prediction import AT, raw_observation
+from agents.rollout import episode_keys, sample_observations, simulate
+from cnn.action import Action
+from offload_env.batch import FALLBACK, SKIPPED
+from testbed.decide.policy import RandomPolicy, StaticPolicy
+
+KEYS = episode_keys(3, 4)
+
+
+def contrast(one: object, other: object) -> float:
+    """Contrast ratio by the definition of WCAG 2.2."""
+
+    def luminance(colour: object) -> float:
+        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+                 for c in to_rgb(colour)]  # type: ignore[arg-type] # fmt: skip
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@given(st.tuples(*[st.floats(0, 1)] * 3))
+def test_labels_on_bars_contrast_with_any_colour(colour: tuple[float, float, float]) -> None:
+    assert contrast(ink_on(colour), colour) >= 4.5
+
+
+def labels(low: float, high: float, log: bool) -> list[str]:
+    figure, axes = plain_axes()
+    axes.set_xlim(low, high)
+    if log:
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        plain_log(axes.xaxis)
+    else:
+        plain_linear(axes.xaxis)
+    FigureCanvasAgg(figure).draw()
+    ticks = [*axes.get_xticklabels(), *axes.get_xticklabels(minor=True)]
+    assert axes.xaxis.get_offset_text().get_text() == ""
+    return [t.get_text() for t in ticks if t.get_text()]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log"),
+    [(16, 51, True), (0.001, 1, True), (20, 300, True), (0, 5e6, False), (0.99991, 0.99993, False)],
+)
+def test_ticks_are_plain_numbers(low: float, high: float, log: bool) -> None:
+    shown = labels(low, high, log)
+    assert len(shown) >= 2
+    for text in shown:
+        float(text.replace(",", ""))  # no powers of ten
+        assert "e" not in text
+
+
+def test_shares_count_frames_as_they_were_driven(make_world) -> None:
+    world = make_world([40.0, 0.05, 0.05], full_local_ms=90.0, n_frames=60)
+    rollout = simulate(world, RandomPolicy(1), KEYS)
+    counted: Counter[int] = Counter()
+    for action, status in zip(rollout.action.ravel(), rollout.status.ravel(), strict=True):
+        outcome = {FALLBACK: FINISHED_LOCALLY, SKIPPED: NOT_DRIVEN}.get(int(status), int(action))
+        counted[outcome] += 1
+    shares = driven_shares(rollout)
+    assert shares.sum() == pytest.approx(1)
+    assert counted[FINISHED_LOCALLY] > 0
+    assert counted[NOT_DRIVEN] > 0
+    for outcome, share in enumerate(shares):
+        assert share == pytest.approx(counted[outcome] / rollout.action.size)
+    assert action_shares({"random": shares}).startswith(b"\x89PNG")
+
+
+def test_the_map_holds_only_what_was_driven(make_world) -> None:
+    world = make_world([40.0, 2.0, 8.0], n_frames=60)
+
+    class Doubtful(StaticPolicy):
+        """Sends after a doubtful answer, else leaves at exit 2."""
+
+        def decide_batch(self, observations):
+            doubt = 1 - raw_observation(observations)[:, AT["last_confidence"]]
+            return np.where(doubt > 0.05, Action(5, 0).index, Action(2, 2).index)
+
+    policy = Doubtful(Action(2, 2))
+    found = driven_actions(world, policy, KEYS, 60)
+    seen = raw_observation(sample_observations(world, policy, KEYS, 60))
+    seen = seen[seen[:, AT["answers_on_track"]] > 0.5]
+    met = set()
+    for took, sure in zip(seen[:, AT["transfer_mean_ms"]], seen[:, AT["last_confidence"]],
+                          strict=True):  # fmt: skip
+        doubt = max(1 - sure, found.doubts[0])
+        row = max(i for i in range(len(found.doubts) - 1) if found.doubts[i] <= doubt)
+        column = max(i for i in range(len(found.times_ms) - 1) if found.times_ms[i] <= took)
+        met.add((row, column))
+    assert {(int(i), int(j)) for i, j in np.argwhere(found.actions >= 0)} == met
+    for i, j in met:
+        if found.doubts[i] > 0.05:
+            assert found.actions[i, j] == Action(5, 0).index
+        elif found.doubts[i + 1] < 0.05:
+            assert found.actions[i, j] == Action(2, 2).index
+    assert action_map(found).startswith(b"\x89PNG")
+
+
+def test_the_best_rule_is_the_cheapest_that_keeps_the_floor(make_world) -> None:
+    world = make_world([100.0, 0.1], floor=0.9, n_frames=20)
+    result = evaluate(world, world, {}, drives=2, tuning_drives=2)
+    best = best_baseline(result)
+    for name in result.rollouts:
+        if result.keeps_floor(name):
+            assert result.policies[best]["cost"] <= result.policies[name]["cost"]
+
+
+def test_every_split_has_a_colour_of_its_own() -> None:
+    assert len(set(SPLIT_COLOURS)) == 6
