@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from cnn.errors import DataError
 
@@ -87,7 +88,7 @@ def read_image(source: bytes | Path, name: str | None = None) -> Image.Image:
         return to_rgb(_upright(data, name), name)
     except _DAMAGE as error:
         why = str(error) if isinstance(error, OSError) and str(error) else type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
+        if isinstance(error, UnidentifiedImageError):
             why = "no image format that is read here"
         raise DataError(
             f"{name}: {len(data)} bytes that cannot be decoded ({why})",
@@ -155,7 +156,7 @@ def _upright(data: bytes, name: str) -> Image.Image:
             form = image.format
             if form == "PNG":
                 _check_sums(data)
-            tags = dict(image.tag_v2) if form == "TIFF" else {}
+            tags = dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
             # TIFF's own orientation is applied by its decoder, the others' is in EXIF or XMP.
             upright = ImageOps.exif_transpose(image)
     upright.format = form

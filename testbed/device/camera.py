@@ -161,7 +161,17 @@ def square_rgb(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], 
 
     Returns:
         uint8 (size, size, 3) RGB, and the side of the square that was cut out, pixels.
+
+    Raises:
+        DataError: if it is no such image, as of a camera that gives raw or 16-bit pixels.
     """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        shape = " x ".join(str(n) for n in image.shape)
+        raise DataError(
+            f"camera image of {shape} numbers, {image.dtype}",
+            expected="height x width x 3 numbers, uint8",
+            mend="set the camera to 8-bit colour",
+        )
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
