@@ -26,18 +26,19 @@ app = typer.Typer(no_args_is_help=True, help="The split, multi-exit road-sign CN
 
 
 def _part(folder: Path, part: str, size: int, limit: int | None) -> ImageSet:
-    from cnn.data import load_gtsrb
-    from cnn.tracks import PARTS, load_split
+    from cnn.data import load_gtsrb, load_tracks, split_part
+    from cnn.tracks import PARTS
 
     if part == "test":
         return load_gtsrb(folder, "test", size, limit=limit)
-    if part not in PARTS:
+    named = next((p for p in PARTS if p == part), None)
+    if named is None:
         raise ConfigError(
             f"part {part!r}",
             expected=f"test or one of {', '.join(PARTS)}",
             mend="name one of these",
         )
-    data = load_gtsrb(folder, "train", size).only_tracks(load_split()[part])
+    data = split_part(load_tracks(folder, size), named)
     if limit is None:
         return data
     import numpy as np

@@ -17,12 +17,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.data import ImageSet, load_gtsrb
+from cnn.data import ImageSet, load_tracks, split_part
 from cnn.errors import ConfigError, DataError
 from cnn.image_file import read_image
 from cnn.preprocess import resize_rgb
 from cnn.table import running_tracks
-from cnn.tracks import PARTS, load_split
+from cnn.tracks import PARTS
 from testbed.device.camera import NewestImage, VideoSource, square_rgb, video_images
 from testbed.device.image_folder import image_tracks
 
@@ -76,8 +76,9 @@ def open_frames(
         DataError: if its files are missing or hold no frames, or a camera is absent or stops.
     """
     kind, _, rest = source.partition(":")
-    if kind == "gtsrb" and rest in PARTS:
-        images = load_gtsrb(_gtsrb_folder(data), "train", size).only_tracks(_tracks_of(rest))
+    part = next((p for p in PARTS if p == rest), None)
+    if kind == "gtsrb" and part is not None:
+        images = split_part(load_tracks(_gtsrb_folder(data), size), part)
         frames = cycled(lambda: gtsrb_frames(images, seed))
     elif kind == "folder" and rest:
         tracks = image_tracks(Path(rest))
@@ -209,7 +210,3 @@ def _gtsrb_folder(given: Path | None) -> Path:
             mend="set SLIPROAD_DATA, give --data, or use --frames render",
         )
     return Path(root) / "gtsrb"
-
-
-def _tracks_of(part: str) -> list[str]:
-    return {str(p): names for p, names in load_split().items()}[part]
