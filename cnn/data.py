@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from cnn.errors import DataError
+from cnn.narrow import narrowed
 from cnn.tracks import Part, load_split, track_name
 
 _log = logging.getLogger(__name__)
@@ -36,6 +37,23 @@ class ImageSet:
     frame: NDArray[np.int16]
     width_px: NDArray[np.int16]
     height_px: NDArray[np.int16]
+
+    @classmethod
+    def of(
+        cls,
+        images: NDArray[np.uint8],
+        *,
+        label: ArrayLike,
+        track: ArrayLike,
+        frame: ArrayLike,
+        width_px: ArrayLike,
+        height_px: ArrayLike,
+        what: str,
+    ) -> ImageSet:
+        """The set of these columns; `DataError`, that names `what`, if a number does not fit."""
+        numbers = {"label": label, "frame": frame, "width_px": width_px, "height_px": height_px}
+        small = {k: narrowed(v, np.int16, f"{what}: {k}") for k, v in numbers.items()}
+        return cls(images=images, track=narrowed(track, np.int32, f"{what}: track"), **small)
 
     def __len__(self) -> int:
         return len(self.label)

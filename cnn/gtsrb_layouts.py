@@ -33,7 +33,6 @@ from cnn.csv_table import read_csv_table
 from cnn.data import ImageSet
 from cnn.errors import DataError
 from cnn.gtsrb_checks import check_rows, sign_box_fits
-from cnn.narrow import narrowed
 from cnn.preprocess import decode_rgb
 
 Layout = Literal["packed", "official", "csv"]
@@ -247,12 +246,12 @@ def _read(rows: list[_Row], folder: Path, size: int, limit: int | None) -> Image
                 mend="unpack or copy the images again",
             ) from error
         images[i] = decode_rgb(data, size, name=str(row.path))
-    frames = [r.frame if r.track >= 0 else -1 for r in kept]
-    return ImageSet(
+    return ImageSet.of(
         images,
-        np.array([r.label for r in kept], dtype=np.int16),
-        np.array([r.track for r in kept], dtype=np.int32),
-        narrowed(np.array(frames, dtype=np.int64), np.int16, f"{folder}: frame numbers"),
-        np.array([r.width_px for r in kept], dtype=np.int16),
-        np.array([r.height_px for r in kept], dtype=np.int16),
+        label=[r.label for r in kept],
+        track=[r.track for r in kept],
+        frame=[r.frame if r.track >= 0 else -1 for r in kept],
+        width_px=[r.width_px for r in kept],
+        height_px=[r.height_px for r in kept],
+        what=str(folder),
     )

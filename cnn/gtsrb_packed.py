@@ -74,13 +74,14 @@ def load_packed(path: Path, size: int, limit: int | None = None) -> ImageSet:
     _refuse_twice(np.stack(keys, 1)[order], path)
     width, height = column("width", 1, _MOST), column("height", 1, _MOST)
     order = order[:limit]
-    return ImageSet(
+    return ImageSet.of(
         _images(table["image"], order, size, path),
-        label[order].astype(np.int16),
-        track[order].astype(np.int32),
-        frame[order].astype(np.int16),
-        width[order].astype(np.int16),
-        height[order].astype(np.int16),
+        label=label[order],
+        track=track[order],
+        frame=frame[order],
+        width_px=width[order],
+        height_px=height[order],
+        what=str(path),
     )
 
 

@@ -100,3 +100,10 @@ def test_rows_follow_the_tracks(world: World, seed: int) -> None:
         else:
             assert world.track_end[before]
             assert after in world.track_start
+
+
+def test_classes_of_any_number_agree_and_count(make_world: Callable[..., World]) -> None:
+    table: FrameTable = make_world().table
+    shift = np.int16(2**15 - 1 - int(table.prediction.max()))
+    high = replace(table, label=table.label + shift, prediction=table.prediction + shift)
+    _compare(make_world(table=high), 3)
