@@ -6,6 +6,7 @@ one, a wrong type or an impossible value is a `ConfigError` that says what would
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -14,6 +15,7 @@ from typing import Final, Literal
 
 from cnn.errors import ConfigError
 from offload_env.server_load import ServerLoad
+from testbed.decide.fields import MAX_MS
 from testbed.service.typed_toml import build
 
 Split = Literal["train", "test"]
@@ -50,9 +52,10 @@ class Device:
 
     def __post_init__(self) -> None:
         _require(
-            self.slowdown > 0 and self.full_local_ms >= 0,
+            0 < self.slowdown < math.inf
+            and (self.full_local_ms == 0 or 0.01 <= self.full_local_ms <= MAX_MS),
             f"slowdown {self.slowdown}, full_local_ms {self.full_local_ms}",
-            "a factor above 0 and a time of at least 0",
+            f"a factor above 0, and a time of 0 (none) or 0.01 to {MAX_MS:g}",
         )
         _require(
             self.slowdown == 1.0 or self.full_local_ms == 0.0,
