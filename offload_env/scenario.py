@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Final, Literal
@@ -211,6 +211,17 @@ class Scenario:
     timing: Timing = field(default_factory=Timing)
     price: Price = field(default_factory=Price)
     constraint: Constraint = field(default_factory=Constraint)
+
+    def __post_init__(self) -> None:
+        sections = (self.device, self.link, self.server, self.timing, self.price, self.constraint)
+        for section in sections:
+            for f in fields(section):
+                value = getattr(section, f.name)
+                # It passes the sections' own checks where a comparison with it says so.
+                if isinstance(value, float) and math.isnan(value):
+                    raise ConfigError(
+                        f"{f.name} nan", expected="a number", mend="correct the scenario"
+                    )
 
     def with_weights(self, delay_weight: float, energy_weight: float) -> Scenario:
         """The same scenario under other weights (for Pareto sweeps)."""

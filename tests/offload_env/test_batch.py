@@ -12,6 +12,7 @@ import pytest
 from cnn.frame_table import FrameTable
 from offload_env.batch import BatchSimulator
 from offload_env.env import observation_box
+from offload_env.scenario import Constraint
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import FALLBACK, OK, SKIPPED, Simulator
 from offload_env.world import World
@@ -107,7 +108,8 @@ def test_classes_of_any_number_agree_and_count(make_world: Callable[..., World])
     table: FrameTable = make_world().table
     shift = np.int16(2**15 - 1 - int(table.prediction.max()))
     high = replace(table, label=table.label + shift, prediction=table.prediction + shift)
-    _compare(make_world(table=high), 3)
+    constraint = Constraint(critical_classes=(1 + int(shift), 3 + int(shift)))
+    _compare(make_world(table=high, constraint=constraint), 3)
 
 
 def test_a_low_floor_on_a_slow_device_is_seen_by_both(make_world: Callable[..., World]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cnn.errors import ConfigError, DataError
-from offload_env.scenario import Scenario, load_scenario, parse_scenario, scenario_names
+from offload_env.scenario import Constraint, Scenario, load_scenario, parse_scenario, scenario_names
 from offload_env.server_load import CELL_MS, ServerLoad
 from offload_env.world import MAIN, World, build_world, load_traces
 
@@ -38,6 +38,12 @@ def test_the_six_scenarios_are_shipped() -> None:
         ("[link]\nsource = 'guessed'", "generated or measured"),
         ("[server]\nutilisation = 1.5", "utilisation"),
         ("[device]\nslowdown = 0", "slowdown"),
+        ("[device]\nfull_local_ms = 200_000", "0.01 to 100000"),
+        ("[device]\nfull_local_ms = 0.001", "0.01 to 100000"),
+        ("[timing]\nmax_queue_ms = nan", "nan"),
+        ("[price]\nmiss = nan", "nan"),
+        ("[constraint]\naccuracy_floor = nan", "nan"),
+        ("[constraint]\naccuracy_floor = 1.01", "shares"),
         ("[constraint]\naccuracy_margin = 2", "shares"),
         ("[constraint]\ncritical_classes = 14", "critical_classes = 14"),
         ("timing = 3", "timing = 3"),
@@ -52,6 +58,15 @@ def test_a_wrong_key_or_value_is_said_in_one_line(text: str, part: str) -> None:
     assert part in message
     assert "scenario mine" in message
     assert "\n" not in message.replace(text, "")
+
+
+@pytest.mark.parametrize("wrong", [-1, 7])
+def test_a_critical_class_that_no_frame_has_is_refused(
+    make_world: Callable[..., World], wrong: int
+) -> None:
+    constraint = Constraint(critical_classes=(1, wrong))
+    with pytest.raises(ConfigError, match=f"critical class {wrong}"):
+        make_world(constraint=constraint)
 
 
 def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
