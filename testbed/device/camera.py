@@ -63,6 +63,8 @@ class VideoSource:
         self._capture = cv2.VideoCapture(int(name) if name.isdecimal() else name)
         if not self._capture.isOpened():
             raise _unusable(name, "OpenCV cannot open it")
+        # A phone films lying on its side and says so; images come as a person sees them.
+        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
         if name.isdecimal():
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
 
