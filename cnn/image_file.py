@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cnn.errors import DataError
+from cnn.image_profile import to_srgb
 
 IMAGE_SUFFIXES: Final = frozenset(
     {".ppm", ".pgm", ".pbm", ".pnm", ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp"}
@@ -61,7 +62,7 @@ def read_image(source: bytes | Path, name: str | None = None) -> Image.Image:
     """An encoded image as a person sees it.
 
     Upright (its orientation tag applied, so width and height are those that a person
-    sees), 8 bits a channel, RGB, transparent parts on white.
+    sees), 8 bits a channel, sRGB (its colour profile applied), transparent parts on white.
 
     Args:
         source: the file, or its content.
@@ -85,7 +86,13 @@ def read_image(source: bytes | Path, name: str | None = None) -> Image.Image:
             mend="check the path and its permissions",
         ) from error
     try:
-        return to_rgb(_upright(data, name), name)
+        image = _upright(data, name)
+        profile = image.info.get("icc_profile")
+        is_grey = image.mode[0] in "1LI"
+        if image.mode == "CMYK":
+            _check_inks(image, name)
+            image, profile = to_srgb(image, profile, is_grey), None
+        return to_srgb(to_rgb(image, name), profile, is_grey)
     except _DAMAGE as error:
         why = str(error) if isinstance(error, OSError) and str(error) else type(error).__name__
         if isinstance(error, UnidentifiedImageError):
@@ -121,12 +128,6 @@ def to_rgb(image: Image.Image, name: str = "image") -> Image.Image:
         )
     if image.has_transparency_data:
         return _on_white(image, name)
-    if mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
-        raise _refused(
-            f"{name}: a CMYK JPEG without an Adobe marker",
-            "one that says how its inks are stored: without it every reader guesses",
-            "convert it to RGB",
-        )
     return image.convert("RGB")
 
 
@@ -161,6 +162,15 @@ def _upright(data: bytes, name: str) -> Image.Image:
             upright = ImageOps.exif_transpose(image)
     upright.format = form
     return _white_is_bright(upright, tags, name) if upright.mode.startswith("I;16") else upright
+
+
+def _check_inks(image: Image.Image, name: str) -> None:
+    if image.format in ("JPEG", "MPO") and "adobe" not in image.info:
+        raise _refused(
+            f"{name}: a CMYK JPEG without an Adobe marker",
+            "one that says how its inks are stored: without it every reader guesses",
+            "convert it to RGB",
+        )
 
 
 def _check_sums(data: bytes) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from cnn.errors import DataError
 from cnn.image_file import MAX_PIXELS, read_image
@@ -177,6 +177,77 @@ def test_transparent_parts_are_white() -> None:
     np.testing.assert_array_equal(seen(data), white_or)
     key = saved(Image.fromarray(COLOUR), "PNG", transparency=tuple(COLOUR[0, 0].tolist()))
     assert seen(key)[0, 0].tolist() == [255, 255, 255]
+
+
+PRIMARIES = np.array(  # of sRGB, adapted to D50 as profiles state them (IEC 61966-2-1, ICC.1)
+    [[0.43607, 0.22249, 0.01392], [0.38515, 0.71687, 0.09708], [0.14307, 0.06061, 0.71410]]
+)
+
+
+def icc_profile(space: bytes, gamma: float, primaries: np.ndarray = PRIMARIES) -> bytes:
+    """A display profile of ICC version 2: a power law and, for RGB, a matrix (ICC.1:2001-04)."""
+
+    def fixed(value: float) -> bytes:
+        return struct.pack(">i", round(value * 65536))
+
+    def xyz(values: np.ndarray) -> bytes:
+        return b"XYZ " + bytes(4) + b"".join(fixed(v) for v in values)
+
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78 + 1)
+    white = xyz(np.array([0.9642, 1.0, 0.8249]))
+    tags = {b"desc": text, b"wtpt": white, b"cprt": b"text" + bytes(4) + b"none\0" + bytes(3)}
+    if space == b"GRAY":
+        tags[b"kTRC"] = curve
+    else:
+        for name, primary in zip((b"r", b"g", b"b"), primaries, strict=True):
+            tags |= {name + b"XYZ": xyz(primary), name + b"TRC": curve}
+    at = 128 + 4 + 12 * len(tags)
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        content += bytes(-len(content) % 4)
+        table += name + struct.pack(">II", at + len(body), len(content))
+        body += content
+    head = struct.pack(">I", at + len(body)) + bytes(4) + struct.pack(">I", 0x02100000)
+    head += b"mntr" + space + b"XYZ " + bytes(12) + b"acsp" + bytes(28)
+    head += b"".join(fixed(v) for v in (0.9642, 1.0, 0.8249))
+    return head.ljust(128, b"\0") + table + body
+
+
+def srgb_of_linear(light: np.ndarray) -> np.ndarray:
+    """Encoded levels 0..255 of linear light 0..1: IEC 61966-2-1."""
+    return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
+def test_a_colour_profile_is_applied(form: str) -> None:
+    options = {"lossless": True} if form == "WEBP" else {}
+    linear = saved(Image.fromarray(COLOUR), form, icc_profile=icc_profile(b"RGB ", 1.0), **options)
+    np.testing.assert_allclose(seen(linear), srgb_of_linear(COLOUR / 255.0), atol=2)
+
+
+def test_swapped_primaries_are_swapped_and_grey_has_profiles_too() -> None:
+    profile = icc_profile(b"RGB ", 2.2, PRIMARIES[[1, 0, 2]])  # its red is sRGB's green
+    data = saved(Image.new("RGB", (4, 4), (255, 0, 0)), "PNG", icc_profile=profile)
+    np.testing.assert_allclose(seen(data)[0, 0], [0, 255, 0], atol=2)
+    for levels in (GREY, GREY.astype(np.uint16) * 257):
+        data = saved(Image.fromarray(levels), "PNG", icc_profile=icc_profile(b"GRAY", 1.0))
+        np.testing.assert_allclose(seen(data), grey_rgb(srgb_of_linear(GREY / 255.0)), atol=4)
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        b"no profile at all",
+        icc_profile(b"GRAY", 1.0)[:200],
+        icc_profile(b"CMYK", 1.0),
+        icc_profile(b"GRAY", 1.0),
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+    ],
+)
+def test_a_damaged_or_foreign_profile_and_srgb_change_nothing(profile: bytes) -> None:
+    data = saved(Image.fromarray(COLOUR), "PNG", icc_profile=profile)
+    np.testing.assert_array_equal(seen(data), COLOUR)
 
 
 def test_the_content_decides_and_not_the_ending(tmp_path: Path) -> None:
