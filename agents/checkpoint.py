@@ -71,7 +71,12 @@ def load(algo: str, out: Path, adapter: Any) -> tuple[Any, Any]:
         settle(folder)
         state = pickle.loads((folder / "state.pkl").read_bytes())
         model = MODELS[algo].load(
-            folder / "model.zip", env=adapter, device="cpu", force_reset=False
+            folder / "model.zip",
+            env=adapter,
+            device="cpu",
+            force_reset=False,
+            # Its bounds were narrower in older versions; what was observed is the same.
+            custom_objects={"observation_space": adapter.observation_space},
         )
         if isinstance(model, DQN):
             model.load_replay_buffer(folder / "replay.pkl")

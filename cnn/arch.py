@@ -37,7 +37,7 @@ class ModelConfig:
     Attributes:
         width: factor on VGG-16's channel counts, (0, 2].
         input_size: side of the square RGB input, pixels; a multiple of 16, 32..224.
-        n_classes: number of road signs.
+        n_classes: number of road signs, 2..32768 (a class is an int16 everywhere).
         latent_channels: latent channels at splits 1..4.
     """
 
@@ -54,6 +54,10 @@ class ModelConfig:
                 f"input_size {self.input_size} pixels",
                 expected="a multiple of 16 in 32..224",
                 mend="try 48",
+            )
+        if not 2 <= self.n_classes <= 2**15:
+            raise ConfigError(
+                f"{self.n_classes} classes", expected="2 to 32768", mend="GTSRB has 43"
             )
 
     def channels(self, block: int) -> int:

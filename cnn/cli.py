@@ -45,13 +45,13 @@ def _known_part(part: str, parts: Sequence[str]) -> None:
 
 
 def _part(folder: Path, part: str, size: int, limit: int | None) -> ImageSet:
-    from cnn.data import load_gtsrb
-    from cnn.tracks import PARTS, load_split
+    from cnn.data import load_gtsrb, load_tracks, split_part
+    from cnn.tracks import PARTS
 
     if part == "test":
         return load_gtsrb(folder, "test", size, limit=limit)
-    assert part in PARTS
-    data = load_gtsrb(folder, "train", size).only_tracks(load_split()[part])
+    named = next(p for p in PARTS if p == part)  # one of them: _known_part has looked
+    data = split_part(load_tracks(folder, size), named)
     if limit is None:
         return data
     import numpy as np

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from cnn.errors import DataError
-from cnn.preprocess import decode_rgb
-from cnn.tracks import track_name
+from cnn.narrow import narrowed
+from cnn.tracks import Part, load_split, track_name
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,23 @@ class ImageSet:
     frame: NDArray[np.int16]
     width_px: NDArray[np.int16]
     height_px: NDArray[np.int16]
+
+    @classmethod
+    def of(
+        cls,
+        images: NDArray[np.uint8],
+        *,
+        label: ArrayLike,
+        track: ArrayLike,
+        frame: ArrayLike,
+        width_px: ArrayLike,
+        height_px: ArrayLike,
+        what: str,
+    ) -> ImageSet:
+        """The set of these columns; `DataError`, that names `what`, if a number does not fit."""
+        numbers = {"label": label, "frame": frame, "width_px": width_px, "height_px": height_px}
+        small = {k: narrowed(v, np.int16, f"{what}: {k}") for k, v in numbers.items()}
+        return cls(images=images, track=narrowed(track, np.int32, f"{what}: track"), **small)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -64,6 +84,8 @@ def load_gtsrb(
 ) -> ImageSet:
     """Read GTSRB from `root`: packed Parquet, official folders, or the common CSV copy.
 
+    Logs a warning that counts what an annotation file and its folder do not agree about.
+
     Args:
         root: folder of one of the layouts in docs/data.md.
         part: official training or test set.
@@ -75,6 +97,7 @@ def load_gtsrb(
     """
     # The layouts build `ImageSet`s, so they import this module.
     from cnn.gtsrb_layouts import detect_layout, load_csv_layout, load_official
+    from cnn.gtsrb_packed import load_packed
 
     layout = detect_layout(root)
     if layout == "official":
@@ -88,49 +111,50 @@ def load_gtsrb(
             expected="train.parquet and test.parquet",
             mend="copy the missing file there",
         )
-    return _load_packed(path, size, limit)
+    return load_packed(path, size, limit)
 
 
-def _load_packed(path: Path, size: int, limit: int | None) -> ImageSet:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def load_tracks(root: Path, size: int) -> ImageSet:
+    """The training set from `root`, if its tracks are those that the committed split names.
 
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    Args:
+        root, size: as of `load_gtsrb`.
+
+    Raises:
+        DataError: as `load_gtsrb`, and for the training set of the online competition: its
+            tracks are numbered on their own, so the split would mix its parts.
+    """
+    from cnn.gtsrb_layouts import has_official_tracks
+
+    if not has_official_tracks(root):
         raise DataError(
-            f"{path}: {error}", expected="a Parquet file", mend="copy the file again"
-        ) from error
-    is_train = "track" in table.column_names and "number" not in table.column_names
-    needed = {"image", "label", "width", "height"}
-    missing = needed - set(table.column_names)
-    if missing:
-        raise DataError(
-            f"{path}: columns {table.column_names}",
-            expected=f"also {sorted(missing)}",
-            mend="use the packed GTSRB form described in docs/data.md",
+            f"{root} holds the online competition's training set (GTSRB/Training, as torchvision "
+            "fetches it), whose track numbers are its own",
+            expected="the official training set, whose tracks the split names",
+            mend="unpack GTSRB_Final_Training_Images.zip there, or run `sliproad cnn download`",
         )
-    column = {
-        c: table[c].to_numpy() for c in table.column_names if c != "image" and c in _INT_COLUMNS
-    }
-    n = table.num_rows
-    minus_one = np.full(n, -1)
-    track, frame = column.get("track", minus_one), column.get("frame", minus_one)
-    number = column.get("number", minus_one)
-    order = np.lexsort((frame, track, column["label"])) if is_train else np.argsort(number)
-    order = order[:limit]
-    encoded = table["image"]
-    images = np.empty((len(order), size, size, 3), np.uint8)
-    for row, i in enumerate(order):
-        images[row] = decode_rgb(encoded[int(i)].as_py(), size, name=f"{path}, row {i}")
-    return ImageSet(
-        images,
-        column["label"][order].astype(np.int16),
-        track[order].astype(np.int32),
-        frame[order].astype(np.int16),
-        column["width"][order].astype(np.int16),
-        column["height"][order].astype(np.int16),
-    )
+    return load_gtsrb(root, "train", size)
 
 
-_INT_COLUMNS = ("label", "track", "frame", "number", "width", "height")
+def split_part(data: ImageSet, part: Part) -> ImageSet:
+    """The tracks of one part of the committed split.
+
+    Args:
+        data: from `load_tracks`. What it lacks of the part is counted in a logged warning.
+        part: one of `cnn.tracks.PARTS`.
+
+    Raises:
+        DataError: if it has none of them.
+    """
+    names = load_split()[part]
+    found = data.only_tracks(names)
+    missing = len(names) - len(set(found.track_names()))
+    if missing == len(names):
+        raise DataError(
+            f"none of the {len(names)} tracks of {part}",
+            expected="the whole official training set",
+            mend="unpack GTSRB_Final_Training_Images.zip again, or run `sliproad cnn download`",
+        )
+    if missing:
+        _log.warning("%d of the %d tracks of %s are missing", missing, len(names), part)
+    return found

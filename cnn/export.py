@@ -27,6 +27,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cnn.action import N_ACTIONS, N_EXITS
 from cnn.bundle import FORMAT, SEGMENTS, Bundle, load_bundle, manifest_hash
+from cnn.errors import BundleError
 from cnn.file_kinds import BUNDLE
 from cnn.folders import replacing_folder
 from cnn.model import CONTRAST_FLOOR, LATENT_LEVELS, MultiExitVGG
@@ -80,10 +81,22 @@ def fold_batch_norm(layers: nn.Sequential) -> nn.Sequential:
 
 
 def half_weights(layers: nn.Module) -> None:
-    """Round every parameter to float16 in place: what the bundle stores is what runs."""
+    """Round every parameter to float16 in place: what the bundle stores is what runs.
+
+    Raises:
+        BundleError: if one is no number, or larger than float16 holds (65,504).
+    """
     with torch.no_grad():
         for p in layers.parameters():
-            p.copy_(p.half().float())
+            half = p.half().float()
+            if not half.isfinite().all():
+                raise BundleError(
+                    f"a network with a weight of {float(p[~half.isfinite()][0]):g}",
+                    expected=f"weights up to {torch.finfo(torch.float16).max:g}, which float16 "
+                    "holds",
+                    mend="train it again, with a lower learning rate",
+                )
+            p.copy_(half)
 
 
 def segment_modules(net: MultiExitVGG) -> dict[str, tuple[nn.Module, Tensor]]:

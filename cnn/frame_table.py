@@ -7,6 +7,7 @@ about images: nothing in it is simulated.
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from cnn.action import N_ACTIONS
 from cnn.errors import DataError
 from cnn.files import replacing
+from cnn.narrow import narrowed, smallest_unsigned
 
 FEATURES: Final = ("brightness", "contrast", "sharpness", "width_px", "height_px", "frame_in_track")
 """Columns of `FrameTable.features`, all known before any convolution runs.
@@ -30,12 +32,24 @@ frame_in_track: number of frames of this track already seen.
 """
 
 
+_RANGES: Final[dict[str, tuple[float, float]]] = {
+    "label": (-1, math.inf),
+    "frame": (0, math.inf),
+    "prediction": (0, math.inf),
+    "confidence": (0, 1),
+    "payload_bytes": (0, math.inf),
+}
+_CONFIDENCE_STEPS: Final = 2**16 - 1
+"""A saved confidence is a uint16, a share of this."""
+
+
 @dataclass(frozen=True, slots=True)
 class FrameTable:
     """Answers of one model bundle on one set of frames.
 
     Attributes:
-        label: int16 (N,), true class. For scoring only, never part of an observation.
+        label: int16 (N,), true class, -1 unknown. For scoring only, never part of an
+            observation.
         track: int32 (N,), running track number, 0.. in table order.
         frame: int16 (N,), frame number within its track, from 0.
         prediction: int16 (N, 20), class answered by each action.
@@ -44,6 +58,9 @@ class FrameTable:
         features: float32 (N, 6), cheap features, columns as in `FEATURES`.
         bundle_hash: content hash of the model bundle that answered.
         source: where the frames come from, such as ``GTSRB policy-test``.
+
+    Raises:
+        DataError: if the arrays do not fit together, or hold a number out of its range.
     """
 
     label: NDArray[np.int16]
@@ -73,10 +90,26 @@ class FrameTable:
                     expected=f"{shape}",
                     mend="make the table again with `sliproad cnn table`",
                 )
-        if n == 0 or np.any(np.diff(self.track) < 0):
+        steps = np.diff(self.track, prepend=-1)
+        if n == 0 or steps[0] != 1 or np.any((steps < 0) | (steps > 1)):
             raise DataError(
                 f"frame table with {n} frames",
-                expected="at least one frame, tracks contiguous and ascending",
+                expected="at least one frame, tracks contiguous and numbered from 0",
+                mend="make the table again with `sliproad cnn table`",
+            )
+        for name, (low, high) in _RANGES.items():
+            values = getattr(self, name)
+            fits = (values >= low) & (values <= high)  # NaN does not
+            if not fits.all():
+                raise DataError(
+                    f"frame table: {name} holds {values[~fits].flat[0]:g}",
+                    expected=f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}",
+                    mend="make the table again with `sliproad cnn table`",
+                )
+        if not np.isfinite(self.features).all():
+            raise DataError(
+                "frame table: a feature is no finite number",
+                expected="finite features",
                 mend="make the table again with `sliproad cnn table`",
             )
 
@@ -106,8 +139,8 @@ class FrameTable:
                 label=self.label,
                 track=self.track,
                 frame=self.frame,
-                prediction=self.prediction.astype(np.uint8),
-                confidence=np.round(self.confidence * 65535).astype(np.uint16),
+                prediction=smallest_unsigned(self.prediction),
+                confidence=np.round(self.confidence * _CONFIDENCE_STEPS).astype(np.uint16),
                 payload_bytes=self.payload_bytes,
                 features=self.features,
                 meta=np.frombuffer(meta.encode(), np.uint8),
@@ -120,13 +153,15 @@ class FrameTable:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as raw:
                 arrays: dict[str, NDArray[Any]] = {name: raw[name] for name in raw.files}
             meta = json.loads(arrays.pop("meta").tobytes())
+            if arrays["confidence"].dtype != np.uint16:
+                raise ValueError(f"confidence of type {arrays['confidence'].dtype}")
             return cls(
-                label=arrays["label"].astype(np.int16),
-                track=arrays["track"].astype(np.int32),
-                frame=arrays["frame"].astype(np.int16),
-                prediction=arrays["prediction"].astype(np.int16),
-                confidence=(arrays["confidence"] / 65535).astype(np.float32),
-                payload_bytes=arrays["payload_bytes"].astype(np.int32),
+                label=narrowed(arrays["label"], np.int16, f"{path}: label"),
+                track=narrowed(arrays["track"], np.int32, f"{path}: track"),
+                frame=narrowed(arrays["frame"], np.int16, f"{path}: frame"),
+                prediction=narrowed(arrays["prediction"], np.int16, f"{path}: prediction"),
+                confidence=(arrays["confidence"] / _CONFIDENCE_STEPS).astype(np.float32),
+                payload_bytes=narrowed(arrays["payload_bytes"], np.int32, f"{path}: payload_bytes"),
                 features=arrays["features"].astype(np.float32),
                 bundle_hash=meta["bundle_hash"],
                 source=meta["source"],

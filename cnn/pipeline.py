@@ -15,14 +15,13 @@ from cnn.arch import ModelConfig
 from cnn.bottleneck_train import BottleneckConfig, train_bottlenecks
 from cnn.bundle import Bundle
 from cnn.calibrate import collect_logits, fit_temperatures
-from cnn.data import ImageSet, load_gtsrb
+from cnn.data import ImageSet, load_tracks, split_part
 from cnn.errors import ConfigError
 from cnn.evaluate import action_reliability
 from cnn.export import write_bundle
 from cnn.model import MultiExitVGG
 from cnn.runtime import SplitRuntime
 from cnn.torch_device import DeviceChoice, Precision, choose_compute
-from cnn.tracks import load_split
 from cnn.train import TrainConfig, train
 
 INT8_FRAMES = 256
@@ -72,16 +71,15 @@ def export_calibrated(
 ) -> dict[str, Any]:
     """Checkpoint -> calibrated bundle; returns its path and hash."""
     net = checkpoint.build_model(checkpoint.load(path))
-    data = load_gtsrb(folder, "train", net.config.input_size)
+    data = load_tracks(folder, net.config.input_size)
     provenance: dict[str, Any] = {"data": "GTSRB training set, tracks of cnn-fit"}
     record = path.parent / "train.json"
     if record.is_file():
         provenance["training"] = json.loads(record.read_text())
     if note:
         provenance["note"] = note
-    split = load_split()
-    ranges = int8_calibration(data.only_tracks(split["cnn-fit"]), precision)
-    bundle = calibrated_bundle(net, data.only_tracks(split["cnn-val"]), out, provenance, ranges)
+    ranges = int8_calibration(split_part(data, "cnn-fit"), precision)
+    bundle = calibrated_bundle(net, split_part(data, "cnn-val"), out, provenance, ranges)
     return {"bundle": str(out), "hash": bundle.hash}
 
 
@@ -106,9 +104,8 @@ def train_all(
     is the bundle's.
     """
     choose_compute(device, mixed)  # an impossible choice is refused before data are read
-    data = load_gtsrb(folder, "train", config.input_size)
-    split = load_split()
-    fit, val = data.only_tracks(split["cnn-fit"]), data.only_tracks(split["cnn-val"])
+    data = load_tracks(folder, config.input_size)
+    fit, val = split_part(data, "cnn-fit"), split_part(data, "cnn-val")
     if limit is not None:
         rng = np.random.default_rng(seed)
         fit = fit.take(np.sort(rng.permutation(len(fit))[:limit]))

@@ -13,6 +13,7 @@ from cnn.data import ImageSet
 from cnn.errors import DataError
 from cnn.features import frame_features
 from cnn.frame_table import FEATURES, FrameTable, join_tables
+from cnn.narrow import narrowed
 from cnn.runtime import SplitRuntime
 from cnn.tracks import SPLICED
 
@@ -44,17 +45,21 @@ def action_logits(
 
 
 def running_tracks(data: ImageSet) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
-    """Running track number and frame number within it; spliced tracks are cut in two."""
+    """Running track number and frame number within it; spliced tracks are cut in two.
+
+    Raises:
+        DataError: if a track has more frames than int16 can number.
+    """
     names = data.track_names()
     track = np.zeros(len(data), np.int32)
-    frame = np.zeros(len(data), np.int16)
+    frame = np.zeros(len(data), np.int32)
     current, start, previous = -1, 0, ""
     for i, name in enumerate(names):
         cut = SPLICED.get(name) == int(data.frame[i])
         if name != previous or cut:
             current, start, previous = current + 1, i, name
         track[i], frame[i] = current, i - start
-    return track, frame
+    return track, narrowed(frame, np.int16, "frames of one track")
 
 
 def all_features(data: ImageSet, frame: NDArray[np.int16]) -> NDArray[np.float32]:
@@ -107,7 +112,9 @@ def make_table(
             progress(rows.stop - rows.start)
     track, frame = running_tracks(data)
     config = runtime.bundle.config
-    payload = np.array([config.payload_bytes(a.exit, a.split) for a in ACTIONS], np.int32)
+    payload = narrowed(
+        [config.payload_bytes(a.exit, a.split) for a in ACTIONS], np.int32, "payload bytes"
+    )
     return FrameTable(
         label=data.label,
         track=track,

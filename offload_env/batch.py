@@ -52,7 +52,7 @@ class BatchSimulator:
         # Without a per-frame codec every frame sends the same bytes: a table of 20.
         self._sizes = sizes[0].copy() if bool((sizes == sizes[0]).all()) else None
         # Prediction and correctness share one element: one gather instead of two.
-        self._answers = (table.prediction * 2 + world.correct).astype(np.int16).ravel()
+        self._answers = (table.prediction.astype(np.int32) * 2 + world.correct).ravel()
         self._confidence = table.confidence.ravel()
         self._observer = BatchObserver(world, n)
         self._lane_numbers = np.arange(n)

@@ -51,7 +51,7 @@ def learn_link(
 def learn_answer(
     s: Lanes,
     used: NDArray[np.int64],
-    answer: NDArray[np.int16],
+    answer: NDArray[np.int32],
     confidence: NDArray[np.float32],
     skip: Bools,
     any_skip: bool,

@@ -28,8 +28,8 @@ _GAIN: Final = (
         [2 / ((np.log(f.high / f.low)) if f.scale == "log" else (f.high - f.low)) for f in FIELDS]
     ).astype(np.float32)
 )[:, None]
-_LOW: Final = np.array([f.low for f in FIELDS], np.float32)[:, None]
-_HIGH: Final = np.array([f.high for f in FIELDS], np.float32)[:, None]
+_LEAST: Final = np.array([f.least for f in FIELDS], np.float32)[:, None]
+_MOST: Final = np.array([f.most for f in FIELDS], np.float32)[:, None]
 _SPENT: Final = STAGED_FIELDS[-1]
 
 
@@ -63,7 +63,7 @@ class BatchObserver:
         stage[N_EXITS + 2] = s.stage_frame
         stage[N_EXITS + 3] = 2.0 * s.gave_up - 1.0
         spent = s.compute + s.waited + s.rest
-        log = np.log(np.clip(spent, _SPENT.low, _SPENT.high) / _SPENT.low)
+        log = np.log(np.clip(spent, _SPENT.least, _SPENT.most) / _SPENT.low)
         stage[N_EXITS + 4] = log * (2 / np.log(_SPENT.high / _SPENT.low)) - 1.0
         return np.ascontiguousarray(out.T)
 
@@ -102,7 +102,7 @@ class BatchObserver:
         budget = settings.energy_budget_mj
         out[22] = 1.0 if not budget else 1.0 - s.spent_mj / budget
         moving = out[:FEATURES_AT]
-        np.clip(moving, _LOW[:FEATURES_AT], _HIGH[:FEATURES_AT], out=moving)
+        np.clip(moving, _LEAST[:FEATURES_AT], _MOST[:FEATURES_AT], out=moving)
         np.log(out[:N_LOG], out=out[:N_LOG])
         moving -= _BASE[:FEATURES_AT]
         moving *= _GAIN[:FEATURES_AT]

@@ -14,11 +14,19 @@ from testbed.decide.observation import STAGED_FIELDS, Field
 
 def observation_table(fields: Sequence[Field] = STAGED_FIELDS) -> str:
     """One row a field."""
-    head = "| index | name | unit | low | high | scale | source |\n|---|---|---|---|---|---|---|\n"
+    head = (
+        "| index | name | unit | low | high | scale | told apart | source |\n"
+        "|---|---|---|---|---|---|---|---|\n"
+    )
     return head + "\n".join(
-        f"| {f.index} | `{f.name}` | {f.unit} | {f.low:g} | {f.high:g} | {f.scale} | {f.source} |"
+        f"| {f.index} | `{f.name}` | {f.unit} | {f.low:g} | {f.high:g} | {f.scale} | "
+        f"{_reach(f)} | {f.source} |"
         for f in fields
     )
+
+
+def _reach(field: Field) -> str:
+    return "" if field.reach is None else f"{field.least:g} to {field.most:g}"
 
 
 def scenario_table() -> str:

@@ -20,12 +20,13 @@ from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
 from offload_env.simulator import EXIT, Outcome, Simulator
 from offload_env.world import World, build_world
-from testbed.decide.observation import OBS_DIM
+from testbed.decide.observation import OBS_DIM, STAGED_FIELDS, scaled_bounds
 
 
 def observation_box(n: int) -> gym.Space[NDArray[np.float32]]:
-    """The space of n scaled observation elements."""
-    box: Any = gym.spaces.Box(-1.0, 1.0, (n,), np.float32)
+    """The space of the first n scaled observation elements."""
+    low, high = scaled_bounds(STAGED_FIELDS[:n])
+    box: Any = gym.spaces.Box(low, high, dtype=np.float32)
     return box  # type: ignore[no-any-return]
 
 
@@ -44,38 +45,39 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     S = 0 sends the frame, S = E sends nothing. Every action is always legal.
 
     ## Observation Space
-    ``Box(-1, 1, (33,), float32)``: `testbed.decide.observation.FIELDS`, scaled and clipped.
+    ``Box`` of 33 float32: `testbed.decide.observation.FIELDS`, scaled so that low is -1 and
+    high is 1. Values beyond are clipped, except where the last column says otherwise.
 
-    | index | name | unit | low | high | scale |
-    |---|---|---|---|---|---|
-    | 0 | uplink_mbps | Mbit/s | 0.1 | 300 | log |
-    | 1 | rtt_ms | ms | 2 | 1000 | log |
-    | 2 | transfer_mean_ms | ms | 2 | 1000 | log |
-    | 3 | transfer_spread_ms | ms | 0.1 | 500 | log |
-    | 4 | transfer_age_s | s | 0.01 | 60 | log |
-    | 5 | failure_age_s | s | 0.01 | 60 | log |
-    | 6 | server_wait_ms | ms | 0.1 | 500 | log |
-    | 7 | server_age_s | s | 0.01 | 60 | log |
-    | 8 | tail_left_ms | ms | 1 | 20000 | log |
-    | 9 | transfer_residual_ms | ms | -100 | 100 | linear |
-    | 10 | failures | 1 | 0 | 5 | linear |
-    | 11 | queue_ms | ms | 0 | 200 | linear |
-    | 12-16 | confidence_exit1 .. 5 | 1 | 0 | 1 | linear |
-    | 17 | last_confidence | 1 | 0 | 1 | linear |
-    | 18 | last_exit | 1 | 0 | 5 | linear |
-    | 19 | agreement | 1 | 0 | 1 | linear |
-    | 20 | answers_on_track | 1 | 0 | 30 | linear |
-    | 21 | accuracy_credit | 1 | -0.1 | 0.1 | linear |
-    | 22 | energy_left | 1 | 0 | 1 | linear |
-    | 23 | brightness | 1 | 0 | 1 | linear |
-    | 24 | contrast | 1 | 0 | 0.4 | linear |
-    | 25 | sharpness | 1 | 0.001 | 1 | log |
-    | 26, 27 | width_px, height_px | px | 10 | 300 | log |
-    | 28 | frame_in_track | 1 | 0 | 30 | linear |
-    | 29 | radio_5g | 1 | 0 | 1 | linear |
-    | 30 | accuracy_floor | 1 | 0.8 | 1 | linear |
-    | 31 | delay_share | 1 | 0 | 1 | linear |
-    | 32 | full_local_ms | ms | 1 | 1000 | log |
+    | index | name | unit | low | high | scale | told apart |
+    |---|---|---|---|---|---|---|
+    | 0 | uplink_mbps | Mbit/s | 0.1 | 300 | log | |
+    | 1 | rtt_ms | ms | 2 | 1000 | log | up to 100000 |
+    | 2 | transfer_mean_ms | ms | 2 | 1000 | log | up to 100000 |
+    | 3 | transfer_spread_ms | ms | 0.1 | 500 | log | up to 100000 |
+    | 4 | transfer_age_s | s | 0.01 | 60 | log | |
+    | 5 | failure_age_s | s | 0.01 | 60 | log | |
+    | 6 | server_wait_ms | ms | 0.1 | 500 | log | up to 100000 |
+    | 7 | server_age_s | s | 0.01 | 60 | log | |
+    | 8 | tail_left_ms | ms | 1 | 20000 | log | up to 100000 |
+    | 9 | transfer_residual_ms | ms | -100 | 100 | linear | |
+    | 10 | failures | 1 | 0 | 5 | linear | |
+    | 11 | queue_ms | ms | 0 | 200 | linear | |
+    | 12-16 | confidence_exit1 .. 5 | 1 | 0 | 1 | linear | |
+    | 17 | last_confidence | 1 | 0 | 1 | linear | |
+    | 18 | last_exit | 1 | 0 | 5 | linear | |
+    | 19 | agreement | 1 | 0 | 1 | linear | |
+    | 20 | answers_on_track | 1 | 0 | 30 | linear | |
+    | 21 | accuracy_credit | 1 | -0.1 | 0.1 | linear | |
+    | 22 | energy_left | 1 | 0 | 1 | linear | |
+    | 23 | brightness | 1 | 0 | 1 | linear | |
+    | 24 | contrast | 1 | 0 | 0.4 | linear | |
+    | 25 | sharpness | 1 | 0.001 | 1 | log | |
+    | 26, 27 | width_px, height_px | px | 10 | 300 | log | |
+    | 28 | frame_in_track | 1 | 0 | 30 | linear | |
+    | 29 | radio_5g | 1 | 0 | 1 | linear | |
+    | 30 | accuracy_floor | 1 | 0.8 | 1 | linear | from 0 |
+    | 31 | delay_share | 1 | 0 | 1 | linear | |
+    | 32 | full_local_ms | ms | 1 | 1000 | log | 0.01 to 100000 |
 
     Never the label, the future or the true current rate.
 

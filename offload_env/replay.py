@@ -76,13 +76,14 @@ def live_table(
             expected="labelled frames",
             mend="use render or gtsrb:policy-test",
         )
-    images = ImageSet(
+    images = ImageSet.of(
         np.stack([f.image for f in frames]),
-        np.array([f.label for f in frames], np.int16),
-        np.array([f.track + _OWN_TRACKS for f in frames], np.int32),
-        np.array([f.frame_in_track for f in frames], np.int16),
-        np.array([f.width_px for f in frames], np.int16),
-        np.array([f.height_px for f in frames], np.int16),
+        label=[-1 if f.label is None else f.label for f in frames],
+        track=[f.track + _OWN_TRACKS for f in frames],
+        frame=[f.frame_in_track for f in frames],
+        width_px=[f.width_px for f in frames],
+        height_px=[f.height_px for f in frames],
+        what=source,
     )
     return make_table(runtime, images, source, progress=progress)
 

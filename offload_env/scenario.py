@@ -15,6 +15,7 @@ from cnn.arch import ModelConfig
 from cnn.checks import MAX_SEED, in_range, require, shown
 from cnn.errors import ConfigError
 from offload_env.server_load import ServerLoad
+from testbed.decide.fields import MAX_MS
 from testbed.service.typed_toml import build, parse
 
 Split = Literal["train", "test"]
@@ -61,7 +62,8 @@ class Device:
 
     def __post_init__(self) -> None:
         _in_range("slowdown", self.slowdown, 0.001, 10_000)
-        _in_range("full_local_ms", self.full_local_ms, 0, 100_000)
+        if self.full_local_ms != 0:
+            _in_range("full_local_ms", self.full_local_ms, 0.01, MAX_MS)
         _require(
             self.slowdown == 1.0 or self.full_local_ms == 0.0,
             f"both slowdown {self.slowdown} and full_local_ms {self.full_local_ms}",

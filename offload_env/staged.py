@@ -49,7 +49,7 @@ class OffloadStagedEnv(OffloadEnv):
     evaluated evaluates the nearest exit.
 
     ## Observation Space
-    ``Box(-1, 1, (43,), float32)``: `testbed.decide.observation.STAGED_FIELDS`, that is the 33
+    ``Box`` of 43 float32: `testbed.decide.observation.STAGED_FIELDS`, that is the 33
     elements of `OffloadEnv` (with the confidences of this frame's exits as they are seen)
     and
 

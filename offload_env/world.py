@@ -256,6 +256,14 @@ def _assemble(
         "standing_ms": standing_ms(cost),
         "resumed_ms": resumed_ms(cost),
     }
+    known = np.union1d(table.label, train_table.label)
+    unknown = [c for c in constraint.critical_classes if c < 0 or c not in known]
+    if unknown:
+        raise ConfigError(
+            f"scenario {scenario.name}: critical class {unknown[0]}",
+            expected=f"classes of its frames, such as {int(known[known >= 0][0])}",
+            mend="correct [constraint] critical_classes",
+        )
     critical = np.isin(table.label, constraint.critical_classes)
     return World(
         scenario=scenario,

@@ -1,4 +1,8 @@
-"""The elements of the observation: names, units, ranges, and their scaling to [-1, 1].
+"""The elements of the observation: names, units, ranges, and their scaling.
+
+The range of every element becomes [-1, 1]. Settings, and times that may be long on a slow
+device, are told apart beyond it, too (`Field.reach`); what is measured saturates at its
+end. docs/environment.md says which is which.
 
 `FIELDS` is the specification of one decision a frame, `STAGED_FIELDS` that of the staged
 decision.
@@ -35,10 +39,12 @@ class Field:
         index: position in the vector.
         name: with its unit as suffix.
         unit: of the raw value; ``1`` is a pure number.
-        low: raw value that becomes -1; smaller values are clipped.
-        high: raw value that becomes +1; larger values are clipped.
-        scale: ``linear`` or ``log`` between the two.
+        low: raw value that becomes -1.
+        high: raw value that becomes +1.
+        scale: ``linear`` or ``log`` between the two, and beyond.
         source: what the device takes it from.
+        reach: least and most raw value that are told apart, at or beyond `low` and `high`,
+            on the same scale; values beyond are clipped. None: `low` and `high`.
     """
 
     index: int
@@ -48,15 +54,42 @@ class Field:
     high: float
     scale: Literal["linear", "log"]
     source: str
+    reach: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if not self.low < self.high or (self.scale == "log" and self.low <= 0):
+        is_within = self.least <= self.low < self.high <= self.most
+        if not is_within or (self.scale == "log" and self.least <= 0):
             raise ConfigError(
-                f"observation field {self.name}: {self.low}..{self.high} {self.scale}",
-                expected="low < high, and low > 0 on a log scale",
+                f"observation field {self.name}: {self.least}..{self.low}..{self.high}.."
+                f"{self.most} {self.scale}",
+                expected="low < high within the reach, all above 0 on a log scale",
                 mend="correct the field",
             )
 
+    @property
+    def least(self) -> float:
+        """Smallest raw value that is told apart from smaller ones."""
+        return self.low if self.reach is None else self.reach[0]
+
+    @property
+    def most(self) -> float:
+        """Largest raw value that is told apart from larger ones."""
+        return self.high if self.reach is None else self.reach[1]
+
+
+MAX_MS: Final = 100_000.0
+"""Times of a frame and its exchange are told apart up to here, also beyond 1 s (their +1)."""
+_REACH: Final[dict[str, tuple[float, float]]] = {
+    "rtt_ms": (2.0, MAX_MS),
+    "transfer_mean_ms": (2.0, MAX_MS),
+    "transfer_spread_ms": (0.1, MAX_MS),
+    "server_wait_ms": (0.1, MAX_MS),
+    "tail_left_ms": (1.0, MAX_MS),
+    "accuracy_floor": (0.0, 1.0),
+    "full_local_ms": (0.01, MAX_MS),
+    "stage_spent_ms": (0.1, MAX_MS),
+}
+"""Of settings, all that `Settings` takes. -1 and +1 stay where policies learnt them."""
 
 # (name, unit, low, high, scale, source). The logarithmic network fields come first so
 # that the batch simulator takes one logarithm of one contiguous block.
@@ -95,7 +128,9 @@ _ROWS: Final[tuple[tuple[str, str, float, float, Literal["linear", "log"], str],
     ("full_local_ms", "ms", 1.0, 1000.0, "log", "full local processing on this device"),
 )
 
-FIELDS: Final[tuple[Field, ...]] = tuple(Field(i, *row) for i, row in enumerate(_ROWS))
+FIELDS: Final[tuple[Field, ...]] = tuple(
+    Field(i, *row, reach=_REACH.get(row[0])) for i, row in enumerate(_ROWS)
+)
 OBS_DIM: Final = len(FIELDS)
 N_LOG: Final = 9
 """Leading dynamic fields on a log scale."""
@@ -117,15 +152,20 @@ _STAGE_ROWS: Final[tuple[tuple[str, str, float, float, Literal["linear", "log"],
 )
 STAGED_FIELDS: Final[tuple[Field, ...]] = (
     *FIELDS,
-    *(Field(OBS_DIM + i, *row) for i, row in enumerate(_STAGE_ROWS)),
+    *(Field(OBS_DIM + i, *row, reach=_REACH.get(row[0])) for i, row in enumerate(_STAGE_ROWS)),
 )
 STAGED_OBS_DIM: Final = len(STAGED_FIELDS)
 """Observation of the staged decision: `FIELDS` and what this frame has shown so far."""
 
 
 def schema_hash(fields: Sequence[Field]) -> str:
-    """Sixteen hex digits that change when any field changes."""
-    text = json.dumps([asdict(field) for field in fields])
+    """Sixteen hex digits that change when any field's place or scale changes.
+
+    A reach moves no value that was told apart before, so it is left out: policy files from
+    before there was one are still read.
+    """
+    rows = [{k: v for k, v in asdict(field).items() if k != "reach"} for field in fields]
+    text = json.dumps(rows)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -133,28 +173,46 @@ SCHEMA_HASH: Final = schema_hash(FIELDS)
 STAGED_SCHEMA_HASH: Final = schema_hash(STAGED_FIELDS)
 
 
-def _transform(field: Field) -> tuple[float, float, bool, float, float]:
+def _transform(field: Field) -> tuple[float, float, float, bool, float, float]:
     log = field.scale == "log"
     low = math.log(field.low) if log else field.low
     high = math.log(field.high) if log else field.high
-    return field.low, field.high, log, low, 2.0 / (high - low)
+    return field.least, field.most, field.high, log, low, 2.0 / (high - low)
 
 
 _TRANSFORMS: Final = tuple(_transform(field) for field in STAGED_FIELDS)
 
 
 def scale_one(index: int, value: float) -> float:
-    """One raw value of field `index` -> [-1, 1], clipped."""
-    low, high, log, base, gain = _TRANSFORMS[index]
-    if value <= low:
-        return -1.0
-    if value >= high:
-        return 1.0
+    """One raw value of field `index`, scaled: low is -1, high is +1; clipped to its reach."""
+    least, most, high, log, base, gain = _TRANSFORMS[index]
+    if value <= least:
+        value = least
+    elif value >= most:
+        value = most
+    if value == high:
+        return 1.0  # exactly, which the formula may miss by its rounding
     return ((math.log(value) if log else value) - base) * gain - 1.0
 
 
+def scaled_bounds(
+    fields: Sequence[Field],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Lowest and highest scaled value of each field, float32 (n,) each.
+
+    -1 and 1; where a field's reach goes further, the next hundredth beyond it, so that no
+    rounding leaves the bounds.
+    """
+    low = np.array([scale_one(f.index, f.least) for f in fields])
+    high = np.array([scale_one(f.index, f.most) for f in fields])
+    wider = (np.ceil(low * 100) - 1) / 100, (np.floor(high * 100) + 1) / 100
+    low = np.where([f.least < f.low for f in fields], wider[0], -1.0)
+    high = np.where([f.most > f.high for f in fields], wider[1], 1.0)
+    return low.astype(np.float32), high.astype(np.float32)
+
+
 def normalise(raw: ArrayLike, first: int = 0) -> NDArray[np.float32]:
-    """Raw field values -> float32 in [-1, 1], clipped to each field's range.
+    """Raw field values -> float32, low is -1 and high is +1; clipped to each field's reach.
 
     Args:
         raw: (..., n), values of the fields `first` .. `first` + n - 1, in order.
@@ -174,7 +232,7 @@ def normalise(raw: ArrayLike, first: int = 0) -> NDArray[np.float32]:
     log = np.array([field.scale == "log" for field in fields])
     low = np.array([field.low for field in fields])
     high = np.array([field.high for field in fields])
-    values = np.clip(values, low, high)
+    values = np.clip(values, [f.least for f in fields], [f.most for f in fields])
     values = np.where(log, np.log(np.where(log, values, 1.0)), values)
     base = np.where(log, np.log(np.where(log, low, 1.0)), low)
     top = np.where(log, np.log(np.where(log, high, 1.0)), high)

@@ -33,6 +33,7 @@ from testbed.decide.fields import (
     Field,
     normalise,
     scale_one,
+    scaled_bounds,
     schema_hash,
 )
 from testbed.decide.settings import Settings
@@ -59,6 +60,7 @@ __all__ = [
     "forget",
     "normalise",
     "scale_one",
+    "scaled_bounds",
     "schema_hash",
     "smooth",
 ]
@@ -215,7 +217,7 @@ class Observer:
             tail_left_ms: how long the modem will still stay up by itself.
 
         Returns:
-            float32 (`OBS_DIM`,) in [-1, 1].
+            float32 (`OBS_DIM`,), scaled.
         """
         scaled = [
             scale_one(FEATURES_AT + i, float(value))
@@ -226,7 +228,7 @@ class Observer:
     def scaled(
         self, now_s: float, features: Sequence[float], queue_ms: float, tail_left_ms: float
     ) -> list[float]:
-        """Like `observe`, with features already in [-1, 1] and as a plain list (fast path)."""
+        """Like `observe`, with features already scaled and as a plain list (fast path)."""
         out = [scale_one(i, v) for i, v in enumerate(self._dynamic(now_s, queue_ms, tail_left_ms))]
         out += features
         out += self._constants
@@ -280,7 +282,7 @@ class Observer:
             gave_up: waiting for an answer on this frame.
 
         Returns:
-            float32 (`STAGED_OBS_DIM`,) in [-1, 1].
+            float32 (`STAGED_OBS_DIM`,), scaled.
         """
         stage = self.scaled_stage(exits, block, spent_ms, gave_up)
         return np.concatenate([base, np.array(stage, np.float32)])

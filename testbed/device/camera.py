@@ -63,6 +63,8 @@ class VideoSource:
         self._capture = cv2.VideoCapture(int(name) if name.isdecimal() else name)
         if not self._capture.isOpened():
             raise _unusable(name, "OpenCV cannot open it")
+        # A phone films lying on its side and says so; images come as a person sees them.
+        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
         if name.isdecimal():
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
 
@@ -161,7 +163,17 @@ def square_rgb(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], 
 
     Returns:
         uint8 (size, size, 3) RGB, and the side of the square that was cut out, pixels.
+
+    Raises:
+        DataError: if it is no such image, as of a camera that gives raw or 16-bit pixels.
     """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        shape = " x ".join(str(n) for n in image.shape)
+        raise DataError(
+            f"camera image of {shape} numbers, {image.dtype}",
+            expected="height x width x 3 numbers, uint8",
+            mend="set the camera to 8-bit colour",
+        )
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -16,17 +16,17 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from cnn.data import ImageSet, load_gtsrb
+from cnn.data import ImageSet, load_tracks, split_part
 from cnn.errors import ConfigError, DataError
+from cnn.image_file import read_image
 from cnn.preprocess import resize_rgb
 from cnn.table import running_tracks
-from cnn.tracks import PARTS, load_split
+from cnn.tracks import PARTS
 from testbed.device.camera import NewestImage, VideoSource, square_rgb, video_images
+from testbed.device.image_folder import image_tracks
 
 SOURCES: Final = "gtsrb:PART (such as gtsrb:policy-test), folder:PATH, render, or camera:0"
-IMAGE_SUFFIXES: Final = frozenset({".ppm", ".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 _RENDERED_TRACKS: Final = 64
 """Tracks rendered for one pass; a longer run goes round again with new track numbers."""
 
@@ -76,11 +76,13 @@ def open_frames(
         DataError: if its files are missing or hold no frames, or a camera is absent or stops.
     """
     kind, _, rest = source.partition(":")
-    if kind == "gtsrb" and rest in PARTS:
-        images = load_gtsrb(_gtsrb_folder(data), "train", size).only_tracks(_tracks_of(rest))
+    part = next((p for p in PARTS if p == rest), None)
+    if kind == "gtsrb" and part is not None:
+        images = split_part(load_tracks(_gtsrb_folder(data), size), part)
         frames = cycled(lambda: gtsrb_frames(images, seed))
     elif kind == "folder" and rest:
-        frames = cycled(lambda: folder_frames(Path(rest), size))
+        tracks = image_tracks(Path(rest))
+        frames = cycled(lambda: _track_frames(tracks, size))
     elif source == "render":
         frames = cycled(lambda: rendered_frames(size, seed))
     elif kind == "camera" and rest:
@@ -113,28 +115,23 @@ def gtsrb_frames(images: ImageSet, seed: int) -> Iterator[CameraFrame]:
 
 
 def folder_frames(folder: Path, size: int) -> Iterator[CameraFrame]:
-    """The images of a folder: its own are one track, and those of each subfolder another.
+    """The images of a folder and its subfolders, each of them a track, without labels.
 
-    Images without labels, in the order of their names.
+    In natural order (``frame2`` before ``frame10``), each as a person sees it.
 
     Raises:
-        DataError: if the folder is missing, holds no images, or one cannot be read.
+        DataError: if the folder is missing or holds no images (`image_tracks`), or one of
+            them cannot be read (`cnn.image_file.read_image`).
     """
-    if not folder.is_dir():
-        raise DataError(f"no folder {folder}", expected="a folder of images", mend="check the path")
-    groups = [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]
-    tracks = [sorted(p for p in g.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) for g in groups]
-    tracks = [track for track in tracks if track]
-    if not tracks:
-        raise DataError(
-            f"folder {folder} without images",
-            expected=f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))}",
-            mend="give another folder",
-        )
+    return _track_frames(image_tracks(folder), size)
+
+
+def _track_frames(tracks: list[list[Path]], size: int) -> Iterator[CameraFrame]:
     for number, paths in enumerate(tracks):
         for k, path in enumerate(paths):
-            image, width_px, height_px = _read_image(path, size)
-            yield CameraFrame(image, None, number, k, width_px, height_px, path.name)
+            image = read_image(path)
+            resized = resize_rgb(image, size)
+            yield CameraFrame(resized, None, number, k, image.width, image.height, path.name)
 
 
 def rendered_frames(size: int, seed: int, tracks: int = _RENDERED_TRACKS) -> Iterator[CameraFrame]:
@@ -213,20 +210,3 @@ def _gtsrb_folder(given: Path | None) -> Path:
             mend="set SLIPROAD_DATA, give --data, or use --frames render",
         )
     return Path(root) / "gtsrb"
-
-
-def _tracks_of(part: str) -> list[str]:
-    return {str(p): names for p, names in load_split().items()}[part]
-
-
-def _read_image(path: Path, size: int) -> tuple[NDArray[np.uint8], int, int]:
-    try:
-        with Image.open(path) as image:
-            width_px, height_px = image.size
-            return resize_rgb(image, size), width_px, height_px
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path}: {error}",
-            expected="a PPM, PNG, JPEG or WebP image",
-            mend="remove or replace the file",
-        ) from error

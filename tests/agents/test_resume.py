@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from agents.config import TrainConfig
 from agents.interrupt import TrainingInterrupted
 from agents.train import train
 from cnn.errors import ConfigError, DataError
+from testbed.decide.observation import OBS_DIM
 
 PPO = TrainConfig(
     scenario="toy",
@@ -90,6 +92,27 @@ def test_a_changed_scenario_is_not_resumed(make_world, tmp_path: Path) -> None:
     train(PPO, tmp_path / "run", world=make_world(20.0))
     with pytest.raises(ConfigError, match="scenario"):
         train(PPO, tmp_path / "run", world=make_world(20.0, n_frames=50), resume=True)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_a_run_of_a_version_with_narrower_bounds_is_resumed(
+    algo: str, make_world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints hold the space of their environment, once a box from -1 to 1."""
+    world = make_world(20.0)
+    config = replace(PPO, algo=algo)
+
+    def stop(step: int, row: dict[str, float]) -> None:
+        if step >= 5 * 256:
+            raise InterruptedRunError
+
+    with monkeypatch.context() as older:
+        box = gymnasium.spaces.Box(-1, 1, (OBS_DIM,), np.float32)
+        older.setattr("offload_env.vector_env.observation_box", lambda n: box)
+        with pytest.raises(InterruptedRunError):
+            train(config, tmp_path, world=world, report=stop)
+    parts = train(config, tmp_path, world=world, resume=True)
+    assert parts.log["step"].max() == config.steps
 
 
 def test_same_seed_same_policy_other_seed_another(make_world, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
-"""The same small data set in all three forms gives the same arrays."""
+"""The same small data set in all forms gives the same arrays; what disagrees is refused or said."""
 
 from __future__ import annotations
 
 import csv
 import io
+import logging
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn.data import ImageSet, load_gtsrb
+from cnn.data import ImageSet, load_gtsrb, load_tracks, split_part
 from cnn.errors import DataError
 from cnn.gtsrb_layouts import detect_layout, load_csv_layout, load_official
 from cnn.render import RenderedFrame, render_tracks
+from cnn.tracks import load_split
 
 SIZE = 24
 HEADER = ["Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId"]
@@ -121,6 +124,154 @@ def test_truth_beside_the_test_images_is_found(tmp_path: Path) -> None:
     expected = load_official(tmp_path, "test", SIZE)
     (tmp_path / "GT-final_test.csv").rename(tmp_path / "GTSRB/GT-final_test.csv")
     assert_same(expected, load_official(tmp_path, "test", SIZE))
+
+
+def write_torchvision(root: Path) -> None:
+    """As ``torchvision.datasets.GTSRB(root, download=True)`` leaves it, with both splits."""
+    write_official(root / "gtsrb")
+    (root / "gtsrb/GTSRB/Final_Training/Images").rename(root / "gtsrb/GTSRB/Training")
+    (root / "gtsrb/GTSRB/Final_Training").rmdir()
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("inside", ["", "gtsrb", "gtsrb/GTSRB"])
+def test_torchvision_s_folder_is_read(
+    tmp_path: Path, part: Literal["train", "test"], inside: str
+) -> None:
+    write_official(tmp_path / "o")
+    write_torchvision(tmp_path / "t")
+    assert_same(
+        load_gtsrb(tmp_path / "o", part, SIZE), load_gtsrb(tmp_path / "t" / inside, part, SIZE)
+    )
+
+
+def test_the_split_names_no_tracks_of_the_competition(tmp_path: Path) -> None:
+    write_torchvision(tmp_path)
+    with pytest.raises(DataError, match="GTSRB_Final_Training_Images"):
+        load_tracks(tmp_path, SIZE)
+
+
+def test_missing_tracks_of_a_part_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_official(tmp_path)
+    data = load_tracks(tmp_path, SIZE)
+    data.label[:], data.track[:] = 0, 1
+    with pytest.raises(DataError, match="none of the"):
+        split_part(data, "cnn-val")
+    name = load_split()["cnn-val"][0]
+    data.label[:], data.track[:] = (int(n) for n in name.split("/"))
+    assert len(split_part(data, "cnn-val")) == len(data)
+    n = len(load_split()["cnn-val"])
+    assert f"{n - 1} of the {n} tracks of cnn-val are missing" in caplog.text
+
+
+def first_image(root: Path) -> Path:
+    return min((root / "GTSRB/Final_Training/Images/00020").glob("*.ppm"))
+
+
+def test_images_without_an_annotation_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_official(tmp_path)
+    expected = load_gtsrb(tmp_path, "train", SIZE)
+    assert not caplog.records
+    shutil.copy(first_image(tmp_path), first_image(tmp_path).with_name("00009_00000.ppm"))
+    first_image(tmp_path).with_name("._00000_00000.ppm").write_bytes(b"hidden")
+    first_image(tmp_path).with_name("Thumbs.db").write_bytes(b"no image")
+    with caplog.at_level(logging.WARNING):
+        assert_same(expected, load_gtsrb(tmp_path, "train", SIZE))
+    (record,) = caplog.records
+    assert "1 images that no annotation lists" in record.getMessage()
+    assert "00009_00000.ppm" in record.getMessage()
+
+
+def test_sign_boxes_outside_their_images_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_csv(tmp_path)
+    path = tmp_path / "Test.csv"
+    rows = [row.split(",") for row in path.read_text().splitlines()]
+    rows[1][HEADER[1:].index("Roi.X2")] = "5000"
+    rows[2][HEADER[1:].index("Roi.Y1")] = "-1"
+    path.write_text("\n".join(",".join(row) for row in rows))
+    load_gtsrb(tmp_path, "test", SIZE)
+    assert "2 of 8 sign boxes" in caplog.text
+
+
+def test_a_frame_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    write_official(tmp_path / "o")
+    table = tmp_path / "o/GTSRB/Final_Training/Images/00020/GT-00020.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines, lines[1]]))
+    with pytest.raises(DataError, match="same frame twice"):
+        load_gtsrb(tmp_path / "o", "train", SIZE)
+    twin = lines[1].replace(".ppm", ".png")  # another ending, the same frame
+    table.write_text("\n".join([*lines, twin]))
+    with pytest.raises(DataError, match="same frame twice"):
+        load_gtsrb(tmp_path / "o", "train", SIZE)
+
+
+def test_a_class_that_the_folder_contradicts_is_refused(tmp_path: Path) -> None:
+    write_official(tmp_path / "o")
+    table = tmp_path / "o/GTSRB/Final_Training/Images/00020/GT-00020.csv"
+    table.write_text(table.read_text().replace(";20\n", ";21\n", 1))
+    with pytest.raises(DataError, match="class 21, but 00020/"):
+        load_gtsrb(tmp_path / "o", "train", SIZE)
+    write_csv(tmp_path / "c")
+    table = tmp_path / "c/Train.csv"
+    rows = [row.split(",") for row in table.read_text().splitlines()]
+    rows[3][HEADER[1:].index("ClassId")] = "7"
+    table.write_text("\n".join(",".join(row) for row in rows))
+    with pytest.raises(DataError, match="line 4: class 7"):
+        load_gtsrb(tmp_path / "c", "train", SIZE)
+
+
+def test_an_annotation_file_without_a_line_is_refused(tmp_path: Path) -> None:
+    write_table(tmp_path / "Train.csv", [*HEADER[1:], "Path"], [], ",")
+    with pytest.raises(DataError, match="no row"):
+        load_gtsrb(tmp_path, "train", SIZE)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "word"),
+    [
+        ("label", 43, "label: 1 of 8 values out of range, such as 43"),
+        ("label", None, "label"),
+        ("width", 70_000, "width: 1 of 8 values out of range, such as 70000"),
+        ("height", 0, "height"),
+        ("frame", 40_000, "frame"),
+        ("track", -1, "track"),
+        ("image", None, "row"),
+        ("image", "front.png", "type string"),
+    ],
+)
+def test_packed_numbers_that_do_not_fit_are_refused(
+    tmp_path: Path, column: str, value: object, word: str
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_packed(tmp_path)
+    path = tmp_path / "train.parquet"
+    rows = pq.read_table(path).to_pydict()
+    rows[column] = ["a"] * 8 if isinstance(value, str) else [value, *rows[column][1:]]
+    pq.write_table(pa.table(rows), path)
+    with pytest.raises(DataError, match=word):
+        load_gtsrb(tmp_path, "train", SIZE)
+
+
+def test_a_packed_frame_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_packed(tmp_path)
+    for part in ("train", "test"):
+        path = tmp_path / f"{part}.parquet"
+        table = pq.read_table(path)
+        pq.write_table(pa.concat_tables([table, table.slice(2, 1)]), path)
+        with pytest.raises(DataError, match="1 frames that come twice"):
+            load_gtsrb(tmp_path, "train" if part == "train" else "test", SIZE)
 
 
 def test_layout_is_detected(tmp_path: Path) -> None:

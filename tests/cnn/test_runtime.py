@@ -9,7 +9,7 @@ import torch
 from cnn.action import ACTIONS, Action
 from cnn.arch import ModelConfig
 from cnn.bundle import Bundle
-from cnn.errors import DataError
+from cnn.errors import BundleError, DataError
 from cnn.export import fold_batch_norm, half_weights, write_bundle
 from cnn.model import MultiExitVGG
 from cnn.runtime import SplitRuntime
@@ -41,6 +41,15 @@ def net() -> MultiExitVGG:
 def bundle(net: MultiExitVGG, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     temperatures = tuple(0.5 + 0.1 * a.index for a in ACTIONS)
     return write_bundle(net, tmp_path_factory.mktemp("bundle") / "b", temperatures)
+
+
+@pytest.mark.parametrize("weight", [7e4, float("nan"), float("-inf")])
+def test_a_weight_that_float16_cannot_hold_makes_no_bundle(weight: float) -> None:
+    layer = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        layer.weight[0, 1] = weight
+    with pytest.raises(BundleError, match=f"{weight:g}"):
+        half_weights(layer)
 
 
 def random_frames(n: int) -> np.ndarray:

@@ -1,10 +1,13 @@
 """Frame tables: what the file says is what the network does."""
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cnn.action import ACTIONS
 from cnn.bundle import load_bundle
@@ -52,6 +55,96 @@ def test_saved_table_reads_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.payload_bytes, table.payload_bytes)
     assert (back.bundle_hash, back.source) == (table.bundle_hash, "noise")
     assert list(tmp_path.iterdir()) == [tmp_path / "t.npz"]
+
+
+def written(n_classes: int, n: int = 40) -> FrameTable:
+    """A table of random answers among so many classes, the highest among them."""
+    rng = np.random.default_rng(n_classes)
+    prediction = rng.integers(0, n_classes, (n, len(ACTIONS))).astype(np.int16)
+    prediction[0, 0] = n_classes - 1
+    return FrameTable(
+        label=prediction[:, 3].copy(),
+        track=(np.arange(n) // 4).astype(np.int32),
+        frame=(np.arange(n) % 4).astype(np.int16),
+        prediction=prediction,
+        confidence=rng.random((n, len(ACTIONS)), np.float32),
+        payload_bytes=rng.integers(0, 2**31, (n, len(ACTIONS))).astype(np.int32),
+        features=rng.random((n, 6), np.float32),
+        bundle_hash="0" * 64,
+        source="random",
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([2, 43, 256, 257, 1000, 2**15]))
+def test_every_number_of_classes_comes_back(n_classes: int) -> None:
+    table = written(n_classes)
+    with tempfile.TemporaryDirectory() as folder:
+        table.save(Path(folder) / "t.npz")
+        back = FrameTable.load(Path(folder) / "t.npz")
+    for name in ("label", "track", "frame", "prediction", "payload_bytes", "features"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(table, name))
+        assert getattr(back, name).dtype == getattr(table, name).dtype
+    np.testing.assert_allclose(back.confidence, table.confidence, atol=0.5 / 65535 + 1e-7)
+
+
+def test_a_table_of_an_older_version_is_read(tmp_path: Path) -> None:
+    """Format 1 as it was: predictions uint8, confidences uint16."""
+    table = written(43)
+    table.save(tmp_path / "new.npz")
+    with np.load(tmp_path / "new.npz") as raw:
+        assert raw["prediction"].dtype == np.uint8
+        assert raw["confidence"].dtype == np.uint16
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("confidence", np.nan),
+        ("confidence", 1.01),
+        ("confidence", -0.01),
+        ("prediction", -1),
+        ("payload_bytes", -5),
+        ("features", np.inf),
+        ("frame", -1),
+        ("label", -2),
+        ("track", 7),
+    ],
+)
+def test_a_number_out_of_its_range_makes_no_table(name: str, value: float) -> None:
+    table = written(43)
+    array = getattr(table, name).copy()
+    array.flat[0] = value
+    with pytest.raises(DataError, match="frame table"):
+        replace(table, **{name: array})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("prediction", np.full((40, 20), 70_000)),
+        ("label", np.full(40, 2**15)),
+        ("payload_bytes", np.full((40, 20), 2**31)),
+        ("confidence", np.full((40, 20), 0.5)),
+    ],
+)
+def test_a_file_with_numbers_that_do_not_fit_is_refused(
+    tmp_path: Path, name: str, values: np.ndarray
+) -> None:
+    written(43).save(tmp_path / "t.npz")
+    with np.load(tmp_path / "t.npz") as raw:
+        arrays = {key: raw[key] for key in raw.files}
+    np.savez(tmp_path / "t.npz", **{**arrays, name: values})
+    with pytest.raises(DataError, match=name):
+        FrameTable.load(tmp_path / "t.npz")
+
+
+def test_a_track_longer_than_its_numbers_is_refused() -> None:
+    n = 2**15 + 1
+    blank = np.zeros(n, np.int16)
+    data = ImageSet(np.zeros((n, 1, 1, 3), np.uint8), blank, blank.astype(np.int32), *[blank] * 3)
+    with pytest.raises(DataError, match="frames of one track"):
+        running_tracks(data)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a table", b"PK\x03\x04 cut short"])

@@ -11,6 +11,8 @@ import pytest
 
 from cnn.frame_table import FrameTable
 from offload_env.batch import BatchSimulator
+from offload_env.env import observation_box
+from offload_env.scenario import Constraint
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import FALLBACK, OK, SKIPPED, Simulator
 from offload_env.world import World
@@ -100,3 +102,29 @@ def test_rows_follow_the_tracks(world: World, seed: int) -> None:
         else:
             assert world.track_end[before]
             assert after in world.track_start
+
+
+def test_classes_of_any_number_agree_and_count(make_world: Callable[..., World]) -> None:
+    table: FrameTable = make_world().table
+    shift = np.int16(2**15 - 1 - int(table.prediction.max()))
+    high = replace(table, label=table.label + shift, prediction=table.prediction + shift)
+    constraint = Constraint(critical_classes=(1 + int(shift), 3 + int(shift)))
+    _compare(make_world(table=high, constraint=constraint), 3)
+
+
+def test_a_low_floor_on_a_slow_device_is_seen_by_both(make_world: Callable[..., World]) -> None:
+    plain = make_world()
+    device = replace(plain.scenario.device, full_local_ms=2500.0)
+    timing = replace(plain.scenario.timing, period_ms=3000.0, timeout_ms=4000.0)
+    timing = replace(timing, max_queue_ms=3000.0)
+    seen = []
+    for floor in (0.4, 0.6):
+        constraint = replace(plain.scenario.constraint, accuracy_floor=floor)
+        world = make_world(device=device, timing=timing, constraint=constraint)
+        _compare(world, 4)
+        batch = BatchSimulator(world, 1)
+        batch.reset(np.zeros(1, np.uint64))
+        seen.append(batch.observe()[0])
+        assert observation_box(OBS_DIM).contains(seen[-1])
+    assert seen[0][30] < seen[1][30] < -1
+    assert seen[0][32] > 1

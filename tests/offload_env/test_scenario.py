@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cnn.errors import ConfigError, DataError
-from offload_env.scenario import Scenario, load_scenario, parse_scenario, scenario_names
+from offload_env.scenario import Constraint, Scenario, load_scenario, parse_scenario, scenario_names
 from offload_env.server_load import CELL_MS, ServerLoad
 from offload_env.world import MAIN, World, build_world, load_traces
 
@@ -39,6 +39,12 @@ def test_the_six_scenarios_are_shipped() -> None:
         ("[server]\nutilisation = 1.5", "utilisation"),
         ("[device]\nslowdown = 0", "slowdown"),
         ("[constraint]\naccuracy_margin = 2", "accuracy_margin 2; expected 0..1"),
+        ("[device]\nfull_local_ms = 200_000", "0.01..100000"),
+        ("[device]\nfull_local_ms = 0.001", "0.01..100000"),
+        ("[timing]\nmax_queue_ms = nan", "nan"),
+        ("[price]\nmiss = nan", "nan"),
+        ("[constraint]\naccuracy_floor = nan", "nan"),
+        ("[constraint]\naccuracy_floor = 1.01", "accuracy_floor 1.01; expected 0..1"),
         ("[constraint]\ncritical_classes = 14", "critical_classes = 14"),
         ("timing = 3", "timing = 3"),
         ("name = 'x'", "key 'name'"),
@@ -73,6 +79,14 @@ def test_a_wrong_key_or_value_is_said_in_one_line(text: str, part: str) -> None:
     assert "\n" not in message.replace(text, "")
     assert len(message) < 400
     assert "(" not in message.partition("valid TOML")[2], "a Python representation"
+
+
+@pytest.mark.parametrize("wrong", [-1, 7])
+def test_a_critical_class_that_no_frame_has_is_refused(
+    make_world: Callable[..., World], wrong: int
+) -> None:
+    with pytest.raises(ConfigError, match=f"critical.* {wrong}"):
+        make_world(constraint=Constraint(critical_classes=(1, wrong)))
 
 
 def test_unknown_names_and_missing_files(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def test_schema_hash_changes_with_any_field() -> None:
 def test_normalise_is_clipped_and_equals_the_scalar_path(raw: list[float]) -> None:
     scaled = ob.normalise(raw)
     assert scaled.dtype == np.float32
-    assert np.all(np.abs(scaled) <= 1)
+    low, high = ob.scaled_bounds(ob.FIELDS)
+    assert np.all((low <= scaled) & (scaled <= high))
     one = [ob.scale_one(i, v) for i, v in enumerate(raw)]
     np.testing.assert_allclose(scaled, np.array(one, np.float32), atol=2e-7)
 
@@ -55,6 +56,49 @@ def test_normalise_maps_low_middle_high() -> None:
         middle = math.sqrt(field.low * field.high) if log else (field.low + field.high) / 2
         values = [ob.scale_one(field.index, v) for v in (field.low, middle, field.high)]
         np.testing.assert_allclose(values, [-1, 0, 1], atol=1e-9)
+
+
+@RELAXED
+@given(st.lists(st.floats(0, 1), min_size=ob.STAGED_OBS_DIM, max_size=ob.STAGED_OBS_DIM))
+def test_what_policies_learnt_is_where_it_was(where: list[float]) -> None:
+    """Bit for bit the formula of the shipped policies' training, from low to high."""
+    for field, u in zip(ob.STAGED_FIELDS, where, strict=True):
+        log = field.scale == "log"
+        low, high = (math.log(v) if log else v for v in (field.low, field.high))
+        value = min(field.high, max(field.low, field.low + u * (field.high - field.low)))
+        expected = ((math.log(value) if log else value) - low) * (2.0 / (high - low)) - 1.0
+        expected = {field.low: -1.0, field.high: 1.0}.get(value, expected)
+        assert ob.scale_one(field.index, value) == expected
+
+
+def test_the_schema_of_the_shipped_policies_is_this_one() -> None:
+    assert (ob.SCHEMA_HASH, ob.STAGED_SCHEMA_HASH) == ("3bd5dd8bd57107e1", "fe1554fcfdcefa9f")
+
+
+def test_a_reach_goes_on_along_the_scale() -> None:
+    at = {f.name: f.index for f in ob.STAGED_FIELDS}
+    assert ob.scale_one(at["accuracy_floor"], 0.5) == pytest.approx(-4)
+    assert ob.scale_one(at["full_local_ms"], 1e5) == pytest.approx(7 / 3)  # 10^3 is 1, 1 is -1
+    assert ob.scale_one(at["full_local_ms"], 0.1) == pytest.approx(-5 / 3)
+    assert ob.scale_one(at["stage_spent_ms"], 1e4) == pytest.approx(1.5)  # 0.1 is -1, 10^3 is 1
+
+
+@RELAXED
+@given(st.floats(0, 0.999), st.floats(0.01, 9e4), st.floats(0, 0.999))
+def test_any_two_settings_look_different(floor: float, full_ms: float, share: float) -> None:
+    told = ob.Settings(True, floor, share, full_ms)
+    more = ob.Settings(True, floor + 1e-3, share + 1e-3, full_ms * 1.001)
+    for less, greater in zip(told.scaled()[1:], more.scaled()[1:], strict=True):
+        assert np.float32(less) < np.float32(greater)
+
+
+@pytest.mark.parametrize("name", ["rtt_ms", "transfer_mean_ms", "full_local_ms", "stage_spent_ms"])
+def test_times_above_a_second_look_different(name: str) -> None:
+    field = next(f for f in ob.STAGED_FIELDS if f.name == name)
+    seen = [ob.scale_one(field.index, v) for v in (999.0, 1000.0, 1100.0, 5000.0, 99_000.0)]
+    assert seen == sorted(set(seen))
+    batch = [float(ob.normalise([v], field.index)[0]) for v in (999.0, 1000.0, 1100.0, 5000.0)]
+    assert batch == sorted(set(batch))
 
 
 def test_normalise_refuses_too_many_values() -> None:
@@ -205,12 +249,20 @@ def test_staged_observation_extends_the_frame_observation() -> None:
     "bad",
     [
         {"accuracy_floor": 1.2},
+        {"accuracy_floor": -0.1},
+        {"accuracy_floor": math.nan},
         {"delay_share": -0.1},
         {"full_local_ms": 0.0},
+        {"full_local_ms": 100_001.0},
+        {"full_local_ms": math.nan},
+        {"full_local_ms": math.inf},
         {"energy_budget_mj": -1.0},
+        {"energy_budget_mj": math.nan},
+        {"energy_budget_mj": math.inf},
     ],
 )
-def test_settings_refuse_nonsense(bad: dict[str, float]) -> None:
+def test_settings_refuse_what_cannot_be_shown(bad: dict[str, float]) -> None:
     good = {"radio_5g": True, "accuracy_floor": 0.9, "delay_share": 0.5, "full_local_ms": 9.0}
-    with pytest.raises(ConfigError):
+    (name,) = bad
+    with pytest.raises(ConfigError, match=name.split("_")[0]):
         ob.Settings(**{**good, **bad})  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 import threading
 import time
@@ -85,6 +86,29 @@ def stream(cv2: Any) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}/camera.mjpg"
         stopping.set()
         server.shutdown()
+
+
+def test_a_video_filmed_upright_is_upright(cv2: Any, tmp_path: Path) -> None:
+    """The matrix of the track header (ISO 14496-12, 8.3.2) says a quarter turn clockwise."""
+    path = tmp_path / "phone.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 20, (96, 64))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no MP4")
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[:32] = 255  # what is stored above is seen on the right
+    for _ in range(3):
+        writer.write(image)
+    writer.release()
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40
+    assert struct.unpack_from(">9i", data, matrix) == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    struct.pack_into(">9i", data, matrix, 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    seen = VideoSource(str(path)).read()
+    assert seen is not None
+    assert seen.shape == (96, 64, 3)
+    assert seen[:, :20].mean() < 20
+    assert seen[:, -20:].mean() > 235
 
 
 def test_a_video_file_comes_whole_and_in_order_and_ends(video: Path) -> None:
