@@ -12,8 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from agents.baselines import FULL_LOCAL
 from agents.config import TrainConfig
+from agents.contenders import contender
 from agents.drive_picture import Driven, drive_picture
 from agents.evaluate import AGENT, Evaluation, evaluate
+from agents.evaluate_command import affordable
 from agents.evaluation_report import write_report
 from agents.live import (
     FrameSource,
@@ -30,8 +32,10 @@ from agents.train import TrainResult, train
 from cnn.errors import ConfigError, RemoteError
 from cnn.files import write_bytes
 from cnn.frame_table import FrameTable
+from offload_env.scenario import load_scenario
 from offload_env.world import World, build_world, load_traces
-from testbed.decide.policy import Policy, StaticPolicy, load_policy
+from testbed.decide.policy import StaticPolicy
+from testbed.decide.staged_policy import AnyPolicy
 from testbed.device.pace import PaceKept
 
 LIVE_SEED_OFFSET: Final = 500
@@ -55,13 +59,15 @@ def run_demo(
     console: Console,
 ) -> dict[str, Any]:
     """All steps; returns the demo's JSON object."""
+    affordable(load_scenario(scenario), episodes)
     train_world, test_world = build_world(scenario, "train"), build_world(scenario, "test")
     _first_look(test_world, out / "first.png", seed, console)
     console.rule("1  train an agent on the training frames and traces")
     trained = _train(scenario, steps, seed, out, train_world, console)
     console.rule("2  compare on test drives that training never saw")
     path = out / "train" / "agent.policy"
-    policy = load_policy(path, test_world.table.bundle_hash)
+    judged = contender(path, test_world.table.bundle_hash)
+    policy = judged.policy
     with steps_progress(console, "evaluating") as progress:
         result = evaluate(
             train_world,
@@ -70,12 +76,13 @@ def run_demo(
             drives=episodes,
             seed=seed,
             tuning_drives=min(32, episodes),
+            origins={AGENT: judged.origin},
             progress=progress,
         )
     result.save(out)
     comparison(result).print()
     console.rule("3  drive live: device, link and MEC server as processes")
-    runs: dict[str, tuple[Policy, tuple[str, str]]] = {AGENT: (policy, ("--policy", str(path)))}
+    runs: dict[str, tuple[AnyPolicy, tuple[str, str]]] = {AGENT: (policy, ("--policy", str(path)))}
     runs["full-local"] = (StaticPolicy(FULL_LOCAL, "full-local"), ("--action", FULL_LOCAL.name))
     live = _live_or_why_not(test_world, runs, frames, seed, out, console)
     report = write_report(
@@ -139,7 +146,7 @@ class _Live:
 
 def _live_or_why_not(
     world: World,
-    runs: dict[str, tuple[Policy, tuple[str, str]]],
+    runs: dict[str, tuple[AnyPolicy, tuple[str, str]]],
     n: int,
     seed: int,
     out: Path,
@@ -161,7 +168,7 @@ def _live_or_why_not(
 
 def _live(
     world: World,
-    runs: dict[str, tuple[Policy, tuple[str, str]]],
+    runs: dict[str, tuple[AnyPolicy, tuple[str, str]]],
     n: int,
     seed: int,
     out: Path,

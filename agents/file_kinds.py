@@ -16,7 +16,7 @@ from cnn.outputs import (
     picture_kind,
     text_kind,
 )
-from testbed.file_kinds import POLICY, RECORDS
+from testbed.file_kinds import COST_MODEL, POLICY, RECORDS
 
 
 def _table_with(*columns: str) -> Callable[[Path], bool]:
@@ -81,6 +81,7 @@ SWEEP: Final = {
 DEMO: Final = {
     **EVALUATION,
     **dict.fromkeys(("live-agent.parquet", "live-full-local.parquet"), RECORDS),
+    **dict.fromkeys(("live-agent.device.json", "live-full-local.device.json"), COST_MODEL),
     **dict.fromkeys(("first.png", "drive.png"), picture_kind("a picture", "sliproad demo")),
 }
 
