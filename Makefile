@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+# Files of tests run side by side, each file in one process.
+JOBS ?= 2
 SOURCES := cnn testbed offload_env agents tests examples benchmarks
 
 # The folder of measured data, if there is one; tests that need it skip without it.
@@ -33,11 +35,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## train, compare, deploy and measure on this machine (under 10 minutes)
+demo: $(STAMP) ## train, compare, deploy and measure on this machine (under 5 minutes)
 	$(BIN)/sliproad demo
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --durations=15 $(PYTEST_ARGS)
 
 check: lint types test ## everything CI runs: format, lint, types, tests
 

@@ -7,6 +7,7 @@ calibration images. Weights keep to 7 bits (``reduce_range``): on x86 without VN
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -54,8 +55,7 @@ def quantise_segment(segment: bytes, inputs: NDArray[Any]) -> bytes:
     Returns:
         ONNX with the same input and output.
     """
-    logging.getLogger().setLevel(logging.ERROR)  # the quantiser recommends pre-processing
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _errors_only():
         folded, target = Path(folder) / "folded.onnx", Path(folder) / "int8.onnx"
         options = ort.SessionOptions()
         # The basic level folds the float16 casts and leaves standard operators.
@@ -76,6 +76,19 @@ def quantise_segment(segment: bytes, inputs: NDArray[Any]) -> bytes:
             op_types_to_quantize=list(QUANTISED_OPS),
         )
         return target.read_bytes()
+
+
+@contextlib.contextmanager
+def _errors_only() -> Iterator[None]:
+    """Within the block the root logger says errors alone: the quantiser uses it to recommend
+    pre-processing, which has been done."""
+    log = logging.getLogger()
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def segment_inputs(runtime: Any, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:

@@ -11,7 +11,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Final, Literal
 
-from cnn.arch import ModelConfig
 from cnn.checks import MAX_SEED, in_range, require, shown
 from cnn.errors import ConfigError
 from offload_env.server_load import ServerLoad
@@ -21,6 +20,8 @@ from testbed.service.typed_toml import build, parse
 Split = Literal["train", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "test")
 _MEND: Final = "correct the scenario"
+_MAX_CLASS: Final = 2**15 - 1
+"""A class is an int16 everywhere (`cnn.frame_table`)."""
 _MAX_SAMPLES: Final = 20_000_000
 """Samples of all generated traces of a scenario; a few numbers each."""
 _TEST_SEEDS: Final = 100_000
@@ -204,7 +205,7 @@ class Constraint:
         for name in ("accuracy_margin", "accuracy_floor", "critical_margin"):
             _in_range(name, getattr(self, name), 0, 1)
         for number in self.critical_classes:
-            _in_range("class in critical_classes", number, 0, ModelConfig().n_classes - 1)
+            _in_range("class in critical_classes", number, 0, _MAX_CLASS)
 
 
 @dataclass(frozen=True, slots=True)

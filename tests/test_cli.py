@@ -439,18 +439,18 @@ REFUSED_AT_ONCE: dict[str, tuple[Arguments, str]] = {
     "unknown part": (lambda d: ["cnn", "evaluate", "--data", d, "--part", "best"], "--part best"),
     "output that is no folder, evaluate": (
         lambda d: ["agent", "evaluate", "--out", garbage_file(d) / "x"],
-        "garbage.bin is no folder",
+        "garbage.bin",
     ),
     "output that is no folder, sweep": (
         lambda d: ["agent", "sweep", "--out", garbage_file(d)],
-        "garbage.bin is no folder",
+        "garbage.bin",
     ),
     "check without a file": (lambda d: ["testbed", "device", "--check"], "--config"),
     "neither policy nor action": (lambda d: [*DEVICE, "--local-only"], "neither --policy"),
     "neither server nor local": (lambda d: [*DEVICE, "--action", "e1s1"], "neither --server"),
     "check, records in no folder": (
         lambda d: check(d, f'[records]\nfolder = "{garbage_file(d)}"\n'),
-        "garbage.bin is no folder",
+        "garbage.bin",
     ),
     "check, frames in no folder": (
         lambda d: check(d, f'[frames]\nsource = "folder:{d / "none"}"\n'),

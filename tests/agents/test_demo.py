@@ -35,9 +35,9 @@ def short_drives(folder: Path) -> Path:
     return path
 
 
-def start(out: Path, frames: int) -> subprocess.Popen[str]:
+def start(out: Path, frames: int, steps: int = 40_000) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "agents", "demo", "--out", str(out), "--json"]
-    command += ["--frames", str(frames), "--steps", "40000", "--episodes", "3"]
+    command += ["--frames", str(frames), "--steps", str(steps), "--episodes", "2"]
     command += ["--scenario", str(short_drives(out))]
     environment = {k: v for k, v in os.environ.items() if k != "SLIPROAD_DATA"}
     return subprocess.Popen(
@@ -117,7 +117,7 @@ def test_a_live_part_that_fails_leaves_policy_and_report(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_demo_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
-    process = start(tmp_path, 3000)
+    process = start(tmp_path, 300, steps=2000)
     own = psutil.Process(process.pid)
     children: list[psutil.Process] = []
     until_s = time.monotonic() + 200

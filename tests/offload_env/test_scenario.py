@@ -65,7 +65,7 @@ def test_the_six_scenarios_are_shipped() -> None:
         ("[link]\nduration_s = 0.05", "at least one sample"),
         ("[server]\nservice_ms = 1e-300", "service_ms 1e-300"),
         ("[price]\nmiss = inf", "miss = inf"),
-        ("[constraint]\ncritical_classes = [43]", "43"),
+        ("[constraint]\ncritical_classes = [32768]", "32768"),
         ("[constraint]\ncritical_classes = ['stop']", "type int"),
         ("x = " + 3000 * "[", "valid TOML"),
     ],
