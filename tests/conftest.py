@@ -39,11 +39,11 @@ def _data_state() -> str:
 def data_dir(request: pytest.FixtureRequest) -> Path:
     """The folder of measured data (with ``gtsrb/`` and ``traces/``), or a skip that says why."""
     folder = _data_folder()
+    # A property goes with the report, also from another process.
+    request.node.user_properties.append((DATA_VARIABLE, str(folder)))
     if folder is None or not folder.is_dir():
-        _skipped_for_data.add(request.node.nodeid)
         given = "is not set" if folder is None else f"is {folder}, no folder"
         pytest.skip(f"{DATA_VARIABLE} {given}; docs/data.md says what belongs there")
-    _used_data.add(request.node.nodeid)
     return folder
 
 
@@ -73,10 +73,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """A test that asks for measured data and then skips for a missing part did not run."""
-    if report.skipped and report.nodeid in _used_data:
-        _used_data.discard(report.nodeid)
-        _skipped_for_data.add(report.nodeid)
+    """Count a test that asked for measured data: it ran, or skipped for want of them."""
+    if any(name == DATA_VARIABLE for name, _ in report.user_properties):
+        if report.skipped:
+            _used_data.discard(report.nodeid)
+            _skipped_for_data.add(report.nodeid)
+        elif report.nodeid not in _skipped_for_data:
+            _used_data.add(report.nodeid)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
