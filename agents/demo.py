@@ -22,7 +22,7 @@ def demo(
         int, typer.Option(min=1, help="Frames to drive live, at the scenario's camera rate.")
     ] = 300,
     steps: Annotated[int, typer.Option(min=1, help="Frames to train on.")] = 2_000_000,
-    episodes: Annotated[int, typer.Option(min=2, help="Held-out test drives.")] = 64,
+    episodes: Annotated[int, typer.Option(min=2, help="Held-out test drives.")] = 32,
     seed: SeedOption = 0,
     json: JsonFlag = False,
 ) -> None:

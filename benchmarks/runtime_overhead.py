@@ -33,7 +33,8 @@ from testbed.device.device import Device, DeviceConfig
 from testbed.device.frames import CameraFrame, open_frames
 from testbed.meters.model import ModelMeter
 from testbed.server.process import ServerProcess
-from testbed.wire.client import CHANNEL_OPTIONS, MecClient
+from testbed.wire.client import MecClient
+from testbed.wire.connection import CHANNEL_OPTIONS
 
 
 class SameSizeCalls:
