@@ -175,13 +175,14 @@ def _print_device(result: dict[str, Any]) -> None:
     typer.echo(f"{result['frames']} frames: {taken}; left out: {result['left_out'] or 'none'}")
     errors = result["held_out_times"]
     typer.echo(
-        f"held-out stretches, given each transfer: delay {errors['delay_mape']:.2%}, "
+        f"held-out stretches, given each transfer: delay {_percent(errors['delay_mape'])}, "
         f"energy {_percent(errors['energy_mape'])} ({errors['groups']} groups)"
     )
     if result["held_out_actions"] is not None:
         errors = result["held_out_actions"]
         typer.echo(
-            f"held-out actions, from the others and the base: delay {errors['delay_mape']:.2%}, "
+            "held-out actions, from the others and the base: "
+            f"delay {_percent(errors['delay_mape'])}, "
             f"energy {_percent(errors['energy_mape'])} ({errors['groups']} groups)"
         )
     typer.echo(f"measured: {', '.join(result['measured']) or 'no whole action'}")
