@@ -52,7 +52,7 @@ def main() -> None:
                 StaticPolicy(ACTION),
                 Observer(Settings(True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)),
                 ModelMeter(power_profile("raspberry-pi-4+5g-nsa-lowband")),
-                DeviceConfig(period_ms=50),
+                DeviceConfig(period_ms=50, max_queue_ms=5000),
             )
             frames = open_frames("render", bundle.config.input_size, seed=3, n=n)
             rows = list(device.run(stop_halfway(frames, n, server)))
