@@ -212,7 +212,12 @@ def recorded_traces(scenario: Scenario | str, path: Path) -> list[Trace]:
         DataError: if the records hold too few exchanges for a trace.
     """
     scenario = load_scenario(scenario)
-    runs, cost = read_all(path), load_cost(scenario)
+    return _traces_of_runs(scenario, read_all(path), path)
+
+
+def _traces_of_runs(scenario: Scenario, runs: Sequence[Records], path: Path) -> list[Trace]:
+    """`recorded_traces` of runs that have been read from `path`."""
+    cost = load_cost(scenario)
     tech = build_world(scenario, "train").pool.techs[0]
     traces: list[Trace] = []
     for k, records in enumerate(runs):
@@ -244,9 +249,9 @@ def world_from_records(
         DataError: if the records hold too few exchanges for a trace.
     """
     scenario = load_scenario(scenario)
-    traces = recorded_traces(scenario, path)
     plain = build_world(scenario, "train")
     runs = read_all(path) if warn is None else read_all(path, warn)
+    traces = _traces_of_runs(scenario, runs, path)
     speed = device_speed(runs, plain)
     if speed is not None:
         local_ms = speed * plain.delay_ref_ms

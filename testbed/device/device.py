@@ -238,9 +238,9 @@ class Device:
 
     def process(self, action: int) -> None:
         """Carry out the action (canonical number, 0..19) on the frame just received."""
-        work, pace = self._open_work("process"), self._processor.pace
+        work = self._open_work("process")
         work.action = chosen = action_from_index(int(action))
-        blocks_ms, rest_ms = (0.0, 0.0) if pace is None else pace.parts_ms(chosen)
+        blocks_ms, rest_ms = self._processor.parts_ms(chosen)
         x = self._head(work, chosen, blocks_ms)
         if not chosen.is_local and not self._uplink.offload(
             work, chosen, x, self.config.timeout_ms, rest_ms

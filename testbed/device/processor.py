@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from cnn.action import Action
 from testbed.clock import wait_until
 from testbed.device.pace import Pace, PaceKept
 
@@ -55,6 +56,13 @@ class Processor:
         self._due_s = at_s
         if self._factors:
             self._factor = self._factors[number % len(self._factors)]
+
+    def parts_ms(
+        self, action: Action, position: int = 0, resumed: bool = False
+    ) -> tuple[float, float]:
+        """`Pace.parts_ms` of the emulated device; 0 and 0 for the machine as it is."""
+        pace = self.pace
+        return (0.0, 0.0) if pace is None else pace.parts_ms(action, position, resumed)
 
     def resume(self, at_s: float) -> None:
         """An exchange has ended at `at_s`: what follows takes its time from there."""

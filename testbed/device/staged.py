@@ -108,8 +108,8 @@ class Stages:
 
     def _parts_ms(self, action: Action) -> tuple[float, float]:
         """What an emulated device takes from here: to the end of the blocks, and on."""
-        pace, stand = self._processor.pace, self._stand
-        return (0.0, 0.0) if pace is None else pace.parts_ms(action, stand.position, stand.gave_up)
+        stand = self._stand
+        return self._processor.parts_ms(action, stand.position, stand.gave_up)
 
     def _look(self, exit: int) -> bool:
         """Run on to an exit and look at its answer; True if the frame is open."""
