@@ -156,7 +156,8 @@ def _frontier(result: Evaluation) -> Section:
         "Cost and accuracy",
         "Left and up is better. Grey: the twenty static pairs (those within the picture). "
         "Below the dashed line the accuracy floor is broken; left of the dotted line no policy "
-        "that keeps the floor can be.",
+        "that keeps the floor can be. Sizes say nothing: later points are smaller, so that each "
+        "of those that coincide shows.",
         png=plots.cost_accuracy(result.policies, statics, result.floor, result.bound_cost),
     )
 

@@ -27,6 +27,7 @@ _PAGE = """<!doctype html>
  tr.bound td { color: #6c757d; font-style: italic; }
  .wide { overflow-x: auto; }
  td { white-space: nowrap; }
+ td:last-child { white-space: normal; }
  tr.missed td { color: #a4161a; }
  dd { overflow-wrap: anywhere; }
  img { max-width: 100%; display: block; margin: .6rem 0; }
