@@ -1,0 +1,171 @@
+"""Figures that a rearrangement of the code must not move.
+
+    python tests/test_goldens.py
+
+writes ``tests/goldens/*.json`` anew from the code as it stands; the difference is then to be
+reviewed like any other change. ``record.parquet`` (sixty measured rows of a live drive) and
+``observations.npz`` are inputs: they are never written anew, because old ones must still be
+read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from agents.baselines import FULL_LOCAL
+from agents.rollout import Rollout, episode_keys, simulate
+from agents.shipped import shipped_agents, shipped_path
+from cnn.action import ACTIONS
+from cnn.arch import ModelConfig
+from cnn.bundle import load_bundle
+from offload_env.scenario import scenario_names
+from offload_env.world import build_world
+from testbed.costs.fit import fit_samples
+from testbed.costs.samples import Samples
+from testbed.costs.terms import DEVICE_TERMS, SERVER_TERMS, device_terms, head_terms, server_terms
+from testbed.decide.policy import StaticPolicy
+from testbed.decide.staged_policy import StagedPolicy, load_any_policy
+from testbed.records.parquet import read_records
+from testbed.wire.messages import InferCall, build_request, build_response, probe_message
+from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
+
+FOLDER: Final = Path(__file__).parent / "goldens"
+DRIVES: Final = 200
+TOLERANCE: Final = 1e-9
+"""Relative. Another processor's exponentials differ in the last bits, and sums with them."""
+
+
+def drives() -> dict[str, Any]:
+    """Outcomes of the shipped policies and of full local processing on 200 test drives."""
+    out: dict[str, Any] = {}
+    for name in scenario_names():
+        world = build_world(name, "test")
+        policies = {**shipped_agents(world), "full-local": StaticPolicy(FULL_LOCAL)}
+        keys = episode_keys(15, DRIVES)
+        out[name] = {p: _driven(simulate(world, policy, keys)) for p, policy in policies.items()}
+    return out
+
+
+def _driven(rollout: Rollout) -> dict[str, Any]:
+    whole = [rollout.action, rollout.row, rollout.status, rollout.correct, rollout.miss]
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(a, "<i8").tobytes() for a in whole))
+    return {
+        "decisions_rows_statuses_sha256": digest.hexdigest(),
+        "delay_ms": float(rollout.delay_ms.mean()),
+        "energy_mj": float(rollout.energy_mj.mean()),
+        "accuracy": float(rollout.correct.mean()),
+        "cost_of_each_drive": [float(f"{c:.12g}") for c in rollout.cost.mean(axis=1)],
+    }
+
+
+def decisions() -> dict[str, Any]:
+    """What the twelve shipped policies decide about recorded observations."""
+    out: dict[str, Any] = {}
+    with np.load(FOLDER / "observations.npz") as recorded:
+        for name in scenario_names():
+            for staged in (False, True):
+                policy = load_any_policy(shipped_path(name, staged), load_bundle().hash)
+                if isinstance(policy, StagedPolicy):
+                    chosen = policy.decide_batch(recorded["staged"], recorded["points"])
+                else:
+                    chosen = policy.decide_batch(recorded["frame"])
+                out[shipped_path(name, staged).name] = chosen.tolist()
+    return out
+
+
+def wire() -> dict[str, Any]:
+    """Bytes of the messages between device and server, as hexadecimal digits."""
+    bundle_hash, out = "0123456789abcdef" * 4, {}
+    for action in ACTIONS:
+        if not action.is_local:
+            request = build_request(bundle_hash, action.exit, action.split, (1, 4))
+            request.raw_input_contents[0] = bytes(range(4))
+            out[f"request {action.name}"] = request.SerializeToString(deterministic=True).hex()
+    outputs = ("prediction", "confidence")
+    call = InferCall(5, 0, np.zeros((2, 4), np.uint8), 40.0, "7", outputs)
+    answer = build_response(
+        call, np.array([3, 42], np.int16), np.array([0.25, 1], np.float32),
+        server_queue_ms=0.5, server_ms=1.25, server_wait_ms=2.5, queue_length=3,
+    )  # fmt: skip
+    out["answer"] = answer.SerializeToString(deterministic=True).hex()
+    out["probe"] = probe_message(200).hex()
+    return out
+
+
+def record() -> list[dict[str, Any]]:
+    """Rows of a record file."""
+    rows = read_records(FOLDER / "record.parquet").rows()
+    return [{name: getattr(row, name) for name in row.__slots__} for row in rows]
+
+
+def fit() -> dict[str, float]:
+    """Coefficients of the cost model that fits an invented campaign."""
+    rng = np.random.default_rng(15)
+    device = {term: 0.5 + 0.1 * k for k, term in enumerate(DEVICE_TERMS)}
+    server = {term: 0.2 + 0.03 * k for k, term in enumerate(SERVER_TERMS)}
+    action = np.repeat([a.index for a in ACTIONS], 30)
+    rate, rtt = np.tile([2.0, 10.0, 50.0], 200), np.tile([60.0, 20.0, 40.0], 200)
+    payload = np.array([ModelConfig().payload_bytes(a.exit, a.split) for a in ACTIONS], float)
+
+    def total(terms: Callable[[Any], list[str]], times: dict[str, float]) -> Any:
+        sums = np.array([sum(times[t] for t in terms(a)) for a in ACTIONS])
+        return sums[action] * np.exp(0.05 * rng.standard_normal(len(action)))
+
+    local = np.array([a.is_local for a in ACTIONS])[action]
+    head = total(head_terms, device)
+    encode = total(lambda a: [t for t in device_terms(a) if t.startswith("enc")], device)
+    rest = total(lambda a: ["overhead"] if a.is_local else ["overhead", "send"], device)
+    link = 8 * (payload[action] + WIRE_OVERHEAD_BYTES) / (1e3 * rate) + rtt + 1.25
+    away = np.where(local, 0.0, link)
+    at_server = np.where(local, 0.0, total(server_terms, server))
+    wait = np.where(local, 0.0, 0.1)
+    compute = head + encode + rest
+    samples = Samples(
+        action, np.tile(["a", "b", "c"], 200), np.arange(600) % 3, rate, rtt, head, encode,
+        compute, away, wait, at_server, compute + away + at_server + wait, compute,
+    )  # fmt: skip
+    return fit_samples(samples, 1.0, payload).coefficients()
+
+
+GOLDENS: Final[dict[str, Callable[[], Any]]] = {
+    "drives": drives,
+    "decisions": decisions,
+    "wire": wire,
+    "record": record,
+    "fit": fit,
+}
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_what_the_code_gives_is_what_it_gave(name: str) -> None:
+    golden = json.loads((FOLDER / f"{name}.json").read_text())
+    _same(json.loads(json.dumps(GOLDENS[name]())), golden, name)
+
+
+def _same(now: Any, then: Any, where: str) -> None:
+    if isinstance(then, dict):
+        assert set(now) == set(then), where
+        for key, value in then.items():
+            _same(now[key], value, f"{where}/{key}")
+    elif isinstance(then, list):
+        assert len(now) == len(then), where
+        for k, value in enumerate(then):
+            _same(now[k], value, f"{where}/{k}")
+    elif isinstance(then, float):
+        assert now == pytest.approx(then, rel=TOLERANCE, abs=TOLERANCE), where
+    else:
+        assert now == then, where
+
+
+if __name__ == "__main__":
+    for golden, make in GOLDENS.items():
+        target = FOLDER / f"{golden}.json"
+        target.write_text(json.dumps(make(), indent=1, sort_keys=True) + "\n")
+        print(target)
