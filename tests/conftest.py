@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,9 @@ import pytest
 
 # Before anything imports ONNX Runtime, whatever a test imports first (`cnn.ort`).
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA_VARIABLE = "SLIPROAD_DATA"
 DATA_PARTS = ("gtsrb", "traces")

@@ -27,6 +27,10 @@ from testbed.meters.power_columns import FORM, PowerColumns, find_columns
 from testbed.records.measurement import Measurement
 
 MAX_ROWS: Final = 50_000_000
+MAX_TIME_S: Final = 1e12
+"""Seconds since 1970; later or earlier than this is no time of an instrument."""
+MAX_POWER_MW: Final = 1e15
+"""More than all power stations make."""
 SEPARATORS: Final = ",;\t"
 PREAMBLE: Final = 50
 """Lines that an instrument may write about itself before the header."""
@@ -133,10 +137,12 @@ class _Rows:
 
     def add(self, time_s: float, power_mw: float) -> None:
         """Take in a row; NaN where it says nothing."""
-        if not math.isfinite(time_s):
+        if not abs(time_s) <= MAX_TIME_S:  # also NaN
             self._torn.append(len(self._times))
             self._leave_out("without a time", 1)
             return
+        if not abs(power_mw) <= MAX_POWER_MW:
+            power_mw = math.nan
         self._times.append(time_s)
         self._powers.append(power_mw)
         if math.isnan(power_mw):

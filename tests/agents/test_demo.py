@@ -64,11 +64,12 @@ def busy_machine() -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("busy_machine")
 def test_demo_runs_whole_on_a_busy_machine(tmp_path: Path) -> None:
     """It ends well, and says whether its live figures are worth anything."""
     process = start(tmp_path, FRAMES)
-    output, errors = process.communicate(timeout=280)
+    output, errors = process.communicate()
     assert process.returncode == 0, errors[-2000:]
     assert "Traceback" not in errors
     result = json.loads(output.strip().splitlines()[-1])
@@ -120,14 +121,14 @@ def test_interrupted_demo_leaves_no_process(number: signal.Signals, tmp_path: Pa
     process = start(tmp_path, 300, steps=2000)
     own = psutil.Process(process.pid)
     children: list[psutil.Process] = []
-    until_s = time.monotonic() + 200
+    until_s = time.monotonic() + 600
     while len(children) < 3:  # server, link and device
         assert process.poll() is None, process.communicate()[1][-2000:]
         assert time.monotonic() < until_s
         time.sleep(0.2)
         children = own.children(recursive=True)
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate()
     assert process.returncode != 0
-    _, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []

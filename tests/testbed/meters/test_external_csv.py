@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from cnn.errors import DataError
@@ -289,6 +289,7 @@ def test_other_columns_are_not_taken_for_power(name: str) -> None:
         ),
     )
 )
+@example(b"time,power\n6e294,\n-1.79769313486226e308,\n1,1e308\n2,1e308\n2,1e308\n")
 def test_any_bytes_are_a_log_or_a_clear_error(tmp_path: Path, data: bytes) -> None:
     try:
         log = log_of(tmp_path, data)
