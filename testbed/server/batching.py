@@ -1,21 +1,28 @@
-"""Dynamic batching across clients: a bounded queue in front of the tails, no socket here.
+"""Dynamic batching across clients: a bounded, fair queue in front of the tails, no socket here.
 
 Requests of equal (exit, split) that wait together are computed together. A request that
 finds the server idle is computed at once; nothing ever waits for company while a slot is
-idle unless `max_wait_ms` says so.
+idle unless `max_wait_ms` says so. Clients share the queue and the batches by frames (see
+`testbed.server.fair_queue`).
+
+What a failure costs: an exception while a batch is computed fails that batch's jobs and nothing
+else. Anything that would end a thread of the batcher fails every waiting job, frees the slot, and
+calls `on_death` once: a batcher that lost a thread takes nothing more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.errors import ConfigError
+from testbed.server.fair_queue import FairQueue
 from testbed.server.jobs import Job, Status, WaitEstimate
 
 Compute = Callable[[NDArray[np.uint8], int, int], tuple[NDArray[np.int16], NDArray[np.float32]]]
@@ -33,8 +40,12 @@ class Batcher:
         max_batch: most frames in one batch.
         max_wait_ms: how long the oldest waiting request may be held back for company when
             a slot is idle; 0 never holds one back.
-        queue_limit: most requests waiting; one more is refused.
+        queue_limit: most frames waiting. When more come, the client that holds the most gives
+            way: its newest request is refused.
         on_batch: told (exit, split, requests' mean wait in ms, compute ms, frames) of each.
+        on_death: called once with what ended the batcher, by the thread it happened to. All
+            waiting jobs have ``failed`` by then, and so will whatever is brought later; `close` may
+            be called, and returns False.
 
     Attributes:
         finishing: held while the jobs of one batch are told their answers. A thread that waits
@@ -51,6 +62,7 @@ class Batcher:
         max_wait_ms: float = 0.0,
         queue_limit: int = 128,
         on_batch: Callable[[int, int, float, float, int], None] | None = None,
+        on_death: Callable[[BaseException], None] | None = None,
     ) -> None:
         if min(workers, max_batch, queue_limit) < 1 or max_wait_ms < 0:
             raise ConfigError(
@@ -63,150 +75,219 @@ class Batcher:
         self._workers = workers
         self._max_batch = max_batch
         self._max_wait_s = max_wait_ms / 1e3
-        self._queue_limit = queue_limit
         self._on_batch = on_batch
-        self._queue: list[Job] = []
+        self._on_death = [on_death] if on_death is not None else []
+        self._queue = FairQueue(queue_limit, max_batch)
+        self._most_clients = queue_limit + workers * max_batch
+        self._waits: dict[str, WaitEstimate] = {}  # the client served last comes last
         self._busy = 0
         self._closed = False
+        self._dead = False
         self._changed = threading.Condition()
         self.finishing = threading.Lock()
-        self._wait = WaitEstimate()
         self._threads = [
             threading.Thread(target=self._work, name=f"tails-{i}", daemon=True)
             for i in range(workers)
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # no thread is left behind
+            self.close(0)
+            raise
 
     @property
     def queue_length(self) -> int:
         """Requests waiting now."""
         return len(self._queue)
 
-    def run(self, job: Job, timeout_s: float | None = None) -> Status:
+    def run(self, job: Job, timeout_s: float | None = None, client: str = "") -> Status:
         """Bring a job and wait for its end; returns its status.
 
-        ``refused`` if the queue is full or closed. A job that is not done `timeout_s`
-        after now is withdrawn and comes back ``expired``.
+        ``refused`` if the queue is full or closed, or if the job later gives way to another
+        client's. A job that is not done `timeout_s` after now is withdrawn and comes back
+        ``expired``.
         """
-        with self._changed:
-            if self._closed or len(self._queue) >= self._queue_limit:
-                job.finish("refused")
-                return job.status
-            at_once = not self._queue and self._busy < self._workers
+        job.client = client
+        ended: list[Job] = []
+        try:
+            with self._changed:
+                at_once = not self._closed and not self._queue and self._busy < self._workers
+                if at_once:
+                    ended.append(job)
+                    self._busy += 1
+                else:
+                    self._put(job, ended)
             if at_once:
-                self._busy += 1
-            else:
-                self._queue.append(job)
-                if self._busy < self._workers:
-                    self._changed.notify()
-        if at_once:
-            self._run_batch([job])
-        elif not job.wait(timeout_s):
+                self._run_batch([job])
+            _tell(ended)
+        except Exception as error:
+            self._not_put(error, job, ended)
+        if not job.wait(timeout_s):
             self.withdraw(job, "expired")
             if not job.wait(0):  # its batch is running: nobody waits for it
                 return "expired"
         return job.status
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, client: str = "") -> None:
         """Bring a job and return at once; its `then` is told how it ended.
 
-        It is computed by a thread of the batcher, at once if one is idle. A job in the queue
-        that an idle thread is about to take is not counted as waiting.
+        It is computed by a thread of the batcher, at once if one is idle. Jobs in the queue
+        that an idle thread is about to take are not counted as waiting.
+
+        Args:
+            job: what to compute.
+            client: who brings it, ``host:connection`` (what `grpc.ServicerContext.peer` says);
+                clients share the server evenly, hosts first.
         """
-        with self._changed:
-            idle = self._workers - self._busy
-            if self._closed or len(self._queue) >= self._queue_limit + idle:
-                job.finish("refused")
-                return
-            job.at_once = idle > 0 and not self._queue
-            self._queue.append(job)
-            if idle:
-                self._changed.notify()
+        job.client = client
+        ended: list[Job] = []
+        try:
+            with self._changed:
+                job.at_once = self._busy < self._workers and not self._queue
+                self._put(job, ended)
+            _tell(ended)
+        except Exception as error:
+            self._not_put(error, job, ended)
 
     def withdraw(self, job: Job, status: Status = "cancelled") -> None:
         """Give up a job: if it still waits it leaves the queue uncomputed."""
-        with self._changed:
-            if job.status == "queued":
+        try:
+            with self._changed:
+                if job.status != "queued":
+                    return
+                job.status = status
                 if job in self._queue:
                     self._queue.remove(job)
-                job.finish(status)
+                if self._closed:
+                    self._changed.notify_all()  # `close` may wait for this one
+        except Exception as error:
+            self._die(error, [job])
+        job.tell()
 
     def close(self, timeout_s: float | None = None) -> bool:
         """Refuse new jobs, finish the waiting ones; False if that took too long (the rest
         is then refused)."""
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            done = self._changed.wait_for(lambda: not self._queue and not self._busy, timeout_s)
-            for job in self._queue:
-                job.finish("refused")
-            self._queue.clear()
+            done = self._changed.wait_for(
+                lambda: self._dead or not (self._queue or self._busy), timeout_s
+            )
+            left = self._queue.clear()
+            _settle(left, "refused")
             self._changed.notify_all()
+        _tell(left)
         for thread in self._threads:
-            thread.join(timeout_s)
-        return done
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join(None if until_s is None else max(0.0, until_s - time.monotonic()))
+        return done and not self._dead
+
+    def _put(self, job: Job, ended: list[Job]) -> None:
+        """Queue a job (with the lock). `ended` receives the jobs to be told, before they end."""
+        if self._closed:
+            ended.append(job)
+            _settle(ended, "failed" if self._dead else "refused")
+            return
+        idle = self._workers - self._busy
+        spare = idle * self._max_batch  # what idle threads are about to take does not wait
+        if not self._queue.has_room(job, spare):
+            self._drop(self._queue.expired(time.monotonic()), "expired", ended)
+        out = self._queue.gives_way(job, spare)
+        if out == [job]:
+            ended.append(job)
+            _settle(out, "refused")
+            return
+        self._drop(out, "refused", ended)
+        self._queue.add(job)
+        if idle:
+            self._changed.notify()
+
+    def _not_put(self, error: Exception, job: Job, ended: list[Job]) -> None:
+        """A job could not be brought: it alone fails, unless the queue may be half changed."""
+        if ended or job in self._queue:
+            self._die(error, [job, *ended])
+        else:
+            job.finish("failed")
+            _log.error("a job could not be queued", exc_info=error)
+
+    def _drop(self, jobs: list[Job], status: Status, ended: list[Job]) -> None:
+        """Let waiting jobs end uncomputed (with the lock); they are told from `ended`."""
+        ended += jobs
+        for job in jobs:
+            self._queue.remove(job)
+        _settle(jobs, status)
 
     def _work(self) -> None:
+        hand: list[Job] = []  # what this thread has taken and not yet told
+        try:
+            while self._take(hand):
+                self._run_batch(hand)
+                hand.clear()
+        except BaseException as error:
+            self._die(error, hand)
+
+    def _die(self, error: BaseException, hand: list[Job]) -> None:
+        """The batcher cannot go on: it takes nothing more, and whatever waits has failed."""
+        self._dead = self._closed = True
+        try:
+            with self._changed:
+                hand = [*hand, *self._queue.clear()]
+                _settle(hand, "failed")
+                self._changed.notify_all()
+            _tell(hand)
+            _log.critical("the batcher ends", exc_info=error)
+        finally:
+            with contextlib.suppress(IndexError):  # another thread has called it
+                self._on_death.pop()(error)
+
+    def _take(self, hand: list[Job]) -> bool:
+        """Wait for a slot and a batch, take both; False when closed and empty."""
         while True:
             with self._changed:
-                batch = self._next_batch()
-                if batch is None:
-                    return
-                self._busy += 1
-            self._run_batch(batch)
+                self._drop(self._queue.expired(time.monotonic()), "expired", hand)
+                if not hand:
+                    wait_s = self._take_now(hand)
+                    if hand:
+                        return True
+                    if self._closed and not self._queue:
+                        return False
+                    self._changed.wait(wait_s)
+            _tell(hand)
+            hand.clear()
 
-    def _next_batch(self) -> list[Job] | None:
-        """Wait (with the lock) for a slot and a batch; None when closed and empty."""
-        while True:
-            now = time.monotonic()
-            self._drop_expired(now)
-            if not self._queue:
-                if self._closed:
-                    return None
-                self._changed.wait()
-            elif self._busy >= self._workers:
-                self._changed.wait()
-            else:
-                batch, full = self._gather()
-                held_until = batch[0].arrived_s + self._max_wait_s
-                if batch[0].at_once or full or self._closed or now >= held_until:
-                    taken = set(batch)
-                    self._queue = [job for job in self._queue if job not in taken]
-                    return batch
-                self._changed.wait(held_until - now)
-
-    def _drop_expired(self, now_s: float) -> None:
-        late = [job for job in self._queue if job.expired(now_s)]
-        for job in late:
-            self._queue.remove(job)
-            job.finish("expired")
-
-    def _gather(self) -> tuple[list[Job], bool]:
-        """The oldest job and, in order of arrival, those that can join it."""
-        oldest = self._queue[0]
-        batch: list[Job] = []
-        frames = 0
-        for job in self._queue:
-            if job.exit != oldest.exit or job.split != oldest.split:
-                continue
-            if batch and frames + len(job.payload) > self._max_batch:
-                return batch, True
-            batch.append(job)
-            frames += len(job.payload)
-        return batch, frames >= self._max_batch
+    def _take_now(self, hand: list[Job]) -> float | None:
+        """Take a batch if one may begin (with the lock); else for how long to wait, None for
+        the next change. The jobs are in `hand` before they leave the queue: none is lost."""
+        if not self._queue or self._busy >= self._workers:
+            return None
+        jobs, full = self._queue.gather()
+        if self._max_wait_s and not (full or jobs[0].at_once or self._closed):
+            held_s = min(job.arrived_s for job in self._queue) + self._max_wait_s
+            left_s = held_s - time.monotonic()
+            if left_s > 0:
+                return left_s
+        hand += jobs
+        self._queue.take(jobs)
+        self._busy += 1
+        return None
 
     def _run_batch(self, batch: list[Job]) -> None:
         """Compute a batch in a slot taken by the caller, and free the slot."""
         try:
             began = time.monotonic()
-            batch = self._still_wanted(batch, began)
-            if batch:
-                self._compute_batch(batch, began)
-        except Exception:  # a worker must outlive whatever one batch does
+            wanted = self._still_wanted(batch, began)
+            if wanted:
+                self._compute_batch(wanted, began)
+        except BaseException as error:
+            with self._changed:
+                _settle(batch, "failed")
+            _tell(batch)
+            if not isinstance(error, Exception):
+                raise
+            # A thread outlives whatever one batch does, MemoryError included.
             _log.exception("batch of %d failed", len(batch))
-            for job in batch:
-                job.finish("failed")
         finally:
             with self._changed:
                 self._busy -= 1
@@ -214,20 +295,28 @@ class Batcher:
                     self._changed.notify_all()
 
     def _still_wanted(self, batch: list[Job], now_s: float) -> list[Job]:
-        wanted = []
         with self._changed:
-            for job in batch:
-                if job.status != "queued":
-                    continue
-                if job.expired(now_s):
-                    job.finish("expired")
-                    continue
-                job.status = "running"
+            late = [job for job in batch if job.expired(now_s)]
+            _settle(late, "expired")
+            wanted = [job for job in batch if job.status == "queued"]
+            for job in wanted:
                 job.queue_ms = (now_s - job.arrived_s) * 1e3
-                wanted.append(job)
-            if wanted:
-                self._wait.add(sum(job.queue_ms for job in wanted) / len(wanted), now_s)
+                job.status = "running"
+            waits: dict[str, list[float]] = {}
+            for job in wanted:
+                waits.setdefault(job.client, []).append(job.queue_ms)
+            for client, waited_ms in waits.items():
+                self._expected_wait(client).add(sum(waited_ms) / len(waited_ms), now_s)
+        _tell(late)
         return wanted
+
+    def _expected_wait(self, client: str) -> WaitEstimate:
+        """What a client must expect (with the lock): its own, since each has its turns."""
+        wait = self._waits.pop(client, None) or WaitEstimate()
+        if len(self._waits) >= self._most_clients:
+            del self._waits[next(iter(self._waits))]
+        self._waits[client] = wait
+        return wait
 
     def _compute_batch(self, batch: list[Job], began_s: float) -> None:
         first = batch[0]
@@ -238,7 +327,8 @@ class Batcher:
         ended_s = time.monotonic()
         compute_ms = (ended_s - began_s) * 1e3
         with self._changed:
-            next_wait_ms = self._wait.value_ms(ended_s)
+            for job in batch:
+                job.next_wait_ms = self._expected_wait(job.client).value_ms(ended_s)
         if self._on_batch is not None:  # first, so that who has an answer finds it counted
             mean_wait = sum(job.queue_ms for job in batch) / len(batch)
             self._on_batch(first.exit, first.split, mean_wait, compute_ms, len(payload))
@@ -247,6 +337,19 @@ class Batcher:
             for job in batch:
                 end = start + len(job.payload)
                 job.predictions, job.confidences = predictions[start:end], confidences[start:end]
-                job.compute_ms, job.next_wait_ms = compute_ms, next_wait_ms
+                job.compute_ms = compute_ms
                 start = end
                 job.finish("answered")
+
+
+def _settle(jobs: Iterable[Job], status: Status) -> None:
+    """Set the final status of the jobs that have none yet; with the batcher's lock."""
+    for job in jobs:
+        if job.is_open:
+            job.status = status
+
+
+def _tell(jobs: Iterable[Job]) -> None:
+    """Tell of jobs whose final status is set; without the batcher's lock."""
+    for job in jobs:
+        job.tell()

@@ -26,8 +26,10 @@ import grpc
 Send = Callable[[grpc.StatusCode, bytes], None]
 """(status, message if it is OK and else the details): ends a call."""
 
-Begin = Callable[[bytes, float, Send], Callable[[], None]]
-"""(message, seconds until its deadline, how to answer) -> what to do if the caller cancels."""
+Begin = Callable[[bytes, float, Send, str], Callable[[], None]]
+"""(message, seconds until its deadline, how to answer, peer) -> what to do if the caller cancels.
+
+The peer is named as `grpc.ServicerContext.peer` does, such as ``ipv4:10.0.0.7:50312``."""
 
 NO_MESSAGE: Final = (grpc.StatusCode.INVALID_ARGUMENT, b"a call without a message")
 TOO_MANY: Final = b"too many calls; expected fewer at once; finish the frame on the device"
@@ -188,7 +190,8 @@ class _Call:
             return
         try:
             left_s = max(0.0, self._deadline_s - time.time())
-            self._cancel = self._server.begin(data, left_s, self.send)
+            peer = self._call.peer().decode("utf-8", "replace")
+            self._cancel = self._server.begin(data, left_s, self.send, peer)
         except Exception:  # this thread must outlive whatever one message does
             _log.exception("a call failed")
             self.send(*FAILED)

@@ -111,13 +111,14 @@ class InferenceService:
             message.outputs.add(name=name, datatype=datatype, shape=[-1])
         return message
 
-    def begin(self, data: bytes, left_s: float, send: Send) -> Callable[[], None]:
+    def begin(self, data: bytes, left_s: float, send: Send, peer: str) -> Callable[[], None]:
         """Take a ``ModelInfer`` message and return; `send` is called once with the answer.
 
         Args:
             data: the message.
             left_s: seconds until the call's own deadline.
             send: ends the call; called by this thread or by one of the batcher.
+            peer: who calls, as `grpc.ServicerContext.peer` says it.
 
         Returns:
             What to call if the caller is gone: its job then leaves the queue.
@@ -139,7 +140,7 @@ class InferenceService:
                 send(code, details.encode())
 
         job = _job(call, arrived_s, left_s, then)
-        self._batcher.submit(job)
+        self._batcher.submit(job, peer)
         return lambda: self._batcher.withdraw(job)
 
     def _infer(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
@@ -172,7 +173,7 @@ class InferenceService:
             status = job.status
         else:
             timeout_s = None if call.deadline_ms is None else call.deadline_ms / 1e3
-            status = self._batcher.run(job, timeout_s)
+            status = self._batcher.run(job, timeout_s, context.peer())
         if status != "answered":
             self._metrics.outcome(status)
             code, details = STATUS_CODES[status]

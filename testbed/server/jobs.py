@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import threading
 from collections.abc import Callable
@@ -15,6 +17,8 @@ Status = Literal["queued", "running", "answered", "expired", "cancelled", "refus
 WAIT_MEMORY_S = 0.5
 """Time constant of the expected-wait average: a few frames at 10 to 30 frames/s."""
 
+_log = logging.getLogger(__name__)
+
 
 class Job:
     """One request on its way through the batcher.
@@ -22,6 +26,8 @@ class Job:
     Attributes:
         exit, split: key of the batch it may join.
         payload: uint8 (B, ...).
+        frames: B; what it counts for in the queue.
+        client: who brought it (see `testbed.server.fair_queue.FairQueue`).
         arrived_s: monotonic time of arrival.
         deadline_s: monotonic time after which nobody wants the answer; None if never.
         at_once: it found the server idle, so it is not held back for company.
@@ -30,24 +36,27 @@ class Job:
         compute_ms: decoder and tail of its batch.
         next_wait_ms: queue wait that a request arriving at its end must expect.
         then: called once with the job when its status is final, by whichever thread made it
-            so; it must not block. Without it `wait` tells.
+            so; it must not block. Without it `wait` tells. If it raises with an answer, it is
+            called again with the job ``failed``, so that the caller learns of it.
     """
 
     __slots__ = (
+        "_then",
         "arrived_s",
         "at_once",
+        "client",
         "compute_ms",
         "confidences",
         "deadline_s",
         "exit",
         "finished",
+        "frames",
         "next_wait_ms",
         "payload",
         "predictions",
         "queue_ms",
         "split",
         "status",
-        "then",
     )
 
     def __init__(
@@ -63,11 +72,13 @@ class Job:
         self.exit = exit
         self.split = split
         self.payload = payload
+        self.frames = max(1, len(payload))
+        self.client = ""
         self.arrived_s = arrived_s
         self.deadline_s = deadline_s
         self.at_once = False
         self.status: Status = "queued"
-        self.then = then
+        self._then = [then] if then else []
         self.finished = None if then else threading.Event()
         self.predictions: NDArray[np.int16] | None = None
         self.confidences: NDArray[np.float32] | None = None
@@ -75,14 +86,36 @@ class Job:
         self.compute_ms = 0.0
         self.next_wait_ms = 0.0
 
+    @property
+    def is_open(self) -> bool:
+        """True until its final status is set."""
+        return self.status in ("queued", "running")
+
     def finish(self, status: Status) -> None:
         """Set the final status and tell whoever waits."""
         self.status = status
-        then, self.then = self.then, None  # a job and its callback must not keep each other
-        if then is not None:
-            then(self)
-        elif self.finished is not None:
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell whoever waits that the final status is set; does nothing a second time.
+
+        An exception of `then` (`MemoryError` included) is logged and goes no further: it
+        concerns this job only.
+        """
+        if self.finished is not None:
             self.finished.set()
+        try:
+            then = self._then.pop()  # one thread gets it; a job and it must not keep each other
+        except IndexError:
+            return
+        try:
+            then(self)
+        except Exception:
+            if self.status == "answered":
+                self.status = "failed"
+                with contextlib.suppress(Exception):
+                    then(self)
+            _log.exception("a caller could not be told that its job is %s", self.status)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end of a job without `then`; False after `timeout_s`."""

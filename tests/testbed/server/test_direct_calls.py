@@ -33,7 +33,7 @@ class Echo:
         self.cancelled: list[bytes] = []
         self.lock = threading.Lock()
 
-    def begin(self, data: bytes, left_s: float, send: Send) -> object:
+    def begin(self, data: bytes, left_s: float, send: Send, peer: str) -> object:
         self.left_s.append(left_s)
         if data == b"raise":
             raise RuntimeError("an error of ours")
