@@ -86,7 +86,7 @@ class Batcher:
         self._changed = threading.Condition()
         self.finishing = threading.Lock()
         self._threads = [
-            threading.Thread(target=self._work, name=f"tails-{i}", daemon=True)
+            threading.Thread(target=self._work, args=([],), name=f"tails-{i}", daemon=True)
             for i in range(workers)
         ]
         try:
@@ -219,8 +219,8 @@ class Batcher:
             self._queue.remove(job)
         _settle(jobs, status)
 
-    def _work(self) -> None:
-        hand: list[Job] = []  # what this thread has taken and not yet told
+    def _work(self, hand: list[Job]) -> None:
+        """What a thread does; `hand` is what it has taken and not yet told."""
         try:
             while self._take(hand):
                 self._run_batch(hand)

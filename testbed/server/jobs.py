@@ -36,8 +36,8 @@ class Job:
         compute_ms: decoder and tail of its batch.
         next_wait_ms: queue wait that a request arriving at its end must expect.
         then: called once with the job when its status is final, by whichever thread made it
-            so; it must not block. Without it `wait` tells. If it raises with an answer, it is
-            called again with the job ``failed``, so that the caller learns of it.
+            so; it must not block. Without it `wait` tells. If it raises it is called once more,
+            an answered job being ``failed`` then, so that the caller learns of it.
     """
 
     __slots__ = (
@@ -110,11 +110,13 @@ class Job:
             return
         try:
             then(self)
-        except Exception:
+        except BaseException as error:
             if self.status == "answered":
                 self.status = "failed"
-                with contextlib.suppress(Exception):
-                    then(self)
+            with contextlib.suppress(Exception):
+                then(self)
+            if not isinstance(error, Exception):
+                raise
             _log.exception("a caller could not be told that its job is %s", self.status)
 
     def wait(self, timeout_s: float | None = None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -350,3 +351,114 @@ def test_expected_wait_follows_and_fades() -> None:
 def test_nonsense_options_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         Batcher(Gate(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tail", [(3, 1), (5, 2)])
+@pytest.mark.parametrize("window", [1, 16])
+def test_a_polite_client_gets_its_share_beside_a_hoarder(
+    window: int, tail: tuple[int, int]
+) -> None:
+    """Four connections with 64 calls each beside one with `window`; frames are counted.
+
+    A client with one call at a time can be in every second batch at most: while its call is
+    computed it has no other. One with more is due a fifth of all frames.
+    """
+    batches: list[int] = []
+    outcomes: Counter[Status] = Counter()
+    inside = [threading.Event() for _ in range(window)]  # polite callers that wait for an answer
+    stopped = threading.Event()
+
+    def compute(payload: NDArray[np.uint8], exit: int, split: int) -> Answers:
+        batches.append(len(payload))
+        if len(batches) == 150:
+            stopped.set()
+        for caller in inside:  # who has its answer brings the next call while a batch is computed
+            while not stopped.is_set() and not caller.wait(0.01):
+                pass
+        time.sleep(0.0005)
+        return np.zeros(len(payload), np.int16), np.ones(len(payload), np.float32)
+
+    batcher = Batcher(compute, max_batch=8, queue_limit=128)
+
+    def hoard(client: str) -> None:
+        places = threading.Semaphore(64)
+        while not stopped.is_set():
+            places.acquire()
+            payload = np.ones((1, 2, 2, 2), np.uint8)
+            one = Job(
+                3, 1, payload, arrived_s=time.monotonic(), then=lambda _: places.release()
+            )  # fmt: skip
+            batcher.submit(one, client)
+            if one.status == "refused":
+                time.sleep(0.001)
+
+    def ask(caller: threading.Event) -> None:
+        while not stopped.is_set():
+            one = job(key=tail)
+            caller.set()
+            status = batcher.run(one, client="ipv4:127.0.0.1:9")
+            caller.clear()
+            if not stopped.is_set():
+                outcomes[status] += 1
+
+    threads = [threading.Thread(target=hoard, args=(f"ipv4:127.0.0.1:{k}",)) for k in range(4)]
+    threads += [threading.Thread(target=ask, args=(caller,)) for caller in inside]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert batcher.close(20)
+    fair = 150 / 2 if window == 1 else sum(batches[:150]) / 5
+    assert outcomes["answered"] >= 0.8 * fair
+    assert set(outcomes) == {"answered"}  # none of its calls is refused
+
+
+def test_the_bound_counts_frames(gate: Gate) -> None:
+    batcher = Batcher(gate, max_batch=8, queue_limit=8)
+    callers = Callers(batcher)
+    callers.bring(job())
+    wait_until(lambda: gate.running == 1)
+    callers.bring(job(n=5), waiting=1)
+    assert batcher.run(job(n=4)) == "refused"
+    callers.bring(job(n=3), waiting=2)
+    gate.opened.set()
+    callers.join()
+    assert sorted(callers.statuses.values()) == ["answered"] * 3
+    assert batcher.close(5)
+
+
+def test_late_jobs_give_way_before_any_other(gate: Gate) -> None:
+    batcher = Batcher(gate, queue_limit=1)
+    callers = Callers(batcher)
+    callers.bring(job())
+    wait_until(lambda: gate.running == 1)
+    late = callers.bring(job(within=0.01), waiting=1)
+    time.sleep(0.02)
+    good = callers.bring(job())
+    wait_until(lambda: late in callers.statuses)
+    gate.opened.set()
+    callers.join()
+    assert callers.statuses[late] == "expired"
+    assert callers.statuses[good] == "answered"
+    assert batcher.close(5)
+
+
+def test_each_client_is_told_the_wait_that_it_must_expect(gate: Gate) -> None:
+    """Of a hoarder's long waits a polite client hears nothing: its own jobs do not wait so."""
+    batcher = Batcher(gate, max_batch=1)
+    told: list[Job] = []
+
+    def bring(client: str, age_s: float) -> None:
+        arrived_s = time.monotonic() - age_s
+        one = Job(3, 1, np.ones((1, 2), np.uint8), arrived_s=arrived_s, then=told.append)
+        batcher.submit(one, client)
+
+    gate.opened.set()
+    bring("hoarder:1", 60.0)
+    bring("polite:1", 0.0)
+    wait_until(lambda: len(told) == 2)
+    waits = {one.client: one.next_wait_ms for one in told}
+    assert waits["hoarder:1"] > 30_000
+    assert waits["polite:1"] < 30_000
+    assert batcher.close(5)
