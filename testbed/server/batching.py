@@ -161,9 +161,9 @@ class Batcher:
                     self._queue.remove(job)
                 if self._closed:
                     self._changed.notify_all()  # `close` may wait for this one
+            job.tell()
         except Exception as error:
             self._die(error, [job])
-        job.tell()
 
     def close(self, timeout_s: float | None = None) -> bool:
         """Refuse new jobs, finish the waiting ones; False if that took too long (the rest

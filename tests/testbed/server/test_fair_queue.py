@@ -175,8 +175,8 @@ def test_waiting_clients_get_the_same_frames_whatever_they_ask_for(
             served[host(one)] += one.frames
         for pair in (*combinations(clients, 2), *combinations(sorted(set(names)), 2)):
             seen[pair].append(served[pair[0]] - served[pair[1]])
-    for (one, other), lead in seen.items():
-        if host_of(one) == host_of(other):
+    for (first, second), lead in seen.items():
+        if host_of(first) == host_of(second):
             assert max(lead) - min(lead) <= 4 * max_batch + 1
 
 
