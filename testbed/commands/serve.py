@@ -26,7 +26,7 @@ def serve(
         float,
         typer.Option(help="Milliseconds a waiting request may be held back for company."),
     ] = 0.0,
-    queue: Annotated[int, typer.Option(help="Most requests waiting; more are refused.")] = 128,
+    queue: Annotated[int, typer.Option(help="Most frames waiting; more are refused.")] = 128,
     metrics_port: Annotated[
         int | None, typer.Option(help="HTTP port of the Prometheus metrics; none if left out.")
     ] = None,

@@ -56,7 +56,8 @@ class ServerConfig:
         max_batch: most frames in one batch, and in one request.
         max_wait_ms: how long the oldest waiting request may be held back for company while
             a worker is idle; 0 never. A request that finds the server idle never waits.
-        queue: most requests waiting; more are refused with RESOURCE_EXHAUSTED.
+        queue: most frames waiting; of more, the newest of the client that holds the most are
+            refused with RESOURCE_EXHAUSTED.
         metrics_port: HTTP port of the Prometheus metrics; None for none, 0 for any.
         tls: certificate files; None serves in the clear.
         drain_s: how long `stop` lets accepted requests finish.
