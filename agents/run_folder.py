@@ -7,6 +7,7 @@ it was started with has moved or changed.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +19,15 @@ from offload_env.scenario_text import anchored, scenario_toml
 POLICY: Final = "agent.policy"
 CONFIG: Final = "config.json"
 SCENARIO: Final = "scenario"
+_CHECKSUM: Final = "# sha256 "
+"""Start of a kept scenario's first line: the SHA-256 of the lines after it."""
 
 
 def keep_scenario(scenario: Scenario, out: Path) -> Path:
     """Write ``out/scenario/NAME.toml``, in the place of what an earlier run kept there."""
     path = out / SCENARIO / f"{scenario.name}.toml"
-    write_text(path, scenario_toml(anchored(scenario)))
+    text = scenario_toml(anchored(scenario))
+    write_text(path, _CHECKSUM + hashlib.sha256(text.encode()).hexdigest() + "\n" + text)
     for other in set(path.parent.glob("*.toml")) - {path}:
         if _is_kept(other):  # of a run that stood here before
             other.unlink()
@@ -33,7 +37,10 @@ def keep_scenario(scenario: Scenario, out: Path) -> Path:
 def _is_kept(path: Path) -> bool:
     """Whether a file is, to the letter, what `keep_scenario` writes."""
     try:
-        return path.read_text() == scenario_toml(load_scenario(path))
+        text = path.read_text()
+        if text.startswith(_CHECKSUM):
+            text = text.partition("\n")[2]
+        return text == scenario_toml(load_scenario(path))
     except (OSError, ValueError, SliproadError):
         return False
 
@@ -42,7 +49,7 @@ def kept_scenario(out: Path) -> Scenario | None:
     """The scenario that a run's folder keeps; None if it keeps none (older runs).
 
     Raises:
-        DataError: if there is more than one.
+        DataError: if there is more than one, or it is not as it was written.
         ConfigError: if it cannot be read.
     """
     files = sorted((out / SCENARIO).glob("*.toml"))
@@ -52,4 +59,19 @@ def kept_scenario(out: Path) -> Scenario | None:
             expected="one scenario",
             mend="remove those that are not the run's own",
         )
-    return load_scenario(files[0]) if files else None
+    return _whole(files[0]) if files else None
+
+
+def _whole(path: Path) -> Scenario:
+    """A kept scenario, if its checksum holds; older versions wrote none."""
+    scenario = load_scenario(path)  # first, since it says what is wrong with a file
+    first, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    sealed = first.startswith(_CHECKSUM)
+    digest = hashlib.sha256(rest.encode()).hexdigest()
+    if (sealed and first != _CHECKSUM + digest) or not rest.strip():
+        raise DataError(
+            f"scenario {path}: it is damaged or was edited, its checksum differs",
+            expected="the scenario of the run, as `sliproad agent train` kept it",
+            mend="put it back, or train again into another folder",
+        )
+    return scenario
