@@ -30,6 +30,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import DQN, PPO
 
 from agents.file_kinds import CHECKPOINT
+from agents.run_folder import CONFIG, SCENARIO
 from cnn.checksums import file_sha256, is_sealed, seal
 from cnn.console import warn
 from cnn.errors import DataError
@@ -41,6 +42,7 @@ FOLDER: Final = "checkpoint"
 PREVIOUS: Final = "checkpoint.previous"
 BEST: Final = "best.zip"
 _MANIFEST: Final = "manifest.json"
+_KEPT: Final = "kept_scenario"
 _FIGURES: Final = "sliproad.json"
 """Member of `BEST` beside stable-baselines3's own, so that figures and model are one file."""
 MODELS: Final[dict[str, Any]] = {"ppo": PPO, "dqn": DQN, "maskable-ppo": MaskablePPO}
@@ -317,20 +319,31 @@ def _zip_of(model: Any) -> bytes:
 
 
 def _settings(out: Path) -> dict[str, Any] | None:
-    """Settings of the run that a folder's ``config.json`` is of, steps apart; None without it."""
+    """What the run that stands in a folder does: settings, steps apart, and its kept scenario.
+
+    None without a ``config.json``.
+    """
     try:
-        settings: dict[str, Any] = json.loads((out / "config.json").read_text())
+        settings: dict[str, Any] = json.loads((out / CONFIG).read_text())
+        files = sorted((out / SCENARIO).glob("*.toml"))
+        kept = [file.read_bytes().decode(errors="replace") for file in files]
     except (OSError, ValueError):
         return None
-    return {name: value for name, value in settings.items() if name not in ("steps", "sha256")}
+    same = {name: value for name, value in settings.items() if name not in ("steps", "sha256")}
+    return {**same, _KEPT: kept}
 
 
 def _check_settings(path: Path, made_with: dict[str, Any] | None, out: Path) -> None:
     """Raise `DataError` if both are known and differ: the file is an earlier run's."""
     now = _settings(out)
-    if made_with is not None and now is not None and made_with != now:
+    if made_with is None or now is None:
+        return
+    if _KEPT not in made_with:  # an older version's
+        del now[_KEPT]
+    if made_with != now:
         raise DataError(
-            f"{path} is of an earlier run in that folder, with other settings than its config.json",
+            f"{path} is of an earlier run in that folder, with other settings than its {CONFIG}, "
+            f"or with another scenario than stands in {SCENARIO}/",
             expected="what the run itself has written: it ended before it could",
-            mend="train again, or go back to the earlier run's settings",
+            mend="train again, or go back to the earlier run's settings and scenario",
         )

@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
-from cnn.errors import DataError, SliproadError
+from cnn.errors import ConfigError, DataError, SliproadError
 from cnn.files import write_text
 from offload_env.scenario import Scenario, load_scenario
 from offload_env.scenario_text import anchored, scenario_toml
@@ -50,7 +50,6 @@ def kept_scenario(out: Path) -> Scenario | None:
 
     Raises:
         DataError: if there is more than one, or it is not as it was written.
-        ConfigError: if it cannot be read.
     """
     files = sorted((out / SCENARIO).glob("*.toml"))
     if len(files) > 1:
@@ -64,14 +63,16 @@ def kept_scenario(out: Path) -> Scenario | None:
 
 def _whole(path: Path) -> Scenario:
     """A kept scenario, if its checksum holds; older versions wrote none."""
-    scenario = load_scenario(path)  # first, since it says what is wrong with a file
-    first, _, rest = path.read_text(encoding="utf-8").partition("\n")
-    sealed = first.startswith(_CHECKSUM)
-    digest = hashlib.sha256(rest.encode()).hexdigest()
-    if (sealed and first != _CHECKSUM + digest) or not rest.strip():
+    try:
+        text = path.read_text(encoding="utf-8")
+        first, _, rest = text.partition("\n")
+        digest = hashlib.sha256(rest.encode()).hexdigest()
+        if not text.strip() or (first.startswith(_CHECKSUM) and first != _CHECKSUM + digest):
+            raise ValueError("it is damaged or was edited: its checksum differs")
+        return load_scenario(path)
+    except (OSError, ValueError, ConfigError) as error:
         raise DataError(
-            f"scenario {path}: it is damaged or was edited, its checksum differs",
+            f"{path}: {error.given if isinstance(error, ConfigError) else error}",
             expected="the scenario of the run, as `sliproad agent train` kept it",
             mend="put it back, or train again into another folder",
-        )
-    return scenario
+        ) from error

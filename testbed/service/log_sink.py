@@ -129,7 +129,7 @@ class CapturedStderr:
         """From now on call `on_line` with each line, its end included; longer ones are cut."""
 
         def read(descriptor: int) -> None:
-            with open(descriptor, "rb") as lines:
+            with os.fdopen(descriptor, "rb") as lines:
                 while line := lines.readline(line_bytes):
                     on_line(line)
 

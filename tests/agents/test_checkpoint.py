@@ -76,6 +76,7 @@ def test_a_kill_at_any_step_of_a_checkpoint_leaves_one_to_resume_from(
 ) -> None:
     world, kept, out = make_world(20.0), tmp_path / "kept", tmp_path / "run"
     interrupted(CONFIG, kept, world, 5 * 256)
+    shutil.copytree(kept / "checkpoint", kept / "checkpoint.previous")
     shutil.copytree(kept, out)
     program = SAVING.format(kept=str(kept)) + (
         "random_states = (state['numpy'], state['random'])\n"
@@ -88,6 +89,7 @@ def test_a_kill_at_any_step_of_a_checkpoint_leaves_one_to_resume_from(
     )
     seen = []
     for step in kill_at_every_step(program, out):
+        assert checkpoint._is_whole(out / "checkpoint")
         _, progress = checkpoint.load("ppo", out, adapter_of(CONFIG, world))
         seen.append(progress.seconds == 1e6)
         if step == 3:  # the old one, beside half a new one

@@ -41,7 +41,7 @@ def test_what_is_too_much_is_counted_and_told_where_it_would_have_stood() -> Non
     found: list[bytes] = []
 
     def read() -> None:
-        with open(read_end, "rb") as stream:
+        with os.fdopen(read_end, "rb") as stream:
             found.extend(stream)
 
     reader = threading.Thread(target=read)
@@ -59,7 +59,7 @@ def test_once_it_is_read_again_lines_follow_what_was_lost() -> None:
     for _ in range(200):
         sink.put(b"x" * 99 + b"\n")
     lost = sink.dropped
-    with open(read_end, "rb") as stream:
+    with os.fdopen(read_end, "rb") as stream:
         before = [stream.readline() for _ in range(200 - lost)]
         assert set(before) == {b"x" * 99 + b"\n"}
         assert stream.readline() == notice(lost)  # without waiting for another line
@@ -166,13 +166,13 @@ def test_every_frame_of_a_device_whose_log_nobody_reads(tmp_path: Path, reader: 
     assert process.wait(120) == 0  # and its end does not wait for the reader, either
     assert sum(len(r.table) for r in read_all(tmp_path / "records")) == 60
     if reader == "stalls":
-        with open(read_end, "rb") as log:
+        with os.fdopen(read_end, "rb") as log:
             said = log.read()
         assert b"frames frames=1" in said
 
 
 def test_a_device_whose_log_is_on_a_full_disk_runs_on(tmp_path: Path) -> None:
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         process = device(device_file(tmp_path, 30), full.fileno())
     assert process.wait(120) == 0
     assert sum(len(r.table) for r in read_all(tmp_path / "records")) == 30
