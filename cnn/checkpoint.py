@@ -87,15 +87,18 @@ def load_newest(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
 
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint; raises `BundleError` if it is absent, damaged, or not one of ours."""
+    if path.exists() and not path.is_file():
+        raise _not_ours(path, "it is no regular file")
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError("it is no regular file")
         sealed = is_sealed(path)
-        if sealed is False:
-            raise ValueError("it is damaged: its checksum differs")
+    except OSError as error:
+        raise _not_ours(path, error.strerror or "it cannot be read") from error
+    if sealed is False:
+        raise _not_ours(path, "it is damaged: its checksum differs")
+    try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever its damage hits
-        raise _not_ours(path, f"{type(error).__name__}: {error}") from error
+        raise _not_ours(path, f"it cannot be read: {error or type(error).__name__}") from error
     if not isinstance(state, dict) or not {"config", "model"} <= state.keys():
         raise _not_ours(path, "no network in it")
     if state.pop("sealed", False) and not sealed:
