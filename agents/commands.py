@@ -96,7 +96,7 @@ def train(
         "records": from_records,
     }
     given |= {"records"} if from_records is not None else set()
-    check_run(out)
+    check_run(out, resume)
     config = config_of({k: v for k, v in values.items() if k in given}, out, resume)
     try:
         with training_progress(stderr_console(), config.steps) as report:

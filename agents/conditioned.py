@@ -36,8 +36,9 @@ from agents.sb3_vec import OffloadVecEnv
 from agents.supervisor import VALIDATION_SEED_OFFSET
 from agents.task import task_of
 from agents.train import ppo_settings
-from cnn.files import write_text
+from cnn.locks import Claim
 from offload_env.conditioned import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
+from offload_env.scenario_text import anchored, scenario_toml
 from offload_env.world import World
 from testbed.decide.observation import FIELDS
 from testbed.decide.policy import Policy, policy_from_bundle
@@ -203,9 +204,15 @@ class _Watch(BaseCallback):
         told = self._stop.is_set()
         if told or self.num_timesteps >= self._next_checkpoint:
             self._next_checkpoint = self.num_timesteps + self.config.checkpoint_every
-            checkpoint.save(self.model, self.env.env, self._state(), self._run)
+            env = self.env.env
+            checkpoint.save(self.model, env, self._state(), self._run, self.settings())
             if told:
                 raise TrainingInterrupted(self._run, self.num_timesteps)
+
+    def settings(self) -> dict[str, Any]:
+        """What tells this run from any other one, as plain values."""
+        task = _plain_task(self.config, self.env.preferences)
+        return {**task, "scenario": scenario_toml(anchored(self.world.scenario))}
 
     def _state(self) -> dict[str, Any]:
         """What a resumed run needs besides the model and the lanes."""
@@ -302,21 +309,35 @@ def train_conditioned(
         report: called after every rollout.
 
     A checkpoint is kept beside `out` while it trains, in the folder of its name that
-    ends in ``.run``; one of the same settings and preferences is resumed, bit for bit.
+    ends in ``.run``; one of the same scenario, settings and preferences is resumed, bit for bit.
 
     Raises:
+        DataError: if no checkpoint there is whole, or another process trains into it.
         TrainingInterrupted: at SIGINT or SIGTERM, once a checkpoint is written.
     """
+    run = out.with_suffix(".run")
+    with Claim(run, folder=True):
+        return _train(config, out, run, world, preferences, report)
+
+
+def _train(
+    config: TrainConfig,
+    out: Path,
+    run: Path,
+    world: World,
+    preferences: Preferences | None,
+    report: Report,
+) -> ConditionedResult:
+    """`train_conditioned`, with its folder held."""
     asked = preferences or Preferences.of(world, config.margin)
     torch.set_num_threads(1)
     set_random_seed(config.seed)
     env = ConditionedVectorEnv(config.n_envs, world=world, preferences=asked)
     grid = PriceGrid(asked, config.dual_start, config.margin)
     adapter = ConditionedVecEnv(env, grid, doubt(world.table))
-    run = out.with_suffix(".run")
     with stop_when_told() as stop:
         watch = _Watch(config, world, adapter, report, run, stop)
-        model = _resumed(config, asked, adapter, watch, run)
+        model = _resumed(adapter, watch, run)
         if model is None:
             adapter.seed(config.seed)
             model = PPO("MlpPolicy", adapter, **ppo_settings(config))
@@ -335,18 +356,16 @@ def train_conditioned(
     return ConditionedResult(bundle, asked, grid.values, watch.validation)
 
 
-def _resumed(
-    config: TrainConfig, asked: Preferences, adapter: ConditionedVecEnv, watch: _Watch, run: Path
-) -> Any:
+def _resumed(adapter: ConditionedVecEnv, watch: _Watch, run: Path) -> Any:
     """The model of a checkpoint in `run` of the same task, everything put back; None without."""
-    task, note = _plain_task(config, asked), run / "task.json"
-    same = note.is_file() and json.loads(note.read_text()) == task
-    if same and (run / checkpoint.FOLDER).is_dir():
+    if not checkpoint.exists(run):
+        return None
+    if checkpoint.settings_of(run) == watch.settings():
         model, state = checkpoint.load("ppo", run, adapter)
         watch.resume(state)
         return model
-    shutil.rmtree(run / checkpoint.FOLDER, ignore_errors=True)  # of another task
-    write_text(note, json.dumps(task, indent=1) + "\n")
+    for name in (checkpoint.FOLDER, checkpoint.PREVIOUS):  # of another task
+        shutil.rmtree(run / name, ignore_errors=True)
     return None
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from cnn.action import N_ACTIONS
 from cnn.checks import MAX_SEED, in_range, require, shown
+from cnn.checksums import json_sha256
 from cnn.errors import ConfigError, DataError
 from cnn.files import write_text
 from testbed.decide.stages import ANSWER, CANONICAL, IN_HURRY
@@ -175,20 +176,36 @@ class TrainConfig:
         return (*self.actions, ANSWER, *(h for h in IN_HURRY if CANONICAL[h] in self.actions))
 
     def save(self, path: Path) -> None:
-        """Write as JSON; written whole or not at all."""
-        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
+        """Write as JSON with a checksum; written whole or not at all."""
+        values = json.loads(json.dumps(asdict(self)))
+        values["sha256"] = json_sha256(values)
+        write_text(path, json.dumps(values, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
-        """Read what `save` wrote; unknown keys are an error."""
+        """Read what `save` wrote; unknown keys are an error, as is another checksum.
+
+        Raises:
+            DataError: if the file is not as it was written, or no such file.
+        """
         try:
             raw: dict[str, Any] = json.loads(path.read_text())
+            checksum = raw.pop("sha256", None)  # older versions wrote none
+            if checksum not in (None, json_sha256(raw)):
+                raise ValueError("it is damaged or was edited: its checksum differs")
             raw["actions"] = tuple(raw["actions"])
             unknown = set(raw) - {f.name for f in fields(cls)}
             if unknown:
                 raise KeyError(f"unknown settings {sorted(unknown)}")
             return cls(**raw)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise DataError(
                 f"training settings {path}: {error}",
                 expected="config.json of a training run",

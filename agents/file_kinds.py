@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -40,8 +41,12 @@ def _is_model(path: Path) -> bool:
 
 def _checkpoint_files(folder: Path) -> Collection[str]:
     """Of a checkpoint; it is one if its model is there, or a run's settings stand beside it."""
-    ours = _MODEL.holds(folder / "model.zip") or _SETTINGS.holds(folder.parent / "config.json")
-    return ("model.zip", "replay.pkl", "state.pkl") if ours else ()
+    ours = (
+        _MODEL.holds(folder / "model.zip")
+        or _CHECKSUMS.holds(folder / "manifest.json")
+        or _SETTINGS.holds(folder.parent / "config.json")
+    )
+    return ("manifest.json", "model.zip", "replay.pkl", "state.pkl") if ours else ()
 
 
 _TRAIN: Final = "sliproad agent train"
@@ -49,6 +54,7 @@ _EVALUATE: Final = "sliproad agent evaluate"
 _SWEEP: Final = "sliproad agent sweep"
 _MODEL: Final = FileKind("a model", _TRAIN, _is_model)
 _SETTINGS: Final = json_kind("training settings", _TRAIN, "scenario", "algo", "steps")
+_CHECKSUMS: Final = json_kind("a checkpoint's checksums", _TRAIN, "step", "sha256")
 CHECKPOINT: Final = FolderKind("a checkpoint", _TRAIN, _checkpoint_files)
 RUN: Final = {
     "config.json": _SETTINGS,
@@ -91,8 +97,17 @@ def named(path: Path) -> Path:
     return path if path.suffix or path.exists() else path.with_suffix(".policy")
 
 
-def check_run(out: Path) -> None:
-    """Raise `DataError` unless `out` can hold a training run, in place of one at most."""
-    check_folder(out, RUN)
+def check_run(out: Path, resume: bool = False) -> None:
+    """Raise `DataError` unless `out` can hold a training run, in place of one at most.
+
+    Of a run to resume, files may be damaged: what it reads has checksums, the rest it writes anew.
+    """
+    kinds = {name: replace(kind, proves=_anything) for name, kind in RUN.items()}
+    check_folder(out, kinds if resume and _SETTINGS.holds(out / "config.json") else RUN)
     check_folder(out / "tensorboard", room=0)
-    check_whole_folder(out / "checkpoint", CHECKPOINT)
+    for name in ("checkpoint", "checkpoint.previous"):
+        check_whole_folder(out / name, CHECKPOINT)
+
+
+def _anything(path: Path) -> bool:
+    return True

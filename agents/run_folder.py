@@ -7,10 +7,11 @@ it was started with has moved or changed.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Final
 
-from cnn.errors import DataError, SliproadError
+from cnn.errors import ConfigError, DataError, SliproadError
 from cnn.files import write_text
 from offload_env.scenario import Scenario, load_scenario
 from offload_env.scenario_text import anchored, scenario_toml
@@ -18,12 +19,15 @@ from offload_env.scenario_text import anchored, scenario_toml
 POLICY: Final = "agent.policy"
 CONFIG: Final = "config.json"
 SCENARIO: Final = "scenario"
+_CHECKSUM: Final = "# sha256 "
+"""Start of a kept scenario's first line: the SHA-256 of the lines after it."""
 
 
 def keep_scenario(scenario: Scenario, out: Path) -> Path:
     """Write ``out/scenario/NAME.toml``, in the place of what an earlier run kept there."""
     path = out / SCENARIO / f"{scenario.name}.toml"
-    write_text(path, scenario_toml(anchored(scenario)))
+    text = scenario_toml(anchored(scenario))
+    write_text(path, _CHECKSUM + hashlib.sha256(text.encode()).hexdigest() + "\n" + text)
     for other in set(path.parent.glob("*.toml")) - {path}:
         if _is_kept(other):  # of a run that stood here before
             other.unlink()
@@ -33,7 +37,10 @@ def keep_scenario(scenario: Scenario, out: Path) -> Path:
 def _is_kept(path: Path) -> bool:
     """Whether a file is, to the letter, what `keep_scenario` writes."""
     try:
-        return path.read_text() == scenario_toml(load_scenario(path))
+        text = path.read_text()
+        if text.startswith(_CHECKSUM):
+            text = text.partition("\n")[2]
+        return text == scenario_toml(load_scenario(path))
     except (OSError, ValueError, SliproadError):
         return False
 
@@ -42,8 +49,7 @@ def kept_scenario(out: Path) -> Scenario | None:
     """The scenario that a run's folder keeps; None if it keeps none (older runs).
 
     Raises:
-        DataError: if there is more than one.
-        ConfigError: if it cannot be read.
+        DataError: if there is more than one, or it is not as it was written.
     """
     files = sorted((out / SCENARIO).glob("*.toml"))
     if len(files) > 1:
@@ -52,4 +58,21 @@ def kept_scenario(out: Path) -> Scenario | None:
             expected="one scenario",
             mend="remove those that are not the run's own",
         )
-    return load_scenario(files[0]) if files else None
+    return _whole(files[0]) if files else None
+
+
+def _whole(path: Path) -> Scenario:
+    """A kept scenario, if its checksum holds; older versions wrote none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        first, _, rest = text.partition("\n")
+        digest = hashlib.sha256(rest.encode()).hexdigest()
+        if not text.strip() or (first.startswith(_CHECKSUM) and first != _CHECKSUM + digest):
+            raise ValueError("it is damaged or was edited: its checksum differs")
+        return load_scenario(path)
+    except (OSError, ValueError, ConfigError) as error:
+        raise DataError(
+            f"{path}: {error.given if isinstance(error, ConfigError) else error}",
+            expected="the scenario of the run, as `sliproad agent train` kept it",
+            mend="put it back, or train again into another folder",
+        ) from error

@@ -45,6 +45,7 @@ class Progress:
         best: (feasible, -cost or accuracy) of the best validation so far.
         since_best: validations since then.
         seconds: training time so far.
+        best_file: content of the best model's file; None without one, or of an older version.
     """
 
     multiplier: float
@@ -54,6 +55,7 @@ class Progress:
     seconds: float = 0.0
     next_validation: int = 0
     next_checkpoint: int = 0
+    best_file: bytes | None = None
 
     def log(self) -> pd.DataFrame:
         """The log as a table: step, cost, accuracy, multiplier, validation figures, ..."""
@@ -167,7 +169,9 @@ class Supervisor(BaseCallback):
 
     def _keep(self, figures: dict[str, float]) -> None:
         """The model has done best so far, with these figures."""
-        checkpoint.save_best(self.model, self.out, figures, self.num_timesteps)
+        self.state.best_file = checkpoint.save_best(
+            self.model, self.out, figures, self.num_timesteps
+        )
 
     def _record(self, row: dict[str, float], shares: Any) -> None:
         """To TensorBoard."""

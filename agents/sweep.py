@@ -35,7 +35,6 @@ from testbed.decide.policy import Policy, StaticPolicy, load_policy
 from testbed.decide.policy_bundle import PolicyBundle
 
 CONDITIONED: Final = "conditioned"
-CHECKPOINT: Final = "checkpoint"
 SPECIALIST: Final = "specialist"
 STATIC: Final = "best-static"
 FULL_LOCAL: Final = "full-local"
@@ -157,6 +156,7 @@ def train_all(
     Raises:
         TrainingInterrupted: at SIGINT or SIGTERM, with what was done kept in `out`.
     """
+    from agents import checkpoint
     from agents.conditioned import already_trained, train_conditioned
     from agents.train import train
 
@@ -175,7 +175,7 @@ def train_all(
             world = preferring(train_world, floor, share)
             same = _same_run(folder, config, world)
             if not (same and _trained(folder, config)):
-                begun = same and (folder / CHECKPOINT).is_dir()
+                begun = same and checkpoint.exists(folder)
                 train(config, folder, world=world, resume=begun)
             policies[floor, share] = load_policy(folder / POLICY, world.table.bundle_hash)
     return policies

@@ -91,7 +91,8 @@ def train(
         out: folder of the run: ``config.json``, ``scenario/``, ``best.zip``, ``checkpoint/``,
              ``learning.parquet``, ``tensorboard/``, ``agent.policy``.
         world: training world; None builds the scenario's, on the records that `config` names.
-        resume: resume from ``out/checkpoint``; the settings must be the same, except steps.
+        resume: resume from ``out/checkpoint`` or, if it is damaged, from the one before it; the
+            settings must be the same, except steps.
         report: called after every rollout.
         extra: wraps the training's own callback, to add others.
 
@@ -102,7 +103,7 @@ def train(
         TrainingInterrupted: at SIGINT or SIGTERM, once a checkpoint is written; the resumed
             run ends as the uninterrupted one would have.
     """
-    check_run(out)
+    check_run(out, resume)
     with Claim(out, folder=True):
         return _train(config, out, world, resume, report, extra)
 
@@ -125,6 +126,9 @@ def _train(
     if resume:
         _same_settings(config, world, out)
         model, progress = checkpoint.load(config.algo, out, adapter)
+        # Of an older version's, the attribute is not there at all.
+        if best_file := getattr(progress, "best_file", None):
+            checkpoint.put_back_best(best_file, out)
     else:
         adapter.seed(config.seed)
         model = _make(config, adapter)

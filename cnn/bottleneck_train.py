@@ -7,6 +7,7 @@ get the larger parts: they squeeze most and sit before most layers.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,12 +23,13 @@ from tqdm import tqdm
 from cnn import checkpoint
 from cnn.action import N_EXITS
 from cnn.augment import augment
+from cnn.console import warn
 from cnn.data import ImageSet
 from cnn.errors import ConfigError
 from cnn.files import make_folder
 from cnn.model import MultiExitVGG
 from cnn.torch_device import DeviceChoice, Precision, choose_compute, parse_choice
-from cnn.train import Averaged, backward_step, channels_last, epoch_order, to_batch
+from cnn.train import Averaged, backward_step, channels_last, epoch_order, run_of, to_batch
 
 SPLITS = tuple(range(1, N_EXITS))
 
@@ -68,6 +70,15 @@ class BottleneckConfig:
                 expected="four shares >= 0 that sum to 1, and at least 8 images",
                 mend="correct the configuration",
             )
+
+
+def _fingerprint(net: MultiExitVGG) -> str:
+    """SHA-256 of the network as it is before its bottlenecks are fitted."""
+    found = hashlib.sha256()
+    for name, value in net.state_dict().items():
+        found.update(name.encode())
+        found.update(value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _teacher(net: MultiExitVGG, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -135,11 +146,13 @@ def train_bottlenecks(
     """Fit encoders and decoders of `net` in place; returns the final checkpoint's path.
 
     The backbone and the exits stay as they are, batch-norm statistics included. Writes
-    ``bottlenecks.pt`` after every epoch; with `resume`, continues from it. `net` is moved to
-    the chosen device.
+    ``bottlenecks.pt`` after every epoch; with `resume`, continues from it or, if it is damaged,
+    from the epoch before it. `net` is moved to the chosen device.
 
     Raises:
-        ConfigError: if the device or precision asked for is not to be had here.
+        ConfigError: if the device or precision asked for is not to be had here, or the run to
+            resume has other settings.
+        BundleError: if there is a checkpoint to resume from, but none that is whole.
     """
     compute = choose_compute(config.device, config.precision)
     torch.manual_seed(config.seed)
@@ -161,14 +174,21 @@ def train_bottlenecks(
     averaged = Averaged(net, 0.995)
     scaler = compute.scaler()
     first, last_file = 0, out / "bottlenecks.pt"
-    if resume and last_file.is_file():
-        state = checkpoint.load(last_file)
+    run, backbone = run_of(config, net.config, fit), _fingerprint(net)
+    state = checkpoint.load_newest(last_file, run) if resume else None
+    if state is not None and state.get("backbone", backbone) != backbone:
+        warn(f"{last_file} is of another backbone: the bottlenecks are fitted anew")
+        state = None
+    if state is not None:
         net.load_state_dict(state["live"])
         averaged.model.load_state_dict(state["model"])
         averaged.steps = state["ema_steps"]
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         g.set_state(state["generator"])
+        if "torch_rng" in state:  # older versions did not keep it
+            torch.set_rng_state(state["torch_rng"])
+            compute.set_rng_state(state["device_rng"])
         if scaler.is_enabled() and state.get("scaler"):
             scaler.load_state_dict(state["scaler"])
         first = state["epoch"]
@@ -212,9 +232,13 @@ def train_bottlenecks(
                     board.add_scalar(f"accuracy/val_{name}", value, epoch + 1)
                 text = " ".join(f"{n} {a:.4f}" for n, a in accuracy.items())
                 report(f"bottlenecks {epoch + 1}: loss {np.mean(losses):.3f} val {text}")
-            checkpoint.save(
+            checkpoint.save_next(
                 last_file,
                 {
+                    "run": run,
+                    "backbone": backbone,
+                    "torch_rng": torch.get_rng_state(),
+                    "device_rng": compute.rng_state(),
                     **checkpoint.model_state(averaged.model),
                     "live": net.state_dict(),
                     "ema_steps": averaged.steps,

@@ -22,7 +22,7 @@ from cnn.cli_options import (
 )
 from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
 from cnn.errors import ConfigError
-from cnn.file_kinds import BUNDLE, DIAGRAM, FRAME_TABLE, RUN
+from cnn.file_kinds import BUNDLE, DIAGRAM, FRAME_TABLE, check_run
 from cnn.info_command import info
 from cnn.locks import Claim
 from cnn.outputs import ROOM, check_file, check_folder, check_whole_folder
@@ -100,7 +100,7 @@ def train(
             f"preset {preset!r}", expected=" or ".join(PRESETS), mend="name one of these"
         )
     checked_precision(precision)
-    check_folder(out, RUN, room=_RUN_BYTES.get(preset, ROOM))
+    check_run(out, resume, room=_RUN_BYTES.get(preset, ROOM))
     check_whole_folder(out / "bundle", BUNDLE)
     folder = data_folder(data)
     from cnn.pipeline import train_all

@@ -127,6 +127,6 @@ def fail(message: str) -> NoReturn:
 def _leave(line: str, code: int) -> NoReturn:
     try:
         print(line, file=sys.stderr, flush=True)
-    except BrokenPipeError:  # nobody reads: the exit code still says it
+    except OSError:  # nobody reads, or a full disk: the exit code still says it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     sys.exit(code)

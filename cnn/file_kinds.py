@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from cnn.bundle import SEGMENTS
 from cnn.folders import FolderKind
-from cnn.outputs import FileKind, json_kind, npz_kind, picture_kind
+from cnn.outputs import FileKind, check_folder, json_kind, npz_kind, picture_kind
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -38,8 +39,21 @@ FRAME_TABLE: Final = npz_kind(
 )
 DIAGRAM: Final = picture_kind("a reliability diagram", "sliproad cnn evaluate")
 _CHECKPOINT: Final = FileKind("a checkpoint", "sliproad cnn train", _is_checkpoint)
+_RESUMED: Final = ("last.pt", "last.previous.pt", "bottlenecks.pt", "bottlenecks.previous.pt")
+_RECORD: Final = json_kind("a training record", "sliproad cnn train", "config", "history")
 RUN: Final = {
-    **dict.fromkeys(("last.pt", "backbone.pt", "bottlenecks.pt", "network.pt"), _CHECKPOINT),
-    "train.json": json_kind("a training record", "sliproad cnn train", "config", "history"),
+    **dict.fromkeys((*_RESUMED, "backbone.pt", "network.pt"), _CHECKPOINT),
+    "train.json": _RECORD,
 }
 """A training run, beside ``bundle/`` and TensorBoard's own files, whose names are unique."""
+
+
+def check_run(out: Path, resume: bool, room: int) -> None:
+    """Raise `DataError` unless `out` can hold a training run, in place of one at most.
+
+    Of a run to resume, files may be damaged, if one proves that it is a run: what is read has
+    checksums, the rest is written anew.
+    """
+    is_run = any(kind.holds(out / name) for name, kind in RUN.items())
+    kinds = {name: replace(kind, proves=lambda path: True) for name, kind in RUN.items()}
+    check_folder(out, kinds if resume and is_run else RUN, room)

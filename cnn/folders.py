@@ -77,17 +77,24 @@ class FolderKind:
 
 
 @contextmanager
-def replacing_folder(path: Path, kind: FolderKind) -> Iterator[Path]:
+def replacing_folder(path: Path, kind: FolderKind, keep: Path | None = None) -> Iterator[Path]:
     """A temporary folder beside `path` that becomes `path` when the block ends well.
 
     If the block raises, the temporary folder is removed and `path` stays as it was. A folder
     that `path` names is replaced only if nothing but files of `kind` is in it, which is
     looked at before and after the block.
 
+    Args:
+        path: the folder.
+        kind: of it and of `keep`.
+        keep: where the replaced folder goes, in the place of what stands there; None removes it.
+
     Raises:
         DataError: if it holds anything else, or cannot be written.
     """
     kind.check(path)
+    if keep is not None:
+        kind.check(keep)
     target = real(path)
     descriptor = temporary = None
     try:
@@ -99,7 +106,7 @@ def replacing_folder(path: Path, kind: FolderKind) -> Iterator[Path]:
         sync_tree(temporary)
         kind.check(path)
         new, temporary = temporary, None  # from here on its name may be the old folder's
-        _put(new, target, kind)
+        _put(new, target, kind, None if keep is None else real(keep))
     except OSError as error:
         raise not_written(path, error) from error
     finally:
@@ -128,8 +135,8 @@ def sync_tree(folder: Path) -> None:
         sync(Path(where))
 
 
-def _put(new: Path, target: Path, kind: FolderKind) -> None:
-    """Move the finished folder to its place, then remove the one that was there."""
+def _put(new: Path, target: Path, kind: FolderKind, keep: Path | None) -> None:
+    """Move the finished folder to its place, then keep or remove the one that was there."""
     if not target.exists():
         new.rename(target)
         sync(target.parent)
@@ -140,14 +147,17 @@ def _put(new: Path, target: Path, kind: FolderKind) -> None:
         target.rename(old)
         new.rename(target)
     sync(target.parent)
-    _remove(old, kind)
+    if keep is None:
+        _remove(old, kind)
+    else:
+        _put(old, keep, kind, None)
 
 
 def _remove(folder: Path, kind: FolderKind) -> None:
     """Remove our own files of a folder, and the folder if nothing else is in it."""
     ours = sorted(kind.files(folder))
     for name in sorted(ours, key=_manifest_last):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, IsADirectoryError):
             (folder / name).unlink()
     for where, _, _ in os.walk(folder, topdown=False):
         with suppress(OSError):

@@ -141,6 +141,19 @@ def backward_step(
     scaler.update()
 
 
+def run_of(config: Any, model: ModelConfig, fit: ImageSet) -> dict[str, Any]:
+    """What must not change when a run is resumed: settings, network, images; plain values.
+
+    Where it computes may change, and so may the number of epochs.
+    """
+    may_change = ("epochs", "device", "precision", "threads")
+    values = {name: value for name, value in asdict(config).items() if name not in may_change}
+    run: dict[str, Any] = json.loads(
+        json.dumps({**values, "model": asdict(model), "images": len(fit)})
+    )
+    return run
+
+
 class Averaged:
     """Exponential moving average of weights; batch-norm statistics are averaged too."""
 
@@ -175,12 +188,15 @@ def train(
     """Fit the backbone and exits; returns the path of the final checkpoint.
 
     Writes ``last.pt`` after every epoch (Ctrl-C loses at most one epoch), TensorBoard
-    events and ``train.json`` to `out`. With `resume`, continues from ``last.pt``, on
-    whatever device it was written. Batches are drawn and augmented on the processor, so one
-    seed gives the same images everywhere; on the processor it gives the same weights.
+    events and ``train.json`` to `out`. With `resume`, continues from ``last.pt`` or, if that is
+    damaged, from the epoch before it, on whatever device it was written. Batches are drawn and
+    augmented on the processor, so one seed gives the same images everywhere; on the processor it
+    gives the same weights.
 
     Raises:
-        ConfigError: if the device or precision asked for is not to be had here.
+        ConfigError: if the device or precision asked for is not to be had here, or the run to
+            resume has other settings.
+        BundleError: if there is a checkpoint to resume from, but none that is whole.
     """
     compute = choose_compute(config.device, config.precision)
     if config.threads:
@@ -201,8 +217,8 @@ def train(
     scaler = compute.scaler()
     history: list[dict[str, Any]] = []
     last = out / "last.pt"
-    if resume and last.is_file():
-        state = checkpoint.load(last)
+    run = run_of(config, model_config, fit)
+    if resume and (state := checkpoint.load_newest(last, run)) is not None:
         model.load_state_dict(state["live"])
         averaged.model.load_state_dict(state["model"])
         averaged.steps = state["ema_steps"]
@@ -244,9 +260,10 @@ def train(
                 board.add_scalar(f"accuracy/val_exit{e}", a, epoch + 1)
             if progress:
                 tqdm.write(f"epoch {epoch + 1}: val " + " ".join(f"{a:.4f}" for a in accuracy))
-            checkpoint.save(
+            checkpoint.save_next(
                 last,
                 {
+                    "run": run,
                     **checkpoint.model_state(averaged.model),
                     "live": model.state_dict(),
                     "ema_steps": averaged.steps,

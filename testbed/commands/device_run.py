@@ -110,11 +110,13 @@ def run_device(
     """Run to the end or a signal; rows go to `out` as they come."""
     import contextlib
     import signal
+    import sys
 
     from rich.progress import track
 
     from testbed.device.processor import keep_collector_short
     from testbed.records.parquet import RecordWriter, provenance
+    from testbed.service.log import logged
 
     def on_signal(number: int, frame: object) -> None:
         unit.stop()
@@ -128,7 +130,9 @@ def run_device(
     extra = explorer.column_types() if explorer is not None else None
     writer = RecordWriter(out, started, extra) if out is not None else None
     try:
-        with writer or contextlib.nullcontext():
+        # Frames go on if nobody reads standard error; a terminal shows the bar itself.
+        log = contextlib.nullcontext() if sys.stderr.isatty() else logged("text", "warning")
+        with log, writer or contextlib.nullcontext():
             measured = unit.run(explorer.following(stream) if explorer is not None else stream)
             for row in track(measured, "frames", total=n, console=stderr_console()):
                 rows.append(row)

@@ -11,8 +11,10 @@ from cnn.console import stderr_console
 from cnn.files import write_text
 from cnn.outputs import check_file
 from testbed.file_kinds import PORT
+from testbed.service.log import dropped_lines, logged
 
 
+@logged("text", "warning")
 def serve(
     host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes any free one.")] = 8001,
@@ -85,7 +87,9 @@ def serve(
     console = stderr_console()
     for complaint in config.tls.complaints() if config.tls is not None else ():
         console.print(f"warning: {complaint}", highlight=False, markup=False, soft_wrap=True)
-    server = MecServer(load_bundle(bundle), config).start()
+    server = MecServer(load_bundle(bundle), config)
+    server.metrics.watch("log_lines_dropped", "Log lines that nobody took.", dropped_lines)
+    server.start()
     if port_file is not None:
         write_text(port_file, f"{server.port}\n")
     ready = f"serving {server.bundle.hash[:12]} on {server.address}"

@@ -34,7 +34,7 @@ from testbed.device.frames import CameraFrame
 from testbed.link.process import LinkProcess
 from testbed.meters.available import open_meter
 from testbed.records.measurement import Measurement
-from testbed.records.parquet import RecordWriter, provenance, read_records
+from testbed.records.parquet import RecordWriter, parquet_files, provenance, read_records
 from testbed.server.process import ServerProcess
 from testbed.traces.files import constant_trace
 from testbed.wire.client import MecClient
@@ -90,6 +90,11 @@ def _run(
     fingerprint = config.fingerprint(bundle.hash)
     blocks = config.blocks()
     missing = [b for b in blocks if not _is_done(folder / f"{b.name}.parquet", fingerprint)]
+    if 0 < len(missing) < len(blocks):
+        merged = _merged_rows(out, folder, fingerprint)
+        if merged is not None:  # a kill left some blocks behind after the last step
+            _clear(blocks, folder)
+            return merged
     per_block = config.n_frames // len(blocks)
     if progress is not None:
         progress(per_block * (len(blocks) - len(missing)))
@@ -106,11 +111,29 @@ def _run(
                 for block in disturbed(blocks, folder):
                     _measure(config, block, runtime, server, frames, folder, fingerprint)
     rows = _merge(config, blocks, folder, out, bundle.hash, fingerprint)
+    _clear(blocks, folder)
+    return rows
+
+
+def _clear(blocks: Sequence[Block], folder: Path) -> None:
+    """Remove the blocks that `out` holds by now."""
     for block in blocks:
-        (folder / f"{block.name}.parquet").unlink()
+        (folder / f"{block.name}.parquet").unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
-    return rows
+
+
+def _merged_rows(out: Path, folder: Path, fingerprint: str) -> int | None:
+    """Rows of a whole campaign in `out` that the blocks in `folder` went into; None otherwise."""
+    if not out.is_file():
+        return None
+    try:
+        whole = read_records(out)
+        created = {(b["name"], b["created"]) for b in whole.source["blocks"]}
+        left = {(p.stem, read_records(p).source["created"]) for p in parquet_files(folder)}
+    except (DataError, KeyError, TypeError):
+        return None
+    return len(whole) if whole.source["fingerprint"] == fingerprint and left <= created else None
 
 
 def _measure(

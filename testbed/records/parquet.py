@@ -121,7 +121,9 @@ class RecordWriter:
             self._claim.release()
             raise
         try:
-            self._writer = pq.ParquetWriter(self._file.temporary, self._schema)
+            self._writer = pq.ParquetWriter(
+                self._file.temporary, self._schema, write_page_checksum=True
+            )
         except OSError as error:
             self._file.discard()
             self._claim.release()
@@ -229,7 +231,7 @@ def read_records(path: Path) -> Records:
         DataError: if it is missing, damaged, or no record file.
     """
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
         source = json.loads((table.schema.metadata or {})[METADATA_KEY])
         end = (pq.read_metadata(path).metadata or {}).get(b"sliproad.end")
         if end is not None:

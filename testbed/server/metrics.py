@@ -87,6 +87,10 @@ class ServerMetrics:
         self._wait.observe(wait_ms / 1e3)
         self._batch.observe(frames)
 
+    def watch(self, name: str, meaning: str, value: Callable[[], float]) -> None:
+        """A gauge ``sliproad_<name>`` whose value is asked for at every scrape."""
+        Gauge(f"sliproad_{name}", meaning, registry=self.registry).set_function(value)
+
     def value(self, name: str, **labels: str) -> float:
         """Current value of a sample such as ``sliproad_requests_total``; 0 if never set."""
         return self.registry.get_sample_value(name, labels) or 0.0

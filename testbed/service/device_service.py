@@ -44,7 +44,7 @@ from testbed.service.assembly import (
 from testbed.service.config import DeviceFile
 from testbed.service.device_rows import extra_values, open_records
 from testbed.service.loadout import Loadout, load
-from testbed.service.log import event
+from testbed.service.log import dropped_lines, event
 from testbed.service.pilot import Pilot
 from testbed.service.record_rotation import RotatingRecords
 from testbed.service.swap import LiveRuntime, Swapper, Watcher
@@ -293,6 +293,7 @@ class DeviceService:
         metrics.watch("rollbacks", "Bundles taken back.", lambda: swapper.rollbacks)
         metrics.watch("policy_errors", "Decisions that failed.", lambda: pilot.errors)
         metrics.watch("rows_dropped", "Rows the disk had no room for.", self._dropped)
+        metrics.watch("log_lines_dropped", "Log lines that nobody took.", dropped_lines)
         metrics.runs(swapper.loadout.model.hash[:12], swapper.loadout.policy_hash)
         endpoint = stack.enter_context(MetricsEndpoint(metrics, section.host, section.port))
         event(_log, logging.INFO, "metrics", host=section.host, port=endpoint.port)

@@ -2,29 +2,35 @@
 
 Libraries in C++ write to standard error past every Python logger (gRPC each handshake that fails,
 ONNX Runtime what it thinks of the machine). In the JSON form their lines become records, too.
+
+Nobody waits for who reads the log: lines that standard error does not take are dropped, counted,
+and told of once it takes lines again (`testbed.service.log_sink`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import logging
 import math
 import os
 import re
 import sys
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
 from cnn.entry import EXIT_USER_ERROR
 from cnn.errors import SliproadError
+from testbed.service.log_sink import CapturedStderr, LineSink, silence
 
 ROOT: Final = "testbed"
 NATIVE: Final = "testbed.native"
 """Logger of what came to standard error by itself."""
 LINE_BYTES: Final = 8192
+END_S: Final = 2.0
+"""How long the end of the device waits for lines that are not written yet."""
 _ABSEIL: Final = re.compile(r"([IWEF])\d{4} \d\d:\d\d:")
 """Start of gRPC's lines (https://abseil.io/docs/cpp/guides/logging)."""
 _LEVELS: Final = {
@@ -74,17 +80,22 @@ class TextFormatter(logging.Formatter):
 def set_up(form: str, level: str, stream: TextIO | None = None) -> logging.Handler:
     """Send the log of this package to `stream` (standard error); the handler, for removal.
 
+    Standard error is taken over: lines that others write there go the same way.
+
     Args:
         form: ``text`` or ``json``.
         level: ``debug``, ``info``, ``warning`` or ``error``.
         stream: where to.
     """
+    formatter = JsonFormatter() if form == "json" else TextFormatter()
     handler: logging.Handler
-    if stream is None and form == "json":
-        handler = _CapturingHandler()
-    else:
-        handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    if stream is not None:
+        handler = logging.StreamHandler(stream)
+    elif form == "json" or _is_standard_error(sys.stderr):
+        handler = _SinkHandler(formatter, as_records=form == "json")
+    else:  # replaced by a program that calls us
+        handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
     log = logging.getLogger(ROOT)
     log.addHandler(handler)
     log.setLevel(level.upper())
@@ -93,15 +104,21 @@ def set_up(form: str, level: str, stream: TextIO | None = None) -> logging.Handl
 
 
 def take_down(handler: logging.Handler) -> None:
-    """Undo `set_up`."""
-    if isinstance(handler, _CapturingHandler):
+    """Undo `set_up`, once what was logged is written, or nobody has read it for `END_S`."""
+    if isinstance(handler, _SinkHandler):
         handler.give_back()
     log = logging.getLogger(ROOT)
     log.removeHandler(handler)
     log.setLevel(logging.NOTSET)
     log.propagate = True
-    if isinstance(handler, _CapturingHandler):
-        handler.stream.close()
+    if isinstance(handler, _SinkHandler):
+        handler.finish()
+
+
+def dropped_lines() -> int:
+    """Lines of the log that could not be written so far."""
+    handlers = logging.getLogger(ROOT).handlers
+    return sum(each.sink.dropped for each in handlers if isinstance(each, _SinkHandler))
 
 
 @contextlib.contextmanager
@@ -131,40 +148,75 @@ def quiet_libraries() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
-class _CapturingHandler(logging.StreamHandler[TextIO]):
-    """Writes to standard error alone: what others write there comes to it as records.
+class _SinkHandler(logging.Handler):
+    """Writes to standard error alone, by a thread: what others write there comes to it as well.
 
-    Descriptor 2 becomes a pipe, and a thread makes a record of each line that arrives.
+    Args:
+        formatter: of the line that says how many were dropped, as of any other.
+        as_records: whether lines of others become records; otherwise they stay as they are.
     """
 
-    def __init__(self) -> None:
-        sys.stderr.flush()
-        super().__init__(os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace"))
-        read_end, write_end = os.pipe()
-        os.dup2(write_end, 2)
-        os.close(write_end)
-        self._thread = threading.Thread(
-            target=self._read, args=(read_end,), name="stderr", daemon=True
-        )
-        self._thread.start()
+    def __init__(self, formatter: logging.Formatter, as_records: bool) -> None:
+        super().__init__()
 
-    def give_back(self) -> None:
-        """Give standard error back, once what was written has become records."""
+        def notice(lines: int) -> bytes:
+            message = "%d lines of the log dropped: standard error did not take them"
+            record = logging.makeLogRecord(
+                {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
+                | {"msg": message, "args": (lines,), "fields": {}}
+            )
+            return _line(formatter.format(record))
+
         sys.stderr.flush()
-        os.dup2(self.stream.fileno(), 2)  # ends the pipe, unless a child process holds it, too
-        self._thread.join(1.0)
+        self._stderr = CapturedStderr()
+        self.sink = LineSink(self._stderr.real, notice)
+        self._stderr.take(self._record if as_records else self.sink.put, LINE_BYTES)
+        # A native crash has no time for threads: it is told past them.
+        self._tells_crash = not as_records and not faulthandler.is_enabled()
+        if self._tells_crash:
+            faulthandler.enable(self._stderr.real)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Leave the record's line to be written."""
+        try:
+            self.sink.put(_line(self.format(record)))
+        except Exception:
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Say nothing: it would be said on standard error, and come back as a record."""
 
-    def _read(self, read_end: int) -> None:
-        log = logging.getLogger(NATIVE)
-        with open(read_end, "rb") as lines:
-            while raw := lines.readline(LINE_BYTES):
-                text = raw.decode("utf-8", "replace").rstrip()
-                if text:
-                    kind = _ABSEIL.match(text)
-                    log.log(_LEVELS[kind[1]] if kind else logging.WARNING, "%s", text)
+    def give_back(self) -> None:
+        """Give standard error back, once what was written has come here."""
+        if self._tells_crash:
+            faulthandler.disable()
+        sys.stderr.flush()
+        self._stderr.give_back(1.0)
+
+    def finish(self) -> None:
+        """Wait a little for the last lines; if nobody takes them, nothing more is said."""
+        if self.sink.close(END_S):
+            os.close(self._stderr.real)
+        else:
+            silence()
+
+    def _record(self, raw: bytes) -> None:
+        text = raw.decode("utf-8", "replace").rstrip()
+        if text:
+            kind = _ABSEIL.match(text)
+            level = _LEVELS[kind[1]] if kind else logging.WARNING
+            logging.getLogger(NATIVE).log(level, "%s", text)
+
+
+def _is_standard_error(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 2
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _line(text: str) -> bytes:
+    return (text + "\n").encode("utf-8", "replace")
 
 
 def _finite(value: Any) -> Any:

@@ -76,6 +76,7 @@ def test_a_kill_at_any_step_of_a_checkpoint_leaves_one_to_resume_from(
 ) -> None:
     world, kept, out = make_world(20.0), tmp_path / "kept", tmp_path / "run"
     interrupted(CONFIG, kept, world, 5 * 256)
+    shutil.copytree(kept / "checkpoint", kept / "checkpoint.previous")
     shutil.copytree(kept, out)
     program = SAVING.format(kept=str(kept)) + (
         "random_states = (state['numpy'], state['random'])\n"
@@ -88,6 +89,7 @@ def test_a_kill_at_any_step_of_a_checkpoint_leaves_one_to_resume_from(
     )
     seen = []
     for step in kill_at_every_step(program, out):
+        assert checkpoint._is_whole(out / "checkpoint")
         _, progress = checkpoint.load("ppo", out, adapter_of(CONFIG, world))
         seen.append(progress.seconds == 1e6)
         if step == 3:  # the old one, beside half a new one
@@ -154,8 +156,9 @@ def test_files_from_before_they_carried_their_settings_still_load(
     interrupted(CONFIG, out, world, 5 * 256)
     path = out / "checkpoint" / "state.pkl"
     state = pickle.loads(path.read_bytes())
-    del state["settings"]
+    del state["settings"], state["checksums"]
     path.write_bytes(pickle.dumps(state))
+    (path.parent / "manifest.json").unlink()
     model, figures = checkpoint.load_best("ppo", out)
     model.save(out / "best.zip")
     (out / "best.json").write_text(json.dumps(figures))

@@ -86,7 +86,7 @@ def test_an_interrupted_campaign_goes_on_where_it_stopped(tmp_path: Path) -> Non
     kept = list((tmp_path / "campaign.parquet.blocks").glob("*.parquet"))
     assert len(kept) == 1
     assert not out.exists()
-    first_block = read_records(kept[0])
+    first_block, block = read_records(kept[0]), kept[0].read_bytes()
 
     other = CampaignConfig(conditions=CONDITIONS, rounds=1, repetitions=1)
     with pytest.raises(DataError, match="another campaign"):
@@ -99,6 +99,14 @@ def test_an_interrupted_campaign_goes_on_where_it_stopped(tmp_path: Path) -> Non
     np.testing.assert_array_equal(
         records.numbers("delay_ms")[same], first_block.numbers("delay_ms")
     )
+
+    # A kill between the merged file and the end leaves some of its blocks: they go, no more.
+    (tmp_path / "campaign.parquet.blocks").mkdir()
+    (tmp_path / "campaign.parquet.blocks" / kept[0].name).write_bytes(block)
+    written = out.read_bytes()
+    assert run_campaign(SMALL, bundle, frames, out) == SMALL.n_frames
+    assert out.read_bytes() == written
+    assert [path.name for path in tmp_path.iterdir()] == ["campaign.parquet"]
 
     assert set(records.texts("status")) == {"ok"}
     counted = ~np.array(records.table["warm_up"].to_pylist())
@@ -155,6 +163,24 @@ def test_a_block_that_a_power_cut_damaged_counts_as_missing(
     path.write_bytes(content)
     assert not _is_done(path, "fingerprint")
     assert "5mbps-10ms-round0.parquet" in caplog.text
+
+
+def test_a_flipped_bit_in_the_rows_of_a_block_never_changes_one(tmp_path: Path) -> None:
+    """Before the footer, whose length stands in front of the last four bytes."""
+    path = tmp_path / "block.parquet"
+    with RecordWriter(path, {"fingerprint": "x"}) as writer:
+        for i in range(100):
+            writer.write(dataclasses.replace(LOCAL, frame_id=i, delay_ms=4.25 + i))
+    data, table = path.read_bytes(), read_records(path).table
+    found = 0
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    for place in range(4, footer, 83):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        try:
+            assert read_records(path).table.equals(table)
+        except DataError:
+            found += 1
+    assert found > 20
 
 
 def test_fit_without_records_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
