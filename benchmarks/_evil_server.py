@@ -145,6 +145,7 @@ class EvilServer:
         mode: may be changed at any time.
         inferences: requests for one that came.
         answers: those that were answered as a server should.
+        damage: done to the bytes of every true answer; None leaves them.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class EvilServer:
             raise ValueError(f"{mode}; expected one of {', '.join(MODES)}")
         self.mode, self.late_s = mode, late_s
         self.inferences = self.answers = 0
+        self.damage: Callable[[bytes], bytes] | None = None
         self._bundle = bundle or load_bundle()
         self._runtime = SplitRuntime(self._bundle)
         self._spec = WireSpec.of(self._bundle.hash, self._runtime, max_batch=1)
@@ -209,6 +211,7 @@ class EvilServer:
             time.sleep(self.late_s)
         elif mode == "resets":
             self._relay.reset()
+            context.abort(grpc.StatusCode.UNAVAILABLE, "")  # to nobody
         elif mode == "full":
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full")
         elif mode == "fails":
@@ -239,7 +242,7 @@ class EvilServer:
             with self._lock:
                 self.answers += 1
         message: bytes = answer.SerializeToString()
-        return message
+        return message if self.damage is None else self.damage(message)
 
 
 class _Relay:
