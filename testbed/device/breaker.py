@@ -18,11 +18,13 @@ probe takes, a device is back within 2 s of its server's return."""
 AGAIN_S: Final = 0.25
 """After a probe that was answered but did not suffice: until the next."""
 MAX_DOUBT: Final = 7
-"""Doublings of the answered probes in a row that it asks for: at most 128, which take 32 s."""
+"""Doublings of the answered probes that it asks for: at most 128, which take 32 s."""
 PROVEN_ANSWERS: Final = 100
 """Answers since it closed after which the server has proven itself."""
 _ANSWER_WORTH: Final = 0.5
 """Failed exchanges that an answer makes up for."""
+_FAILURE_WORTH: Final = 3
+"""Answered probes that one without an answer undoes."""
 _SPREAD: Final = 0.2
 """Random share added to or taken from a back-off, so that devices do not return together."""
 
@@ -39,10 +41,10 @@ class CircuitBreaker:
     each answer takes half of one back.
 
     After it has closed, the first `failures` exchanges are a trial: one that fails opens it again.
-    A server that answers probes but not frames costs more with each such trial, so every failed
-    trial doubles the number of probes in a row that must be answered, up to 128. So does a
-    server that stops answering within `PROVEN_ANSWERS` answers, unless it is plainly gone:
-    that costs no time. Times are seconds on one monotonic clock.
+    A server that answers probes but not frames costs a frame's time-out with each such trial, so
+    every failed trial doubles the number of probes that must be answered, up to 128 (one that is
+    not undoes three). So does a server that stops answering within `PROVEN_ANSWERS` answers,
+    unless it is plainly gone, which costs no time. Times are seconds on one monotonic clock.
 
     Attributes:
         failures: failed exchanges in a row that open it; 0 never opens.
@@ -59,6 +61,7 @@ class CircuitBreaker:
     _passed: int = field(default=0, init=False)
     _answers: int = field(default=PROVEN_ANSWERS, init=False)
     _doubt: int = field(default=0, init=False)
+    _gone: bool = field(default=False, init=False)
 
     @property
     def is_open(self) -> bool:
@@ -86,7 +89,7 @@ class CircuitBreaker:
             return
         if on_trial or (self._answers < PROVEN_ANSWERS and not gone):
             self._doubt = min(self._doubt + 1, MAX_DOUBT)
-        self._passed = 0
+        self._passed, self._gone = 0, gone
         self._back_off(now_s)
 
     def probe_due(self, now_s: float) -> bool:
@@ -102,10 +105,18 @@ class CircuitBreaker:
         self._probe_at_s = None
         self._failed, self._answers = 0.0, 0
 
-    def probe_failed(self, sent_s: float) -> None:
-        """The probe sent at `sent_s` was not answered: wait longer."""
-        self._probes, self._passed = self._probes + 1, 0
-        self._back_off(sent_s)
+    def probe_failed(self, sent_s: float, *, gone: bool = False) -> None:
+        """The probe sent at `sent_s` was not answered: wait longer.
+
+        Unless it met a connection for the first time: a server that has just come may need a
+        moment, and is asked again soon.
+        """
+        self._probes, self._passed = self._probes + 1, max(0, self._passed - _FAILURE_WORTH)
+        came, self._gone = self._gone and not gone, gone
+        if came:
+            self._probe_at_s = sent_s + AGAIN_S
+        else:
+            self._back_off(sent_s)
 
     def _back_off(self, from_s: float) -> None:
         longest_s = max(self.backoff_s, MAX_BACKOFF_S)

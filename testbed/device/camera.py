@@ -185,7 +185,9 @@ class NewestImage:
         with self._news:
             shown = self._view is not None
             if shown and not self._lost:
-                self._news.wait_for(lambda: self._count > self._taken or self._lost, self._patience_s)
+                self._news.wait_for(
+                    lambda: self._count > self._taken or self._lost, self._patience_s
+                )
             else:
                 limit_s = _POLL_S if shown else self._patience_s
                 self._news.wait_for(lambda: self._count > self._taken, limit_s)

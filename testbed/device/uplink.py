@@ -1,8 +1,8 @@
 """The device's way to the server: sending, giving up, and trying again what failed.
 
 While the breaker is open the device tries in the background whether the server infers: it sends
-the payload that was not answered once more, and no frame waits for it. What an exchange teaches is noted in the frame's `lessons` and learnt later, while the device
-has time for it.
+the payload that was not answered once more, and no frame waits for it. What an exchange teaches
+is noted in the frame's `lessons` and learnt later, while the device has time for it.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ class Uplink:
         if work is not None and not gone:
             work.sent_bytes += trial.sent.bytes
         if trial.reply is None:
-            self._breaker.probe_failed(trial.sent_s)
+            self._breaker.probe_failed(trial.sent_s, gone=gone)
             return
         self._breaker.probe_answered(trial.sent_s)
         self._observer.record_transfer(until_s, trial.sent.bytes, trial.reply.transfer_ms)

@@ -146,6 +146,11 @@ class Answer:
     queue_length: int
 
 
+def is_hash_of(stated: str, bundle_hash: str) -> bool:
+    """Whether `stated` is a bundle's hash, or its first `HASH_CHARS` or more digits."""
+    return len(stated) >= HASH_CHARS and bundle_hash.startswith(stated)
+
+
 def printable(text: str) -> str:
     """Text of the other end in one line: whatever would move a terminal's cursor becomes ``?``."""
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -46,6 +46,7 @@ from testbed.wire.forms import (
     InferCall,
     WireError,
     WireSpec,
+    is_hash_of,
     parameter_of,
     printable,
 )
@@ -163,9 +164,8 @@ def _check_origin(response: Any, request_id: str, bundle_hash: str | None) -> No
     if response.model_name != MODEL_NAME:
         raise _bad_answer(f"an answer of model {response.model_name[:40]!r}")
     version = response.model_version
-    if version and bundle_hash is not None:
-        if not bundle_hash.startswith(version) or len(version) < HASH_CHARS:
-            raise _bad_answer(f"an answer of version {version[:40]!r}")
+    if version and bundle_hash is not None and not is_hash_of(version, bundle_hash):
+        raise _bad_answer(f"an answer of version {version[:40]!r}")
     if response.id != request_id:
         raise _bad_answer(f"an answer to request {response.id[:40]!r} instead of {request_id!r}")
 

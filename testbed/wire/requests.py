@@ -24,6 +24,7 @@ from testbed.wire.forms import (
     InferCall,
     WireError,
     WireSpec,
+    is_hash_of,
     parameter_of,
 )
 
@@ -136,7 +137,7 @@ def _check_hash(request: Any, spec: WireSpec) -> None:
 
 
 def _check_bundle(stated: str, spec: WireSpec) -> None:
-    if not spec.bundle_hash.startswith(stated) or len(stated) < HASH_CHARS:
+    if not is_hash_of(stated, spec.bundle_hash):
         raise WireError(
             f"a request for bundle {stated[:12]!r}",
             expected=f"bundle {spec.bundle_hash[:12]}",

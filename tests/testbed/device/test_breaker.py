@@ -26,8 +26,8 @@ def opened(failures: int = 5, backoff_s: float = 1.0) -> CircuitBreaker:
 
 
 def until_due(unit: CircuitBreaker, from_s: float) -> float:
-    """How long from `from_s` until a probe is due, to a millisecond."""
-    return next(ms for ms in range(100_000) if unit.probe_due(from_s + ms / 1e3)) / 1e3
+    """How long from `from_s` until a probe is due, to 10 ms."""
+    return next(ms for ms in range(0, 100_000, 10) if unit.probe_due(from_s + ms / 1e3)) / 1e3
 
 
 def probes_to_close(unit: CircuitBreaker, now_s: float = 0.0) -> int:
@@ -79,10 +79,33 @@ def test_back_off_doubles_up_to_its_cap_and_recovery_stays_within_two_seconds(
     for k in range(20):
         wait_s = until_due(unit, now_s)
         expected_s = min(backoff_s * 2**k, MAX_BACKOFF_S)
-        assert 0.8 * expected_s - 0.002 <= wait_s <= expected_s * SPREAD + 0.002
+        assert 0.8 * expected_s - 0.012 <= wait_s <= expected_s * SPREAD + 0.012
         now_s += wait_s
         unit.probe_failed(now_s)
     assert MAX_BACKOFF_S * SPREAD <= 1.5  # of 2 s; the rest is for the exchange itself
+
+
+def test_a_server_that_has_just_come_is_asked_again_soon() -> None:
+    unit = opened()
+    for _ in range(5):
+        unit.probe_failed(0.0, gone=True)
+        assert until_due(unit, 0.0) >= 0.8
+    unit.probe_failed(0.0)
+    assert until_due(unit, 0.0) == AGAIN_S
+    unit.probe_failed(0.0)
+    assert until_due(unit, 0.0) >= 0.8
+
+
+def test_a_doubted_server_that_answers_nearly_always_is_trusted_in_the_end() -> None:
+    unit = opened()
+    for _ in range(10):
+        probes_to_close(unit)
+        unit.failure(0.0)
+    now_s, rng = 0.0, np.random.default_rng(1)
+    while unit.is_open:
+        now_s += until_due(unit, now_s)
+        (unit.probe_answered if rng.random() < 0.95 else unit.probe_failed)(now_s)
+    assert now_s < 120
 
 
 def test_a_longer_first_back_off_is_kept() -> None:
@@ -99,12 +122,12 @@ def test_back_off_survives_an_answered_probe_and_ends_with_an_answered_frame() -
     unit.probe_answered(0.0)
     assert not unit.is_open
     unit.failure(0.0)  # the first frame after it
-    assert until_due(unit, 0.0) >= 0.8 * MAX_BACKOFF_S - 0.002
+    assert until_due(unit, 0.0) >= 0.8 * MAX_BACKOFF_S - 0.012
     probes_to_close(unit)
     for _ in range(3):
         unit.success()
     unit.failure(0.0)
-    assert until_due(unit, 0.0) <= 0.1 * SPREAD + 0.002
+    assert until_due(unit, 0.0) <= 0.1 * SPREAD + 0.012
 
 
 def test_a_server_that_answers_only_probes_is_asked_for_more_and_more() -> None:

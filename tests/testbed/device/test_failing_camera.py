@@ -190,6 +190,7 @@ def test_a_camera_slower_than_the_device_makes_no_queue(
     runtime: SplitRuntime, bundle: Bundle
 ) -> None:
     """10 ms between frames, 40 ms between images: a frame waits for the camera, not for itself."""
+
     class Slow(Fake):
         def _read(self) -> np.ndarray | None:
             time.sleep(0.03)

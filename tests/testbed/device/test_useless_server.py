@@ -96,9 +96,7 @@ def test_whatever_is_no_answer_is_a_failure_and_the_device_answers_itself(
 ) -> None:
     evil.mode = mode
     silent = mode in ("deaf", "late")
-    rows = run(
-        runtime, evil.target, frames, 2, period_ms=0, timeout_ms=150 if silent else 30_000
-    )
+    rows = run(runtime, evil.target, frames, 2, period_ms=0, timeout_ms=150 if silent else 30_000)
     assert [row.status for row in rows] == ["fallback"] * 2
     assert {row.reason for row in rows} <= {REASONS[mode], "unavailable"}
     assert rows[0].reason == REASONS[mode]
@@ -212,14 +210,17 @@ def test_a_damaged_answer_is_possible_or_a_failure(
 
     evil.mode, evil.damage = "honest", damage
     payload = np.zeros((1, *runtime.wire_shape(4)), np.uint8)
+    reasons: list[str] = []
     try:
         with MecClient(evil.target, runtime.bundle.hash) as client:
             reply = client.infer(payload, 5, 4, timeout_ms=30_000)
     except ExchangeFailed as error:
-        assert error.reason == "bad answer"
-        return
+        reasons.append(error.reason)
     finally:
         evil.damage = None
+    if reasons:
+        assert reasons == ["bad answer"]
+        return
     assert reply.prediction >= 0
     assert 0 <= reply.confidence <= 1
     assert 0 <= reply.server_ms + reply.server_queue_ms <= reply.total_ms + 1

@@ -144,7 +144,9 @@ def test_what_is_remembered_is_bounded() -> None:
     reader.read(message.SerializeToString())
     assert not reader._kinds  # an id is new each time
     for k in range(50):
-        assert reader.read(id_field(f"{k:04}") + request().SerializeToString()).request_id == f"{k:04}"
+        assert (
+            reader.read(id_field(f"{k:04}") + request().SerializeToString()).request_id == f"{k:04}"
+        )
     assert len(reader._kinds) == 1  # and no part of the kind
 
 
