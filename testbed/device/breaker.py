@@ -1,4 +1,9 @@
-"""A circuit breaker: after repeated failures, stop offloading until a probe succeeds."""
+"""A circuit breaker: after repeated failures, stop offloading until the server infers again.
+
+What it guards against is a server that takes requests and does not answer them, whatever else it
+says: answers of its health service count for nothing, only answers to inferences do. It trusts
+the less, the more often it was wrong to trust.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +12,39 @@ from typing import Final
 
 import numpy as np
 
+MAX_BACKOFF_S: Final = 1.25
+"""Longest back-off (unless the first is longer), before its spread. Together with the time that a
+probe takes, a device is back within 2 s of its server's return."""
+AGAIN_S: Final = 0.25
+"""After a probe that was answered but did not suffice: until the next."""
+MAX_DOUBT: Final = 7
+"""Doublings of the answered probes that it asks for: at most 128, which take 32 s."""
+PROVEN_ANSWERS: Final = 100
+"""Answers since it closed after which the server has proven itself."""
+_ANSWER_WORTH: Final = 0.5
+"""Failed exchanges that an answer makes up for."""
+_FAILURE_WORTH: Final = 3
+"""Answered probes that one without an answer undoes."""
 _SPREAD: Final = 0.2
 """Random share added to or taken from a back-off, so that devices do not return together."""
 
 
 @dataclass(slots=True)
 class CircuitBreaker:
-    """Opens after `failures` failed exchanges in a row; closes when a probe is answered.
+    """Opens after `failures` failed exchanges in a row; closes when probes are answered.
 
-    While it is open nothing is offloaded. A probe is due once the back-off has passed;
-    each failed probe doubles the back-off, up to eight times the first. Times are seconds
-    on one monotonic clock.
+    While it is open nothing is offloaded. A probe is an inference, as the one that failed. It is
+    due once the back-off has passed; each one that fails doubles the back-off, up to
+    `MAX_BACKOFF_S`, and only the answer to a frame makes it short again.
+
+    It also opens if more than one exchange in three fails for long: each failure counts one, and
+    each answer takes half of one back.
+
+    After it has closed, the first `failures` exchanges are a trial: one that fails opens it again.
+    A server that answers probes but not frames costs a frame's time-out with each such trial, so
+    every failed trial doubles the number of probes that must be answered, up to 128 (one that is
+    not undoes three). So does a server that stops answering within `PROVEN_ANSWERS` answers,
+    unless it is plainly gone, which costs no time. Times are seconds on one monotonic clock.
 
     Attributes:
         failures: failed exchanges in a row that open it; 0 never opens.
@@ -28,9 +55,13 @@ class CircuitBreaker:
     failures: int
     backoff_s: float
     rng: np.random.Generator
-    _failed: int = field(default=0, init=False)
+    _failed: float = field(default=0.0, init=False)
     _probe_at_s: float | None = field(default=None, init=False)
     _probes: int = field(default=0, init=False)
+    _passed: int = field(default=0, init=False)
+    _answers: int = field(default=PROVEN_ANSWERS, init=False)
+    _doubt: int = field(default=0, init=False)
+    _gone: bool = field(default=False, init=False)
 
     @property
     def is_open(self) -> bool:
@@ -38,25 +69,56 @@ class CircuitBreaker:
         return self._probe_at_s is not None
 
     def success(self) -> None:
-        """An exchange or a probe was answered."""
-        self._failed = self._probes = 0
-        self._probe_at_s = None
+        """An exchange of a frame was answered."""
+        self._probe_at_s, self._probes = None, 0
+        self._failed = max(0.0, self._failed - _ANSWER_WORTH)
+        self._answers += 1
+        if self._answers >= PROVEN_ANSWERS:
+            self._doubt = 0
 
-    def failure(self, now_s: float) -> None:
-        """An exchange failed."""
+    def failure(self, now_s: float, *, gone: bool = False) -> None:
+        """An exchange of a frame failed.
+
+        Args:
+            now_s: when.
+            gone: there was no connection, which is known at once.
+        """
         self._failed += 1
-        if self.failures and self._failed >= self.failures:
-            self._back_off(now_s)
+        on_trial = self._answers < min(self.failures, PROVEN_ANSWERS)
+        if self.failures == 0 or not (on_trial or self._failed >= self.failures):
+            return
+        if on_trial or (self._answers < PROVEN_ANSWERS and not gone):
+            self._doubt = min(self._doubt + 1, MAX_DOUBT)
+        self._passed, self._gone = 0, gone
+        self._back_off(now_s)
 
     def probe_due(self, now_s: float) -> bool:
         """True if it is open and the back-off has passed."""
         return self._probe_at_s is not None and now_s >= self._probe_at_s
 
-    def probe_failed(self, now_s: float) -> None:
-        """The probe was not answered: wait longer."""
-        self._probes = min(self._probes + 1, 3)
-        self._back_off(now_s)
+    def probe_answered(self, sent_s: float) -> None:
+        """The probe sent at `sent_s` was answered in time: close, if those before it were too."""
+        self._passed += 1
+        if self._passed < 2**self._doubt:
+            self._probe_at_s = sent_s + AGAIN_S
+            return
+        self._probe_at_s = None
+        self._failed, self._answers = 0.0, 0
 
-    def _back_off(self, now_s: float) -> None:
-        spread = 1 + _SPREAD * self.rng.uniform(-1, 1)
-        self._probe_at_s = now_s + self.backoff_s * 2**self._probes * spread
+    def probe_failed(self, sent_s: float, *, gone: bool = False) -> None:
+        """The probe sent at `sent_s` was not answered: wait longer.
+
+        Unless it met a connection for the first time: a server that has just come may need a
+        moment, and is asked again soon.
+        """
+        self._probes, self._passed = self._probes + 1, max(0, self._passed - _FAILURE_WORTH)
+        came, self._gone = self._gone and not gone, gone
+        if came:
+            self._probe_at_s = sent_s + AGAIN_S
+        else:
+            self._back_off(sent_s)
+
+    def _back_off(self, from_s: float) -> None:
+        longest_s = max(self.backoff_s, MAX_BACKOFF_S)
+        wait_s = min(self.backoff_s * 2.0 ** min(self._probes, 32), longest_s)
+        self._probe_at_s = from_s + wait_s * (1 + _SPREAD * self.rng.uniform(-1, 1))

@@ -2,19 +2,23 @@
 
 A live source (a camera by its number, a stream by its address) is read by a thread of its own,
 which keeps the newest image and drops those that nobody took: a device that was busy must not
-work off a backlog of old views. A video file is no live source: its images come one after the
-other, none dropped, so that a run can be repeated.
+work off a backlog of old views. A live source that ends, hangs, freezes or gives something else
+than images is opened again until it gives images, and what it gave is not taken for a view of the
+road meanwhile. A video file is no live source: its images come one after the other, none dropped,
+so that a run can be repeated.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +28,20 @@ from cnn.errors import ConfigError, DataError
 from cnn.preprocess import resize_rgb
 
 PATIENCE_S: Final = 5.0
-"""A live source that gives no new image for this long counts as gone."""
+"""A live source that gives no new image for this long counts as gone, and so does one whose images
+do not differ for this long in a single number, which no sensor does."""
+REOPEN_S: Final = (0.5, 10.0)
+"""Pause before a source that failed is opened again: the first, and the longest; each doubles."""
+MAX_HUNG: Final = 3
+"""Reading threads that a driver may hold for ever; with so many the source is given up."""
+BLACK: Final = 8
+"""An image without a brighter number (of 255) shows nothing."""
+_POLL_S: Final = 0.05
+"""How long a device whose camera is known to fail waits for an image before it goes on."""
+_EVERY: Final = 16
+"""Rows and columns between those that are compared first."""
+
+_log = logging.getLogger(__name__)
 
 
 def import_opencv() -> Any:
@@ -69,13 +86,45 @@ class VideoSource:
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
 
     def read(self) -> NDArray[np.uint8] | None:
-        """The next image, uint8 (H, W, 3) in OpenCV's order BGR; None at the end."""
-        ok, image = self._capture.read()
+        """The next image, uint8 (H, W, 3) in OpenCV's order BGR; None at the end or if it fails."""
+        try:
+            ok, image = self._capture.read()
+        except Exception:  # a class of OpenCV's own, which must not be imported for this
+            return None
         return image if ok else None
 
     def close(self) -> None:
         """Let go of the camera or file."""
         self._capture.release()
+
+
+class ImageSource(Protocol):
+    """An open camera: the part of `VideoSource` that is read live."""
+
+    name: str
+
+    def read(self) -> NDArray[np.uint8] | None:
+        """The next image, uint8 (H, W, 3), BGR; None at the end or if it fails."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class View(NamedTuple):
+    """What a live source shows.
+
+    Attributes:
+        image: uint8 (H, W, 3), BGR.
+        fault: why it is no view of now (``no image``, ``frozen``, ``black``, ``no colour image``);
+            empty if it is.
+        waited_s: how long it was waited for.
+    """
+
+    image: NDArray[np.uint8]
+    fault: str
+    waited_s: float = 0.0
 
 
 class NewestImage:
@@ -84,46 +133,78 @@ class NewestImage:
     Args:
         source: closed together with this object.
         patience_s: longest wait for a new image.
+        reopen: opens the source again by its name; raises `DataError` if that fails.
+        reopen_s: pause before that: the first, and the longest.
 
     Attributes:
         dropped: images that nobody took.
+        reopened: how often it was opened again, with success or without.
     """
 
-    def __init__(self, source: VideoSource, patience_s: float = PATIENCE_S) -> None:
-        self.source = source
-        self.dropped = 0
-        self._patience_s = patience_s
-        self._image: NDArray[np.uint8] | None = None
+    def __init__(
+        self,
+        source: ImageSource,
+        patience_s: float = PATIENCE_S,
+        reopen: Callable[[str], ImageSource] = VideoSource,
+        reopen_s: tuple[float, float] = REOPEN_S,
+    ) -> None:
+        self.name = source.name
+        self.dropped = self.reopened = 0
+        self._patience_s, self._reopen, self._reopen_s = patience_s, reopen, reopen_s
+        self._view: View | None = None
         self._count = self._taken = 0
-        self._ended = self._closing = False
         self._news = threading.Condition()  # re-entrant: `next` calls `newest`
-        self._thread = threading.Thread(target=self._read, name="camera", daemon=True)
+        self._closing = threading.Event()
+        self._watch = _Watch(patience_s)
+        self._pause_s = reopen_s[0]
+        self._hung: list[threading.Thread] = []
+        self._read_s = time.monotonic()
+        self._said = ""
+        self._lost = False
+        self._thread = self._reader(source)
 
-    def newest(self) -> NDArray[np.uint8]:
+    def newest(self) -> View:
         """The newest image, at once, taken or not; there is one after the first `next`."""
         with self._news:
             if self._count > self._taken:
                 self.dropped += self._count - self._taken - 1
                 self._taken = self._count
-            assert self._image is not None
-            return self._image
+            assert self._view is not None
+            return self._view
 
-    def next(self) -> NDArray[np.uint8]:
+    def next(self) -> View:
         """The newest image that was not taken yet, waited for if need be.
 
+        A source that ended, or gives none for `patience_s`, shows the last one with the fault
+        ``no image``, again and again and nearly at once, until it gives images again.
+
         Raises:
-            DataError: if the source ended or gave nothing new for `patience_s`.
+            DataError: if it never gave one: the camera is none, or not the right one.
         """
+        began_s = time.monotonic()
         with self._news:
-            self._news.wait_for(lambda: self._count > self._taken or self._ended, self._patience_s)
+            shown = self._view is not None
+            if shown and not self._lost:
+                self._news.wait_for(
+                    lambda: self._count > self._taken or self._lost, self._patience_s
+                )
+            else:
+                limit_s = _POLL_S if shown else self._patience_s
+                self._news.wait_for(lambda: self._count > self._taken, limit_s)
+            waited_s = time.monotonic() - began_s
             if self._count > self._taken:
-                return self.newest()
-            what = "ended" if self._ended else f"gave no image for {self._patience_s:g} s"
-        raise DataError(
-            f"camera {self.source.name} {what}",
-            expected="a source that goes on giving images",
-            mend="check the cable, the address, and that no other program uses it",
-        )
+                return self.newest()._replace(waited_s=waited_s)
+            if self._view is None:
+                raise DataError(
+                    f"camera {self.name} gave no image for {self._patience_s:g} s",
+                    expected="a source that goes on giving images",
+                    mend="check the cable, the address, and that no other program uses it",
+                )
+            self._lost = True
+            self._view = self._view._replace(fault="no image")
+            self._say("no image")
+            self._replace_hung()
+            return self._view._replace(waited_s=waited_s)
 
     def __enter__(self) -> NewestImage:
         self._thread.start()
@@ -135,23 +216,131 @@ class NewestImage:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._closing = True
+        self._closing.set()
         self._thread.join(self._patience_s)  # a hung driver must not hang the device
-        if not self._thread.is_alive():
-            self.source.close()
 
-    def _read(self) -> None:
-        while not self._closing:
-            image = self.source.read()
-            with self._news:
-                if image is None:
-                    self._ended = True
-                else:
-                    self._image = image
-                    self._count += 1
-                self._news.notify_all()
-            if image is None:
-                return
+    def _reader(self, source: ImageSource | None) -> threading.Thread:
+        return threading.Thread(target=self._run, args=(source,), name="camera", daemon=True)
+
+    def _replace_hung(self) -> None:
+        """Let another thread open the source if the one that reads has not come back for long.
+
+        Whatever a driver does with it: it closes its source if it ever comes back.
+        """
+        self._hung = [thread for thread in self._hung if thread.is_alive()]
+        if time.monotonic() - self._read_s < self._patience_s or len(self._hung) >= MAX_HUNG:
+            return
+        self._hung.append(self._thread)
+        self._thread = self._reader(None)
+        self._read_s = time.monotonic()
+        self._thread.start()
+
+    def _mine(self) -> bool:
+        return not self._closing.is_set() and threading.current_thread() is self._thread
+
+    def _run(self, source: ImageSource | None) -> None:
+        """Read; open again whatever ends, freezes, or is no camera; until closed or replaced."""
+        while self._mine():
+            if source is None:
+                source = self._again()
+                continue
+            image = source.read()
+            if not self._mine():
+                break
+            self._read_s = time.monotonic()
+            fault, is_broken = self._watch.judge(image, self._read_s)
+            if image is not None:
+                self._show(image, fault)
+            if is_broken:
+                source.close()
+                source = None
+                with self._news:
+                    self._lost = True
+                    self._news.notify_all()
+        if source is not None:
+            source.close()
+
+    def _show(self, image: NDArray[np.uint8], fault: str) -> None:
+        with self._news:
+            if fault == "no colour image" and self._view is not None:
+                image = self._view.image  # there is nothing to show of it
+            self._view = View(image, fault)
+            self._count += 1
+            self._lost = False
+            if not fault:
+                self._pause_s = self._reopen_s[0]
+            self._say(fault)
+            self._news.notify_all()
+
+    def _again(self) -> ImageSource | None:
+        """Wait, and open the source; None if that fails."""
+        pause_s = self._pause_s
+        self._pause_s = min(2 * pause_s, self._reopen_s[1])
+        until_s = time.monotonic() + pause_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            self._read_s = time.monotonic()  # waiting is not hanging
+            if self._closing.wait(min(left_s, 1.0)):
+                return None
+        self.reopened += 1
+        try:
+            source = self._reopen(self.name)
+        except DataError:
+            return None
+        self._watch.opened(time.monotonic())
+        return source
+
+    def _say(self, fault: str) -> None:
+        """One line when it begins to fail, and one when it works again."""
+        if fault != self._said:
+            _log.warning("camera %s: %s", self.name, fault or "works again")
+            self._said = fault
+
+
+class _Watch:
+    """Tells a view of now from what a failing camera gives.
+
+    Args:
+        patience_s: how long images may be equal, or be none, before the camera is broken.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._last: NDArray[np.uint8] | None = None
+        self._moved_s = self._fine_s = time.monotonic()
+
+    def opened(self, now_s: float) -> None:
+        """The source was opened again: it has its time to become fine."""
+        self._fine_s = now_s
+
+    def judge(self, image: NDArray[np.uint8] | None, now_s: float) -> tuple[str, bool]:
+        """The fault of an image, and whether the source is to be opened again."""
+        if image is None:
+            return "no image", True
+        if not is_colour_image(image):
+            return "no colour image", now_s - self._fine_s > self._patience_s
+        if self._last is None or not _equal(image, self._last):
+            self._last, self._moved_s = image, now_s
+        fault = ""
+        if int(image[::_EVERY, ::_EVERY].max()) < BLACK and int(image.max()) < BLACK:
+            fault = "black"
+        elif now_s - self._moved_s > self._patience_s:
+            fault = "frozen"
+        if not fault:
+            self._fine_s = now_s
+        return fault, now_s - max(self._fine_s, self._moved_s) > self._patience_s
+
+
+def _equal(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
+    """Whether two images are the same; mostly told from few of their rows and columns."""
+    if one.shape != other.shape:
+        return False
+    some = (slice(None, None, _EVERY), slice(None, None, _EVERY))
+    return np.array_equal(one[some], other[some]) and np.array_equal(one, other)
+
+
+def is_colour_image(image: NDArray[np.uint8]) -> bool:
+    """Whether this is uint8 (H, W, 3) with at least one pixel."""
+    return image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size > 0
 
 
 def square_rgb(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], int]:
@@ -167,7 +356,7 @@ def square_rgb(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], 
     Raises:
         DataError: if it is no such image, as of a camera that gives raw or 16-bit pixels.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+    if not is_colour_image(image):
         shape = " x ".join(str(n) for n in image.shape)
         raise DataError(
             f"camera image of {shape} numbers, {image.dtype}",

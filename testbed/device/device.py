@@ -196,9 +196,10 @@ class Device:
 
         Returns:
             The observation, float32 (`OBS_DIM`,), or None if the frame was skipped because
-            it waited longer than `max_queue_ms`, or `stop` was called while waiting.
+            it waited longer than `max_queue_ms` or the camera failed, or `stop` was called
+            while waiting.
         """
-        captured_s = self._next_capture_s()
+        captured_s = self._next_capture_s(frame.waited_s)
         self._settle()
         self._uplink.while_idle(self._work, captured_s, self._stop)
         wait_until(captured_s, self._stop)
@@ -230,8 +231,9 @@ class Device:
             self._track = frame.track
             self._observer.new_track()
         queue_ms = (start_s - captured_s) * 1e3
-        if queue_ms > self.config.max_queue_ms:
-            work.status, work.reason = "skipped", f"queued {queue_ms:.0f} ms"
+        if frame.fault or queue_ms > self.config.max_queue_ms:
+            why = f"camera: {frame.fault}" if frame.fault else f"queued {queue_ms:.0f} ms"
+            work.status, work.reason = "skipped", why
             self._observer.record_skipped()
             return None
         return self._observe(work, queue_ms)
@@ -259,14 +261,19 @@ class Device:
         self._close(next_s)
         return self.finished
 
-    def _next_capture_s(self) -> float:
+    def _next_capture_s(self, waited_s: float) -> float:
+        """When the next frame is captured; later by what a slow camera made the device wait."""
         now_s = time.monotonic()
         if self.config.period_ms == 0:
             return now_s + self.config.pause_ms / 1e3
         if self._origin_s is None:
             return now_s
         first, first_s = self._paced_from
-        return first_s + (self._count - first) * self.config.period_ms / 1e3
+        captured_s = first_s + (self._count - first) * self.config.period_ms / 1e3
+        if waited_s > 0 and now_s > captured_s:
+            captured_s += min(waited_s, now_s - captured_s)
+            self._paced_from = self._count, captured_s
+        return captured_s
 
     def _settle(self) -> None:
         """Learn from the frame in hand and write it down, while the device has time for it."""

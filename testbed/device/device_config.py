@@ -22,9 +22,11 @@ class DeviceConfig:
         max_queue_ms: a frame that has waited longer is skipped.
         pause_ms: with period 0, idle time before each capture.
         pace: of an emulated slower device (`testbed.device.pace`); None is this machine.
-        breaker_failures: failed exchanges in a row after which the device stays local
-            until a probe is answered; 0 (the default) never does, as in the simulator.
-        breaker_backoff_ms: first pause before such a probe, doubled at each that fails.
+        breaker_failures: failed exchanges in a row after which the device stays local until
+            the server infers again (`testbed.device.breaker`); 0 (the default) never does, as
+            in the simulator.
+        breaker_backoff_ms: first pause before it is asked to, doubled at each failure up to
+            1250 (or this, if it is longer).
         seed: of the spread of the back-off and of the pace.
         frame_encoding: how split 0 sends the frame: ``raw``, ``webp`` or ``jpeg[:quality]``.
         probe_budget_per_min: most probes a minute while idle (`testbed.device.probing`);

@@ -23,7 +23,14 @@ from cnn.image_file import read_image
 from cnn.preprocess import resize_rgb
 from cnn.table import running_tracks
 from cnn.tracks import PARTS
-from testbed.device.camera import NewestImage, VideoSource, square_rgb, video_images
+from testbed.device.camera import (
+    NewestImage,
+    VideoSource,
+    View,
+    is_colour_image,
+    square_rgb,
+    video_images,
+)
 from testbed.device.image_folder import image_tracks
 
 SOURCES: Final = "gtsrb:PART (such as gtsrb:policy-test), folder:PATH, render, or camera:0"
@@ -45,6 +52,9 @@ class CameraFrame:
         name: where it comes from, such as ``1/4#7`` or a file name.
         refresh: of a live source: the same frame with the newest image there is. The device
             asks for it when the moment of capture has come.
+        fault: of a live source: why its image is no view of now (`testbed.device.camera.View`);
+            the device skips such a frame.
+        waited_s: of a live source: how long the frame was waited for.
     """
 
     image: NDArray[np.uint8]
@@ -55,6 +65,8 @@ class CameraFrame:
     height_px: int
     name: str
     refresh: Callable[[], CameraFrame] | None = None
+    fault: str = ""
+    waited_s: float = 0.0
 
 
 def open_frames(
@@ -62,7 +74,8 @@ def open_frames(
 ) -> Iterator[CameraFrame]:
     """Open a source by its name and go round it until `n` frames have come (None: for ever).
 
-    A video file ends with its last frame, and a live camera goes on until it is unplugged.
+    A video file ends with its last frame. A live camera goes on for ever: while it fails, its
+    frames say so.
 
     Args:
         source: one of `SOURCES`.
@@ -73,7 +86,7 @@ def open_frames(
 
     Raises:
         ConfigError: if the source is unknown.
-        DataError: if its files are missing or hold no frames, or a camera is absent or stops.
+        DataError: if its files are missing or hold no frames, or a camera is absent at the start.
     """
     kind, _, rest = source.partition(":")
     part = next((p for p in PARTS if p == rest), None)
@@ -154,26 +167,44 @@ def camera_frames(source: VideoSource, size: int) -> Generator[CameraFrame, None
     """The centre square of each image of a camera or video; one track without labels.
 
     Raises:
-        DataError: if a live source ends or hangs, or a file holds no images.
+        DataError: if a live source gives not one image, or a file holds none.
     """
     if not source.live:
         for number, image in enumerate(video_images(source)):
-            yield _camera_frame(source.name, size, number, image)
+            yield _camera_frame(source.name, size, number, View(image, ""))
         return
     with NewestImage(source) as newest:
-        for number in count():
-            image = newest.next()
-            refresh = partial(_refreshed, source.name, size, number, newest)
-            yield replace(_camera_frame(source.name, size, number, image), refresh=refresh)
+        yield from live_frames(newest, size)
 
 
-def _refreshed(name: str, size: int, number: int, newest: NewestImage) -> CameraFrame:
-    return _camera_frame(name, size, number, newest.newest())
+def live_frames(newest: NewestImage, size: int) -> Iterator[CameraFrame]:
+    """The centre square of a live source's newest image, for ever; the source is open."""
+    for number in count():
+        view = newest.next()
+        refresh = partial(_refreshed, size, number, newest)
+        yield replace(_camera_frame(newest.name, size, number, view), refresh=refresh)
 
 
-def _camera_frame(name: str, size: int, number: int, image: NDArray[np.uint8]) -> CameraFrame:
-    resized, side_px = square_rgb(image, size)
-    return CameraFrame(resized, None, 0, number, side_px, side_px, f"camera:{name}#{number}")
+def _refreshed(size: int, number: int, newest: NewestImage) -> CameraFrame:
+    return _camera_frame(newest.name, size, number, newest.newest())
+
+
+def _camera_frame(name: str, size: int, number: int, view: View) -> CameraFrame:
+    if view.fault and not is_colour_image(view.image):
+        resized, side_px = np.zeros((size, size, 3), np.uint8), size
+    else:
+        resized, side_px = square_rgb(view.image, size)
+    return CameraFrame(
+        resized,
+        None,
+        0,
+        number,
+        side_px,
+        side_px,
+        f"camera:{name}#{number}",
+        fault=view.fault,
+        waited_s=view.waited_s,
+    )
 
 
 def cycled(source: Callable[[], Iterable[CameraFrame]]) -> Iterator[CameraFrame]:

@@ -1,13 +1,15 @@
-"""The device's way to the server: sending, giving up, and asking for a sign of life.
+"""The device's way to the server: sending, giving up, and trying again what failed.
 
-What an exchange teaches is noted in the frame's `lessons` and learnt later, while the device
-has time for it.
+While the breaker is open the device tries in the background whether the server infers: it sends
+the payload that was not answered once more, and no frame waits for it. What an exchange teaches
+is noted in the frame's `lessons` and learnt later, while the device has time for it.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -47,6 +49,62 @@ class Exchanger(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class _Sent:
+    """A payload, as it was sent."""
+
+    payload: NDArray[np.uint8]
+    action: Action
+    encoding: FrameCodec
+    bundle_hash: str
+
+    @property
+    def bytes(self) -> int:
+        """What crosses the uplink with it."""
+        extra_bytes = 0 if self.encoding == "raw" else ENCODING_OVERHEAD_BYTES
+        return self.payload.nbytes + WIRE_OVERHEAD_BYTES + extra_bytes
+
+
+@dataclass(slots=True)
+class _Trial:
+    """An exchange in the background, which says whether the server infers."""
+
+    sent: _Sent
+    sent_s: float
+    counted_s: float
+    """Up to here its time stands in the frames' accounts."""
+    done_s: float | None = None
+    reply: Reply | None = None
+    reason: str = ""
+    finished: threading.Event = field(default_factory=threading.Event)
+
+    def run(self, client: Exchanger, timeout_ms: float, n_classes: int) -> None:
+        """Carry it out; nothing is raised."""
+        sent = self.sent
+        try:
+            self.reply = _believed(
+                client.infer(
+                    sent.payload, sent.action.exit, sent.action.split, timeout_ms, sent.encoding
+                ),
+                n_classes,
+            )
+        except ExchangeFailed as error:
+            self.reason = error.reason
+        except ValueError:  # the connection was closed meanwhile
+            self.reason = "unavailable"
+        finally:
+            self.done_s = time.monotonic()
+            self.finished.set()
+
+
+def _believed(reply: Reply, n_classes: int) -> Reply:
+    """A reply whose class the network has; raises `ExchangeFailed` otherwise."""
+    if 0 <= reply.prediction < n_classes:
+        return reply
+    detail = f"class {reply.prediction} of a network of {n_classes}"
+    raise ExchangeFailed("bad answer", detail, reply.total_ms)
+
+
 class Uplink:
     """Exchanges of one device with its server.
 
@@ -78,6 +136,8 @@ class Uplink:
     def reset(self) -> None:
         """Start a new drive: nothing was sent, the breaker and the probes begin anew."""
         self.exchange_end_s = -np.inf
+        self._unanswered: _Sent | None = None
+        self._trial: _Trial | None = None
         self._prober = Prober(self._config.probe_plan())
         self._breaker = CircuitBreaker(
             self._config.breaker_failures,
@@ -96,12 +156,14 @@ class Uplink:
 
     def while_idle(self, work: Work | None, when_s: float, stop: threading.Event) -> None:
         """Probe, if that is due or worth it, before the device is needed at `when_s`."""
-        now_s = time.monotonic()
         if self._client is None:
             return
-        if self._breaker.probe_due(now_s):
-            self._probe(self._client, work, now_s)
-        elif work is not None and not self._breaker.is_open:
+        if self._trial is not None:
+            self._follow(self._trial, work)
+        if self._breaker.is_open:
+            if self._trial is None and self._breaker.probe_due(time.monotonic()):
+                self._try_again(self._client)
+        elif work is not None:
             self._refresh(self._client, work, when_s, stop)
 
     def offload(
@@ -121,22 +183,25 @@ class Uplink:
             work.reason = "no server" if client is None else "breaker open"
             return False
         payload, encoding = self._payload(work, action.split, x, rest_ms)
+        sent = _Sent(payload, action, encoding, self._runtime.bundle.hash)
         sent_s = time.monotonic()
         try:
-            work.reply = client.infer(payload, action.exit, action.split, patience_ms, encoding)
+            work.reply = _believed(
+                client.infer(payload, action.exit, action.split, patience_ms, encoding),
+                self._runtime.bundle.config.n_classes,
+            )
         except ExchangeFailed as error:
             work.reason = error.reason
         done_s = time.monotonic()
         self._processor.resume(done_s)
         if work.reply is None:
-            self._account(work, payload.nbytes, encoding, sent_s, done_s)
-            self._breaker.failure(done_s)
+            self._account(work, sent, sent_s, done_s)
+            self._breaker.failure(done_s, gone=work.reason == "unavailable")
+            self._unanswered = sent
             work.lessons.append(partial(self._observer.record_failure, done_s))
             return False
         # The answer is here, and nothing else may delay it: the books are kept later.
-        work.lessons.append(
-            partial(self._accept, work, work.reply, payload.nbytes, encoding, sent_s, done_s)
-        )
+        work.lessons.append(partial(self._accept, work, work.reply, sent, sent_s, done_s))
         return True
 
     def _payload(
@@ -156,49 +221,53 @@ class Uplink:
             processor.spend(rest_ms)
         return payload, "raw"
 
-    def _account(
-        self, work: Work, payload_bytes: int, encoding: FrameCodec, sent_s: float, done_s: float
-    ) -> None:
+    def _account(self, work: Work, sent: _Sent, sent_s: float, done_s: float) -> None:
         """Write down an exchange, answered or not."""
-        extra_bytes = 0 if encoding == "raw" else ENCODING_OVERHEAD_BYTES
-        work.sent_bytes += payload_bytes + WIRE_OVERHEAD_BYTES + extra_bytes
-        work.uplink_bytes = payload_bytes
+        work.sent_bytes += sent.bytes
+        work.uplink_bytes = sent.payload.nbytes
         work.wait_ms += (done_s - sent_s) * 1e3
         work.exchanges.append((sent_s, done_s))
         self.exchange_end_s = done_s
 
-    def _accept(
-        self,
-        work: Work,
-        reply: Reply,
-        payload_bytes: int,
-        encoding: FrameCodec,
-        sent_s: float,
-        done_s: float,
-    ) -> None:
+    def _accept(self, work: Work, reply: Reply, sent: _Sent, sent_s: float, done_s: float) -> None:
         """Take an answer and learn from it."""
-        self._account(work, payload_bytes, encoding, sent_s, done_s)
+        self._account(work, sent, sent_s, done_s)
         self._breaker.success()
         work.transfer_ms, work.exit_used = reply.transfer_ms, 0
         work.prediction, work.confidence = int(reply.prediction), float(reply.confidence)
         self._observer.record_transfer(done_s, work.sent_bytes, reply.transfer_ms)
         self._observer.record_server(done_s, reply.server_queue_ms)
 
-    def _probe(self, client: Exchanger, work: Work | None, now_s: float) -> None:
-        """Ask the server for a sign of life before it is trusted again.
+    def _try_again(self, client: Exchanger) -> None:
+        """Send what was not answered once more, in the background."""
+        sent, runtime = self._unanswered, self._runtime
+        assert sent is not None  # a failure opened the breaker
+        if sent.bundle_hash != runtime.bundle.hash:  # the network was changed meanwhile
+            blank = np.zeros((1, *runtime.wire_shape(sent.action.split)), np.uint8)
+            sent = self._unanswered = _Sent(blank, sent.action, "raw", runtime.bundle.hash)
+        now_s = time.monotonic()
+        self._trial = trial = _Trial(sent, now_s, now_s)
+        arguments = client, self._config.timeout_ms, runtime.bundle.config.n_classes
+        threading.Thread(target=trial.run, args=arguments, name="probe", daemon=True).start()
 
-        Mostly answered before the next capture. An unanswered probe delays the next frame
-        by at most the time-out, once in a back-off; without it a device that has no idle
-        time would never come back.
-        """
-        try:
-            client.probe(timeout_ms=self._config.timeout_ms)
-            self._breaker.success()
-        except ExchangeFailed:
-            self._breaker.probe_failed(time.monotonic())
-        self.exchange_end_s = time.monotonic()
+    def _follow(self, trial: _Trial, work: Work | None) -> None:
+        """Take account of the background's exchange so far, and of its outcome."""
+        ended = trial.finished.is_set()
+        until_s = trial.done_s if ended and trial.done_s is not None else time.monotonic()
         if work is not None:
-            work.exchanges.append((now_s, self.exchange_end_s))
+            work.exchanges.append((trial.counted_s, until_s))
+        trial.counted_s = self.exchange_end_s = until_s
+        if not ended:
+            return
+        self._trial, gone = None, trial.reason == "unavailable"
+        if work is not None and not gone:
+            work.sent_bytes += trial.sent.bytes
+        if trial.reply is None:
+            self._breaker.probe_failed(trial.sent_s, gone=gone)
+            return
+        self._breaker.probe_answered(trial.sent_s)
+        self._observer.record_transfer(until_s, trial.sent.bytes, trial.reply.transfer_ms)
+        self._observer.record_server(until_s, trial.reply.server_queue_ms)
 
     def _refresh(self, client: Exchanger, work: Work, when_s: float, stop: threading.Event) -> None:
         """Probe the link while nothing is to be done until `when_s`, if that is worth it.

@@ -192,6 +192,8 @@ class Guard:
             return
         if decision is not None and decision.decided_by != "policy":
             return  # decided before the state changed
+        if row.reason.startswith("camera: "):
+            return  # nothing was seen, which is no fault of the policy
         values, action = self._figures(row, decision), row.action
         if self.state == "trial":
             self._trial.add(values, action)

@@ -108,9 +108,10 @@ class FramesSection:
         pace: emulates a slower device: a cost model's file, or ``shipped``, scaled to the full
             local time that the policy is told; left out, the machine as it is.
         slowdown: no longer used; 1 is still read.
-        breaker_failures: failed exchanges in a row that stop offloading until a probe is
-            answered; 0 never does.
-        breaker_backoff_ms: first pause before such a probe.
+        breaker_failures: failed exchanges in a row that stop offloading until the server answers
+            such an exchange again, in the background; 0 never does.
+        breaker_backoff_ms: first pause before it is asked to; doubled at each failure, up to 1250
+            (or this, if it is longer).
     """
 
     source: str = "render"

@@ -154,7 +154,7 @@ class Swapper:
             return
         self._frames += 1
         self._sent += row.uplink_bytes > 0
-        self._rejected += row.reason == "rejected"
+        self._rejected += row.reason in ("rejected", "bad answer")
         if self._frames >= self._probation_frames:
             if self._rejected > _REJECTED_SHARE * max(1, self._sent):
                 self.roll_back(f"the server rejected {self._rejected} of {self._sent} frames")

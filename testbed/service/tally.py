@@ -62,4 +62,4 @@ class Tally:
 
 def reason_kind(row: Measurement) -> str:
     """The reason without its figures, of which there would be any number."""
-    return "queued" if row.status == "skipped" else row.reason
+    return "queued" if row.reason.startswith("queued ") else row.reason

@@ -1,11 +1,15 @@
 """The device's end of the wire: one connection, one exchange at a time, failures at once.
 
 The circuit breaker and the decision when to probe belong to the device loop; this class
-only says what happened. An answer that comes after its time-out is never returned.
+only says what happened. An answer that comes after its time-out is never returned, and one that
+cannot be true (of another request, with times longer than the exchange itself) is none.
 """
 
 from __future__ import annotations
 
+import base64
+import itertools
+import random
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,19 +25,23 @@ from cnn.errors import RemoteError
 from cnn.frame_codec import FrameCodec
 from testbed.wire.address import join_address, parse_address
 from testbed.wire.connection import Connection
+from testbed.wire.forms import CLOCK_TOLERANCE_MS, printable
 from testbed.wire.messages import (
     MODEL_NAME,
     SERVICE,
+    Answer,
     WireError,
     build_request,
+    check_live,
     check_metadata,
+    id_field,
     parse_response,
     probe_message,
 )
 from testbed.wire.tls import TlsFiles
 from testbed.wire.tls_reason import tls_reason
 
-Reason = Literal["timeout", "refused", "unavailable", "rejected"]
+Reason = Literal["timeout", "refused", "unavailable", "rejected", "bad answer"]
 
 REASONS: Final[dict[grpc.StatusCode, Reason]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
@@ -46,6 +54,8 @@ REASONS: Final[dict[grpc.StatusCode, Reason]] = {
 INFER: Final = f"/{SERVICE}/ModelInfer"
 LIVE: Final = f"/{SERVICE}/ServerLive"
 METADATA: Final = f"/{SERVICE}/ModelMetadata"
+_IDS: Final = 2**24
+"""Ids of requests before they come again: four characters of base 64, six bytes of a message."""
 _ASK_METADATA: Final = pb.ModelMetadataRequest(name=MODEL_NAME).SerializeToString()
 
 CONNECT_RETRY_S: Final = 0.05
@@ -57,8 +67,8 @@ class ExchangeFailed(RemoteError):  # noqa: N818 - an outcome the device expects
 
     Attributes:
         reason: ``timeout`` (no answer in time), ``refused`` (the server is full),
-            ``unavailable`` (no connection, or it broke) or ``rejected`` (the server or the
-            client found the message wrong).
+            ``unavailable`` (no connection, or it broke), ``rejected`` (the server found the
+            request wrong, or failed) or ``bad answer`` (the device found the answer wrong).
         elapsed_ms: from the start of the exchange until the failure was known.
     """
 
@@ -104,7 +114,8 @@ class Reply:
 
 
 class MecClient:
-    """Connection to one MEC server. Not for use by several threads at once.
+    """Connection to one MEC server. One exchange of a frame at a time; a probe may be under way
+    meanwhile in another thread.
 
     Args:
         target: ``host:port`` (`testbed.wire.address`).
@@ -124,6 +135,8 @@ class MecClient:
             options.append(("grpc.ssl_target_name_override", tls.server_name))
         self._connection = Connection(target, tls.credentials() if tls else None, tuple(options))
         self._requests: dict[tuple[int, int, FrameCodec], Any] = {}
+        # Devices that start together must not count alike: one's answer is not another's.
+        self._ids = itertools.count(random.SystemRandom().randrange(_IDS))
 
     def use_bundle(self, bundle_hash: str) -> None:
         """Name another bundle in requests from now on; call it between two exchanges."""
@@ -195,20 +208,19 @@ class MecClient:
         """
         began = time.perf_counter()
         raw = payload.tobytes()
-        data = self._message(payload.shape, raw, exit, split, encoding)
+        request_id = base64.urlsafe_b64encode((next(self._ids) % _IDS).to_bytes(3)).decode()
+        data = self._message(payload.shape, raw, exit, split, encoding, request_id)
         try:
             answer_bytes: bytes = self._connection.call(INFER, data, timeout_ms / 1e3)
-            answer = parse_response(answer_bytes, 1)
+            answer = parse_response(answer_bytes, 1, request_id, self.bundle_hash)
         except grpc.RpcError as error:
-            elapsed_ms = (time.perf_counter() - began) * 1e3
-            reason = REASONS.get(_code(error), "rejected")
-            raise ExchangeFailed(reason, _detail(error), elapsed_ms) from error
+            raise _failure(error, began) from error
         except WireError as error:
-            elapsed_ms = (time.perf_counter() - began) * 1e3
-            raise ExchangeFailed("rejected", str(error), elapsed_ms) from error
+            raise _bad(str(error), began) from error
         total_ms = (time.perf_counter() - began) * 1e3
         if total_ms > timeout_ms:
             raise ExchangeFailed("timeout", "the answer came late", total_ms)
+        _check_times(answer, total_ms)
         return Reply(
             prediction=int(answer.predictions[0]),
             confidence=float(answer.confidences[0]),
@@ -236,11 +248,11 @@ class MecClient:
         message = probe_message(padding_bytes)
         began = time.perf_counter()
         try:
-            self._connection.call(LIVE, message, timeout_ms / 1e3)
+            check_live(self._connection.call(LIVE, message, timeout_ms / 1e3))
         except grpc.RpcError as error:
-            elapsed_ms = (time.perf_counter() - began) * 1e3
-            reason = REASONS.get(_code(error), "rejected")
-            raise ExchangeFailed(reason, _detail(error), elapsed_ms) from error
+            raise _failure(error, began) from error
+        except WireError as error:
+            raise _bad(str(error), began) from error
         return (time.perf_counter() - began) * 1e3
 
     def close(self) -> None:
@@ -259,7 +271,13 @@ class MecClient:
         self.close()
 
     def _message(
-        self, shape: tuple[int, ...], raw: bytes, exit: int, split: int, encoding: FrameCodec
+        self,
+        shape: tuple[int, ...],
+        raw: bytes,
+        exit: int,
+        split: int,
+        encoding: FrameCodec,
+        request_id: str,
     ) -> bytes:
         request = self._requests.get((exit, split, encoding))
         if request is None or tuple(request.inputs[0].shape) != shape:
@@ -271,7 +289,26 @@ class MecClient:
         message.CopyFrom(request)
         message.raw_input_contents[0] = raw
         data: bytes = message.SerializeToString()
-        return data
+        return id_field(request_id) + data
+
+
+def _check_times(answer: Answer, total_ms: float) -> None:
+    """A server's times are part of the exchange, as the device's own clock measured it."""
+    stated_ms = answer.server_queue_ms + answer.server_ms
+    if stated_ms > total_ms + CLOCK_TOLERANCE_MS:
+        detail = f"server times of {stated_ms:.1f} ms in an exchange of {total_ms:.1f} ms"
+        raise ExchangeFailed("bad answer", detail, total_ms)
+
+
+def _failure(error: grpc.RpcError, began: float) -> ExchangeFailed:
+    """A call that ended with another status than OK."""
+    elapsed_ms = (time.perf_counter() - began) * 1e3
+    return ExchangeFailed(REASONS.get(_code(error), "rejected"), _detail(error), elapsed_ms)
+
+
+def _bad(detail: str, began: float) -> ExchangeFailed:
+    """An answer that is none."""
+    return ExchangeFailed("bad answer", detail, (time.perf_counter() - began) * 1e3)
 
 
 def _code(error: grpc.RpcError) -> grpc.StatusCode:
@@ -281,4 +318,4 @@ def _code(error: grpc.RpcError) -> grpc.StatusCode:
 
 def _detail(error: grpc.RpcError) -> str:
     text = error.details() if isinstance(error, grpc.Call) else str(error)
-    return " ".join((text or "no details").split())[:300]
+    return printable(" ".join((text or "no details").split())[:300])

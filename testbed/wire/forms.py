@@ -23,6 +23,12 @@ HASH_CHARS: Final = 16
 """Hex digits of the bundle hash that travel with each request: 64 bits tell bundles apart
 and save 48 bytes of every frame's uplink. A server takes any longer prefix too."""
 MAX_DEADLINE_MS: Final = 3_600_000.0
+MAX_WAIT_MS: Final = 600_000.0
+"""Longest wait that an answer may speak of: no device waits longer for one."""
+MAX_QUEUE_LENGTH: Final = 1_000_000
+CLOCK_TOLERANCE_MS: Final = 1.0
+"""By so much a server's times may exceed the exchange that they are part of: both ends round
+their clocks, and no two run equally fast."""
 READ_BYTES: Final = 2**20
 """Length up to which a message is read whatever the batch: 151 frames of 48 x 48 pixels."""
 
@@ -138,6 +144,16 @@ class Answer:
     server_ms: float
     server_wait_ms: float
     queue_length: int
+
+
+def is_hash_of(stated: str, bundle_hash: str) -> bool:
+    """Whether `stated` is a bundle's hash, or its first `HASH_CHARS` or more digits."""
+    return len(stated) >= HASH_CHARS and bundle_hash.startswith(stated)
+
+
+def printable(text: str) -> str:
+    """Text of the other end in one line: whatever would move a terminal's cursor becomes ``?``."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def parameter_of(parameters: Mapping[str, Any], name: str) -> tuple[str | None, Any]:

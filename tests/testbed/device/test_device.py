@@ -27,7 +27,6 @@ from cnn.runtime import SplitRuntime
 from testbed.costs.power import power_profile
 from testbed.decide.observation import Observer, Settings
 from testbed.decide.policy import RandomPolicy, StaticPolicy
-from testbed.device.breaker import CircuitBreaker
 from testbed.device.device import Device, DeviceConfig
 from testbed.device.frames import CameraFrame, open_frames
 from testbed.device.work import tail_overlap_ms
@@ -269,7 +268,7 @@ class Unreliable:
         return 1.0
 
 
-def test_the_breaker_stays_local_until_a_probe_is_answered(
+def test_the_breaker_stays_local_until_an_inference_is_answered(
     runtime: SplitRuntime, frames: list[CameraFrame]
 ) -> None:
     link = Unreliable()
@@ -291,24 +290,9 @@ def test_the_breaker_stays_local_until_a_probe_is_answered(
     reasons = [row.reason for row in rows]
     assert reasons[:3] == ["unavailable"] * 3
     assert set(reasons[3:20]) == {"breaker open"}
-    assert sent_before == 3
-    assert link.probed >= 2
+    assert sent_before >= 4  # what failed is tried again
+    assert link.probed == 0  # a sign of life is no answer
     assert rows[-1].status == "ok"
-
-
-def test_breaker_backs_off_longer_after_each_failed_probe() -> None:
-    breaker = CircuitBreaker(2, 1.0, np.random.default_rng(0))
-    breaker.failure(0.0)
-    assert not breaker.is_open
-    breaker.failure(0.0)
-    assert breaker.is_open
-    assert not breaker.probe_due(0.79)
-    assert breaker.probe_due(1.21)
-    breaker.probe_failed(10.0)
-    assert not breaker.probe_due(11.5)
-    assert breaker.probe_due(12.5)
-    breaker.success()
-    assert not breaker.is_open
 
 
 class Slow(Unreliable):

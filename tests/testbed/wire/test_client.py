@@ -22,7 +22,13 @@ from cnn.frame_codec import FrameCodec, FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.client import ExchangeFailed, MecClient
-from testbed.wire.messages import WireSpec, build_request, build_response, check_request
+from testbed.wire.messages import (
+    WireSpec,
+    build_request,
+    build_response,
+    check_request,
+    id_field,
+)
 
 BUNDLE = load_bundle()
 OFFLOADS = [action for action in ACTIONS if not action.is_local]
@@ -61,7 +67,9 @@ def foreign_server(
         time.sleep(delay_s)
         if answer is None:
             raise RuntimeError("broken")
-        return answer
+        # Messages put one after the other are merged: the answer names the request it is for.
+        asked = pb.ModelInferRequest.FromString(request).id
+        return id_field(asked) + answer
 
     def metadata(request: bytes, context: object) -> bytes:
         data: bytes = pb.ModelMetadataResponse(name=model, versions=["1"]).SerializeToString()
@@ -246,7 +254,7 @@ def test_a_late_answer_is_never_used(runtime: SplitRuntime) -> None:
 
 
 @pytest.mark.parametrize("kind", ["broken", "garbage", "truncated", "oversize"])
-def test_a_useless_answer_is_rejected(runtime: SplitRuntime, kind: str) -> None:
+def test_a_useless_answer_is_a_failure(runtime: SplitRuntime, kind: str) -> None:
     answer = {
         "broken": None,
         "garbage": b"\xff" * 50,
@@ -261,7 +269,8 @@ def test_a_useless_answer_is_rejected(runtime: SplitRuntime, kind: str) -> None:
     ):
         client.infer(data, 5, 4, timeout_ms=20_000)
     # gRPC reports an answer beyond the bound with the status of a full server
-    assert caught.value.reason == ("refused" if kind == "oversize" else "rejected")
+    reasons = {"broken": "rejected", "oversize": "refused"}
+    assert caught.value.reason == reasons.get(kind, "bad answer")
 
 
 def test_a_full_server_refuses(runtime: SplitRuntime) -> None:
@@ -323,8 +332,8 @@ def test_prepared_requests_keep_no_payload() -> None:
     process = psutil.Process()
     payload = bytes(10_000)
     with MecClient("127.0.0.1:1", "0" * 64) as client:
-        client._message((1, 10_000), payload, 2, 1, "raw")
+        client._message((1, 10_000), payload, 2, 1, "raw", "abcd")
         before = process.memory_info().rss
         for _ in range(3000):
-            client._message((1, 10_000), payload, 2, 1, "raw")
+            client._message((1, 10_000), payload, 2, 1, "raw", "abcd")
         assert process.memory_info().rss - before < 10_000_000

@@ -21,6 +21,7 @@ from testbed.wire.messages import (
     WireSpec,
     build_request,
     build_response,
+    id_field,
     parse_request,
 )
 from testbed.wire.request_reader import MAX_KINDS, RequestReader
@@ -52,22 +53,37 @@ def outcome(read: Any, *args: Any) -> Any:
     )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+FRONTS = [
+    id_field("abcd"),
+    id_field("a-z_"),
+    id_field("x" * 200),
+    id_field("ä"),
+    b"\x1a\x00",
+    id_field("one") + id_field("two"),
+    id_field("one") + b"\x1a\x00",
+    b"\x1a\x00\x1a\x00",
+    b"\x1a\x02\xff\xff",
+]
+"""Ids in front of a message, as devices send them, twice, empty, and in no UTF-8."""
+
+
+@settings(max_examples=400, deadline=None)
 @given(
     st.lists(
         st.tuples(
             st.integers(1, 5), st.integers(0, 4), st.integers(1, 5), st.integers(0, 3),
             st.sampled_from([None, 1.0, 250.0, -1.0]), st.sampled_from(["", "", "7"]),
+            st.sampled_from([b"", *FRONTS]),
         ),
         min_size=2, max_size=8,
     )
 )  # fmt: skip
 def test_the_same_call_whether_or_not_its_kind_is_known(plans: list[tuple[Any, ...]]) -> None:
     reader = RequestReader(SPEC)
-    for exit, split, batch, seed, deadline_ms, request_id in [*plans, *plans]:
+    for exit, split, batch, seed, deadline_ms, request_id, front in [*plans, *plans]:
         message = request(exit, split, batch, seed, deadline_ms)
         message.id = request_id
-        data = message.SerializeToString()
+        data = front + message.SerializeToString()
         assert outcome(reader.read, data) == outcome(parse_request, data, SPEC)
 
 
@@ -127,6 +143,11 @@ def test_what_is_remembered_is_bounded() -> None:
     message.id = "x" * 5000
     reader.read(message.SerializeToString())
     assert not reader._kinds  # an id is new each time
+    for k in range(50):
+        assert (
+            reader.read(id_field(f"{k:04}") + request().SerializeToString()).request_id == f"{k:04}"
+        )
+    assert len(reader._kinds) == 1  # and no part of the kind
 
 
 @pytest.mark.parametrize("outputs", [(), ("confidence",), ("confidence", "prediction")])
