@@ -18,6 +18,7 @@ from typing import Any
 from testbed.records.parquet import read_all, read_records
 from testbed.service.record_rotation import record_files
 
+ROOT = Path(__file__).parents[1]
 WAIT_S = 30.0
 Row = dict[str, Any]
 
