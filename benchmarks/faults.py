@@ -43,7 +43,7 @@ LIMITS_S = {
     "records": 150.0,
     "disk": 60.0,
     "injection": 150.0,
-    "device": 110.0,
+    "device": 130.0,
     "fairness": 45.0,
     "certificates": 50.0,
     "swaps": 80.0,
