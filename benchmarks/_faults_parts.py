@@ -70,7 +70,7 @@ class RunningDevice:
             )
         if preexec:
             self._drain()
-        self._metrics_port = 0
+        self.metrics_port = 0
 
     def _drain(self) -> None:
         """Let another process write the log that this one would have written."""
@@ -102,12 +102,12 @@ class RunningDevice:
 
     def frames(self, status: str | None = None) -> int:
         """Frames measured so far, by its metrics; 0 where it does not answer."""
-        if not self._metrics_port:
+        if not self.metrics_port:
             told = self.logged("metrics")
             if not told:
                 return 0
-            self._metrics_port = int(told[0]["port"])
-        url = f"http://127.0.0.1:{self._metrics_port}/metrics"
+            self.metrics_port = int(told[0]["port"])
+        url = f"http://127.0.0.1:{self.metrics_port}/metrics"
         try:
             with urllib.request.urlopen(url, timeout=2) as page:
                 text = page.read().decode()
