@@ -140,6 +140,7 @@ class EvilServer:
         port: to listen on; 0 takes a free one.
         bundle: that it claims to have; the shipped one if left out.
         late_s: of the mode ``late``.
+        credentials: of TLS; None serves in the clear.
 
     Attributes:
         mode: may be changed at any time.
@@ -149,7 +150,12 @@ class EvilServer:
     """
 
     def __init__(
-        self, mode: str, port: int = 0, bundle: Bundle | None = None, late_s: float = 0.4
+        self,
+        mode: str,
+        port: int = 0,
+        bundle: Bundle | None = None,
+        late_s: float = 0.4,
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"{mode}; expected one of {', '.join(MODES)}")
@@ -179,7 +185,13 @@ class EvilServer:
         servicer.set("", health_pb2.HealthCheckResponse.SERVING)
         servicer.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)
-        self._relay = _Relay(self._server.add_insecure_port("127.0.0.1:0"), port)
+        inner = "127.0.0.1:0"
+        self._relay = _Relay(
+            self._server.add_secure_port(inner, credentials)
+            if credentials
+            else self._server.add_insecure_port(inner),
+            port,
+        )
         self.port = self._relay.port
         self.target = f"127.0.0.1:{self.port}"
 

@@ -13,6 +13,7 @@ import socket
 import ssl
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,21 @@ class Pki:
             ["openssl", *new, *arguments], cwd=self.folder, check=True, capture_output=True
         )
 
+    def device_keys(self) -> str:
+        """Keys of a device's [server]."""
+        return (
+            f'tls_ca = "{self.folder}/client-trusts.pem"\n'
+            f'tls_cert = "{self.folder}/client-shows.pem"\n'
+            f'tls_key = "{self.folder}/client-shows.key"\n'
+        )
+
+    def server_options(self) -> tuple[str, ...]:
+        """Options of ``serve``."""
+        names = {"cert": "server-shows.pem", "key": "server-shows.key",
+                 "client-ca": "server-trusts.pem"}  # fmt: skip
+        pairs = [(f"--tls-{option}", str(self.folder / name)) for option, name in names.items()]
+        return tuple(word for pair in pairs for word in pair)
+
     def read(self, name: str) -> str:
         """A PEM file."""
         return (self.folder / f"{name}.pem").read_text()
@@ -73,6 +89,18 @@ class Pki:
         self._put(f"{end}-shows.key", (self.folder / f"{name}.key").read_text())
         time.sleep(APART_S)
         self._put(f"{end}-shows.pem", self.read(name))
+
+    def change(self, old: str, new: str, taken_up_s: float) -> Iterator[str]:
+        """Move both ends to another authority; after each step its name, once it is taken up."""
+        steps: tuple[tuple[str, Callable[[], object]], ...] = (
+            ("both authorities", lambda: self.trust(old, new)),
+            ("new certificates", lambda: [self.show(end, new) for end in ("server", "client")]),
+            ("the new authority alone", lambda: self.trust(new)),
+        )
+        for name, step in steps:
+            step()
+            time.sleep(taken_up_s)
+            yield name
 
     def _put(self, name: str, text: str) -> None:
         beside = self.folder / f"{name}.beside"
@@ -98,11 +126,8 @@ def run(folder: Path, seed: int, quick: bool) -> dict[str, Any]:
     """The whole group."""
     pki = Pki(folder / "pki")
     trace = Trace(np.full(10, 50.0), np.full(10, 4.0), 1.0, "steady", "5G", "generated")
-    options = ("--tls-cert", "server-shows.pem", "--tls-key", "server-shows.key",
-               "--tls-client-ca", "server-trusts.pem")  # fmt: skip
-    paths = tuple(o if o.startswith("--") else str(pki.folder / o) for o in options)
     with (
-        ServerProcess(options=paths) as server,
+        ServerProcess(options=pki.server_options()) as server,
         LinkProcess(trace, ("127.0.0.1", server.port)) as link,
         RunningDevice(folder, settings(pki, link.port, folder / "rec")) as device,
     ):
@@ -130,14 +155,7 @@ def run(folder: Path, seed: int, quick: bool) -> dict[str, Any]:
 def changed(pki: Pki, device: RunningDevice, port: int) -> list[str]:
     """Change everything, step by step; what is wrong then."""
     wrong = []
-    steps = {
-        "both authorities": lambda: pki.trust("old", "new"),
-        "new certificates": lambda: (pki.show("server", "new"), pki.show("client", "new")),
-        "the new authority alone": lambda: pki.trust("new"),
-    }
-    for name, step in steps.items():
-        step()
-        time.sleep(TAKEN_UP_S)
+    for name in pki.change("old", "new", TAKEN_UP_S):
         if not device.goes_on(5, "ok"):
             wrong.append(f"no answers with {name}")
     if pki.shown(port).split() != pki.read("new-server").split():
@@ -148,8 +166,7 @@ def changed(pki: Pki, device: RunningDevice, port: int) -> list[str]:
 def settings(pki: Pki, port: int, records: Path) -> str:
     """A device that sends every frame over TLS and shows its certificate."""
     return (
-        f'[server]\naddress = "127.0.0.1:{port}"\ntls_ca = "{pki.folder}/client-trusts.pem"\n'
-        f'tls_cert = "{pki.folder}/client-shows.pem"\ntls_key = "{pki.folder}/client-shows.key"\n'
+        f'[server]\naddress = "127.0.0.1:{port}"\n{pki.device_keys()}'
         '[bundles]\naction = "e3s1"\nwatch_s = 1\n'
         "[frames]\nperiod_ms = 50\ntimeout_ms = 250\nmax_queue_ms = 2000\n"
         f'[records]\nfolder = "{records}"\nflush_s = 0.3\n'

@@ -77,7 +77,9 @@ class Disk:
             f'[records]\nfolder = "{self.folder / "rec"}"\nflush_s = 0.3\nfile_s = 2\n'
             "file_mb = 0.05\ntotal_mb = 0.6\n"
         )
-        return RunningDevice(folder, text, None if self._own else self._start_full)
+        return RunningDevice(
+            folder, text, None if self._own else self._start_full, piped=not self._own
+        )
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -20,6 +21,8 @@ from testbed.service.record_rotation import record_files
 
 ROOT = Path(__file__).parents[1]
 WAIT_S = 30.0
+PIPE_BYTES = 4096
+"""The smallest pipe there is: a reader that stalls is felt after some ten lines."""
 Row = dict[str, Any]
 
 
@@ -49,36 +52,40 @@ class RunningDevice:
         folder: receives the configuration and the log.
         text: the TOML file without [log] and [metrics].
         preexec: called in the child before it starts.
+        log: further keys of [log].
+        piped: its standard error is a small pipe that another process empties into the log, as a
+            journal does: a full disk does not reach it, but a reader that stalls does.
     """
 
     def __init__(
-        self, folder: Path, text: str, preexec: Callable[[], object] | None = None
+        self,
+        folder: Path,
+        text: str,
+        preexec: Callable[[], object] | None = None,
+        *,
+        log: str = "every_s = 0\n",
+        piped: bool = False,
     ) -> None:
         n = len(list(folder.glob("device*.toml")))
         path, self.log_path = folder / f"device{n}.toml", folder / f"device{n}.log"
-        path.write_text(text + '\n[metrics]\nport = 0\n[log]\nformat = "json"\nevery_s = 0\n')
+        path.write_text(text + f'\n[metrics]\nport = 0\n[log]\nformat = "json"\n{log}')
         command = [sys.executable, "-m", "testbed", "device", "--config", str(path), "--json"]
-        with self.log_path.open("w") as log:
+        self.metrics_port = 0
+        self.reader: subprocess.Popen[bytes] | None = None
+        with self.log_path.open("wb") as file:
             self.process = subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
-                # A pipe: a full disk or a bound on file sizes must not reach the log.
-                stderr=subprocess.PIPE if preexec else log,
+                stderr=subprocess.PIPE if piped else file,
                 text=True,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
                 preexec_fn=preexec,
             )
-        if preexec:
-            self._drain()
-        self.metrics_port = 0
-
-    def _drain(self) -> None:
-        """Let another process write the log that this one would have written."""
-        assert self.process.stderr is not None
-        with self.log_path.open("wb") as log:
-            self._tee = subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=log)
-        self.process.stderr.close()
-        self.process.stderr = None
+            if self.process.stderr is not None:
+                fcntl.fcntl(self.process.stderr, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+                self.reader = subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=file)
+                self.process.stderr.close()
+                self.process.stderr = None
 
     @property
     def alive(self) -> bool:
@@ -128,11 +135,14 @@ class RunningDevice:
         if self.alive:
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(signal.SIGTERM)
+        self._let_reader_go()
         try:
             stdout = self.process.communicate(timeout=WAIT_S)[0]
         except subprocess.TimeoutExpired:
             self.kill()
             stdout = ""
+        if self.reader is not None:
+            self.reader.wait(WAIT_S)
         told = json.loads(stdout.splitlines()[-1]) if stdout.strip() else {}
         return {**told, "exit_code": self.process.returncode}
 
@@ -140,6 +150,12 @@ class RunningDevice:
         """SIGKILL."""
         self.process.kill()
         self.process.communicate()
+        self._let_reader_go()
+
+    def _let_reader_go(self) -> None:
+        """Whoever empties its standard error may go on, and ends when it does."""
+        if self.reader is not None and self.reader.poll() is None:
+            self.reader.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> RunningDevice:
         return self
@@ -188,7 +204,10 @@ def mounted(where: Path, *arguments: str) -> Iterator[Path]:
         yield where
     finally:
         for options in ([], ["-l"]):
-            if subprocess.run(["umount", *options, str(where)], capture_output=True).returncode == 0:
+            if (
+                subprocess.run(["umount", *options, str(where)], capture_output=True).returncode
+                == 0
+            ):
                 break
 
 

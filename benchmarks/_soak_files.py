@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from _faults_certificates import Pki
 from PIL import Image
 
 from cnn.action import N_ACTIONS
@@ -17,6 +18,8 @@ from testbed.decide.policy_bundle import PolicyBundle
 from testbed.device.frames import open_frames
 
 PERIOD_MS = 100.0
+TOTAL_MB = 16.0
+"""Bound of the records; an hour of them fits."""
 
 
 def write_policy(path: Path, bundle_hash: str, seed: int) -> None:
@@ -65,16 +68,13 @@ def point(link: Path, target: Path) -> None:
     beside.replace(link)
 
 
-def config(folder: Path, target: str) -> Path:
-    """The device's file."""
-    path = folder / "device.toml"
-    path.write_text(
-        f'[server]\naddress = "{target}"\n'
+def config(folder: Path, target: str, pki: Pki | None, records: Path) -> str:
+    """The device's file, without [log] and [metrics]."""
+    return (
+        f'[server]\naddress = "{target}"\n{pki.device_keys() if pki else ""}'
         '[bundles]\nmodel = "model"\npolicy = "a.policy"\nshadow = "b.policy"\nwatch_s = 2\n'
         f'[frames]\nsource = "folder:{folder / "images"}"\n'
         f"period_ms = {PERIOD_MS}\ntimeout_ms = 150\n"
-        '[records]\nfolder = "records"\nfile_mb = 0.5\nfile_s = 300\ntotal_mb = 64\n'
+        f'[records]\nfolder = "{records}"\nfile_mb = 0.5\nfile_s = 300\ntotal_mb = {TOTAL_MB}\n'
         "[guard]\nenabled = true\nmax_delay_ms = 120\n"
-        f'[metrics]\nport = 0\n[log]\nformat = "json"\nevery_s = 60\n'
     )
-    return path

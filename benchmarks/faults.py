@@ -22,6 +22,7 @@ Exits with 0 if everything that was tried is within its bound, and with 1 if not
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -125,9 +126,7 @@ def run_group(group: str, seed: int, quick: bool) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory(prefix="sliproad-faults-") as folder:
         command = [sys.executable, __file__, "--only", group, "--seed", str(seed)]
         command += ["--inside", folder, *(["--quick"] if quick else [])]
-        child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:
             stdout = child.communicate(timeout=LIMITS_S[group])[0]
         except subprocess.TimeoutExpired:
@@ -145,10 +144,8 @@ def run_group(group: str, seed: int, quick: bool) -> dict[str, Any] | None:
 
 def end_session(child: subprocess.Popen[str]) -> None:
     """End a group's process and whatever it started and left."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
 
 
