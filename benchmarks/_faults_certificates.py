@@ -1,8 +1,8 @@
 """Certificates of both ends are replaced while frames flow, and the authority with them.
 
 As an operator does it: first both ends trust the old and the new authority, then each gets a
-certificate of the new one (key and certificate are two files, so for a moment they do not fit), then
-the old authority goes. Neither process is restarted. Afterwards the server must show the new
+certificate of the new one (key and certificate are two files, so for a moment they do not fit),
+then the old authority goes. Neither process is restarted. Afterwards the server must show the new
 certificate to whoever connects, and the device, whose connection is cut, must come back by itself.
 """
 

@@ -4,8 +4,8 @@
 
 Real processes: the device (`sliproad testbed device --config`, 10 frames a second from a
 folder of images, at the machine's own speed), the MEC server, the link between them, and a
-reader of the device's log. The link replays a measured trace, of a kind's test part the one with the most
-outages (``--traces`` or SLIPROAD_DATA names the collection), or a generated one without a
+reader of the device's log. The link replays a measured trace, of a kind's test part the one with
+the most outages (``--traces`` or SLIPROAD_DATA names the collection), or a generated one without a
 collection. Both ends use mutual TLS. What happens, at moments that the seed draws:
 
 * the server is restarted every minute, every other time by a kill;
