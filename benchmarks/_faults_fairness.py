@@ -4,8 +4,8 @@
 
 The polite client is a device: some frames a second, one call at a time, each given up after the
 usual 250 ms. The hoarder keeps 64 calls under way on each of four connections, and sends each
-again at once, whatever became of it. The idle one opens 192 calls on three connections and never sends
-a message. A client's fair share is what it asks for, or an equal part of the server's throughput
+again at once, whatever became of it. The idle one opens 192 calls on three connections and never
+sends a message. A client's fair share is what it asks for, or an equal part of the server's throughput
 for each connection if that is less; the figure is the answers it had in time over that share.
 """
 
@@ -56,7 +56,11 @@ def share(mode: str, others: int, seconds: float) -> float:
             computed, began_s = frames_computed(metrics_port), time.monotonic()
             asked, answered, reasons = polite(server.target, seconds)
             took_s = time.monotonic() - began_s
-            throughput = (frames_computed(metrics_port) - computed) / took_s
+            try:
+                throughput = (frames_computed(metrics_port) - computed) / took_s
+            except OSError:
+                say(f"fairness: {mode}: the server ended, {answered} of {asked} answered before")
+                return 0.0
         finally:
             other.kill()
             other.wait()

@@ -137,7 +137,7 @@ def run(folder: Path, seed: int, quick: bool) -> dict[str, Any]:
             say(f"injection: deaf after {error} at {step[2]} of {step[1]} ({step[0]})")
     counts = {kind: outcomes.count(kind) for kind in sorted(set(outcomes))}
     say(f"injection: {len(steps)} steps, of {len(chosen)}: {counts}")
-    points = sum(result not in ("not reached", "no time") for result in outcomes)
+    points = sum(result not in ("not reached", "no time", "no start") for result in outcomes)
     return {"deaf_after_injection": outcomes.count("deaf"), "injection_points": points}
 
 
@@ -157,7 +157,10 @@ def passed_steps(folder: Path, caller: Caller) -> list[Step]:
 
 def outcome(folder: Path, caller: Caller, step: Step, error: str) -> str:
     """What became of a server in which one step failed once."""
-    server = InjectedServer(folder)
+    try:
+        server = InjectedServer(folder)
+    except RuntimeError:  # nothing was injected yet; a busy machine, or a server that gave up
+        return "no start"
     try:
         caller.mix(server.target)
         server.order(order="arm", step=step, error=error)

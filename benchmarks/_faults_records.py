@@ -8,6 +8,7 @@ and a process of its own reads them as a device's start does, so that its end is
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import random
 import resource
@@ -248,6 +249,7 @@ def remember(known: set[str]) -> None:
     """In the reading process: what was written, and a bound on memory."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    logging.disable(logging.CRITICAL)  # each damaged file is said, hundreds of times
     _known.update(known)
 
 

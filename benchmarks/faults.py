@@ -42,10 +42,10 @@ CUT_S = 2.0
 """Rows may be lost that waited in memory for `flush_s`, 1 s here, and those of a slow write."""
 LIMITS_S = {
     "records": 150.0,
-    "disk": 60.0,
+    "disk": 90.0,
     "injection": 150.0,
     "device": 130.0,
-    "fairness": 45.0,
+    "fairness": 60.0,
     "certificates": 50.0,
     "swaps": 80.0,
 }
