@@ -5,8 +5,9 @@
 The polite client is a device: some frames a second, one call at a time, each given up after the
 usual 250 ms. The hoarder keeps 64 calls under way on each of four connections, and sends each
 again at once, whatever became of it. The idle one opens 192 calls on three connections and never
-sends a message. A client's fair share is what it asks for, or an equal part of the server's throughput
-for each connection if that is less; the figure is the answers it had in time over that share.
+sends a message. A client's fair share is what it asks for, or an equal part of the server's
+throughput for each connection if that is less; the figure is the answers it had in time over
+that share.
 """
 
 from __future__ import annotations

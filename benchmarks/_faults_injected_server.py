@@ -5,8 +5,8 @@
 A step is the entry or the end of a function of the server's own packages, as the interpreter's
 trace tells them, so the server itself is not touched. Orders come as JSON lines on standard
 input: ``{"order": "record"}`` begins to note the steps that are passed, ``{"order": "steps"}``
-prints them, ``{"order": "arm", "step": [file, function, event], "error": name}`` lets the next pass of that
-step fail, once.
+prints them, ``{"order": "arm", "step": [file, function, event], "error": name}``
+lets the next pass of that step fail, once.
 """
 
 from __future__ import annotations

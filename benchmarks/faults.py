@@ -41,13 +41,13 @@ SHARE, RECOVERY_S = 0.8, 2.0
 CUT_S = 2.0
 """Rows may be lost that waited in memory for `flush_s`, 1 s here, and those of a slow write."""
 LIMITS_S = {
-    "records": 150.0,
-    "disk": 90.0,
-    "injection": 150.0,
-    "device": 130.0,
-    "fairness": 60.0,
-    "certificates": 50.0,
-    "swaps": 80.0,
+    "records": 130.0,
+    "disk": 80.0,
+    "injection": 130.0,
+    "device": 110.0,
+    "fairness": 45.0,
+    "certificates": 40.0,
+    "swaps": 60.0,
 }
 """Of each group; no round takes longer than these together, and an ordinary one half of it."""
 Bound = tuple[str, Callable[[Any], bool]]
