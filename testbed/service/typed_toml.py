@@ -18,8 +18,11 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 
 from cnn.checks import MAX_INT, shown
 from cnn.errors import ConfigError
+from cnn.outside import file_bytes, said
 
 T = TypeVar("T")
+MAX_BYTES: Final = 2**20
+"""A file that a person has written is far smaller."""
 _MEND: Final = "correct it"
 
 
@@ -30,10 +33,10 @@ def read_toml(path: Path, cls: type[T]) -> T:
         ConfigError: if it cannot be read, is no TOML, or does not fit `cls`.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = file_bytes(path, MAX_BYTES).decode("utf-8").replace("\r\n", "\n")
+    except (OSError, ValueError) as error:  # no UTF-8, among others
         raise ConfigError(
-            f"{path} ({getattr(error, 'strerror', None) or error})",
+            f"{path} ({said(error)})",
             expected="a readable TOML file",
             mend="check the path",
         ) from error
