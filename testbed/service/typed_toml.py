@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 
 from cnn.checks import MAX_INT, shown
 from cnn.errors import ConfigError
-from cnn.outside import file_bytes, said
+from cnn.outside import file_bytes, refusing
 
 T = TypeVar("T")
 MAX_BYTES: Final = 2**20
@@ -32,15 +32,15 @@ def read_toml(path: Path, cls: type[T]) -> T:
     Raises:
         ConfigError: if it cannot be read, is no TOML, or does not fit `cls`.
     """
-    try:
-        text = file_bytes(path, MAX_BYTES).decode("utf-8").replace("\r\n", "\n")
-    except (OSError, ValueError) as error:  # no UTF-8, among others
-        raise ConfigError(
-            f"{path} ({said(error)})",
-            expected="a readable TOML file",
-            mend="check the path",
-        ) from error
-    return parse_toml(text, cls, str(path))
+    return parse_toml(toml_text(path), cls, str(path))
+
+
+def toml_text(path: Path) -> str:
+    """The text of a TOML file, which is UTF-8 and at most `MAX_BYTES` long; or `ConfigError`."""
+    with refusing(
+        ConfigError, str(path), expected="a readable TOML file in UTF-8", mend="check the path"
+    ):
+        return file_bytes(path, MAX_BYTES).decode("utf-8").replace("\r\n", "\n")
 
 
 def parse_toml(text: str, cls: type[T], where: str) -> T:
