@@ -156,10 +156,10 @@ class Swapper:
         try:
             for step in self._steps(loadout):
                 step()
+            event(_log, logging.INFO, "swapped", **_names(loadout))
         except Exception as error:
             self.roll_back(f"{type(error).__name__}: {said(error)}", loadout)
             return False
-        event(_log, logging.INFO, "swapped", **_names(loadout))
         return True
 
     def observe(self, row: Measurement) -> None:
