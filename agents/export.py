@@ -22,7 +22,8 @@ from agents.file_kinds import named
 from cnn.action import Action
 from cnn.errors import BundleError
 from testbed.decide.observation import FIELDS, SCHEMA_HASH, STAGED_FIELDS, STAGED_SCHEMA_HASH
-from testbed.decide.policy_bundle import STAGED_KIND, PolicyBundle
+from testbed.decide.policy_bundle import PolicyBundle
+from testbed.decide.policy_manifest import STAGED_KIND
 from testbed.decide.stages import staged_name
 from testbed.decide.task import Task
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cnn.action import N_EXITS
+from cnn.checks import shown
 from cnn.errors import ConfigError
 
 VGG16_CONVS: Final = (2, 2, 3, 3, 3)
@@ -38,7 +39,10 @@ class ModelConfig:
         width: factor on VGG-16's channel counts, (0, 2].
         input_size: side of the square RGB input, pixels; a multiple of 16, 32..224.
         n_classes: number of road signs, 2..32768 (a class is an int16 everywhere).
-        latent_channels: latent channels at splits 1..4.
+        latent_channels: latent channels at splits 1..4, each 1..4096.
+
+    Raises:
+        ConfigError: if one is out of its range, or of another type.
     """
 
     width: float = 0.5
@@ -47,17 +51,32 @@ class ModelConfig:
     latent_channels: tuple[int, int, int, int] = (7, 24, 14, 48)
 
     def __post_init__(self) -> None:
+        whole = (self.input_size, self.n_classes, *self.latent_channels)
+        if type(self.width) not in (int, float) or any(type(n) is not int for n in whole):
+            raise ConfigError(
+                "a network's shape with something else than numbers",
+                expected="a width, and whole numbers beside it",
+                mend="correct it, or try the default",
+            )
+        if len(self.latent_channels) != 4 or not all(1 <= n <= 4096 for n in self.latent_channels):
+            raise ConfigError(
+                f"latent_channels {shown(self.latent_channels)}",
+                expected="four numbers from 1 to 4096",
+                mend="try the default",
+            )
         if not 0 < self.width <= 2:
-            raise ConfigError(f"width {self.width}", expected="0 < width <= 2", mend="try 0.5")
+            raise ConfigError(
+                f"width {shown(self.width)}", expected="0 < width <= 2", mend="try 0.5"
+            )
         if self.input_size % 16 or not 32 <= self.input_size <= 224:
             raise ConfigError(
-                f"input_size {self.input_size} pixels",
+                f"input_size {shown(self.input_size)} pixels",
                 expected="a multiple of 16 in 32..224",
                 mend="try 48",
             )
         if not 2 <= self.n_classes <= 2**15:
             raise ConfigError(
-                f"{self.n_classes} classes", expected="2 to 32768", mend="GTSRB has 43"
+                f"{shown(self.n_classes)} classes", expected="2 to 32768", mend="GTSRB has 43"
             )
 
     def channels(self, block: int) -> int:

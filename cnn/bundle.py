@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,9 +16,15 @@ from typing import Any, Final
 
 from cnn.action import N_ACTIONS, N_EXITS
 from cnn.arch import ModelConfig
-from cnn.errors import BundleError, ConfigError
+from cnn.checks import shown
+from cnn.errors import BundleError
+from cnn.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing, said
 
 FORMAT: Final = 1
+MAX_SEGMENT_BYTES: Final = 256 * 2**20
+"""The largest segment of VGG-16's own widths has 28 MB."""
+TEMPERATURES: Final = (1e-3, 1e3)
+"""A fit looks from 0.2 to 10 (`cnn.calibrate`)."""
 SEGMENTS: Final = (
     *(f"block{b}" for b in range(1, N_EXITS + 1)),
     *(f"exit{e}" for e in range(1, N_EXITS + 1)),
@@ -77,7 +85,8 @@ def load_bundle(path: Path | None = None) -> Bundle:
     """
     folder = embedded_bundle_path() if path is None else Path(path)
     manifest = _read_manifest(folder)
-    found = manifest_hash(manifest)
+    with _reading(folder, "manifest.json"):
+        found = manifest_hash(manifest)
     if found != manifest.get("hash"):
         raise _broken(folder, f"manifest hash {found[:12]}, stated {manifest.get('hash')!s:.12}")
     for name in SEGMENTS:
@@ -86,44 +95,51 @@ def load_bundle(path: Path | None = None) -> Bundle:
 
 
 def _read_segment(folder: Path, manifest: dict[str, Any], name: str) -> bytes:
-    file = folder / "segments" / f"{name}.onnx"
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise _broken(folder, f"segment {name}: {error.strerror}") from error
-    if hashlib.sha256(content).hexdigest() != manifest["segments"][name]["sha256"]:
+    with _reading(folder, f"segment {name}"):
+        content = file_bytes(folder / "segments" / f"{name}.onnx", MAX_SEGMENT_BYTES)
+        stated = manifest["segments"][name]["sha256"]
+    if hashlib.sha256(content).hexdigest() != stated:
         raise _broken(folder, f"segment {name} does not match its hash")
     return content
 
 
 def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
-    try:
+    with _reading(folder, "manifest field"):
         raw = dict(manifest["config"])
         raw["latent_channels"] = tuple(raw["latent_channels"])
         config = ModelConfig(**raw)
-        temperatures = tuple(float(t) for t in manifest["temperatures"])
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise _broken(folder, f"manifest field: {error}") from error
-    if len(temperatures) != N_ACTIONS or min(temperatures) <= 0:
-        raise _broken(folder, f"{len(temperatures)} temperatures")
-    return Bundle(folder, manifest["hash"], config, temperatures, manifest)
+        temperatures = tuple(manifest["temperatures"])
+        if len(temperatures) != N_ACTIONS:
+            raise ValueError(f"{len(temperatures)} temperatures")
+        low, high = TEMPERATURES
+        for t in temperatures:
+            if type(t) not in (int, float) or not low <= t <= high:
+                raise ValueError(f"temperature {shown(t)}, not from {low:g} to {high:g}")
+    return Bundle(folder, manifest["hash"], config, tuple(map(float, temperatures)), manifest)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    file = folder / "manifest.json"
-    try:
-        manifest = json.loads(file.read_text())
-    except OSError as error:
-        raise BundleError(
-            f"model bundle {folder}: {error.strerror or error}",
-            expected="a folder with manifest.json and segments/",
-            mend="give the path of a bundle, or make one with `sliproad cnn export`",
-        ) from error
-    except ValueError as error:
-        raise _broken(folder, f"manifest.json is no JSON ({error})") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    with refusing(
+        BundleError,
+        f"model bundle {folder}: manifest.json",
+        expected="a folder with manifest.json and segments/",
+        mend="give the path of a bundle, or make one with `sliproad cnn export`",
+    ):
+        text = file_bytes(folder / "manifest.json", MAX_JSON_BYTES)
+    with _reading(folder, "manifest.json is no JSON"):
+        manifest = json_object(text)
+    if type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
         raise _broken(folder, "manifest.json has another format")
     return manifest
+
+
+@contextmanager
+def _reading(folder: Path, what: str) -> Iterator[None]:
+    """Any error is one of a broken bundle."""
+    try:
+        yield
+    except Exception as error:
+        raise _broken(folder, f"{what}: {said(error)}") from error
 
 
 def _broken(folder: Path, what: str) -> BundleError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Collection
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Final
 from cnn.bundle import SEGMENTS
 from cnn.folders import FolderKind
 from cnn.outputs import FileKind, check_folder, json_kind, npz_kind, picture_kind
+from cnn.outside import MAX_JSON_BYTES, file_bytes, json_object
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -24,11 +24,11 @@ def _is_checkpoint(path: Path) -> bool:
 def _bundle_files(folder: Path) -> Collection[str]:
     """Files of a model bundle, damaged or not, with its signature; none without its manifest."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
+        manifest = json_object(file_bytes(folder / "manifest.json", MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError):
         return ()
     ours = {"format", "config", "segments", "temperatures"}
-    if not isinstance(manifest, dict) or not ours <= manifest.keys():
+    if not ours <= manifest.keys():
         return ()
     return {"manifest.json", "manifest.json.sig", *(f"segments/{n}.onnx" for n in SEGMENTS)}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -22,6 +21,7 @@ from cnn.action import N_ACTIONS
 from cnn.errors import DataError
 from cnn.files import replacing
 from cnn.narrow import narrowed, smallest_unsigned
+from cnn.outside import file_bytes, json_object, npz_arrays, refusing
 
 FEATURES: Final = ("brightness", "contrast", "sharpness", "width_px", "height_px", "frame_in_track")
 """Columns of `FrameTable.features`, all known before any convolution runs.
@@ -39,6 +39,8 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "confidence": (0, 1),
     "payload_bytes": (0, math.inf),
 }
+MAX_BYTES: Final = 512 * 2**20
+"""Of a file's arrays; a frame has 172 bytes, so that is three million frames."""
 _CONFIDENCE_STEPS: Final = 2**16 - 1
 """A saved confidence is a uint16, a share of this."""
 
@@ -149,12 +151,18 @@ class FrameTable:
     @classmethod
     def load(cls, path: Path) -> FrameTable:
         """Read a table; raises `DataError` if it is missing or damaged."""
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as raw:
-                arrays: dict[str, NDArray[Any]] = {name: raw[name] for name in raw.files}
-            meta = json.loads(arrays.pop("meta").tobytes())
+        with refusing(
+            DataError,
+            f"frame table {path}",
+            expected="a file written by `sliproad cnn table`",
+            mend="make the table again with `sliproad cnn table`",
+        ):
+            arrays = npz_arrays(file_bytes(path, MAX_BYTES), MAX_BYTES)
+            meta = json_object(arrays.pop("meta").tobytes())
             if arrays["confidence"].dtype != np.uint16:
                 raise ValueError(f"confidence of type {arrays['confidence'].dtype}")
+            if not all(type(meta[key]) is str for key in ("bundle_hash", "source")):
+                raise ValueError("bundle_hash or source is no text")
             return cls(
                 label=narrowed(arrays["label"], np.int16, f"{path}: label"),
                 track=narrowed(arrays["track"], np.int32, f"{path}: track"),
@@ -166,12 +174,6 @@ class FrameTable:
                 bundle_hash=meta["bundle_hash"],
                 source=meta["source"],
             )
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(
-                f"frame table {path}: {error}",
-                expected="a file written by `sliproad cnn table`",
-                mend="make the table again with `sliproad cnn table`",
-            ) from error
 
 
 def join_tables(tables: Sequence[FrameTable], source: str) -> FrameTable:

@@ -7,7 +7,8 @@ onnxruntime only.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,10 @@ from cnn.action import Action
 from cnn.bundle import SEGMENTS, Bundle
 from cnn.errors import BundleError, ConfigError, DataError
 from cnn.ort import onnxruntime as ort
+from cnn.outside import said
 
+_MOST_INPUTS: Final = 2**24
+"""Numbers in the input of a segment for one frame; the largest of VGG-16's own has 0.8 million."""
 Features = NDArray[Any]
 """Either the uint8 frame (B, H, W, 3) or float32 block output (B, C, h, w)."""
 
@@ -83,10 +87,13 @@ class SplitRuntime:
     def calibrated(
         self, logits: NDArray[np.float32], exit: int, split: int
     ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-        """Classes int16 (B,) and calibrated confidences float32 (B,) of (exit, split)."""
+        """Classes int16 (B,) and calibrated confidences float32 (B,) of (exit, split).
+
+        A confidence is at least 1 / n_classes; 0 says that the logits were no finite numbers.
+        """
         z = logits / self.bundle.temperatures[Action(exit, split).index]
         z = z - z.max(1, keepdims=True)
-        confidence = 1 / np.exp(z).sum(1)
+        confidence = np.nan_to_num(1 / np.exp(z).sum(1), nan=0.0)  # of logits that are no numbers
         return logits.argmax(1).astype(np.int16), confidence.astype(np.float32)
 
     def answer(self, x: Features, exit: int, split: int) -> tuple[int, float]:
@@ -116,17 +123,34 @@ class SplitRuntime:
         return self.act(frame, Action(exit, exit))
 
     def warm(self, segments: tuple[str, ...] = SEGMENTS, runs: int = 2) -> None:
-        """Load `segments` and run each `runs` times on zeros (first runs are slow)."""
+        """Load `segments` and run each `runs` times on zeros (first runs are slow).
+
+        Raises:
+            BundleError: if one cannot be loaded or does not run.
+        """
         for name in segments:
             session = self._session(name)
             spec = session.get_inputs()[0]
             shape = [1 if not isinstance(d, int) else d for d in spec.shape]
+            if math.prod(shape) > _MOST_INPUTS:
+                raise self._unusable(name, f"an input of {math.prod(shape)} numbers")
             dtype = np.uint8 if spec.type == "tensor(uint8)" else np.float32
             for _ in range(runs):
                 self._run(name, np.zeros(shape, dtype))
 
     def _run(self, name: str, x: Features) -> Any:
-        return self._session(name).run(None, {"x": x})[0]
+        session = self._session(name)
+        try:
+            return session.run(None, {"x": x})[0]
+        except Exception as error:  # onnxruntime raises its own pybind classes
+            raise self._unusable(name, said(error)) from error
+
+    def _unusable(self, name: str, what: str) -> BundleError:
+        return BundleError(
+            f"segment {name} of {self.bundle.path}: {what}",
+            expected="an ONNX segment that this onnxruntime can load and run",
+            mend="update onnxruntime, or export the bundle again",
+        )
 
     def _session(self, name: str) -> ort.InferenceSession:
         session = self._sessions.get(name)
@@ -142,11 +166,7 @@ class SplitRuntime:
                     options,
                     providers=["CPUExecutionProvider"],
                 )
-            except Exception as error:  # onnxruntime raises its own pybind classes
-                raise BundleError(
-                    f"segment {name} of {self.bundle.path}: {error}",
-                    expected="an ONNX segment that this onnxruntime can load",
-                    mend="update onnxruntime, or export the bundle again",
-                ) from error
+            except Exception as error:
+                raise self._unusable(name, said(error)) from error
             self._sessions[name] = session
         return session

@@ -15,7 +15,7 @@ from cnn.checks import MAX_SEED, in_range, require, shown
 from cnn.errors import ConfigError
 from offload_env.server_load import ServerLoad
 from testbed.decide.fields import MAX_MS
-from testbed.service.typed_toml import build, parse
+from testbed.service.typed_toml import build, parse, toml_text
 
 Split = Literal["train", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "test")
@@ -257,14 +257,7 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
         return name_or_path
     path = Path(name_or_path)
     if path.suffix == ".toml":
-        try:
-            text, name = path.read_text(encoding="utf-8"), path.stem
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"scenario file {path} ({getattr(error, 'strerror', None) or error})",
-                expected="a readable TOML file",
-                mend=f"check the path, or use one of {', '.join(scenario_names())}",
-            ) from error
+        text, name = toml_text(path), path.stem
     else:
         name = str(name_or_path)
         if name not in scenario_names():

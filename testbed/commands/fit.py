@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnn.console import JsonFlag, SeedOption, emit_json, warn
-from cnn.errors import ConfigError
+from cnn.errors import ConfigError, DataError
 from cnn.outputs import check_file, check_folder
+from cnn.outside import refusing
 from testbed.file_kinds import COST_MODEL, FIT_REPORT
 
 if TYPE_CHECKING:
@@ -55,9 +56,13 @@ def fit(
         check_file(out, COST_MODEL, room=65_536, inputs=(records,))
     if report is not None:
         check_folder(report, FIT_REPORT)
+    from testbed.costs.finite import check_finite
+    from testbed.costs.record_samples import COLUMNS, MAX_ROWS
     from testbed.records.parquet import read_all
 
-    runs = read_all(records, warn)
+    runs = read_all(records, warn, columns=COLUMNS, max_rows=MAX_ROWS)
+    for run in runs:
+        check_finite(run, str(records))
     if [run.source.get("kind") for run in runs] == ["campaign"]:
         if base is not None:
             raise ConfigError(
@@ -88,18 +93,25 @@ def _of_campaign(
     seed: int,
 ) -> dict[str, Any]:
     """Fit a campaign, print the figures, and return them."""
-    import hashlib
-
     from testbed.costs import fit_check
     from testbed.costs.fit import cost_model, fit_samples
     from testbed.costs.fit_report import write_report
     from testbed.costs.measured_power import powers_of
+    from testbed.costs.record_model import file_sha256
     from testbed.costs.samples import payloads_of, samples_of
 
-    samples = samples_of(measured)
-    slowdown = float(measured.source.get("slowdown", 1.0))  # of older campaigns
-    payloads = payloads_of(measured)
-    powers = powers_of(measured, samples)
+    with refusing(
+        DataError,
+        f"records {path}",
+        expected="a file written by `sliproad testbed campaign`",
+        mend="measure again, or give another path",
+    ):
+        samples = samples_of(measured)
+        slowdown = float(measured.source.get("slowdown", 1.0))  # of older campaigns
+        payloads = payloads_of(measured)
+        powers = powers_of(measured, samples)
+        source = _source(measured.source, file_sha256(path).hex())
+        bundle_hash = str(measured.source["bundle_hash"])
     fitted = fit_samples(samples, slowdown, payloads)
     held_out = fit_check.hold_out(samples, slowdown, payloads, powers)
     model = cost_model(
@@ -107,8 +119,8 @@ def _of_campaign(
         payloads,
         powers,
         name=name,
-        source=_source(measured.source, hashlib.sha256(path.read_bytes()).hexdigest()),
-        bundle_hash=measured.source["bundle_hash"],
+        source=source,
+        bundle_hash=bundle_hash,
     )
     result: dict[str, Any] = {
         "delay_mape": held_out.delay_mape,

@@ -15,11 +15,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from cnn.action import N_ACTIONS
+from cnn.checks import shown
 from cnn.errors import ConfigError, DataError
 from cnn.files import write_text
+from cnn.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing
+
+MAX_AMOUNT: Final = 1e12
+"""Of milliseconds, bytes and milliwatts: far beyond any device, and sums of it stay finite."""
+MAX_JITTER: Final = 10.0
+"""A factor of e^10; a machine's is below 0.5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,9 @@ class RadioPower:
         tail_mw: power after the last activity, for at most `tail_ms`.
         tail_ms: how long the modem stays up after activity.
         source: publication or file of the figures.
+
+    Raises:
+        ConfigError: if a figure is no finite number, or negative.
     """
 
     name: str
@@ -41,6 +51,16 @@ class RadioPower:
     tail_mw: float
     tail_ms: float
     source: str
+
+    def __post_init__(self) -> None:
+        figures = (self.tx_mw_per_mbps, self.active_mw, self.tail_mw, self.tail_ms)
+        texts = isinstance(self.name, str) and isinstance(self.source, str)
+        if not all(map(_is_amount, figures)) or not texts:
+            raise ConfigError(
+                f"power of modem {shown(self.name)}: {shown(figures)}",
+                expected="finite figures, none negative",
+                mend="correct the device profile",
+            )
 
     def exchange_mj(self, sent_bytes: float, active_ms: float) -> float:
         """Modem energy of one exchange that lasts `active_ms` from first byte sent to
@@ -75,6 +95,9 @@ class CostModel:
         radio: modem power.
         filled: figures that were not measured but taken from a base model, such as
             ``server_ms e3s1`` (`testbed.costs.record_fit`).
+
+    Raises:
+        ConfigError: if a figure is no finite number, or out of its range.
     """
 
     name: str
@@ -97,17 +120,29 @@ class CostModel:
     def __post_init__(self) -> None:
         for name in ("device_ms", "fallback_ms", "server_ms", "payload_bytes"):
             values = getattr(self, name)
-            if len(values) != N_ACTIONS or min(values) < 0:
+            if len(values) != N_ACTIONS or not all(map(_is_amount, values)):
                 raise ConfigError(
-                    f"cost model {self.name}: {name} = {values}",
+                    f"cost model {shown(self.name)}: {name} = {shown(values)}",
                     expected=f"{N_ACTIONS} figures, none negative",
                     mend="fit it again with `sliproad testbed fit`",
                 )
-        if self.slowdown <= 0 or self.busy_mw < self.idle_mw or self.idle_mw < 0:
+        times = (self.wire_overhead_bytes, self.net_ms, self.slowdown, self.jitter)
+        amounts = (*times, self.idle_mw, self.busy_mw)
+        sound = all(map(_is_amount, amounts)) and self.slowdown > 0 and self.jitter <= MAX_JITTER
+        if not sound or self.busy_mw < self.idle_mw:
             raise ConfigError(
-                f"cost model {self.name}: slowdown {self.slowdown}, "
-                f"idle {self.idle_mw} mW, busy {self.busy_mw} mW",
-                expected="slowdown > 0 and 0 <= idle <= busy",
+                f"cost model {shown(self.name)}: slowdown {shown(self.slowdown)}, "
+                f"idle {shown(self.idle_mw)} mW, busy {shown(self.busy_mw)} mW, "
+                f"net {shown(self.net_ms)} ms, jitter {shown(self.jitter)}, "
+                f"overhead {shown(self.wire_overhead_bytes)} bytes",
+                expected="finite figures, none negative, slowdown > 0 and idle <= busy",
+                mend="correct the device profile",
+            )
+        texts = (self.name, self.source, self.bundle_hash, self.power_source, *self.filled)
+        if not all(isinstance(text, str) for text in texts):
+            raise ConfigError(
+                "cost model with a name, source or hash that is no text",
+                expected="text",
                 mend="correct the device profile",
             )
 
@@ -118,16 +153,20 @@ class CostModel:
     @classmethod
     def load(cls, path: Path) -> CostModel:
         """Read a model written by `save`; raises `DataError` if it cannot be read."""
-        try:
-            raw: dict[str, Any] = json.loads(path.read_text())
+        with refusing(
+            DataError,
+            f"cost model {path}",
+            expected="a file written by `sliproad testbed fit`",
+            mend="fit it again, or give another path",
+        ):
+            raw = json_object(file_bytes(path, MAX_JSON_BYTES))
             raw["radio"] = RadioPower(**raw["radio"])
             for name in ("device_ms", "fallback_ms", "server_ms", "payload_bytes"):
                 raw[name] = tuple(raw[name])
             raw["filled"] = tuple(raw.get("filled", ()))
             return cls(**raw)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(
-                f"cost model {path}: {error}",
-                expected="a file written by `sliproad testbed fit`",
-                mend="fit it again, or give another path",
-            ) from error
+
+
+def _is_amount(value: object) -> bool:
+    """A number, finite and not negative; a bool is none."""
+    return type(value) in (int, float) and 0 <= value <= MAX_AMOUNT  # type: ignore[operator]

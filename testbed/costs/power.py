@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from cnn.checks import shown
 from cnn.errors import ConfigError
 from testbed.costs.cost_model import RadioPower
 
@@ -155,7 +156,7 @@ def power_profile(name: str) -> PowerProfile:
         return PowerProfile(DEVICES[device], RADIOS[radio or "none"])
     except KeyError as error:
         raise ConfigError(
-            f"power profile {name!r} (unknown: {error.args[0]!r})",
+            f"power profile {shown(name)} (unknown: {shown(error.args[0])})",
             expected=f"DEVICE+MODEM with DEVICE in {sorted(DEVICES)}, MODEM in {sorted(RADIOS)}",
             mend=f"try {DEFAULT_PROFILE}",
         ) from None

@@ -32,6 +32,12 @@ def load_base(name: str) -> CostModel:
         return CostModel.load(path)
 
 
+def file_sha256(path: Path) -> bytes:
+    """SHA-256 of a file's content, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def model_of_records(
     path: Path, runs: Sequence[Records], base_name: str | None, name: str
 ) -> tuple[CostModel, dict[str, Any]]:
@@ -121,7 +127,7 @@ def _source(path: Path, records: DeviceRecords, fit: RecordFit, base: CostModel 
     files = parquet_files(path) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(file_sha256(file))
     told = records.source
     text = (
         f"measured: {len(records.samples)} frames of device records {digest.hexdigest()[:16]} up "

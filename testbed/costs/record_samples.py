@@ -26,6 +26,30 @@ from testbed.records.parquet import Records
 
 SPLIT: Final = np.array([0 if a.is_local else a.split for a in ACTIONS])
 """int64 (20,): the split whose payload an action sends; 0 also where it sends none."""
+COLUMNS: Final = (
+    "frame_id",
+    "action",
+    "captured_s",
+    "queue_ms",
+    "head_ms",
+    "encode_ms",
+    "transfer_ms",
+    "server_queue_ms",
+    "server_ms",
+    "delay_ms",
+    "uplink_bytes",
+    "energy_mj",
+    "energy_source",
+    "status",
+    "looks",
+    "bundle_hash",
+    "condition",
+    "round",
+    "warm_up",
+)
+"""Columns that a fit to a campaign or a device's records reads; the last four not of both."""
+MAX_ROWS: Final = 500_000
+"""Rows of a fit, which takes about 1.5 KB of memory for each; at 5 frames a second, a day's."""
 _HASH_DIGITS: Final = 12
 """Of a network's hash in the rows of an unattended device."""
 

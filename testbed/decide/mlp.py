@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
@@ -74,6 +75,18 @@ class Mlp:
             if i < len(self._layers) - 1:
                 x = np.maximum(x, 0.0) if self._relu else np.tanh(x)
         return x
+
+
+def best(outputs: NDArray[np.float32]) -> int:
+    """Where the largest output stands.
+
+    Raises:
+        ValueError: if one is NaN, or the largest is infinite: finite weights can overflow, too.
+    """
+    at = int(outputs.argmax())  # of a NaN, if there is one
+    if not math.isfinite(outputs[at]):
+        raise ValueError("an output that is not finite")
+    return at
 
 
 def _check_layers(

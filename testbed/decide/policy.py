@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from cnn.action import ACTIONS, N_ACTIONS, Action, action_from_index
 from cnn.errors import BundleError, ConfigError
-from testbed.decide.mlp import Mlp, unusable_network
-from testbed.decide.policy_bundle import STAGED_KIND, PolicyBundle
+from testbed.decide.mlp import Mlp, best, unusable_network
+from testbed.decide.policy_bundle import PolicyBundle
+from testbed.decide.policy_manifest import STAGED_KIND
 
 __all__ = [
     "NetworkPolicy",
@@ -165,7 +166,7 @@ class NetworkPolicy:
         logits = self._network(observation)
         if self._masked:
             logits += self._penalty
-        return self._action_list[logits.argmax()]
+        return self._action_list[best(logits)]
 
     def outputs(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Unmasked outputs, float32 (B, n_outputs), for float32 (B, n_inputs)."""

@@ -1,16 +1,15 @@
 """The policy file: arrays and a manifest in one zip, checked before anything is used.
 
-The file is a numpy ``.npz`` archive whose member ``manifest`` holds JSON. It is read
-with ``allow_pickle=False`` and a bound on its unpacked size, so a file from elsewhere
-can be refused but cannot run code.
+The file is a numpy ``.npz`` archive whose member ``manifest`` holds JSON. It is read with
+bounds on its size (`cnn.outside`), and every number that a device would follow is checked
+(`testbed.decide.policy_manifest`), so a file from elsewhere can be refused but not do harm.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,33 +18,24 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.checks import shown
 from cnn.errors import BundleError, ConfigError
 from cnn.files import replacing
+from cnn.outside import MAX_JSON_BYTES, file_bytes, json_object, npz_arrays, refusing
 from testbed.decide.observation import SCHEMA_HASH, STAGED_SCHEMA_HASH
+from testbed.decide.policy_manifest import STAGED_KIND, check_manifest
+from testbed.decide.promise import Promise
 from testbed.decide.task import Task
 
 FORMAT: Final = 2
 """The format of a file that carries its policy's task."""
 TASKLESS_FORMAT: Final = 1
 """The format of a file that does not: still read, and written for a policy without a task."""
-STAGED_KIND: Final = "mlp-staged"
 MAX_UNPACKED_BYTES: Final = 64 * 2**20
 """A policy of two hidden layers of 128 is about 0.1 MB; 64 MB leaves room for any MLP."""
 
-_UNREADABLE: Final = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    EOFError,
-    MemoryError,
-    NotImplementedError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What zipfile, numpy and json raise for damaged or hostile files."""
-
+_PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""Names of arrays that end where a shape begins."""
 _MEND: Final = "export the policy again with `sliproad agent export`"
 
 
@@ -67,15 +57,20 @@ class PolicyBundle:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over the manifest and every array, hexadecimal."""
-        digest = hashlib.sha256()
+        """SHA-256 over the manifest and every array, hexadecimal.
+
+        No two contents have the same bytes under it: the manifest is one JSON object, a plain name
+        ends at the parenthesis of its shape, and the shape says how many bytes follow. Where a name
+        is not plain, which no file has, every part has its length before it.
+        """
         plain = {k: v for k, v in self.manifest.items() if k != "content_hash"}
-        digest.update(json.dumps(plain, sort_keys=True).encode())
-        for name in sorted(self.arrays):
-            array = np.ascontiguousarray(self.arrays[name], np.float32)
-            digest.update(f"{name}{array.shape}".encode())
-            digest.update(array.tobytes())
-        return digest.hexdigest()
+        arrays = {k: np.ascontiguousarray(self.arrays[k], np.float32) for k in sorted(self.arrays)}
+        parts = [json.dumps(plain, sort_keys=True).encode()]
+        for name, array in arrays.items():
+            parts += [name.encode(), str(array.shape).encode(), array.tobytes()]
+        if not all(_PLAIN.fullmatch(name) for name in arrays):
+            parts = [b"%d:%b" % (len(part), part) for part in parts]
+        return hashlib.sha256(b"".join(parts)).hexdigest()
 
     @property
     def task(self) -> Task | None:
@@ -110,37 +105,41 @@ class PolicyBundle:
         """Read and check a file.
 
         Raises:
-            BundleError: if it is missing, damaged, too large, of another format, or its
-                content does not have the hash it states.
+            BundleError: if it is missing, damaged, too large, of another format, its content
+                does not have the hash it states, or a number in it is out of its range.
         """
-        try:
-            manifest, arrays = _read_members(path)
-        except _UNREADABLE as error:
+        with refusing(
+            BundleError,
+            f"policy file {path}",
+            expected="a .policy file written by `sliproad agent export`",
+            mend="give another path, or export the policy again",
+        ):
+            bundle = cls(*_read_members(path))
+            bundle._check(path)
+            return bundle
+
+    def _check(self, path: Path) -> None:
+        format = self.manifest.get("format")
+        if type(format) is not int or format not in (TASKLESS_FORMAT, FORMAT):
             raise BundleError(
-                f"policy file {path}: {error or type(error).__name__}",
-                expected="a .policy file written by `sliproad agent export`",
-                mend="give another path, or export the policy again",
-            ) from error
-        if manifest.get("format") not in (TASKLESS_FORMAT, FORMAT):
-            raise BundleError(
-                f"policy file {path} of format {manifest.get('format')!r}",
+                f"policy file {path} of format {shown(format)}",
                 expected=f"format {FORMAT}, or {TASKLESS_FORMAT}",
                 mend=_MEND,
             )
-        bundle = cls(manifest, arrays)
-        if bundle.content_hash != manifest.get("content_hash"):
+        if self.content_hash != self.manifest.get("content_hash"):
             raise BundleError(
-                f"policy file {path} with content hash {bundle.content_hash[:12]}",
-                expected=f"{str(manifest.get('content_hash'))[:12]}, as its manifest states",
+                f"policy file {path} with content hash {self.content_hash[:12]}",
+                expected=f"{str(self.manifest.get('content_hash'))[:12]}, as its manifest states",
                 mend="the file was changed or damaged: copy or export it again",
             )
-        if manifest["format"] == FORMAT and bundle.task is None:
+        if format == FORMAT and self.task is None:
             raise BundleError(
                 f"policy file {path} of format {FORMAT} without a task",
                 expected="the policy's task in its manifest",
                 mend=_MEND,
             )
-        return bundle
+        check_manifest(self.manifest, self.arrays)
+        Promise.of_bundle(self)  # raises if there is one that cannot be kept
 
     def check_fit(self, bundle_hash: str | None) -> None:
         """Raise `BundleError` unless the policy fits the observation and model bundle.
@@ -148,7 +147,7 @@ class PolicyBundle:
         Args:
             bundle_hash: hash of the model bundle in use; None does not check it.
         """
-        stated = self.manifest.get("observation", {}).get("schema_hash")
+        stated = (self.manifest.get("observation") or {}).get("schema_hash")
         staged = self.manifest.get("kind") == STAGED_KIND
         schema_hash = STAGED_SCHEMA_HASH if staged else SCHEMA_HASH
         if stated != schema_hash:
@@ -167,16 +166,11 @@ class PolicyBundle:
 
 
 def _read_members(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(info.file_size for info in archive.infolist())
-    if unpacked > MAX_UNPACKED_BYTES:
-        raise ValueError(f"unpacks to {unpacked} bytes, more than {MAX_UNPACKED_BYTES}")
-    with np.load(path, allow_pickle=False) as raw:
-        members: dict[str, NDArray[Any]] = {name: raw[name] for name in raw.files}
-    manifest = json.loads(members.pop("manifest").tobytes())
-    if not isinstance(manifest, dict):
-        raise ValueError("manifest is not a JSON object")
+    members = npz_arrays(file_bytes(path, MAX_UNPACKED_BYTES), MAX_UNPACKED_BYTES)
+    text = members.pop("manifest").tobytes()
+    if len(text) > MAX_JSON_BYTES:
+        raise ValueError(f"a manifest of {len(text)} bytes")
     for name, array in members.items():
         if array.dtype != np.float32:
             raise ValueError(f"array {name} has type {array.dtype}")
-    return manifest, members
+    return json_object(text), members

@@ -10,19 +10,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Self
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cnn.action import N_ACTIONS
+from cnn.checks import MAX_INT
 from cnn.errors import BundleError
-from testbed.decide.policy_bundle import PolicyBundle
+from cnn.outside import refusing
 
-QUANTITIES: Final = ("delay_ms", "energy_mj", "confidence", "miss_rate", "uplink_mbps", "rtt_ms")
+if TYPE_CHECKING:
+    from testbed.decide.policy_bundle import PolicyBundle
+
+RANGES: Final = {
+    "delay_ms": (0.0, 1e9),
+    "energy_mj": (0.0, 1e12),
+    "confidence": (0.0, 1.0),
+    "miss_rate": (0.0, 1.0),
+    "uplink_mbps": (0.0, 1e6),
+    "rtt_ms": (0.0, 1e9),
+}
+"""Least and greatest window mean of each quantity that anybody may promise."""
+QUANTITIES: Final = tuple(RANGES)
 LEVELS: Final = (0.01, 0.05, 0.5, 0.95, 0.99)
 """Quantiles of window means that are kept; the guard's limits are the outer ones."""
 WINDOW: Final = 30
+MAX_WINDOW: Final = 10_000
+"""Frames of a window at most, which a guard keeps in memory and adds up at every frame."""
+_MAX_NAME: Final = 200
+_ROUNDED: Final = 1e-6
+"""What a share may be beyond 0..1: sums of shares are rounded."""
 
 Floats = NDArray[np.float64]
 
@@ -40,6 +59,9 @@ class Promise:
         action_shift: total variation distance between a window's mix and `actions` that
             99 % of windows kept within.
         energy_source: what made the energies; other sources are not comparable.
+
+    Raises:
+        ValueError: if a figure is missing, of another type, not finite, or out of its range.
     """
 
     window: int
@@ -50,16 +72,23 @@ class Promise:
     energy_source: str = ""
 
     def __post_init__(self) -> None:
-        numbers = [n for q in self.quantiles.values() for n in q]
-        sound = (
-            self.window > 0
-            and set(self.quantiles) <= set(QUANTITIES)
-            and all(len(q) == len(LEVELS) for q in self.quantiles.values())
-            and len(self.actions) == N_ACTIONS
-            and np.isfinite([*numbers, *self.actions, self.action_shift]).all()
-        )
-        if not sound:
-            raise ValueError("promise with missing, unknown or infinite figures")
+        for name, value, most in (
+            ("window", self.window, MAX_WINDOW),
+            ("windows", self.windows, MAX_INT),
+        ):
+            if type(value) is not int or not 0 < value <= most:
+                raise ValueError(f"{name} is no whole number from 1 to {most}")
+        if not set(self.quantiles) <= set(QUANTITIES):
+            raise ValueError("a quantity that is not known")
+        for name, figures in self.quantiles.items():
+            low, high = RANGES[name]
+            _check(name, figures, len(LEVELS), low - _ROUNDED, high + _ROUNDED)
+            if any(after < before for before, after in pairwise(figures)):
+                raise ValueError(f"quantiles of {name} that do not ascend")
+        _check("actions", self.actions, N_ACTIONS, -_ROUNDED, 1 + _ROUNDED)
+        _check("action_shift", (self.action_shift,), 1, -_ROUNDED, 1 + _ROUNDED)
+        if type(self.energy_source) is not str or len(self.energy_source) > _MAX_NAME:
+            raise ValueError("energy_source is no short text")
 
     def low(self, quantity: str) -> float | None:
         """The window mean that 1 % of windows fell below; None if not promised."""
@@ -82,25 +111,24 @@ class Promise:
         Raises:
             BundleError: if what stands there is no promise.
         """
-        metrics = bundle.manifest.get("metrics") or {}
-        raw = metrics.get("promise")
-        if raw is None:
-            return None
-        try:
+        with refusing(
+            BundleError,
+            "policy file with an unusable promise",
+            expected="the figures that `sliproad agent train` writes",
+            mend="train or export the policy again",
+        ):
+            metrics = bundle.manifest.get("metrics") or {}
+            raw = metrics.get("promise")
+            if raw is None:
+                return None
             return cls(
-                window=int(raw["window"]),
-                windows=int(raw["windows"]),
-                quantiles={str(k): tuple(float(x) for x in v) for k, v in raw["quantiles"].items()},
-                actions=tuple(float(x) for x in raw["actions"]),
-                action_shift=float(raw["action_shift"]),
-                energy_source=str(raw.get("energy_source", "")),
+                window=raw["window"],
+                windows=raw["windows"],
+                quantiles={name: tuple(figures) for name, figures in raw["quantiles"].items()},
+                actions=tuple(raw["actions"]),
+                action_shift=raw["action_shift"],
+                energy_source=raw.get("energy_source", ""),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BundleError(
-                f"policy file with an unusable promise ({type(error).__name__}: {error})",
-                expected="the figures that `sliproad agent train` writes",
-                mend="train or export the policy again",
-            ) from error
 
     @classmethod
     def of_drives(
@@ -136,6 +164,13 @@ class Promise:
             action_shift=float(np.quantile(shift, 0.99)),
             energy_source=energy_source,
         )
+
+
+def _check(name: str, figures: tuple[float, ...], n: int, low: float, high: float) -> None:
+    """Raise ValueError unless there are `n` figures, each a number from `low` to `high`."""
+    numbers = all(type(x) in (int, float) for x in figures)  # a bool is no figure
+    if len(figures) != n or not numbers or not all(low <= x <= high for x in figures):
+        raise ValueError(f"{name} is not {n} number(s) from {low:g} to {high:g}")
 
 
 def window_means(values: ArrayLike, window: int) -> Floats:

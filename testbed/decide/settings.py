@@ -8,7 +8,7 @@ from typing import Final
 from cnn.errors import ConfigError
 from testbed.decide.fields import CONSTANTS_AT, FIELDS, scale_one
 
-_MOST_MJ: Final = 1e12
+MAX_MJ: Final = 1e12
 _, _FLOOR, _SHARE, _FULL = FIELDS[CONSTANTS_AT:]
 
 
@@ -39,7 +39,7 @@ class Settings:
             "accuracy floor": (self.accuracy_floor, _FLOOR.least, _FLOOR.most, ""),
             "delay share": (self.delay_share, _SHARE.least, _SHARE.most, ""),
             "full local processing": (self.full_local_ms, _FULL.least, _FULL.most, " ms"),
-            "energy budget": (self.energy_budget_mj, 0.0, _MOST_MJ, " mJ"),
+            "energy budget": (self.energy_budget_mj, 0.0, MAX_MJ, " mJ"),
         }
         for name, (value, least, most, unit) in ranges.items():
             if not least <= value <= most:  # NaN is not

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.errors import BundleError
-from testbed.decide.mlp import Mlp, unusable_network
+from testbed.decide.mlp import Mlp, best, unusable_network
 from testbed.decide.policy import (
     MALFORMED,
     NetworkPolicy,
@@ -20,7 +20,8 @@ from testbed.decide.policy import (
     network_arguments,
     policy_from_bundle,
 )
-from testbed.decide.policy_bundle import STAGED_KIND, PolicyBundle
+from testbed.decide.policy_bundle import PolicyBundle
+from testbed.decide.policy_manifest import STAGED_KIND
 from testbed.decide.stages import LEGAL, N_STAGED
 
 
@@ -111,7 +112,7 @@ class StagedNetworkPolicy:
         """Legal action with the largest output, one observation."""
         logits = self._network(observation)
         logits += self._penalties[stand]
-        return self._action_list[logits.argmax()]
+        return self._action_list[best(logits)]
 
     def outputs(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Unmasked outputs, float32 (B, n_outputs), for float32 (B, n_inputs)."""

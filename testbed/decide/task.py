@@ -16,11 +16,14 @@ from typing import Any, Final, Self
 
 from cnn.errors import ConfigError
 from testbed.costs.power import power_profile
-from testbed.decide.settings import Settings
+from testbed.decide.settings import MAX_MJ, Settings
 from testbed.service.typed_toml import build
 
 _NEARLY: Final = 1e-6
 """Relative difference below which two numbers are the same: a period given as a rate is rounded."""
+_LEAST_MS: Final = 1e-3
+_MOST_MS: Final = 3.6e6
+"""An hour: every clock can wait for it."""
 _RANGES: Final = {"accuracy_floor": "accuracy_floors", "delay_share": "delay_shares"}
 """Wishes of a user, and the fields with the range of each that the policy serves."""
 
@@ -71,13 +74,14 @@ class Task:
                 ok = len(ends) == 2 and 0 <= ends[0] <= value <= ends[1] <= 1
                 expected = f"the two ends of a range in 0..1 with {name} {value:g} in it"
                 _require(ok, f"{range_name} {shown(ends)}", expected)
-        for name in ("full_local_ms", "timeout_ms", "deadline_ms"):
+        for name in ("full_local_ms", "timeout_ms", "deadline_ms", "period_ms", "max_queue_ms"):
             value = getattr(self, name)
+            low = 0.0 if name in ("period_ms", "max_queue_ms") else _LEAST_MS
             if value is not None:
-                _require(0 < value < math.inf, f"{name} {value:g}", "a time above 0")
-        for name in ("period_ms", "max_queue_ms", "energy_budget_mj"):
-            value = getattr(self, name)
-            _require(0 <= value < math.inf, f"{name} {value:g}", "at least 0, and finite")
+                fits = low <= value <= _MOST_MS  # NaN does not
+                _require(fits, f"{name} {value:g}", f"{low:g} to {_MOST_MS:g} ms")
+        budget = self.energy_budget_mj
+        _require(0 <= budget <= MAX_MJ, f"energy_budget_mj {budget:g}", f"0 to {MAX_MJ:g} mJ")
         if self.power:
             power_profile(self.power)
 

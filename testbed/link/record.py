@@ -7,13 +7,15 @@ live run over the same link.
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cnn.errors import DataError
+from cnn.outside import file_bytes, json_object, refusing
 from testbed.link.transfer import CapacityIntegral
 from testbed.traces.files import trace_from_json, trace_to_json, write_json
+from testbed.traces.importing import MAX_FILE_BYTES
 from testbed.traces.trace import Trace
 
 
@@ -91,19 +93,27 @@ class LinkRecord:
     @classmethod
     def load(cls, path: Path) -> LinkRecord:
         """Read a file written by `save`; raises `DataError` if it is not one."""
-        try:
-            raw = json.loads(path.read_text())
+        with refusing(
+            DataError,
+            f"link record {path}",
+            expected="a link.json written by a run or a campaign",
+            mend="give the folder of the run's records",
+        ):
+            raw = json_object(file_bytes(path, MAX_FILE_BYTES))
+            start, downlink = raw["start_monotonic_s"], raw["downlink_mbps"]
             return cls(
                 trace=trace_from_json(raw["trace"], str(path)),
-                start_time=raw["start_monotonic_s"],
-                start_offset_s=float(raw["start_offset_s"]),
-                downlink_mbps=raw["downlink_mbps"],
-                cuts=tuple((float(first), float(end)) for first, end in raw["cuts_monotonic_s"]),
+                start_time=None if start is None else _finite(start),
+                start_offset_s=_finite(raw["start_offset_s"]),
+                downlink_mbps=None if downlink is None else _finite(downlink),
+                cuts=tuple(
+                    (_finite(first), _finite(end)) for first, end in raw["cuts_monotonic_s"]
+                ),
                 backend=str(raw["backend"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"link record {path}: {type(error).__name__} {error}",
-                expected="a link.json written by a run or a campaign",
-                mend="give the folder of the run's records",
-            ) from error
+
+
+def _finite(value: float) -> float:
+    if isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{value} is no finite number")
+    return float(value)

@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,8 @@ FORMAT: Final = 1
 METADATA_KEY: Final = b"sliproad"
 ROWS_PER_GROUP: Final = 512
 
+_MOST_ROW_BYTES: Final = 2048
+"""Of a row in memory; one with the observation has about 500."""
 _MOST_NAMED: Final = 5
 """Damaged files that a warning names; it counts them all."""
 
@@ -249,7 +251,13 @@ def read_records(path: Path) -> Records:
     return Records(table, source)
 
 
-def read_all(path: Path, warn: Callable[[str], object] = _log.warning) -> list[Records]:
+def read_all(
+    path: Path,
+    warn: Callable[[str], object] = _log.warning,
+    *,
+    columns: Sequence[str] | None = None,
+    max_rows: int | None = None,
+) -> list[Records]:
     """A record file, or every one of a folder, by name (which is a device's own order).
 
     Files of a folder that are empty, damaged or no records are left out, and said.
@@ -257,12 +265,16 @@ def read_all(path: Path, warn: Callable[[str], object] = _log.warning) -> list[R
     Args:
         path: file or folder.
         warn: called with one line if files were left out; it counts and names them.
+        columns: kept in memory, as far as a file has them; None keeps all.
+        max_rows: rows at most: of a folder the newest files are read that have no more; a single
+            file with more is refused before it is read.
 
     Raises:
-        DataError: if there is none, the only one is damaged, or all of a folder are.
+        DataError: if there is none, the only one is damaged or too long, or all of a folder are.
     """
     if not path.is_dir():
-        return [read_records(path)]
+        _count(path, max_rows)
+        return [_only(read_records(path), columns)]
     files = parquet_files(path)
     if not files:
         raise DataError(
@@ -270,13 +282,20 @@ def read_all(path: Path, warn: Callable[[str], object] = _log.warning) -> list[R
             expected="a record file, or a folder with .parquet files of a device",
             mend="give what `sliproad testbed device --out` wrote",
         )
-    runs, damaged = [], {}
-    for file in files:
+    runs, damaged, left = [], {}, max_rows
+    older: list[Path] = []
+    for k, file in enumerate(reversed(files)):
         try:
-            runs.append(read_records(file))
+            n = _count(file, max_rows)
+            if left is not None and n > left:
+                older = files[: len(files) - k]
+                break
+            runs.append(_only(read_records(file), columns))
+            left = None if left is None else left - n
         except DataError as error:
             damaged[file.name] = _reason(file, error)
-    said = [f"{name} ({why})" for name, why in list(damaged.items())[:_MOST_NAMED]]
+    runs.reverse()
+    said = [f"{name} ({why})" for name, why in list(reversed(damaged.items()))[:_MOST_NAMED]]
     text = f"{len(damaged)} of {len(files)} files in {path}: {', '.join(said)}"
     text += ", ..." if len(damaged) > _MOST_NAMED else ""
     if not runs:
@@ -287,7 +306,40 @@ def read_all(path: Path, warn: Callable[[str], object] = _log.warning) -> list[R
         )
     if damaged:
         warn(f"records left out: {text}")
+    if older:
+        warn(f"records left out: the {len(older)} oldest files in {path}, beyond {max_rows} rows")
     return runs
+
+
+def _only(records: Records, columns: Sequence[str] | None) -> Records:
+    if columns is None:
+        return records
+    kept = [name for name in columns if name in records.table.column_names]
+    return Records(records.table.select(kept), records.source)
+
+
+def _count(path: Path, most: int | None) -> int:
+    """Rows of a file, by its footer; 0 without a bound, or where reading it will say what is wrong.
+
+    Raises:
+        DataError: if there are more than `most`, or what they unpack to is out of proportion.
+    """
+    if most is None:
+        return 0
+    try:
+        footer = pq.read_metadata(path)
+        n = int(footer.num_rows)
+        groups = range(footer.num_row_groups)
+        unpacked = sum(int(footer.row_group(k).total_byte_size) for k in groups)
+    except (OSError, pa.ArrowException, ValueError):
+        return 0
+    if n > most or unpacked > most * _MOST_ROW_BYTES:
+        raise DataError(
+            f"records {path} of {n} rows and {unpacked / 1e6:.0f} MB unpacked",
+            expected=f"at most {most} rows, and {most * _MOST_ROW_BYTES / 1e6:.0f} MB",
+            mend="give a folder with a device's files, of which the newest are taken, or cut it",
+        )
+    return n
 
 
 def parquet_files(folder: Path) -> list[Path]:

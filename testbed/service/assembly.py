@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -76,13 +77,19 @@ def task_of(file: DeviceFile, loadout: Loadout) -> Task:
 
 def device_config_of(file: DeviceFile, task: Task) -> DeviceConfig:
     """The settings of its device loop."""
+    pace = file.frames.pace
+    config = followed_config_of(file, task)
+    return config if pace is None else replace(config, pace=Pace.load(pace, task.full_local_ms))
+
+
+def followed_config_of(file: DeviceFile, task: Task) -> DeviceConfig:
+    """Those that follow another task; an emulated device's pace does not, and is left out."""
     f, s = file.frames, file.server
     return DeviceConfig(
         period_ms=task.period_ms,
         timeout_ms=task.timeout_ms,
         deadline_ms=task.deadline_ms,
         max_queue_ms=task.max_queue_ms,
-        pace=None if f.pace is None else Pace.load(f.pace, task.full_local_ms),
         breaker_failures=f.breaker_failures,
         breaker_backoff_ms=f.breaker_backoff_ms,
         seed=f.seed,

@@ -35,6 +35,7 @@ from testbed.service import systemd
 from testbed.service.assembly import (
     client_of,
     device_config_of,
+    followed_config_of,
     guard_of,
     path_of,
     sources_of,
@@ -222,6 +223,7 @@ class DeviceService:
             **self.tally.result(),
             "swaps": self._swapper.swaps,
             "rollbacks": self._swapper.rollbacks,
+            "swaps_refused": self._watcher.failures,
             "policy_errors": self._pilot.errors,
             "guard_falls": None if guard is None else guard.falls,
             "rows_written": None if records is None else records.rows,
@@ -238,18 +240,24 @@ class DeviceService:
         }
 
     def _changed(self, loadout: Loadout) -> None:
-        """Another loadout runs from now on, and its task with the next frame."""
-        self.task = task = task_of(self.file, loadout)
-        self.tally.deadline_ms = self._since_report.deadline_ms = task.deadline_ms
-        self._say_speed()
+        """Another loadout runs from now on, and its task with the next frame.
+
+        What can fail comes first, so that a task which fits nothing here changes nothing.
+        """
+        task = task_of(self.file, loadout)
+        settings, config = task.settings(self._full_local_ms), followed_config_of(self.file, task)
+        meter = self._meter
         if self.file.meter.name == "model":  # it alone follows a profile, and holds nothing open
-            self._meter = open_meter("model", task.power)
-        if self._stop.unit is not None:
-            unit, config = self._stop.unit, device_config_of(self.file, task)
-            # The device is no other one, also if it is emulated.
-            unit.adopt(replace(config, pace=unit.config.pace), self._settings(), self._meter)
+            meter = open_meter("model", task.power)
         if self._guard is not None:
             self._guard.watch(loadout.promise, task.deadline_ms)
+        self.task, self._meter = task, meter
+        self.tally.deadline_ms = self._since_report.deadline_ms = task.deadline_ms
+        self._say_speed()
+        if self._stop.unit is not None:
+            unit = self._stop.unit
+            # The device is no other one, also if it is emulated.
+            unit.adopt(replace(config, pace=unit.config.pace), settings, meter)
         if self._metrics is not None:
             self._metrics.runs(loadout.model.hash[:12], loadout.policy_hash)
 
@@ -288,9 +296,10 @@ class DeviceService:
         from testbed.service.metrics import DeviceMetrics
 
         self._metrics = metrics = DeviceMetrics()
-        swapper, pilot = self._swapper, self._pilot
+        swapper, watcher, pilot = self._swapper, self._watcher, self._pilot
         metrics.watch("swaps", "Bundles put in place.", lambda: swapper.swaps)
         metrics.watch("rollbacks", "Bundles taken back.", lambda: swapper.rollbacks)
+        metrics.watch("swaps_refused", "New bundles not used.", lambda: watcher.failures)
         metrics.watch("policy_errors", "Decisions that failed.", lambda: pilot.errors)
         metrics.watch("rows_dropped", "Rows the disk had no room for.", self._dropped)
         metrics.watch("log_lines_dropped", "Log lines that nobody took.", dropped_lines)

@@ -11,6 +11,7 @@ if so configured: a link better than any in training does no harm.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -100,9 +101,10 @@ class Window:
         self._actions: deque[int] = deque(maxlen=size)
 
     def add(self, values: dict[str, float | None], action: int) -> None:
-        """One more frame; None is a figure that was not measured."""
+        """One more frame; None, or no finite number, is a figure that was not measured."""
         for name, kept in self._values.items():
-            kept.append(values.get(name))
+            value = values.get(name)
+            kept.append(value if value is not None and math.isfinite(value) else None)
         self._actions.append(action)
 
     def clear(self) -> None:
@@ -164,10 +166,10 @@ class Guard:
             promise: of its training, if there is one.
             deadline_ms: a frame that took longer is a miss.
         """
+        size = promise.window if promise else self._settings.window
+        limits, window, trial = Limits.of(promise, self._own), Window(size), Window(size)
         self._promise, self._deadline_ms = promise, deadline_ms
-        self.limits = Limits.of(promise, self._own)
-        self.window = Window(promise.window if promise else self._settings.window)
-        self._trial = Window(self.window.size)
+        self.limits, self.window, self._trial = limits, window, trial
         self.state: State = "policy"
         self.reason = ""
         self.drift: tuple[str, ...] = ()
@@ -242,7 +244,7 @@ class Guard:
         event(_log, level, f"guard: {before} to {state}", **(more if state == "safe" else {}))
 
     def _figures(self, row: Measurement, decision: Decision | None) -> dict[str, float | None]:
-        late = row.status == "skipped" or row.delay_ms > self._deadline_ms
+        late = row.status == "skipped" or not row.delay_ms <= self._deadline_ms  # NaN is late
         promised = "" if self._promise is None else self._promise.energy_source
         comparable = self._own.energy_mj is not None or promised in ("", row.energy_source)
         values: dict[str, float | None] = {

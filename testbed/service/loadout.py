@@ -199,7 +199,7 @@ def check_runtime(runtime: SplitRuntime, frame: NDArray[np.uint8] | None = None)
         frame = np.random.default_rng(_TEST_SEED).integers(0, 256, shape, np.uint8)
     for action in ACTIONS:
         prediction, confidence = runtime.act(frame, action)
-        sound = math.isfinite(confidence) and 0 <= confidence <= 1.0001
+        sound = math.isfinite(confidence) and 0 < confidence <= 1.0001
         if not sound or not 0 <= prediction < config.n_classes:
             raise BundleError(
                 f"model bundle {runtime.bundle.hash[:12]}: {action.name} answers class "

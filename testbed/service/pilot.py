@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.outside import said
 from testbed.decide.observation import OBS_DIM
 from testbed.decide.staged_policy import AnyPolicy, is_staged
 from testbed.decide.stages import ANSWER, CANONICAL, REPAIR, has_given_up
@@ -200,7 +201,7 @@ class Pilot:
                 return wanted
             except Exception as error:  # a policy's bug must not cost a frame
                 self.errors += 1
-                reason = f"{type(error).__name__}: {error}"
+                reason = f"{type(error).__name__}: {said(error)}"
                 if self.errors == 1 or self.errors % 1000 == 0:
                     event(_log, logging.ERROR, "policy failed", error=reason, count=self.errors)
                 if not self.roll_back(reason):
@@ -217,7 +218,7 @@ class Pilot:
             self._shadowed = Course.over()
             self.shadow_errors += 1
             if self.shadow_errors >= MAX_SHADOW_ERRORS:
-                event(_log, logging.ERROR, "shadow policy dropped", error=str(error))
+                event(_log, logging.ERROR, "shadow policy dropped", error=said(error))
                 self.shadow = None
         course = self._shadowed
         self._decisions[self._frame] = replace(

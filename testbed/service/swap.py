@@ -13,13 +13,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.errors import RemoteError, SliproadError
+from cnn.errors import RemoteError
+from cnn.outside import said
 from cnn.runtime import Features, SplitRuntime
 from testbed.records.measurement import Measurement
 from testbed.service.loadout import Loadout, Sources, Stamp, load
@@ -82,7 +83,10 @@ class LiveRuntime(SplitRuntime):
     def answer(self, x: Features, exit: int, split: int) -> tuple[int, float]:
         """As `SplitRuntime.answer`."""
         out: tuple[int, float] = self._safely(super().answer, x, exit, exit, split)
-        return out
+        if out[1] > 0 or self._frame is None or not self.roll_back("an answer that is no number"):
+            return out
+        self._restart = True
+        return super().answer(self._again(exit), exit, split)
 
     def _safely(self, section: Callable[..., Any], x: Features, stands: int, *args: int) -> Any:
         """Run a section on `x`, the output of block `stands`; once more if rolled back."""
@@ -90,7 +94,7 @@ class LiveRuntime(SplitRuntime):
             return section(self._again(stands) if self._restart else x, *args)
         except Exception as error:
             frame = self._frame
-            if not self.roll_back(f"{type(error).__name__}: {error}") or frame is None:
+            if not self.roll_back(f"{type(error).__name__}: {said(error)}") or frame is None:
                 raise
             self._frame, self._restart = frame, True
             return section(self._again(stands), *args)
@@ -140,13 +144,23 @@ class Swapper:
         """Whether the loadout in use may still be taken back."""
         return self._before is not None
 
-    def install(self, loadout: Loadout, frame_id: int) -> None:
-        """Change to a tested loadout; call it before the frame `frame_id`."""
+    def install(self, loadout: Loadout, frame_id: int) -> bool:
+        """Change to a tested loadout; call it before the frame `frame_id`.
+
+        Returns:
+            Whether it runs: whatever fails in the change, the loadout before it goes on.
+        """
         self._before, self._first = self.loadout, frame_id
         self._frames = self._rejected = self._sent = 0
         self.swaps += 1
-        self._put(loadout)
-        event(_log, logging.INFO, "swapped", **_names(loadout))
+        try:
+            for step in self._steps(loadout):
+                step()
+            event(_log, logging.INFO, "swapped", **_names(loadout))
+        except Exception as error:
+            self.roll_back(f"{type(error).__name__}: {said(error)}", loadout)
+            return False
+        return True
 
     def observe(self, row: Measurement) -> None:
         """A frame was measured (one before the change says nothing about the new loadout)."""
@@ -162,26 +176,37 @@ class Swapper:
             self._before = None  # frees the old network
             event(_log, logging.INFO, "kept", **_names(self.loadout))
 
-    def roll_back(self, reason: str) -> bool:
-        """Take the loadout back if it is on probation; whether it was."""
+    def roll_back(self, reason: str, failed: Loadout | None = None) -> bool:
+        """Take a loadout back if it is on probation; whether it was.
+
+        Args:
+            reason: what went wrong.
+            failed: what is taken back; None is what runs.
+        """
         before, self._before = self._before, None
         if before is None:
             return False
         self.rollbacks += 1
-        failed = _names(self.loadout)
-        self._put(before)
-        event(_log, logging.ERROR, "rolled back", reason=reason, failed=failed, **_names(before))
+        names = _names(self.loadout if failed is None else failed)
+        for step in self._steps(before):
+            try:
+                step()
+            except Exception as error:  # the other steps are taken nevertheless
+                event(_log, logging.ERROR, "taking back", error=said(error))
+        event(_log, logging.ERROR, "rolled back", reason=reason, failed=names, **_names(before))
         return True
 
-    def _put(self, loadout: Loadout) -> None:
-        self.loadout = loadout
-        self._runtime.use(loadout.runtime)
-        self._pilot.use(
+    def _steps(self, loadout: Loadout) -> Iterator[Callable[[], object]]:
+        """What puts a loadout in place; each can be done again."""
+        yield lambda: self._runtime.use(loadout.runtime)
+        yield lambda: self._pilot.use(
             loadout.policy, loadout.policy_hash, loadout.model.hash[:12], loadout.shadow
         )
         if self._client is not None:
-            self._client.use_bundle(loadout.model.hash)
-        self._on_change(loadout)
+            client = self._client
+            yield lambda: client.use_bundle(loadout.model.hash)
+        yield lambda: setattr(self, "loadout", loadout)
+        yield lambda: self._on_change(loadout)
 
 
 class Watcher:
@@ -238,22 +263,18 @@ class Watcher:
         Args:
             asked: try again also what failed before.
         """
-        stamp = self._sources.stamp()
-        if stamp == self._running().stamp or (stamp == self._tried and not asked):
-            self._tried = stamp
-            return
-        self._tried = stamp
         try:
-            loadout = self._prepare()
-        except RemoteError as error:
-            self._tried = ()  # the server may have it at the next look
-            self._failed(error)
-        except SliproadError as error:
-            self._failed(error)
+            stamp = self._sources.stamp()
+            if stamp == self._running().stamp or (stamp == self._tried and not asked):
+                self._tried = stamp
+                return
+            self._tried = stamp
+            self._ready = self._prepare()
         except Exception as error:  # onnxruntime raises classes of its own
-            self._failed(error)
-        else:
-            self._ready = loadout
+            if isinstance(error, RemoteError):
+                self._tried = ()  # the server may have it at the next look
+            self.failures += 1
+            event(_log, logging.ERROR, "new bundles not used", error=said(error))
 
     def _prepare(self) -> Loadout:
         running = self._running()
@@ -261,10 +282,6 @@ class Watcher:
         if self._server is not None and loadout.model.hash != running.model.hash:
             self._server.connect(ASK_SERVER_S, loadout.model.hash)
         return loadout
-
-    def _failed(self, error: Exception) -> None:
-        self.failures += 1
-        event(_log, logging.ERROR, "new bundles not used", error=str(error))
 
     def _watch(self) -> None:
         with contextlib.suppress(OSError):  # Linux: a thread has a priority of its own

@@ -18,8 +18,11 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 
 from cnn.checks import MAX_INT, shown
 from cnn.errors import ConfigError
+from cnn.outside import file_bytes, refusing
 
 T = TypeVar("T")
+MAX_BYTES: Final = 2**20
+"""A file that a person has written is far smaller."""
 _MEND: Final = "correct it"
 
 
@@ -29,15 +32,15 @@ def read_toml(path: Path, cls: type[T]) -> T:
     Raises:
         ConfigError: if it cannot be read, is no TOML, or does not fit `cls`.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path} ({getattr(error, 'strerror', None) or error})",
-            expected="a readable TOML file",
-            mend="check the path",
-        ) from error
-    return parse_toml(text, cls, str(path))
+    return parse_toml(toml_text(path), cls, str(path))
+
+
+def toml_text(path: Path) -> str:
+    """The text of a TOML file, which is UTF-8 and at most `MAX_BYTES` long; or `ConfigError`."""
+    with refusing(
+        ConfigError, str(path), expected="a readable TOML file in UTF-8", mend="check the path"
+    ):
+        return file_bytes(path, MAX_BYTES).decode("utf-8").replace("\r\n", "\n")
 
 
 def parse_toml(text: str, cls: type[T], where: str) -> T:

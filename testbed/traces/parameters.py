@@ -6,7 +6,6 @@ shipped.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cnn.errors import DataError
+from cnn.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing
 
 KINDS: Final = ("urban-5g", "highway-lte", "poor-coverage")
 
@@ -116,19 +116,17 @@ class TraceModel:
 
 def load_models(path: Path | None = None) -> dict[str, TraceModel]:
     """Models by kind, from a file or (None) the ones shipped."""
-    try:
+    with refusing(
+        DataError,
+        f"trace models {path or 'shipped with the package'}",
+        expected="parameters written by benchmarks/fit_trace_models.py",
+        mend="install the package again, or fit the models again",
+    ):
         if path is None:
-            text = resources.files("testbed").joinpath("assets/trace_models.json").read_text()
+            data = resources.files("testbed").joinpath("assets/trace_models.json").read_bytes()
         else:
-            text = path.read_text()
-        raw = json.loads(text)
-        models = [TraceModel.from_json(model) for model in raw["models"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"trace models {path or 'shipped with the package'}: {error}",
-            expected="parameters written by benchmarks/fit_trace_models.py",
-            mend="install the package again, or fit the models again",
-        ) from error
+            data = file_bytes(path, MAX_JSON_BYTES)
+        models = [TraceModel.from_json(model) for model in json_object(data)["models"]]
     return {model.kind: model for model in models}
 
 

@@ -31,7 +31,8 @@ from testbed.decide.observation import (
     STAGED_OBS_DIM,
     STAGED_SCHEMA_HASH,
 )
-from testbed.decide.policy_bundle import STAGED_KIND, PolicyBundle
+from testbed.decide.policy_bundle import PolicyBundle
+from testbed.decide.policy_manifest import STAGED_KIND
 from testbed.decide.staged_policy import load_staged_policy
 from testbed.decide.stages import ANSWER, LEGAL, N_STAGED
 from testbed.records.parquet import read_records

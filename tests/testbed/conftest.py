@@ -27,7 +27,8 @@ from testbed.decide.observation import (
     STAGED_OBS_DIM,
     STAGED_SCHEMA_HASH,
 )
-from testbed.decide.policy_bundle import STAGED_KIND, PolicyBundle
+from testbed.decide.policy_bundle import PolicyBundle
+from testbed.decide.policy_manifest import STAGED_KIND
 from testbed.decide.staged_policy import StagedNetworkPolicy
 from testbed.decide.stages import ANSWER, N_STAGED
 
