@@ -170,7 +170,12 @@ class RotatingRecords:
         hangs = self._thread.is_alive()
         self._unwritten = self._handed - self._unheld - self.rows
         if hangs:
-            event(_log, logging.WARNING, "the disk hangs: it is not waited for", rows_dropped=self.dropped)
+            event(
+                _log,
+                logging.WARNING,
+                "the disk hangs: it is not waited for",
+                rows_dropped=self.dropped,
+            )
 
     def __enter__(self) -> Self:
         return self
