@@ -159,13 +159,15 @@ def test_a_power_cut_loses_the_rows_of_the_last_flush_s_alone(tmp_path: Path) ->
     with image.open("wb") as file:
         file.truncate(32 << 20)
     subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
-    with mounted(tmp_path / "disk", "-o", "loop", str(image)) as disk:
-        with RotatingRecords(disk / "rec", SOURCE, FAST) as records:
-            for k in range(3):
-                send(records, 100 * k, 100)
-                copy = tmp_path / f"cut{k}.img"
-                shutil.copyfile(image, copy)
-                cuts.append((copy, 100 * (k + 1)))
+    with (
+        mounted(tmp_path / "disk", "-o", "loop", str(image)) as disk,
+        RotatingRecords(disk / "rec", SOURCE, FAST) as records,
+    ):
+        for k in range(3):
+            send(records, 100 * k, 100)
+            copy = tmp_path / f"cut{k}.img"
+            shutil.copyfile(image, copy)
+            cuts.append((copy, 100 * (k + 1)))
     for copy, on_disk in cuts:
         with mounted(tmp_path / "after", "-o", "loop", str(copy)) as disk:
             RotatingRecords(disk / "rec", SOURCE, FAST).close()
