@@ -22,4 +22,4 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     ours = {METADATA_KEY: json.dumps({"sliproad": cnn.__version__}).encode()}
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **ours})
     with replacing(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)

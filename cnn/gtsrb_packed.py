@@ -34,7 +34,7 @@ def load_packed(path: Path, size: int, limit: int | None = None) -> ImageSet:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"{path}: {error}", expected="a Parquet file", mend="copy the file again"

@@ -6,7 +6,19 @@ Durations come from a monotonic clock. A figure that could not be measured is No
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.action import N_ACTIONS, N_EXITS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+STATUSES: Final = ("ok", "fallback", "skipped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +96,78 @@ class Measurement:
     probes: int = 0
     probe_bytes: int = 0
     looks: int = 0
+
+
+_MOST: Final = 1e12
+"""Beyond any figure of a frame: 30,000 years in seconds, 30 years in milliseconds, a terabyte."""
+_COUNT: Final = (0.0, _MOST)
+_FIGURE: Final = (-_MOST, _MOST)
+_ACTION: Final = (0.0, N_ACTIONS - 1.0)
+_CLASS: Final = (-1.0, 2.0**31)
+_RANGES: Final[dict[str, tuple[float, float]]] = {
+    **dict.fromkeys(("frame_id", "track", "frame_in_track", "uplink_bytes"), _COUNT),
+    **dict.fromkeys(("downlink_bytes", "probes", "probe_bytes"), _COUNT),
+    **dict.fromkeys(("label", "prediction"), _CLASS),
+    **dict.fromkeys(("action", "policy_action", "shadow_action"), _ACTION),
+    "exit_used": (0.0, N_EXITS),
+    "looks": (0.0, 2.0**N_EXITS - 1),
+    "confidence": (0.0, 1.0 + 1e-6),  # a float32 softmax may end a little above 1
+    **dict.fromkeys(("queue_ms", "head_ms", "delay_ms", "uplink_mbps", "rtt_ms"), _COUNT),
+    **dict.fromkeys(("captured_s", "encode_ms", "transfer_ms", "server_queue_ms"), _FIGURE),
+    **dict.fromkeys(("server_ms", "fallback_ms"), _FIGURE),
+    **dict.fromkeys(("compute_mj", "radio_mj", "idle_mj", "energy_mj"), _FIGURE),
+}
+"""Least and greatest possible value of each number, a service's own columns included."""
+_WORDS: Final[dict[str, tuple[str, ...]]] = {
+    "status": STATUSES,
+    "decided_by": ("policy", "guard", "safe"),
+}
+
+
+def impossible(rows: pa.Table | pa.RecordBatch) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Which rows no device can have measured: the column that says so, and its rows, bool (N,).
+
+    A number must be finite and within its range, a status a known one, and nothing that is always
+    measured may be missing. Columns that are not there are not asked.
+
+    Args:
+        rows: N rows of `Measurement`, perhaps with a service's further columns.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def mask(values: Any) -> NDArray[np.bool_]:
+        return np.asarray(values.to_numpy(zero_copy_only=False), np.bool_)
+
+    for field in rows.schema:
+        column = rows[field.name]
+        if field.name in _RANGES:
+            low, high = _RANGES[field.name]
+            numbers = pc.fill_null(column.cast(pa.float64()), max(low, 0.0))
+            values = np.asarray(numbers.to_numpy(zero_copy_only=False), np.float64)
+            bad = ~((values >= low) & (values <= high))  # NaN is not within
+        elif field.name in _WORDS:
+            known = pa.array(_WORDS[field.name], column.type)
+            bad = ~mask(pc.or_(pc.is_in(column, known), pc.is_null(column)))
+        else:
+            bad = np.zeros(rows.num_rows, np.bool_)
+        if field.name in _ALWAYS:
+            bad |= mask(pc.is_null(column))
+        if bad.any():
+            yield field.name, bad
+
+
+def only_possible(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows of a batch without the `impossible` ones."""
+    import pyarrow as pa
+
+    keep = np.ones(rows.num_rows, np.bool_)
+    for _, bad in impossible(rows):
+        keep &= ~bad
+    return rows if keep.all() else rows.filter(pa.array(keep))
+
+
+_ALWAYS: Final = frozenset(
+    name for name, kind in Measurement.__annotations__.items() if "None" not in str(kind)
+)
+"""What is measured of every frame."""

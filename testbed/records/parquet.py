@@ -1,7 +1,9 @@
 """Records: one Parquet row a frame, with where they come from in the file's metadata.
 
-A file is written row group by row group under a temporary name, synced and renamed at the
-end, so that a record file that exists is whole, also after a power cut.
+A file is written row group by row group under a temporary name, sealed, synced and renamed at the
+end, so that a record file that exists is whole, also after a power cut. What is damaged later is
+noticed when it is read (`testbed.records.seal`), and rows that no device can have measured are
+not passed on.
 """
 
 from __future__ import annotations
@@ -22,14 +24,14 @@ from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import cnn
 from cnn.errors import DataError
 from cnn.files import Pending, not_written
 from cnn.locks import Claim
-from testbed.records.measurement import Measurement
+from testbed.records import seal
+from testbed.records.measurement import Measurement, impossible
 
 FORMAT: Final = 1
 METADATA_KEY: Final = b"sliproad"
@@ -123,9 +125,7 @@ class RecordWriter:
             self._claim.release()
             raise
         try:
-            self._writer = pq.ParquetWriter(
-                self._file.temporary, self._schema, write_page_checksum=True
-            )
+            self._writer = seal.writer(self._file.temporary, self._schema)
         except OSError as error:
             self._file.discard()
             self._claim.release()
@@ -153,6 +153,7 @@ class RecordWriter:
                 self._writer.add_key_value_metadata({"sliproad.end": json.dumps(more)})
             self._writer.close()
             if self.rows:
+                seal.seal(self._file.temporary)
                 self._file.commit()
         except OSError as error:
             raise not_written(self.path, error) from error
@@ -230,18 +231,19 @@ def read_records(path: Path) -> Records:
     """Read a record file.
 
     Raises:
-        DataError: if it is missing, damaged, or no record file.
+        DataError: if it is missing, damaged, no record file, or holds an impossible row.
     """
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
-        source = json.loads((table.schema.metadata or {})[METADATA_KEY])
-        end = (pq.read_metadata(path).metadata or {}).get(b"sliproad.end")
-        if end is not None:
-            source |= json.loads(end)
+        table, metadata = seal.read(path)
+        source = json.loads(metadata[METADATA_KEY])
+        source |= json.loads(metadata.get(b"sliproad.end", b"{}"))
         table = _with_later_columns(table)
         missing = {field.name for field in fields(Measurement)} - set(table.column_names)
         if missing:
-            raise ValueError(f"no columns {sorted(missing)}")
+            raise ValueError(f"no columns {', '.join(sorted(missing))}")
+        for name, rows in impossible(table):
+            at = int(np.argmax(rows))
+            raise ValueError(f"row {at}: impossible {name} {table[name][at].as_py()}")
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise DataError(
             f"records {path}: {error}",
@@ -327,10 +329,7 @@ def _count(path: Path, most: int | None) -> int:
     if most is None:
         return 0
     try:
-        footer = pq.read_metadata(path)
-        n = int(footer.num_rows)
-        groups = range(footer.num_row_groups)
-        unpacked = sum(int(footer.row_group(k).total_byte_size) for k in groups)
+        n, unpacked = seal.extent(path)
     except (OSError, pa.ArrowException, ValueError):
         return 0
     if n > most or unpacked > most * _MOST_ROW_BYTES:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import Action
-from cnn.errors import RemoteError
+from cnn.errors import DataError, RemoteError
 from cnn.outputs import check_folder
 from testbed.decide.observation import Observer, Settings
 from testbed.device.device import Device
@@ -47,7 +47,7 @@ from testbed.service.device_rows import extra_values, open_records
 from testbed.service.loadout import Loadout, load
 from testbed.service.log import dropped_lines, event
 from testbed.service.pilot import Pilot
-from testbed.service.record_rotation import RotatingRecords
+from testbed.service.record_rotation import RotatingRecords, lasting
 from testbed.service.swap import LiveRuntime, Swapper, Watcher
 from testbed.service.tally import Tally
 from testbed.stopping import StopFlag, stop_on_signals
@@ -79,7 +79,8 @@ class DeviceService:
         file: the checked configuration.
 
     Raises:
-        SliproadError: if a bundle, the meter, the records' folder or a port cannot be used.
+        SliproadError: if a bundle, the meter or a port cannot be used, or the records' folder can
+            never be; a disk that cannot be written to now is none of these.
     """
 
     def __init__(self, file: DeviceFile) -> None:
@@ -91,7 +92,7 @@ class DeviceService:
         self._records: RotatingRecords | None = None
         self._stop = _Stop()
         if file.records.folder is not None:
-            check_folder(Path(file.records.folder), room=0)
+            _check_records(Path(file.records.folder))
         loadout = load(sources_of(file))
         self.task = task_of(file, loadout)
         self.tally = Tally(self.task.deadline_ms)
@@ -332,3 +333,12 @@ class DeviceService:
 
     def _on_hup(self, number: int, frame: FrameType | None) -> None:
         self._watcher.asked = True
+
+
+def _check_records(folder: Path) -> None:
+    """Refuse, before all else, a folder that can never be one; a disk may be full or read-only."""
+    try:
+        check_folder(folder, room=0)
+    except DataError as error:
+        if lasting(error):
+            raise

@@ -31,7 +31,7 @@ from testbed.service.record_rotation import (
     recover,
 )
 
-VALUES = {"int64": 1, "double": 2.0, "string": "x", "bool": True}
+VALUES = {"int64": 1, "double": 0.5, "string": "ok", "bool": True}
 SOURCE = {"kind": "device", "policy": "p"}
 
 
