@@ -58,6 +58,13 @@ def serve(
             "milliseconds for its turn. No difference while a processor is free. Linux only."
         ),
     ] = True,
+    direct_calls: Annotated[
+        bool,
+        typer.Option(
+            help="Serve inference through an interface of grpcio that is not public: more "
+            "throughput, on releases of grpcio that were tested."
+        ),
+    ] = False,
     port_file: Annotated[
         Path | None, typer.Option(help="File that receives the port once the server is ready.")
     ] = None,
@@ -88,6 +95,7 @@ def serve(
         metrics_port=metrics_port,
         tls=server_tls(tls_cert, tls_key, tls_client_ca),
         drain_s=drain_s,
+        direct_calls=direct_calls,
     )
     if batch_scheduling:
         prefer_throughput()

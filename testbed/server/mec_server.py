@@ -29,6 +29,7 @@ from cnn.bundle import Bundle
 from cnn.errors import ConfigError
 from cnn.runtime import SplitRuntime
 from testbed.server.batching import Batcher
+from testbed.server.direct.calls import DirectCalls
 from testbed.server.inference_service import CONTROL_CALLS, PROBE, STREAMS, InferenceService
 from testbed.server.metrics import MetricsEndpoint, ServerMetrics
 from testbed.server.places import Places
@@ -38,6 +39,7 @@ from testbed.wire.messages import MODEL_NAME, SERVICE, WireSpec
 from testbed.wire.ports import PortInUseError, check_free
 from testbed.wire.tls import ServerTls
 
+INFER_METHOD: Final = f"/{SERVICE}/ModelInfer"
 SPARE: Final = 8
 """Places and threads beyond those that are needed, for calls that are to be turned away."""
 WATCHERS: Final = 2
@@ -69,7 +71,8 @@ class ServerConfig:
         metrics_port: HTTP port of the Prometheus metrics; None for none, 0 for any.
         tls: certificate files; None serves in the clear.
         drain_s: how long `stop` lets accepted requests finish.
-        direct_calls: has no effect any more; kept so that older code still runs.
+        direct_calls: serve inference without grpcio's thread pool, through an interface of grpcio
+            that is not public, where this release of it can (`testbed.server.direct`).
     """
 
     host: str = "127.0.0.1"
@@ -126,6 +129,7 @@ class MecServer:
         self._batcher: Batcher | None = None
         self._endpoint: MetricsEndpoint | None = None
         self._server: Any = None
+        self._direct: DirectCalls | None = None
         self._watch: Watch | None = None
         self._failures: list[str] = []
         self.metrics = ServerMetrics(bundle.hash, self._queue_length)
@@ -178,7 +182,13 @@ class MecServer:
             places = config.queue + config.workers * config.max_batch + SPARE
             self._service = InferenceService(self.spec, self._batcher, self.metrics, places)
             self._server = self._build(credentials, places)
+            if config.direct_calls:
+                self._direct = DirectCalls.attach(
+                    self._server, INFER_METHOD, self._service, self._batcher.finishing
+                )
             self._server.start()
+            if self._direct is not None:
+                self._direct.start()
             self._set_health(health_pb2.HealthCheckResponse.SERVING)
             self._watch = Watch(self._service, self.fail, config.max_batch)
             self._watch.start()
@@ -290,6 +300,9 @@ class MecServer:
     def _release(self) -> None:
         if self._batcher is not None:
             self._batcher.close(timeout_s=1.0)
+        if self._direct is not None:
+            self._direct.close(timeout_s=1.0)
+            self._direct = None
         if self._endpoint is not None:
             self._endpoint.close()
             self._endpoint = None

@@ -1,4 +1,4 @@
-"""One status for one mistake: whatever the split and the method."""
+"""One status for one mistake: whatever the split, the method, and the way a call is served."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ SERVICE = "/inference.GRPCInferenceService/"
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[MecServer]:
-    with MecServer(BUNDLE, ServerConfig(max_batch=4)) as server:
+@pytest.fixture(scope="module", params=[True, False], ids=["direct", "pool"])
+def server(request: pytest.FixtureRequest) -> Iterator[MecServer]:
+    with MecServer(BUNDLE, ServerConfig(max_batch=4, direct_calls=request.param)) as server:
         yield server
 
 
