@@ -202,7 +202,7 @@ class InferenceService:
                 CALL_S if left_s is None else min(left_s, CALL_S),
                 lambda job: send(self._outcome(call, job, arrived_s)),
             )
-        self._batcher.submit(job)
+        self._batcher.submit(job, client)
         return lambda: self._batcher.withdraw(job)
 
     def _outcome(self, call: InferCall, job: Job, arrived_s: float) -> Outcome:

@@ -178,6 +178,7 @@ class MecServer:
                 max_wait_ms=config.max_wait_ms,
                 queue_limit=config.queue,
                 on_batch=self._on_batch,
+                on_death=lambda error: self.fail(f"a computing thread ended: {error!r}"),
             )
             places = config.queue + config.workers * config.max_batch + SPARE
             self._service = InferenceService(self.spec, self._batcher, self.metrics, places)
