@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
@@ -126,7 +125,8 @@ def serve(
 def _give_up(why: str) -> NoReturn:
     """End the process at once: threads that hang must not keep it."""
     try:
-        print(f"error: the server cannot go on: {why}; start it again", file=sys.stderr, flush=True)
+        # Not through a log or a stream, which may hang or be lost with the process.
+        os.write(2, f"error: the server cannot go on: {why}; start it again\n".encode())
     finally:
         os._exit(EXIT_FAILED)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
@@ -159,3 +162,61 @@ def test_never_deaf(direct: bool, owner: Any, name: str, monkeypatch: pytest.Mon
         stopper.start()
         stopper.join(30)
     assert not stopper.is_alive()  # draining ends
+
+
+def test_a_server_that_answers_nothing_exits_with_70() -> None:
+    serve = (
+        "import typer; from cnn.entry import run_app; from testbed.commands.serve import serve;"
+        "from testbed.server.inference_service import InferenceService as service;"
+        "service.begin = lambda *_: lambda: None;"
+        "app = typer.Typer(); app.command()(serve); run_app(app)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", serve, "--port", "0"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 70
+    assert "error: the server cannot go on: it has answered nothing for" in done.stderr
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["pool", "direct"])
+def test_idle_calls_of_three_connections_turn_nobody_away(direct: bool) -> None:
+    release = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        release.wait(60)
+        yield from ()
+
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with MecServer(BUNDLE, ServerConfig(direct_calls=direct)) as server:
+        channels = [grpc.insecure_channel(server.address, options) for _ in range(3)]
+        for channel in channels:
+            for _ in range(64):
+                channel.stream_unary(INFER).future(never(), timeout=60)
+        time.sleep(1)
+        with MecClient(server.address, BUNDLE.hash) as client:
+            client.connect(20)
+            for _ in range(100):
+                assert client.infer(DATA, 5, 4, timeout_ms=20_000).prediction == RIGHT
+        release.set()
+        for channel in channels:
+            channel.close()
+
+
+def test_open_streams_of_reflection_do_not_block_metadata() -> None:
+    release = threading.Event()
+
+    def never() -> Iterator[Any]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        release.wait(60)
+
+    with MecServer(BUNDLE) as server, grpc.insecure_channel(server.address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        streams = [stub.ServerReflectionInfo(never(), timeout=60) for _ in range(100)]
+        next(streams[0])
+        metadata = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
+        for _ in range(20):
+            assert metadata(b"", timeout=20)
+        assert answered(server.address, 20_000)
+        release.set()
+        for stream in streams:
+            stream.cancel()
