@@ -71,6 +71,8 @@ def main() -> None:
         **figures[first],
         "action": first,
         "tails": {name: figures[name] for name in others},
+        "direct_calls": options.direct_calls,
+        "processes": 1,
         "clients": options.clients,
         "server_cores": server_cores,
         "load_cores": load_cores,
@@ -140,6 +142,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of load and offline run")
     parser.add_argument("--max-batch", type=int, default=8, help="frames in one batch, at most 16")
     parser.add_argument("--threads", type=int, default=1, help="threads that compute one batch")
+    parser.add_argument("--direct-calls", action="store_true", help="serve as that option says")
     parser.add_argument("--bundle", type=Path, default=None, help="bundle folder; shipped one")
     parser.add_argument("--seed", type=int, default=0, help="seed of the payloads")
     for internal in ("--role", "--target", "--sizes", "--server-pid"):
@@ -162,6 +165,7 @@ def _start_server(
         "--port-file", str(port_file), "--metrics-port", str(metrics_port),
         "--threads", str(options.threads), "--max-batch", str(options.max_batch),
         *(["--bundle", str(options.bundle)] if options.bundle else []),
+        *(["--direct-calls"] if options.direct_calls else []),
     ]  # fmt: skip
     process = subprocess.Popen(command)
     while not port_file.exists():
@@ -195,7 +199,7 @@ def _role(role: str, options: argparse.Namespace, cores: list[int], **more: Any)
     arguments = [
         f"--{name.replace('_', '-')}={value}"
         for name, value in given.items()
-        if value not in (None, "") or name == "also"
+        if name != "direct_calls" and (value not in (None, "") or name == "also")
     ]
     done = subprocess.run(
         [sys.executable, __file__, *arguments],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
+import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, NoReturn
 
 import typer
 
@@ -12,6 +15,9 @@ from cnn.files import write_text
 from cnn.outputs import check_file
 from testbed.file_kinds import PORT
 from testbed.service.log import dropped_lines, logged
+
+EXIT_FAILED: Final = 70
+"""EX_SOFTWARE of sysexits(3)."""
 
 
 @logged("text", "warning")
@@ -51,6 +57,13 @@ def serve(
             "milliseconds for its turn. No difference while a processor is free. Linux only."
         ),
     ] = True,
+    direct_calls: Annotated[
+        bool,
+        typer.Option(
+            help="Serve inference through an interface of grpcio that is not public: more "
+            "throughput, on releases of grpcio that were tested."
+        ),
+    ] = False,
     port_file: Annotated[
         Path | None, typer.Option(help="File that receives the port once the server is ready.")
     ] = None,
@@ -58,7 +71,8 @@ def serve(
     """Run the MEC server: the network's tails behind the Open Inference Protocol (gRPC).
 
     Prints one line to standard error when it is ready. SIGTERM or SIGINT finishes the
-    accepted requests and exits with 0; a second one exits at once.
+    accepted requests and exits with 0; a second one exits at once. A server that finds that
+    it cannot go on says why and exits with 70, so that a supervisor starts another.
     """
     if port_file is not None:
         check_file(port_file, PORT, room=4096)
@@ -80,6 +94,7 @@ def serve(
         metrics_port=metrics_port,
         tls=server_tls(tls_cert, tls_key, tls_client_ca),
         drain_s=drain_s,
+        direct_calls=direct_calls,
     )
     if batch_scheduling:
         prefer_throughput()
@@ -95,10 +110,28 @@ def serve(
     ready = f"serving {server.bundle.hash[:12]} on {server.address}"
     console.print(ready, highlight=False, markup=False, soft_wrap=True)
     try:
-        stop.wait()
+        while not stop.wait(0.2):
+            if server.failure is not None:
+                _give_up(server.failure)
+        _end_within(config.drain_s + 10)
         drained = server.stop()
     except KeyboardInterrupt:
         server.stop(0)
         drained = False
     done = "drained" if drained else "stopped with requests unanswered"
     console.print(done, highlight=False, markup=False)
+
+
+def _give_up(why: str) -> NoReturn:
+    """End the process at once: threads that hang must not keep it."""
+    try:
+        # Not through a log or a stream, which may hang or be lost with the process.
+        os.write(2, f"error: the server cannot go on: {why}; start it again\n".encode())
+    finally:
+        os._exit(EXIT_FAILED)
+
+
+def _end_within(seconds: float) -> None:
+    """Whatever hangs, the process ends by then (by SIGALRM, where the system has it)."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(math.ceil(seconds))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
-import threading
+import secrets
 import time
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 from typing import Any, Final
 
 import grpc
+import numpy as np
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
 from cnn import __version__
 from testbed.server.batching import Batcher
-from testbed.server.direct_calls import FAILED, NO_MESSAGE, Send
 from testbed.server.jobs import Job, Status
 from testbed.server.metrics import ServerMetrics
-from testbed.wire.answer_writer import write_answer
+from testbed.server.places import Places
 from testbed.wire.messages import (
     INPUT_NAME,
     MODEL_NAME,
@@ -27,16 +28,22 @@ from testbed.wire.messages import (
     InferCall,
     WireError,
     WireSpec,
+    build_response,
     check_model,
+    parse_request,
 )
-from testbed.wire.request_reader import RequestReader
 
 FAULT_CODES: Final[dict[Fault, grpc.StatusCode]] = {
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,
     "bundle": grpc.StatusCode.FAILED_PRECONDITION,
     "model": grpc.StatusCode.NOT_FOUND,
 }
-STATUS_CODES: Final[dict[Status, tuple[grpc.StatusCode, str]]] = {
+Ending = tuple[grpc.StatusCode, str]
+"""How a call ends without an answer: status and details."""
+Outcome = bytes | Ending
+"""How a call ends."""
+Send = Callable[[Outcome], None]
+STATUS_CODES: Final[dict[Status, Ending]] = {
     "refused": (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "the queue is full; expected fewer requests at once; finish the frame on the device",
@@ -45,63 +52,237 @@ STATUS_CODES: Final[dict[Status, tuple[grpc.StatusCode, str]]] = {
     "cancelled": (grpc.StatusCode.CANCELLED, "cancelled by the client"),
     "failed": (grpc.StatusCode.INTERNAL, "the tail failed; see the server's log"),
 }
+NO_MESSAGE: Final[Ending] = (grpc.StatusCode.INVALID_ARGUMENT, "a call without a message")
+TOO_MANY: Final[Ending] = (
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "too many calls; expected fewer at once; finish the frame on the device",
+)
+FAILED: Final[Ending] = (grpc.StatusCode.INTERNAL, "the server failed; see its log")
+OWN: Final = "unix"
+"""How the peer of a call begins that the server makes to itself."""
+NOT_FOR_CALLERS: Final[Ending] = (grpc.StatusCode.PERMISSION_DENIED, "not for callers")
+
+SILENT_S: Final = 5.0
+"""How long a call may be open before its message is there."""
+CONTROL_CALLS: Final = 8
+"""Places for calls of other methods."""
+STREAMS, STREAM_S = 4, 10.0
+"""Places for streams of reflection, and how long one may last, seconds."""
+CALL_S: Final = 60.0
+"""Deadline of a call that states none."""
+PROBE: Final = (0, 0)
+"""(exit, split) of the jobs that the server sends itself to see whether it still answers."""
+_NO_FRAME: Final = np.empty((1, 0), np.uint8)
 
 _log = logging.getLogger(__name__)
+
+
+def refusal(context: grpc.ServicerContext) -> Ending | None:
+    """Why this caller may not call at all; None if it may. Asked first by every method."""
+    return None
 
 
 class InferenceService:
     """Open Inference Protocol v2 over one `Batcher`.
 
-    Counts the calls in flight, from arrival until gRPC has disposed of the answer, so
-    that a server can drain without cutting the last answers.
+    Args:
+        spec: what is accepted.
+        batcher: computes.
+        metrics: counts.
+        places: most inference calls under way.
+
+    Attributes:
+        places: of inference calls.
+        stream_places: of streams of reflection.
+        ready: what ``ServerReady`` and ``ModelReady`` say.
+        probe: message that asks whether inference still works. It passes through everything but
+            the network itself, is counted nowhere, and nobody else knows it.
+        own_address: where the server may reach itself, whatever TLS asks of others (Linux).
+        answered: inference calls that were answered so far, or refused for a reason.
+        failing: monotonic times of the first and the newest of the failures in a row that no answer
+            has followed; None without one.
     """
 
-    def __init__(self, spec: WireSpec, batcher: Batcher, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, spec: WireSpec, batcher: Batcher, metrics: ServerMetrics, places: int
+    ) -> None:
         self._spec = spec
-        self._reader = RequestReader(spec)
         self._batcher = batcher
         self._metrics = metrics
-        self._in_flight = 0
-        self._idle = threading.Condition()
+        self.places = Places(places, SILENT_S)
+        self._control_places = Places(CONTROL_CALLS, SILENT_S)
+        self.stream_places = Places(STREAMS, STREAM_S)
+        self.probe = secrets.token_bytes(32)
+        self.own_address = f"unix-abstract:sliproad-{secrets.token_hex(16)}"
         self.ready = True
+        self.answered = 0
+        self.failing: tuple[float, float] | None = None
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What a `grpc.server` registers; methods that are absent are UNIMPLEMENTED."""
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                "ServerLive": _asked(self._server_live, pb.ServerLiveRequest),
-                "ServerReady": _asked(self._server_ready, pb.ServerReadyRequest),
-                "ModelReady": _asked(self._model_ready, pb.ModelReadyRequest),
-                "ServerMetadata": _asked(self._server_metadata, pb.ServerMetadataRequest),
-                "ModelMetadata": _asked(self._model_metadata, pb.ModelMetadataRequest),
-                # As a stream of messages, so that a call without any is told so by us.
-                "ModelInfer": grpc.stream_unary_rpc_method_handler(self._infer),
-            },
-        )
+        asked = {
+            "ServerLive": self.asked(self._server_live, pb.ServerLiveRequest),
+            "ServerReady": self.asked(self._server_ready, pb.ServerReadyRequest),
+            "ModelReady": self.asked(self._model_ready, pb.ModelReadyRequest),
+            "ServerMetadata": self.asked(self._server_metadata, pb.ServerMetadataRequest),
+            "ModelMetadata": self.asked(self._model_metadata, pb.ModelMetadataRequest),
+            "ModelInfer": grpc.stream_unary_rpc_method_handler(self._infer),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, asked)
+
+    def asked(
+        self, answer: Callable[[Any, grpc.ServicerContext], Any], kind: Any
+    ) -> grpc.RpcMethodHandler:
+        """A method that answers one message of `kind`, or says what is wrong with it.
+
+        It is registered as one that takes a stream of messages, which is the same on the wire:
+        so a call is known from its arrival on, and may not wait for ever for its message.
+        """
+
+        def handle(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+            data = self._message(messages, context, self._control_places)
+            if isinstance(data, bytes):
+                try:
+                    message: bytes = answer(kind.FromString(data), context).SerializeToString()
+                    return message
+                except (DecodeError, ValueError):
+                    # Of a deserialiser gRPC itself would say INTERNAL: not the caller's fault.
+                    data = (
+                        FAULT_CODES["invalid"],
+                        f"{len(data)} bytes that are no {kind.DESCRIPTOR.name}",
+                    )
+                except WireError as error:
+                    data = FAULT_CODES[error.fault], str(error)
+            return _told(data, context)
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    def tend(self) -> None:
+        """End calls that have taken too long; to be called now and then."""
+        for places in (self.places, self._control_places, self.stream_places):
+            places.tend()
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """True once no call of `_infer` is in flight; False after `timeout_s`."""
-        with self._idle:
-            return self._idle.wait_for(lambda: self._in_flight == 0, timeout_s)
+        """End silent calls; True once no inference call is under way, False after `timeout_s`."""
+        until_s = time.monotonic() + timeout_s
+        while self.places:
+            self.places.end_silent(0.0)
+            if time.monotonic() > until_s:
+                return False
+            time.sleep(0.01)
+        return True
 
-    def _server_live(self, request: Any) -> Any:
+    def begin(
+        self, data: bytes, left_s: float | None, client: str, send: Send
+    ) -> Callable[[], None]:
+        """Take a ``ModelInfer`` message and return; `send` is called once with its outcome.
+
+        Args:
+            data: the message.
+            left_s: seconds until the call's own deadline; None if it has none.
+            client: the connection, as gRPC names a peer.
+            send: ends the call; called by this thread or by one of the batcher. Must not block.
+
+        Returns:
+            What to call if the caller is gone: its job then leaves the queue.
+        """
+        arrived_s = time.monotonic()
+        if data == self.probe:
+            job = Job(*PROBE, _NO_FRAME, arrived_s=arrived_s, then=lambda job: send(_end(job)))
+        else:
+            try:
+                call = parse_request(data, self._spec)
+            except WireError as error:
+                self._metrics.outcome(error.fault)
+                send((FAULT_CODES[error.fault], str(error)))
+                return _nothing
+            job = _job(
+                call,
+                arrived_s,
+                CALL_S if left_s is None else min(left_s, CALL_S),
+                lambda job: send(self._outcome(call, job, arrived_s)),
+            )
+        self._batcher.submit(job, client)
+        return lambda: self._batcher.withdraw(job)
+
+    def _outcome(self, call: InferCall, job: Job, arrived_s: float) -> Outcome:
+        """What the caller of an ended job is told; never raises."""
+        try:
+            self._metrics.outcome("ok" if job.status == "answered" else job.status)
+            if job.status == "failed":
+                now = time.monotonic()
+                self.failing = (self.failing[0] if self.failing else now), now
+            if job.status != "answered":
+                return _end(job)
+            assert job.predictions is not None
+            assert job.confidences is not None
+            answer: bytes = build_response(
+                call,
+                job.predictions,
+                job.confidences,
+                server_queue_ms=job.queue_ms,
+                server_ms=job.compute_ms + (job.arrived_s - arrived_s) * 1e3,
+                server_wait_ms=job.next_wait_ms,
+                queue_length=self._batcher.queue_length,
+            ).SerializeToString()
+        except Exception:
+            _log.exception("an answer failed")
+            return FAILED
+        self.answered += 1
+        self.failing = None
+        return answer
+
+    def _infer(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        try:
+            outcome = self._message(messages, context, self.places)
+            if isinstance(outcome, bytes):
+                outcome = self._waited(outcome, context)
+        except Exception:  # as `begin` says it, and not grpcio's UNKNOWN
+            _log.exception("a call failed")
+            outcome = FAILED
+        return _told(outcome, context)
+
+    def _message(
+        self, messages: Iterator[bytes], context: grpc.ServicerContext, places: Places
+    ) -> Outcome:
+        """The message of a call that has just arrived, or how the call ends without."""
+        if context.peer().startswith(OWN):  # needs no place and takes none
+            data = next(messages, None)
+            return data if data == self.probe else NOT_FOR_CALLERS
+        place = places.enter(context)
+        if place is None:
+            return TOO_MANY
+        data = next(messages, None)
+        places.heard(place)
+        return NO_MESSAGE if data is None else refusal(context) or data
+
+    def _waited(self, data: bytes, context: grpc.ServicerContext) -> Outcome:
+        """The outcome of a message, once it is known."""
+        left_s = context.time_remaining()
+        outcomes: SimpleQueue[Outcome] = SimpleQueue()
+        gone = self.begin(data, left_s, context.peer(), outcomes.put)
+        if not context.add_callback(gone):
+            gone()
+        # However a job ends it is told; a thread would not come back if one were not.
+        return outcomes.get(timeout=(CALL_S if left_s is None else min(left_s, CALL_S)) + 10)
+
+    def _server_live(self, request: Any, _: grpc.ServicerContext) -> Any:
         return pb.ServerLiveResponse(live=True)
 
-    def _server_ready(self, request: Any) -> Any:
+    def _server_ready(self, request: Any, _: grpc.ServicerContext) -> Any:
         return pb.ServerReadyResponse(ready=self.ready)
 
-    def _model_ready(self, request: Any) -> Any:
+    def _model_ready(self, request: Any, _: grpc.ServicerContext) -> Any:
         try:
             check_model(request.name, request.version, self._spec)
         except WireError:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self.ready)
 
-    def _server_metadata(self, request: Any) -> Any:
+    def _server_metadata(self, request: Any, _: grpc.ServicerContext) -> Any:
         return pb.ServerMetadataResponse(name=MODEL_NAME, version=__version__)
 
-    def _model_metadata(self, request: Any) -> Any:
+    def _model_metadata(self, request: Any, _: grpc.ServicerContext) -> Any:
         check_model(request.name, request.version, self._spec)
         message = pb.ModelMetadataResponse(
             name=MODEL_NAME, versions=[self._spec.bundle_hash], platform="onnxruntime_onnx"
@@ -111,138 +292,30 @@ class InferenceService:
             message.outputs.add(name=name, datatype=datatype, shape=[-1])
         return message
 
-    def begin(self, data: bytes, left_s: float, send: Send, peer: str) -> Callable[[], None]:
-        """Take a ``ModelInfer`` message and return; `send` is called once with the answer.
 
-        Args:
-            data: the message.
-            left_s: seconds until the call's own deadline.
-            send: ends the call; called by this thread or by one of the batcher.
-            peer: who calls, as `grpc.ServicerContext.peer` says it.
-
-        Returns:
-            What to call if the caller is gone: its job then leaves the queue.
-        """
-        arrived_s = time.monotonic()
-        try:
-            call = self._reader.read(data)
-        except WireError as error:
-            self._metrics.outcome(error.fault)
-            send(FAULT_CODES[error.fault], str(error).encode())
-            return _nothing
-
-        def then(job: Job) -> None:
-            self._metrics.outcome("ok" if job.status == "answered" else job.status)
-            if job.status == "answered":
-                send(grpc.StatusCode.OK, self._answer(call, job, arrived_s))
-            else:
-                code, details = STATUS_CODES[job.status]
-                send(code, details.encode())
-
-        job = _job(call, arrived_s, left_s, then)
-        self._batcher.submit(job, peer)
-        return lambda: self._batcher.withdraw(job)
-
-    def _infer(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        """The same through the public interface: the calling thread waits for the answer."""
-        self._enter(context)
-        data = next(messages, None)
-        if data is None:
-            code, answer = NO_MESSAGE
-        else:
-            try:
-                code, answer = self._outcome(data, context)
-            except Exception:  # as DirectCalls says it, and not grpcio's UNKNOWN
-                _log.exception("a call failed")
-                code, answer = FAILED
-        if code is not grpc.StatusCode.OK:
-            context.abort(code, answer.decode())
-        return answer
-
-    def _outcome(self, data: bytes, context: grpc.ServicerContext) -> tuple[grpc.StatusCode, bytes]:
-        """Status and answer (or details) of a message, once both are known."""
-        arrived_s = time.monotonic()
-        try:
-            call = self._reader.read(data)
-        except WireError as error:
-            self._metrics.outcome(error.fault)
-            return FAULT_CODES[error.fault], str(error).encode()
-        job = _job(call, arrived_s, context.time_remaining())
-        if not context.add_callback(lambda: self._batcher.withdraw(job)):
-            job.finish("cancelled")  # the caller is gone already
-            status = job.status
-        else:
-            timeout_s = None if call.deadline_ms is None else call.deadline_ms / 1e3
-            status = self._batcher.run(job, timeout_s, context.peer())
-        if status != "answered":
-            self._metrics.outcome(status)
-            code, details = STATUS_CODES[status]
-            return code, details.encode()
-        self._metrics.outcome("ok")
-        return grpc.StatusCode.OK, self._answer(call, job, arrived_s)
-
-    def _answer(self, call: InferCall, job: Job, arrived_s: float) -> bytes:
-        assert job.predictions is not None
-        assert job.confidences is not None
-        return write_answer(
-            call,
-            job.predictions,
-            job.confidences,
-            server_queue_ms=job.queue_ms,
-            server_ms=job.compute_ms + (job.arrived_s - arrived_s) * 1e3,
-            server_wait_ms=job.next_wait_ms,
-            queue_length=self._batcher.queue_length,
-        )
-
-    def _enter(self, context: grpc.ServicerContext) -> None:
-        with self._idle:
-            self._in_flight += 1
-        if not context.add_callback(self._leave):
-            self._leave()
-
-    def _leave(self) -> None:
-        with self._idle:
-            self._in_flight -= 1
-            if self._in_flight == 0:
-                self._idle.notify_all()
+def _told(outcome: Outcome, context: grpc.ServicerContext) -> bytes:
+    """The answer, for gRPC to send; another outcome ends the call here."""
+    if not isinstance(outcome, bytes):
+        context.abort(*outcome)
+        raise AssertionError  # abort raises
+    return outcome
 
 
-def _asked(answer: Callable[[Any], Any], kind: Any) -> grpc.RpcMethodHandler:
-    """A method that answers one message of `kind`, or says what is wrong with it."""
-
-    def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
-        try:
-            message: bytes = answer(kind.FromString(data)).SerializeToString()
-            return message
-        except (DecodeError, ValueError):
-            # Of a deserialiser gRPC itself would say INTERNAL, which is not the caller's fault.
-            code = FAULT_CODES["invalid"]
-            details = f"{len(data)} bytes that are no {kind.DESCRIPTOR.name}"
-        except WireError as error:
-            code, details = FAULT_CODES[error.fault], str(error)
-        context.abort(code, details)
-        return b""  # never reached: abort raises
-
-    return grpc.unary_unary_rpc_method_handler(handle)
+def _end(job: Job) -> Outcome:
+    return b"" if job.status == "answered" else STATUS_CODES[job.status]
 
 
-def _job(
-    call: InferCall,
-    arrived_s: float,
-    left_s: float | None,
-    then: Callable[[Job], None] | None = None,
-) -> Job:
-    """The job of a call whose own deadline comes `left_s` after its arrival (None: never)."""
+def _job(call: InferCall, arrived_s: float, left_s: float, then: Callable[[Job], None]) -> Job:
+    """The job of a call whose own deadline comes `left_s` after its arrival."""
     if call.deadline_ms is not None:
-        asked_s = call.deadline_ms / 1e3
-        left_s = asked_s if left_s is None else min(left_s, asked_s)
+        left_s = min(left_s, call.deadline_ms / 1e3)
     return Job(
         call.exit,
         call.split,
         call.payload,
         # An encoded frame's decoding is the server's compute, not a wait.
         arrived_s=arrived_s if call.encoding == "raw" else time.monotonic(),
-        deadline_s=None if left_s is None else arrived_s + left_s,
+        deadline_s=arrived_s + left_s,
         then=then,
     )
 

@@ -1,39 +1,49 @@
 """The MEC server: ONNX Runtime tails behind gRPC, with bounds on everything.
 
 What is bounded: the message (before it is stored), the queue, the batch, the threads,
-the streams of one connection, and how long a vanished client can hold anything.
+the calls, the streams of one connection, and how long a vanished client can hold anything.
+
+gRPC's threads take calls, the batcher's compute, and one watches that calls are still answered
+(`testbed.server.watch`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import threading
 import time
+from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+import numpy as np
+from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from numpy.typing import NDArray
 
 from cnn.action import N_EXITS
 from cnn.bundle import Bundle
 from cnn.errors import ConfigError
 from cnn.runtime import SplitRuntime
 from testbed.server.batching import Batcher
-from testbed.server.direct_calls import DirectCalls
-from testbed.server.inference_service import InferenceService
+from testbed.server.direct.calls import DirectCalls
+from testbed.server.inference_service import CONTROL_CALLS, PROBE, STREAMS, InferenceService
 from testbed.server.metrics import MetricsEndpoint, ServerMetrics
+from testbed.server.places import Places
+from testbed.server.watch import Watch
 from testbed.wire.address import check_port, join_address, parse_host
 from testbed.wire.messages import MODEL_NAME, SERVICE, WireSpec
 from testbed.wire.ports import PortInUseError, check_free
 from testbed.wire.tls import ServerTls
 
 INFER_METHOD: Final = f"/{SERVICE}/ModelInfer"
-CONTROL_THREADS: Final = 16
-"""Threads beyond those that inference can fill, for health, metadata and refusals."""
+SPARE: Final = 8
+"""Places and threads beyond those that are needed, for calls that are to be turned away."""
+WATCHERS: Final = 2
+"""Threads in which health watchers begin."""
 TAIL_SEGMENTS: Final = (
     *(f"block{b}" for b in range(1, N_EXITS + 1)),
     *(f"exit{e}" for e in range(1, N_EXITS + 1)),
@@ -61,7 +71,8 @@ class ServerConfig:
         metrics_port: HTTP port of the Prometheus metrics; None for none, 0 for any.
         tls: certificate files; None serves in the clear.
         drain_s: how long `stop` lets accepted requests finish.
-        direct_calls: serve inference without grpcio's thread pool, where this grpcio can.
+        direct_calls: serve inference without grpcio's thread pool, through an interface of grpcio
+            that is not public, where this release of it can (`testbed.server.direct`).
     """
 
     host: str = "127.0.0.1"
@@ -74,7 +85,7 @@ class ServerConfig:
     metrics_port: int | None = None
     tls: ServerTls | None = None
     drain_s: float = 5.0
-    direct_calls: bool = True
+    direct_calls: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "host", parse_host(self.host, "server host"))
@@ -119,6 +130,8 @@ class MecServer:
         self._endpoint: MetricsEndpoint | None = None
         self._server: Any = None
         self._direct: DirectCalls | None = None
+        self._watch: Watch | None = None
+        self._failures: list[str] = []
         self.metrics = ServerMetrics(bundle.hash, self._queue_length)
 
     @property
@@ -131,6 +144,24 @@ class MecServer:
         """HTTP port of the metrics, if they are served."""
         return self._endpoint.port if self._endpoint else None
 
+    @property
+    def failure(self) -> str | None:
+        """Why it cannot go on; None while it can. Health says NOT_SERVING then, and whoever
+        runs the process should end it, so that a supervisor starts another."""
+        if not self._failures and self._watch is not None and not self._watch.is_alive():
+            self.fail("the watch has ended")
+        return self._failures[0] if self._failures else None
+
+    def fail(self, why: str) -> None:
+        """Say that it cannot go on; any thread may. The first reason counts."""
+        self._failures.append(why)
+        if len(self._failures) == 1:
+            with contextlib.suppress(Exception):  # the reason is noted, whatever the log does
+                _log.error("the server cannot go on: %s", why)
+            self._service.ready = False
+            with contextlib.suppress(Exception):  # a watcher that cannot be told
+                self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+
     def start(self) -> MecServer:
         """Load and warm the tails, then listen; returns itself."""
         config = self.config
@@ -140,24 +171,31 @@ class MecServer:
         if config.metrics_port is not None:
             self._endpoint = MetricsEndpoint(self.metrics, config.host, config.metrics_port)
         try:
-            self._batcher = batcher = Batcher(
-                self._runtime.tail,
+            self._batcher = Batcher(
+                self._tail,
                 workers=config.workers,
                 max_batch=config.max_batch,
                 max_wait_ms=config.max_wait_ms,
                 queue_limit=config.queue,
-                on_batch=self.metrics.batch,
+                on_batch=self._on_batch,
+                on_death=lambda error: self.fail(f"a computing thread ended: {error!r}"),
             )
-            self._service = InferenceService(self.spec, batcher, self.metrics)
-            self._health = health.HealthServicer()
-            self._server = self._build(credentials, batcher.finishing)
+            places = config.queue + config.workers * config.max_batch + SPARE
+            self._service = InferenceService(self.spec, self._batcher, self.metrics, places)
+            self._server = self._build(credentials, places)
+            if config.direct_calls:
+                self._direct = DirectCalls.attach(
+                    self._server, INFER_METHOD, self._service, self._batcher.finishing
+                )
             self._server.start()
             if self._direct is not None:
                 self._direct.start()
+            self._set_health(health_pb2.HealthCheckResponse.SERVING)
+            self._watch = Watch(self._service, self.fail, config.max_batch)
+            self._watch.start()
         except BaseException:
             self._release()
             raise
-        self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return self
 
     def stop(self, drain_s: float | None = None) -> bool:
@@ -172,13 +210,16 @@ class MecServer:
         until_s = time.monotonic() + limit_s
         self._service.ready = False
         self._health.enter_graceful_shutdown()
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
         stopped = self._server.stop(limit_s)  # refuses new calls at once, returns at once
-        drained = self._wait_idle(until_s)
+        drained = self._service.wait_idle(max(0.0, until_s - time.monotonic()))
         # Health watchers never end by themselves: cut what is left now.
         self._server.stop(0)
         stopped.wait(max(1.0, until_s - time.monotonic()))
         self._release()
-        return drained
+        return drained and not self._failures
 
     def __enter__(self) -> MecServer:
         return self.start()
@@ -191,30 +232,33 @@ class MecServer:
     ) -> None:
         self.stop()
 
-    def _wait_idle(self, until_s: float) -> bool:
-        drained = self._service.wait_idle(max(0.0, until_s - time.monotonic()))
-        if self._direct is not None:
-            drained &= self._direct.wait_idle(max(0.0, until_s - time.monotonic()))
-        return drained
-
     def _queue_length(self) -> int:
         return self._batcher.queue_length if self._batcher else 0
 
-    def _build(self, credentials: grpc.ServerCredentials | None, pause: threading.Lock) -> Any:
+    def _tail(
+        self, payload: NDArray[np.uint8], exit: int, split: int
+    ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+        if (exit, split) == PROBE:
+            return np.zeros(len(payload), np.int16), np.zeros(len(payload), np.float32)
+        return self._runtime.tail(payload, exit, split)
+
+    def _on_batch(
+        self, exit: int, split: int, wait_ms: float, compute_ms: float, frames: int
+    ) -> None:
+        if (exit, split) != PROBE:
+            self.metrics.batch(exit, split, wait_ms, compute_ms, frames)
+
+    def _build(self, credentials: grpc.ServerCredentials | None, places: int) -> Any:
         config = self.config
-        # As many calls as there are places in the queue and in the batches, also on one
-        # connection; more are refused.
-        # Without direct calls each holds one thread (made when first needed) while it waits.
-        threads = config.queue + config.workers * config.max_batch + CONTROL_THREADS
-        server = grpc.server(
-            futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
-            maximum_concurrent_rpcs=threads,
-            options=_options(self.spec.max_message_bytes, threads),
+        # Every call under way holds one thread (made when first needed), and can do so only in
+        # a place of its kind; so there is always a thread for a newcomer.
+        threads = places + CONTROL_CALLS + STREAMS + SPARE
+        pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc")
+        server = grpc.server(pool, options=_options(self.spec.max_message_bytes, threads))
+        server.add_generic_rpc_handlers((self._service.handlers(), self._health_handlers()))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            _Reflection(self._service.stream_places), server
         )
-        server.add_generic_rpc_handlers((self._service.handlers(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
         address = join_address(config.host, config.port)
         try:
             self.port = (
@@ -231,11 +275,24 @@ class MecServer:
                 expected="a free port on an address of this machine",
                 mend="choose another port (0 takes any free one)",
             )
-        if config.direct_calls:
-            self._direct = DirectCalls.attach(
-                server, INFER_METHOD, self._service.begin, threads, pause
-            )
+        server.add_insecure_port(self._service.own_address)
         return server
+
+    def _health_handlers(self) -> grpc.GenericRpcHandler:
+        # A watcher holds no thread once its request is there; until then it holds one of these.
+        self._health = health.HealthServicer(
+            experimental_thread_pool=futures.ThreadPoolExecutor(WATCHERS, "watchers")
+        )
+        request, response = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
+        return grpc.method_handlers_generic_handler(
+            health.SERVICE_NAME,
+            {
+                "Check": self._service.asked(self._health.Check, request),
+                "Watch": grpc.unary_stream_rpc_method_handler(
+                    self._health.Watch, request.FromString, response.SerializeToString
+                ),
+            },
+        )
 
     def _set_health(self, status: Any) -> None:
         for name in ("", SERVICE, MODEL_NAME):
@@ -251,6 +308,21 @@ class MecServer:
             self._endpoint.close()
             self._endpoint = None
         self._server = None
+
+
+class _Reflection(reflection.ReflectionServicer):  # type: ignore[misc]
+    """Reflection whose streams end: each holds a thread."""
+
+    def __init__(self, places: Places) -> None:
+        super().__init__((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME))
+        self._places = places
+
+    def ServerReflectionInfo(  # noqa: N802  (the protocol's name)
+        self, request_iterator: Iterator[Any], context: grpc.ServicerContext
+    ) -> Iterator[Any]:
+        if self._places.enter(context) is None:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams; try again later")
+        yield from super().ServerReflectionInfo(request_iterator, context)
 
 
 def _options(max_message_bytes: int, max_streams: int) -> list[tuple[str, int]]:

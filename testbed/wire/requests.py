@@ -57,11 +57,7 @@ def build_request(
 
 
 def id_field(request_id: str) -> bytes:
-    """Bytes that give a ``ModelInferRequest`` an id, to be put in front of it.
-
-    In front it changes nothing of what follows: a server that knows the kind of request skips
-    it (`testbed.wire.request_reader`).
-    """
+    """Bytes that give a ``ModelInferRequest`` an id, to be put in front of it."""
     data: bytes = pb.ModelInferRequest(id=request_id).SerializeToString()
     return data
 

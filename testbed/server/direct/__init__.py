@@ -1,0 +1,1 @@
+"""Inference calls without grpcio's thread pool: off unless asked for."""

@@ -1,0 +1,128 @@
+"""Who may keep a call open, and for how long without a message.
+
+A call takes a place when it arrives and gives it back when it is over, however that comes
+about. A call without a message is *silent*. Where no place is left, a silent call of another
+connection gives way to the newcomer: the oldest one of the connection that has the most of them. So
+connections that open calls and send nothing turn nobody else away, however many they are. A call
+that gives way, or is silent for too long, is CANCELLED: one of gRPC's threads waits for its
+message, and nothing else wakes it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+import grpc
+
+GRACE_S: Final = 0.25
+"""A message usually comes with its call, so one that is not there after this is late."""
+
+
+class Place:
+    """One call's place: of the connection `client`, taken at `since_s` (monotonic seconds)."""
+
+    __slots__ = ("client", "context", "since_s")
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self.client: str = context.peer()
+        self.context = context
+        self.since_s = time.monotonic()
+
+
+class Places:
+    """The calls of one method that are under way.
+
+    Args:
+        limit: most at once.
+        silent_s: how long one may be silent, seconds.
+    """
+
+    def __init__(self, limit: int, silent_s: float) -> None:
+        self._lock = threading.Lock()
+        self._limit = limit
+        self._silent_s = silent_s
+        self._calls: set[Place] = set()
+        self._silent: dict[str, dict[Place, None]] = {}
+
+    def __len__(self) -> int:
+        """Calls under way."""
+        return len(self._calls)
+
+    def enter(self, context: grpc.ServicerContext) -> Place | None:
+        """A place for a call that is silent so far, until it is over; None if there is none."""
+        place = Place(context)
+        with self._lock:
+            evicted = None
+            if len(self._calls) >= self._limit:
+                evicted = self._giving_way(place.client)
+                if evicted is None:
+                    return None
+                self._remove(evicted)
+            self._silent.setdefault(place.client, {})[place] = None
+            self._calls.add(place)
+        if evicted is not None:
+            evicted.context.cancel()
+        try:
+            known = context.add_callback(lambda: self.leave(place))
+        except BaseException:
+            self.leave(place)
+            raise
+        if not known:  # it is over already
+            self.leave(place)
+        return place
+
+    def heard(self, place: Place) -> None:
+        """The call's message is there: it gives way to nobody any more."""
+        with self._lock:
+            self._discard_silent(place)
+
+    def leave(self, place: Place) -> None:
+        """The call is over; a second time this does nothing."""
+        with self._lock:
+            self._remove(place)
+
+    def end_silent(self, after_s: float) -> None:
+        """End every call that has been silent for so long."""
+        late_s = time.monotonic() - after_s
+        with self._lock:
+            late = [
+                place
+                for places in self._silent.values()
+                for place in places
+                if place.since_s <= late_s
+            ]
+            for place in late:
+                self._remove(place)
+        for place in late:
+            place.context.cancel()
+
+    def tend(self) -> None:
+        """End calls that were silent for too long; to be called now and then."""
+        self.end_silent(self._silent_s)
+        with self._lock:
+            calls = list(self._calls)
+        for place in calls:
+            if not place.context.is_active():  # over, and its callback was lost
+                self.leave(place)
+
+    def _giving_way(self, client: str) -> Place | None:
+        """The oldest late call of that other connection which has the most silent ones."""
+        late_s = time.monotonic() - GRACE_S
+        late = [
+            (len(silent), oldest)
+            for other, silent in self._silent.items()
+            if other != client and (oldest := next(iter(silent))).since_s < late_s
+        ]
+        return max(late, key=lambda item: item[0])[1] if late else None
+
+    def _remove(self, place: Place) -> None:
+        self._calls.discard(place)
+        self._discard_silent(place)
+
+    def _discard_silent(self, place: Place) -> None:
+        silent = self._silent.get(place.client, {})
+        silent.pop(place, None)
+        if not silent:
+            self._silent.pop(place.client, None)

@@ -1,0 +1,97 @@
+"""Finds out that a server has stopped answering, whatever the reason.
+
+A thread can die, a place or a wake-up can get lost, and a library can stop taking calls, all
+without a word. So nothing in particular is looked for: while calls are being answered all is well,
+and when none is, the watch calls the server itself, through gRPC, the queue and a thread that
+computes, and expects an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import grpc
+
+from testbed.server.inference_service import InferenceService
+from testbed.wire.messages import SERVICE
+
+LOOK_S: Final = 0.5
+PROBE_S: Final = 1.0
+"""How long an answer to a probe may take."""
+DEAF_S: Final = 3.0
+FRAME_S: Final = 0.02
+"""So long may no answer come: in general, and for each frame of a full batch."""
+FAILING_S: Final = 5.0
+"""So long may every call fail."""
+
+_log = logging.getLogger(__name__)
+
+
+class Watch(threading.Thread):
+    """Watches one server until it fails or `stop` is called.
+
+    Args:
+        service: of the server.
+        fail: told once why the server cannot go on.
+        max_batch: most frames in a batch.
+    """
+
+    def __init__(
+        self,
+        service: InferenceService,
+        fail: Callable[[str], None],
+        max_batch: int,
+    ) -> None:
+        super().__init__(name="watch", daemon=True)
+        self._service = service
+        self._fail = fail
+        self._deaf_s = DEAF_S + FRAME_S * max_batch
+        self._stopped = threading.Event()
+        self._channel = grpc.insecure_channel(
+            service.own_address, [("grpc.use_local_subchannel_pool", 1)]
+        )
+        self._probe = self._channel.unary_unary(f"/{SERVICE}/ModelInfer")
+
+    def run(self) -> None:
+        """Look again and again."""
+        answered, well_s = self._service.answered, time.monotonic()
+        why: str | None = None
+        while why is None and not self._stopped.is_set():
+            try:
+                self._service.tend()
+                if self._service.answered != answered or self._answers():
+                    answered, well_s = self._service.answered, time.monotonic()
+                    self._stopped.wait(LOOK_S)
+                why = self._trouble(time.monotonic() - well_s)
+            except Exception:  # there is a next time
+                _log.exception("the watch could not look")
+                self._stopped.wait(LOOK_S)
+        if why is not None and not self._stopped.is_set():
+            self._fail(why)
+        self._stopped.wait()
+
+    def stop(self) -> None:
+        """End it."""
+        self._stopped.set()
+        self.join(2 * PROBE_S)
+        self._channel.close()
+
+    def _answers(self) -> bool:
+        try:
+            self._probe(self._service.probe, timeout=PROBE_S)
+        except grpc.RpcError:
+            self._stopped.wait(0.1)  # it may have been refused at once
+            return False
+        return True
+
+    def _trouble(self, deaf_s: float) -> str | None:
+        if deaf_s > self._deaf_s:
+            return f"it has answered nothing for {deaf_s:.1f} s"
+        failing = self._service.failing
+        if failing is not None and failing[1] - failing[0] > FAILING_S:
+            return "every request fails"
+        return None
