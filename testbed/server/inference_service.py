@@ -30,6 +30,7 @@ from testbed.wire.messages import (
     check_model,
 )
 from testbed.wire.request_reader import RequestReader
+from testbed.wire.tls import Refusal
 
 FAULT_CODES: Final[dict[Fault, grpc.StatusCode]] = {
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,
@@ -54,9 +55,23 @@ class InferenceService:
 
     Counts the calls in flight, from arrival until gRPC has disposed of the answer, so
     that a server can drain without cutting the last answers.
+
+    Args:
+        spec: of the messages.
+        batcher: computes.
+        metrics: counts outcomes.
+        refusal: says of a call's context why the caller may not call
+            (`testbed.wire.tls.ServerTls.refusal`); None: all may.
     """
 
-    def __init__(self, spec: WireSpec, batcher: Batcher, metrics: ServerMetrics) -> None:
+    def __init__(
+        self,
+        spec: WireSpec,
+        batcher: Batcher,
+        metrics: ServerMetrics,
+        refusal: Callable[[Any], Refusal | None] | None = None,
+    ) -> None:
+        self._refusal = refusal or (lambda context: None)
         self._spec = spec
         self._reader = RequestReader(spec)
         self._batcher = batcher
@@ -70,11 +85,11 @@ class InferenceService:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "ServerLive": _asked(self._server_live, pb.ServerLiveRequest),
-                "ServerReady": _asked(self._server_ready, pb.ServerReadyRequest),
-                "ModelReady": _asked(self._model_ready, pb.ModelReadyRequest),
-                "ServerMetadata": _asked(self._server_metadata, pb.ServerMetadataRequest),
-                "ModelMetadata": _asked(self._model_metadata, pb.ModelMetadataRequest),
+                "ServerLive": self._asked(self._server_live, pb.ServerLiveRequest),
+                "ServerReady": self._asked(self._server_ready, pb.ServerReadyRequest),
+                "ModelReady": self._asked(self._model_ready, pb.ModelReadyRequest),
+                "ServerMetadata": self._asked(self._server_metadata, pb.ServerMetadataRequest),
+                "ModelMetadata": self._asked(self._model_metadata, pb.ModelMetadataRequest),
                 # As a stream of messages, so that a call without any is told so by us.
                 "ModelInfer": grpc.stream_unary_rpc_method_handler(self._infer),
             },
@@ -146,6 +161,10 @@ class InferenceService:
     def _infer(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         """The same through the public interface: the calling thread waits for the answer."""
         self._enter(context)
+        refused = self._refusal(context)
+        if refused is not None:
+            self._metrics.outcome("denied")
+            context.abort(*refused)
         data = next(messages, None)
         if data is None:
             code, answer = NO_MESSAGE
@@ -194,6 +213,27 @@ class InferenceService:
             queue_length=self._batcher.queue_length,
         )
 
+    def _asked(self, answer: Callable[[Any], Any], kind: Any) -> grpc.RpcMethodHandler:
+        """A method that answers one message of `kind`, or says what is wrong with it."""
+
+        def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
+            refused = self._refusal(context)
+            if refused is not None:
+                context.abort(*refused)
+            try:
+                message: bytes = answer(kind.FromString(data)).SerializeToString()
+                return message
+            except (DecodeError, ValueError):
+                # Of a deserialiser gRPC itself would say INTERNAL, not the caller's fault.
+                code = FAULT_CODES["invalid"]
+                details = f"{len(data)} bytes that are no {kind.DESCRIPTOR.name}"
+            except WireError as error:
+                code, details = FAULT_CODES[error.fault], str(error)
+            context.abort(code, details)
+            return b""  # never reached: abort raises
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
     def _enter(self, context: grpc.ServicerContext) -> None:
         with self._idle:
             self._in_flight += 1
@@ -205,25 +245,6 @@ class InferenceService:
             self._in_flight -= 1
             if self._in_flight == 0:
                 self._idle.notify_all()
-
-
-def _asked(answer: Callable[[Any], Any], kind: Any) -> grpc.RpcMethodHandler:
-    """A method that answers one message of `kind`, or says what is wrong with it."""
-
-    def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
-        try:
-            message: bytes = answer(kind.FromString(data)).SerializeToString()
-            return message
-        except (DecodeError, ValueError):
-            # Of a deserialiser gRPC itself would say INTERNAL, which is not the caller's fault.
-            code = FAULT_CODES["invalid"]
-            details = f"{len(data)} bytes that are no {kind.DESCRIPTOR.name}"
-        except WireError as error:
-            code, details = FAULT_CODES[error.fault], str(error)
-        context.abort(code, details)
-        return b""  # never reached: abort raises
-
-    return grpc.unary_unary_rpc_method_handler(handle)
 
 
 def _job(

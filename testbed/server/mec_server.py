@@ -59,9 +59,11 @@ class ServerConfig:
         queue: most frames waiting; of more, the newest of the client that holds the most are
             refused with RESOURCE_EXHAUSTED.
         metrics_port: HTTP port of the Prometheus metrics; None for none, 0 for any.
+        metrics_host: name or address that the metrics listen on; None: as `host`.
         tls: certificate files; None serves in the clear.
         drain_s: how long `stop` lets accepted requests finish.
-        direct_calls: serve inference without grpcio's thread pool, where this grpcio can.
+        direct_calls: serve inference without grpcio's thread pool, where this grpcio can and no
+            client names are asked for.
     """
 
     host: str = "127.0.0.1"
@@ -72,12 +74,15 @@ class ServerConfig:
     max_wait_ms: float = 0.0
     queue: int = 128
     metrics_port: int | None = None
+    metrics_host: str | None = None
     tls: ServerTls | None = None
     drain_s: float = 5.0
     direct_calls: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "host", parse_host(self.host, "server host"))
+        if self.metrics_host is not None:
+            object.__setattr__(self, "metrics_host", parse_host(self.metrics_host, "metrics host"))
         check_port(self.port, "server port")
         check_port(self.metrics_port or 0, "metrics port")
         for name, low, high in (
@@ -120,6 +125,8 @@ class MecServer:
         self._server: Any = None
         self._direct: DirectCalls | None = None
         self.metrics = ServerMetrics(bundle.hash, self._queue_length)
+        if self.config.tls is not None:
+            self.metrics.certificates(self.config.tls.watch.not_after)
 
     @property
     def address(self) -> str:
@@ -138,7 +145,8 @@ class MecServer:
         credentials = config.tls.credentials() if config.tls else None
         self._runtime.warm(TAIL_SEGMENTS)
         if config.metrics_port is not None:
-            self._endpoint = MetricsEndpoint(self.metrics, config.host, config.metrics_port)
+            host = config.metrics_host or config.host
+            self._endpoint = MetricsEndpoint(self.metrics, host, config.metrics_port)
         try:
             self._batcher = batcher = Batcher(
                 self._runtime.tail,
@@ -148,7 +156,9 @@ class MecServer:
                 queue_limit=config.queue,
                 on_batch=self.metrics.batch,
             )
-            self._service = InferenceService(self.spec, batcher, self.metrics)
+            self._service = InferenceService(
+                self.spec, batcher, self.metrics, config.tls.refusal if config.tls else None
+            )
             self._health = health.HealthServicer()
             self._server = self._build(credentials, batcher.finishing)
             self._server.start()
@@ -209,7 +219,10 @@ class MecServer:
         server = grpc.server(
             futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc"),
             maximum_concurrent_rpcs=threads,
-            options=_options(self.spec.max_message_bytes, threads),
+            options=[
+                *_options(self.spec.max_message_bytes, threads),
+                *(config.tls.options() if config.tls else ()),
+            ],
         )
         server.add_generic_rpc_handlers((self._service.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -231,7 +244,7 @@ class MecServer:
                 expected="a free port on an address of this machine",
                 mend="choose another port (0 takes any free one)",
             )
-        if config.direct_calls:
+        if config.direct_calls and not (config.tls and config.tls.client_names):
             self._direct = DirectCalls.attach(
                 server, INFER_METHOD, self._service.begin, threads, pause
             )
