@@ -44,6 +44,8 @@ def examine(
     *,
     bundle: Path | None = None,
     port: int = 8001,
+    host: str = "127.0.0.1",
+    plain: str | None = None,
     data: Path | None = None,
     sysfs: Path = Path("/sys"),
     certificates: Sequence[Path] = (),
@@ -53,6 +55,8 @@ def examine(
     Args:
         bundle: model bundle; None is the shipped one.
         port: that a server would take.
+        host: that it would listen on.
+        plain: what a device would send in the clear (`testbed.service.assembly.plain_note`).
         data: folder of measured data; None asks ``SLIPROAD_DATA``.
         sysfs: where the kernel shows the hardware.
         certificates: PEM files of TLS whose dates are looked at.
@@ -61,8 +65,9 @@ def examine(
         _runtime,
         lambda: _bundle(bundle),
         _packages,
-        lambda: _port(port),
+        lambda: _port(host, port),
         lambda: _certificates(certificates),
+        lambda: _in_the_clear(host, plain, certificates),
         _clock,
         lambda: _meters(sysfs),
         lambda: _shaping(sysfs),
@@ -124,11 +129,11 @@ def _packages() -> Iterator[Finding]:
         )
 
 
-def _port(port: int) -> Iterator[Finding]:
+def _port(host: str, port: int) -> Iterator[Finding]:
     from testbed.wire.ports import check_free
 
     try:
-        check_free("127.0.0.1", port, what="server")
+        check_free(host, port, what="server")
         yield Finding("server port", True, False, f"{port} is free")
     except SliproadError as error:
         yield Finding("server port", False, False, error.given, error.mend)
@@ -152,6 +157,18 @@ def _certificates(paths: Sequence[Path]) -> Iterator[Finding]:
             left = f"valid until {each.not_after:%Y-%m-%d}, {(each.not_after - now).days} days"
             mend = "renew it, or set this machine's clock" if complaint else ""
             yield Finding(name, complaint is None, False, complaint or left, mend)
+
+
+def _in_the_clear(host: str, plain: str | None, certificates: Sequence[Path]) -> Iterator[Finding]:
+    from testbed.wire.address import is_loopback
+
+    if not is_loopback(host) and not certificates:
+        found = f"other machines reach a server on {host}, in the clear"
+        mend = "serve with TLS and look at its files with --certificate (docs/deploy.md)"
+        yield Finding("server TLS", False, False, found, mend)
+    if plain is not None:
+        found, _, mend = plain.partition("; ")
+        yield Finding("device TLS", False, False, found, mend)
 
 
 def _clock() -> Iterator[Finding]:

@@ -172,9 +172,21 @@ def device(
     out: Annotated[
         Path | None, typer.Option(help="Parquet file for one row a frame; none if left out.")
     ] = None,
-    tls_ca: Annotated[Path | None, typer.Option(help="PEM authority of the server.")] = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            help="PEM authority of the server, or `system` for the public ones. Any --tls option "
+            "means TLS; without this one, `system` is meant."
+        ),
+    ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate of this device.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key of this device.")] = None,
+    tls_name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name in the server's certificate, where it differs from --server's host."
+        ),
+    ] = None,
     seed: SeedOption = 0,
     json: JsonFlag = False,
 ) -> None:
@@ -204,7 +216,6 @@ def device(
         report,
         run_device,
         task_told,
-        tls_of,
     )
     from testbed.decide.observation import Observer
     from testbed.device.device import Device, DeviceConfig
@@ -213,8 +224,9 @@ def device(
     from testbed.device.pace import Pace
     from testbed.meters.available import open_meter
     from testbed.records.summary import summarise
-    from testbed.wire.address import parse_address
+    from testbed.wire.address import parse_address, parse_host
     from testbed.wire.client import MecClient
+    from testbed.wire.tls import client_tls
 
     if (server is None) == (not local_only):
         raise ConfigError(
@@ -226,6 +238,15 @@ def device(
         )
     if server is not None:
         parse_address(server, "--server")
+    tls = client_tls(
+        tls_ca, tls_cert, tls_key, None if tls_name is None else parse_host(tls_name, "--tls-name")
+    )
+    if tls is not None and server is None:
+        raise ConfigError(
+            "TLS options with --local-only",
+            expected="TLS options with --server",
+            mend="leave them out, or give the server",
+        )
     if out is not None:
         check_file(out, RECORDS, room=_ROW_BYTES * n_frames)
     model = load_bundle(bundle)
@@ -270,9 +291,8 @@ def device(
     stream = open_frames(frames, model.config.input_size, seed=seed, data=data, n=n_frames)
     if not frames.startswith("camera:"):
         stream = prepared(stream)
-    tls = tls_of(tls_ca, tls_cert, tls_key)
     for complaint in tls.complaints() if tls is not None else ():
-        typer.echo(f"warning: {complaint}", err=True)
+        warn(complaint)
     client = MecClient(server, model.hash, tls) if server is not None else None
     source = {
         "kind": "device",

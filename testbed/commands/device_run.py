@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from testbed.decide.task import Task
     from testbed.device.device import Device
     from testbed.records.measurement import Measurement
-    from testbed.wire.tls import TlsFiles
 
 
 TASK_FLAGS: Final = {
@@ -90,13 +89,6 @@ def explorer_of(policy: AnyPolicy, epsilon: float, seed: int) -> ExploringPolicy
             mend="leave --explore out, or give another policy",
         )
     return ExploringPolicy(policy, epsilon, seed)
-
-
-def tls_of(ca: Path | None, cert: Path | None, key: Path | None) -> TlsFiles | None:
-    """The files of TLS, if any is given."""
-    from testbed.wire.tls import TlsFiles
-
-    return TlsFiles(ca=ca, cert=cert, key=key) if ca or cert or key else None
 
 
 def run_device(

@@ -15,6 +15,9 @@ def doctor(
         Path | None, typer.Option(help="Model bundle folder; the shipped one if left out.")
     ] = None,
     port: Annotated[int, typer.Option(help="TCP port that a server would take.")] = 8001,
+    host: Annotated[
+        str, typer.Option(help="Name or address that a server would listen on.")
+    ] = "127.0.0.1",
     data: Annotated[
         Path | None, typer.Option(help="Data folder; SLIPROAD_DATA if left out.")
     ] = None,
@@ -40,13 +43,24 @@ def doctor(
     from rich.table import Table
 
     from testbed.doctor import examine
+    from testbed.service.assembly import plain_note, tls_of
     from testbed.service.config import load_device_file
+    from testbed.wire.address import parse_host
 
     files = list(certificate or ())
+    plain = None
     if config is not None:
-        section = load_device_file(config).server
-        files += [Path(text) for text in (section.tls_ca, section.tls_cert) if text is not None]
-    findings = examine(bundle=bundle, port=port, data=data, certificates=files)
+        device = load_device_file(config)
+        tls, plain = tls_of(device), plain_note(device)
+        files += [path for path in (tls.ca, tls.cert) if path is not None] if tls else []
+    findings = examine(
+        bundle=bundle,
+        port=port,
+        host=parse_host(host, "--host"),
+        plain=plain,
+        data=data,
+        certificates=files,
+    )
     table = Table("", "", "what", "found", "to fix it", box=None, pad_edge=False)
     for finding in findings:
         mark = "ok" if finding.ok else "MISSING" if finding.needed else "-"

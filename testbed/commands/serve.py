@@ -5,22 +5,30 @@ from __future__ import annotations
 import math
 import os
 import signal
+import time
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
-from cnn.console import stderr_console
+from cnn.console import stderr_console, warn
 from cnn.files import write_text
 from cnn.outputs import check_file
 from testbed.file_kinds import PORT
 from testbed.service.log import dropped_lines, logged
 
+if TYPE_CHECKING:
+    from testbed.server.mec_server import MecServer
+    from testbed.stopping import StopFlag
+
 EXIT_FAILED: Final = 70
 """EX_SOFTWARE of sysexits(3)."""
 
+LOOK_S: Final = 5.0
+"""TLS files are also looked at so often, to say soon what is wrong with new ones."""
 
-@logged("text", "warning")
+
+@logged("text", "info")
 def serve(
     host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes any free one.")] = 8001,
@@ -38,6 +46,10 @@ def serve(
     metrics_port: Annotated[
         int | None, typer.Option(help="HTTP port of the Prometheus metrics; none if left out.")
     ] = None,
+    metrics_host: Annotated[
+        str | None,
+        typer.Option(help="Name or address that the metrics listen on; as --host if left out."),
+    ] = None,
     tls_cert: Annotated[
         Path | None, typer.Option(help="PEM certificate chain of the server.")
     ] = None,
@@ -46,6 +58,20 @@ def serve(
         Path | None,
         typer.Option(help="PEM authority of the clients; every client must show a certificate."),
     ] = None,
+    client_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --tls-client-ca: a name in a client's certificate (common name or "
+            "alternative name) that may call; repeat for several. All if left out."
+        ),
+    ] = None,
+    connection_age_s: Annotated[
+        float,
+        typer.Option(
+            help="With TLS: seconds after which a connection is asked to connect anew, so that "
+            "none outlives its certificates for long; no call is lost."
+        ),
+    ] = 3600.0,
     drain_s: Annotated[
         float, typer.Option(help="Seconds that accepted requests may take after SIGTERM.")
     ] = 5.0,
@@ -72,7 +98,8 @@ def serve(
 
     Prints one line to standard error when it is ready. SIGTERM or SIGINT finishes the
     accepted requests and exits with 0; a second one exits at once. A server that finds that
-    it cannot go on says why and exits with 70, so that a supervisor starts another.
+    it cannot go on says why and exits with 70, so that a supervisor starts another. Renewed
+    TLS files are used from the next handshake on; SIGHUP looks at them now.
     """
     if port_file is not None:
         check_file(port_file, PORT, room=4096)
@@ -80,7 +107,7 @@ def serve(
     from testbed.server.mec_server import MecServer, ServerConfig
     from testbed.server.scheduling import prefer_throughput
     from testbed.stopping import stop_on_signals
-    from testbed.wire.address import parse_host
+    from testbed.wire.address import is_loopback, parse_host
     from testbed.wire.tls import server_tls
 
     config = ServerConfig(
@@ -92,7 +119,8 @@ def serve(
         max_wait_ms=max_wait_ms,
         queue=queue,
         metrics_port=metrics_port,
-        tls=server_tls(tls_cert, tls_key, tls_client_ca),
+        metrics_host=None if metrics_host is None else parse_host(metrics_host, "--metrics-host"),
+        tls=server_tls(tls_cert, tls_key, tls_client_ca, client_name or (), connection_age_s),
         drain_s=drain_s,
         direct_calls=direct_calls,
     )
@@ -101,7 +129,12 @@ def serve(
     stop = stop_on_signals()
     console = stderr_console()
     for complaint in config.tls.complaints() if config.tls is not None else ():
-        console.print(f"warning: {complaint}", highlight=False, markup=False, soft_wrap=True)
+        warn(complaint)
+    if config.tls is None and not is_loopback(config.host):
+        warn(
+            f"--host {config.host} without TLS: other machines may call this server, and frames "
+            "travel in the clear; give --tls-cert, --tls-key and --tls-client-ca"
+        )
     server = MecServer(load_bundle(bundle), config)
     server.metrics.watch("log_lines_dropped", "Log lines that nobody took.", dropped_lines)
     server.start()
@@ -110,9 +143,7 @@ def serve(
     ready = f"serving {server.bundle.hash[:12]} on {server.address}"
     console.print(ready, highlight=False, markup=False, soft_wrap=True)
     try:
-        while not stop.wait(0.2):
-            if server.failure is not None:
-                _give_up(server.failure)
+        _wait(stop, server)
         _end_within(config.drain_s + 10)
         drained = server.stop()
     except KeyboardInterrupt:
@@ -120,6 +151,24 @@ def serve(
         drained = False
     done = "drained" if drained else "stopped with requests unanswered"
     console.print(done, highlight=False, markup=False)
+
+
+def _wait(stop: StopFlag, server: MecServer) -> None:
+    """Until told to stop; meanwhile TLS files are looked at, at SIGHUP without delay."""
+    asked = False
+
+    def on_hup(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+
+    signal.signal(signal.SIGHUP, on_hup)
+    tls, looked_s = server.config.tls, time.monotonic()
+    while not stop.wait(0.1):
+        if server.failure is not None:
+            _give_up(server.failure)
+        if tls is not None and (asked or time.monotonic() - looked_s >= LOOK_S):
+            asked, looked_s = False, time.monotonic()
+            tls.watch.look()
 
 
 def _give_up(why: str) -> NoReturn:

@@ -77,11 +77,6 @@ _NO_FRAME: Final = np.empty((1, 0), np.uint8)
 _log = logging.getLogger(__name__)
 
 
-def refusal(context: grpc.ServicerContext) -> Ending | None:
-    """Why this caller may not call at all; None if it may. Asked first by every method."""
-    return None
-
-
 class InferenceService:
     """Open Inference Protocol v2 over one `Batcher`.
 
@@ -90,6 +85,8 @@ class InferenceService:
         batcher: computes.
         metrics: counts.
         places: most inference calls under way.
+        refusal: says of a call's context why the caller may not call
+            (`testbed.wire.tls.ServerTls.refusal`); None: all may.
 
     Attributes:
         places: of inference calls.
@@ -104,8 +101,14 @@ class InferenceService:
     """
 
     def __init__(
-        self, spec: WireSpec, batcher: Batcher, metrics: ServerMetrics, places: int
+        self,
+        spec: WireSpec,
+        batcher: Batcher,
+        metrics: ServerMetrics,
+        places: int,
+        refusal: Callable[[Any], Ending | None] | None = None,
     ) -> None:
+        self._refusal = refusal or (lambda context: None)
         self._spec = spec
         self._batcher = batcher
         self._metrics = metrics
@@ -131,9 +134,14 @@ class InferenceService:
         return grpc.method_handlers_generic_handler(SERVICE, asked)
 
     def asked(
-        self, answer: Callable[[Any, grpc.ServicerContext], Any], kind: Any
+        self,
+        answer: Callable[[Any, grpc.ServicerContext], Any],
+        kind: Any,
+        guarded: bool = True,
     ) -> grpc.RpcMethodHandler:
         """A method that answers one message of `kind`, or says what is wrong with it.
+
+        Only callers that may call get an answer, unless it is not `guarded`.
 
         It is registered as one that takes a stream of messages, which is the same on the wire:
         so a call is known from its arrival on, and may not wait for ever for its message.
@@ -141,6 +149,8 @@ class InferenceService:
 
         def handle(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             data = self._message(messages, context, self._control_places)
+            if isinstance(data, bytes) and guarded:
+                data = self.refused(context) or data
             if isinstance(data, bytes):
                 try:
                     message: bytes = answer(kind.FromString(data), context).SerializeToString()
@@ -235,6 +245,8 @@ class InferenceService:
     def _infer(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         try:
             outcome = self._message(messages, context, self.places)
+            if isinstance(outcome, bytes) and outcome != self.probe:
+                outcome = self.refused(context) or outcome
             if isinstance(outcome, bytes):
                 outcome = self._waited(outcome, context)
         except Exception:  # as `begin` says it, and not grpcio's UNKNOWN
@@ -254,7 +266,18 @@ class InferenceService:
             return TOO_MANY
         data = next(messages, None)
         places.heard(place)
-        return NO_MESSAGE if data is None else refusal(context) or data
+        return NO_MESSAGE if data is None else data
+
+    def refused(self, context: Any) -> Ending | None:
+        """Why the caller may not call, counted; None if it may. Asked by every method but health.
+
+        Args:
+            context: a `grpc.ServicerContext`, or what can say ``auth_context()`` like it.
+        """
+        ending = self._refusal(context)
+        if ending is not None:
+            self._metrics.outcome("denied")
+        return ending
 
     def _waited(self, data: bytes, context: grpc.ServicerContext) -> Outcome:
         """The outcome of a message, once it is known."""

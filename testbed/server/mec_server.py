@@ -69,6 +69,7 @@ class ServerConfig:
         queue: most frames waiting; of more, the newest of the client that holds the most are
             refused with RESOURCE_EXHAUSTED.
         metrics_port: HTTP port of the Prometheus metrics; None for none, 0 for any.
+        metrics_host: name or address that the metrics listen on; None: as `host`.
         tls: certificate files; None serves in the clear.
         drain_s: how long `stop` lets accepted requests finish.
         direct_calls: serve inference without grpcio's thread pool, through an interface of grpcio
@@ -83,12 +84,15 @@ class ServerConfig:
     max_wait_ms: float = 0.0
     queue: int = 128
     metrics_port: int | None = None
+    metrics_host: str | None = None
     tls: ServerTls | None = None
     drain_s: float = 5.0
     direct_calls: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "host", parse_host(self.host, "server host"))
+        if self.metrics_host is not None:
+            object.__setattr__(self, "metrics_host", parse_host(self.metrics_host, "metrics host"))
         check_port(self.port, "server port")
         check_port(self.metrics_port or 0, "metrics port")
         for name, low, high in (
@@ -133,6 +137,8 @@ class MecServer:
         self._watch: Watch | None = None
         self._failures: list[str] = []
         self.metrics = ServerMetrics(bundle.hash, self._queue_length)
+        if self.config.tls is not None:
+            self.metrics.certificates(self.config.tls.watch.not_after)
 
     @property
     def address(self) -> str:
@@ -169,7 +175,8 @@ class MecServer:
         credentials = config.tls.credentials() if config.tls else None
         self._runtime.warm(TAIL_SEGMENTS)
         if config.metrics_port is not None:
-            self._endpoint = MetricsEndpoint(self.metrics, config.host, config.metrics_port)
+            host = config.metrics_host or config.host
+            self._endpoint = MetricsEndpoint(self.metrics, host, config.metrics_port)
         try:
             self._batcher = Batcher(
                 self._tail,
@@ -181,7 +188,10 @@ class MecServer:
                 on_death=lambda error: self.fail(f"a computing thread ended: {error!r}"),
             )
             places = config.queue + config.workers * config.max_batch + SPARE
-            self._service = InferenceService(self.spec, self._batcher, self.metrics, places)
+            refusal = config.tls.refusal if config.tls else None
+            self._service = InferenceService(
+                self.spec, self._batcher, self.metrics, places, refusal
+            )
             self._server = self._build(credentials, places)
             if config.direct_calls:
                 self._direct = DirectCalls.attach(
@@ -254,7 +264,9 @@ class MecServer:
         # a place of its kind; so there is always a thread for a newcomer.
         threads = places + CONTROL_CALLS + STREAMS + SPARE
         pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc")
-        server = grpc.server(pool, options=_options(self.spec.max_message_bytes, threads))
+        options = _options(self.spec.max_message_bytes, threads)
+        options += config.tls.options() if config.tls else ()
+        server = grpc.server(pool, options=options)
         server.add_generic_rpc_handlers((self._service.handlers(), self._health_handlers()))
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             _Reflection(self._service.stream_places), server
@@ -287,7 +299,7 @@ class MecServer:
         return grpc.method_handlers_generic_handler(
             health.SERVICE_NAME,
             {
-                "Check": self._service.asked(self._health.Check, request),
+                "Check": self._service.asked(self._health.Check, request, guarded=False),
                 "Watch": grpc.unary_stream_rpc_method_handler(
                     self._health.Watch, request.FromString, response.SerializeToString
                 ),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from testbed.wire.address import parse_host
 from testbed.wire.ports import check_free
@@ -31,7 +34,7 @@ class ServerMetrics:
         self._requests = Counter(
             "sliproad_requests",
             "Inference requests by outcome (ok, invalid, bundle, model, refused, expired, "
-            "cancelled, failed).",
+            "cancelled, denied, failed).",
             ["outcome"],
             registry=self.registry,
         )
@@ -91,9 +94,38 @@ class ServerMetrics:
         """A gauge ``sliproad_<name>`` whose value is asked for at every scrape."""
         Gauge(f"sliproad_{name}", meaning, registry=self.registry).set_function(value)
 
+    def certificates(self, ends: Callable[[], dict[str, float]]) -> None:
+        """Show when the certificates in use end (`testbed.wire.tls.TlsWatch.not_after`)."""
+        watch_certificates(self.registry, "sliproad_certificate_not_after_timestamp_seconds", ends)
+
     def value(self, name: str, **labels: str) -> float:
         """Current value of a sample such as ``sliproad_requests_total``; 0 if never set."""
         return self.registry.get_sample_value(name, labels) or 0.0
+
+
+def watch_certificates(
+    registry: CollectorRegistry, name: str, ends: Callable[[], dict[str, float]]
+) -> None:
+    """A gauge of Unix times by file, asked for at every scrape.
+
+    Args:
+        registry: where it goes.
+        name: of the gauge.
+        ends: name of each file, and when it ends, in seconds.
+    """
+    registry.register(_CertificateEnds(name, ends))
+
+
+class _CertificateEnds(Collector):
+    def __init__(self, name: str, ends: Callable[[], dict[str, float]]) -> None:
+        self._name, self._ends = name, ends
+
+    def collect(self) -> Iterator[Metric]:
+        meaning = "When the TLS certificates in use end, as Unix time; of authorities, the last."
+        gauge = GaugeMetricFamily(self._name, meaning, labels=["file"])
+        for file, end_s in self._ends().items():
+            gauge.add_metric([file], end_s)
+        yield gauge
 
 
 class HasRegistry(Protocol):

@@ -14,8 +14,9 @@ from testbed.service.config import DeviceFile
 from testbed.service.guard import Guard, GuardSettings, Limits
 from testbed.service.loadout import Loadout, Sources
 from testbed.service.log import event
+from testbed.wire.address import is_loopback, parse_address
 from testbed.wire.client import MecClient
-from testbed.wire.tls import TlsFiles
+from testbed.wire.tls import TlsFiles, client_tls
 
 TASK_KEYS: Final[dict[str, tuple[str, str]]] = {
     "tech": ("drive", "tech"),
@@ -108,10 +109,19 @@ def client_of(file: DeviceFile, loadout: Loadout) -> MecClient | None:
 
 
 def tls_of(file: DeviceFile) -> TlsFiles | None:
-    """The certificate files that it names; None connects in the clear."""
+    """The certificate files that it names; None (no ``tls_`` key) connects in the clear."""
     s = file.server
-    files = TlsFiles(path_of(s.tls_ca), path_of(s.tls_cert), path_of(s.tls_key), s.tls_name)
-    return files if s.tls_ca or s.tls_cert else None
+    return client_tls(s.tls_ca, s.tls_cert, s.tls_key, s.tls_name)
+
+
+def plain_note(file: DeviceFile) -> str | None:
+    """What is wrong with a server that is called across a network without TLS; None if nothing."""
+    s = file.server
+    if s.address is None or tls_of(file) is not None:
+        return None
+    if is_loopback(parse_address(s.address, "address")[0]):
+        return None
+    return f"{s.address} without TLS: frames travel in the clear; give tls_ca (docs/deploy.md)"
 
 
 def guard_of(file: DeviceFile, loadout: Loadout, task: Task) -> Guard | None:

@@ -25,6 +25,7 @@ from testbed.service.sections_watch import (
     RecordsSection,
 )
 from testbed.service.typed_toml import parse_toml, read_toml
+from testbed.wire.tls import SYSTEM
 
 _PATHS: Final = {
     "server": ("tls_ca", "tls_cert", "tls_key"),
@@ -79,7 +80,11 @@ def _resolved(file: DeviceFile, folder: Path) -> DeviceFile:
     for name, path_keys in _PATHS.items():
         section = getattr(file, name)
         given = {key: getattr(section, key) for key in path_keys}
-        paths = {key: _joined(folder, value) for key, value in given.items() if value is not None}
+        paths = {
+            key: _joined(folder, value)
+            for key, value in given.items()
+            if value is not None and (key, value) != ("tls_ca", SYSTEM)
+        }
         changed[name] = replace(section, **paths)
     return replace(file, **changed)
 

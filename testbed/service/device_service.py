@@ -121,13 +121,14 @@ class DeviceService:
             lambda: self._image,
             self._client,
             file.bundles.watch_s,
+            self._client.renew_tls if self._client is not None else lambda: None,
         )
 
     def run(self) -> dict[str, Any]:
         """Run until the frames end or a signal comes; figures of the run.
 
         SIGTERM and SIGINT end it after the frame in hand, with every row written; SIGHUP
-        looks for changed bundles. Must be called by the main thread.
+        looks for changed bundles and TLS files. Must be called by the main thread.
         """
         with contextlib.ExitStack() as stack:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -293,7 +294,7 @@ class DeviceService:
         section = self.file.metrics
         if section.port is None:
             return
-        from testbed.server.metrics import MetricsEndpoint
+        from testbed.server.metrics import MetricsEndpoint, watch_certificates
         from testbed.service.metrics import DeviceMetrics
 
         self._metrics = metrics = DeviceMetrics()
@@ -304,6 +305,9 @@ class DeviceService:
         metrics.watch("policy_errors", "Decisions that failed.", lambda: pilot.errors)
         metrics.watch("rows_dropped", "Rows the disk had no room for.", self._dropped)
         metrics.watch("log_lines_dropped", "Log lines that nobody took.", dropped_lines)
+        if self._client is not None and self._client.tls_watch is not None:
+            name = "sliproad_device_certificate_not_after_timestamp_seconds"
+            watch_certificates(metrics.registry, name, self._client.tls_watch.not_after)
         metrics.runs(swapper.loadout.model.hash[:12], swapper.loadout.policy_hash)
         endpoint = stack.enter_context(MetricsEndpoint(metrics, section.host, section.port))
         event(_log, logging.INFO, "metrics", host=section.host, port=endpoint.port)

@@ -9,7 +9,7 @@ from cnn.checks import require
 from cnn.errors import ConfigError, DataError
 from cnn.outputs import check_folder
 from testbed.meters.available import find_meters, open_meter
-from testbed.service.assembly import device_config_of
+from testbed.service.assembly import device_config_of, plain_note, tls_of
 from testbed.service.config import DeviceFile
 from testbed.service.device_service import DeviceService
 
@@ -32,8 +32,14 @@ def preflight(file: DeviceFile) -> list[str]:
         "renew them, or set this machine's clock",
     )
     device_config_of(file, service.task)
+    tls, plain = tls_of(file), plain_note(file)
     source, meter, folder = file.frames.source, file.meter, file.records.folder
     lines = [f"bundles: {service.runs()}"]
+    if file.server.address is not None:
+        how = "in the clear" if tls is None else f"TLS: {tls.describe()}"
+        lines.append(f"server: {file.server.address}, {how}")
+    if plain is not None:
+        lines.append(f"warning: {plain}")
     _meter(meter.name, service.task.power)
     lines.append(f"meter: {meter.name}")
     if next(service.camera(), None) is None:

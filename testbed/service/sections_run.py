@@ -20,7 +20,8 @@ class ServerSection:
         address: HOST:PORT; left out, the device computes everything itself.
         connect_timeout_s: how long the start waits for it. A device whose server does not
             answer starts all the same and finishes its frames itself until one does.
-        tls_ca: PEM authority of the server.
+        tls_ca: PEM authority of the server, or ``system`` for the public ones. Any ``tls_`` key
+            means TLS; without this one, ``system`` is meant.
         tls_cert: PEM certificate of this device.
         tls_key: its PEM private key.
         tls_name: name in the server's certificate, where it differs from the address.

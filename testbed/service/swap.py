@@ -219,6 +219,7 @@ class Watcher:
         frame: gives a frame seen lately, or None.
         server: asked whether it has a new model bundle; None needs no asking.
         every_s: between two looks; 0 looks only when asked.
+        also: called at each look, in the same thread.
 
     Attributes:
         asked: set it to look now (safe in a signal handler).
@@ -233,8 +234,10 @@ class Watcher:
         frame: Callable[[], NDArray[np.uint8] | None],
         server: BundleServer | None,
         every_s: float,
+        also: Callable[[], object] = lambda: None,
     ) -> None:
         self.asked = False
+        self._also = also
         self.failures = 0
         self._sources, self._running, self._server = sources, running, server
         self._observations, self._frame, self._every_s = observations, frame, every_s
@@ -293,6 +296,7 @@ class Watcher:
             if self.asked or due:
                 asked, self.asked = self.asked, False
                 self.look(asked)
+                self._also()
                 looked_s = time.monotonic()
 
 

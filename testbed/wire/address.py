@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from typing import Final
 
 from cnn.errors import ConfigError
@@ -73,6 +74,16 @@ def check_port(port: int, what: str) -> None:
     """Raise `ConfigError` unless `port` is one, or 0 for any free one."""
     if not 0 <= port <= 65535:
         raise ConfigError(f"{what} {port}", expected="0..65535", mend="choose another port")
+
+
+def is_loopback(host: str) -> bool:
+    """True if only this machine reaches what listens on `host` (a name or address without
+    brackets), and what is sent there stays on it; of a name, as this system resolves it."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(str(a[4][0]).partition("%")[0]).is_loopback for a in found)
 
 
 def join_address(host: str, port: int) -> str:

@@ -51,8 +51,13 @@ def validities(path: Path) -> list[Validity]:
     Raises:
         OSError: if the file cannot be read.
     """
+    return validities_of(path.read_bytes())
+
+
+def validities_of(content: bytes) -> list[Validity]:
+    """The same of a PEM file's content."""
     found = []
-    for pem in _PEM.findall(path.read_text(encoding="ascii", errors="replace")):
+    for pem in _PEM.findall(content.decode("ascii", errors="replace")):
         try:
             found.append(_validity(ssl.PEM_cert_to_DER_cert(pem)))
         except (ValueError, IndexError):

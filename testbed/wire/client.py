@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import logging
 import random
 import time
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from testbed.wire.messages import (
     parse_response,
     probe_message,
 )
-from testbed.wire.tls import TlsFiles
+from testbed.wire.tls import TlsFiles, TlsWatch, channel_credentials
 from testbed.wire.tls_reason import tls_reason
 
 Reason = Literal["timeout", "refused", "unavailable", "rejected", "bad answer"]
@@ -59,7 +60,12 @@ _IDS: Final = 2**24
 _ASK_METADATA: Final = pb.ModelMetadataRequest(name=MODEL_NAME).SerializeToString()
 
 CONNECT_RETRY_S: Final = 0.05
+RENEW_S: Final = 5.0
+RENEW_PAUSE_S: Final = 30.0
+MAX_RENEW_PAUSE_S: Final = 3600.0
 MAX_REPLY_BYTES: Final = 65_536
+
+_log = logging.getLogger(__name__)
 
 
 class ExchangeFailed(RemoteError):  # noqa: N818 - an outcome the device expects and handles
@@ -122,6 +128,9 @@ class MecClient:
         bundle_hash: full hash of the device's bundle.
         tls: certificate files; None connects in the clear.
 
+    Attributes:
+        tls_watch: the files' contents in use; None in the clear.
+
     Raises:
         ConfigError: if the target is no address, or a TLS file cannot be used.
     """
@@ -133,7 +142,11 @@ class MecClient:
         options: list[tuple[str, Any]] = [("grpc.max_receive_message_length", MAX_REPLY_BYTES)]
         if tls is not None and tls.server_name:
             options.append(("grpc.ssl_target_name_override", tls.server_name))
-        self._connection = Connection(target, tls.credentials() if tls else None, tuple(options))
+        self.tls_watch = None if tls is None else TlsWatch(tls)
+        self._renew_s: float | None = None
+        self._renew_pause_s = RENEW_PAUSE_S
+        credentials = self.tls_watch and channel_credentials(self.tls_watch.load())
+        self._connection = Connection(target, credentials, tuple(options))
         self._requests: dict[tuple[int, int, FrameCodec], Any] = {}
         # Devices that start together must not count alike: one's answer is not another's.
         self._ids = itertools.count(random.SystemRandom().randrange(_IDS))
@@ -254,6 +267,35 @@ class MecClient:
         except WireError as error:
             raise _bad(str(error), began) from error
         return (time.perf_counter() - began) * 1e3
+
+    def renew_tls(self, timeout_s: float = RENEW_S) -> bool:
+        """Look at the TLS files, and connect anew if they have changed; one other thread may ask.
+
+        The old connection serves until the new one has answered. If that does not answer within
+        `timeout_s`, a later call of this method tries again: after `RENEW_PAUSE_S`, and then ever
+        more rarely, because every attempt wakes a modem.
+
+        Returns:
+            True if the connection is a new one (or will be with the next call).
+        """
+        if self.tls_watch is None:
+            return False
+        new, now_s = self.tls_watch.look(), time.monotonic()
+        if new:
+            self._renew_pause_s = RENEW_PAUSE_S
+        elif self._renew_s is None or now_s < self._renew_s:
+            return False
+        credentials = channel_credentials(self.tls_watch.contents)
+        try:
+            self._connection.renew(credentials, LIVE, probe_message(0), timeout_s)
+        except grpc.RpcError as error:
+            if new:
+                _log.warning("no answer with the new TLS files, trying on: %s", _detail(error))
+            self._renew_s = now_s + self._renew_pause_s
+            self._renew_pause_s = min(2 * self._renew_pause_s, MAX_RENEW_PAUSE_S)
+            return False
+        self._renew_s = None
+        return True
 
     def close(self) -> None:
         """Close the connection; a call under way ends as ``unavailable``."""

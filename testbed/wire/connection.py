@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import Counter
 from typing import Any, Final
 
 import grpc
@@ -73,6 +74,7 @@ class Connection:
         self._channel: grpc.Channel | None = None
         self._methods: dict[str, Any] = {}
         self._calls = 0
+        self._busy: Counter[grpc.Channel] = Counter()
         self._ended_s = 0.0
         self._failure: grpc.RpcError | None = None
         self._watched = False
@@ -92,6 +94,41 @@ class Connection:
             raise
         self._end(channel, None)
         return answer
+
+    def renew(
+        self, credentials: grpc.ChannelCredentials, method: str, data: bytes, timeout_s: float
+    ) -> None:
+        """Connect anew with other credentials, without losing a call.
+
+        A connection that is there serves calls until the new one has answered one of its own, and
+        ends with the last call under way on it. If the new one does not answer, the old one stays
+        until it breaks; from then on the new credentials are used.
+
+        Args:
+            credentials: of TLS, from now on.
+            method: asked on the new connection, with `data` as its message.
+            data: message.
+            timeout_s: how long an answer is waited for.
+
+        Raises:
+            grpc.RpcError: the new connection gave no answer.
+        """
+        with self._changed:
+            self._credentials = credentials
+            if self._closed or self._channel is None:
+                return
+            fresh = self._open()
+        try:
+            fresh.unary_unary(method)(data, timeout=timeout_s)
+        except grpc.RpcError:
+            fresh.close()
+            raise
+        with self._changed:
+            old = fresh if self._closed else self._forget(None)
+            self._channel = None if self._closed else fresh
+            ended = old if old is not None and not self._busy[old] else None
+        if ended is not None:
+            ended.close()
 
     def close(self) -> None:
         """Close it for good; a call under way ends as cancelled."""
@@ -116,6 +153,7 @@ class Connection:
                 # Without (de)serialisers gRPC hands bytes through, and their number is known.
                 unary = self._methods[method] = self._channel.unary_unary(method)
             self._calls += 1
+            self._busy[self._channel] += 1
             return self._channel, unary
 
     def _open(self) -> grpc.Channel:
@@ -128,10 +166,14 @@ class Connection:
         lost: grpc.Channel | None = None
         with self._changed:
             self._calls -= 1
+            self._busy[channel] -= 1
+            if not self._busy[channel]:
+                del self._busy[channel]
             self._ended_s = time.monotonic()
             if channel is not self._channel:
-                return
-            if code in _LOST:
+                if channel not in self._busy:
+                    lost = channel  # one that was renewed
+            elif code in _LOST:
                 lost = self._forget(error)
             elif code is grpc.StatusCode.DEADLINE_EXCEEDED and not self._watched:
                 # Is the server slow, or is there not even a connection?

@@ -1,15 +1,109 @@
-"""TLS by file paths, for both ends; files are read and checked before any socket opens."""
+"""TLS by file paths, for both ends; files are read and checked before any socket opens.
+
+Both ends take renewed files without a restart. `TlsWatch` holds the contents in use. It takes new
+ones only if they can be used and are in date, so a file that is half written, or a certificate
+whose key has yet to follow, changes nothing.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import ssl
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final, Protocol
 
 import grpc
 
 from cnn.errors import ConfigError
-from testbed.wire.certificates import complaints
+from testbed.wire.certificates import complaints, validities_of
+
+SYSTEM: Final = "system"
+"""Instead of a file: the public authorities that this system trusts."""
+AGE_S: Final = 3600.0
+_AGE_GRACE_MS: Final = 30_000
+"""Calls that are still under way on an old connection have so long to end."""
+
+Contents = dict[str, bytes]
+"""What stands in the files, by the names of the fields that hold their paths."""
+Refusal = tuple[grpc.StatusCode, str]
+
+_log = logging.getLogger(__name__)
+
+
+class _Files(Protocol):
+    def contents(self) -> Contents: ...
+    def check(self) -> None: ...
+    def complaints(self) -> list[str]: ...
+
+
+class TlsWatch:
+    """The contents of TLS files that are in use, and newer ones once they can be used.
+
+    For several threads.
+
+    Args:
+        files: of either end.
+
+    Attributes:
+        contents: what is in use; empty before `load`.
+    """
+
+    def __init__(self, files: _Files) -> None:
+        self._files = files
+        self._lock = threading.Lock()
+        self._refused: object = None
+        self.contents: Contents = {}
+
+    def load(self) -> Contents:
+        """Use what the files hold now, in date or not; raises `ConfigError` if it cannot be."""
+        self.contents = _read_whole(self._files)
+        return self.contents
+
+    def look(self) -> bool:
+        """Use what the files hold now if that is new and fit for use; True if so.
+
+        What is not fit is logged once, and the old contents stay in use.
+        """
+        with self._lock:
+            try:
+                found = self._files.contents()
+            except ConfigError as error:
+                self._refuse(str(error), str(error))
+                return False
+            if found == self.contents:
+                self._refused = None
+                return False
+            try:
+                if _read_whole(self._files) != found:
+                    return False  # still being written
+            except ConfigError as error:
+                self._refuse(found, str(error))
+                return False
+            if lines := self._files.complaints():
+                self._refuse(found, lines[0])
+                return False
+            self._refused, self.contents = None, found
+            _log.info("new TLS files in use")
+            return True
+
+    def not_after(self) -> dict[str, float]:
+        """When what is in use ends, as Unix time in seconds: ``cert`` of the first certificate
+        of the chain to end, ``ca`` or ``client_ca`` of the last authority to end."""
+        ends: dict[str, float] = {}
+        for name in ("ca", "client_ca", "cert"):
+            content = self.contents.get(name, b"")
+            if found := [each.not_after.timestamp() for each in validities_of(content)]:
+                ends[name] = min(found) if name == "cert" else max(found)
+        return ends
+
+    def _refuse(self, what: object, why: str) -> None:
+        if what != self._refused:
+            _log.warning("new TLS files not used, the old ones stay in use: %s", why)
+        self._refused = what
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +111,8 @@ class TlsFiles:
     """PEM files of a client.
 
     Attributes:
-        ca: certificates that may sign the server's; None takes gRPC's own roots.
+        ca: certificates that may sign the server's; None takes the system's public
+            authorities (`system_authorities`).
         cert: the client's certificate chain, for servers that demand one.
         key: its private key.
         server_name: name expected in the server's certificate, where it differs from
@@ -32,43 +127,131 @@ class TlsFiles:
     def __post_init__(self) -> None:
         _check_pair(self.cert, self.key)
 
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Channel credentials; raises `ConfigError` if a file cannot be used."""
+    def contents(self) -> Contents:
+        """What the files hold; raises `ConfigError` if one cannot be read."""
+        found = _contents(ca=self.ca, cert=self.cert, key=self.key)
+        public = system_authorities() if self.ca is None else None
+        return found if public is None else {**found, SYSTEM: public}
+
+    def check(self) -> None:
+        """Raise `ConfigError` if a file cannot be used."""
         if self.cert is not None and self.key is not None:
             _check_chain(self.cert, self.key)
-        return grpc.ssl_channel_credentials(
-            root_certificates=_authorities(self.ca) if self.ca else None,
-            private_key=_read(self.key) if self.key else None,
-            certificate_chain=_read(self.cert) if self.cert else None,
-        )
+        if self.ca is not None:
+            _check_authorities(self.ca)
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Channel credentials; raises `ConfigError` if a file cannot be used."""
+        return channel_credentials(_read_whole(self))
 
     def complaints(self) -> list[str]:
         """One line for each file that is out of date today."""
         return complaints(_given(self.cert), _given(self.ca))
 
+    def describe(self) -> str:
+        """Whom it trusts and what it shows, for people."""
+        trusts = "the public authorities of this system" if self.ca is None else str(self.ca)
+        return f"trusts {trusts}, shows {self.cert or 'no certificate'}"
+
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """PEM files of a server.
+    """PEM files of a server, and who may call it.
 
     Attributes:
         cert: the server's certificate chain.
         key: its private key.
         client_ca: certificates that may sign a client's; with it every client must show
             one (mutual TLS).
+        client_names: clients that may call, by a name in their certificate: its common name
+            or any of its alternative names, letter for letter; empty: all that may connect.
+        connection_age_s: a connection is asked to end after so long (a tenth more or less), so
+            that clients come back to the newest certificates; 1..86400. No call is lost.
+        watch: contents in use, renewed at each handshake.
     """
 
     cert: Path
     key: Path
     client_ca: Path | None = None
+    client_names: tuple[str, ...] = ()
+    connection_age_s: float = AGE_S
+    watch: TlsWatch = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.client_names and self.client_ca is None:
+            raise ConfigError(
+                "names of clients without a client CA",
+                expected="the authority that signs the clients' certificates",
+                mend="give --tls-client-ca, or leave --client-name out",
+            )
+        if not all(name.strip() for name in self.client_names):
+            raise ConfigError(
+                "an empty client name",
+                expected="a name in a client's certificate",
+                mend="correct --client-name",
+            )
+        if not 1 <= self.connection_age_s <= 86_400:
+            raise ConfigError(
+                f"age of a connection {self.connection_age_s:g} s",
+                expected="1..86400",
+                mend="correct --connection-age-s",
+            )
+        object.__setattr__(self, "watch", TlsWatch(self))
+
+    def contents(self) -> Contents:
+        """What the files hold; raises `ConfigError` if one cannot be read."""
+        return _contents(client_ca=self.client_ca, cert=self.cert, key=self.key)
+
+    def check(self) -> None:
+        """Raise `ConfigError` if a file cannot be used."""
+        _check_chain(self.cert, self.key)
+        if self.client_ca is not None:
+            _check_authorities(self.client_ca)
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Server credentials; raises `ConfigError` if a file cannot be used."""
-        _check_chain(self.cert, self.key)
-        return grpc.ssl_server_credentials(
-            [(_read(self.key), _read(self.cert))],
-            root_certificates=_authorities(self.client_ca) if self.client_ca else None,
-            require_client_auth=self.client_ca is not None,
+        """Server credentials that follow the files; raises `ConfigError` if one cannot be used.
+
+        gRPC asks for news at every handshake
+        (https://grpc.github.io/grpc/python/grpc.html#grpc.dynamic_ssl_server_credentials).
+        """
+        given = self.watch.load()
+
+        def news() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal given
+            self.watch.look()
+            if self.watch.contents is given:
+                return None
+            given = self.watch.contents
+            return _certificates(given)
+
+        return grpc.dynamic_ssl_server_credentials(
+            _certificates(given), news, require_client_authentication=self.client_ca is not None
+        )
+
+    def options(self) -> list[tuple[str, int]]:
+        """Channel arguments that let every connection end in time, without losing a call
+        (https://grpc.github.io/grpc/core/group__grpc__arg__keys.html)."""
+        return [
+            ("grpc.max_connection_age_ms", int(self.connection_age_s * 1e3)),
+            ("grpc.max_connection_age_grace_ms", _AGE_GRACE_MS),
+        ]
+
+    def refusal(self, context: Any) -> Refusal | None:
+        """Why the caller may not call, as (status, details); None if it may.
+
+        Args:
+            context: of the call: `grpc.ServicerContext`, or that of `grpc.aio`.
+        """
+        if not self.client_names:
+            return None
+        names = caller_names(context.auth_context())
+        if not names.isdisjoint(self.client_names):
+            return None
+        shown = ", ".join(sorted(names)) or "no name"
+        return (
+            grpc.StatusCode.PERMISSION_DENIED,
+            f"client {shown:.200}: not on the server's list; expected a certificate with a name "
+            "on it; add the name with --client-name",
         )
 
     def complaints(self) -> list[str]:
@@ -76,18 +259,104 @@ class ServerTls:
         return complaints([self.cert], _given(self.client_ca))
 
 
-def server_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
-    """The three options of a command line as one setting; None if none is given."""
+def server_tls(
+    cert: Path | None,
+    key: Path | None,
+    client_ca: Path | None,
+    client_names: Iterable[str] = (),
+    connection_age_s: float = AGE_S,
+) -> ServerTls | None:
+    """The options of a command line as one setting; None if no file is given."""
     _check_pair(cert, key)
+    names = tuple(client_names)
     if cert is None or key is None:
-        if client_ca is not None:
-            raise ConfigError(
-                "a client CA without a server certificate",
-                expected="certificate and key of the server too",
-                mend="give --tls-cert and --tls-key, or leave --tls-client-ca out",
-            )
+        for given, what, option in (
+            (client_ca is not None, "a client CA", "--tls-client-ca"),
+            (bool(names), "names of clients", "--client-name"),
+        ):
+            if given:
+                raise ConfigError(
+                    f"{what} without a server certificate",
+                    expected="certificate and key of the server too",
+                    mend=f"give --tls-cert and --tls-key, or leave {option} out",
+                )
         return None
-    return ServerTls(cert, key, client_ca)
+    return ServerTls(cert, key, client_ca, names, connection_age_s)
+
+
+def client_tls(
+    ca: str | Path | None,
+    cert: str | Path | None,
+    key: str | Path | None,
+    server_name: str | None = None,
+) -> TlsFiles | None:
+    """The options of a command line, or the keys of a file, as one setting.
+
+    Any of them means TLS; None if none is given.
+
+    Args:
+        ca: a PEM file, or `SYSTEM`.
+        cert: PEM file.
+        key: PEM file.
+        server_name: as in `TlsFiles`.
+    """
+    if ca is None and cert is None and key is None and server_name is None:
+        return None
+    authorities = None if ca is None or str(ca) == SYSTEM else Path(ca)
+    return TlsFiles(
+        authorities,
+        None if cert is None else Path(cert),
+        None if key is None else Path(key),
+        server_name,
+    )
+
+
+def channel_credentials(contents: Mapping[str, bytes]) -> grpc.ChannelCredentials:
+    """Credentials of a client from the contents of its `TlsFiles`."""
+    roots = contents.get("ca", contents.get(SYSTEM))
+    return grpc.ssl_channel_credentials(roots, contents.get("key"), contents.get("cert"))
+
+
+def system_authorities() -> bytes | None:
+    """PEM of the public authorities that this system trusts; None where it has no such file.
+
+    That file is the one that GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names, or else OpenSSL's, for which
+    SSL_CERT_FILE may name another. Without any, gRPC takes Mozilla's list as of its own release,
+    which grpcio brings along (``roots.pem``).
+    """
+    file = os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
+    file = file or ssl.get_default_verify_paths().cafile
+    return None if file is None else _read(Path(file))
+
+
+def caller_names(identity: Mapping[str, Iterable[bytes]]) -> set[str]:
+    """Names in a client's certificate, from gRPC's ``auth_context()``: subject alternative names
+    and common name."""
+    keys = ("x509_subject_alternative_name", "x509_common_name")
+    return {name.decode("utf-8", "replace") for key in keys for name in identity.get(key, ())}
+
+
+def _certificates(contents: Contents) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(contents["key"], contents["cert"])], contents.get("client_ca")
+    )
+
+
+def _read_whole(files: _Files) -> Contents:
+    """Contents that were checked, and stayed the same meanwhile; raises `ConfigError`."""
+    found = files.contents()
+    files.check()
+    if files.contents() != found:
+        raise ConfigError(
+            "TLS files that change while they are read",
+            expected="files that are written already",
+            mend="try again",
+        )
+    return found
+
+
+def _contents(**paths: Path | None) -> Contents:
+    return {name: _read(path) for name, path in paths.items() if path is not None}
 
 
 def _given(path: Path | None) -> list[Path]:
@@ -96,8 +365,9 @@ def _given(path: Path | None) -> list[Path]:
 
 def _check_pair(cert: Path | None, key: Path | None) -> None:
     if (cert is None) != (key is None):
+        given, missing = ("certificate", "key") if key is None else ("key", "certificate")
         raise ConfigError(
-            f"TLS certificate {cert} with key {key}",
+            f"TLS {given} {cert or key} without a {missing}",
             expected="both or neither",
             mend="give the certificate and its private key together",
         )
@@ -110,7 +380,7 @@ def _check_chain(cert: Path, key: Path) -> None:
     try:
         # A key behind a password must fail, not ask the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
-    except (ssl.SSLError, ValueError) as error:
+    except (OSError, ValueError) as error:  # ssl.SSLError, or a file that has just gone
         raise ConfigError(
             f"TLS certificate {cert} with key {key}: {error}",
             expected="a PEM certificate and its PEM key without a password",
@@ -118,17 +388,16 @@ def _check_chain(cert: Path, key: Path) -> None:
         ) from error
 
 
-def _authorities(path: Path) -> bytes:
+def _check_authorities(path: Path) -> None:
     data = _read(path)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=data.decode("ascii"))
-    except (ssl.SSLError, UnicodeDecodeError) as error:
+    except (ssl.SSLError, ValueError) as error:  # also of an empty file
         raise ConfigError(
             f"TLS authorities {path}: {error}",
             expected="one or more PEM certificates",
             mend="give the file of the authority that signed the other end's certificate",
         ) from error
-    return data
 
 
 def _read(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from typing import Final
 
 from testbed.wire.address import parse_address
 from testbed.wire.certificates import complaints
-from testbed.wire.tls import TlsFiles
+from testbed.wire.tls import TlsFiles, system_authorities
 
 _GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What an HTTP/2 client sends first, with empty SETTINGS (RFC 9113, section 3.4)."""
@@ -67,10 +67,12 @@ def _without_tls(plain: socket.socket) -> TlsReason | None:
 def _with_tls(plain: socket.socket, host: str, tls: TlsFiles) -> TlsReason | None:
     name = tls.server_name or host
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if tls.ca is None:
-        context.load_default_certs()
-    else:
+    if tls.ca is not None:
         context.load_verify_locations(tls.ca)
+    elif (authorities := system_authorities()) is not None:
+        context.load_verify_locations(cadata=authorities.decode("ascii", "ignore"))
+    else:
+        context.load_default_certs()
     if tls.cert is not None:
         context.load_cert_chain(tls.cert, tls.key)
     context.set_alpn_protocols(["h2"])

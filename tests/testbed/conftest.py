@@ -133,10 +133,19 @@ class Pki:
     def ca(self) -> Path:
         return self.folder / "ca.pem"
 
-    def make(self, name: str, first: datetime, last: datetime) -> tuple[Path, Path]:
-        """Certificate of 127.0.0.1 and localhost, valid from `first` to `last` (UTC), and key."""
+    def make(
+        self,
+        name: str,
+        first: datetime | None = None,
+        last: datetime | None = None,
+        also: tuple[x509.GeneralName, ...] = (),
+    ) -> tuple[Path, Path]:
+        """Certificate of 127.0.0.1 and localhost, valid from `first` to `last` (UTC; left out,
+        today), and key; made anew if they are there. `also`: more alternative names."""
+        now = datetime.now(UTC)
+        first, last = first or now - DAY, last or now + DAY
         key = ec.generate_private_key(ec.SECP256R1())
-        hosts = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+        hosts = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1")), *also]
         made = (
             _certificate(name, self.authority.subject, key.public_key(), first, last)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -173,10 +182,15 @@ def new_pki() -> Callable[..., Pki]:
     """``new_pki(folder)`` -> an authority that is valid today; or from one date to another."""
     now = datetime.now(UTC)
 
-    def make(folder: Path, first: datetime = now - DAY, last: datetime = now + DAY) -> Pki:
+    def make(
+        folder: Path,
+        first: datetime = now - DAY,
+        last: datetime = now + DAY,
+        name: str = "an authority",
+    ) -> Pki:
         key = ec.generate_private_key(ec.SECP256R1())
         authority = (
-            _certificate("an authority", None, key.public_key(), first, last)
+            _certificate(name, None, key.public_key(), first, last)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .sign(key, hashes.SHA256())
         )

@@ -81,3 +81,19 @@ def test_the_command_and_its_exit_code(bundle: str | None, code: int) -> None:
     result = json.loads(ran.stdout.splitlines()[-1])
     assert result["ok"] == (code == 0)
     assert "Traceback" not in ran.stderr
+
+
+def test_what_goes_in_the_clear_is_named(tmp_path: Path) -> None:
+    config = tmp_path / "device.toml"
+    config.write_text('[bundles]\naction = "e5s2"\n[server]\naddress = "192.0.2.7:8001"\n')
+    command = [sys.executable, "-m", "testbed", "doctor", "--json", "--config", str(config)]
+    ran = subprocess.run(
+        [*command, "--host", "0.0.0.0", "--port", "0"], capture_output=True, text=True, timeout=60
+    )
+    found = {f["name"]: f for f in json.loads(ran.stdout.splitlines()[-1])["findings"]}
+    assert not found["device TLS"]["ok"]
+    assert found["device TLS"]["found"].startswith("192.0.2.7:8001 without TLS")
+    assert not found["server TLS"]["ok"]
+    assert "in the clear" in found["server TLS"]["found"]
+    alone = {finding.name for finding in examine(port=0)}
+    assert not {"device TLS", "server TLS"} & alone

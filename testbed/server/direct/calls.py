@@ -32,7 +32,6 @@ from testbed.server.inference_service import (
     Ending,
     InferenceService,
     Outcome,
-    refusal,
 )
 from testbed.server.places import Place
 
@@ -149,7 +148,7 @@ class DirectCalls:
 class _Call:
     """One call from arrival until its answer and its end are known.
 
-    To `Places` and `refusal` it is what a `grpc.ServicerContext` is to them.
+    To `Places` and `refused` it is what a `grpc.ServicerContext` is to them.
     """
 
     def __init__(self, server: DirectCalls, event: Any) -> None:
@@ -236,7 +235,7 @@ class _Call:
         if self.own:
             refused = None if data == service.probe else NOT_FOR_CALLERS
         else:
-            refused = refusal(self)
+            refused = service.refused(self)
         if refused is None and self._unsent:
             left_s = max(0.0, self._deadline_s - time.time())
             self._gone = service.begin(data, left_s, self._peer, self.send)

@@ -47,6 +47,17 @@ def test_an_error_that_stays_is_not_tried_for_ever(path: Path) -> None:
     assert f"RestartPreventExitStatus={EXIT_USER_ERROR}" in path.read_text().splitlines()
 
 
+def test_the_drop_in_for_mutual_tls_starts_a_command_that_exists() -> None:
+    (path,) = UNITS[0].parent.glob("*.service.d/*.conf")
+    text = path.read_text().replace("\\\n", "")
+    program, *words = shlex.split(re.findall(r"^ExecStart=(.+)$", text, re.M)[0])
+    assert program == "/opt/sliproad/bin/sliproad"
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    command.make_context("x", words)
+
+
 def test_the_recipes_device_records_where_its_unit_may_write() -> None:
     folder = UNITS[0].parent
     file = load_device_file(folder / "device.toml")
@@ -61,7 +72,11 @@ def test_the_recipes_device_records_where_its_unit_may_write() -> None:
 @pytest.mark.parametrize("path", UNITS, ids=lambda p: p.name)
 def test_systemd_finds_nothing_wrong(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / path.name  # only the program's path differs from one machine to another
-    copy.write_text(path.read_text().replace("/opt/sliproad/bin/sliproad", "/bin/true"))
+    dropped = path.with_name(path.name + ".d")
+    for each in (path, *dropped.glob("*.conf")):
+        beside = tmp_path / each.relative_to(path.parent)
+        beside.parent.mkdir(exist_ok=True)
+        beside.write_text(each.read_text().replace("/opt/sliproad/bin/sliproad", "/bin/true"))
     command = ["systemd-analyze", "verify", "--man=no", str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     ours = [line for line in (done.stdout + done.stderr).splitlines() if path.name in line]
