@@ -150,7 +150,7 @@ class InferenceService:
         def handle(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             data = self._message(messages, context, self._control_places)
             if isinstance(data, bytes) and guarded:
-                data = self.refused(context) or data
+                data = self._refusal(context) or data
             if isinstance(data, bytes):
                 try:
                     message: bytes = answer(kind.FromString(data), context).SerializeToString()
@@ -269,7 +269,7 @@ class InferenceService:
         return NO_MESSAGE if data is None else data
 
     def refused(self, context: Any) -> Ending | None:
-        """Why the caller may not call, counted; None if it may. Asked by every method but health.
+        """Why the caller of an inference may not call, counted; None if it may.
 
         Args:
             context: a `grpc.ServicerContext`, or what can say ``auth_context()`` like it.

@@ -262,7 +262,7 @@ class MecServer:
         config = self.config
         # Every call under way holds one thread (made when first needed), and can do so only in
         # a place of its kind; so there is always a thread for a newcomer.
-        threads = places + CONTROL_CALLS + STREAMS + SPARE
+        threads = 2 * (places + CONTROL_CALLS + STREAMS) + SPARE
         pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc")
         options = _options(self.spec.max_message_bytes, threads)
         options += config.tls.options() if config.tls else ()

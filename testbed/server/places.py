@@ -6,12 +6,17 @@ connection gives way to the newcomer: the oldest one of the connection that has 
 connections that open calls and send nothing turn nobody else away, however many they are. A call
 that gives way, or is silent for too long, is CANCELLED: one of gRPC's threads waits for its
 message, and nothing else wakes it.
+
+Calls whose message is there do not give way here: the queue shares itself between clients
+(`testbed.server.fair_queue`). So that a newcomer reaches it, one of a connection that holds fewer
+places than another is let in beyond the limit, up to twice as many.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from typing import Final
 
 import grpc
@@ -35,7 +40,7 @@ class Places:
     """The calls of one method that are under way.
 
     Args:
-        limit: most at once.
+        limit: most at once of one connection; twice as many of all.
         silent_s: how long one may be silent, seconds.
     """
 
@@ -57,9 +62,10 @@ class Places:
             evicted = None
             if len(self._calls) >= self._limit:
                 evicted = self._giving_way(place.client)
-                if evicted is None:
+                if evicted is not None:
+                    self._remove(evicted)
+                elif len(self._calls) >= 2 * self._limit or not self._holds_less(place.client):
                     return None
-                self._remove(evicted)
             self._silent.setdefault(place.client, {})[place] = None
             self._calls.add(place)
         if evicted is not None:
@@ -106,6 +112,11 @@ class Places:
         for place in calls:
             if not place.context.is_active():  # over, and its callback was lost
                 self.leave(place)
+
+    def _holds_less(self, client: str) -> bool:
+        """With one call more it still has fewer than another connection."""
+        held = Counter(place.client for place in self._calls)
+        return held[client] + 1 < max(held.values())
 
     def _giving_way(self, client: str) -> Place | None:
         """The oldest late call of that other connection which has the most silent ones."""

@@ -33,7 +33,7 @@ POINTS: dict[str, list[tuple[Any, str]]] = {
     "both": [
         (inference_service, "parse_request"),
         (inference_service, "build_response"),
-        (inference_service, "refusal"),
+        (inference_service.InferenceService, "refused"),
         (inference_service, "_job"),
         (inference_service, "Job"),
         (inference_service.InferenceService, "begin"),

@@ -13,6 +13,7 @@ from concurrent import futures
 import grpc
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2 as pb
 
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
@@ -154,7 +155,7 @@ def slow_server() -> Iterator[tuple[str, threading.Event]]:
 
     def live(request: bytes, context: object) -> bytes:
         answers.wait(20)
-        return b""
+        return bytes(pb.ServerLiveResponse(live=True).SerializeToString())
 
     handlers = {"ServerLive": grpc.unary_unary_rpc_method_handler(live)}
     server = grpc.server(futures.ThreadPoolExecutor(4))
