@@ -33,7 +33,7 @@ from testbed.wire.ports import find_free
 
 CONNECTIONS, CALLS = 4, 64
 IDLE_CONNECTIONS, IDLE_CALLS = 3, 64
-A_SECOND, TIMEOUT_MS = 20.0, 250.0
+A_SECOND, TIMEOUT_MS = 10.0, 250.0
 SETTLE_S = 2.0
 
 
