@@ -32,7 +32,7 @@ from testbed.wire.messages import build_request
 
 EXIT, SPLIT = 5, 4
 GOOD_IN_A_ROW = 6
-PATIENCE_S: Final = 6.0
+PATIENCE_S: Final = 20.0
 """So long a server may take to notice that it cannot serve any more."""
 MOST, MOST_QUICK, LEAST, BESIDE = 48, 16, 16, 3
 BUDGET_S: Final = 100.0

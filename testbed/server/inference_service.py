@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
@@ -94,7 +95,8 @@ class InferenceService:
         ready: what ``ServerReady`` and ``ModelReady`` say.
         probe: message that asks whether inference still works. It passes through everything but
             the network itself, is counted nowhere, and nobody else knows it.
-        own_address: where the server may reach itself, whatever TLS asks of others (Linux).
+        own_address: where the server may reach itself, whatever TLS asks of others; None
+            where the system has no such addresses (it is not Linux).
         answered: inference calls that were answered so far, or refused for a reason.
         failing: monotonic times of the first and the newest of the failures in a row that no answer
             has followed; None without one.
@@ -116,7 +118,8 @@ class InferenceService:
         self._control_places = Places(CONTROL_CALLS, SILENT_S)
         self.stream_places = Places(STREAMS, STREAM_S)
         self.probe = secrets.token_bytes(32)
-        self.own_address = f"unix-abstract:sliproad-{secrets.token_hex(16)}"
+        own = f"unix-abstract:sliproad-{secrets.token_hex(16)}"
+        self.own_address = own if sys.platform == "linux" else None
         self.ready = True
         self.answered = 0
         self.failing: tuple[float, float] | None = None

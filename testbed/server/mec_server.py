@@ -201,7 +201,7 @@ class MecServer:
             if self._direct is not None:
                 self._direct.start()
             self._set_health(health_pb2.HealthCheckResponse.SERVING)
-            self._watch = Watch(self._service, self.fail, config.max_batch)
+            self._watch = Watch(self._service, self.fail)
             self._watch.start()
         except BaseException:
             self._release()
@@ -287,7 +287,8 @@ class MecServer:
                 expected="a free port on an address of this machine",
                 mend="choose another port (0 takes any free one)",
             )
-        server.add_insecure_port(self._service.own_address)
+        if self._service.own_address is not None:
+            server.add_insecure_port(self._service.own_address)
         return server
 
     def _health_handlers(self) -> grpc.GenericRpcHandler:

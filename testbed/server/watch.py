@@ -22,9 +22,9 @@ from testbed.wire.messages import SERVICE
 LOOK_S: Final = 0.5
 PROBE_S: Final = 1.0
 """How long an answer to a probe may take."""
-DEAF_S: Final = 3.0
-FRAME_S: Final = 0.02
-"""So long may no answer come: in general, and for each frame of a full batch."""
+DEAF_S, DEAF_PROBES = 10.0, 3
+"""So long may no answer come, and so many probes in a row may go unanswered. A machine that slept
+or was held for a while finds much time gone, but not several probes."""
 FAILING_S: Final = 5.0
 """So long may every call fail."""
 
@@ -37,24 +37,20 @@ class Watch(threading.Thread):
     Args:
         service: of the server.
         fail: told once why the server cannot go on.
-        max_batch: most frames in a batch.
     """
 
-    def __init__(
-        self,
-        service: InferenceService,
-        fail: Callable[[str], None],
-        max_batch: int,
-    ) -> None:
+    def __init__(self, service: InferenceService, fail: Callable[[str], None]) -> None:
         super().__init__(name="watch", daemon=True)
         self._service = service
         self._fail = fail
-        self._deaf_s = DEAF_S + FRAME_S * max_batch
         self._stopped = threading.Event()
-        self._channel = grpc.insecure_channel(
-            service.own_address, [("grpc.use_local_subchannel_pool", 1)]
-        )
-        self._probe = self._channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        self._unanswered = 0
+        self._channel: grpc.Channel | None = None
+        if service.own_address is not None:
+            self._channel = grpc.insecure_channel(
+                service.own_address, [("grpc.use_local_subchannel_pool", 1)]
+            )
+            self._probe = self._channel.unary_unary(f"/{SERVICE}/ModelInfer")
 
     def run(self) -> None:
         """Look again and again."""
@@ -65,6 +61,7 @@ class Watch(threading.Thread):
                 self._service.tend()
                 if self._service.answered != answered or self._answers():
                     answered, well_s = self._service.answered, time.monotonic()
+                    self._unanswered = 0
                     self._stopped.wait(LOOK_S)
                 why = self._trouble(time.monotonic() - well_s)
             except Exception:  # there is a next time
@@ -78,18 +75,21 @@ class Watch(threading.Thread):
         """End it."""
         self._stopped.set()
         self.join(2 * PROBE_S)
-        self._channel.close()
+        if self._channel is not None:
+            self._channel.close()
 
     def _answers(self) -> bool:
-        try:
-            self._probe(self._service.probe, timeout=PROBE_S)
-        except grpc.RpcError:
-            self._stopped.wait(0.1)  # it may have been refused at once
-            return False
+        if self._channel is not None:
+            self._unanswered += 1
+            try:
+                self._probe(self._service.probe, timeout=PROBE_S)
+            except grpc.RpcError:
+                self._stopped.wait(0.1)  # it may have been refused at once
+                return False
         return True
 
     def _trouble(self, deaf_s: float) -> str | None:
-        if deaf_s > self._deaf_s:
+        if deaf_s > DEAF_S and self._unanswered >= DEAF_PROBES:
             return f"it has answered nothing for {deaf_s:.1f} s"
         failing = self._service.failing
         if failing is not None and failing[1] - failing[0] > FAILING_S:

@@ -471,7 +471,7 @@ def test_64_clients_at_once_are_all_answered_right(start: Start) -> None:
 
 
 def test_sigterm_finishes_accepted_work_and_exits_with_0(start: Start) -> None:
-    server = start("--max-batch", "1")
+    server = start("--max-batch", "1", "--drain-s", "60")
     data = payload(1)
     expected = RUNTIME.tail(data, 5, 1)[0].tolist()
     request = build_request(BUNDLE.hash, 5, 1, data.shape)
