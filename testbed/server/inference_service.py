@@ -61,6 +61,7 @@ TOO_MANY: Final[Ending] = (
 FAILED: Final[Ending] = (grpc.StatusCode.INTERNAL, "the server failed; see its log")
 OWN: Final = "unix"
 """How the peer of a call begins that the server makes to itself."""
+GONE: Final[Ending] = (grpc.StatusCode.CANCELLED, "no message came")
 NOT_FOR_CALLERS: Final[Ending] = (grpc.StatusCode.PERMISSION_DENIED, "not for callers")
 
 SILENT_S: Final = 5.0
@@ -267,7 +268,10 @@ class InferenceService:
         place = places.enter(context)
         if place is None:
             return TOO_MANY
-        data = next(messages, None)
+        try:
+            data = next(messages, None)
+        except grpc.RpcError:  # the caller is gone, or the call was cancelled
+            return GONE
         places.heard(place)
         return NO_MESSAGE if data is None else data
 
