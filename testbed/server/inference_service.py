@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
@@ -70,6 +71,9 @@ CONTROL_CALLS: Final = 8
 """Places for calls of other methods."""
 STREAMS, STREAM_S = 4, 10.0
 """Places for streams of reflection, and how long one may last, seconds."""
+TOLD_LATER, LATER_S, EACH_S = 128, 0.25, 0.005
+"""Refusals that may be held back at once, for how long at most, and for each call that its
+connection has under way, seconds."""
 CALL_S: Final = 60.0
 """Deadline of a call that states none."""
 PROBE: Final = (0, 0)
@@ -120,6 +124,7 @@ class InferenceService:
         self.stream_places = Places(STREAMS, STREAM_S)
         self.probe = secrets.token_bytes(32)
         own = f"unix-abstract:sliproad-{secrets.token_hex(16)}"
+        self._told_later = threading.BoundedSemaphore(TOLD_LATER)
         self.own_address = own if sys.platform == "linux" else None
         self.ready = True
         self.answered = 0
@@ -256,7 +261,20 @@ class InferenceService:
         except Exception:  # as `begin` says it, and not grpcio's UNKNOWN
             _log.exception("a call failed")
             outcome = FAILED
+        if outcome in (TOO_MANY, STATUS_CODES["refused"]):
+            self._hold_back(context)
         return _told(outcome, context)
+
+    def _hold_back(self, context: grpc.ServicerContext) -> None:
+        """Tell a client the later that there is no room, the more calls it has under way.
+
+        One that asks again at once, with many calls, would take the time of others for refusals.
+        """
+        if self._told_later.acquire(blocking=False):
+            try:
+                time.sleep(min(LATER_S, EACH_S * self.places.held(context.peer())))
+            finally:
+                self._told_later.release()
 
     def _message(
         self, messages: Iterator[bytes], context: grpc.ServicerContext, places: Places

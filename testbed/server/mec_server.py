@@ -30,7 +30,13 @@ from cnn.errors import ConfigError
 from cnn.runtime import SplitRuntime
 from testbed.server.batching import Batcher
 from testbed.server.direct.calls import DirectCalls
-from testbed.server.inference_service import CONTROL_CALLS, PROBE, STREAMS, InferenceService
+from testbed.server.inference_service import (
+    CONTROL_CALLS,
+    PROBE,
+    STREAMS,
+    TOLD_LATER,
+    InferenceService,
+)
 from testbed.server.metrics import MetricsEndpoint, ServerMetrics
 from testbed.server.places import Places
 from testbed.server.watch import Watch
@@ -262,7 +268,7 @@ class MecServer:
         config = self.config
         # Every call under way holds one thread (made when first needed), and can do so only in
         # a place of its kind; so there is always a thread for a newcomer.
-        threads = 2 * (places + CONTROL_CALLS + STREAMS) + SPARE
+        threads = 2 * (places + CONTROL_CALLS + STREAMS) + TOLD_LATER + SPARE
         pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc")
         options = _options(self.spec.max_message_bytes, threads)
         options += config.tls.options() if config.tls else ()

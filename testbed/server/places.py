@@ -84,6 +84,11 @@ class Places:
         with self._lock:
             self._discard_silent(place)
 
+    def held(self, client: str) -> int:
+        """Places that a connection has."""
+        with self._lock:
+            return sum(place.client == client for place in self._calls)
+
     def leave(self, place: Place) -> None:
         """The call is over; a second time this does nothing."""
         with self._lock:
