@@ -1,9 +1,10 @@
 """The journal: rows that are on disk before they become a Parquet file.
 
-A journal is a row of frames: a mark, kind, length, CRC-32, then one Arrow IPC message, a schema or
-a record batch. Arrow reads no message whose checksum does not fit: its reader ends the process on
-some damaged bytes. After a damaged place the next mark is looked for, and the schema comes again
-every so often, so that damage costs the batches that it hits and no others.
+A journal is a row of frames: a mark, kind, number, length, CRC-32, then one Arrow IPC message, a
+schema or a record batch. Batches are numbered, so that a disk that shows one twice adds no row.
+Arrow reads no message whose checksum does not fit: its reader ends the process on some damaged
+bytes. After a damaged place the next mark is looked for, and the schema comes again every so often,
+so that damage costs the batches that it hits and no others.
 
 Why not SQLite, which embedded people trust: its journal would cut a torn tail as well, but its
 pages have no checksums (a flipped bit reads as another row), one damaged inner page hides the rows
@@ -30,8 +31,8 @@ import pyarrow as pa
 from cnn.files import sync
 
 _MARK: Final = b"\x8bSLIPROW"
-_HEAD: Final = struct.Struct("<8sBII")
-"""Mark, kind, bytes of the message, CRC-32 of kind, length and message."""
+_HEAD: Final = struct.Struct("<8sBIII")
+"""Mark, kind, number, bytes of the message, CRC-32 of these three and the message."""
 _SCHEMA, _BATCH = 1, 2
 _SCHEMA_EVERY: Final = 1 << 17
 """Bytes after which the schema (some 5 kB) is written again."""
@@ -59,7 +60,8 @@ class Journal:
         self.path = path
         self.rows = self.bytes = 0
         self._began_s = time.monotonic()
-        self._schema = _frame(_SCHEMA, schema.serialize())
+        self._schema = _frame(_SCHEMA, 0, schema.serialize())
+        self._batches = 0
         self._schema_due = 0
         self._file = path.open("xb", buffering=0)
         try:
@@ -76,7 +78,7 @@ class Journal:
     def append(self, batch: pa.RecordBatch) -> None:
         """Write a batch through to the disk; after an `OSError` the journal is as it was."""
         due = self.bytes >= self._schema_due
-        data = (self._schema if due else b"") + _frame(_BATCH, batch.serialize())
+        data = (self._schema if due else b"") + _frame(_BATCH, self._batches + 1, batch.serialize())
         try:
             rest = memoryview(data)
             while rest:
@@ -90,6 +92,7 @@ class Journal:
             raise
         if due:
             self._schema_due = self.bytes + _SCHEMA_EVERY
+        self._batches += 1
         self.bytes += len(data)
         self.rows += batch.num_rows
 
@@ -123,17 +126,19 @@ class Reading:
         """The batches, in order; raises `UnreadableError` if the disk fails."""
         try:
             with self._path.open("rb") as file:
-                schema = next((m for kind, m in self._frames(file) if kind == _SCHEMA), None)
+                schema = next((m for kind, _, m in self._frames(file) if kind == _SCHEMA), None)
                 if schema is None:
                     return
                 known = pa.ipc.read_schema(pa.py_buffer(schema))
-                for kind, message in self._frames(file):
-                    if kind == _BATCH:
+                last = 0
+                for kind, number, message in self._frames(file):
+                    if kind == _BATCH and number > last:
+                        last = number
                         yield pa.ipc.read_record_batch(pa.py_buffer(message), known)
         except OSError as error:
             raise UnreadableError from error
 
-    def _frames(self, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    def _frames(self, file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
         at, cut = 0, False
         size = os.fstat(file.fileno()).st_size
         while at < size:
@@ -144,7 +149,7 @@ class Reading:
                 continue
             self.damaged |= cut
             yield found
-            at += _HEAD.size + len(found[1])
+            at += _HEAD.size + len(found[2])
 
 
 def is_arrow_stream(path: Path) -> bool:
@@ -156,25 +161,26 @@ def is_arrow_stream(path: Path) -> bool:
         raise UnreadableError from error
 
 
-def _frame(kind: int, message: pa.Buffer) -> bytes:
+def _frame(kind: int, number: int, message: pa.Buffer) -> bytes:
     data = bytes(message)
-    return _HEAD.pack(_MARK, kind, len(data), _crc(kind, data)) + data
+    return _HEAD.pack(_MARK, kind, number, len(data), _crc(kind, number, data)) + data
 
 
-def _crc(kind: int, message: bytes) -> int:
-    return zlib.crc32(message, zlib.crc32(struct.pack("<BI", kind, len(message))))
+def _crc(kind: int, number: int, message: bytes) -> int:
+    return zlib.crc32(message, zlib.crc32(struct.pack("<BII", kind, number, len(message))))
 
 
-def _message(file: BinaryIO, left: int) -> tuple[int, bytes] | None:
-    """Kind and message of the frame that begins here; None if there is no whole one."""
+def _message(file: BinaryIO, left: int) -> tuple[int, int, bytes] | None:
+    """Kind, number and message of the frame that begins here; None if there is no whole one."""
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size:
         return None
-    mark, kind, length, crc = _HEAD.unpack(head)
+    mark, kind, number, length, crc = _HEAD.unpack(head)
     if mark != _MARK or length > left - _HEAD.size:
         return None
     message = file.read(length)
-    return (kind, message) if len(message) == length and crc == _crc(kind, message) else None
+    whole = len(message) == length and crc == _crc(kind, number, message)
+    return (kind, number, message) if whole else None
 
 
 def _next_mark(file: BinaryIO, at: int, size: int) -> int:

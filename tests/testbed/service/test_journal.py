@@ -104,6 +104,13 @@ def test_a_damaged_middle_is_set_aside_and_the_rest_saved(
     assert recover(tmp_path) == []
 
 
+def test_a_part_that_a_disk_shows_twice_adds_no_row(tmp_path: Path, whole: bytes) -> None:
+    first = len(journal_of(tmp_path / "first", 1))
+    twice = whole[:first] + whole[: 3 * first] + whole[first:]
+    (tmp_path / NAME).write_bytes(twice)
+    assert ids_of(tmp_path / NAME) == list(range(BATCHES * ROWS))
+
+
 def test_a_torn_tail_is_cut(tmp_path: Path, whole: bytes) -> None:
     (tmp_path / NAME).write_bytes(whole[:-100] + b"\xff" * 100)
     (made,) = recover(tmp_path)
