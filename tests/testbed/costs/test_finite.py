@@ -25,7 +25,7 @@ from testbed.records.parquet import (
     read_all,
 )
 
-VALUES: dict[str, Any] = {"int64": 1, "double": 2.0, "string": "ok", "bool": True}
+VALUES: dict[str, Any] = {"int64": 1, "double": 1.0, "string": "ok", "bool": True}
 ROW = Measurement(**{f.name: VALUES[str(f.type)] for f in measurement_schema()})
 KINDS = ("campaign", "device")
 
