@@ -1,8 +1,7 @@
 """A circuit breaker: after repeated failures, stop offloading until the server infers again.
 
 What it guards against is a server that takes requests and does not answer them, whatever else it
-says: answers of its health service count for nothing, only answers to inferences do. It trusts
-the less, the more often it was wrong to trust.
+says: answers of its health service count for nothing, only answers to inferences do.
 """
 
 from __future__ import annotations
@@ -15,36 +14,29 @@ import numpy as np
 MAX_BACKOFF_S: Final = 1.25
 """Longest back-off (unless the first is longer), before its spread. Together with the time that a
 probe takes, a device is back within 2 s of its server's return."""
+MAX_DOUBLINGS: Final = 3
+"""How often that is doubled for a server that answers probes and no frames: to 10 s."""
 AGAIN_S: Final = 0.25
-"""After a probe that was answered but did not suffice: until the next."""
-MAX_DOUBT: Final = 7
-"""Doublings of the answered probes that it asks for: at most 128, which take 32 s."""
-PROVEN_ANSWERS: Final = 100
-"""Answers since it closed after which the server has proven itself."""
+"""After a probe that met a connection for the first time: until the next."""
 _ANSWER_WORTH: Final = 0.5
 """Failed exchanges that an answer makes up for."""
-_FAILURE_WORTH: Final = 3
-"""Answered probes that one without an answer undoes."""
 _SPREAD: Final = 0.2
 """Random share added to or taken from a back-off, so that devices do not return together."""
 
 
 @dataclass(slots=True)
 class CircuitBreaker:
-    """Opens after `failures` failed exchanges in a row; closes when probes are answered.
+    """Opens after `failures` failed exchanges in a row; closes when a probe is answered.
 
     While it is open nothing is offloaded. A probe is an inference, as the one that failed. It is
     due once the back-off has passed; each one that fails doubles the back-off, up to
     `MAX_BACKOFF_S`, and only the answer to a frame makes it short again.
 
     It also opens if more than one exchange in three fails for long: each failure counts one, and
-    each answer takes half of one back.
-
-    After it has closed, the first `failures` exchanges are a trial: one that fails opens it again.
-    A server that answers probes but not frames costs a frame's time-out with each such trial, so
-    every failed trial doubles the number of probes that must be answered, up to 128 (one that is
-    not undoes three). So does a server that stops answering within `PROVEN_ANSWERS` answers,
-    unless it is plainly gone, which costs no time. Times are seconds on one monotonic clock.
+    each answer takes half of one back. After it has closed, the next frame that fails opens it
+    again, until answers have made up for the failures. A server that answers probes and then no
+    frame is asked less and less often, up to `MAX_DOUBLINGS`. Times are seconds on one monotonic
+    clock.
 
     Attributes:
         failures: failed exchanges in a row that open it; 0 never opens.
@@ -58,10 +50,9 @@ class CircuitBreaker:
     _failed: float = field(default=0.0, init=False)
     _probe_at_s: float | None = field(default=None, init=False)
     _probes: int = field(default=0, init=False)
-    _passed: int = field(default=0, init=False)
-    _answers: int = field(default=PROVEN_ANSWERS, init=False)
-    _doubt: int = field(default=0, init=False)
     _gone: bool = field(default=False, init=False)
+    _by_probe: bool = field(default=False, init=False)  # closed, and no frame answered since
+    _doublings: int = field(default=0, init=False)
 
     @property
     def is_open(self) -> bool:
@@ -71,10 +62,8 @@ class CircuitBreaker:
     def success(self) -> None:
         """An exchange of a frame was answered."""
         self._probe_at_s, self._probes = None, 0
+        self._by_probe, self._doublings = False, 0
         self._failed = max(0.0, self._failed - _ANSWER_WORTH)
-        self._answers += 1
-        if self._answers >= PROVEN_ANSWERS:
-            self._doubt = 0
 
     def failure(self, now_s: float, *, gone: bool = False) -> None:
         """An exchange of a frame failed.
@@ -83,27 +72,21 @@ class CircuitBreaker:
             now_s: when.
             gone: there was no connection, which is known at once.
         """
-        self._failed += 1
-        on_trial = self._answers < min(self.failures, PROVEN_ANSWERS)
-        if self.failures == 0 or not (on_trial or self._failed >= self.failures):
-            return
-        if on_trial or (self._answers < PROVEN_ANSWERS and not gone):
-            self._doubt = min(self._doubt + 1, MAX_DOUBT)
-        self._passed, self._gone = 0, gone
-        self._back_off(now_s)
+        self._failed = min(self._failed + 1, self.failures)
+        if self.failures and self._failed >= self.failures:
+            if self._by_probe:
+                self._doublings = min(self._doublings + 1, MAX_DOUBLINGS)
+            self._by_probe, self._gone = False, gone
+            self._back_off(now_s)
 
     def probe_due(self, now_s: float) -> bool:
         """True if it is open and the back-off has passed."""
         return self._probe_at_s is not None and now_s >= self._probe_at_s
 
-    def probe_answered(self, sent_s: float) -> None:
-        """The probe sent at `sent_s` was answered in time: close, if those before it were too."""
-        self._passed += 1
-        if self._passed < 2**self._doubt:
-            self._probe_at_s = sent_s + AGAIN_S
-            return
-        self._probe_at_s = None
-        self._failed, self._answers = 0.0, 0
+    def probe_answered(self) -> None:
+        """A probe was answered in time: close."""
+        self._probe_at_s, self._by_probe = None, True
+        self._failed = max(0.0, self.failures - 1.0)
 
     def probe_failed(self, sent_s: float, *, gone: bool = False) -> None:
         """The probe sent at `sent_s` was not answered: wait longer.
@@ -111,7 +94,7 @@ class CircuitBreaker:
         Unless it met a connection for the first time: a server that has just come may need a
         moment, and is asked again soon.
         """
-        self._probes, self._passed = self._probes + 1, max(0, self._passed - _FAILURE_WORTH)
+        self._probes += 1
         came, self._gone = self._gone and not gone, gone
         if came:
             self._probe_at_s = sent_s + AGAIN_S
@@ -121,4 +104,5 @@ class CircuitBreaker:
     def _back_off(self, from_s: float) -> None:
         longest_s = max(self.backoff_s, MAX_BACKOFF_S)
         wait_s = min(self.backoff_s * 2.0 ** min(self._probes, 32), longest_s)
+        wait_s *= 2.0**self._doublings
         self._probe_at_s = from_s + wait_s * (1 + _SPREAD * self.rng.uniform(-1, 1))

@@ -265,7 +265,7 @@ class Uplink:
         if trial.reply is None:
             self._breaker.probe_failed(trial.sent_s, gone=gone)
             return
-        self._breaker.probe_answered(trial.sent_s)
+        self._breaker.probe_answered()
         self._observer.record_transfer(until_s, trial.sent.bytes, trial.reply.transfer_ms)
         self._observer.record_server(until_s, trial.reply.server_queue_ms)
 
