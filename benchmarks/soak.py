@@ -49,16 +49,18 @@ import psutil
 from _evil_server import EvilServer
 from _faults_certificates import Pki
 from _faults_disk import Disk
-from _faults_parts import NotHereError, RunningDevice, mounted, need_root, rows_of, say
+from _faults_parts import NotHereError, Row, RunningDevice, mounted, need_root, say
 from _soak_events import Event, drawn
 from _soak_files import config, other_bundle, point, write_images, write_policy
 from _soak_report import report
 from scipy.stats import theilslopes
 
 from cnn.bundle import embedded_bundle_path, load_bundle
+from cnn.errors import DataError
 from cnn.files import write_text
 from cnn.outputs import check_file, text_kind
 from testbed.link.process import LinkProcess
+from testbed.records.parquet import read_records
 from testbed.server.process import ServerProcess
 from testbed.service.record_rotation import RotatingRecords, record_files
 from testbed.traces.collection import load_traces
@@ -88,6 +90,7 @@ class Soak:
         self._later: list[Event] = []
         self.happened: list[Event] = []
         self._restarts = 0
+        self._fetched: dict[str, list[Row]] = {}
         self._authorities = ["old", "new"]
         self._over = threading.Event()
         self.bundle = load_bundle()
@@ -159,10 +162,18 @@ class Soak:
                 continue
             (self._later if due in self._later else todo).remove(due)
             due.began_s = now_s
+            self._fetch()
             due.happens()
             due.seconds = time.monotonic() - self.began_s - now_s
             self.happened.append(due)
             say(f"soak: {now_s:6.0f} s: {due.name}")
+
+    def _fetch(self) -> None:
+        """Take the finished records off, as an operator does: a full disk costs the oldest."""
+        for path in record_files(self.disk.folder / "rec"):
+            if path.name not in self._fetched:
+                with contextlib.suppress(DataError):  # gone in between
+                    self._fetched[path.name] = read_records(path).table.to_pylist()
 
     def _happenings(self) -> dict[str, Callable[[], object]]:
         known: dict[str, Callable[[], object]] = {
@@ -243,7 +254,8 @@ class Soak:
     def _result(self, told: dict[str, Any], records: Path) -> dict[str, Any]:
         # A journal that the full disk cut off becomes a file at the next start of a device.
         RotatingRecords(records, {}).close()
-        rows = rows_of(records)
+        self._fetch()
+        rows = [row for part in self._fetched.values() for row in part]
         log = self.device.log_path.read_text(errors="replace")
         messages = Counter(line["message"] for line in self.device.log())
         frames, dropped = int(told.get("frames") or 0), int(told.get("rows_dropped") or 0)
