@@ -93,11 +93,11 @@ def _of_campaign(
     seed: int,
 ) -> dict[str, Any]:
     """Fit a campaign, print the figures, and return them."""
+    from cnn.checksums import file_sha256
     from testbed.costs import fit_check
     from testbed.costs.fit import cost_model, fit_samples
     from testbed.costs.fit_report import write_report
     from testbed.costs.measured_power import powers_of
-    from testbed.costs.record_model import file_sha256
     from testbed.costs.samples import payloads_of, samples_of
 
     with refusing(
@@ -110,7 +110,7 @@ def _of_campaign(
         slowdown = float(measured.source.get("slowdown", 1.0))  # of older campaigns
         payloads = payloads_of(measured)
         powers = powers_of(measured, samples)
-        source = _source(measured.source, file_sha256(path).hex())
+        source = _source(measured.source, file_sha256(path))
         bundle_hash = str(measured.source["bundle_hash"])
     fitted = fit_samples(samples, slowdown, payloads)
     held_out = fit_check.hold_out(samples, slowdown, payloads, powers)

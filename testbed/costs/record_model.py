@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from cnn.action import ACTIONS
+from cnn.checksums import file_sha256
 from cnn.errors import DataError
 from testbed.costs.cost_model import CostModel
 from testbed.costs.measured_power import Powers
@@ -30,12 +31,6 @@ def load_base(name: str) -> CostModel:
         return CostModel.load(Path(name))
     with resources.as_file(resources.files("testbed") / "assets" / "cost_model.json") as path:
         return CostModel.load(path)
-
-
-def file_sha256(path: Path) -> bytes:
-    """SHA-256 of a file's content, read piece by piece."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def model_of_records(
@@ -127,7 +122,7 @@ def _source(path: Path, records: DeviceRecords, fit: RecordFit, base: CostModel 
     files = parquet_files(path) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file_sha256(file))
+        digest.update(bytes.fromhex(file_sha256(file)))
     told = records.source
     text = (
         f"measured: {len(records.samples)} frames of device records {digest.hexdigest()[:16]} up "
