@@ -134,10 +134,9 @@ def test_a_process_says_how_many_lines_its_stalled_reader_has_lost(form: str) ->
     _, log = process.communicate("go on", timeout=60)
     assert process.returncode == 0
     lines = log.splitlines()
-    (told,) = (line for line in lines if "lines of the log dropped" in line)
-    lost = re.search(r"(\d+) lines of the log dropped", told)
-    assert lost is not None
-    assert int(lost[1]) == 3001 - (len(lines) - 1)
+    lost = [int(n) for n in re.findall(r"(\d+) lines of the log dropped", log)]
+    assert lost  # said once, or again if the reader's first bytes made room in the middle
+    assert sum(lost) == 3001 - (len(lines) - len(lost))
 
 
 def device_file(folder: Path, count: int) -> Path:
