@@ -1,5 +1,5 @@
 """The agents: learning, baselines, evaluation, export of policies, the demo, the command line.
 
 Importing this package is light: torch and stable-baselines3 are imported by the modules
-that train (`agents.train`, `agents.export`, ...), and the device needs none of them.
+that train (`agents.training`, `agents.export_policy`, ...), and the device needs none of them.
 """

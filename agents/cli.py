@@ -14,11 +14,11 @@ import typer
 import cnn
 from agents.commands import agent_app
 from agents.demo import demo
-from agents.estimate_command import estimate
+from agents.offline.estimate_command import estimate
 from agents.sweep_command import sweep
 from cnn.cli import app as cnn_app
-from cnn.entry import run_app
-from testbed.cli import app as testbed_app
+from cnn.common.entry import run_app
+from testbed.cli.app import app as testbed_app
 
 app = typer.Typer(
     name="sliproad",

@@ -10,12 +10,12 @@ import typer
 
 from agents.file_kinds import check_run, named
 from agents.interrupt import TrainingInterrupted
-from cnn.console import JsonFlag, SeedOption, emit_json, given_options, stderr_console, warn
-from cnn.outputs import check_file
+from cnn.common.console import JsonFlag, SeedOption, emit_json, given_options, stderr_console, warn
+from cnn.common.outputs import check_file
 from testbed.file_kinds import POLICY
 
 if TYPE_CHECKING:
-    from testbed.decide.policy_bundle import PolicyBundle
+    from testbed.policy.policy_file import PolicyBundle
 
 agent_app = typer.Typer(no_args_is_help=True, help="Train, evaluate and export policies.")
 
@@ -75,8 +75,8 @@ def train(
     agent.policy. Ctrl-C keeps the work, and --resume continues it.
     """
     from agents.progress import training_progress
-    from agents.train import train as run_training
     from agents.train_command import config_of, interrupted, said
+    from agents.training import train as run_training
 
     given = given_options(context)
     values: dict[str, Any] = {
@@ -230,9 +230,9 @@ def export(
     format 1, which does not, is written again: the same weights, and the task.
     """
     check_file(named(out), POLICY)
-    from agents.export import write
+    from agents.export_policy import write
     from agents.train_command import floor_of
-    from cnn.errors import ConfigError
+    from cnn.common.errors import ConfigError
 
     if (run is None) == (policy is None):
         raise ConfigError(
@@ -265,13 +265,13 @@ def _exported(run: Path, records: Path | None) -> PolicyBundle:
     """The best model of a run, as a policy in the world that it was trained in."""
     from dataclasses import replace
 
-    from agents.checkpoint import load_best
-    from agents.config import TrainConfig
     from agents.run_folder import CONFIG, POLICY
-    from agents.task import task_of
-    from agents.train import policy_of, world_of
-    from cnn.errors import DataError
-    from testbed.decide.policy_bundle import PolicyBundle
+    from agents.train_checkpoint import load_best
+    from agents.train_config import TrainConfig
+    from agents.training import policy_of, world_of
+    from agents.world_task import task_of
+    from cnn.common.errors import DataError
+    from testbed.policy.policy_file import PolicyBundle
 
     config = TrainConfig.load(run / CONFIG)
     if records is not None:
@@ -290,10 +290,10 @@ def _exported(run: Path, records: Path | None) -> PolicyBundle:
 
 def _written_again(path: Path, scenario: str, records: Path | None) -> PolicyBundle:
     """A policy file's content with the task of the world that it was trained in."""
-    from agents.from_records import world_from_records
-    from agents.task import with_task
+    from agents.offline.from_records import world_from_records
+    from agents.world_task import with_task
     from offload_env.world import build_world
-    from testbed.decide.policy_bundle import PolicyBundle
+    from testbed.policy.policy_file import PolicyBundle
 
     bundle = PolicyBundle.load(path)
     name = scenario or str(bundle.manifest.get("scenario"))

@@ -1,6 +1,6 @@
 """One policy for every user: trained over drives with weights and floors of their own.
 
-As `agents.train`, on `offload_env.conditioned`. Two things differ. The price of a wrong
+As `agents.training`, on `offload_env.conditioned`. Two things differ. The price of a wrong
 answer is a function of what is asked for: bilinear between the nodes of a small grid over
 floor and weight, each node moved by its own dual ascent. And floors lie within about one
 per cent, a twentieth of their field's range, so the network is trained on that one input
@@ -25,25 +25,25 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import set_random_seed
 
-from agents import checkpoint
-from agents.config import TrainConfig
-from agents.doubt import doubt
-from agents.export import bundle_of
+from agents import train_checkpoint as checkpoint
+from agents.baselines.prediction import Floats
+from agents.error_probability import doubt
+from agents.export_policy import bundle_of
 from agents.interrupt import TrainingInterrupted, stop_when_told
-from agents.prediction import Floats
 from agents.rollout import episode_keys, simulate
-from agents.sb3_vec import OffloadVecEnv
+from agents.sb3_adapter import OffloadVecEnv
 from agents.supervisor import VALIDATION_SEED_OFFSET
-from agents.task import task_of
-from agents.train import ppo_settings
-from cnn.locks import Claim
+from agents.train_config import TrainConfig
+from agents.training import ppo_settings
+from agents.world_task import task_of
+from cnn.common.locks import Claim
 from offload_env.conditioned import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
 from offload_env.scenario_text import anchored, scenario_toml
 from offload_env.world import World
-from testbed.decide.observation import FIELDS
-from testbed.decide.policy import Policy, policy_from_bundle
-from testbed.decide.policy_bundle import PolicyBundle
-from testbed.stopping import StopFlag
+from testbed.common.signals import StopFlag
+from testbed.policy.observer import FIELDS
+from testbed.policy.policies import Policy, policy_from_bundle
+from testbed.policy.policy_file import PolicyBundle
 
 FLOOR_NODES: Final = 4
 SHARE_NODES: Final = 3

@@ -6,14 +6,14 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.evaluate import AGENT, STAGED
+from agents.evaluation import AGENT, STAGED
 from agents.origin import Origin
 from agents.run_folder import POLICY
 from agents.shipped import shipped_path
-from cnn.errors import BundleError, DataError
+from cnn.common.errors import BundleError, DataError
 from offload_env.world import World
-from testbed.decide.policy_bundle import PolicyBundle
-from testbed.decide.staged_policy import AnyPolicy, StagedPolicy, any_policy_from_bundle
+from testbed.policy.policy_file import PolicyBundle
+from testbed.policy.staged_policies import AnyPolicy, StagedPolicy, any_policy_from_bundle
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from agents.file_kinds import DEMO, check_run
-from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
-from cnn.locks import Claim
-from cnn.outputs import check_folder
+from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console
+from cnn.common.locks import Claim
+from cnn.common.outputs import check_folder
 
 
 def demo(

@@ -10,14 +10,14 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from agents.baselines import FULL_LOCAL
-from agents.config import TrainConfig
+from agents.baselines.rules import FULL_LOCAL
+from agents.comparison_table import COLUMNS, Comparison, cells, comparison
 from agents.contenders import contender
 from agents.drive_picture import Driven, drive_picture
-from agents.evaluate import AGENT, Evaluation, evaluate
 from agents.evaluate_command import affordable
+from agents.evaluation import AGENT, Evaluation, evaluate
 from agents.evaluation_report import write_report
-from agents.live import (
+from agents.live_run import (
     FrameSource,
     frame_table,
     replay,
@@ -27,16 +27,16 @@ from agents.live import (
 from agents.progress import steps_progress, training_progress
 from agents.rollout import episode_keys, simulate
 from agents.shipped import shipped_policy
-from agents.table import COLUMNS, Comparison, cells, comparison
-from agents.train import TrainResult, train
-from cnn.errors import ConfigError, RemoteError
-from cnn.files import write_bytes
+from agents.train_config import TrainConfig
+from agents.training import TrainResult, train
+from cnn.common.errors import ConfigError, RemoteError
+from cnn.common.files import write_bytes
 from cnn.frame_table import FrameTable
 from offload_env.scenario import load_scenario
 from offload_env.world import World, build_world, load_traces
-from testbed.decide.policy import StaticPolicy
-from testbed.decide.staged_policy import AnyPolicy
 from testbed.device.pace import PaceKept
+from testbed.policy.policies import StaticPolicy
+from testbed.policy.staged_policies import AnyPolicy
 
 LIVE_SEED_OFFSET: Final = 500
 """Live frames are drawn from the demo's seed plus this."""

@@ -20,7 +20,7 @@ from agents.plot_style import AGENT_COLOUR, colour_of, make_plain, png
 from agents.rollout import Rollout
 from cnn.action import ACTIONS, N_EXITS
 from offload_env.outcome import FALLBACK, OK, SKIPPED, STATUS
-from testbed.records.parquet import Records
+from testbed.records.record_file import Records
 
 DEVICE_COLOUR: Final = "#c1121f"
 SERVER_COLOUR: Final = "#2a9d8f"

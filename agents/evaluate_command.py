@@ -7,21 +7,21 @@ from pathlib import Path
 
 import typer
 
+from agents.comparison_table import comparison
 from agents.contenders import Contender, contender, shipped_contenders
-from agents.evaluate import STAGED, Evaluation, evaluate
+from agents.evaluation import STAGED, Evaluation, evaluate
 from agents.evaluation_report import write_report
 from agents.file_kinds import EVALUATION
 from agents.progress import steps_progress
 from agents.run_folder import kept_scenario
-from agents.table import comparison
-from agents.task import warn_of_other_task
-from cnn.console import stderr_console
-from cnn.errors import ConfigError
+from agents.world_task import warn_of_other_task
+from cnn.common.console import stderr_console
+from cnn.common.errors import ConfigError
+from cnn.common.outputs import check_folder
 from cnn.frame_table import FrameTable
-from cnn.outputs import check_folder
 from offload_env.scenario import Scenario, load_scenario, scenario_names
 from offload_env.world import World, build_world
-from testbed.decide.policy_bundle import PolicyBundle
+from testbed.policy.policy_file import PolicyBundle
 from testbed.traces.collection import load_collection
 
 MAX_FRAMES = 2_000_000

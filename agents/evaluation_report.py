@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 import cnn
 from agents import action_plots, plots
 from agents.action_plots import FINISHED_LOCALLY, NOT_DRIVEN
-from agents.config import MARGIN
-from agents.evaluate import AGENT, BEST_STATIC, STAGED, Evaluation
-from agents.prediction import AT, raw_observation
+from agents.baselines.prediction import AT, raw_observation
+from agents.comparison_table import COLUMNS, cells, comparison
+from agents.evaluation import AGENT, BEST_STATIC, STAGED, Evaluation
 from agents.report import Report, Section, Table
 from agents.rollout import Rollout, episode_keys, sample_observations
-from agents.table import COLUMNS, cells, comparison
+from agents.train_config import MARGIN
 from cnn.action import ACTIONS
-from offload_env.batch import FALLBACK, SKIPPED
+from offload_env.batch_simulator import FALLBACK, SKIPPED
 from offload_env.world import World
-from testbed.decide.observation import scale_one
-from testbed.decide.policy import Policy
-from testbed.decide.staged_policy import AnyPolicy, StagedPolicy
+from testbed.policy.observer import scale_one
+from testbed.policy.policies import Policy
+from testbed.policy.staged_policies import AnyPolicy, StagedPolicy
 
 MAP_COLUMNS = 24
 MAP_DOUBTS = np.geomspace(1e-4, 1.0, 21)
@@ -47,7 +47,7 @@ def write_report(
     """Draw everything and write one self-contained page.
 
     Args:
-        result: of `agents.evaluate.evaluate`.
+        result: of `agents.evaluation.evaluate`.
         world: its test world.
         agents: its learnt policies.
         path: the page.

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from cnn.folders import FolderKind
-from cnn.outputs import (
+from cnn.common.folders import FolderKind
+from cnn.common.outputs import (
     FileKind,
     check_folder,
     check_whole_folder,

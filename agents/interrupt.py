@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from testbed.stopping import StopFlag
+from testbed.common.signals import StopFlag
 
 _SAID: Final = (
     b"\nstopping: this update is finished and kept; Ctrl-C again ends at once and loses it\n"

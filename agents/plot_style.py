@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from cnn.outputs import SOFTWARE
+from cnn.common.outputs import SOFTWARE
 
 AGENT_COLOUR: Final = "#1d3557"
 STAGED_COLOUR: Final = "#d100a5"

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from cnn.files import write_text
+from cnn.common.files import write_text
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>

@@ -15,13 +15,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnn.action import N_EXITS
-from offload_env.batch import EXIT, OFFLOADS, SKIPPED, BatchOutcome, BatchSimulator
+from offload_env.batch_simulator import EXIT, OFFLOADS, SKIPPED, BatchOutcome, BatchSimulator
 from offload_env.staged_batch import StagedBatchSimulator
 from offload_env.world import World
-from testbed.decide.feedback import Feedback, Learner
-from testbed.decide.policy import Policy
-from testbed.decide.staged_policy import AnyPolicy, StagedPolicy
-from testbed.decide.stages import ANSWER, CANONICAL, HURRIES, REPAIR
+from testbed.policy.decision_points import ANSWER, CANONICAL, HURRIES, REPAIR
+from testbed.policy.feedback import Feedback, Learner
+from testbed.policy.policies import Policy
+from testbed.policy.staged_policies import AnyPolicy, StagedPolicy
 
 Floats = NDArray[np.float64]
 

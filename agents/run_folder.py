@@ -11,8 +11,8 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
-from cnn.errors import ConfigError, DataError, SliproadError
-from cnn.files import write_text
+from cnn.common.errors import ConfigError, DataError, SliproadError
+from cnn.common.files import write_text
 from offload_env.scenario import Scenario, load_scenario
 from offload_env.scenario_text import anchored, scenario_toml
 

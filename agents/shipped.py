@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from cnn.errors import BundleError
+from cnn.common.errors import BundleError
 from offload_env.world import World
-from testbed.decide.policy import Policy, load_policy
-from testbed.decide.staged_policy import AnyPolicy, StagedPolicy, load_staged_policy
+from testbed.policy.policies import Policy, load_policy
+from testbed.policy.staged_policies import AnyPolicy, StagedPolicy, load_staged_policy
 
 
 def shipped_agents(world: World) -> dict[str, AnyPolicy]:

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 
-from agents.sb3_vec import OffloadVecEnv
-from offload_env.staged_vector import OffloadStagedVectorEnv
-from testbed.decide.stages import LEGAL, N_STAGED
+from agents.sb3_adapter import OffloadVecEnv
+from offload_env.staged_vector_env import OffloadStagedVectorEnv
+from testbed.policy.decision_points import LEGAL, N_STAGED
 
 
 class OffloadStagedVecEnv(OffloadVecEnv):

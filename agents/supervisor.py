@@ -19,17 +19,17 @@ import pandas as pd
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents import checkpoint
-from agents.config import TrainConfig
-from agents.export import layers_of
+from agents import train_checkpoint as checkpoint
+from agents.export_policy import layers_of
 from agents.interrupt import TrainingInterrupted
 from agents.rollout import episode_keys, simulate, summary
-from agents.sb3_vec import OffloadVecEnv
+from agents.sb3_adapter import OffloadVecEnv
+from agents.train_config import TrainConfig
 from cnn.action import ACTIONS
 from offload_env.world import World
-from testbed.decide.policy import NetworkPolicy
-from testbed.decide.staged_policy import AnyPolicy, StagedNetworkPolicy
-from testbed.stopping import StopFlag
+from testbed.common.signals import StopFlag
+from testbed.policy.policies import NetworkPolicy
+from testbed.policy.staged_policies import AnyPolicy, StagedNetworkPolicy
 
 VALIDATION_SEED_OFFSET = 1_000_003
 """Validation drives are drawn from the training seed plus this."""

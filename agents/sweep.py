@@ -18,21 +18,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from agents.config import TrainConfig
-from agents.evaluate import floor_on, keeps
+from agents.baselines.tuning import best_static
+from agents.evaluation import floor_on, keeps
 from agents.rollout import Rollout, episode_keys, simulate, summary
 from agents.run_folder import CONFIG, POLICY, kept_scenario
 from agents.statistics import Interval, interval, resamples
 from agents.table_file import write_table
-from agents.tuning import best_static
-from cnn.checks import require, shown
-from cnn.errors import BundleError
-from cnn.files import write_bytes, write_text
+from agents.train_config import TrainConfig
+from cnn.common.errors import BundleError
+from cnn.common.files import write_bytes, write_text
+from cnn.common.option_checks import require, shown
 from offload_env.conditioned import Preferences, preferring
 from offload_env.scenario_text import anchored
 from offload_env.world import MAIN, World
-from testbed.decide.policy import Policy, StaticPolicy, load_policy
-from testbed.decide.policy_bundle import PolicyBundle
+from testbed.policy.policies import Policy, StaticPolicy, load_policy
+from testbed.policy.policy_file import PolicyBundle
 
 CONDITIONED: Final = "conditioned"
 SPECIALIST: Final = "specialist"
@@ -156,9 +156,9 @@ def train_all(
     Raises:
         TrainingInterrupted: at SIGINT or SIGTERM, with what was done kept in `out`.
     """
-    from agents import checkpoint
+    from agents import train_checkpoint as checkpoint
     from agents.conditioned import already_trained, train_conditioned
-    from agents.train import train
+    from agents.training import train
 
     check_preferences(floors, shares)
     policies: dict[tuple[float, float] | None, Policy] = {}

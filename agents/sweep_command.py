@@ -12,10 +12,10 @@ import typer
 
 from agents.commands import ScenarioOption
 from agents.file_kinds import SWEEP, check_run
-from cnn.console import JsonFlag, SeedOption, command_line, emit_json, stderr_console
-from cnn.errors import ConfigError
-from cnn.locks import Claim
-from cnn.outputs import check_folder
+from cnn.common.console import JsonFlag, SeedOption, command_line, emit_json, stderr_console
+from cnn.common.errors import ConfigError
+from cnn.common.locks import Claim
+from cnn.common.outputs import check_folder
 
 
 def sweep(
@@ -49,7 +49,6 @@ def sweep(
     accuracy. What --out already holds is not trained again; Ctrl-C keeps the work, and the
     same command resumes it.
     """
-    from agents.config import TrainConfig
     from agents.evaluate_command import affordable
     from agents.progress import steps_progress
     from agents.sweep import (
@@ -59,6 +58,7 @@ def sweep(
         specialist_folder,
         train_all,
     )
+    from agents.train_config import TrainConfig
     from offload_env.scenario import load_scenario
     from offload_env.world import build_world
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import cnn
-from cnn.files import replacing
+from cnn.common.files import replacing
 
 METADATA_KEY: Final = b"sliproad.table"
 

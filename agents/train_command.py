@@ -9,13 +9,13 @@ from typing import Any, NoReturn
 
 import typer
 
-from agents.config import STAGED_SETTINGS, TrainConfig
-from agents.evaluate import keeps
+from agents.evaluation import keeps
 from agents.interrupt import TrainingInterrupted
 from agents.run_folder import CONFIG
-from agents.train import TrainResult
-from cnn.entry import EXIT_INTERRUPTED
-from testbed.decide.policy_bundle import PolicyBundle
+from agents.train_config import STAGED_SETTINGS, TrainConfig
+from agents.training import TrainResult
+from cnn.common.entry import EXIT_INTERRUPTED
+from testbed.policy.policy_file import PolicyBundle
 
 
 def config_of(given: Mapping[str, Any], out: Path, resume: bool) -> TrainConfig:

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from _faults_parts import NotHereError, RunningDevice, frames_lost, rows_of, say, wait_for
 
-from testbed.link.process import LinkProcess
-from testbed.server.process import ServerProcess
+from testbed.link.link_process import LinkProcess
+from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace
 
 TAKEN_UP_S = 4.0

@@ -19,7 +19,7 @@ from typing import Any
 from _evil_server import HALF, USELESS, WRONG_ANSWERS, EvilServer
 from _faults_parts import RunningDevice, frames_lost, rows_of, say, wait_for
 
-from testbed.server.process import ServerProcess
+from testbed.server.server_process import ServerProcess
 
 KILLED_S, HELD_S, DEAF_S = (1.0, 10.0), 5.0, 8.0
 LIES, LYING_LIMIT_S, SETTLE_S = 2, 5.0, 0.6

@@ -29,8 +29,8 @@ from _faults_parts import (
     wait_for,
 )
 
-from testbed.records.parquet import read_records
-from testbed.service.record_rotation import record_files
+from testbed.deploy.record_rotation import record_files
+from testbed.records.record_file import read_records
 
 FULL_S = 2.5
 ROWS_AGAIN_S = 10.0

@@ -26,7 +26,7 @@ from _faults_parts import ROOT, say
 from prometheus_client.parser import text_string_to_metric_families
 
 from cnn.bundle import load_bundle
-from testbed.server.process import ServerProcess
+from testbed.server.server_process import ServerProcess
 from testbed.wire.client import INFER, ExchangeFailed, MecClient
 from testbed.wire.messages import build_request
 from testbed.wire.ports import find_free

@@ -90,8 +90,8 @@ def main() -> None:
     tracer = Tracer()
     threading.Thread(target=tracer.obey, name="orders", daemon=True).start()
     threading.settrace(tracer.entered)
-    from cnn.entry import run_app
-    from testbed.cli import app
+    from cnn.common.entry import run_app
+    from testbed.cli.app import app
 
     sys.argv = ["testbed", "serve", *sys.argv[1:]]
     run_app(app, prog_name="testbed")

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from testbed.records.parquet import read_all, read_records
-from testbed.service.record_rotation import record_files
+from testbed.deploy.record_rotation import record_files
+from testbed.records.record_file import read_all, read_records
 
 ROOT = Path(__file__).parents[1]
 WAIT_S = 30.0

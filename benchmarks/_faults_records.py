@@ -34,7 +34,7 @@ from _faults_parts import (
     wait_for,
 )
 
-from testbed.service.record_rotation import RotatingRecords
+from testbed.deploy.record_rotation import RotatingRecords
 
 PERIOD_MS, FLUSH_S = 20.0, 1.0
 ADDRESS_SPACE = 8 * 2**30
@@ -142,7 +142,7 @@ def writes(image: Path) -> list[str]:
 
 def restarted(folder: Path, image: Path, cut_s: float) -> list[Row] | None:
     """Rows from before the cut that are there after a fresh device's start; None if it fails."""
-    from testbed.records.parquet import read_all
+    from testbed.records.record_file import read_all
 
     with mounted(folder / "after", "-o", "loop", str(image)) as disk:
         with RunningDevice(folder, settings(disk / "rec", "count = 3\n")) as device:
@@ -255,7 +255,7 @@ def remember(known: set[str]) -> None:
 
 def read_as_a_start(folder: Path) -> tuple[bool, int, int]:
     """Start records in the folder, end them, read all: failed, impossible rows, good rows."""
-    from cnn.errors import DataError
+    from cnn.common.errors import DataError
 
     try:
         RotatingRecords(folder, {}).close()

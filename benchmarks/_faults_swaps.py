@@ -19,10 +19,10 @@ from _faults_parts import RunningDevice, say, wait_for
 
 from cnn.action import N_ACTIONS, Action
 from cnn.bundle import load_bundle
-from cnn.files import replacing
-from testbed.decide.observation import OBS_DIM, SCHEMA_HASH
-from testbed.decide.policy_bundle import PolicyBundle
-from testbed.server.process import ServerProcess
+from cnn.common.files import replacing
+from testbed.policy.observer import OBS_DIM, SCHEMA_HASH
+from testbed.policy.policy_file import PolicyBundle
+from testbed.server.server_process import ServerProcess
 
 ACTION = Action(3, 1)
 VERDICT_S = 12.0

@@ -13,9 +13,9 @@ from PIL import Image
 
 from cnn.action import N_ACTIONS
 from cnn.bundle import embedded_bundle_path, manifest_hash
-from testbed.decide.observation import OBS_DIM, SCHEMA_HASH
-from testbed.decide.policy_bundle import PolicyBundle
-from testbed.device.frames import open_frames
+from testbed.device.frame_sources import open_frames
+from testbed.policy.observer import OBS_DIM, SCHEMA_HASH
+from testbed.policy.policy_file import PolicyBundle
 
 PERIOD_MS = 100.0
 TOTAL_MB = 16.0

@@ -20,10 +20,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agents.evaluate import AGENT, CLAIRVOYANT, STAGED, Evaluation, evaluate
+from agents.evaluation import AGENT, CLAIRVOYANT, STAGED, Evaluation, evaluate
 from agents.file_kinds import EVALUATION
 from agents.shipped import shipped_agents
-from cnn.outputs import check_folder
+from cnn.common.outputs import check_folder
 from offload_env.scenario import scenario_names
 from offload_env.world import build_world
 

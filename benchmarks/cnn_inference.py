@@ -16,7 +16,7 @@ import torch
 
 from cnn.action import ACTIONS, Action
 from cnn.bundle import load_bundle
-from cnn.model import MultiExitVGG
+from cnn.network.vgg import MultiExitVGG
 from cnn.runtime import SplitRuntime
 
 ROUNDS, RUNS = 30, 5

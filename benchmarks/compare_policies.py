@@ -21,8 +21,8 @@ from typing import Any
 from agents.rollout import episode_keys, simulate, summary
 from agents.statistics import interval, resamples
 from offload_env.world import build_world
-from testbed.decide.policy_bundle import PolicyBundle
-from testbed.decide.staged_policy import any_policy_from_bundle
+from testbed.policy.policy_file import PolicyBundle
+from testbed.policy.staged_policies import any_policy_from_bundle
 
 KEYS_SEED = 555_555
 """Far from the seeds of validation (1,000,003 and up) and of tuning and evaluation (0 and up)."""

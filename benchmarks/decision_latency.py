@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 
-from agents.config import TrainConfig
-from agents.export import bundle_of
+from agents.export_policy import bundle_of
+from agents.train_config import TrainConfig
 from cnn.action import N_ACTIONS
-from testbed.decide.observation import OBS_DIM
-from testbed.decide.policy import NetworkPolicy, Policy, load_policy
+from testbed.policy.observer import OBS_DIM
+from testbed.policy.policies import NetworkPolicy, Policy, load_policy
 
 WARM_UP = 200
 

@@ -54,9 +54,9 @@ def child(folder: Path, target: str, action: str, frames: int) -> dict[str, floa
     import numpy as np
     import psutil
 
-    from testbed.device.frames import CameraFrame
-    from testbed.service.config import parse_device_file
-    from testbed.service.device_service import DeviceService
+    from testbed.deploy.device_file import parse_device_file
+    from testbed.deploy.device_service import DeviceService
+    from testbed.device.frame_sources import CameraFrame
 
     process = psutil.Process()
 
@@ -117,11 +117,11 @@ def child(folder: Path, target: str, action: str, frames: int) -> dict[str, floa
 
 def rendered() -> list[Any]:
     """Frames to go round, made by a process of their own, whose memory is not the device's."""
-    from testbed.device.frames import CameraFrame
+    from testbed.device.frame_sources import CameraFrame
 
     code = (
         "import pickle, sys\nfrom dataclasses import astuple\n"
-        "from testbed.device.frames import open_frames\n"
+        "from testbed.device.frame_sources import open_frames\n"
         "frames = [astuple(f) for f in open_frames('render', 48, seed=1, n=300)]\n"
         "sys.stdout.buffer.write(pickle.dumps(frames))"
     )
@@ -155,7 +155,7 @@ def main() -> None:
         folder, target, action = arguments.child
         print(json.dumps(child(Path(folder), target, action, arguments.frames)))
         return
-    from testbed.server.process import ServerProcess
+    from testbed.server.server_process import ServerProcess
 
     runs = {}
     with tempfile.TemporaryDirectory() as folder, ServerProcess() as server:

@@ -112,8 +112,8 @@ def ppo_steps_per_s(world: World, steps: int) -> tuple[float, float]:
     from stable_baselines3 import PPO
     from torch import nn
 
-    from agents.config import TrainConfig
-    from agents.sb3_vec import OffloadVecEnv
+    from agents.sb3_adapter import OffloadVecEnv
+    from agents.train_config import TrainConfig
 
     config = TrainConfig()
     env = OffloadVecEnv(OffloadVectorEnv(config.n_envs, world=world))

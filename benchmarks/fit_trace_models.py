@@ -13,14 +13,14 @@ import datetime
 import os
 from pathlib import Path
 
-from cnn.errors import SliproadError
-from cnn.outputs import check_file, json_kind
+from cnn.common.errors import SliproadError
+from cnn.common.outputs import check_file, json_kind
 from testbed.traces.collection import rtt_series, uplink_series
-from testbed.traces.files import write_json
-from testbed.traces.fit import fit_model
-from testbed.traces.parameters import TraceModel
-from testbed.traces.selection import SELECTIONS
+from testbed.traces.generator_fit import fit_model
+from testbed.traces.generator_parameters import TraceModel
 from testbed.traces.series import cut_at_gaps, resample
+from testbed.traces.trace_files import write_json
+from testbed.traces.trace_kinds import SELECTIONS
 
 STEP_S = {"urban-5g": 0.5, "highway-lte": 0.1, "poor-coverage": 0.5}
 """Spacing of the capacity: that of the coarser set of the kind (sa24: 0.5 s). memu22's 1 s

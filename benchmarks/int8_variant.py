@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.bundle import load_bundle
-from cnn.data import ImageSet, load_gtsrb
-from cnn.errors import SliproadError
+from cnn.common.errors import SliproadError
+from cnn.data.gtsrb import ImageSet, load_gtsrb
 from cnn.runtime import SplitRuntime
 
 IMAGES, ROUNDS, RUNS = 2000, 40, 3

@@ -149,8 +149,8 @@ def rate_errors(
 
 def measure(kind: str, seed: int, seconds: float) -> dict[str, Any]:
     """One generated trace: delays for so many seconds, then rates for so many."""
-    from testbed.link.process import LinkProcess
-    from testbed.traces.model import generate_trace
+    from testbed.link.link_process import LinkProcess
+    from testbed.traces.generator import generate_trace
 
     trace = generate_trace(kind, seed, duration_s=2 * seconds + 10)
     processes = multiprocessing.get_context("spawn")

@@ -27,15 +27,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from agents.baselines import FULL_LOCAL
-from agents.config import MARGIN
-from agents.live import FrameSource, frame_table, replay, run_live, warm_runtime
+from agents.baselines.rules import FULL_LOCAL
+from agents.baselines.tuning import best_static
+from agents.live_run import FrameSource, frame_table, replay, run_live, warm_runtime
 from agents.rollout import episode_keys
-from agents.tuning import best_static
+from agents.train_config import MARGIN
 from offload_env.world import World, build_world
-from testbed.decide.policy import StaticPolicy
-from testbed.decide.staged_policy import AnyPolicy, load_any_policy
 from testbed.device.pace import PaceKept
+from testbed.policy.policies import StaticPolicy
+from testbed.policy.staged_policies import AnyPolicy, load_any_policy
 
 FIGURES = ("delay_ms", "energy_mj", "accuracy", "cost")
 TURN = 100

@@ -21,18 +21,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.config import MARGIN
-from agents.evaluate import floor_on
+from agents.baselines.tuning import best_static
+from agents.evaluation import floor_on
 from agents.rollout import episode_keys, uplink_now
 from agents.shipped import shipped_policy
 from agents.statistics import gap_closed
-from agents.tuning import best_static
+from agents.train_config import MARGIN
 from cnn.action import N_EXITS, Action
-from offload_env.batch import BatchSimulator
-from offload_env.bound import lower_bound
+from offload_env.batch_simulator import BatchSimulator
+from offload_env.bound.proof import lower_bound
 from offload_env.outcome import FALLBACK
 from offload_env.world import World, build_world
-from testbed.decide.policy import Policy
+from testbed.policy.policies import Policy
 from testbed.traces.levels import OUTAGE_MBPS
 
 Keys = NDArray[np.uint64]

@@ -23,8 +23,8 @@ import numpy as np
 
 from cnn.action import Action
 from cnn.bundle import load_bundle
-from cnn.data import ImageSet, load_gtsrb
-from cnn.errors import SliproadError
+from cnn.common.errors import SliproadError
+from cnn.data.gtsrb import ImageSet, load_gtsrb
 from cnn.frame_codec import FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
 from testbed.costs.cost_model import CostModel

@@ -16,11 +16,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from agents.baselines import FULL_LOCAL
+from agents.baselines.rules import FULL_LOCAL
 from agents.drive_picture import Driven, drive_picture
-from agents.live import FrameSource, run_live
+from agents.live_run import FrameSource, run_live
 from agents.shipped import shipped_path
-from cnn.files import write_bytes
+from cnn.common.files import write_bytes
 from offload_env.world import build_world
 from testbed.device.pace import PaceKept
 

@@ -27,14 +27,14 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
 
-from agents.config import TrainConfig
 from agents.supervisor import Progress, Supervisor
-from agents.train import adapter_of, ppo_settings, train
+from agents.train_config import TrainConfig
+from agents.training import adapter_of, ppo_settings, train
 from offload_env.world import build_world
 
 
 class RecurrentPolicy:
-    """A recurrent model as a `testbed.decide.policy.Policy` that decides for many drives."""
+    """A recurrent model as a `testbed.policy.policies.Policy` that decides for many drives."""
 
     name = "recurrent"
 

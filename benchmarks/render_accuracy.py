@@ -11,9 +11,9 @@ import json
 import numpy as np
 
 from cnn.bundle import load_bundle
-from cnn.render import render_set
+from cnn.render.rendered_tracks import render_set
+from cnn.render.signs import SIGN_NAMES
 from cnn.runtime import SplitRuntime
-from cnn.signs import SIGN_NAMES
 
 TRACKS, FRAMES, SEED = 430, 10, 2026
 

@@ -39,13 +39,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from agents.live import going_first
+from agents.live_run import going_first
 from cnn.action import N_ACTIONS
 from cnn.bundle import load_bundle
-from cnn.files import write_text
-from cnn.outputs import check_folder, json_kind
+from cnn.common.files import write_text
+from cnn.common.outputs import check_folder, json_kind
 from cnn.runtime import SplitRuntime
-from offload_env.live import OffloadLiveEnv
+from offload_env.live_env import OffloadLiveEnv
 from offload_env.replay import (
     Figures,
     computed_times,
@@ -58,8 +58,8 @@ from offload_env.replay import (
 from offload_env.scenario import load_scenario
 from offload_env.simulator import FALLBACK, SKIPPED
 from testbed.file_kinds import LINK_RECORD, RECORDS
-from testbed.link.record import LinkRecord
-from testbed.records.parquet import RecordWriter, provenance, read_records
+from testbed.link.link_record import LinkRecord
+from testbed.records.record_file import RecordWriter, provenance, read_records
 
 FILES = {
     "records.parquet": RECORDS,

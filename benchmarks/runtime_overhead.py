@@ -27,12 +27,12 @@ from cnn.action import ACTIONS
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
 from testbed.costs.power import power_profile
-from testbed.decide.observation import Observer, Settings
-from testbed.decide.policy import RandomPolicy
-from testbed.device.device import Device, DeviceConfig
-from testbed.device.frames import CameraFrame, open_frames
-from testbed.meters.model import ModelMeter
-from testbed.server.process import ServerProcess
+from testbed.device.device_loop import Device, DeviceConfig
+from testbed.device.frame_sources import CameraFrame, open_frames
+from testbed.meters.model_meter import ModelMeter
+from testbed.policy.observer import Observer, Settings
+from testbed.policy.policies import RandomPolicy
+from testbed.server.server_process import ServerProcess
 from testbed.wire.client import MecClient
 from testbed.wire.connection import CHANNEL_OPTIONS
 
@@ -77,7 +77,7 @@ def measure(n_frames: int, period_ms: float, seed: int) -> dict[str, float]:
     order = RandomPolicy(seed, offloading)  # the same sequence, to know each size beforehand
     floors: list[float] = []
     config = bundle.config
-    message_overhead = 97  # parameters and shape of a request message (testbed.device.device)
+    message_overhead = 97  # parameters and shape of a request message (testbed.device.device_loop)
     with ServerProcess() as server, MecClient(server.target, bundle.hash) as client:
         client.connect(30)
         calls = SameSizeCalls(server.target)

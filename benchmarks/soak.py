@@ -56,15 +56,15 @@ from _soak_report import report
 from scipy.stats import theilslopes
 
 from cnn.bundle import embedded_bundle_path, load_bundle
-from cnn.errors import DataError
-from cnn.files import write_text
-from cnn.outputs import check_file, text_kind
-from testbed.link.process import LinkProcess
-from testbed.records.parquet import read_records
-from testbed.server.process import ServerProcess
-from testbed.service.record_rotation import RotatingRecords, record_files
+from cnn.common.errors import DataError
+from cnn.common.files import write_text
+from cnn.common.outputs import check_file, text_kind
+from testbed.deploy.record_rotation import RotatingRecords, record_files
+from testbed.link.link_process import LinkProcess
+from testbed.records.record_file import read_records
+from testbed.server.server_process import ServerProcess
 from testbed.traces.collection import load_traces
-from testbed.traces.model import generate_trace
+from testbed.traces.generator import generate_trace
 from testbed.traces.trace import Trace
 from testbed.wire.tls import ServerTls
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from cnn.errors import SliproadError
-from cnn.files import replacing
-from cnn.outputs import SOFTWARE, check_file, picture_kind
+from cnn.common.errors import SliproadError
+from cnn.common.files import replacing
+from cnn.common.outputs import SOFTWARE, check_file, picture_kind
 from testbed.traces.collection import load_traces
-from testbed.traces.model import generate_trace
-from testbed.traces.parameters import KINDS, load_models
-from testbed.traces.stats import distribution_distance, summary
+from testbed.traces.generator import generate_trace
+from testbed.traces.generator_parameters import KINDS, load_models
 from testbed.traces.trace import Trace
+from testbed.traces.trace_statistics import distribution_distance, summary
 
 
 def compare(folder: Path, kind: str, seeds: int, period_s: float) -> dict[str, Any]:

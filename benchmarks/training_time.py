@@ -20,13 +20,13 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
-from agents import train as training
-from agents.config import TrainConfig
+from agents import training as training
 from agents.rollout import episode_keys, simulate, summary
 from agents.shipped import shipped_policy
 from agents.supervisor import greedy_policy
+from agents.train_config import TrainConfig
 from offload_env.world import World, build_world
-from testbed.decide.policy import Policy, load_policy
+from testbed.policy.policies import Policy, load_policy
 
 WITHIN = 1.02
 JUDGE_SEED = 77_000_001

@@ -6,7 +6,7 @@ Cuts the training tracks (never the test tracks) into folds by physical sign, al
 sign in one fold; trains an agent on all folds but one and drives it on the one left out. Prints
 ``{"folds": [{"seen", "unseen"}], "worst_unseen"}``: accuracy above the floor, in points, the
 floor being the main exit's accuracy on the very frames driven less the scenario's margin. This is
-what `agents.config.MARGIN` was chosen by.
+what `agents.train_config.MARGIN` was chosen by.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.config import MARGIN, TrainConfig
-from agents.evaluate import floor_on
+from agents.evaluation import floor_on
 from agents.rollout import episode_keys, simulate
-from agents.train import train
+from agents.train_config import MARGIN, TrainConfig
+from agents.training import train
 from cnn.frame_table import FrameTable, embedded_table
 from offload_env.scenario import load_scenario
 from offload_env.world import World, build_world
-from testbed.decide.policy import Policy, policy_from_bundle
+from testbed.policy.policies import Policy, policy_from_bundle
 
 PLAIN = "policy-train"
 """The table whose tracks are the physical signs; the varied one repeats them in this order."""

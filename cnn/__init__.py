@@ -1,7 +1,8 @@
 """The split, multi-exit road-sign CNN: network, data, training, bundles, frame tables.
 
 Importing this package imports neither torch nor onnxruntime: the device starts
-without torch, and the pieces that need it (`cnn.model`, `cnn.train`, ...) say so.
+without torch, and the pieces that need it (`cnn.network.vgg`, `cnn.network.train_network`, ...)
+say so.
 """
 
 from cnn.action import ACTIONS, N_ACTIONS, N_EXITS, Action, action_from_index, action_index

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 
 N_EXITS: Final = 5
 """Exits 1..5; exit 5 is the main exit."""

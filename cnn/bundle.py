@@ -16,15 +16,15 @@ from typing import Any, Final
 
 from cnn.action import N_ACTIONS, N_EXITS
 from cnn.arch import ModelConfig
-from cnn.checks import shown
-from cnn.errors import BundleError
-from cnn.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing, said
+from cnn.common.errors import BundleError
+from cnn.common.option_checks import shown
+from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing, said
 
 FORMAT: Final = 1
 MAX_SEGMENT_BYTES: Final = 256 * 2**20
 """The largest segment of VGG-16's own widths has 28 MB."""
 TEMPERATURES: Final = (1e-3, 1e3)
-"""A fit looks from 0.2 to 10 (`cnn.calibrate`)."""
+"""A fit looks from 0.2 to 10 (`cnn.network.calibrate`)."""
 SEGMENTS: Final = (
     *(f"block{b}" for b in range(1, N_EXITS + 1)),
     *(f"exit{e}" for e in range(1, N_EXITS + 1)),

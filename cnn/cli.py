@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from cnn.checks import require
 from cnn.cli_options import (
     MAX_DRIVES,
     BundleOption,
@@ -20,15 +19,16 @@ from cnn.cli_options import (
     data_folder,
     resumable,
 )
-from cnn.console import JsonFlag, SeedOption, emit_json, stderr_console
-from cnn.errors import ConfigError
+from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console
+from cnn.common.errors import ConfigError
+from cnn.common.locks import Claim
+from cnn.common.option_checks import require
+from cnn.common.outputs import ROOM, check_file, check_folder, check_whole_folder
 from cnn.file_kinds import BUNDLE, DIAGRAM, FRAME_TABLE, check_run
 from cnn.info_command import info
-from cnn.locks import Claim
-from cnn.outputs import ROOM, check_file, check_folder, check_whole_folder
 
 if TYPE_CHECKING:
-    from cnn.data import ImageSet
+    from cnn.data.gtsrb import ImageSet
 
 _RUN_BYTES: Final = {"embedded": 350_000_000, "paper": 1_350_000_000}
 """A run's checkpoints: ten times the network's parameters, with optimiser and averages."""
@@ -45,8 +45,8 @@ def _known_part(part: str, parts: Sequence[str]) -> None:
 
 
 def _part(folder: Path, part: str, size: int, limit: int | None) -> ImageSet:
-    from cnn.data import load_gtsrb, load_tracks, split_part
-    from cnn.tracks import PARTS
+    from cnn.data.gtsrb import load_gtsrb, load_tracks, split_part
+    from cnn.data.track_split import PARTS
 
     if part == "test":
         return load_gtsrb(folder, "test", size, limit=limit)
@@ -103,8 +103,8 @@ def train(
     check_run(out, resume, room=_RUN_BYTES.get(preset, ROOM))
     check_whole_folder(out / "bundle", BUNDLE)
     folder = data_folder(data)
-    from cnn.pipeline import train_all
-    from cnn.torch_device import parse_choice
+    from cnn.network.pipeline import train_all
+    from cnn.network.torch_device import parse_choice
 
     where, arithmetic = parse_choice(device, mixed_precision)
     with resumable(context), Claim(out, folder=True):
@@ -137,7 +137,7 @@ def export(
     """Write a checkpoint as a bundle, calibrated on the validation tracks."""
     checked_precision(precision)
     check_whole_folder(out, BUNDLE, room=_BUNDLE_BYTES)
-    from cnn.pipeline import export_calibrated
+    from cnn.network.pipeline import export_calibrated
 
     folder = data_folder(data)
     _say(export_calibrated(checkpoint, folder, out, precision=precision, note=note), as_json)
@@ -161,9 +161,9 @@ def evaluate(
     from rich.progress import Progress
 
     from cnn.bundle import load_bundle
-    from cnn.evaluate import evaluate as run
+    from cnn.data.track_split import PARTS
+    from cnn.network.accuracy import evaluate as run
     from cnn.runtime import SplitRuntime
-    from cnn.tracks import PARTS
 
     _known_part(part, ("test", *PARTS))
     loaded = load_bundle(bundle)
@@ -215,9 +215,9 @@ def table(
     from tqdm import tqdm
 
     from cnn.bundle import load_bundle
+    from cnn.data.track_split import PARTS
+    from cnn.make_frame_table import make_varied_table
     from cnn.runtime import SplitRuntime
-    from cnn.table import make_varied_table
-    from cnn.tracks import PARTS
 
     _known_part(part, PARTS)
     loaded = load_bundle(bundle)
@@ -251,7 +251,7 @@ def download(
 ) -> None:
     """Fetch, check and unpack the official GTSRB archives; resumes where it stopped."""
     check_folder(out)
-    from cnn.download import download as fetch
+    from cnn.data.download import download as fetch
 
     _say({"data": str(fetch(out, keep_archives=keep_archives))}, as_json)
 

@@ -12,9 +12,9 @@ from typing import Annotated, Final
 
 import typer
 
-from cnn.checks import require
-from cnn.console import command_line
-from cnn.errors import DataError
+from cnn.common.console import command_line
+from cnn.common.errors import DataError
+from cnn.common.option_checks import require
 
 DataOption = Annotated[
     Path | None,

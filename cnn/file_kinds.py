@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from cnn.bundle import SEGMENTS
-from cnn.folders import FolderKind
-from cnn.outputs import FileKind, check_folder, json_kind, npz_kind, picture_kind
-from cnn.outside import MAX_JSON_BYTES, file_bytes, json_object
+from cnn.common.folders import FolderKind
+from cnn.common.outputs import FileKind, check_folder, json_kind, npz_kind, picture_kind
+from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -20,7 +20,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from cnn.errors import ConfigError, DataError
+from cnn.common.errors import ConfigError, DataError
 
 FrameCodec = Literal["raw", "webp", "jpeg"]
 FRAME_CODECS: Final[tuple[FrameCodec, ...]] = get_args(FrameCodec)

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import N_ACTIONS
-from cnn.errors import DataError
-from cnn.files import replacing
-from cnn.narrow import narrowed, smallest_unsigned
-from cnn.outside import file_bytes, json_object, npz_arrays, refusing
+from cnn.common.errors import DataError
+from cnn.common.files import replacing
+from cnn.common.narrow import narrowed, smallest_unsigned
+from cnn.common.outside import file_bytes, json_object, npz_arrays, refusing
 
 FEATURES: Final = ("brightness", "contrast", "sharpness", "width_px", "height_px", "frame_in_track")
 """Columns of `FrameTable.features`, all known before any convolution runs.
@@ -217,7 +217,7 @@ def embedded_table(name: str) -> FrameTable:
     """A frame table shipped in the package.
 
     ``policy-test``, ``policy-train``, or ``policy-train-varied``: the latter's tracks and
-    three more drives past the same signs (`cnn.conditions`), on which policies learn.
+    three more drives past the same signs (`cnn.data.conditions`), on which policies learn.
     """
     with resources.as_file(resources.files("cnn") / "assets" / f"{name}.npz") as path:
         return FrameTable.load(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from cnn.cli_options import BundleOption
-from cnn.console import JsonFlag, emit_json
+from cnn.common.console import JsonFlag, emit_json
 
 
 def info(bundle: BundleOption = None, as_json: JsonFlag = False) -> None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from cnn.action import Action
 from cnn.bundle import SEGMENTS, Bundle
-from cnn.errors import BundleError, ConfigError, DataError
+from cnn.common.errors import BundleError, ConfigError, DataError
+from cnn.common.outside import said
 from cnn.ort import onnxruntime as ort
-from cnn.outside import said
 
 _MOST_INPUTS: Final = 2**24
 """Numbers in the input of a segment for one frame; the largest of VGG-16's own has 0.8 million."""
@@ -53,7 +53,7 @@ class SplitRuntime:
             raise DataError(
                 f"frame of shape {frame.shape}, {frame.dtype}",
                 expected=f"uint8 ({size}, {size}, 3)",
-                mend="resize it with cnn.preprocess.resize_rgb",
+                mend="resize it with cnn.data.preprocess.resize_rgb",
             )
         return np.ascontiguousarray(frame)[None]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from cnn import ACTIONS
 from cnn.bundle import load_bundle
-from cnn.render import render_tracks
+from cnn.render.rendered_tracks import render_tracks
 from cnn.runtime import SplitRuntime
 
 SEED = 7

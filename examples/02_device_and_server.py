@@ -22,11 +22,11 @@ from cnn import Action
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
 from testbed.costs.power import power_profile
-from testbed.decide.observation import Observer, Settings
-from testbed.decide.policy import StaticPolicy
-from testbed.device.device import Device, DeviceConfig
-from testbed.device.frames import CameraFrame, open_frames
-from testbed.meters.model import ModelMeter
+from testbed.device.device_loop import Device, DeviceConfig
+from testbed.device.frame_sources import CameraFrame, open_frames
+from testbed.meters.model_meter import ModelMeter
+from testbed.policy.observer import Observer, Settings
+from testbed.policy.policies import StaticPolicy
 from testbed.records.measurement import Measurement
 from testbed.wire.client import MecClient
 

@@ -12,12 +12,12 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from agents.config import TrainConfig
 from agents.rollout import episode_keys, simulate, summary
-from agents.train import train
+from agents.train_config import TrainConfig
+from agents.training import train
 from cnn import Action
 from offload_env.world import build_world
-from testbed.decide.policy import Policy, StaticPolicy, policy_from_bundle
+from testbed.policy.policies import Policy, StaticPolicy, policy_from_bundle
 
 SCENARIO = "urban-5g"
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn import ACTIONS, Action
-from testbed.decide.observation import FIELDS, Observer, Settings, scale_one
-from testbed.decide.policy import Policy
+from testbed.policy.observer import FIELDS, Observer, Settings, scale_one
+from testbed.policy.policies import Policy
 
 INDEX = {field.name: field.index for field in FIELDS}
 
@@ -54,7 +54,9 @@ def main() -> None:
 
     # What the device would know in three situations (times in seconds on one clock).
     observer = Observer(Settings(True, accuracy_floor=0.95, delay_share=0.5, full_local_ms=20))
-    features = np.array([0.4, 0.2, 0.1, 40, 40, 0], np.float32)  # of a frame, see cnn.features
+    features = np.array(
+        [0.4, 0.2, 0.1, 40, 40, 0], np.float32
+    )  # of a frame, see cnn.data.frame_features
 
     def show(situation: str, now_s: float) -> None:
         observation = observer.observe(now_s, features, queue_ms=0.0, tail_left_ms=0.0)

@@ -1,4 +1,4 @@
-"""What many devices learn from a frame: `testbed.decide.observation.Observer` with arrays."""
+"""What many devices learn from a frame: `testbed.policy.observer.Observer` with arrays."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from cnn.action import ACTIONS
 from offload_env.lanes import Indices, Lanes
-from testbed.decide.estimators import fit_link, forget, smooth
-from testbed.decide.fields import RECENT
+from testbed.policy.estimators import fit_link, forget, smooth
+from testbed.policy.observation_fields import RECENT
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

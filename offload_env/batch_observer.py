@@ -1,4 +1,4 @@
-"""The observations of many lanes at once, as `testbed.decide.observation` makes one."""
+"""The observations of many lanes at once, as `testbed.policy.observer` makes one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cnn.action import N_EXITS
 from offload_env.lanes import Lanes
 from offload_env.world import World
-from testbed.decide.fields import (
+from testbed.policy.observation_fields import (
     CONSTANTS_AT,
     FEATURES_AT,
     FIELDS,

@@ -1,7 +1,7 @@
 """Drives whose user asks for something else each time: weights and floor drawn by lane.
 
 The observation already tells the device its accuracy floor and its weight of delay against
-energy (`testbed.decide.observation`: ``accuracy_floor``, ``delay_share``). Here both differ from
+energy (`testbed.policy.observer`: ``accuracy_floor``, ``delay_share``). Here both differ from
 drive to drive, so that one policy can learn to serve all of them.
 """
 
@@ -15,13 +15,13 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 from offload_env.from_mapping import from_mapping
 from offload_env.hashing import Keys, draw_batch, unit_batch
 from offload_env.scenario import Scenario, Split
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import MAIN, World
-from testbed.decide.observation import FIELDS, normalise
+from testbed.policy.observer import FIELDS, normalise
 
 Floats = NDArray[np.float64]
 

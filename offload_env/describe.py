@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from offload_env.scenario import load_scenario, scenario_names
-from testbed.decide.observation import STAGED_FIELDS, Field
+from testbed.policy.observer import STAGED_FIELDS, Field
 
 
 def observation_table(fields: Sequence[Field] = STAGED_FIELDS) -> str:

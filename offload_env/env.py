@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import N_ACTIONS
-from offload_env.actions import checked_action
+from offload_env.action_check import checked_action
 from offload_env.errors import RenderModeError, ResetNeededError
+from offload_env.frame_picture import Picture, Shown, describe, paint
 from offload_env.from_mapping import from_mapping
-from offload_env.picture import Picture, Shown, describe, paint
 from offload_env.resetting import asked_key, checked_seed, draw_key
 from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
 from offload_env.simulator import EXIT, Outcome, Simulator
 from offload_env.world import World, build_world
-from testbed.decide.observation import OBS_DIM, STAGED_FIELDS, scaled_bounds
+from testbed.policy.observer import OBS_DIM, STAGED_FIELDS, scaled_bounds
 
 
 def observation_box(n: int) -> gym.Space[NDArray[np.float32]]:
@@ -45,7 +45,7 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     S = 0 sends the frame, S = E sends nothing. Every action is always legal.
 
     ## Observation Space
-    ``Box`` of 33 float32: `testbed.decide.observation.FIELDS`, scaled so that low is -1 and
+    ``Box`` of 33 float32: `testbed.policy.observer.FIELDS`, scaled so that low is -1 and
     high is 1. Values beyond are clipped, except where the last column says otherwise.
 
     | index | name | unit | low | high | scale | told apart |
@@ -110,7 +110,7 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         world: a world instead of both.
         lagrange: first value of the multiplier.
         render_mode: what `render` gives of the last frame: ``ansi`` a line of text,
-            ``rgb_array`` a picture (`offload_env.picture`), None nothing.
+            ``rgb_array`` a picture (`offload_env.frame_picture`), None nothing.
 
     ``reset(options={"key": k})`` starts the episode of key k (0..2^64-1): the same drive for
     every policy under comparison. Another option is refused.
@@ -252,7 +252,7 @@ def check_render_mode(render_mode: str | None, metadata: Mapping[str, Any]) -> s
 
 
 def shown_of(world: World, row: int, number: int, outcome: Outcome | None = None) -> Shown:
-    """A frame of the table as `offload_env.picture` shows it, after its outcome or before."""
+    """A frame of the table as `offload_env.frame_picture` shows it, after its outcome or before."""
     label, track = int(world.table.label[row]), int(world.table.track[row])
     if outcome is None:
         return Shown(number, label, track)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gymnasium import error
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 
 
 class InvalidActionError(ConfigError, error.InvalidAction):

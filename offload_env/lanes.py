@@ -12,7 +12,7 @@ from cnn.action import N_EXITS
 from offload_env.simulator import LONG_AGO_MS
 from offload_env.trace_pool import Lane
 from offload_env.world import Plans
-from testbed.decide.observation import NEVER_S, PRIOR_RTT_MS, RECENT, fit_link
+from testbed.policy.observer import NEVER_S, PRIOR_RTT_MS, RECENT, fit_link
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -31,7 +31,7 @@ _FLOATS: Final = (
     "far_jitter",
     "compute",
     "spent_mj",
-    # estimators, as in `testbed.decide.observation.Observer`
+    # estimators, as in `testbed.policy.observer.Observer`
     "s0",
     "sx",
     "sxx",

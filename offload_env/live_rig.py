@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import action_from_index
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 from offload_env.errors import ResetNeededError
 from offload_env.world import World
 from testbed.device.pace import Pace
 
 if TYPE_CHECKING:
     from cnn.runtime import SplitRuntime
-    from testbed.device.device import Device
-    from testbed.device.frames import CameraFrame
-    from testbed.link.process import LinkProcess
-    from testbed.link.record import LinkRecord
+    from testbed.device.device_loop import Device
+    from testbed.device.frame_sources import CameraFrame
+    from testbed.link.link_process import LinkProcess
+    from testbed.link.link_record import LinkRecord
 
 CONNECT_TIMEOUT_S: Final = 10.0
 
@@ -82,7 +82,7 @@ class LiveRig:
 
     def start(self, key: int) -> None:
         """Start the server (once), a link over the trace of episode `key`, and the device."""
-        from testbed.device.frames import open_frames, prepared
+        from testbed.device.frame_sources import open_frames, prepared
         from testbed.device.processor import keep_collector_short
 
         self._drive.close()
@@ -104,7 +104,7 @@ class LiveRig:
 
     def look(self) -> NDArray[np.float32]:
         """What the device knows now of a frame on which it does not decide."""
-        from cnn.features import frame_features
+        from cnn.data.frame_features import frame_features
 
         frame = self._frame
         features = frame_features(
@@ -128,7 +128,7 @@ class LiveRig:
         """The network and the server process, started once."""
         from cnn.bundle import load_bundle
         from cnn.runtime import SplitRuntime
-        from testbed.server.process import ServerProcess
+        from testbed.server.server_process import ServerProcess
 
         if self._runtime is None:
             self._runtime = SplitRuntime(load_bundle(), threads=1)
@@ -141,11 +141,11 @@ class LiveRig:
     def _connect(self, runtime: SplitRuntime, key: int) -> Device:
         """A device connected through a fresh link over the trace of episode `key`."""
         from testbed.costs.power import DevicePower, PowerProfile
-        from testbed.decide.observation import Observer
-        from testbed.decide.policy import StaticPolicy
-        from testbed.device.device import Device, DeviceConfig
-        from testbed.link.process import LinkProcess
-        from testbed.meters.model import ModelMeter
+        from testbed.device.device_loop import Device, DeviceConfig
+        from testbed.link.link_process import LinkProcess
+        from testbed.meters.model_meter import ModelMeter
+        from testbed.policy.observer import Observer
+        from testbed.policy.policies import StaticPolicy
         from testbed.wire.address import join_address
         from testbed.wire.client import MecClient
 

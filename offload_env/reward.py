@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 
 
 class Multipliers:

@@ -11,11 +11,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Final, Literal
 
-from cnn.checks import MAX_SEED, in_range, require, shown
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
+from cnn.common.option_checks import MAX_SEED, in_range, require, shown
 from offload_env.server_load import ServerLoad
-from testbed.decide.fields import MAX_MS
-from testbed.service.typed_toml import build, parse, toml_text
+from testbed.common.toml_config import build, parse, toml_text
+from testbed.policy.observation_fields import MAX_MS
 
 Split = Literal["train", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "test")

@@ -2,7 +2,7 @@
 
 "One frame on the device" of docs/architecture.md, exactly: a sequential device, a FIFO
 radio in which abandoned bytes leave first, time-outs, local fallback, skipped frames, the
-modem's tail. `offload_env.batch` does the same operations in the same order with arrays.
+modem's tail. `offload_env.batch_simulator` does the same operations in the same order with arrays.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cnn.action import ACTIONS
 from offload_env.outcome import FALLBACK, OK, SKIPPED, STATUS, Exchange, Outcome
 from offload_env.server_load import CELL_MS
 from offload_env.world import LOCAL, POOL, Plan, World
-from testbed.decide.observation import Observer
+from testbed.policy.observer import Observer
 
 LONG_AGO_MS: Final = -1e12
 EXIT: Final = tuple(action.exit for action in ACTIONS)

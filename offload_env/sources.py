@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 from cnn.frame_table import FrameTable, embedded_table
 from offload_env.derived import MAIN
 from offload_env.scenario import Scenario, Split
@@ -60,7 +60,7 @@ def load_traces(scenario: Scenario, split: Split) -> list[Trace]:
                 mend="set SLIPROAD_DATA, or 'folder' in the scenario's [link]",
             )
         return load_measured(Path(folder), link.kind, split, period_s=link.period_s)
-    from testbed.traces.model import generate_trace
+    from testbed.traces.generator import generate_trace
 
     return [
         generate_trace(link.kind, seed, link.duration_s, link.period_s)

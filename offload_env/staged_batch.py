@@ -1,4 +1,4 @@
-"""The staged decision in many episodes at once: `offload_env.batch` with frames that stay open."""
+"""The staged decision in many episodes at once: `batch_simulator` with frames that stay open."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import ACTIONS, N_ACTIONS
-from offload_env.batch import LOCAL_ARRAY, OFFLOADS, BatchSimulator, Bools, Floats
+from offload_env.batch_simulator import LOCAL_ARRAY, OFFLOADS, BatchSimulator, Bools, Floats
 from offload_env.lanes import Indices, Lanes
 from offload_env.outcome import BatchOutcome, Exchange
-from testbed.decide.estimators import patience_ms
-from testbed.decide.stages import STAND
+from testbed.policy.decision_points import STAND
+from testbed.policy.estimators import patience_ms
 
 SPLIT: Final = np.array([a.split for a in ACTIONS])
 
@@ -107,7 +107,7 @@ class StagedBatchSimulator(BatchSimulator):
 
     @property
     def stand(self) -> NDArray[np.int64]:
-        """Where each lane's device stands, int64 (B,), see `testbed.decide.stages`."""
+        """Where each lane's device stands, int64 (B,), see `testbed.policy.decision_points`."""
         s = self.lanes
         stands: NDArray[np.int64] = STAND[s.gave_up, s.position, s.looked]
         return stands

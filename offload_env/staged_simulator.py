@@ -14,7 +14,7 @@ from cnn.action import N_EXITS
 from offload_env.outcome import FALLBACK, Exchange, Outcome
 from offload_env.simulator import EXIT, SPLIT, Simulator
 from offload_env.world import LOCAL, World
-from testbed.decide.stages import ANSWER, CANONICAL, STAND
+from testbed.policy.decision_points import ANSWER, CANONICAL, STAND
 
 STANDS: Final[list[list[list[int]]]] = STAND.tolist()
 PAIR: Final[list[int]] = CANONICAL.tolist()
@@ -114,7 +114,7 @@ class StagedSimulator(Simulator):
 
     @property
     def stand(self) -> int:
-        """Where the device stands, see `testbed.decide.stages`; the frame is open."""
+        """Where the device stands, see `testbed.policy.decision_points`; the frame is open."""
         looked = self.exits[-1][0] if self.exits else 0
         return STANDS[self._gave_up][self._position][looked]
 

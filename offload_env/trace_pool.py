@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 from testbed.traces.trace import Trace
 
 Floats = NDArray[np.float64]

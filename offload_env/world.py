@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import ACTIONS
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 from cnn.frame_table import FrameTable
 from offload_env.derived import (
     LOCAL,
@@ -34,7 +34,7 @@ from offload_env.sources import load_cost, load_table, load_traces
 from offload_env.trace_pool import TracePool
 from testbed.costs.cost_model import CostModel
 from testbed.costs.device_times import jitter_pool, resumed_ms, standing_ms
-from testbed.decide.observation import FEATURES_AT, Settings, normalise
+from testbed.policy.observer import FEATURES_AT, Settings, normalise
 from testbed.traces.trace import Trace
 
 __all__ = [

@@ -1,7 +1,7 @@
 """``python -m testbed``: the commands of this package without the agents."""
 
-from cnn.entry import run_app
-from testbed.cli import app
+from cnn.common.entry import run_app
+from testbed.cli.app import app
 
 if __name__ == "__main__":
     run_app(app, prog_name="python -m testbed")

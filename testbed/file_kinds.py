@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from cnn.outputs import FileKind, json_kind, npz_kind, picture_kind, text_kind
+from cnn.common.outputs import FileKind, json_kind, npz_kind, picture_kind, text_kind
 
 
 def _is_records(path: Path) -> bool:

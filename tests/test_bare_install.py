@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.server.process import ServerProcess
+from testbed.server.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[1]
 

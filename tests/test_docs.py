@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from agents.cli import app
-from agents.config import STAGED_SETTINGS, TrainConfig
+from agents.train_config import STAGED_SETTINGS, TrainConfig
 from offload_env.scenario import Scenario, load_scenario, parse_scenario, scenario_names
 from testbed.records.measurement import Measurement
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from agents.baselines import FULL_LOCAL
+from agents.baselines.rules import FULL_LOCAL
 from agents.rollout import Rollout, episode_keys, simulate
 from agents.shipped import shipped_agents, shipped_path
 from cnn.action import ACTIONS
@@ -28,12 +28,12 @@ from cnn.arch import ModelConfig
 from cnn.bundle import load_bundle
 from offload_env.scenario import scenario_names
 from offload_env.world import build_world
-from testbed.costs.fit import fit_samples
-from testbed.costs.samples import Samples
+from testbed.costs.campaign_samples import Samples
+from testbed.costs.cost_fit import fit_samples
 from testbed.costs.terms import DEVICE_TERMS, SERVER_TERMS, device_terms, head_terms, server_terms
-from testbed.decide.policy import StaticPolicy
-from testbed.decide.staged_policy import StagedPolicy, load_any_policy
-from testbed.records.parquet import read_records
+from testbed.policy.policies import StaticPolicy
+from testbed.policy.staged_policies import StagedPolicy, load_any_policy
+from testbed.records.record_file import read_records
 from testbed.wire.messages import InferCall, build_request, build_response, probe_message
 from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
 

@@ -17,21 +17,21 @@ TRAINING = {"torch", "stable_baselines3", "sb3_contrib"}
 
 # Every module that may import torch or stable-baselines3; all others run without them.
 TRAINING_MODULES = {
-    "cnn/augment.py",
-    "cnn/bottleneck_train.py",
-    "cnn/calibrate.py",
-    "cnn/checkpoint.py",
-    "cnn/export.py",
-    "cnn/model.py",
-    "cnn/torch_device.py",
-    "cnn/train.py",
-    "agents/checkpoint.py",
+    "cnn/network/augment.py",
+    "cnn/network/bottlenecks.py",
+    "cnn/network/calibrate.py",
+    "cnn/network/weights_file.py",
+    "cnn/network/export_bundle.py",
+    "cnn/network/vgg.py",
+    "cnn/network/torch_device.py",
+    "cnn/network/train_network.py",
+    "agents/train_checkpoint.py",
     "agents/conditioned.py",
-    "agents/export.py",
-    "agents/sb3_vec.py",
+    "agents/export_policy.py",
+    "agents/sb3_adapter.py",
     "agents/staged_vec.py",
     "agents/supervisor.py",
-    "agents/train.py",
+    "agents/training.py",
 }
 
 
@@ -99,7 +99,7 @@ def test_only_training_modules_import_torch_or_sb3() -> None:
     ("package", "source", "n_wrong"),
     [
         ("cnn", "import testbed.link.emulator", 1),
-        ("cnn", "def f():\n    from agents.train import fit", 1),
+        ("cnn", "def f():\n    from agents.training import fit", 1),
         ("testbed", "from offload_env import env\nimport cnn", 1),
         ("testbed", "import importlib\nimportlib.import_module('agents.cli')", 1),
         ("offload_env", "from testbed.traces.trace import Trace", 0),

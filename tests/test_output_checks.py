@@ -20,10 +20,10 @@ import typer
 
 from agents.cli import app
 from cnn.bundle import embedded_bundle_path
-from cnn.entry import run_app
-from cnn.outputs import check_file
+from cnn.common.entry import run_app
+from cnn.common.outputs import check_file
 from testbed.file_kinds import RECORDS
-from testbed.records.parquet import read_records
+from testbed.records.record_file import read_records
 
 ROOT = Path(__file__).parents[1]
 
@@ -172,7 +172,7 @@ def test_a_signature_is_not_written_over_a_file_of_another_kind(
     refuse,  # type: ignore[no-untyped-def]
 ) -> None:
     pytest.importorskip("cryptography")
-    from testbed.service.signing import make_key_pair
+    from testbed.deploy.signing import make_key_pair
 
     make_key_pair(tmp_path / "key", tmp_path / "key.pub")
     (tmp_path / "a.policy").write_text("")

@@ -21,22 +21,22 @@ import pyarrow as pa
 
 from cnn.action import ACTIONS, N_ACTIONS
 from cnn.bundle import Bundle
-from cnn.errors import DataError
-from cnn.locks import Claim
+from cnn.common.errors import DataError
+from cnn.common.locks import Claim
 from cnn.runtime import SplitRuntime
 from testbed.costs.campaign_config import DISTURBED, Block, CampaignConfig
+from testbed.costs.campaign_policy import Schedule
 from testbed.costs.cost_model import RadioPower
 from testbed.costs.power import power_profile
-from testbed.costs.schedule import Schedule
-from testbed.decide.observation import Observer, Settings
-from testbed.device.device import Device, DeviceConfig
-from testbed.device.frames import CameraFrame
-from testbed.link.process import LinkProcess
+from testbed.device.device_loop import Device, DeviceConfig
+from testbed.device.frame_sources import CameraFrame
+from testbed.link.link_process import LinkProcess
 from testbed.meters.available import open_meter
+from testbed.policy.observer import Observer, Settings
 from testbed.records.measurement import Measurement
-from testbed.records.parquet import RecordWriter, parquet_files, provenance, read_records
-from testbed.server.process import ServerProcess
-from testbed.traces.files import constant_trace
+from testbed.records.record_file import RecordWriter, parquet_files, provenance, read_records
+from testbed.server.server_process import ServerProcess
+from testbed.traces.trace_files import constant_trace
 from testbed.wire.client import MecClient
 
 _log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Final
 
 from cnn.action import N_ACTIONS
-from cnn.checks import shown
-from cnn.errors import ConfigError, DataError
-from cnn.files import write_text
-from cnn.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing
+from cnn.common.errors import ConfigError, DataError
+from cnn.common.files import write_text
+from cnn.common.option_checks import shown
+from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing
 
 MAX_AMOUNT: Final = 1e12
 """Of milliseconds, bytes and milliwatts: far beyond any device, and sums of it stay finite."""

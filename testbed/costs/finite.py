@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cnn.action import N_ACTIONS, N_EXITS
-from cnn.errors import DataError
+from cnn.common.errors import DataError
 from testbed.costs.cost_model import MAX_AMOUNT
-from testbed.records.parquet import Records
+from testbed.records.record_file import Records
 
 _NEEDED: Final = ("action", "queue_ms", "head_ms", "delay_ms", "uplink_bytes", "captured_s")
 """Figures of every row; of the others a row may have none (null)."""

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import ACTIONS, N_ACTIONS
-from cnn.errors import DataError
-from testbed.costs.fit import Fit, fit_samples, predict
+from cnn.common.errors import DataError
+from testbed.costs.campaign_samples import Samples
+from testbed.costs.cost_fit import Fit, fit_samples, predict
 from testbed.costs.measured_power import Powers
-from testbed.costs.samples import Samples
 from testbed.costs.terms import Floats
 
 INTERVAL: Final = (2.5, 97.5)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from cnn.action import ACTIONS
-from cnn.files import replacing, write_text
-from cnn.outputs import SOFTWARE
+from cnn.common.files import replacing, write_text
+from cnn.common.outputs import SOFTWARE
 from testbed.costs.cost_model import CostModel
 from testbed.costs.fit_check import HeldOut
 from testbed.costs.terms import DEVICE_TERMS, SERVER_TERMS, Floats

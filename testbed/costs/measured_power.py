@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from cnn.errors import DataError
+from cnn.common.errors import DataError
+from testbed.costs.campaign_samples import Samples
 from testbed.costs.cost_model import RadioPower
-from testbed.costs.samples import Samples
-from testbed.records.parquet import Records
+from testbed.records.record_file import Records
 
 
 @dataclass(frozen=True, slots=True)

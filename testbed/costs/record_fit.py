@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import ACTIONS, N_EXITS
-from cnn.errors import DataError
+from cnn.common.errors import DataError
 from testbed.costs.cost_model import CostModel
 from testbed.costs.identified import MIN_FRAMES, BaseTerms, Mask, Measured
 from testbed.costs.measured_power import Powers

@@ -11,14 +11,14 @@ from typing import Any, Final
 import numpy as np
 
 from cnn.action import ACTIONS
-from cnn.checksums import file_sha256
-from cnn.errors import DataError
+from cnn.common.checksums import file_sha256
+from cnn.common.errors import DataError
 from testbed.costs.cost_model import CostModel
 from testbed.costs.measured_power import Powers
 from testbed.costs.record_check import hold_out_actions, hold_out_times
 from testbed.costs.record_fit import RecordFit, fit_records, record_cost_model
 from testbed.costs.record_samples import DeviceRecords, device_records, powers_of_devices
-from testbed.records.parquet import Records, parquet_files
+from testbed.records.record_file import Records, parquet_files
 
 SHIPPED: Final = "shipped"
 """As the base: the cost model that comes with the package."""

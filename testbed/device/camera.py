@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnn.errors import ConfigError, DataError
-from cnn.preprocess import resize_rgb
+from cnn.common.errors import ConfigError, DataError
+from cnn.data.preprocess import resize_rgb
 
 PATIENCE_S: Final = 5.0
 """A live source that gives no new image for this long counts as gone, and so does one whose images

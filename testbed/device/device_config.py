@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 from cnn.frame_codec import FrameEncoding
 from testbed.device.pace import Pace
 from testbed.device.probing import ProbePlan

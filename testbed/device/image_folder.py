@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from cnn.errors import DataError
-from cnn.image_file import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from cnn.common.errors import DataError
+from cnn.data.image_file import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 
 _log = logging.getLogger(__name__)
 _DIGITS: Final = re.compile(r"([0-9]+)")

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 
 PROBE_OVERHEAD_BYTES: Final = 60
 """Bytes of the TCP stream that cross the uplink with a probe beside its padding: 58 without any,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from cnn.action import Action
-from testbed.clock import wait_until
+from testbed.common.clock import wait_until
 from testbed.device.pace import Pace, PaceKept
 
 T = TypeVar("T")

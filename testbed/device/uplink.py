@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from cnn.action import Action
 from cnn.frame_codec import FrameCodec, FrameEncoding
 from cnn.runtime import Features, SplitRuntime
-from testbed.clock import wait_until
-from testbed.decide.observation import Observer
+from testbed.common.clock import wait_until
 from testbed.device.breaker import CircuitBreaker
 from testbed.device.device_config import DeviceConfig
+from testbed.device.frame_record import Work
 from testbed.device.probing import Prober
 from testbed.device.processor import Processor
-from testbed.device.work import Work
+from testbed.policy.observer import Observer
 from testbed.wire.client import ExchangeFailed, Reply
 from testbed.wire.overhead import ENCODING_OVERHEAD_BYTES, WIRE_OVERHEAD_BYTES
 

@@ -7,7 +7,7 @@ capacities are payload rates as well). A connection is accepted at once; its fir
 travel like any others.
 
 `LinkEmulator` runs in the caller's process and shares its interpreter lock; where timing is
-measured, use `testbed.link.process.LinkProcess`, the same in a process of its own.
+measured, use `testbed.link.link_process.LinkProcess`, the same in a process of its own.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import time
 from types import TracebackType
 from typing import Any, Final
 
-from cnn.errors import ConfigError, RemoteError
+from cnn.common.errors import ConfigError, RemoteError
+from testbed.link.delivery import LinkSchedule
+from testbed.link.link_record import LinkRecord
 from testbed.link.proxy import SEGMENT_BYTES, Proxy
-from testbed.link.record import LinkRecord
-from testbed.link.schedule import LinkSchedule
 from testbed.link.sockets import listen as listen_on
 from testbed.link.sockets import resolve
 from testbed.traces.trace import Trace

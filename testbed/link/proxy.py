@@ -16,9 +16,9 @@ from collections import deque
 from typing import Any, Final
 
 from testbed.link.connections import Connection, Connections, Flow
+from testbed.link.delivery import LinkSchedule
 from testbed.link.lateness import Lateness
 from testbed.link.priority import raise_priority
-from testbed.link.schedule import LinkSchedule
 from testbed.link.sockets import reset
 
 SEGMENT_BYTES: Final = 1448

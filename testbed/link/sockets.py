@@ -6,7 +6,7 @@ import socket
 import struct
 from typing import Any, Final
 
-from cnn.errors import RemoteError
+from cnn.common.errors import RemoteError
 from testbed.wire.address import check_port, join_address
 from testbed.wire.ports import check_free
 

@@ -28,8 +28,8 @@ from typing import Final
 
 import numpy as np
 
-from cnn.errors import SliproadError
-from testbed.link.record import LinkRecord
+from cnn.common.errors import SliproadError
+from testbed.link.link_record import LinkRecord
 from testbed.traces.trace import Trace
 
 PREFIX: Final = "sliproad-"

@@ -19,7 +19,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 from testbed.traces.trace import Trace
 
 Floats = NDArray[np.float64]

@@ -20,9 +20,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.csv_table import unclear_number
-from cnn.errors import DataError
-from cnn.text_file import decode
+from cnn.common.csv_table import unclear_number
+from cnn.common.errors import DataError
+from cnn.common.text_file import decode
 from testbed.meters.power_columns import FORM, PowerColumns, find_columns
 from testbed.records.measurement import Measurement
 

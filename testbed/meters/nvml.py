@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from testbed.meters.base import CounterMeter, EnergyReading, FrameActivity, Meter, unmeasured
+from testbed.meters.meter import CounterMeter, EnergyReading, FrameActivity, Meter, unmeasured
 from testbed.meters.sampled import SampledMeter
 
 

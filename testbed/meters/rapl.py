@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from testbed.meters.base import EnergyReading, FrameActivity, Meter, unmeasured
+from testbed.meters.meter import EnergyReading, FrameActivity, Meter, unmeasured
 from testbed.meters.mirrors import Mirrors, Seen
 from testbed.meters.sysfs import read_int, read_text
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from testbed.meters.base import CounterMeter
+from testbed.meters.meter import CounterMeter
 
 MAX_GAP_S = 0.5
 """Two samples further apart than this do not say what was spent between them."""

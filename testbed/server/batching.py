@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 from testbed.server.fair_queue import FairQueue
 from testbed.server.jobs import Job, Status, WaitEstimate
 

@@ -19,8 +19,8 @@ from tritonclient.grpc import service_pb2 as pb
 from cnn import __version__
 from testbed.server.batching import Batcher
 from testbed.server.jobs import Job, Status
-from testbed.server.metrics import ServerMetrics
 from testbed.server.places import Places
+from testbed.server.server_metrics import ServerMetrics
 from testbed.wire.messages import (
     INPUT_NAME,
     MODEL_NAME,

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from cnn.action import N_EXITS
 from cnn.bundle import Bundle
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 from cnn.runtime import SplitRuntime
 from testbed.server.batching import Batcher
 from testbed.server.direct.calls import DirectCalls
@@ -37,8 +37,8 @@ from testbed.server.inference_service import (
     TOLD_LATER,
     InferenceService,
 )
-from testbed.server.metrics import MetricsEndpoint, ServerMetrics
 from testbed.server.places import Places
+from testbed.server.server_metrics import MetricsEndpoint, ServerMetrics
 from testbed.server.watch import Watch
 from testbed.wire.address import check_port, join_address, parse_host
 from testbed.wire.messages import MODEL_NAME, SERVICE, WireSpec

@@ -1,7 +1,7 @@
 """Measured traces: series of the collection, uplink joined with round trips.
 
 The collection is a folder that `testbed.traces.sample_files` reads; `load_traces` joins uplink
-and round trips into traces of one of the kinds in `testbed.traces.selection`. Nobody measured
+and round trips into traces of one of the kinds in `testbed.traces.trace_kinds`. Nobody measured
 both at one moment: `Trace.source` names the two series that were joined.
 """
 
@@ -15,9 +15,9 @@ from typing import Final
 
 import numpy as np
 
-from cnn.errors import DataError
+from cnn.common.errors import DataError
+from testbed.traces.drive_split import in_part
 from testbed.traces.sample_files import read_series
-from testbed.traces.selection import Selection, select
 from testbed.traces.series import (
     Floats,
     Series,
@@ -27,8 +27,8 @@ from testbed.traces.series import (
     tile,
     without_start,
 )
-from testbed.traces.split import in_part
 from testbed.traces.trace import Trace
+from testbed.traces.trace_kinds import Selection, select
 
 SLOW_START_S: Final = {"sa24": 2.0}
 """Seconds at the start of a set's uplink tests in which TCP had not yet filled the link."""
@@ -84,7 +84,7 @@ def load_collection(
     Args:
         folder: the collection, or a folder with ``traces`` in it.
         kind: ``urban-5g``, ``highway-lte`` or ``poor-coverage``.
-        part: ``train``, ``test`` or ``all`` (split by drive, `testbed.traces.split`).
+        part: ``train``, ``test`` or ``all`` (split by drive, `testbed.traces.drive_split`).
         period_s: spacing of the traces' samples, seconds.
         min_duration_s: shorter pieces are left out.
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.errors import DataError
+from cnn.common.errors import DataError
 from testbed.traces.series import Floats
 
 Flags = NDArray[np.bool_]

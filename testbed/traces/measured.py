@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.errors import ConfigError, DataError
+from cnn.common.errors import ConfigError, DataError
 from testbed.traces.series import MAX_HOLD_S, Floats, Series, answered, resample, resample_window
 from testbed.traces.trace import Trace, n_samples
 

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.csv_table import header_of
+from cnn.common.csv_table import header_of
 from testbed.traces.formats.mahimahi import may_be_rates
 from testbed.traces.formats.number_lines import are_whole, numbers_of
 

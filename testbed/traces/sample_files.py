@@ -13,9 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from cnn.csv_table import parse_csv_table, read_csv_table
-from cnn.errors import DataError
-from cnn.text_file import read_text
+from cnn.common.csv_table import parse_csv_table, read_csv_table
+from cnn.common.errors import DataError
+from cnn.common.text_file import read_text
 from testbed.traces.series import Floats, Series, generation
 
 COLUMN: Final = {"ul": "uplink_mbps", "rtt": "rtt_ms"}

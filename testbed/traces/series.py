@@ -19,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.errors import DataError
+from cnn.common.errors import DataError
 
 Floats = NDArray[np.float64]
 

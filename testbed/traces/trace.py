@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.errors import DataError
+from cnn.common.errors import DataError
 
 MAX_SAMPLES: Final = 10_000_000
 """Longer traces are refused where files are read: a week at 0.1 s is 6 million."""

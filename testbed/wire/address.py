@@ -12,7 +12,7 @@ import re
 import socket
 from typing import Final
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 
 FORM: Final = "HOST:PORT"
 _EXAMPLE: Final = "mec.example:8001 or [::1]:8001"

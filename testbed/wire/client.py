@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from cnn.errors import RemoteError
+from cnn.common.errors import RemoteError
 from cnn.frame_codec import FrameCodec
 from testbed.wire.address import join_address, parse_address
 from testbed.wire.connection import Connection

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import N_EXITS
-from cnn.errors import ConfigError, RemoteError
+from cnn.common.errors import ConfigError, RemoteError
 from cnn.frame_codec import FrameCodec
 
 MODEL_NAME: Final = "sliproad"

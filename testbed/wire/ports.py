@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from cnn.errors import SliproadError
+from cnn.common.errors import SliproadError
 from testbed.wire.address import check_port, join_address
 
 

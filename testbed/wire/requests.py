@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
 from cnn.action import Action
-from cnn.errors import ConfigError, DataError
+from cnn.common.errors import ConfigError, DataError
 from cnn.frame_codec import FRAME_CODECS, FrameCodec, decode_frame
 from testbed.wire.forms import (
     HASH_CHARS,

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 import grpc
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 from testbed.wire.certificates import complaints, validities_of
 
 SYSTEM: Final = "system"

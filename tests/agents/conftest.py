@@ -17,10 +17,10 @@ from offload_env.scenario import Constraint, Scenario, Timing
 from offload_env.simulator import FALLBACK, SKIPPED, Simulator
 from offload_env.world import World, build_world
 from testbed.costs.cost_model import CostModel, RadioPower
-from testbed.decide.explore import ExploringPolicy
-from testbed.decide.policy import RandomPolicy
+from testbed.policy.exploration import ExploringPolicy
+from testbed.policy.policies import RandomPolicy
 from testbed.records.measurement import Measurement
-from testbed.records.parquet import RecordWriter
+from testbed.records.record_file import RecordWriter
 from testbed.traces.trace import Trace
 
 MakeWorld = Callable[..., World]

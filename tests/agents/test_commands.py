@@ -23,13 +23,13 @@ import agents
 from agents.commands import agent_app
 from agents.contenders import contender
 from agents.evaluate_command import Given, scenario_to_judge
-from agents.task import task_of
-from cnn.errors import BundleError, ConfigError, DataError
+from agents.world_task import task_of
+from cnn.common.errors import BundleError, ConfigError, DataError
 from cnn.frame_table import embedded_table
 from offload_env.scenario import Scenario, load_scenario
 from offload_env.world import build_world
-from testbed.decide.policy import load_policy
-from testbed.decide.policy_bundle import PolicyBundle
+from testbed.policy.policies import load_policy
+from testbed.policy.policy_file import PolicyBundle
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--steps", "2048", "--n-envs", "16", "--hidden", "16", "--validate-every", "1024"]

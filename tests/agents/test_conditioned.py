@@ -17,15 +17,15 @@ from agents.conditioned import (
     preference_figures,
     train_conditioned,
 )
-from agents.config import TrainConfig
 from agents.interrupt import TrainingInterrupted
 from agents.rollout import action_shares, episode_keys, simulate
+from agents.train_config import TrainConfig
 from cnn.action import ACTIONS
 from offload_env.conditioned import FLOOR_AT, Preferences, preferring
 from testbed.costs.cost_model import RadioPower
-from testbed.decide.observation import OBS_DIM
-from testbed.decide.policy import NetworkPolicy, StaticPolicy, load_policy
-from testbed.decide.policy_bundle import PolicyBundle
+from testbed.policy.observer import OBS_DIM
+from testbed.policy.policies import NetworkPolicy, StaticPolicy, load_policy
+from testbed.policy.policy_file import PolicyBundle
 
 ASKED = Preferences((0.98, 0.995), (0.0, 1.0))
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import checkpoint
-from agents.config import TrainConfig
+from agents import train_checkpoint as checkpoint
 from agents.file_kinds import check_run
-from agents.train import TrainResult, train
 from agents.train_command import config_of
-from cnn.entry import plain
-from cnn.errors import SliproadError
+from agents.train_config import TrainConfig
+from agents.training import TrainResult, train
+from cnn.common.entry import plain
+from cnn.common.errors import SliproadError
 
 CONFIG = TrainConfig(
     scenario="toy",

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from agents.demo_steps import run_demo
 from testbed.device.pace import PaceKept
-from testbed.records.parquet import read_records
-from testbed.server.process import ServerProcess
+from testbed.records.record_file import read_records
+from testbed.server.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 25
@@ -104,7 +104,7 @@ def test_a_live_part_that_fails_leaves_policy_and_report(
         def __init__(self) -> None:
             super().__init__(bundle=tmp_path / "nowhere")
 
-    monkeypatch.setattr("agents.live.ServerProcess", Homeless)
+    monkeypatch.setattr("agents.live_run.ServerProcess", Homeless)
     monkeypatch.delenv("SLIPROAD_DATA", raising=False)
     scenario = str(short_drives(tmp_path))
     result = run_demo(scenario, tmp_path, 3, 5_000, 2, 0, Console(file=io.StringIO()))

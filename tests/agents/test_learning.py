@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.config import TrainConfig
 from agents.rollout import action_shares, episode_keys, simulate, summary
-from agents.train import train
+from agents.train_config import TrainConfig
+from agents.training import train
 from cnn.action import ACTIONS
-from testbed.decide.policy import StaticPolicy, load_policy
+from testbed.policy.policies import StaticPolicy, load_policy
 
 CONFIG = TrainConfig(
     scenario="toy",

@@ -10,11 +10,11 @@ import gymnasium
 import numpy as np
 import pytest
 
-from agents.config import TrainConfig
 from agents.interrupt import TrainingInterrupted
-from agents.train import train
-from cnn.errors import ConfigError, DataError
-from testbed.decide.observation import OBS_DIM
+from agents.train_config import TrainConfig
+from agents.training import train
+from cnn.common.errors import ConfigError, DataError
+from testbed.policy.observer import OBS_DIM
 
 PPO = TrainConfig(
     scenario="toy",

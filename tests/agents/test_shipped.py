@@ -15,23 +15,23 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
-from agents.baselines import FULL_LOCAL
+from agents.baselines.rules import FULL_LOCAL
 from agents.cli import app
-from agents.evaluate import floor_on
+from agents.evaluation import floor_on
 from agents.rollout import episode_keys, simulate
 from agents.shipped import shipped_agents
-from agents.task import with_task
+from agents.world_task import with_task
 from offload_env.scenario import scenario_names
 from offload_env.staged_simulator import StagedSimulator
 from offload_env.world import build_world
-from testbed.decide.observation import CONSTANTS_AT, Observer, Settings
-from testbed.decide.policy import StaticPolicy, load_policy
-from testbed.decide.policy_bundle import PolicyBundle
-from testbed.decide.promise import Promise
-from testbed.decide.staged_policy import StagedPolicy, load_any_policy
-from testbed.decide.task import UNTOLD, told
 from testbed.meters.available import open_meter
-from testbed.records.parquet import read_records
+from testbed.policy.observer import CONSTANTS_AT, Observer, Settings
+from testbed.policy.policies import StaticPolicy, load_policy
+from testbed.policy.policy_file import PolicyBundle
+from testbed.policy.reference_profile import Promise
+from testbed.policy.staged_policies import StagedPolicy, load_any_policy
+from testbed.policy.task_settings import UNTOLD, told
+from testbed.records.record_file import read_records
 
 ASSETS = Path(str(resources.files("agents"))) / "assets"
 

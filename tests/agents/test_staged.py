@@ -13,27 +13,27 @@ import pytest
 import torch
 from sb3_contrib import MaskablePPO
 
-from agents.config import TrainConfig
-from agents.doubt import doubt
-from agents.evaluate import AGENT, STAGED, evaluate
+from agents.error_probability import doubt
+from agents.evaluation import AGENT, STAGED, evaluate
 from agents.evaluation_report import write_report
-from agents.export import bundle_of
-from agents.live import replay
+from agents.export_policy import bundle_of
+from agents.live_run import replay
 from agents.rollout import episode_keys, simulate
 from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
-from agents.train import train
+from agents.train_config import TrainConfig
+from agents.training import train
 from cnn.action import Action
-from cnn.errors import BundleError, ConfigError
+from cnn.common.errors import BundleError, ConfigError
 from cnn.frame_table import FrameTable
-from offload_env.batch import FALLBACK, SKIPPED
-from offload_env.staged import OffloadStagedEnv
-from offload_env.staged_vector import OffloadStagedVectorEnv
+from offload_env.batch_simulator import FALLBACK, SKIPPED
+from offload_env.staged_env import OffloadStagedEnv
+from offload_env.staged_vector_env import OffloadStagedVectorEnv
 from offload_env.world import build_world
-from testbed.decide.observation import FEATURES_AT, STAGED_OBS_DIM, STAGED_SCHEMA_HASH
-from testbed.decide.policy import StaticPolicy, load_policy
-from testbed.decide.policy_bundle import PolicyBundle
-from testbed.decide.staged_policy import StagedNetworkPolicy, load_staged_policy
-from testbed.decide.stages import LEGAL, N_STAGED, REPAIR, staged_name
+from testbed.policy.decision_points import LEGAL, N_STAGED, REPAIR, staged_name
+from testbed.policy.observer import FEATURES_AT, STAGED_OBS_DIM, STAGED_SCHEMA_HASH
+from testbed.policy.policies import StaticPolicy, load_policy
+from testbed.policy.policy_file import PolicyBundle
+from testbed.policy.staged_policies import StagedNetworkPolicy, load_staged_policy
 
 N_OBSERVATIONS = 100_000
 ROUNDING = 64 * float(np.finfo(np.float32).eps)

@@ -10,17 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents import checkpoint
-from agents.config import TrainConfig
-from agents.evaluate import floor_on
+from agents import train_checkpoint as checkpoint
+from agents.evaluation import floor_on
 from agents.interrupt import TrainingInterrupted
 from agents.rollout import episode_keys, simulate
 from agents.sweep import check_preferences, default_floors, evaluate_sweep, frontier, train_all
-from agents.train import train
-from cnn.errors import ConfigError
+from agents.train_config import TrainConfig
+from agents.training import train
+from cnn.common.errors import ConfigError
 from offload_env.conditioned import preferring
 from offload_env.world import MAIN
-from testbed.decide.policy import StaticPolicy
+from testbed.policy.policies import StaticPolicy
 
 SHORT = TrainConfig(
     scenario="toy", steps=1024, n_envs=16, n_steps=16, batch_size=128, hidden=8, validate_drives=2

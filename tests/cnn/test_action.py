@@ -3,7 +3,7 @@
 import pytest
 
 from cnn.action import ACTIONS, Action, action_from_index, action_index
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 
 
 def test_numbering_lists_every_legal_pair_once() -> None:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from cnn.arch import PRESETS, ModelConfig
-from cnn.errors import ConfigError
-from cnn.model import MultiExitVGG
+from cnn.common.errors import ConfigError
+from cnn.network.vgg import MultiExitVGG
 
 
 def macs_by_hooks(module: nn.Module, x: torch.Tensor) -> int:

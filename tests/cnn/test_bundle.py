@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cnn.bundle import SEGMENTS, embedded_bundle_path, load_bundle, manifest_hash
-from cnn.errors import BundleError
+from cnn.common.errors import BundleError
 
 
 @pytest.fixture

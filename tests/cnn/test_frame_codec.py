@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from cnn.errors import ConfigError, DataError
+from cnn.common.errors import ConfigError, DataError
 from cnn.frame_codec import FrameCodec, FrameEncoding, decode_frame, image_size
 
 

@@ -9,9 +9,9 @@ import torch
 from cnn.action import ACTIONS, Action
 from cnn.arch import ModelConfig
 from cnn.bundle import Bundle
-from cnn.errors import BundleError, DataError
-from cnn.export import fold_batch_norm, half_weights, write_bundle
-from cnn.model import MultiExitVGG
+from cnn.common.errors import BundleError, DataError
+from cnn.network.export_bundle import fold_batch_norm, half_weights, write_bundle
+from cnn.network.vgg import MultiExitVGG
 from cnn.runtime import SplitRuntime
 
 SMALL = ModelConfig(width=0.25, input_size=32, latent_channels=(2, 4, 4, 8))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 from offload_env.conditioned import ConditionedVectorEnv, Preferences, preferring
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import MAIN

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 from offload_env.env import OffloadEnv
-from offload_env.staged import OffloadStagedEnv
+from offload_env.staged_env import OffloadStagedEnv
 from offload_env.world import World
 
 SINGLES = [OffloadEnv, OffloadStagedEnv]
@@ -83,7 +83,7 @@ def test_an_episode_is_a_drive_of_n_frames(world: World) -> None:
 
 
 def test_the_docstring_table_is_the_specification() -> None:
-    from testbed.decide.observation import FIELDS
+    from testbed.policy.observer import FIELDS
 
     text = OffloadEnv.__doc__ or ""
     for field in FIELDS:

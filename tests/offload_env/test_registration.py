@@ -49,7 +49,7 @@ def test_registering_imports_no_environment() -> None:
     )
     loaded = set(done.stdout.split())
     assert done.returncode == 0
-    assert not {"offload_env.env", "offload_env.vector_env", "offload_env.live", "PIL"} & loaded
+    assert not {"offload_env.env", "offload_env.vector_env", "offload_env.live_env", "PIL"} & loaded
 
 
 def test_without_gymnasium_the_package_imports_and_only_register_fails() -> None:

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from cnn.action import ACTIONS
-from cnn.errors import DataError
+from cnn.common.errors import DataError
 from cnn.frame_table import FrameTable, embedded_table
 from offload_env.replay import Figures, computed_times, measured, repeat, simulate
 from offload_env.scenario import Scenario, load_scenario
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import STATUS, Outcome, Simulator
 from offload_env.world import Plan, build_world
-from testbed.link.record import LinkRecord
+from testbed.link.link_record import LinkRecord
 from testbed.records.measurement import Measurement
-from testbed.traces.model import generate_trace
+from testbed.traces.generator import generate_trace
 
 N = 60
 SCENARIO = load_scenario("urban-5g")

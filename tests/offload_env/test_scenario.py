@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn.errors import ConfigError, DataError
+from cnn.common.errors import ConfigError, DataError
 from offload_env.scenario import Constraint, Scenario, load_scenario, parse_scenario, scenario_names
 from offload_env.server_load import CELL_MS, ServerLoad
 from offload_env.world import MAIN, World, build_world, load_traces

@@ -14,7 +14,7 @@ from offload_env.server_load import CELL_MS, ServerLoad
 from offload_env.simulator import FALLBACK, OK, SKIPPED, Simulator
 from offload_env.staged_simulator import StagedSimulator
 from offload_env.world import LOCAL, MAIN, POOL, World
-from testbed.decide.stages import STAND
+from testbed.policy.decision_points import STAND
 from testbed.traces.trace import Trace
 
 MakeWorld = Callable[..., World]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 from offload_env.trace_pool import TracePool
 from testbed.link.transfer import CapacityIntegral
 from testbed.traces.trace import Trace

@@ -20,17 +20,17 @@ from cryptography.x509.oid import NameOID
 
 from cnn.action import N_ACTIONS, Action
 from cnn.bundle import embedded_bundle_path, manifest_hash
-from testbed.decide.observation import (
+from testbed.policy.decision_points import ANSWER, N_STAGED
+from testbed.policy.observer import (
     OBS_DIM,
     SCHEMA_HASH,
     STAGED_FIELDS,
     STAGED_OBS_DIM,
     STAGED_SCHEMA_HASH,
 )
-from testbed.decide.policy_bundle import PolicyBundle
-from testbed.decide.policy_manifest import STAGED_KIND
-from testbed.decide.staged_policy import StagedNetworkPolicy
-from testbed.decide.stages import ANSWER, N_STAGED
+from testbed.policy.policy_file import PolicyBundle
+from testbed.policy.policy_manifest import STAGED_KIND
+from testbed.policy.staged_policies import StagedNetworkPolicy
 
 DAY = timedelta(days=1)
 

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 
 from cnn.bundle import embedded_bundle_path, load_bundle
-from cnn.errors import SliproadError
+from cnn.common.errors import SliproadError
 from cnn.frame_table import FrameTable, embedded_table
 from testbed.costs.cost_model import CostModel
 from testbed.costs.record_model import load_base
-from testbed.decide.policy_bundle import PolicyBundle
-from testbed.decide.staged_policy import load_any_policy
-from testbed.link.record import LinkRecord
-from testbed.service.config import load_device_file
-from testbed.service.signature import TrustedKeys
-from testbed.service.signing import make_key_pair, sign
-from testbed.traces.files import constant_trace, read_trace, save_trace
-from testbed.traces.parameters import load_models
+from testbed.deploy.device_file import load_device_file
+from testbed.deploy.signature import TrustedKeys
+from testbed.deploy.signing import make_key_pair, sign
+from testbed.link.link_record import LinkRecord
+from testbed.policy.policy_file import PolicyBundle
+from testbed.policy.staged_policies import load_any_policy
+from testbed.traces.generator_parameters import load_models
+from testbed.traces.trace_files import constant_trace, read_trace, save_trace
 
 Kind = tuple[Callable[[Path], None], Callable[[Path], Any]]
 """What writes a file of the kind, and what reads it as something comparable."""

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from cnn.errors import DataError
+from cnn.common.errors import DataError
 from testbed.traces.formats.number_lines import numbers_of
 from testbed.traces.measured import Measured, time_order
 

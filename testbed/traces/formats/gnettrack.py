@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.csv_table import CsvTable, parse_csv_table
-from cnn.errors import DataError
+from cnn.common.csv_table import CsvTable, parse_csv_table
+from cnn.common.errors import DataError
 from testbed.traces.measured import Measured, time_order
 from testbed.traces.series import Floats, Series, generation
 

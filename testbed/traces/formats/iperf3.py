@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from cnn.errors import DataError
+from cnn.common.errors import DataError
 from testbed.traces.measured import Measured
 
 _NAN: Final = re.compile(r"(?<=:)\s*-?nan\b(?=\s*[,}\]])")

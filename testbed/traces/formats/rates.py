@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from cnn.errors import ConfigError, DataError
+from cnn.common.errors import ConfigError, DataError
 from testbed.traces.formats.number_lines import numbers_of
 from testbed.traces.measured import Measured
 from testbed.traces.series import Floats

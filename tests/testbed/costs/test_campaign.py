@@ -14,14 +14,14 @@ import pytest
 
 from cnn.action import N_ACTIONS
 from cnn.bundle import load_bundle
-from cnn.errors import ConfigError, DataError
-from cnn.locks import Claim
+from cnn.common.errors import ConfigError, DataError
+from cnn.common.locks import Claim
 from testbed.costs.campaign import _is_done, disturbed, run_campaign
 from testbed.costs.campaign_config import CampaignConfig, Condition
 from testbed.costs.cost_model import CostModel
-from testbed.device.frames import open_frames
+from testbed.device.frame_sources import open_frames
 from testbed.records.measurement import Measurement
-from testbed.records.parquet import RecordWriter, read_records
+from testbed.records.record_file import RecordWriter, read_records
 
 CONDITIONS = (Condition(5, 10), Condition(40, 25))
 LOCAL = Measurement(

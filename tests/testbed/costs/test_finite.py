@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cnn.action import ACTIONS
-from cnn.errors import SliproadError
-from testbed.cli import app
+from cnn.common.errors import SliproadError
+from testbed.cli.app import app
 from testbed.costs.finite import check_finite
 from testbed.records.measurement import Measurement
-from testbed.records.parquet import (
+from testbed.records.record_file import (
     METADATA_KEY,
     Records,
     RecordWriter,

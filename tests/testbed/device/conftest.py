@@ -8,7 +8,7 @@ import pytest
 
 from cnn.bundle import Bundle, load_bundle
 from cnn.runtime import SplitRuntime
-from testbed.server.process import ServerProcess
+from testbed.server.server_process import ServerProcess
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import numpy as np
 from cnn.action import Action
 from cnn.runtime import SplitRuntime
 from testbed.costs.power import power_profile
-from testbed.decide.observation import Observer, Settings
-from testbed.decide.policy import StaticPolicy
-from testbed.device.device import Device, DeviceConfig
-from testbed.device.frames import CameraFrame, open_frames
-from testbed.meters.model import ModelMeter
+from testbed.device.device_loop import Device, DeviceConfig
+from testbed.device.frame_sources import CameraFrame, open_frames
+from testbed.meters.model_meter import ModelMeter
+from testbed.policy.observer import Observer, Settings
+from testbed.policy.policies import StaticPolicy
 
 BEFORE = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
 AFTER = replace(BEFORE, accuracy_floor=0.85)

@@ -16,14 +16,14 @@ import pytest
 
 from cnn.action import Action
 from cnn.bundle import load_bundle
-from cnn.errors import ConfigError, DataError
+from cnn.common.errors import ConfigError, DataError
 from cnn.runtime import SplitRuntime
-from testbed.decide.observation import Observer, Settings
-from testbed.decide.policy import StaticPolicy
 from testbed.device.camera import NewestImage, VideoSource, square_rgb
-from testbed.device.device import Device, DeviceConfig
-from testbed.device.frames import camera_frames, open_frames
-from testbed.meters.base import NoMeter
+from testbed.device.device_loop import Device, DeviceConfig
+from testbed.device.frame_sources import camera_frames, open_frames
+from testbed.meters.meter import NoMeter
+from testbed.policy.observer import Observer, Settings
+from testbed.policy.policies import StaticPolicy
 
 SHOWN = 10
 """Images in the video file."""

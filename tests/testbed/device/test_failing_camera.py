@@ -13,16 +13,16 @@ import pytest
 
 from cnn.action import Action
 from cnn.bundle import Bundle
-from cnn.errors import DataError
+from cnn.common.errors import DataError
 from cnn.runtime import SplitRuntime
-from testbed.decide.observation import Observer, Settings
-from testbed.decide.policy import StaticPolicy
+from testbed.deploy.tally import reason_kind
 from testbed.device.camera import MAX_HUNG, NewestImage, View
-from testbed.device.device import Device, DeviceConfig
-from testbed.device.frames import CameraFrame, live_frames
-from testbed.meters.base import NoMeter
+from testbed.device.device_loop import Device, DeviceConfig
+from testbed.device.frame_sources import CameraFrame, live_frames
+from testbed.meters.meter import NoMeter
+from testbed.policy.observer import Observer, Settings
+from testbed.policy.policies import StaticPolicy
 from testbed.records.measurement import Measurement
-from testbed.service.tally import reason_kind
 
 PATIENCE_S = 0.3
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cnn.errors import DataError
+from cnn.common.errors import DataError
 from testbed.device.camera import square_rgb
-from testbed.device.frames import folder_frames, open_frames
+from testbed.device.frame_sources import folder_frames, open_frames
 from testbed.device.image_folder import image_tracks, natural_key
 
 

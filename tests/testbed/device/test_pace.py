@@ -13,16 +13,16 @@ import pytest
 
 from cnn.action import ACTIONS, N_EXITS, Action, action_index
 from cnn.bundle import Bundle
-from cnn.errors import DataError
+from cnn.common.errors import DataError
 from cnn.runtime import SplitRuntime
 from testbed.costs.cost_model import CostModel
 from testbed.costs.power import power_profile
-from testbed.decide.observation import Observer, Settings
-from testbed.decide.stages import ANSWER
-from testbed.device.device import Device, DeviceConfig
-from testbed.device.frames import open_frames
+from testbed.device.device_loop import Device, DeviceConfig
+from testbed.device.frame_sources import open_frames
 from testbed.device.pace import Pace
-from testbed.meters.model import ModelMeter
+from testbed.meters.model_meter import ModelMeter
+from testbed.policy.decision_points import ANSWER
+from testbed.policy.observer import Observer, Settings
 from testbed.records.measurement import Measurement
 
 MAIN = action_index(N_EXITS, N_EXITS)

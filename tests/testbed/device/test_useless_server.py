@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from cnn.action import Action
 from cnn.bundle import Bundle
 from cnn.runtime import SplitRuntime
-from testbed.decide.observation import Observer, Settings
-from testbed.decide.policy import StaticPolicy
-from testbed.device.device import Device, DeviceConfig
-from testbed.device.frames import CameraFrame, open_frames
-from testbed.meters.base import NoMeter
+from testbed.device.device_loop import Device, DeviceConfig
+from testbed.device.frame_sources import CameraFrame, open_frames
+from testbed.meters.meter import NoMeter
+from testbed.policy.observer import Observer, Settings
+from testbed.policy.policies import StaticPolicy
 from testbed.records.measurement import Measurement
 from testbed.wire.client import ExchangeFailed, MecClient
 

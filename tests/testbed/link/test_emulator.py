@@ -23,13 +23,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cnn.errors import ConfigError, DataError, RemoteError, SliproadError
+from cnn.common.errors import ConfigError, DataError, RemoteError, SliproadError
+from testbed.link.delivery import LinkSchedule
 from testbed.link.emulator import LinkEmulator
-from testbed.link.process import LinkProcess
-from testbed.link.record import LinkRecord
-from testbed.link.schedule import LinkSchedule
-from testbed.traces.files import constant_trace, save_trace
+from testbed.link.link_process import LinkProcess
+from testbed.link.link_record import LinkRecord
 from testbed.traces.trace import Trace
+from testbed.traces.trace_files import constant_trace, save_trace
 
 RST = struct.pack("ii", 1, 0)
 
@@ -346,7 +346,7 @@ def test_link_in_its_own_process(server: EchoServer) -> None:
 
 def test_command_runs_alone_and_reports(server: EchoServer, tmp_path: Path) -> None:
     save_trace(constant_trace(20.0, 10.0), tmp_path / "trace.json")
-    program = "import typer; from testbed.commands.link import link; typer.run(link)"
+    program = "import typer; from testbed.cli.link_command import link; typer.run(link)"
     words = ["--server", f"127.0.0.1:{server.port}", "--trace", str(tmp_path / "trace.json")]
     words += ["--port-file", str(tmp_path / "port"), "--record", str(tmp_path / "link.json")]
     child = subprocess.Popen(

@@ -12,11 +12,11 @@ import time
 import numpy as np
 import pytest
 
-from cnn.errors import SliproadError
+from cnn.common.errors import SliproadError
 from testbed.link import tc as tc_link
 from testbed.link.tc import TcLink, command
-from testbed.traces.files import constant_trace
 from testbed.traces.trace import Trace
+from testbed.traces.trace_files import constant_trace
 
 SENDER = """
 import socket, sys, time

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.meters.base import FrameActivity
+from testbed.meters.meter import FrameActivity
 
 
 @dataclass(frozen=True)

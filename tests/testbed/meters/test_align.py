@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from cnn.errors import DataError
-from testbed.cli import app
+from cnn.common.errors import DataError
+from testbed.cli.app import app
 from testbed.records.measurement import Measurement
-from testbed.records.parquet import RecordWriter, read_records
+from testbed.records.record_file import RecordWriter, read_records
 
 START = 1_767_225_600.0  # 2026-01-01 00:00:00 UTC
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from cnn.errors import ConfigError
-from testbed.doctor import Finding, examine
+from cnn.common.errors import ConfigError
+from testbed.cli.machine_check import Finding, examine
 from testbed.meters import available
 from testbed.meters.available import MeterInfo, find_meters, open_meter
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from testbed.meters.base import FrameActivity
 from testbed.meters.battery import (
     STALE_S,
     Batteries,
@@ -15,6 +14,7 @@ from testbed.meters.battery import (
     find_batteries,
     find_mains,
 )
+from testbed.meters.meter import FrameActivity
 
 SUPPLY = "class/power_supply"
 

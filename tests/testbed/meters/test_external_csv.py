@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from cnn.errors import DataError
+from cnn.common.errors import DataError
 from testbed.meters.external_csv import PowerLog, read_power_log, with_external_energy
 from testbed.meters.power_columns import find_columns
 from testbed.records.measurement import Measurement

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from testbed.meters.base import FrameActivity
 from testbed.meters.jetson import JetsonMeter, TotalRail, find_rails, total_rail
+from testbed.meters.meter import FrameActivity
 
 CHIP = "class/hwmon/hwmon{}"
 

@@ -11,7 +11,7 @@ from unittest.mock import create_autospec
 import pytest
 
 from testbed.meters import nvml
-from testbed.meters.base import FrameActivity
+from testbed.meters.meter import FrameActivity
 from testbed.meters.nvml import NvmlMeter, NvmlPowerMeter, count_gpus, counter_step_s, open_nvml
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.meters.base import EnergyReading, FrameActivity
+from testbed.meters.meter import EnergyReading, FrameActivity
 from testbed.meters.mirrors import Mirrors
 from testbed.meters.rapl import MAX_W, RaplMeter, RaplZone, find_zones, stuck_zones
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 from testbed.server.batching import Batcher
 from testbed.server.jobs import Job, Status, WaitEstimate
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from testbed.server.process import ServerProcess
+from testbed.server.server_process import ServerProcess
 
 CLIENT = """
 import json, os, sys, threading, time

@@ -23,7 +23,7 @@ from tritonclient.utils import InferenceServerException
 
 from cnn.action import ACTIONS, Action
 from cnn.bundle import load_bundle
-from cnn.errors import ConfigError
+from cnn.common.errors import ConfigError
 from cnn.frame_codec import FrameEncoding
 from cnn.runtime import SplitRuntime
 from testbed.server.mec_server import MecServer, ServerConfig

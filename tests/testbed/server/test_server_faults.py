@@ -32,7 +32,8 @@ ROOT = Path(__file__).parents[3]
 BUNDLE = load_bundle()
 RUNTIME = SplitRuntime(BUNDLE)
 SERVE = (
-    "import typer; from cnn.entry import run_app; from testbed.commands.serve import serve;"
+    "import typer; from cnn.common.entry import run_app;"
+    "from testbed.cli.serve_command import serve;"
     "app = typer.Typer(); app.command()(serve); run_app(app)"
 )
 MEMORY_BOUND = 64 * 2**20

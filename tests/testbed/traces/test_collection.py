@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn.errors import ConfigError, DataError
+from cnn.common.errors import ConfigError, DataError
 from testbed.traces.collection import load_traces
-from testbed.traces.files import constant_trace, read_trace, save_trace
+from testbed.traces.drive_split import TRAIN_GROUPS, in_part, part_of
 from testbed.traces.formats.mahimahi import read_mahimahi
 from testbed.traces.sample_files import read_series
-from testbed.traces.selection import SELECTIONS
 from testbed.traces.series import Series, answered, cut_at_gaps, generation, resample
-from testbed.traces.split import TRAIN_GROUPS, in_part, part_of
+from testbed.traces.trace_files import constant_trace, read_trace, save_trace
+from testbed.traces.trace_kinds import SELECTIONS
 
 NAN = float("nan")
 HEADER = "trace,time_s,uplink_mbps,downlink_mbps,rtt_ms,rsrp_dbm,sinr_db,speed_mps,tech,power_w\n"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cnn.errors import ConfigError, DataError
-from testbed.traces.files import read_trace
+from cnn.common.errors import ConfigError, DataError
 from testbed.traces.formats.mahimahi import mahimahi_trace, read_mahimahi
+from testbed.traces.trace_files import read_trace
 
 PACKET_BITS = 1500 * 8
 

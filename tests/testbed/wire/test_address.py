@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cnn.bundle import load_bundle
-from cnn.errors import ConfigError
-from testbed.cli import app
+from cnn.common.errors import ConfigError
+from testbed.cli.app import app
+from testbed.deploy.device_file import parse_device_file
 from testbed.link.emulator import LinkEmulator
 from testbed.server.mec_server import MecServer, ServerConfig
-from testbed.service.config import parse_device_file
-from testbed.traces.files import constant_trace
+from testbed.traces.trace_files import constant_trace
 from testbed.wire.address import join_address, parse_address, parse_host
 from testbed.wire.client import MecClient
 

@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from cnn.action import ACTIONS, Action
 from cnn.bundle import load_bundle
-from cnn.errors import RemoteError
+from cnn.common.errors import RemoteError
 from cnn.frame_codec import FrameCodec, FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
 from testbed.server.mec_server import MecServer, ServerConfig

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from cnn.action import ACTIONS, Action
 from cnn.bundle import load_bundle
-from cnn.errors import ConfigError, RemoteError
+from cnn.common.errors import ConfigError, RemoteError
 from cnn.frame_codec import FrameCodec, FrameEncoding
 from cnn.runtime import SplitRuntime
 from testbed.wire.messages import (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cnn.bundle import load_bundle
-from cnn.errors import ConfigError, RemoteError
+from cnn.common.errors import ConfigError, RemoteError
 from cnn.runtime import SplitRuntime
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.client import MecClient

@@ -14,11 +14,11 @@ from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cnn.bundle import load_bundle
-from cnn.errors import ConfigError, RemoteError
+from cnn.common.errors import ConfigError, RemoteError
 from cnn.runtime import SplitRuntime
+from testbed.deploy.assembly import plain_note, tls_of
+from testbed.deploy.device_file import parse_device_file
 from testbed.server.mec_server import MecServer, ServerConfig
-from testbed.service.assembly import plain_note, tls_of
-from testbed.service.config import parse_device_file
 from testbed.wire.address import is_loopback
 from testbed.wire.client import ExchangeFailed, MecClient
 from testbed.wire.tls import ServerTls, TlsFiles, client_tls, server_tls

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cnn.bundle import load_bundle
-from cnn.errors import RemoteError
+from cnn.common.errors import RemoteError
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.client import MecClient
 from testbed.wire.tls import ServerTls, TlsFiles

@@ -20,7 +20,7 @@ import pytest
 from cryptography import x509
 
 from cnn.bundle import load_bundle
-from cnn.errors import ConfigError, RemoteError
+from cnn.common.errors import ConfigError, RemoteError
 from cnn.runtime import SplitRuntime
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.address import parse_address

@@ -1,0 +1,1 @@
+"""Rules and bandits that the agent is compared with."""

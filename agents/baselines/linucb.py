@@ -1,0 +1,109 @@
+"""LinUCB: a contextual bandit that learns the exchange's delay while it drives.
+
+The idea of Autodidactic Neurosurgeon (L. Zhang, L. Chen, J. Xu, WWW 2021,
+arXiv:2102.02638): what the device does itself takes a known time; what happens beyond the
+split is a linear function of a context, ``theta . x``, and ``theta`` is learnt from the
+device's own exchanges. The split is chosen by an optimistic estimate, so that what is
+little known is tried. Three things are adapted to this decision:
+
+* the context of an action is what the device predicts for it (time to send, round trip and
+  wait, server's compute), so ``theta`` starts at 1, 1, 1 and learns how wrong that is;
+* old exchanges are forgotten frame by frame (discounted LinUCB: Russac, Vernade, Cappé,
+  NeurIPS 2019). A device that stays local grows unsure again and tries to send, which is what
+  Autodidactic Neurosurgeon's forced sampling is for;
+* exits cost accuracy, so a price is put on the predicted chance of a wrong answer, as in
+  `agents.baselines.rules.GreedyPolicy`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.baselines.prediction import IS_LOCAL, Floats, Predictor, Sureness, best, raw_observation
+from offload_env.world import World
+from testbed.policy.feedback import Feedback
+
+_FEATURES: Final = 4
+_BIAS_MS: Final = 10.0
+"""The constant feature; of the others' size, so that one ridge weight serves all."""
+_RIDGE_MS: Final = 20.0
+"""Coefficients start as sure as one exchange of this length would make them."""
+
+
+class LinUcbPolicy:
+    """See the module's text. Keeps one memory a row of `decide_batch`; learns by `learn`.
+
+    Args:
+        world: training world: device times, prices.
+        price: cost of one wrong answer.
+        optimism_ms: standard error of the exchange, milliseconds, that the estimate is
+            lowered by (LinUCB's alpha); 0 does not explore.
+        keep: weight that what was learnt keeps at each frame, (0, 1].
+        sureness: table of P(correct), measured on training frames.
+    """
+
+    def __init__(
+        self, world: World, price: float, optimism_ms: float, keep: float, sureness: Sureness
+    ) -> None:
+        self.name = "linucb"
+        self.price, self.optimism_ms, self.keep = price, optimism_ms, keep
+        self._predict, self._sureness = Predictor(world), sureness
+        self._timeout_ms = world.scenario.timing.timeout_ms
+        self._rows = 0
+        self._begin(1)
+
+    def reset(self) -> None:
+        """Forget every drive."""
+        self._begin(self._rows)
+
+    def _begin(self, rows: int) -> None:
+        self._rows = rows
+        # Discounted sums of x x' and of x (exchange - its prediction), without the ridge.
+        self._seen = np.zeros((rows, _FEATURES, _FEATURES))
+        self._missed = np.zeros((rows, _FEATURES))
+        self._x = np.zeros((rows, _FEATURES))
+        self._expected_ms = np.zeros(rows)
+
+    def decide(self, observation: NDArray[np.float32]) -> int:
+        """Canonical action number for one observation of one drive."""
+        return int(self.decide_batch(np.asarray(observation)[None])[0])
+
+    def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Canonical action numbers; another number of rows than before starts anew."""
+        if len(observations) != self._rows:
+            self._begin(len(observations))
+        raw = raw_observation(observations)
+        x, exchange = self._context(raw)
+        inverse = np.linalg.inv(self._seen + _RIDGE_MS**2 * np.eye(_FEATURES))
+        correction = (inverse @ self._missed[:, :, None])[:, :, 0]
+        mean = exchange + np.einsum("baf,bf->ba", x, correction)
+        spread = np.sqrt(np.einsum("baf,baf->ba", x @ inverse, x))
+        hoped = np.clip(mean - self.optimism_ms * spread, 0.0, None)
+        hoped[:, IS_LOCAL] = 0.0
+        wrong = 1.0 - self._sureness(raw)
+        chosen = best(self._predict.cost(raw, hoped) + self.price * wrong)
+        rows = np.arange(len(raw))
+        self._x, self._expected_ms = x[rows, chosen], exchange[rows, chosen]
+        return chosen
+
+    def learn(self, feedback: Feedback) -> None:
+        """One more frame: the exchange's length where something was sent."""
+        sent = np.isfinite(feedback.exchange_ms)
+        x = self._x * sent[:, None]
+        error = np.where(sent, feedback.exchange_ms - self._expected_ms, 0.0)
+        self._seen *= self.keep
+        self._seen += x[:, :, None] * x[:, None, :]
+        self._missed *= self.keep
+        self._missed += x * error[:, None]
+
+    def _context(self, raw: Floats) -> tuple[Floats, Floats]:
+        """Features (B, 20, 4) and the exchange that the device predicts by itself (B, 20).
+
+        Nothing counts beyond the time-out: an exchange that takes longer is given up.
+        """
+        parts = np.minimum(self._predict.exchange_parts_ms(raw), self._timeout_ms)
+        x = np.concatenate([np.full((*parts.shape[:2], 1), _BIAS_MS), parts], axis=2)
+        return x, np.minimum(parts.sum(2), self._timeout_ms)

@@ -1,0 +1,148 @@
+"""Baselines tuned on training drives, as carefully as the agent is.
+
+Every candidate drives the same training drives; of those that keep the accuracy floor
+the cheapest is kept, and if none keeps it, the most accurate one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.baselines.linucb import LinUcbPolicy
+from agents.baselines.prediction import Sureness
+from agents.baselines.rules import (
+    FULL_LOCAL,
+    FULL_OFFLOAD,
+    EdgentPolicy,
+    GreedyPolicy,
+    NeurosurgeonPolicy,
+    ThresholdPolicy,
+    static_policies,
+)
+from agents.baselines.spinn import CascadePolicy
+from agents.rollout import episode_keys, simulate, summary
+from agents.train_config import MARGIN
+from offload_env.world import World
+from testbed.policy.policies import RandomPolicy, StaticPolicy
+from testbed.policy.staged_policies import AnyPolicy
+
+THRESHOLDS: Final = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995)
+PRICES: Final = tuple(float(p) for p in np.geomspace(0.1, 1000, 17))
+BUDGETS: Final = (0.25, 0.4, 0.6, 0.8, 1.0, 1.5)
+"""Edgent's latency budget as a share of the scenario's deadline."""
+BANDIT_PRICES: Final = tuple(float(p) for p in np.geomspace(0.5, 100, 8))
+LAST: Final = (2, 3, 5)
+"""Last exit of the cascade within a frame."""
+OPTIMISM_MS: Final = (0.0, 4.0, 10.0)
+KEEP: Final = (0.97, 0.9, 0.99)
+"""LinUCB's weight of what it learnt, per frame; the first is used for the other two grids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A policy and what it did on the training drives."""
+
+    policy: AnyPolicy
+    cost: float
+    accuracy: float
+
+
+def measure(world: World, policy: AnyPolicy, keys: NDArray[np.uint64]) -> Candidate:
+    """Drive a policy and keep its mean cost and accuracy."""
+    figures = summary(simulate(world, policy, keys))
+    return Candidate(policy, figures["cost"], figures["accuracy"])
+
+
+def choose(candidates: Iterable[Candidate], floor: float) -> Candidate:
+    """Cheapest candidate that keeps the floor, else the most accurate."""
+    everyone = list(candidates)
+    feasible = [c for c in everyone if c.accuracy >= floor]
+    if feasible:
+        return min(feasible, key=lambda c: c.cost)
+    return max(everyone, key=lambda c: c.accuracy)
+
+
+def best_static(world: World, keys: NDArray[np.uint64], floor: float) -> StaticPolicy:
+    """The static pair chosen on the drives `keys`."""
+    policy = choose((measure(world, p, keys) for p in static_policies()), floor).policy
+    assert isinstance(policy, StaticPolicy)
+    return policy
+
+
+def tuned_baselines(
+    world: World,
+    seed: int,
+    drives: int = 128,
+    margin: float = MARGIN,
+    progress: Callable[[str], object] = lambda name: None,
+) -> dict[str, AnyPolicy]:
+    """Every baseline by name, with parameters chosen on training drives.
+
+    Args:
+        world: a training world.
+        seed: of the drives and of the random policy.
+        drives: training drives a candidate is measured on.
+        margin: accuracy asked for above the floor, as for agents.
+        progress: called with each baseline's name when it is done.
+
+    Returns:
+        ``full-local``, ``full-offload``, ``best-static``, ``random``, ``neurosurgeon``,
+        ``edgent``, ``threshold``, ``greedy``, ``linucb``, and ``spinn``, which decides within
+        the frame.
+    """
+    keys = episode_keys(seed, drives)
+    floor = world.accuracy_floor + margin
+
+    def tune(candidates: Iterable[AnyPolicy]) -> AnyPolicy:
+        return choose((measure(world, p, keys) for p in candidates), floor).policy
+
+    out: dict[str, AnyPolicy] = {
+        "full-local": StaticPolicy(FULL_LOCAL, "full-local"),
+        "full-offload": StaticPolicy(FULL_OFFLOAD, "full-offload"),
+        "random": RandomPolicy(seed),
+        "neurosurgeon": NeurosurgeonPolicy(world),
+    }
+    out["best-static"] = best_static(world, keys, floor)
+    progress("best-static")
+    deadline = world.scenario.timing.deadline_ms
+    out["edgent"] = tune(EdgentPolicy(world, share * deadline) for share in BUDGETS)
+    progress("edgent")
+    out["threshold"] = tune(
+        ThresholdPolicy(world, sure, doubt, start)
+        for start in (2, 3, 5)
+        for i, doubt in enumerate(THRESHOLDS)
+        for sure in (*THRESHOLDS[i + 2 :: 2], 1.1)
+    )
+    progress("threshold")
+    sureness = Sureness(world)
+    out["greedy"] = tune(GreedyPolicy(world, price, sureness) for price in PRICES)
+    progress("greedy")
+    out["linucb"] = _tuned_linucb(world, keys, floor, sureness)
+    progress("linucb")
+    out["spinn"] = tune(CascadePolicy(world, sure, last) for last in LAST for sure in THRESHOLDS)
+    progress("spinn")
+    for name, policy in out.items():
+        policy.name = name if name != "best-static" else f"best-static {policy.name[-4:]}"
+    return out
+
+
+def _tuned_linucb(
+    world: World, keys: NDArray[np.uint64], floor: float, sureness: Sureness
+) -> AnyPolicy:
+    """Price and optimism on a grid, then how long to remember, at the best of them."""
+
+    def candidates(pairs: Iterable[tuple[float, float]], keep: float) -> list[Candidate]:
+        policies = (LinUcbPolicy(world, p, optimism, keep, sureness) for p, optimism in pairs)
+        return [measure(world, policy, keys) for policy in policies]
+
+    everyone = candidates(((p, o) for o in OPTIMISM_MS for p in BANDIT_PRICES), KEEP[0])
+    found = choose(everyone, floor).policy
+    assert isinstance(found, LinUcbPolicy)
+    for keep in KEEP[1:]:
+        everyone += candidates([(found.price, found.optimism_ms)], keep)
+    return choose(everyone, floor).policy

@@ -1,0 +1,128 @@
+"""The comparison of policies as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from agents.evaluation import AGENT, BEST_STATIC, CLAIRVOYANT, STAGED, Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Heading, columns and rows, ready to print."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    notes: list[str]
+
+    def print(self, console: Console | None = None) -> None:
+        """To standard output."""
+        console = console or Console()
+        table = Table(title=self.title, title_justify="left")
+        if not console.is_terminal:  # a file or a pipe: no reason to cut columns
+            console = Console(width=120)
+        for i, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+        for row in self.rows:
+            style = "bold" if AGENT in row[0] else "dim" if CLAIRVOYANT in row[0] else ""
+            table.add_row(*row, style=style)
+        console.print(table)
+        for note in self.notes:
+            console.print(note, highlight=False)
+
+
+COLUMNS = (
+    "policy",
+    "delay ms",
+    "p99 ms",
+    "energy mJ",
+    "accuracy %",
+    "missed %",
+    "cost",
+)
+
+
+def cells(name: str, m: Mapping[str, float]) -> tuple[str, ...]:
+    """One row: figures rounded for people."""
+
+    def number(key: str, digits: int, factor: float = 1.0) -> str:
+        value = m.get(key)
+        return "" if value is None else f"{factor * value:.{digits}f}"
+
+    return (
+        name,
+        number("delay_ms", 1),
+        number("delay_p99_ms", 1),
+        number("energy_mj", 1),
+        number("accuracy", 2, 100),
+        number("deadline_miss", 2, 100),
+        number("cost", 4),
+    )
+
+
+FLOOR_COLUMN = "floor"
+
+
+def comparison(result: Evaluation) -> Comparison:
+    """Table of an evaluation: cheapest first, and who keeps the floor."""
+    order = sorted(result.policies, key=lambda name: result.policies[name]["cost"])
+    rows = []
+    for name in order:
+        *figures, cost = cells(_label(result, name), result.policies[name])
+        rows.append((*figures, "kept" if result.keeps_floor(name) else "MISSED", cost))
+    title = f"{result.scenario}: {result.drives} test drives of {result.frames} frames"
+    columns = (*COLUMNS[:-1], FLOOR_COLUMN, COLUMNS[-1])
+    return Comparison(title + _whose(result), columns, rows, _notes(result))
+
+
+def _whose(result: Evaluation) -> str:
+    """Whose policies were judged, for the title."""
+    if not result.origins:
+        return ""
+    if all(origin.shipped for origin in result.origins.values()):
+        return ", the shipped policies"
+    return ", " + " and ".join(str(origin.path) for origin in result.origins.values())
+
+
+def _notes(result: Evaluation) -> list[str]:
+    notes = [
+        f"accuracy floor {100 * result.floor:.2f} %; no policy that keeps it costs less than "
+        f"{result.bound_cost:.4f}"
+    ]
+    closed = {AGENT: result.gap_closed, STAGED: result.gap_closed_staged}
+    for name, share in closed.items():
+        who = f"the {name.replace('-', ' ')}"
+        if name in result.policies and not result.keeps_floor(name):
+            missing = 100 * (result.floor - result.policies[name]["accuracy"])
+            notes.append(
+                f"{who} MISSES the accuracy floor by {missing:.2f} points: its cost does not "
+                "count against policies that keep it"
+            )
+        elif share is not None:
+            notes.append(
+                f"{who} closes {100 * share:.0f} % of the gap between the best static pair and "
+                "that bound" + _static_below(result)
+            )
+    for name, origin in result.origins.items():
+        other = origin.scenario not in ("", result.scenario)
+        trained = f", trained for {origin.scenario}" if other else ""
+        notes.append(f"{name}: {origin}{trained}")
+    return notes
+
+
+def _static_below(result: Evaluation) -> str:
+    if result.keeps_floor(BEST_STATIC):
+        return ""
+    return " (that pair, chosen on training drives, misses the floor on these)"
+
+
+def _label(result: Evaluation, name: str) -> str:
+    if name == BEST_STATIC:
+        return result.best_static
+    shipped = name in result.origins and result.origins[name].shipped
+    return f"{name} (shipped)" if shipped else name

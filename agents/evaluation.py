@@ -1,0 +1,224 @@
+"""Policies compared on drives that training never saw, paired frame by frame."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from agents.baselines.tuning import tuned_baselines
+from agents.origin import Origin
+from agents.rollout import PERCENTILES, Rollout, episode_keys, simulate, summary
+from agents.statistics import Interval, gap_closed, interval, paired_differences, resamples
+from agents.table_file import write_table
+from cnn.action import ACTIONS
+from cnn.common.files import write_text
+from offload_env.bound.search import Schedule, best_schedule
+from offload_env.world import MAIN, World
+from testbed.policy.policies import StaticPolicy
+from testbed.policy.staged_policies import AnyPolicy
+
+Floats = NDArray[np.float64]
+
+AGENT = "agent"
+STAGED = "staged-agent"
+BEST_STATIC = "best-static"
+CLAIRVOYANT = "clairvoyant"
+_ROUNDING = 1e-9
+"""Means of the same answers in another order differ by this at most; one wrong answer in a
+billion frames would be as much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Results of one scenario on its test drives.
+
+    Attributes:
+        scenario: name.
+        floor: accuracy that is owed: the main exit's on the very same frames less the
+            scenario's margin, or the scenario's explicit floor.
+        policies: figures by policy (see `agents.rollout.summary`), ``clairvoyant`` among
+            them.
+        intervals: 95 % bootstrap intervals of the mean cost, by policy.
+        differences: other policies' cost less the agent's, paired by drive; empty without
+            an agent.
+        differences_staged: the same against the staged agent.
+        bound_cost: cost below which no policy that keeps the floor can go.
+        gap_closed: share of the way from the best static pair to the bound; None without
+            an agent.
+        gap_closed_staged: the same of the staged agent.
+        rollouts: by policy.
+        statics: figures of all twenty static pairs, by action name.
+        best_static: name of the static pair chosen on training drives.
+        drives: number of test drives.
+        frames: frames of a drive.
+        seed: of the drives.
+        origins: files of the learnt policies, by name; without one for a policy that was
+            given as an object.
+    """
+
+    scenario: str
+    floor: float
+    policies: dict[str, dict[str, float]]
+    intervals: dict[str, Interval]
+    differences: dict[str, Interval]
+    differences_staged: dict[str, Interval]
+    bound_cost: float
+    gap_closed: float | None
+    gap_closed_staged: float | None
+    rollouts: dict[str, Rollout]
+    statics: dict[str, dict[str, float]]
+    best_static: str
+    drives: int
+    frames: int
+    seed: int
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+
+    def keeps_floor(self, name: str) -> bool:
+        """Whether a policy's accuracy on these drives is at least the floor."""
+        return keeps(self.policies[name]["accuracy"], self.floor)
+
+    @property
+    def better(self) -> str | None:
+        """The learnt policy with the lower cost of those that keep the floor (of all, if none
+        does); None without one."""
+        learnt = [name for name in (AGENT, STAGED) if name in self.policies]
+        kept = [name for name in learnt if self.keeps_floor(name)]
+        return min(kept or learnt, key=lambda name: self.policies[name]["cost"], default=None)
+
+    def as_json(self) -> dict[str, Any]:
+        """The printed result: figures, intervals, gains against full local processing."""
+        local = self.policies["full-local"]
+        agent = self.policies[self.better] if self.better else None
+        return {
+            "scenario": self.scenario,
+            "policies": {name: self._row(name) for name in self.policies},
+            "bound_cost": self.bound_cost,
+            "gap_closed": self.gap_closed,
+            "gap_closed_staged": self.gap_closed_staged,
+            "gains_of": self.better,
+            "keeps_floor": None if self.better is None else self.keeps_floor(self.better),
+            "delay_gain": local["delay_ms"] / agent["delay_ms"] if agent else None,
+            "energy_gain": local["energy_mj"] / agent["energy_mj"] if agent else None,
+            "floor": self.floor,
+            "best_static": self.best_static,
+            "cost_intervals": {k: asdict(v) for k, v in self.intervals.items()},
+            "cost_over_agent": {k: asdict(v) for k, v in self.differences.items()},
+            "cost_over_staged_agent": {k: asdict(v) for k, v in self.differences_staged.items()},
+            "drives": self.drives,
+            "frames": self.frames,
+            "seed": self.seed,
+        }
+
+    def _row(self, name: str) -> dict[str, Any]:
+        """One policy in `as_json`: figures, whether they keep the floor, and its file."""
+        row: dict[str, Any] = {**self.policies[name], "keeps_floor": self.keeps_floor(name)}
+        if name in self.origins:
+            row |= self.origins[name].as_json()
+        return row
+
+    def save(self, folder: Path) -> None:
+        """Write ``evaluation.json`` and ``frames.parquet``, each whole or not at all."""
+        table = pd.concat([r.frame() for r in self.rollouts.values()], ignore_index=True)
+        table["policy"] = table["policy"].astype("category")
+        write_table(folder / "frames.parquet", table)
+        write_text(folder / "evaluation.json", json.dumps(self.as_json(), indent=1) + "\n")
+
+
+def evaluate(
+    train_world: World,
+    test_world: World,
+    agents: Mapping[str, AnyPolicy],
+    *,
+    drives: int = 256,
+    seed: int = 0,
+    tuning_drives: int = 64,
+    origins: Mapping[str, Origin] | None = None,
+    progress: Callable[[str], object] = lambda name: None,
+) -> Evaluation:
+    """Tune the baselines on training drives, then drive everything on the same test drives.
+
+    Args:
+        train_world: frames and traces that baselines are tuned on.
+        test_world: frames and traces that nothing was tuned on.
+        agents: learnt policies by name (``agent``, ``staged-agent``).
+        drives: test drives, each `scenario.timing.n_frames` frames.
+        seed: of drives and bootstrap.
+        tuning_drives: training drives a baseline's candidates are measured on.
+        origins: where the learnt policies come from, by name; told on in the result.
+        progress: called with the name of each policy when it is done.
+    """
+    baselines = tuned_baselines(train_world, seed, tuning_drives, progress=progress)
+    keys = episode_keys(seed + 7, drives)
+    rollouts: dict[str, Rollout] = {}
+    for name, policy in {**agents, **baselines}.items():
+        rollouts[name] = simulate(test_world, policy, keys)
+        progress(name)
+    statics = {a.name: summary(simulate(test_world, StaticPolicy(a), keys)) for a in ACTIONS}
+    policies = {name: summary(r) for name, r in rollouts.items()}
+    progress("clairvoyant (searching)")
+    floor = floor_on(test_world, rollouts["full-local"].row)
+    bound, schedule = best_schedule(test_world, keys, floor=floor)
+    policies[CLAIRVOYANT] = _clairvoyant(schedule)
+    weights = resamples(drives, seed)
+    per_drive = {name: r.cost.mean(1) for name, r in rollouts.items()}
+
+    def closed(name: str) -> float | None:
+        if name not in policies or not keeps(policies[name]["accuracy"], floor):
+            return None
+        return gap_closed(policies[BEST_STATIC]["cost"], policies[name]["cost"], bound.cost)
+
+    def differences(name: str) -> dict[str, Interval]:
+        return paired_differences(per_drive, name, weights) if name in rollouts else {}
+
+    return Evaluation(
+        scenario=test_world.scenario.name,
+        floor=floor,
+        policies=policies,
+        intervals={name: interval(cost, weights) for name, cost in per_drive.items()},
+        differences=differences(AGENT),
+        differences_staged=differences(STAGED),
+        bound_cost=bound.cost,
+        gap_closed=closed(AGENT),
+        gap_closed_staged=closed(STAGED),
+        rollouts=rollouts,
+        statics=statics,
+        best_static=baselines[BEST_STATIC].name,
+        drives=drives,
+        frames=test_world.scenario.timing.n_frames,
+        seed=seed,
+        origins=dict(origins or {}),
+    )
+
+
+def keeps(accuracy: float, floor: float) -> bool:
+    """Whether an accuracy is at least a floor, but for the rounding of the two means."""
+    return accuracy >= floor - _ROUNDING
+
+
+def floor_on(world: World, rows: NDArray[np.int64]) -> float:
+    """Accuracy owed on the frames `rows`: paired, so that no draw of frames is favoured."""
+    constraint = world.scenario.constraint
+    if constraint.accuracy_floor > 0:
+        return constraint.accuracy_floor
+    return max(0.0, float(world.correct[rows, MAIN].mean()) - constraint.accuracy_margin)
+
+
+def _clairvoyant(schedule: Schedule) -> dict[str, float]:
+    """Figures of the best feasible schedule found, as `agents.rollout.summary`."""
+    out = {
+        "cost": schedule.mean_cost,
+        "delay_ms": float(schedule.delay_ms.mean()),
+        "energy_mj": float(schedule.energy_mj.mean()),
+        "accuracy": schedule.mean_accuracy,
+        "deadline_miss": float(schedule.miss.mean()),
+    }
+    for q, value in zip(PERCENTILES, np.percentile(schedule.delay_ms, PERCENTILES), strict=True):
+        out[f"delay_p{q}_ms"] = float(value)
+    return out

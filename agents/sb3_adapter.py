@@ -1,0 +1,194 @@
+"""The native Gymnasium vector environment as stable-baselines3 wants it.
+
+stable-baselines3 expects one info dict a lane and step. Making those for hundreds of
+lanes would cost more than the simulation, so lanes share empty dicts and only a lane
+that ends gets its own. The scalar reward joins cost and constraint: with multiplier
+``m`` of the accuracy floor it is ``-cost - m * wrong``, where ``wrong`` is 1 for a wrong
+or missing answer, or (`agents.error_probability`) how often an answer like this one is wrong.
+
+**The modem's tail is charged to the exchange that causes it.** The simulator charges tail energy
+as it is spent, up to ten seconds after an exchange; a learner with a horizon of some frames never
+sees that it was the exchange's doing, and once the modem is up, sending looks free for ever. The
+learner's reward therefore books the whole tail when it is caused and gives back what turns out
+not to be spent: ``reward + owed(before) - owed(after)``, with ``owed`` the price of the tail still
+ahead. Over a drive these terms cancel exactly (nothing is owed at its start, what is left at its
+end is given back), so the return without discount, and what is best under it, stay the same
+(reward redistribution: Arjona-Medina et al., "RUDDER", NeurIPS 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+from cnn.action import N_ACTIONS
+from cnn.common.errors import ConfigError
+from offload_env.batch_simulator import FALLBACK, LOCAL_ARRAY, SKIPPED
+from offload_env.resetting import checked_options
+from offload_env.vector_env import OffloadVectorEnv
+
+
+class RolloutSums:
+    """Running sums of what the environment reported since the last `take`."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self.frames = 0
+        self._sums = dict.fromkeys(("reward", "cost", "accuracy", "delay_ms", "energy_mj"), 0.0)
+        self._actions = np.zeros(N_ACTIONS, np.int64)
+
+    def add(self, actions: NDArray[np.int64], **values: NDArray[Any]) -> None:
+        """Add one step of all lanes; `values` are arrays (B,) by name."""
+        self.frames += len(actions)
+        for name, value in values.items():
+            self._sums[name] += float(value.sum())
+        self._actions += np.bincount(actions, minlength=N_ACTIONS)
+
+    def take(self) -> tuple[dict[str, float], NDArray[np.float64]]:
+        """Means by name and shares of the 20 actions since the last call, then forget."""
+        frames = max(self.frames, 1)
+        means = {name: total / frames for name, total in self._sums.items()}
+        shares = self._actions / frames
+        self._clear()
+        return means, shares
+
+
+class OffloadVecEnv(VecEnv):
+    """Adapter of the vector environment (same-step autoreset) to stable-baselines3.
+
+    Args:
+        env: native vector environment.
+        actions: canonical numbers of the actions offered to the learner; its action k
+            is ``actions[k]``.
+        doubt: float32 (N, 20), chance that an action's answer to a table row is wrong,
+            used in the reward instead of the answer's own 0 or 1; None uses the latter.
+
+    Attributes:
+        multiplier: price of a wrong answer in the reward, moved by the dual ascent.
+        sums: what happened since the last rollout.
+
+    Raises:
+        ConfigError: if `env` resets in another way.
+    """
+
+    def __init__(
+        self,
+        env: OffloadVectorEnv,
+        actions: Sequence[int] = range(N_ACTIONS),
+        doubt: NDArray[np.float32] | None = None,
+    ) -> None:
+        if env.autoreset_mode is not AutoresetMode.SAME_STEP:
+            raise ConfigError(
+                f"autoreset_mode {env.autoreset_mode.value}",
+                expected="SameStep, which stable-baselines3 needs",
+                mend="make the vector environment without autoreset_mode",
+            )
+        self.env = env
+        self.multiplier = 0.0
+        self.table = np.asarray(actions, np.int64)
+        self.sums = RolloutSums()
+        self.render_mode = None
+        super().__init__(env.num_envs, env.single_observation_space, spaces.Discrete(len(actions)))
+        self._doubt = doubt
+        self._no_info: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
+        self._chosen = np.zeros(env.num_envs, np.int64)
+        self._tail_price = env.world.cost.radio.tail_mw / 1e3  # mJ a ms
+
+    def reset(self) -> NDArray[np.float32]:
+        """Start every lane anew, with what was given to `seed` and `set_options`, if anything.
+
+        Raises:
+            InvalidResetError: if the options hold anything but a ``key`` for every lane.
+        """
+        seeds = [s for s in self._seeds if s is not None]
+        given = [checked_options(options, ("key",)) for options in self._options]
+        options = {"key": [lane.get("key") for lane in given]} if any(given) else None
+        observation, _ = self.env.reset(seed=seeds[0] if seeds else None, options=options)
+        self._reset_seeds()
+        self._reset_options()
+        return np.array(observation, np.float32)
+
+    def step_async(self, actions: NDArray[np.int64]) -> None:
+        """Remember the learner's choices."""
+        self._chosen = self.table[np.asarray(actions, np.int64)]
+
+    def step_wait(
+        self,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """One frame in every lane."""
+        rows = self.env.simulator.row.copy()
+        owed = self._owed() if self._tail_price else 0.0
+        observation, _, terminated, truncated, info = self.env.step(self._chosen)
+        done = terminated | truncated
+        # In a lane that ended another drive begins, which owes nothing.
+        reward = -info["cost"] - self.multiplier * self._wrong(rows, info)
+        self._count(reward, info, ("cost", "accuracy", "delay_ms", "energy_mj"))
+        if self._tail_price:  # most modems have none, and this runs at every step
+            reward += owed - self._owed()
+        infos = self._no_info
+        if done.any():
+            infos = list(infos)
+            final = info["final_obs"]
+            for lane in np.flatnonzero(done):
+                infos[lane] = {
+                    "terminal_observation": np.array(final[lane], np.float32),
+                    "TimeLimit.truncated": bool(truncated[lane] and not terminated[lane]),
+                }
+        # A copy: the environment may reuse its arrays, the rollout buffer must not see it.
+        return np.array(observation, np.float32), reward.astype(np.float32), done, infos
+
+    def _owed(self) -> NDArray[np.float64]:
+        """Cost of the modem's tail that each lane has ahead of it, float64 (B,)."""
+        s = self.env.simulator.lanes
+        left_ms = s.last_end + self.env.world.cost.radio.tail_ms - s.start
+        owed: NDArray[np.float64] = self._tail_price * s.energy_price * np.maximum(left_ms, 0.0)
+        return owed
+
+    def _count(
+        self, reward: NDArray[np.float64], info: dict[str, Any], names: tuple[str, ...]
+    ) -> None:
+        """Add the frames that ended to `sums`."""
+        self.sums.add(self._chosen, reward=reward, **{name: info[name] for name in names})
+
+    def _wrong(self, rows: NDArray[np.int64], info: dict[str, Any]) -> NDArray[np.float64]:
+        """How wrong the answers were, float64 (B,) in [0, 1]."""
+        if self._doubt is None:
+            wrong: NDArray[np.float64] = 1.0 - info["accuracy"]
+            return wrong
+        fell = info["status"] == FALLBACK
+        used = np.where(fell, LOCAL_ARRAY.take(info["exit_used"] - 1), info["action"])
+        return np.where(info["status"] == SKIPPED, 1.0, self._doubt[rows, used])
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The same value for every lane: lanes are rows of one environment."""
+        return [getattr(self.env, attr_name) for _ in self._lanes(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Not offered: lanes are rows of one environment."""
+        raise NotImplementedError("lanes of the native vector environment share their attributes")
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method of the environment once and give its answer to every lane."""
+        answer = getattr(self.env, method_name)(*method_args, **method_kwargs)
+        return [answer for _ in self._lanes(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
+        """No lane is wrapped."""
+        return [False for _ in self._lanes(indices)]
+
+    def _lanes(self, indices: Any) -> Iterable[int]:
+        return self._get_indices(indices)

@@ -1,0 +1,1 @@
+"""What every package stands on: files, errors, tables, the terminal."""

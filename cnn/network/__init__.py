@@ -1,0 +1,1 @@
+"""Making the network: training, calibration, export. Needs torch."""

@@ -1,0 +1,247 @@
+"""Write a trained network as a model bundle: ONNX segments plus manifest.
+
+Batch norm is folded into the convolutions. A float32 bundle stores its weights as float16
+and widens them when ONNX Runtime loads a segment; an int8 bundle is quantised from it.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from cnn.action import N_ACTIONS, N_EXITS
+from cnn.bundle import FORMAT, SEGMENTS, Bundle, load_bundle, manifest_hash
+from cnn.common.errors import BundleError
+from cnn.common.folders import replacing_folder
+from cnn.file_kinds import BUNDLE
+from cnn.network.quantise import quantise_segment, segment_inputs
+from cnn.network.vgg import CONTRAST_FLOOR, LATENT_LEVELS, MultiExitVGG
+from cnn.runtime import SplitRuntime
+
+
+class _Block1(nn.Module):
+    """uint8 (B, H, W, 3) -> features: scaling and contrast normalisation included."""
+
+    def __init__(self, net: MultiExitVGG, block: nn.Module) -> None:
+        super().__init__()
+        self.net, self.block = net, block
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = x.permute(0, 3, 1, 2).to(torch.float32) / 255
+        return cast(Tensor, self.block(self.net.normalise(image)))
+
+
+class _Encoder(nn.Module):
+    """Features -> uint8 latent."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.round(self.encoder(x) * LATENT_LEVELS).to(torch.uint8)
+
+
+class _Decoder(nn.Module):
+    """uint8 latent -> features."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.decoder(x.to(torch.float32) / LATENT_LEVELS))
+
+
+def fold_batch_norm(layers: nn.Sequential) -> nn.Sequential:
+    """Copy of `layers` in eval mode with every batch norm folded into its convolution."""
+    out: list[nn.Module] = []
+    for layer in copy.deepcopy(layers).eval():
+        if isinstance(layer, nn.BatchNorm2d):
+            out[-1] = fuse_conv_bn_eval(cast(nn.Conv2d, out[-1]), layer)
+        elif not isinstance(layer, nn.Dropout):
+            out.append(layer)
+    return nn.Sequential(*out)
+
+
+def half_weights(layers: nn.Module) -> None:
+    """Round every parameter to float16 in place: what the bundle stores is what runs.
+
+    Raises:
+        BundleError: if one is no number, or larger than float16 holds (65,504).
+    """
+    with torch.no_grad():
+        for p in layers.parameters():
+            half = p.half().float()
+            if not half.isfinite().all():
+                raise BundleError(
+                    f"a network with a weight of {float(p[~half.isfinite()][0]):g}",
+                    expected=f"weights up to {torch.finfo(torch.float16).max:g}, which float16 "
+                    "holds",
+                    mend="train it again, with a lower learning rate",
+                )
+            p.copy_(half)
+
+
+def segment_modules(net: MultiExitVGG) -> dict[str, tuple[nn.Module, Tensor]]:
+    """Every segment as (module, example input with batch 2)."""
+    config = net.config
+    out: dict[str, tuple[nn.Module, Tensor]] = {}
+    for i in range(1, N_EXITS + 1):
+        block = fold_batch_norm(cast(nn.Sequential, net.blocks[i - 1]))
+        head = fold_batch_norm(cast(nn.Sequential, net.exits[i - 1]))
+        half_weights(block)
+        half_weights(head)
+        c, size = config.channels(i), config.size(i)
+        if i == 1:
+            side = config.input_size
+            out["block1"] = (_Block1(net, block), torch.zeros(2, side, side, 3, dtype=torch.uint8))
+        else:
+            before = config.size(i - 1)
+            out[f"block{i}"] = (block, torch.zeros(2, config.channels(i - 1), before, before))
+        out[f"exit{i}"] = (head, torch.zeros(2, c, size, size))
+        if i < N_EXITS:
+            encoder = fold_batch_norm(cast(nn.Sequential, net.encoders[i - 1]))
+            decoder = fold_batch_norm(cast(nn.Sequential, net.decoders[i - 1]))
+            half_weights(encoder)
+            half_weights(decoder)
+            latent = config.bottleneck(i)
+            out[f"enc{i}"] = (_Encoder(encoder), torch.zeros(2, c, size, size))
+            code = torch.zeros(2, latent.channels, latent.size, latent.size, dtype=torch.uint8)
+            out[f"dec{i}"] = (_Decoder(decoder), code)
+    return {name: out[name] for name in SEGMENTS}
+
+
+def to_onnx(module: nn.Module, example: Tensor) -> bytes:
+    """One segment as ONNX, input ``x`` and output ``y`` with a free batch dimension."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        file = Path(folder) / "segment.onnx"
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),
+            (example,),
+            str(file),
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes={"x": {0: "batch"}, "y": {0: "batch"}},
+            opset_version=17,
+            dynamo=False,
+        )
+        model = onnx.load(file)
+    _store_half(model)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def _store_half(model: onnx.ModelProto) -> None:
+    """Keep large float32 initialisers as float16 followed by a Cast."""
+    graph = model.graph
+    casts = []
+    for tensor in list(graph.initializer):
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < 16:
+            continue
+        graph.initializer.remove(tensor)
+        half = numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}_f16")
+        graph.initializer.append(half)
+        casts.append(helper.make_node("Cast", [half.name], [tensor.name], to=TensorProto.FLOAT))
+    for node in reversed(casts):
+        graph.node.insert(0, node)
+
+
+def write_bundle(
+    net: MultiExitVGG,
+    path: Path,
+    temperatures: Sequence[float] = (1.0,) * N_ACTIONS,
+    provenance: dict[str, Any] | None = None,
+    int8_images: NDArray[np.uint8] | None = None,
+) -> Bundle:
+    """Export `net` to the folder `path`, replacing a bundle that is there.
+
+    Args:
+        net: trained network.
+        path: folder to write; appears whole or not at all. A folder that is there must hold
+            a bundle and nothing else.
+        temperatures: 20 softmax temperatures, by action.
+        provenance: how the network was trained; stored as it is.
+        int8_images: calibration frames (N, H, W, 3) for an int8 bundle; None is float32.
+
+    Raises:
+        DataError: if the folder holds anything else, or cannot be written.
+    """
+    if int8_images is not None:
+        return _write_int8(net, path, temperatures, provenance, int8_images)
+    parts = {
+        name: (to_onnx(module, example), module, example)
+        for name, (module, example) in segment_modules(net).items()
+    }
+    segments = {}
+    for name, (data, module, example) in parts.items():
+        with torch.no_grad():
+            output = module(example)
+        segments[name] = {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "input": [str(example.dtype).removeprefix("torch."), *example.shape[1:]],
+            "output": [str(output.dtype).removeprefix("torch."), *output.shape[1:]],
+        }
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "precision": "float32",
+        "config": asdict(net.config),
+        "segments": segments,
+        "temperatures": [round(float(t), 6) for t in temperatures],
+        "normalisation": f"per image: (x - mean) / (contrast + {CONTRAST_FLOOR}), x in [0, 1]",
+        "latent": f"uint8 = round({LATENT_LEVELS} z), z in [0, 1]",
+        "weights": "float16 on disk, float32 in memory",
+        "provenance": provenance or {},
+    }
+    return _write(path, manifest, {name: data for name, (data, _, _) in parts.items()})
+
+
+def _write_int8(
+    net: MultiExitVGG,
+    path: Path,
+    temperatures: Sequence[float],
+    provenance: dict[str, Any] | None,
+    images: NDArray[np.uint8],
+) -> Bundle:
+    with tempfile.TemporaryDirectory() as folder:
+        plain = write_bundle(net, Path(folder) / "float32", temperatures, provenance)
+        inputs = segment_inputs(SplitRuntime(plain), images)
+        data = {
+            name: quantise_segment(plain.segment_path(name).read_bytes(), inputs[name])
+            for name in SEGMENTS
+        }
+    manifest = plain.manifest
+    for name in SEGMENTS:
+        manifest["segments"][name]["sha256"] = hashlib.sha256(data[name]).hexdigest()
+    manifest["precision"] = "int8"
+    manifest["weights"] = f"int8 by channel (7 bits), calibrated on {len(images)} frames"
+    return _write(path, manifest, data)
+
+
+def _write(path: Path, manifest: dict[str, Any], segments: dict[str, bytes]) -> Bundle:
+    manifest["hash"] = manifest_hash(json.loads(json.dumps(manifest)))
+    with replacing_folder(path, BUNDLE) as temporary:
+        (temporary / "segments").mkdir()
+        for name, data in segments.items():
+            (temporary / "segments" / f"{name}.onnx").write_bytes(data)
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    return load_bundle(path)

@@ -1,0 +1,135 @@
+"""The whole way from images to a calibrated bundle."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.arch import ModelConfig
+from cnn.bundle import Bundle
+from cnn.common.errors import ConfigError
+from cnn.data.gtsrb import ImageSet, load_tracks, split_part
+from cnn.network import weights_file as checkpoint
+from cnn.network.accuracy import action_reliability
+from cnn.network.bottlenecks import BottleneckConfig, train_bottlenecks
+from cnn.network.calibrate import collect_logits, fit_temperatures
+from cnn.network.export_bundle import write_bundle
+from cnn.network.torch_device import DeviceChoice, Precision, choose_compute
+from cnn.network.train_network import TrainConfig, train
+from cnn.network.vgg import MultiExitVGG
+from cnn.runtime import SplitRuntime
+
+INT8_FRAMES = 256
+"""Calibration frames of an int8 bundle."""
+
+
+def calibrated_bundle(
+    net: MultiExitVGG,
+    val: ImageSet,
+    out: Path,
+    provenance: dict[str, Any],
+    int8_images: NDArray[np.uint8] | None,
+) -> Bundle:
+    """Export `net`, fit the temperatures on `val` through the export, export again."""
+    with tempfile.TemporaryDirectory() as folder:
+        raw = write_bundle(net, Path(folder) / "raw", int8_images=int8_images)
+        logits = collect_logits(SplitRuntime(raw), val)
+    temperatures = fit_temperatures(logits, val.label)
+    ones = (1.0,) * len(temperatures)
+    calibration = {
+        "frames": len(val),
+        "ece_before": [r.ece for r in action_reliability(logits, val.label, ones)],
+        "ece_after": [r.ece for r in action_reliability(logits, val.label, temperatures)],
+    }
+    provenance = {**provenance, "calibration": calibration}
+    return write_bundle(net, out, temperatures, provenance, int8_images)
+
+
+def int8_calibration(fit: ImageSet, precision: str, seed: int = 0) -> NDArray[np.uint8] | None:
+    """Frames that set the int8 ranges; None for a float32 bundle.
+
+    Raises:
+        ConfigError: if `precision` is neither int8 nor float32.
+    """
+    if precision not in ("int8", "float32"):
+        raise ConfigError(
+            f"precision {precision!r}", expected="int8 or float32", mend="name one of these"
+        )
+    if precision == "float32":
+        return None
+    chosen = np.random.default_rng(seed).permutation(len(fit))[:INT8_FRAMES]
+    return fit.images[np.sort(chosen)]
+
+
+def export_calibrated(
+    path: Path, folder: Path, out: Path, *, precision: str = "int8", note: str = ""
+) -> dict[str, Any]:
+    """Checkpoint -> calibrated bundle; returns its path and hash."""
+    net = checkpoint.build_model(checkpoint.load(path))
+    data = load_tracks(folder, net.config.input_size)
+    provenance: dict[str, Any] = {"data": "GTSRB training set, tracks of cnn-fit"}
+    record = path.parent / "train.json"
+    if record.is_file():
+        provenance["training"] = json.loads(record.read_text())
+    if note:
+        provenance["note"] = note
+    ranges = int8_calibration(split_part(data, "cnn-fit"), precision)
+    bundle = calibrated_bundle(net, split_part(data, "cnn-val"), out, provenance, ranges)
+    return {"bundle": str(out), "hash": bundle.hash}
+
+
+def train_all(
+    folder: Path,
+    out: Path,
+    config: ModelConfig,
+    *,
+    epochs: int,
+    bottleneck_epochs: int,
+    limit: int | None,
+    precision: str,
+    resume: bool,
+    threads: int,
+    seed: int,
+    device: DeviceChoice = "auto",
+    mixed: Precision = "auto",
+) -> dict[str, Any]:
+    """Backbone and exits, then bottlenecks, then calibration and export, into `out`.
+
+    `device` and `mixed` say where training computes and how (`cnn.network.torch_device`);
+    `precision` is the bundle's.
+    """
+    choose_compute(device, mixed)  # an impossible choice is refused before data are read
+    data = load_tracks(folder, config.input_size)
+    fit, val = split_part(data, "cnn-fit"), split_part(data, "cnn-val")
+    if limit is not None:
+        rng = np.random.default_rng(seed)
+        fit = fit.take(np.sort(rng.permutation(len(fit))[:limit]))
+        val = val.take(np.sort(rng.permutation(len(val))[:limit]))
+    backbone = train(
+        fit,
+        val,
+        config,
+        TrainConfig(epochs=epochs, device=device, precision=mixed, threads=threads, seed=seed),
+        out,
+        resume=resume,
+    )
+    net = checkpoint.build_model(checkpoint.load(backbone))
+    bottlenecks = BottleneckConfig(
+        epochs=bottleneck_epochs, device=device, precision=mixed, seed=seed
+    )
+    final = train_bottlenecks(net, fit, val, bottlenecks, out, resume=resume)
+    net = checkpoint.build_model(checkpoint.load(final))
+    provenance = {
+        "data": "GTSRB training set, tracks of cnn-fit",
+        "training": json.loads((out / "train.json").read_text()),
+        "bottleneck_epochs": bottleneck_epochs,
+        "seed": seed,
+    }
+    ranges = int8_calibration(fit, precision, seed)
+    bundle = calibrated_bundle(net, val, out / "bundle", provenance, ranges)
+    return {"bundle": str(bundle.path), "hash": bundle.hash, "checkpoint": str(final)}

@@ -1,0 +1,1 @@
+"""Rendered road signs: frames that need no data set."""

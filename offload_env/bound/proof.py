@@ -1,0 +1,204 @@
+"""What no policy can beat, and the best schedule found: the truth lies between.
+
+**Lower bound.** Let x be any schedule (of any policy, clairvoyant or not, deciding once a frame
+or after every exit) whose mean accuracy over the episodes is at least the floor f, C(x) its
+mean cost and e(x) its mean error <= 1 - f. For every multiplier m >= 0
+
+    C(x) >= C(x) + m (e(x) - (1 - f)) >= min_y [C'(y) + m e(y)] - m (1 - f) =: L(m),
+
+where C' is the relaxed cost, at most the true one of every schedule, and the minimum runs over
+all sequences of choices, feasible or not. So max_m L(m) is a lower bound on the cost of every
+policy that keeps the floor.
+
+**Two floors.** A floor f_c on the share s_c of critical frames adds a second multiplier in the
+same way: with e_c(x) the errors on critical frames, per frame, ``+ m_c (e_c(x) - s_c (1 - f_c))``
+is at most 0 as well (which frames are critical does not depend on decisions).
+
+**Energy budget.** Of an episode that spends S in n frames with a budget of B, the frames that
+end over budget have used at least S - B together (the first of them began within the budget),
+none more than e_max. So there are at least (S - B) / e_max of them, and for every premium
+0 <= p <= over_budget / e_max their charge is at least p (S - B): a premium on the price of
+energy, less p B / n a frame. The bound tries several premiums and keeps the highest.
+
+**Relaxed cost.** A frame is *punctual* if it starts when it is captured and no earlier payload
+occupies the radio; the first one is. A punctual frame's delay, its energy without the modem's
+tail, and whether the next one is punctual are those of the simulator, whatever came before:
+`offload_env.bound.on_time` lists them for every way through the frame, looks at exits included.
+After a frame that is not punctual the relaxed problem lets the next one be either; its costs
+are bounded from below by `offload_env.bound.relaxed`. Hence every schedule is a path through
+these two states whose relaxed cost is at most its true one.
+
+**Giving up.** A staged device may give up waiting early and answer with any exit from there on.
+That costs no less than the same local answer without the exchange, which also frees the device no
+later and leaves no tail (a connected modem takes at least as much in an exchange as after it). So
+the bound counts it as that local answer, which can do better only for what the device
+leaves behind: if it is late for the next frame, it has been at work until then, which
+`offload_env.bound.on_time` charges; if not, at most the radio is still busy. Where that is
+possible, punctual frames that send are bounded from below as well (`offload_env.bound.radio_busy`).
+
+**Tail.** Between the end A_j of one exchange and the hand-over t_k of the next the modem
+spends ``T min(t_k - A_j, tail)`` with T the price of tail time. With t_k >= r_k and
+min(t_k, A_j + tail) >= min(r_k, a_j + tail), r_k the hand-over (exact if k is punctual, else the
+capture and the least compute) and a_j the least end of an exchange of frame j, this is at least
+
+    T (min(r_k, a_j + tail) - c_(j+1))  +  T (c_(j+1) - A_j).
+
+The second term belongs to frame j alone: exact if j is punctual; otherwise an end later than
+the least one lowers it by T for each millisecond but raises the delay's cost by D, so for
+T <= D the least end gives a lower bound (for T > D the tail is left out: nothing negative is
+dropped). The first term links j to the next exchange only; of the two branches of its minimum
+the cheaper is taken for each, and a dynamic programme over the two states and "which frame
+exchanged last" (`offload_env.bound.programme`) minimises the sum exactly.
+
+**Upper bound.** `offload_env.bound.search.best_schedule` searches the real simulator (queues, FIFO
+radio, time-outs, tail) with knowledge of everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.common.errors import ConfigError
+from offload_env.bound.compute_before import least_and_most
+from offload_env.bound.cutting_plane import maximise
+from offload_env.bound.programme import Relaxed, options
+from offload_env.hashing import Keys
+from offload_env.world import World
+
+Floats = NDArray[np.float64]
+_PREMIUMS: Final = (0.0, 0.25, 0.5, 1.0)
+"""Shares of the largest premium that are tried where there is an energy budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class LowerBound:
+    """A cost below which no policy can go on these episodes.
+
+    Attributes:
+        cost: mean cost of a frame.
+        multiplier: price of an error at which the bound is attained.
+        floor: accuracy that was demanded.
+        n_episodes, n_frames: what it was computed on.
+        critical_multiplier: price of an error on a critical class, on top; 0 without any.
+        critical_floor: accuracy that was demanded of the critical classes; 0 without any.
+        premium: added to the price of a millijoule for the energy budget; 0 without one.
+    """
+
+    cost: float
+    multiplier: float
+    floor: float
+    n_episodes: int
+    n_frames: int
+    critical_multiplier: float = 0.0
+    critical_floor: float = 0.0
+    premium: float = 0.0
+
+
+def episode_keys(seed: int, n: int) -> Keys:
+    """Keys of `n` episodes for evaluation, uint64 (n,); equal seeds give equal episodes."""
+    return np.random.default_rng(seed).integers(0, 2**63, n).astype(np.uint64)
+
+
+def lower_bound(
+    world: World,
+    keys: Keys,
+    *,
+    floor: float | None = None,
+    critical_floor: float | None = None,
+    n_frames: int | None = None,
+) -> LowerBound:
+    """The clairvoyant lower bound on the mean cost of a frame.
+
+    Args:
+        world: scenario and split.
+        keys: uint64 (E,), episodes; the floors are owed on average over all of them.
+        floor: accuracy floor; None takes the world's.
+        critical_floor: the same for the critical classes alone.
+        n_frames: frames of each episode; None takes the scenario's.
+
+    Raises:
+        ConfigError: if a floor is above 1 or no sequence of choices can keep it.
+    """
+    return bound_and_relaxed(
+        world, keys, floor=floor, critical_floor=critical_floor, n_frames=n_frames
+    )[0]
+
+
+def bound_and_relaxed(
+    world: World,
+    keys: Keys,
+    *,
+    floor: float | None = None,
+    critical_floor: float | None = None,
+    n_frames: int | None = None,
+) -> tuple[LowerBound, Relaxed]:
+    """`lower_bound`, and the relaxed problem that it came from, to guide a search."""
+    n = world.scenario.timing.n_frames if n_frames is None else n_frames
+    floor = world.accuracy_floor if floor is None else floor
+    critical_floor = world.critical_floor if critical_floor is None else critical_floor
+    largest = largest_premium(world)
+    best: tuple[LowerBound, Relaxed] | None = None
+    for share in _PREMIUMS if largest else (0.0,):
+        relaxed = Relaxed(options(world, keys, n, share * largest))
+        spent = share * largest * world.scenario.price.energy_budget_mj / n
+        bound = _dual(relaxed, floor, critical_floor, share * largest, spent)
+        if best is None or bound.cost > best[0].cost:
+            best = bound, relaxed
+    assert best is not None
+    return best
+
+
+def _dual(
+    relaxed: Relaxed, floor: float, critical_floor: float, premium: float, spent: float
+) -> LowerBound:
+    """The best Lagrangian bound for one premium, which takes `spent` off each frame."""
+    opts = relaxed.opts
+    share = float(opts.critical.mean())
+    owed = np.array([1.0 - floor, share * (1.0 - critical_floor)])
+    least = opts.error.min(2)
+    unavoidable = np.array([least.mean(), (least * opts.critical).mean()])
+    if (unavoidable > owed + 1e-12).any() or floor > 1:
+        raise ConfigError(
+            f"accuracy floor {floor}, of critical classes {critical_floor}",
+            expected="floors that some sequence of actions keeps",
+            mend="lower the floor or enlarge the margin",
+        )
+    k = 2 if share > 0 and critical_floor > 0 else 1
+
+    def evaluate(at: Floats) -> tuple[float, Floats]:
+        found = relaxed.solve(*at.tolist())
+        gradient = np.array([found.error, found.critical])[:k] - owed[:k]
+        return found.value - float(at @ owed[:k]) - spent, gradient
+
+    peak = maximise(evaluate, k)
+    return LowerBound(
+        peak.value,
+        float(peak.at[0]),
+        floor,
+        relaxed.episodes,
+        relaxed.frames,
+        float(peak.at[1]) if k == 2 else 0.0,
+        critical_floor if k == 2 else 0.0,
+        premium,
+    )
+
+
+def largest_premium(world: World) -> float:
+    """``over_budget / e_max``; 0 without an energy budget."""
+    price, timing, cost = world.scenario.price, world.scenario.timing, world.cost
+    if not price.energy_budget_mj or not price.over_budget:
+        return 0.0
+    slowest = float(world.device_jitter.max())
+    compute_ms = float(least_and_most(world)[1].max()) * slowest
+    # After an exchange it may go on from the frame, look at every exit, or just finish.
+    busy_ms = 2 * compute_ms
+    hold_mw = cost.idle_mw + cost.radio.active_mw
+    send_mj = cost.radio.tx_mw_per_mbps * 8e-6 * float(world.sent_bytes.max())
+    # From a frame's start to the next one's at most a period or all that it can do.
+    window_ms = max(timing.period_ms, busy_ms + timing.timeout_ms)
+    most_mj = (cost.busy_mw * busy_ms + hold_mw * timing.timeout_ms) / 1e3
+    return price.over_budget / (most_mj + send_mj + cost.radio.tail_mw * window_ms / 1e3)

@@ -1,0 +1,151 @@
+"""A frame and what was decided about it, as a line of text and as a small picture.
+
+Frame tables hold answers, not images: of a simulated frame the picture shows a sign of its class,
+drawn by `cnn.render.rendered_tracks`, the same one throughout a track.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from cnn.action import ACTIONS, N_EXITS
+from cnn.render.rendered_tracks import render_tracks
+from cnn.render.signs import N_SIGNS
+from offload_env.outcome import SKIPPED, STATUS
+from offload_env.world import World
+
+Picture = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+WIDTH: Final = 400
+HEIGHT: Final = 160
+_SIGN_PX: Final = 120
+_LEFT: Final = 156
+_INK, _PAPER, _FAINT = (32, 33, 36), (250, 250, 248), (214, 214, 210)
+_DEVICE, _SERVER, _GOOD, _BAD = (46, 110, 180), (232, 150, 40), (44, 140, 80), (196, 52, 48)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The last frame of a drive, or (without `action`) the first before its decision.
+
+    Attributes:
+        number: of the frame in the drive, from 0.
+        label: its class; None unknown.
+        track: of the frame table; the same sign is drawn throughout.
+        image: uint8 (H, W, 3), the frame itself where there is one, instead of a drawing.
+        action: canonical number of the pair decided; None before the decision.
+        exit_used: exit whose answer stands, 1..5.
+        status: of `offload_env.outcome.STATUS`.
+        delay_ms, energy_mj, cost: what the frame took.
+        correct: the answer is the true class.
+    """
+
+    number: int
+    label: int | None = None
+    track: int = 0
+    image: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
+    action: int | None = None
+    exit_used: int = 0
+    status: int = 0
+    delay_ms: float = 0.0
+    energy_mj: float = 0.0
+    correct: bool = False
+    cost: float = 0.0
+
+
+def describe(shown: Shown) -> str:
+    """One frame as a line of text."""
+    if shown.action is None:
+        return "no frame yet"
+    return (
+        f"{ACTIONS[shown.action].name} {STATUS[shown.status]} delay {shown.delay_ms:.1f} ms "
+        f"energy {shown.energy_mj:.1f} mJ {'right' if shown.correct else 'wrong'} "
+        f"cost {shown.cost:.3f}"
+    )
+
+
+def paint(world: World, shown: Shown) -> Picture:
+    """The picture of one frame; equal frames give equal pictures.
+
+    Args:
+        world: for the deadline and the energy of full local processing, the ends of the bars.
+        shown: what to paint.
+
+    Returns:
+        uint8 (`HEIGHT`, `WIDTH`, 3), RGB, a new array.
+    """
+    image = Image.new("RGB", (WIDTH, HEIGHT), _PAPER)
+    if shown.image is None:
+        sign = _sign(shown.label, shown.track)
+    else:
+        sign = Image.fromarray(shown.image).resize((_SIGN_PX, _SIGN_PX))
+    image.paste(sign, (16, 12))
+    draw = ImageDraw.Draw(image)
+    known = "" if shown.label is None else f", class {shown.label}"
+    _text(draw, (16, 138), f"frame {shown.number}{known}")
+    _paint_blocks(draw, shown)
+    if shown.action is not None:
+        _paint_outcome(draw, shown, world.scenario.timing.deadline_ms, world.energy_ref_mj)
+    return np.array(image)
+
+
+def _paint_blocks(draw: ImageDraw.ImageDraw, shown: Shown) -> None:
+    """The network's blocks in the colour of where they run, grey if they do not."""
+    action = None if shown.action is None else ACTIONS[shown.action]
+    for block in range(1, N_EXITS + 1):
+        colour = _FAINT
+        if action is not None and shown.status != SKIPPED and block <= action.exit:
+            colour = _DEVICE if block <= action.split else _SERVER
+        x = _LEFT + (block - 1) * 46
+        draw.rectangle((x, 14, x + 38, 42), fill=colour)
+        _text(draw, (x + 16, 21), str(block), _PAPER)
+    _text(draw, (_LEFT, 48), "device", _DEVICE)
+    _text(draw, (_LEFT + 46, 48), "server", _SERVER)
+    said = "no decision yet" if action is None else f"{action.name}, {STATUS[shown.status]}"
+    _text(draw, (_LEFT + 100, 48), said)
+
+
+def _paint_outcome(
+    draw: ImageDraw.ImageDraw, shown: Shown, deadline_ms: float, full_mj: float
+) -> None:
+    """Delay up to the deadline, energy up to that of full local processing, the answer."""
+    bars = ((72, "ms", shown.delay_ms, deadline_ms), (96, "mJ", shown.energy_mj, full_mj))
+    for y, unit, value, full in bars:
+        share = value / full if full > 0 else 0.0
+        draw.rectangle((_LEFT, y, _LEFT + 110, y + 14), fill=_FAINT)
+        if share > 0:
+            end = _LEFT + round(110 * min(share, 1.0))
+            draw.rectangle((_LEFT, y, end, y + 14), fill=_BAD if share > 1 else _DEVICE)
+        _text(draw, (_LEFT + 118, y), f"{value:.1f} of {full:.0f} {unit}")
+    if shown.status == SKIPPED:
+        said, ink = "no answer", _BAD
+    else:
+        said = f"exit {shown.exit_used} is {'right' if shown.correct else 'wrong'}"
+        ink = _GOOD if shown.correct else _BAD
+    _text(draw, (_LEFT, 122), said, ink)
+    _text(draw, (_LEFT + 118, 122), f"cost {shown.cost:.3f}")
+
+
+def _text(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, ink: Colour = _INK) -> None:
+    draw.text(at, text, fill=ink, font=_font())
+
+
+@lru_cache(maxsize=1)
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font: the same on every machine."""
+    return ImageFont.load_default(12)
+
+
+@lru_cache(maxsize=64)
+def _sign(label: int | None, track: int) -> Image.Image:
+    """A sign of a class, the same one for a track; drawing it takes tens of milliseconds."""
+    if label is None or not 0 <= label < N_SIGNS:  # classes of another data set have no drawing
+        return Image.new("RGB", (_SIGN_PX, _SIGN_PX), _FAINT)
+    frame = next(iter(render_tracks(1, track, _SIGN_PX, 1, labels=[label])))
+    return Image.fromarray(frame.image)

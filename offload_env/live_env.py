@@ -1,0 +1,233 @@
+"""`sliproad/OffloadLive-v0`: every step is a real frame through the real testbed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.action import N_ACTIONS, action_from_index
+from cnn.common.errors import DataError
+from offload_env.action_check import checked_action
+from offload_env.env import check_render_mode, observation_box
+from offload_env.frame_picture import Picture, Shown, describe, paint
+from offload_env.from_mapping import from_mapping
+from offload_env.live_rig import LiveRig
+from offload_env.outcome import STATUS
+from offload_env.resetting import asked_key, checked_seed, draw_key
+from offload_env.reward import Multipliers
+from offload_env.scenario import Scenario, Split
+from offload_env.world import World, build_world
+from testbed.policy.observer import FIELDS, OBS_DIM
+
+if TYPE_CHECKING:
+    from testbed.device.pace import PaceKept
+    from testbed.link.link_record import LinkRecord
+    from testbed.records.measurement import Measurement
+
+QUEUE_AT: Final = next(f.index for f in FIELDS if f.name == "queue_ms")
+
+
+class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
+    """`OffloadEnv` on real processes: link, server, protocol and answers are real.
+
+    ## Description
+    A MEC server and a link run as processes of their own, the device runs here: its blocks
+    compute on real images, payloads cross real sockets through a link that replays the
+    drive's trace, the server answers. The device keeps the pace of the scenario's: every
+    section is computed for real, then waits until the time that the cost model states has
+    passed. Compute times are so modelled by statement, all other times measured;
+    `pace_kept` says whether this machine was fast enough. Time is real: ``step`` returns
+    when the next frame has been captured, and a learner that thinks longer than the device
+    computes delays its own frames.
+    The server serves nobody else; the scenario's other users are left out.
+
+    ## Action Space, Observation Space, Rewards, Episode End
+    As `OffloadEnv`. Energy is the model meter's: measured times and bytes, published powers.
+
+    ## Info
+    As `OffloadEnv`, and ``measurement``, the row of the testbed.
+
+    ## Starting State
+    A trace of the split and a place in it, as `OffloadEnv`, and the frame source from its
+    beginning, in an order drawn from the seed. Not deterministic: real time is not.
+
+    ## Arguments
+    Args:
+        scenario, split, world, lagrange, render_mode: as in `OffloadEnv`.
+        frames: ``render`` (road signs drawn here) or ``gtsrb:policy-test``.
+        n_frames: frames of an episode; None takes the scenario's.
+        paced: emulate the scenario's device (`testbed.device.pace`); False takes this
+            machine as it is.
+
+    Call `close` to end the processes (``with contextlib.closing(env)``).
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 10,
+    }
+
+    @from_mapping
+    def __init__(
+        self,
+        scenario: Scenario | str | Path = "urban-5g",
+        split: Split = "test",
+        *,
+        world: World | None = None,
+        lagrange: float = 0.0,
+        frames: str = "render",
+        n_frames: int | None = None,
+        paced: bool = True,
+        render_mode: str | None = None,
+    ) -> None:
+        self.render_mode = check_render_mode(render_mode, self.metadata)
+        self.world = world if world is not None else build_world(scenario, split)
+        self.action_space = gym.spaces.Discrete(N_ACTIONS)
+        self.observation_space = observation_box(OBS_DIM)
+        self.critical_lagrange = 0.0
+        self.set_lagrange(lagrange)
+        self._n_frames = n_frames or self.world.scenario.timing.n_frames
+        self._rig = LiveRig(self.world, frames, self._n_frames, paced)
+        self._last: Measurement | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start the server (once), a link over the drive's trace, and the device."""
+        key = asked_key(options)
+        super().reset(seed=checked_seed(seed))
+        self._rig.start(draw_key(self.np_random) if key is None else key)
+        self._done = 0
+        self._spent_mj = 0.0
+        self._last = None
+        observation = self._rig.receive()
+        # The drive starts with its first capture: by definition nothing has queued.
+        observation[QUEUE_AT] = -1.0
+        return observation, {}
+
+    def step(
+        self, action: np.int64 | int
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Carry out `action` on the frame in hand and wait for the next one's capture."""
+        device = self._rig.device
+        chosen = checked_action(action, N_ACTIONS)
+        if not self._rig.skipped:
+            device.process(chosen)
+        return self._finish(chosen)
+
+    def _finish(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """The frame in hand has ended: wait for the next one, and account for it."""
+        device = self._rig.device
+        self._image = self._rig.image
+        self._done += 1
+        truncated = self._done >= self._n_frames
+        if truncated:
+            done = device.finish()
+            observation = self._rig.look()
+        else:
+            observation = self._rig.receive()
+            done = device.finished
+        assert done is not None
+        if done.status == "skipped":  # nothing was carried out, but this was decided
+            chosen = action_from_index(action)
+            done = replace(done, action=chosen.index, exit_used=chosen.exit)
+        self._last = done
+        info = self._info(done)
+        self._cost = info["cost"]
+        reward = -info["cost"] - self._price(info["accuracy"], info["critical"])
+        return observation, float(reward), False, truncated, info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """bool (20,): every action is legal."""
+        return np.ones(N_ACTIONS, bool)
+
+    def render(self) -> str | Picture | None:
+        """The last frame that ended, as `render_mode` says."""
+        if self.render_mode is None:
+            return None
+        row = self._last
+        if row is None:
+            shown = Shown(0, image=self._rig.image)
+        else:
+            shown = Shown(
+                self._done - 1,
+                label=row.label,
+                image=self._image,
+                action=row.action,
+                exit_used=row.exit_used,
+                status=STATUS.index(row.status),
+                delay_ms=row.delay_ms,
+                energy_mj=float(row.energy_mj or 0.0),
+                correct=bool(row.correct),
+                cost=self._cost,
+            )
+        return describe(shown) if self.render_mode == "ansi" else paint(self.world, shown)
+
+    @property
+    def pace_kept(self) -> PaceKept | None:
+        """How this machine kept the pace in this drive; None if it was not paced."""
+        return self._rig.device.pace_kept
+
+    @property
+    def frames_seed(self) -> int:
+        """Seed of the frame source in this drive."""
+        return self._rig.frames_seed
+
+    @property
+    def started_s(self) -> float | None:
+        """`time.monotonic` of the first frame's capture; None before it."""
+        return self._rig.started_s
+
+    def link_record(self) -> LinkRecord:
+        """What the link of this drive replays and when it started."""
+        return self._rig.link_record()
+
+    def link_stats(self) -> dict[str, Any]:
+        """How late the link of this drive let bytes out."""
+        return self._rig.link_stats()
+
+    def close(self) -> None:
+        """End device, link and server."""
+        self._rig.close()
+
+    def _info(self, row: Measurement) -> dict[str, Any]:
+        world = self.world
+        if row.correct is None and row.status != "skipped":
+            raise DataError(
+                f"frames of {self._rig.source!r} without labels",
+                expected="labelled frames, since the reward needs them",
+                mend="use render or gtsrb:policy-test",
+            )
+        price, energy = world.scenario.price, float(row.energy_mj or 0.0)
+        miss = row.status == "skipped" or row.delay_ms > world.scenario.timing.deadline_ms
+        terms = {
+            "cost_delay": price.delay_weight / world.delay_ref_ms * row.delay_ms,
+            "cost_energy": price.energy_weight / world.energy_ref_mj * energy,
+            "cost_miss": price.miss * float(miss),
+            "cost_budget": self._budget_cost(energy),
+        }
+        return {
+            "delay_ms": row.delay_ms,
+            "energy_mj": energy,
+            "accuracy": float(bool(row.correct)),
+            "cost": sum(terms.values()),
+            **terms,
+            "queue_ms": row.queue_ms,
+            "action": row.action,
+            "exit_used": row.exit_used,
+            "status": STATUS.index(row.status),
+            "critical": row.label in world.scenario.constraint.critical_classes,
+            "measurement": row,
+        }
+
+    def _budget_cost(self, energy_mj: float) -> float:
+        """What a frame is charged once the drive's energy budget is spent."""
+        price = self.world.scenario.price
+        self._spent_mj += energy_mj
+        over = 0 < price.energy_budget_mj < self._spent_mj
+        return price.over_budget if over else 0.0

@@ -1,0 +1,191 @@
+"""``sliproad testbed link``: the emulated link as a process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console
+from cnn.common.files import write_text
+from cnn.common.outputs import check_file
+from testbed.file_kinds import LINK_RECORD, PORT
+
+if TYPE_CHECKING:
+    from testbed.common.signals import StopFlag
+    from testbed.traces.trace import Trace
+
+
+def link(
+    server: Annotated[
+        str,
+        typer.Option(
+            help="HOST:PORT of the MEC server. With --backend tc it runs here, on all addresses."
+        ),
+    ],
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT for the device; port 0 takes any free one.")
+    ] = "127.0.0.1:0",
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Trace to replay: our JSON, samples (CSV), or a Mahimahi file."),
+    ] = None,
+    trace_name: Annotated[
+        str | None, typer.Option(help="Which trace of a CSV file with several.")
+    ] = None,
+    generate: Annotated[
+        str | None,
+        typer.Option(help="Generate a trace: urban-5g, highway-lte or poor-coverage."),
+    ] = None,
+    seed: SeedOption = 0,
+    rate_mbps: Annotated[
+        float | None,
+        typer.Option(min=0, max=100_000, help="Constant uplink capacity, Mbit/s."),
+    ] = None,
+    rtt_ms: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=60_000,
+            help="Constant base round trip, milliseconds; with --trace, replaces its own.",
+        ),
+    ] = None,
+    downlink_mbps: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, max=100_000, help="Downlink capacity, Mbit/s; unlimited if left out."
+        ),
+    ] = None,
+    start_offset_s: Annotated[
+        float,
+        typer.Option(min=0, max=10_000_000, help="Seconds into the trace at which it starts."),
+    ] = 0.0,
+    duration_s: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=100_000_000, help="Stop after so many seconds; until SIGTERM if left out."
+        ),
+    ] = None,
+    port_file: Annotated[
+        Path | None, typer.Option(help="File that receives the port once the link is ready.")
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="File (link.json) that receives trace and start on exit, for replay."),
+    ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(help="user-space (a proxy, no root) or tc (network namespace, root)."),
+    ] = "user-space",
+    json_output: JsonFlag = False,
+) -> None:
+    """Run an emulated mobile link between a device and a server, in user space, without root.
+
+    Connect the device to --listen. The trace starts with the first connection and repeats.
+    With --backend tc, run the device behind the command and to the server that the link names.
+    SIGTERM or SIGINT stops it; the statistics on exit count the bytes of each direction and
+    say how late they came out compared with the schedule (milliseconds).
+    """
+    from cnn.common.errors import ConfigError
+    from testbed.common.signals import stop_on_signals
+    from testbed.link.emulator import LinkEmulator
+    from testbed.wire.address import join_address, parse_address
+
+    upstream = parse_address(server, "--server")
+    listening = parse_address(listen, "--listen", listen=True)
+    for path, kind in ((port_file, PORT), (record, LINK_RECORD)):
+        if path is not None:
+            check_file(path, kind, room=4096)
+    replayed = _choose_trace(trace, trace_name, generate, seed, rate_mbps, rtt_ms)
+    if backend not in ("user-space", "tc"):
+        raise ConfigError(
+            f"--backend {backend}", expected="user-space or tc", mend="correct --backend"
+        )
+    stop = stop_on_signals()
+    if backend == "tc":
+        _report(
+            _run_tc(replayed, upstream[1], start_offset_s, duration_s, record, stop), json_output
+        )
+        return
+    emulator = LinkEmulator(
+        replayed,
+        upstream,
+        listening,
+        start_offset_s=start_offset_s,
+        downlink_mbps=downlink_mbps,
+        realtime=True,
+    )
+    with emulator:
+        if port_file is not None:
+            write_text(port_file, f"{emulator.port}\n")
+        _say(f"link {replayed.name} on {join_address(emulator.host, emulator.port)} to {server}")
+        stop.wait(duration_s)
+        stats = emulator.stats()
+        if record is not None:
+            emulator.record().save(record)
+    _report(stats, json_output)
+
+
+def _run_tc(
+    trace: Trace,
+    port: int,
+    start_offset_s: float,
+    duration_s: float | None,
+    record: Path | None,
+    stop: StopFlag,
+) -> dict[str, Any]:
+    """The kernel's link, until told to stop; what it was."""
+    from testbed.link.tc import TcLink
+    from testbed.wire.address import join_address
+
+    with TcLink(trace, start_offset_s=start_offset_s) as link:
+        delay = "with" if link.has_netem else "without (no netem in this kernel)"
+        _say(f"link {trace.name} {delay} delays; run the device as")
+        address = join_address(link.server_host, port)
+        _say(f"  {' '.join(link.prefix)} sliproad testbed device --server {address}")
+        stop.wait(duration_s)
+        if record is not None:
+            link.record().save(record)
+        return {"trace": trace.name, "backend": "tc", "netem": link.has_netem}
+
+
+def _say(line: str) -> None:
+    stderr_console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _report(stats: dict[str, Any], json_output: bool) -> None:
+    if json_output:
+        emit_json(stats)
+    else:
+        for name, value in stats.items():
+            typer.echo(f"{name}: {value}")
+
+
+def _choose_trace(
+    path: Path | None,
+    name: str | None,
+    kind: str | None,
+    seed: int,
+    rate_mbps: float | None,
+    rtt_ms: float | None,
+) -> Trace:
+    """The one trace that the options ask for; raises `ConfigError` unless it is exactly one."""
+    from cnn.common.errors import ConfigError
+    from testbed.traces.generator import generate_trace
+    from testbed.traces.trace_files import constant_trace, read_trace
+
+    if sum(value is not None for value in (path, kind, rate_mbps)) != 1:
+        raise ConfigError(
+            "not exactly one trace",
+            expected="one of --trace FILE, --generate KIND, --rate-mbps X",
+            mend="give one of them",
+        )
+    if path is not None:
+        read = read_trace(path, name=name, rtt_ms=rtt_ms)
+        _say(f"trace {read.name}, {read.source}")
+        return read
+    if kind is not None:
+        return generate_trace(kind, seed, duration_s=600.0)
+    assert rate_mbps is not None
+    return constant_trace(rate_mbps, 20.0 if rtt_ms is None else rtt_ms)

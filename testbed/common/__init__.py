@@ -1,0 +1,1 @@
+"""What the testbed's parts share."""

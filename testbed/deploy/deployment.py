@@ -1,0 +1,241 @@
+"""What a deployed device runs, loaded and tested before it is used: network and policies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.action import ACTIONS, Action
+from cnn.bundle import SEGMENTS, Bundle, load_bundle
+from cnn.common.errors import BundleError
+from cnn.runtime import SplitRuntime
+from testbed.deploy.decision_trace import STAGE_START, ask
+from testbed.deploy.signature import TrustedKeys, signature_path
+from testbed.policy.decision_points import N_STANDS
+from testbed.policy.observer import OBS_DIM, STAGED_OBS_DIM
+from testbed.policy.policies import StaticPolicy
+from testbed.policy.policy_file import PolicyBundle
+from testbed.policy.reference_profile import Promise
+from testbed.policy.staged_policies import AnyPolicy, any_policy_from_bundle, is_staged
+from testbed.policy.task_settings import Task
+
+DEVICE_SEGMENTS: Final = tuple(name for name in SEGMENTS if not name.startswith("dec"))
+"""What a device runs: everything but the decoders."""
+_TEST_OBSERVATIONS = 64
+_TEST_SEED = 0
+
+Stamp = tuple[tuple[str, int, int, int], ...]
+"""(path, inode, size, modification time) of every file of a loadout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where a loadout comes from.
+
+    Attributes:
+        model: bundle folder; None is the shipped one.
+        policy: policy file, or None with `action`.
+        action: one action for every frame, or None with `policy`.
+        shadow: second policy file, or None.
+        threads: of the runtime.
+        trusted_keys: public key files; if any, model and policies must be signed by one of
+            them. The shipped model is part of the installation and needs no signature.
+        needs_promise: refuse a policy file that promises nothing (a guard relies on it).
+    """
+
+    model: Path | None = None
+    policy: Path | None = None
+    action: str | None = None
+    shadow: Path | None = None
+    threads: int = 1
+    trusted_keys: tuple[Path, ...] = ()
+    needs_promise: bool = False
+
+    def stamp(self) -> Stamp:
+        """Changes whenever a file is replaced or edited; a missing file counts as such."""
+        files = [path for path in (self.policy, self.shadow) if path is not None]
+        if self.model is not None:
+            files += [self.model / "manifest.json", *sorted(self.model.glob("segments/*.onnx"))]
+        if self.trusted_keys:
+            signed = (self.model, self.policy, self.shadow)
+            files += [signature_path(path) for path in signed if path is not None]
+        return tuple(_stamp(path) for path in files)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loadout:
+    """A network and the policies made for it, ready to run.
+
+    Attributes:
+        model: verified model bundle.
+        runtime: of that bundle, warm.
+        policy: acts.
+        policy_hash: twelve digits of its file's content hash, or the action's name.
+        shadow: only watches; None without one.
+        promise: what training says of the policy; None if its file says nothing.
+        stamp: of the files when they were read.
+        task: what the policy was trained for; None if its file does not say, or there is none.
+        shadow_task: the same of the shadow.
+    """
+
+    model: Bundle
+    runtime: SplitRuntime
+    policy: AnyPolicy
+    policy_hash: str
+    shadow: AnyPolicy | None
+    promise: Promise | None
+    stamp: Stamp
+    task: Task | None = None
+    shadow_task: Task | None = None
+
+
+def load(
+    sources: Sources,
+    observations: NDArray[np.float32] | None = None,
+    frame: NDArray[np.uint8] | None = None,
+    running: Loadout | None = None,
+) -> Loadout:
+    """Read, verify and test everything.
+
+    Args:
+        sources: files.
+        observations: met lately, float32 (n, OBS_DIM), for the test of the policies.
+        frame: seen lately, uint8 (H, W, 3), for the test of the network.
+        running: what runs now; its network is kept if the bundle is the same, and a new
+            one must read frames of the same size.
+
+    Raises:
+        BundleError: if a file is missing, damaged, not signed as it must be, does not fit
+            the others, or what is in it fails its test.
+        ConfigError: if a trusted key cannot be read.
+    """
+    stamp = sources.stamp()
+    trusted = TrustedKeys.read(sources.trusted_keys) if sources.trusted_keys else None
+    model = load_bundle(sources.model)
+    if trusted is not None and sources.model is not None:
+        trusted.check(sources.model, "model", model.hash)
+    if running is not None and model.hash == running.model.hash:
+        model, runtime = running.model, running.runtime
+    else:
+        runtime = _new_runtime(model, sources.threads, running, frame)
+    promise = task = shadow_task = None
+    if sources.policy is not None:
+        bundle = _policy_file(sources.policy, model.hash, trusted)
+        policy: AnyPolicy = any_policy_from_bundle(bundle)
+        policy_hash, promise = bundle.content_hash[:12], Promise.of_bundle(bundle)
+        task = bundle.task
+    else:
+        chosen = Action.parse(sources.action or "")
+        policy, policy_hash = StaticPolicy(chosen), chosen.name
+    if sources.needs_promise and promise is None:
+        raise BundleError(
+            f"guard of {sources.policy or sources.action}, which promises nothing",
+            expected="a policy file with a promise, or limits of your own",
+            mend="train it with this version, or set guard.max_delay_ms or another limit",
+        )
+    shadow: AnyPolicy | None = None
+    if sources.shadow is not None:
+        bundle = _policy_file(sources.shadow, model.hash, trusted)
+        shadow, shadow_task = any_policy_from_bundle(bundle), bundle.task
+    for each in (policy, shadow):
+        if each is not None:
+            check_policy(each, observations)
+    return Loadout(model, runtime, policy, policy_hash, shadow, promise, stamp, task, shadow_task)
+
+
+def check_policy(policy: AnyPolicy, observations: NDArray[np.float32] | None = None) -> None:
+    """Raise `BundleError` unless the policy decides finitely, alone as in a batch.
+
+    Args:
+        policy: under test, of either kind; a staged one is asked at every stand. It is reset
+            afterwards.
+        observations: float32 (n, OBS_DIM), tried besides random ones and extremes.
+    """
+    stands = range(N_STANDS) if is_staged(policy) else (None,)
+    try:
+        for stand in stands:
+            tried = _test_observations(observations, stand)
+            for row in tried:
+                ask(policy, row, stand)
+            outputs = getattr(policy, "outputs", None)
+            if outputs is not None and not np.isfinite(outputs(tried)).all():
+                raise ValueError("outputs that are not finite")
+        policy.reset()
+    except Exception as error:  # whatever a policy does wrong, it is not used
+        raise BundleError(
+            f"policy {policy.name!r} fails its self-test ({type(error).__name__}: {error})",
+            expected="a finite decision for every observation",
+            mend="export the policy again with `sliproad agent export`",
+        ) from error
+
+
+def _test_observations(seen: NDArray[np.float32] | None, stand: int | None) -> NDArray[np.float32]:
+    """Random observations, extremes, and those `seen`, as they would be at the frame's start.
+
+    Returns:
+        float32 (n, OBS_DIM), or (n, STAGED_OBS_DIM) for a staged policy (stand not None).
+    """
+    size = OBS_DIM if stand is None else STAGED_OBS_DIM
+    rng = np.random.default_rng([_TEST_SEED, stand or 0])
+    random = rng.uniform(-1, 1, (_TEST_OBSERVATIONS, size)).astype(np.float32)
+    extremes = np.array([[-1.0], [0.0], [1.0]], np.float32) * np.ones(size, np.float32)
+    tried: list[NDArray[np.float32]] = [random, extremes]
+    if seen is not None:
+        start = np.tile(STAGE_START, (len(seen), 1))
+        tried.append(seen if stand is None else np.concatenate([seen, start], axis=1))
+    return np.concatenate(tried)
+
+
+def check_runtime(runtime: SplitRuntime, frame: NDArray[np.uint8] | None = None) -> None:
+    """Raise `BundleError` unless all 20 actions answer with a class and a probability."""
+    config = runtime.bundle.config
+    if frame is None:
+        shape = (config.input_size, config.input_size, 3)
+        frame = np.random.default_rng(_TEST_SEED).integers(0, 256, shape, np.uint8)
+    for action in ACTIONS:
+        prediction, confidence = runtime.act(frame, action)
+        sound = math.isfinite(confidence) and 0 < confidence <= 1.0001
+        if not sound or not 0 <= prediction < config.n_classes:
+            raise BundleError(
+                f"model bundle {runtime.bundle.hash[:12]}: {action.name} answers class "
+                f"{prediction} with confidence {confidence}",
+                expected="a class of the network and a probability",
+                mend="export the bundle again with `sliproad cnn export`",
+            )
+
+
+def _new_runtime(
+    model: Bundle, threads: int, running: Loadout | None, frame: NDArray[np.uint8] | None
+) -> SplitRuntime:
+    if running is not None and model.config.input_size != running.model.config.input_size:
+        raise BundleError(
+            f"model bundle {model.hash[:12]} for frames of {model.config.input_size} pixels",
+            expected=f"{running.model.config.input_size} pixels, as the running one",
+            mend="restart the device to change the size",
+        )
+    runtime = SplitRuntime(model, threads)
+    runtime.warm(DEVICE_SEGMENTS)
+    if running is not None:  # at the start nothing waits, and nothing could be kept instead
+        check_runtime(runtime, frame)
+    return runtime
+
+
+def _policy_file(path: Path, bundle_hash: str, trusted: TrustedKeys | None) -> PolicyBundle:
+    bundle = PolicyBundle.load(path)
+    if trusted is not None:
+        trusted.check(path, "policy", bundle.content_hash)
+    bundle.check_fit(bundle_hash)
+    return bundle
+
+
+def _stamp(path: Path) -> tuple[str, int, int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return str(path), 0, 0, 0
+    return str(path), found.st_ino, found.st_size, found.st_mtime_ns

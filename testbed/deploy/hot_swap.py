@@ -1,0 +1,304 @@
+"""Changing network and policy of a running device between two frames, and back if need be.
+
+`Watcher` looks at the files in a thread of low priority, loads and tests what changed, and
+asks the server whether it has the new bundle; a loadout that passes waits in `ready`.
+`Swapper` puts it in place between two frames and keeps the old one until the first frames
+went well. No frame waits for any of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.common.errors import RemoteError
+from cnn.common.outside import said
+from cnn.runtime import Features, SplitRuntime
+from testbed.deploy.deployment import Loadout, Sources, Stamp, load
+from testbed.deploy.guarded_policy import Pilot
+from testbed.deploy.log import event
+from testbed.records.measurement import Measurement
+
+ASK_SERVER_S: Final = 2.0
+_NAP_S: Final = 0.1
+_NICE: Final = 10
+_REJECTED_SHARE: Final = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class BundleServer(Protocol):
+    """The part of `testbed.wire.client.MecClient` that a swap needs."""
+
+    def connect(self, timeout_s: float, bundle_hash: str | None = None) -> None:
+        """Raise `RemoteError` unless the server has that bundle."""
+        ...
+
+    def use_bundle(self, bundle_hash: str) -> None:
+        """Name that bundle in requests from now on."""
+        ...
+
+
+class LiveRuntime(SplitRuntime):
+    """A runtime whose network can be exchanged between two frames.
+
+    If a network fails in the middle of a frame while there is one to go back to, the frame is
+    computed again with that one from its first block.
+    """
+
+    def __init__(self, first: SplitRuntime) -> None:
+        super().__init__(first.bundle, first.threads)
+        self.roll_back: Callable[[str], bool] = lambda reason: False
+        self.use(first)
+
+    def use(self, runtime: SplitRuntime) -> None:
+        """Run this one's network from the next frame on."""
+        self.bundle, self._sessions = runtime.bundle, runtime._sessions
+        self._frame: Features | None = None
+        self._restart = False
+
+    def start(self, frame: NDArray[np.uint8]) -> Features:
+        """As `SplitRuntime.start`."""
+        self._frame, self._restart = super().start(frame), False
+        return self._frame
+
+    def forward(self, x: Features, first: int, last: int) -> Features:
+        """As `SplitRuntime.forward`."""
+        out: Features = self._safely(super().forward, x, first - 1, first, last)
+        return out
+
+    def payload(self, x: Features, split: int) -> NDArray[np.uint8]:
+        """As `SplitRuntime.payload`."""
+        out: NDArray[np.uint8] = self._safely(super().payload, x, split, split)
+        return out
+
+    def answer(self, x: Features, exit: int, split: int) -> tuple[int, float]:
+        """As `SplitRuntime.answer`."""
+        out: tuple[int, float] = self._safely(super().answer, x, exit, exit, split)
+        if out[1] > 0 or self._frame is None or not self.roll_back("an answer that is no number"):
+            return out
+        self._restart = True
+        return super().answer(self._again(exit), exit, split)
+
+    def _safely(self, section: Callable[..., Any], x: Features, stands: int, *args: int) -> Any:
+        """Run a section on `x`, the output of block `stands`; once more if rolled back."""
+        try:
+            return section(self._again(stands) if self._restart else x, *args)
+        except Exception as error:
+            frame = self._frame
+            if not self.roll_back(f"{type(error).__name__}: {said(error)}") or frame is None:
+                raise
+            self._frame, self._restart = frame, True
+            return section(self._again(stands), *args)
+
+    def _again(self, stands: int) -> Features:
+        """Output of block `stands` for the frame in hand, by the network in use now."""
+        assert self._frame is not None
+        out: Features = super().forward(self._frame, 1, stands)
+        return out
+
+
+class Swapper:
+    """Puts loadouts in place, watches their first frames, and takes them back.
+
+    Args:
+        first: what runs at the start.
+        pilot: decides.
+        runtime: computes.
+        client: connection to the server, or None.
+        probation_frames: first frames of a loadout, in which a failure takes it back.
+        on_change: told the loadout after every change, also back.
+
+    Attributes:
+        loadout: what runs.
+        swaps, rollbacks: how many.
+    """
+
+    def __init__(
+        self,
+        first: Loadout,
+        pilot: Pilot,
+        runtime: LiveRuntime,
+        client: BundleServer | None,
+        probation_frames: int,
+        on_change: Callable[[Loadout], None] = lambda loadout: None,
+    ) -> None:
+        self.loadout = first
+        self.swaps = self.rollbacks = 0
+        self._before: Loadout | None = None
+        self._pilot, self._runtime, self._client = pilot, runtime, client
+        self._probation_frames, self._on_change = probation_frames, on_change
+        self._first = self._frames = self._rejected = self._sent = 0
+        pilot.roll_back = runtime.roll_back = self.roll_back
+
+    @property
+    def on_probation(self) -> bool:
+        """Whether the loadout in use may still be taken back."""
+        return self._before is not None
+
+    def install(self, loadout: Loadout, frame_id: int) -> bool:
+        """Change to a tested loadout; call it before the frame `frame_id`.
+
+        Returns:
+            Whether it runs: whatever fails in the change, the loadout before it goes on.
+        """
+        self._before, self._first = self.loadout, frame_id
+        self._frames = self._rejected = self._sent = 0
+        self.swaps += 1
+        try:
+            for step in self._steps(loadout):
+                step()
+            event(_log, logging.INFO, "swapped", **_names(loadout))
+        except Exception as error:
+            self.roll_back(f"{type(error).__name__}: {said(error)}", loadout)
+            return False
+        return True
+
+    def observe(self, row: Measurement) -> None:
+        """A frame was measured (one before the change says nothing about the new loadout)."""
+        if self._before is None or row.frame_id < self._first:
+            return
+        self._frames += 1
+        self._sent += row.uplink_bytes > 0
+        self._rejected += row.reason in ("rejected", "bad answer")
+        if self._frames >= self._probation_frames:
+            if self._rejected > _REJECTED_SHARE * max(1, self._sent):
+                self.roll_back(f"the server rejected {self._rejected} of {self._sent} frames")
+                return
+            self._before = None  # frees the old network
+            event(_log, logging.INFO, "kept", **_names(self.loadout))
+
+    def roll_back(self, reason: str, failed: Loadout | None = None) -> bool:
+        """Take a loadout back if it is on probation; whether it was.
+
+        Args:
+            reason: what went wrong.
+            failed: what is taken back; None is what runs.
+        """
+        before, self._before = self._before, None
+        if before is None:
+            return False
+        self.rollbacks += 1
+        names = _names(self.loadout if failed is None else failed)
+        for step in self._steps(before):
+            try:
+                step()
+            except Exception as error:  # the other steps are taken nevertheless
+                event(_log, logging.ERROR, "taking back", error=said(error))
+        event(_log, logging.ERROR, "rolled back", reason=reason, failed=names, **_names(before))
+        return True
+
+    def _steps(self, loadout: Loadout) -> Iterator[Callable[[], object]]:
+        """What puts a loadout in place; each can be done again."""
+        yield lambda: self._runtime.use(loadout.runtime)
+        yield lambda: self._pilot.use(
+            loadout.policy, loadout.policy_hash, loadout.model.hash[:12], loadout.shadow
+        )
+        if self._client is not None:
+            client = self._client
+            yield lambda: client.use_bundle(loadout.model.hash)
+        yield lambda: setattr(self, "loadout", loadout)
+        yield lambda: self._on_change(loadout)
+
+
+class Watcher:
+    """Prepares a new loadout when its files change or somebody asks.
+
+    Args:
+        sources: files to watch.
+        running: gives the loadout in use.
+        observations: gives observations met lately, for the self-test.
+        frame: gives a frame seen lately, or None.
+        server: asked whether it has a new model bundle; None needs no asking.
+        every_s: between two looks; 0 looks only when asked.
+        also: called at each look, in the same thread.
+
+    Attributes:
+        asked: set it to look now (safe in a signal handler).
+        failures: loadouts that failed their test, or that the server has not.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        running: Callable[[], Loadout],
+        observations: Callable[[], NDArray[np.float32]],
+        frame: Callable[[], NDArray[np.uint8] | None],
+        server: BundleServer | None,
+        every_s: float,
+        also: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.asked = False
+        self._also = also
+        self.failures = 0
+        self._sources, self._running, self._server = sources, running, server
+        self._observations, self._frame, self._every_s = observations, frame, every_s
+        self._ready: Loadout | None = None
+        self._tried: Stamp = running().stamp
+        self._stopping = False
+        self._thread = threading.Thread(target=self._watch, name="bundles", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping = True
+        self._thread.join(ASK_SERVER_S + 60)
+
+    def take(self) -> Loadout | None:
+        """A loadout that is ready, once."""
+        ready, self._ready = self._ready, None
+        return ready
+
+    def look(self, asked: bool = False) -> None:
+        """Look once: prepare what changed since the last look.
+
+        Args:
+            asked: try again also what failed before.
+        """
+        try:
+            stamp = self._sources.stamp()
+            if stamp == self._running().stamp or (stamp == self._tried and not asked):
+                self._tried = stamp
+                return
+            self._tried = stamp
+            self._ready = self._prepare()
+        except Exception as error:  # onnxruntime raises classes of its own
+            if isinstance(error, RemoteError):
+                self._tried = ()  # the server may have it at the next look
+            self.failures += 1
+            event(_log, logging.ERROR, "new bundles not used", error=said(error))
+
+    def _prepare(self) -> Loadout:
+        running = self._running()
+        loadout = load(self._sources, self._observations(), self._frame(), running)
+        if self._server is not None and loadout.model.hash != running.model.hash:
+            self._server.connect(ASK_SERVER_S, loadout.model.hash)
+        return loadout
+
+    def _watch(self) -> None:
+        with contextlib.suppress(OSError):  # Linux: a thread has a priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        looked_s = time.monotonic()
+        while not self._stopping:
+            time.sleep(_NAP_S)
+            due = self._every_s > 0 and time.monotonic() - looked_s >= self._every_s
+            if self.asked or due:
+                asked, self.asked = self.asked, False
+                self.look(asked)
+                self._also()
+                looked_s = time.monotonic()
+
+
+def _names(loadout: Loadout) -> dict[str, str]:
+    return {"bundle": loadout.model.hash[:12], "policy": loadout.policy_hash}

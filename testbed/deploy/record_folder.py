@@ -1,0 +1,173 @@
+"""A device's folder of records: what stands in it, in which order, and what is made of journals.
+
+Files are numbered in the order in which they were begun. That order, not the clock's, says
+which is the oldest: a device's clock may be set back while it runs, or be wrong at the start.
+Only files with exactly such a name are ever deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cnn.common.errors import DataError
+from cnn.common.files import Pending, sync
+from testbed.deploy.journal import Reading, UnreadableError, is_arrow_stream
+from testbed.deploy.old_journal import convert
+from testbed.records import seal
+from testbed.records.record_file import read_records
+
+JOURNAL: Final = ".arrows"
+FINISHED: Final = ".parquet"
+SET_ASIDE: Final = ".damaged"
+"""Ending of a journal whose damage is more than a torn tail; retention deletes it first."""
+_NAME: Final = re.compile(r"records-(?:n(\d{12})-\d{8}T\d{6}Z|\d{8}T\d{6}Z-\d{7,}-\d{6,})")
+"""Stem of a file: its number and the time of its beginning; of older versions' files: time,
+process and a number in it. Sorted by name, those come first, and the others in their order."""
+_OLD_PART: Final = f"{FINISHED}.part"
+"""Ending of older versions' temporary files."""
+_PART: Final = re.compile(rf"\.{_NAME.pattern}\.[0-9a-f]{{8}}\.part\{FINISHED}")
+"""Name of a temporary file of `finish` (`cnn.common.temporaries`)."""
+_GROUP_ROWS: Final = 4096
+
+_log = logging.getLogger(__name__)
+
+
+def record_files(folder: Path) -> list[Path]:
+    """Finished record files of a folder, oldest first; each is an ordinary record file."""
+    return _named(folder, FINISHED)
+
+
+def journals(folder: Path) -> list[Path]:
+    """Journals of a folder, oldest first."""
+    return _named(folder, JOURNAL)
+
+
+def deletable(folder: Path) -> list[Path]:
+    """What retention may delete, in its order."""
+    return [*_named(folder, SET_ASIDE), *record_files(folder)]
+
+
+def last_number(folder: Path) -> int:
+    """Number of the newest file of a folder, finished or not; 0 if none has one."""
+    paths = [path for end in (FINISHED, JOURNAL, SET_ASIDE) for path in _named(folder, end)]
+    names = [_NAME.fullmatch(path.stem) for path in paths]
+    return max((int(name[1]) for name in names if name and name[1]), default=0)
+
+
+def recover(folder: Path) -> list[Path]:
+    """Finish the journals that a killed device left behind; the files made of them."""
+    remove_parts(folder)
+    made = [finish(path) for path in journals(folder)]
+    return [path for path in made if path is not None]
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the temporary files that a killed device left behind."""
+    hidden = [path for path in folder.glob(".records-*") if _PART.fullmatch(path.name)]
+    for part in [*hidden, *_named(folder, _OLD_PART)]:
+        part.unlink(missing_ok=True)
+
+
+def tidy(folder: Path, bound: int) -> None:
+    """Delete the oldest files until all of them together have at most `bound` bytes."""
+    sizes: dict[Path, int] = {}
+    for path in [*deletable(folder), *journals(folder)]:
+        with contextlib.suppress(FileNotFoundError):  # the user may delete some, too
+            sizes[path] = path.stat().st_size
+    total = sum(sizes.values())
+    for path in deletable(folder):
+        if total <= bound:
+            break
+        path.unlink(missing_ok=True)
+        total -= sizes.get(path, 0)
+
+
+def finish(journal: Path) -> Path | None:
+    """Turn a journal into a Parquet file beside it; None if it holds no whole batch.
+
+    The journal is deleted when the file and its name are on disk, not before. A torn tail is cut;
+    of a journal with more damage the whole batches are saved, and the journal is set aside.
+
+    Raises:
+        OSError, DataError: if the disk does not take the file; the journal stays.
+    """
+    final = journal.with_suffix(FINISHED)
+    if final.exists():
+        with contextlib.suppress(DataError):
+            read_records(final)  # made before a kill, which only the journal's end was missing to
+            journal.unlink()
+            return final
+    if journal.stat().st_size == 0:
+        journal.unlink()
+        return None
+    pending = Pending(final)
+    try:
+        rows, damaged = _saved(journal, pending.temporary)
+        if rows:
+            pending.commit()
+    except UnreadableError as error:
+        rows, damaged = 0, str(error.__cause__ or error)
+    finally:
+        pending.discard()
+    if damaged:
+        _log.warning("records: %s set aside: %s; %d rows saved", journal.name, damaged, rows)
+        journal.rename(journal.with_suffix(SET_ASIDE))
+        sync(journal.parent)
+    else:
+        journal.unlink()
+    return final if rows else None
+
+
+def write_parquet(batches: Iterable[pa.RecordBatch], path: Path) -> int:
+    """Write batches to a sealed Parquet file; the rows, without any of which there is no file.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    writer: pq.ParquetWriter | None = None
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    try:
+        for batch in batches:
+            waiting.append(batch)
+            rows += batch.num_rows
+            if sum(each.num_rows for each in waiting) >= _GROUP_ROWS:
+                writer = writer or seal.writer(path, batch.schema)
+                writer.write_table(pa.Table.from_batches(waiting))
+                waiting = []
+        if rows:
+            writer = writer or seal.writer(path, waiting[0].schema)
+            writer.write_table(pa.Table.from_batches(waiting, writer.schema))
+    finally:
+        if writer is not None:
+            try:
+                writer.close()
+            finally:
+                writer.is_open = False  # or it is closed once more when it is collected
+    if rows:
+        seal.seal(path)
+    return rows
+
+
+def _saved(journal: Path, part: Path) -> tuple[int, str]:
+    """Rows written to `part`, and why the journal is to be set aside (empty: it is not)."""
+    if is_arrow_stream(journal):
+        rows, left_out = convert(journal, part)
+        return rows, f"{left_out} impossible rows" if left_out else ""
+    reading = Reading(journal)
+    rows = write_parquet(reading, part)
+    return rows, "damaged within" if reading.damaged else ""
+
+
+def _named(folder: Path, ending: str) -> list[Path]:
+    """Our own files of a folder with one ending, oldest first."""
+    files = folder.glob(f"records-*{ending}")
+    return sorted(p for p in files if _NAME.fullmatch(p.name.removesuffix(ending)))

@@ -1,0 +1,353 @@
+"""The device: observe, decide, compute, send, receive, measure; one frame at a time.
+
+The rules are those of "One frame on the device" in ``docs/architecture.md``; the simulator
+follows the same. A frame is never lost to the network: if no answer comes, the device
+goes on from the block where it stands.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.action import Action, action_from_index
+from cnn.data.frame_features import frame_features
+from cnn.runtime import Features, SplitRuntime
+from testbed.common.clock import wait_until
+from testbed.device.device_config import DeviceConfig
+from testbed.device.frame_record import LinkTruth, Work, measurement, tail_overlap_ms
+from testbed.device.frame_sources import CameraFrame
+from testbed.device.pace import PaceKept
+from testbed.device.processor import Processor
+from testbed.device.staged_loop import Stages, decide_in_stages
+from testbed.device.uplink import Exchanger, Uplink
+from testbed.meters.meter import FrameActivity, Meter
+from testbed.policy.feedback import Feedback, Learner
+from testbed.policy.observer import Observer, Settings
+from testbed.policy.policies import Policy
+from testbed.policy.staged_policies import AnyPolicy, is_staged
+from testbed.records.measurement import Measurement
+
+__all__ = ["Device", "DeviceConfig", "LinkTruth"]
+
+
+class Device:
+    """One device running one policy.
+
+    `run` is the whole loop. Live environments step it themselves: `receive` a frame,
+    `process` an action (or `begin_stages` and `take_stage` until it ends), and read the
+    frame's measurement from `finished` after the next `receive` (the modem's tail ends when
+    the next frame starts) or `finish`.
+
+    Args:
+        runtime: the network; warm it before the first frame.
+        client: connection to the MEC server; None makes every offloading action fall back.
+        policy: decides in `run`: once a frame, or after every exit if it is staged.
+        observer: what the device knows.
+        meter: energy of each frame's window.
+        config: settings.
+        link_truth: the link's true state, for the records only.
+    """
+
+    def __init__(
+        self,
+        runtime: SplitRuntime,
+        client: Exchanger | None,
+        policy: AnyPolicy,
+        observer: Observer,
+        meter: Meter,
+        config: DeviceConfig,
+        *,
+        link_truth: LinkTruth | None = None,
+    ) -> None:
+        self.config = config
+        self.finished: Measurement | None = None
+        self._runtime, self._policy = runtime, policy
+        self._observer, self._meter, self._link_truth = observer, meter, link_truth
+        self._processor = Processor(config.pace, config.seed)
+        self._uplink = Uplink(client, runtime, observer, self._processor, config)
+        self._stop = threading.Event()
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new drive: the clock, the estimators and the breaker begin anew."""
+        self.finished = None
+        self._work: Work | None = None
+        self._stages: Stages | None = None
+        self._origin_s: float | None = None
+        self._paced_from = (0, 0.0)
+        self._adopting: tuple[DeviceConfig, Settings, Meter] | None = None
+        self._count = 0
+        self._track = -1
+        self._tail_from_s = -np.inf
+        self._uplink.reset()
+        self._policy.reset()
+
+    @property
+    def origin_s(self) -> float | None:
+        """`time.monotonic` of the first capture, where ``captured_s`` is 0; None before it."""
+        return self._origin_s
+
+    @property
+    def pace_kept(self) -> PaceKept | None:
+        """How an emulated device's pace was kept so far; None for the machine as it is."""
+        return self._processor.kept
+
+    def adopt(self, config: DeviceConfig, settings: Settings, meter: Meter) -> None:
+        """Follow these from the next frame on; what the device knows of its link stays.
+
+        The frame in hand ends as it began. Frames come at the new period from the first one on
+        that is decided so. The pace of an emulated device and what belongs to the link stay.
+        """
+        self._adopting = config, settings, meter
+
+    def _adopt(self, captured_s: float) -> None:
+        """A frame captured at `captured_s` is the first that follows what was asked for."""
+        if self._adopting is None:
+            return
+        (self.config, settings, self._meter), self._adopting = self._adopting, None
+        self._observer.tell(settings)
+        self._uplink.follow(self.config)
+        self._paced_from = self._count, captured_s
+
+    def stop(self) -> None:
+        """End `run` after the frame in hand, for good (safe in a signal handler)."""
+        self._stop.set()
+
+    def run(self, frames: Iterable[CameraFrame]) -> Iterator[Measurement]:
+        """Process frames until they end or `stop` is called; one measurement a frame.
+
+        A frame's measurement comes while the device waits for a later frame, so that
+        what the caller does with it costs no frame any delay.
+        """
+        self.reset()
+        for frame in frames:
+            observation = self.receive(frame)
+            done = self.finished
+            if done is not None and isinstance(self._policy, Learner):
+                self._policy.learn(Feedback.of(done))
+            if observation is not None:
+                self._act(observation, self._policy)
+            if done is not None:
+                yield done
+            if self._stop.is_set():
+                break
+        last = self.finish()
+        if last is not None:
+            yield last
+
+    def _act(self, observation: NDArray[np.float32], policy: AnyPolicy) -> None:
+        """Decide and carry it out, in one go or in stages."""
+        if not is_staged(policy):
+            action = cast(Policy, policy).decide(observation)
+            if not is_staged(policy):  # it may have gone back to a staged one while deciding
+                self.process(action)
+                return
+        self.begin_stages(observation)
+        assert self._stages is not None
+        decide_in_stages(self._stages, policy)
+
+    def begin_stages(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Begin a frame that is decided in stages; `observation` is what `receive` returned.
+
+        Returns:
+            The staged observation of the first decision, float32 (`STAGED_OBS_DIM`,).
+        """
+        work = self._open_work("begin_stages")
+        self._stages = Stages(
+            work,
+            observation,
+            runtime=self._runtime,
+            observer=self._observer,
+            processor=self._processor,
+            uplink=self._uplink,
+            timeout_ms=self.config.timeout_ms,
+        )
+        return self._stages.seen
+
+    @property
+    def stand(self) -> int:
+        """Where the device is in a frame decided in stages (`testbed.policy.decision_points`)."""
+        return 0 if self._stages is None else self._stages.stand
+
+    def take_stage(self, chosen: int) -> NDArray[np.float32] | None:
+        """Carry out a legal staged action (`testbed.policy.decision_points`) on the frame in hand.
+
+        Returns:
+            The next staged observation, or None if the frame has ended.
+        """
+        if self._stages is None:
+            raise RuntimeError("take_stage needs a frame on which begin_stages was called")
+        return self._stages.seen if self._stages.take(chosen) else None
+
+    def _open_work(self, who: str) -> Work:
+        if self._work is None or self._work.status == "skipped":
+            raise RuntimeError(f"{who} needs a frame that receive did not skip")
+        return self._work
+
+    def receive(self, frame: CameraFrame) -> NDArray[np.float32] | None:
+        """Wait for this frame's capture; close the frame before it into `finished`.
+
+        Returns:
+            The observation, float32 (`OBS_DIM`,), or None if the frame was skipped because
+            it waited longer than `max_queue_ms` or the camera failed, or `stop` was called
+            while waiting.
+        """
+        captured_s = self._next_capture_s(frame.waited_s)
+        self._settle()
+        self._uplink.while_idle(self._work, captured_s, self._stop)
+        wait_until(captured_s, self._stop)
+        if frame.refresh is not None:
+            frame = frame.refresh()
+        self.finished = None
+        start_s = time.monotonic()
+        if self._stop.is_set():
+            self._close(start_s)
+            return None
+        if self._processor.pace is not None and self.config.period_ms > 0:
+            # An emulated device starts when it is free: what this machine needs to wake up
+            # and to keep its books is part of the frame's pace.
+            start_s = captured_s if self._work is None else max(captured_s, self._work.free_s)
+        if self._origin_s is None:
+            self._origin_s = captured_s
+            self._paced_from = 0, captured_s
+            self._observer.reset(start_s)
+        if self.config.period_ms == 0:
+            captured_s = start_s
+        self._close(start_s)
+        self._adopt(captured_s)
+        self._meter.begin()
+        self._processor.start(self._count, start_s)
+        work = Work(frame, self._count, captured_s, start_s, start_s)
+        self._work, self._stages = work, None
+        self._count += 1
+        if frame.track != self._track:
+            self._track = frame.track
+            self._observer.new_track()
+        queue_ms = (start_s - captured_s) * 1e3
+        if frame.fault or queue_ms > self.config.max_queue_ms:
+            why = f"camera: {frame.fault}" if frame.fault else f"queued {queue_ms:.0f} ms"
+            work.status, work.reason = "skipped", why
+            self._observer.record_skipped()
+            return None
+        return self._observe(work, queue_ms)
+
+    def process(self, action: int) -> None:
+        """Carry out the action (canonical number, 0..19) on the frame just received."""
+        work = self._open_work("process")
+        work.action = chosen = action_from_index(int(action))
+        blocks_ms, rest_ms = self._processor.parts_ms(chosen)
+        x = self._head(work, chosen, blocks_ms)
+        if not chosen.is_local and not self._uplink.offload(
+            work, chosen, x, self.config.timeout_ms, rest_ms
+        ):
+            self._fall_back(work, chosen, x)
+        work.free_s = self._processor.now_s()
+
+    def finish(self) -> Measurement | None:
+        """Close the last frame, as if the next one had started when it would have."""
+        work = self._work
+        if work is None:
+            return None
+        self._settle()
+        next_s = max(work.captured_s + self.config.period_ms / 1e3, work.free_s)
+        wait_until(next_s, self._stop)
+        self._close(next_s)
+        return self.finished
+
+    def _next_capture_s(self, waited_s: float) -> float:
+        """When the next frame is captured; later by what a slow camera made the device wait."""
+        now_s = time.monotonic()
+        if self.config.period_ms == 0:
+            return now_s + self.config.pause_ms / 1e3
+        if self._origin_s is None:
+            return now_s
+        first, first_s = self._paced_from
+        captured_s = first_s + (self._count - first) * self.config.period_ms / 1e3
+        if waited_s > 0 and now_s > captured_s:
+            captured_s += min(waited_s, now_s - captured_s)
+            self._paced_from = self._count, captured_s
+        return captured_s
+
+    def _settle(self) -> None:
+        """Learn from the frame in hand and write it down, while the device has time for it."""
+        work = self._work
+        if work is None or work.settled is not None:
+            return
+        for learn in work.lessons:
+            learn()
+        if work.prediction is not None and work.confidence is not None:
+            self._observer.record_answer(work.answered_by, work.prediction, work.confidence)
+        truth: tuple[float | None, float | None] = (None, None)
+        if self._link_truth is not None and work.uplink_bytes:
+            truth = self._link_truth(*work.exchanges[0])
+        work.settled = measurement(work, self._origin_s or 0.0, truth)
+
+    def _observe(self, work: Work, queue_ms: float) -> NDArray[np.float32]:
+        f = work.frame
+        features = frame_features(f.image, f.width_px, f.height_px, f.frame_in_track)
+        tail_left_ms = self._meter.tail_ms - (work.start_s - self._uplink.exchange_end_s) * 1e3
+        return self._observer.observe(work.start_s, features, queue_ms, max(0.0, tail_left_ms))
+
+    def _head(self, work: Work, action: Action, pace_ms: float) -> Features:
+        """Blocks 1..S, and exit E if that is all; fills in a local answer."""
+        runtime = self._runtime
+
+        def head() -> tuple[Features, tuple[int, float] | None]:
+            x = runtime.forward(runtime.start(work.frame.image), 1, action.split)
+            answer = runtime.answer(x, action.exit, action.split) if action.is_local else None
+            return x, answer
+
+        (x, answer), work.head_ms = self._processor.run(head, pace_ms)
+        if answer is not None:
+            work.prediction, work.confidence = answer
+        return x
+
+    def _fall_back(self, work: Work, action: Action, x: Features) -> None:
+        """Finish from the features in hand: blocks S+1..E and exit E."""
+        runtime, exit, pace = self._runtime, action.exit, self._processor.pace
+        pace_ms = 0.0 if pace is None else pace.fallback_ms[action.index]
+
+        def rest() -> tuple[int, float]:
+            return runtime.answer(runtime.forward(x, action.split + 1, exit), exit, exit)
+
+        (work.prediction, work.confidence), work.fallback_ms = self._processor.run(rest, pace_ms)
+        work.status = "fallback"
+
+    def _close(self, end_s: float) -> None:
+        """The frame in hand ends at `end_s`: read the meter, make its measurement."""
+        work, self._work = self._work, None
+        if work is None:
+            return
+        # Whatever the device does for this frame while it does not wait for an answer.
+        compute_ms = max(0.0, (work.free_s - work.start_s) * 1e3 - work.wait_ms)
+        exchange_ms = sum(b - a for a, b in work.exchanges) * 1e3
+        tail_ms = tail_overlap_ms(
+            work.start_s, end_s, work.exchanges, self._tail_from_s, self._meter.tail_ms
+        )
+        if work.exchanges:
+            self._tail_from_s = work.exchanges[-1][1]
+        reading = self._meter.end(
+            FrameActivity(
+                work.start_s, end_s, compute_ms, work.wait_ms, exchange_ms, work.sent_bytes, tail_ms
+            )
+        )
+        if reading.energy_mj is not None:
+            self._observer.record_energy(reading.energy_mj)
+        assert work.settled is not None
+        self.finished = replace(
+            work.settled,
+            compute_mj=reading.compute_mj,
+            radio_mj=reading.radio_mj,
+            idle_mj=reading.idle_mj,
+            energy_mj=reading.energy_mj,
+            energy_source=reading.source,
+            probes=work.probes,
+            probe_bytes=work.probes * self._uplink.probe_bytes,
+        )

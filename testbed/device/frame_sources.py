@@ -1,0 +1,243 @@
+"""Where the device's frames come from: GTSRB tracks, a folder of images, the renderer, a camera.
+
+A source yields `CameraFrame` in driving order. The device decides when a frame is
+captured (its frame rate); a source only says what is seen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.common.errors import ConfigError, DataError
+from cnn.data.gtsrb import ImageSet, load_tracks, split_part
+from cnn.data.image_file import read_image
+from cnn.data.preprocess import resize_rgb
+from cnn.data.track_split import PARTS
+from cnn.make_frame_table import running_tracks
+from testbed.device.camera import (
+    NewestImage,
+    VideoSource,
+    View,
+    is_colour_image,
+    square_rgb,
+    video_images,
+)
+from testbed.device.image_folder import image_tracks
+
+SOURCES: Final = "gtsrb:PART (such as gtsrb:policy-test), folder:PATH, render, or camera:0"
+_RENDERED_TRACKS: Final = 64
+"""Tracks rendered for one pass; a longer run goes round again with new track numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class CameraFrame:
+    """One frame as the camera gives it.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB, resized to the network's input.
+        label: true class if known (for scoring only), else None.
+        track: running track number of this stream, from 0.
+        frame_in_track: number of frames of this track already seen.
+        width_px: width of the original crop, pixels.
+        height_px: height of the original crop, pixels.
+        name: where it comes from, such as ``1/4#7`` or a file name.
+        refresh: of a live source: the same frame with the newest image there is. The device
+            asks for it when the moment of capture has come.
+        fault: of a live source: why its image is no view of now (`testbed.device.camera.View`);
+            the device skips such a frame.
+        waited_s: of a live source: how long the frame was waited for.
+    """
+
+    image: NDArray[np.uint8]
+    label: int | None
+    track: int
+    frame_in_track: int
+    width_px: int
+    height_px: int
+    name: str
+    refresh: Callable[[], CameraFrame] | None = None
+    fault: str = ""
+    waited_s: float = 0.0
+
+
+def open_frames(
+    source: str, size: int, *, seed: int = 0, data: Path | None = None, n: int | None = None
+) -> Iterator[CameraFrame]:
+    """Open a source by its name and go round it until `n` frames have come (None: for ever).
+
+    A video file ends with its last frame. A live camera goes on for ever: while it fails, its
+    frames say so.
+
+    Args:
+        source: one of `SOURCES`.
+        size: side of the network's input, pixels.
+        seed: order of the tracks; what the renderer draws.
+        data: GTSRB folder; None is the folder ``gtsrb`` in ``SLIPROAD_DATA``.
+        n: number of frames.
+
+    Raises:
+        ConfigError: if the source is unknown.
+        DataError: if its files are missing or hold no frames, or a camera is absent at the start.
+    """
+    kind, _, rest = source.partition(":")
+    part = next((p for p in PARTS if p == rest), None)
+    if kind == "gtsrb" and part is not None:
+        images = split_part(load_tracks(_gtsrb_folder(data), size), part)
+        frames = cycled(lambda: gtsrb_frames(images, seed))
+    elif kind == "folder" and rest:
+        tracks = image_tracks(Path(rest))
+        frames = cycled(lambda: _track_frames(tracks, size))
+    elif source == "render":
+        frames = cycled(lambda: rendered_frames(size, seed))
+    elif kind == "camera" and rest:
+        frames = camera_frames(VideoSource(rest), size)
+    else:
+        raise ConfigError(
+            f"frame source {source!r}",
+            expected=SOURCES,
+            mend=f"GTSRB parts are {', '.join(PARTS)}",
+        )
+    return islice(frames, n)
+
+
+def gtsrb_frames(images: ImageSet, seed: int) -> Iterator[CameraFrame]:
+    """The tracks of `images` in a random order, each in driving order, splices cut."""
+    track, frame = running_tracks(images)
+    names = images.track_names()
+    bounds = np.flatnonzero(np.diff(track, prepend=-1, append=len(track)))
+    for number, t in enumerate(np.random.default_rng(seed).permutation(len(bounds) - 1)):
+        for row in range(int(bounds[t]), int(bounds[t + 1])):
+            yield CameraFrame(
+                images.images[row],
+                int(images.label[row]),
+                number,
+                int(frame[row]),
+                int(images.width_px[row]),
+                int(images.height_px[row]),
+                f"{names[row]}#{images.frame[row]}",
+            )
+
+
+def folder_frames(folder: Path, size: int) -> Iterator[CameraFrame]:
+    """The images of a folder and its subfolders, each of them a track, without labels.
+
+    In natural order (``frame2`` before ``frame10``), each as a person sees it.
+
+    Raises:
+        DataError: if the folder is missing or holds no images (`image_tracks`), or one of
+            them cannot be read (`cnn.data.image_file.read_image`).
+    """
+    return _track_frames(image_tracks(folder), size)
+
+
+def _track_frames(tracks: list[list[Path]], size: int) -> Iterator[CameraFrame]:
+    for number, paths in enumerate(tracks):
+        for k, path in enumerate(paths):
+            image = read_image(path)
+            resized = resize_rgb(image, size)
+            yield CameraFrame(resized, None, number, k, image.width, image.height, path.name)
+
+
+def rendered_frames(size: int, seed: int, tracks: int = _RENDERED_TRACKS) -> Iterator[CameraFrame]:
+    """Road signs drawn by `cnn.render.rendered_tracks`, approached as a car would."""
+    from cnn.render.rendered_tracks import render_tracks
+
+    for r in render_tracks(tracks, seed, size):
+        yield CameraFrame(
+            r.image,
+            r.label,
+            r.track,
+            r.frame_in_track,
+            r.width_px,
+            r.height_px,
+            f"render#{r.track}.{r.frame_in_track}",
+        )
+
+
+def camera_frames(source: VideoSource, size: int) -> Generator[CameraFrame, None, None]:
+    """The centre square of each image of a camera or video; one track without labels.
+
+    Raises:
+        DataError: if a live source gives not one image, or a file holds none.
+    """
+    if not source.live:
+        for number, image in enumerate(video_images(source)):
+            yield _camera_frame(source.name, size, number, View(image, ""))
+        return
+    with NewestImage(source) as newest:
+        yield from live_frames(newest, size)
+
+
+def live_frames(newest: NewestImage, size: int) -> Iterator[CameraFrame]:
+    """The centre square of a live source's newest image, for ever; the source is open."""
+    for number in count():
+        view = newest.next()
+        refresh = partial(_refreshed, size, number, newest)
+        yield replace(_camera_frame(newest.name, size, number, view), refresh=refresh)
+
+
+def _refreshed(size: int, number: int, newest: NewestImage) -> CameraFrame:
+    return _camera_frame(newest.name, size, number, newest.newest())
+
+
+def _camera_frame(name: str, size: int, number: int, view: View) -> CameraFrame:
+    if view.fault and not is_colour_image(view.image):
+        resized, side_px = np.zeros((size, size, 3), np.uint8), size
+    else:
+        resized, side_px = square_rgb(view.image, size)
+    return CameraFrame(
+        resized,
+        None,
+        0,
+        number,
+        side_px,
+        side_px,
+        f"camera:{name}#{number}",
+        fault=view.fault,
+        waited_s=view.waited_s,
+    )
+
+
+def cycled(source: Callable[[], Iterable[CameraFrame]]) -> Iterator[CameraFrame]:
+    """Go round a source for ever; a later round's tracks get new numbers."""
+    offset = 0
+    while True:
+        last = -1
+        for frame in source():
+            last = frame.track
+            yield replace(frame, track=frame.track + offset)
+        if last < 0:
+            return
+        offset += last + 1
+
+
+def prepared(frames: Iterator[CameraFrame], n: int = 4096) -> Iterator[CameraFrame]:
+    """The same frames, the first `n` of them made before the first is handed out.
+
+    Drawing or reading a frame takes milliseconds, a new track tens of them, and a device that
+    is late would wait for it: a camera's frame is there when its time has come. Not for live
+    cameras.
+    """
+    return chain(list(islice(frames, n)), frames)
+
+
+def _gtsrb_folder(given: Path | None) -> Path:
+    if given is not None:
+        return given
+    root = os.environ.get("SLIPROAD_DATA")
+    if not root:
+        raise DataError(
+            "no data folder given",
+            expected="a GTSRB folder for the source gtsrb:PART",
+            mend="set SLIPROAD_DATA, give --data, or use --frames render",
+        )
+    return Path(root) / "gtsrb"

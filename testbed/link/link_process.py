@@ -1,0 +1,217 @@
+"""The user-space link in a process of its own, with the same methods as `LinkEmulator`.
+
+A link that shares an interpreter with a busy device loop is late by that loop's turns; here
+it has its own, and a raised priority where the system allows it. Orders and answers are JSON
+lines over the child's standard streams; it ends when they close, so it cannot be left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from types import TracebackType
+from typing import Any
+
+from cnn.common.errors import RemoteError, SliproadError
+from testbed.link.emulator import BUFFER_BYTES, LinkEmulator
+from testbed.link.link_record import LinkRecord
+from testbed.traces.trace import Trace
+from testbed.traces.trace_files import trace_from_json, trace_to_json
+
+
+class LinkProcess:
+    """A `LinkEmulator` in a child process. Use as a context manager, or call `close`.
+
+    Args: as for `LinkEmulator`.
+
+    Raises:
+        RemoteError: the child could not listen, or ended.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        upstream: tuple[str, int],
+        listen: tuple[str, int] = ("127.0.0.1", 0),
+        *,
+        start_offset_s: float = 0.0,
+        downlink_mbps: float | None = None,
+        buffer_bytes: int = BUFFER_BYTES,
+    ) -> None:
+        self.trace = trace
+        self._start_offset_s, self._downlink_mbps = start_offset_s, downlink_mbps
+        self._start_time: float | None = None
+        self._cuts: tuple[tuple[float, float], ...] = ()
+        self._last_record: LinkRecord | None = None
+        self._one_order = threading.Lock()
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "testbed.link.link_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        try:
+            ready = self._order(
+                {
+                    "trace": trace_to_json(trace),
+                    "upstream": list(upstream),
+                    "listen": list(listen),
+                    "start_offset_s": start_offset_s,
+                    "downlink_mbps": downlink_mbps,
+                    "buffer_bytes": buffer_bytes,
+                }
+            )
+        except BaseException:
+            self.close()
+            raise
+        self.host, self.port = str(ready["host"]), int(ready["port"])
+
+    @property
+    def start_time(self) -> float | None:
+        """`time.monotonic` at which the trace started; None if it has not yet."""
+        if self._start_time is None:
+            self._start_time = self._order({"order": "start_time"})["start_time"]
+        return self._start_time
+
+    def start(self, at: float | None = None) -> None:
+        """Start the trace at a moment of `time.monotonic` (None: now). Once only."""
+        self._order({"order": "start", "at": at})
+
+    def cut(self, seconds: float, *, drop: bool = False) -> None:
+        """Cut the link, from now, for so long (`LinkEmulator.cut`)."""
+        cuts = self._order({"order": "cut", "seconds": seconds, "drop": drop})["cuts"]
+        self._cuts = tuple((float(first), float(end)) for first, end in cuts)
+
+    def state_at(self, monotonic_s: float) -> tuple[float, float]:
+        """True uplink capacity (Mbit/s) and base round trip (ms) at a moment."""
+        return self.record().state_at(monotonic_s)
+
+    def truth(self, sent_s: float, done_s: float) -> tuple[float, float]:
+        """Mean capacity (Mbit/s) and round trip (ms) between two moments (`LinkRecord.truth`)."""
+        return self.record().truth(sent_s, done_s)
+
+    def record(self) -> LinkRecord:
+        """What the link replays and has done, for truth and replay."""
+        last = self._last_record
+        if last is None or last.start_time is None or last.cuts != self._cuts:
+            last = LinkRecord(
+                self.trace,
+                self.start_time,
+                self._start_offset_s,
+                self._downlink_mbps,
+                self._cuts,
+                "user-space",
+            )
+            self._last_record = last
+        return last
+
+    def stats(self) -> dict[str, Any]:
+        """Counts and lateness (`LinkEmulator.stats`)."""
+        return self._order({"order": "stats"})
+
+    def close(self) -> None:
+        """Reset every connection and end the process."""
+        child = self._child
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with contextlib.suppress(OSError):
+            child.stdin.close()
+        try:
+            child.wait(5)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        child.stdout.close()
+
+    def __enter__(self) -> LinkProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _order(self, order: dict[str, Any]) -> dict[str, Any]:
+        child = self._child
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with self._one_order:
+            try:
+                child.stdin.write(json.dumps(order) + "\n")
+                child.stdin.flush()
+                line = child.stdout.readline()
+            except (OSError, ValueError):
+                line = ""
+        if not line:
+            raise RemoteError(
+                f"the link process ended (exit status {child.poll()})",
+                expected="a link that runs until it is closed",
+                mend="see its messages on standard error",
+            )
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise RemoteError(**answer["error"])
+        return answer
+
+
+def serve_orders() -> None:
+    """The child: build the link from the first line, then obey lines until the input ends."""
+    settings = json.loads(sys.stdin.readline() or "null")
+    if settings is None:
+        return
+    try:
+        link = LinkEmulator(
+            trace_from_json(settings["trace"], "order"),
+            tuple(settings["upstream"]),
+            tuple(settings["listen"]),
+            start_offset_s=settings["start_offset_s"],
+            downlink_mbps=settings["downlink_mbps"],
+            buffer_bytes=settings["buffer_bytes"],
+            realtime=True,
+        )
+    except SliproadError as error:
+        _answer({"error": _plain(error)})
+        return
+    with link:
+        _answer({"host": link.host, "port": link.port})
+        for line in sys.stdin:
+            try:
+                _answer(_obey(link, json.loads(line)))
+            except SliproadError as error:
+                _answer({"error": _plain(error)})
+
+
+def _obey(link: LinkEmulator, order: dict[str, Any]) -> dict[str, Any]:
+    match order["order"]:
+        case "start_time":
+            return {"start_time": link.start_time}
+        case "start":
+            link.start(order["at"])
+        case "cut":
+            link.cut(order["seconds"], drop=order["drop"])
+            return {"cuts": link.record().cuts}
+        case "stats":
+            return link.stats()
+    return {}
+
+
+def _plain(error: SliproadError) -> dict[str, str]:
+    return {"given": error.given, "expected": error.expected, "mend": error.mend}
+
+
+def _answer(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        serve_orders()

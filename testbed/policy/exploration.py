@@ -1,0 +1,94 @@
+"""A policy that sometimes tries something else, and says how likely what it did was.
+
+With probability epsilon the action is drawn uniformly from all twenty (epsilon-greedy).
+Records that hold every decision's propensity and observation let another policy's cost be
+estimated without driving it (`agents.offline.off_policy`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cnn.action import N_ACTIONS
+from cnn.common.errors import ConfigError
+from testbed.device.frame_sources import CameraFrame
+from testbed.policy.feedback import Feedback, Learner
+from testbed.policy.observer import OBS_DIM
+from testbed.policy.policies import Policy
+
+
+class ExploringPolicy:
+    """Another policy, except that each decision is random with probability `epsilon`.
+
+    Args:
+        policy: decides otherwise.
+        epsilon: share of random decisions, [0, 1].
+        seed: of the random decisions.
+
+    Attributes:
+        propensities: float64 (B,), of the last decisions.
+
+    Raises:
+        ConfigError: if epsilon is no share.
+    """
+
+    def __init__(self, policy: Policy, epsilon: float, seed: int = 0) -> None:
+        if not 0 <= epsilon <= 1:
+            raise ConfigError(
+                f"explore {epsilon}", expected="a share in 0..1", mend="try 0.05, or 0 for never"
+            )
+        self.name = f"{policy.name} explore {epsilon:g}"
+        self.policy, self.epsilon, self._seed = policy, epsilon, seed
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a drive; the random decisions begin anew."""
+        self.policy.reset()
+        self._rng = np.random.default_rng(self._seed)
+        self.propensities = np.ones(0)
+        self._frame = 0
+        self._decisions: dict[int, tuple[float, NDArray[np.float32]]] = {}
+
+    def following(self, frames: Iterable[CameraFrame]) -> Iterator[CameraFrame]:
+        """The frames of a run, counted: the decision after each one is kept as its own."""
+        for self._frame, frame in enumerate(frames):
+            yield frame
+
+    @staticmethod
+    def column_types() -> dict[str, pa.DataType]:
+        """Columns that records hold besides `Measurement`."""
+        return {"propensity": pa.float64(), "observation": pa.list_(pa.float32(), OBS_DIM)}
+
+    def columns(self, frame_id: int) -> dict[str, Any]:
+        """Their values for a frame of `following`, once; NaN and zeros if it had no decision."""
+        nothing = np.nan, np.zeros(OBS_DIM, np.float32)
+        propensity, observation = self._decisions.pop(frame_id, nothing)
+        return {"propensity": propensity, "observation": observation}
+
+    def decide(self, observation: NDArray[np.float32]) -> int:
+        """An action for one observation; kept for `columns`."""
+        wanted = np.array([self.policy.decide(observation)], np.int64)
+        action = int(self._explore(wanted)[0])
+        self._decisions[self._frame] = float(self.propensities[0]), observation.copy()
+        return action
+
+    def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Independent decisions, one a row."""
+        return self._explore(self.policy.decide_batch(observations))
+
+    def learn(self, feedback: Feedback) -> None:
+        """Passed on to a policy that learns."""
+        if isinstance(self.policy, Learner):
+            self.policy.learn(feedback)
+
+    def _explore(self, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+        tries = self._rng.random(len(wanted)) < self.epsilon
+        actions = np.where(tries, self._rng.integers(N_ACTIONS, size=len(wanted)), wanted)
+        by_chance = self.epsilon / N_ACTIONS
+        self.propensities = by_chance + (1.0 - self.epsilon) * (actions == wanted)
+        return actions

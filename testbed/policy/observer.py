@@ -1,0 +1,309 @@
+"""What the device knows when it decides, as a fixed, documented float32 vector.
+
+`testbed.policy.observation_fields.FIELDS` is the specification. `Observer` keeps the estimators on
+the device; the simulator applies the very same update functions (`testbed.policy.estimators`) to
+arrays, so that training and the device cannot drift apart. Nothing here sees the label,
+the future or the true current rate: a network quantity is as old as the last exchange,
+and its age is part of the vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cnn.action import N_EXITS
+from testbed.policy.device_settings import Settings
+from testbed.policy.estimators import PRIOR_RTT_MS, fit_link, forget, patience_ms, smooth
+from testbed.policy.observation_fields import (
+    CONSTANTS_AT,
+    FEATURES_AT,
+    FIELDS,
+    MAX_RATE_MBPS,
+    MIN_MS_PER_KB,
+    N_LOG,
+    NEVER_S,
+    OBS_DIM,
+    RECENT,
+    SCHEMA_HASH,
+    STAGED_FIELDS,
+    STAGED_OBS_DIM,
+    STAGED_SCHEMA_HASH,
+    Field,
+    normalise,
+    scale_one,
+    scaled_bounds,
+    schema_hash,
+)
+
+__all__ = [
+    "CONSTANTS_AT",
+    "FEATURES_AT",
+    "FIELDS",
+    "MAX_RATE_MBPS",
+    "MIN_MS_PER_KB",
+    "NEVER_S",
+    "N_LOG",
+    "OBS_DIM",
+    "PRIOR_RTT_MS",
+    "RECENT",
+    "SCHEMA_HASH",
+    "STAGED_FIELDS",
+    "STAGED_OBS_DIM",
+    "STAGED_SCHEMA_HASH",
+    "Field",
+    "Observer",
+    "Settings",
+    "fit_link",
+    "forget",
+    "normalise",
+    "scale_one",
+    "scaled_bounds",
+    "schema_hash",
+    "smooth",
+]
+
+
+class Observer:
+    """The device's memory of its own exchanges and answers, as an observation.
+
+    Times are seconds on one monotonic clock. Call `reset` at the start of a drive,
+    `new_track` when a new sign comes into view, the ``record_*`` methods as things
+    happen, and `observe` when a decision is due.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.tell(settings)
+        self.reset(0.0)
+
+    def tell(self, settings: Settings) -> None:
+        """The task is another from now on; what was learnt stays."""
+        self.settings = settings
+        self._constants = settings.scaled()
+
+    def reset(self, now_s: float) -> None:
+        """Forget everything; the drive starts at `now_s`."""
+        self._s0 = self._sx = self._sxx = self._sy = self._sxy = 0.0
+        self.rtt_ms, self.ms_per_kb = fit_link(0.0, 0.0, 0.0, 0.0, 0.0)
+        self.transfer_mean_ms = PRIOR_RTT_MS
+        self.transfer_spread_ms = 0.0
+        self.residual_ms = 0.0
+        self._transfer_s = now_s - NEVER_S
+        self._failure_s = now_s - NEVER_S
+        self._server_s = now_s - NEVER_S
+        self.failures = 0
+        self.server_wait_ms = 0.0
+        self._confidence_sum = 0.0
+        self._frames = 0
+        self._energy_mj = 0.0
+        self.new_track()
+
+    @property
+    def uplink_mbps(self) -> float:
+        """Estimated uplink rate, Mbit/s."""
+        return 8.0 / max(float(self.ms_per_kb), MIN_MS_PER_KB)
+
+    def new_track(self) -> None:
+        """Another sign comes into view: what was seen on the last one says nothing."""
+        self.confidences = [0.0] * N_EXITS
+        self.last_confidence = 0.0
+        self.last_exit = 0
+        self.last_prediction = -1
+        self.agreement = 0.0
+        self.answers = 0
+        self._recent: list[int] = []
+
+    def record_transfer(self, now_s: float, sent_bytes: float, transfer_ms: float) -> None:
+        """An exchange was answered: `transfer_ms` without the server's wait and compute."""
+        x = sent_bytes * 1e-3
+        self.residual_ms = transfer_ms - (self.rtt_ms + self.ms_per_kb * x)
+        keep = forget(now_s - self._transfer_s)
+        self._s0 = keep * self._s0 + 1.0
+        self._sx = keep * self._sx + x
+        self._sxx = keep * self._sxx + x * x
+        self._sy = keep * self._sy + transfer_ms
+        self._sxy = keep * self._sxy + x * transfer_ms
+        self.rtt_ms, self.ms_per_kb = fit_link(self._s0, self._sx, self._sxx, self._sy, self._sxy)
+        self.transfer_mean_ms, self.transfer_spread_ms = smooth(
+            self.transfer_mean_ms, self.transfer_spread_ms, transfer_ms
+        )
+        self._transfer_s = now_s
+        self.failures = 0
+
+    def expected_transfer_ms(self, sent_bytes: float) -> float:
+        """What a transfer of `sent_bytes` should take by the newest estimates."""
+        return float(self.rtt_ms + self.ms_per_kb * sent_bytes * 1e-3)
+
+    @property
+    def newest_transfer_s(self) -> float:
+        """When the last exchange was answered; long ago if none was."""
+        return self._transfer_s
+
+    def record_server(self, now_s: float, server_wait_ms: float) -> None:
+        """The server reported how long the request waited there."""
+        self.server_wait_ms = server_wait_ms
+        self._server_s = now_s
+
+    def record_failure(self, now_s: float) -> None:
+        """An exchange timed out, was refused, or the connection broke."""
+        self.failures += 1
+        self._failure_s = now_s
+
+    def record_exit(self, exit: int, confidence: float) -> None:
+        """An exit (1..5) was evaluated, whether or not it became the answer."""
+        self.confidences[exit - 1] = confidence
+
+    def record_answer(self, exit: int, prediction: int, confidence: float) -> None:
+        """A frame was answered by `exit` with class `prediction`."""
+        self.confidences[exit - 1] = confidence
+        self.last_confidence = confidence
+        self.last_exit = exit
+        self.last_prediction = prediction
+        self.answers += 1
+        recent = self._recent
+        recent.append(prediction)
+        if len(recent) > RECENT:
+            del recent[0]
+        self.agreement = recent.count(prediction) / len(recent)
+        self._confidence_sum += confidence
+        self._frames += 1
+
+    def record_skipped(self) -> None:
+        """A frame was given up unanswered: it counts against the accuracy credit."""
+        self._frames += 1
+
+    def record_energy(self, energy_mj: float) -> None:
+        """Energy the device spent on a frame; only needed with an energy budget."""
+        self._energy_mj += energy_mj
+
+    @property
+    def accuracy_credit(self) -> float:
+        """Mean calibrated confidence of this drive less the floor; 0 before any frame."""
+        if not self._frames:
+            return 0.0
+        return self._confidence_sum / self._frames - self.settings.accuracy_floor
+
+    @property
+    def energy_left(self) -> float:
+        """Share of the energy budget left; 1 without a budget."""
+        budget = self.settings.energy_budget_mj
+        return 1.0 if not budget else 1.0 - self._energy_mj / budget
+
+    def raw(
+        self, now_s: float, features: Sequence[float], queue_ms: float, tail_left_ms: float
+    ) -> list[float]:
+        """The observation before scaling, in the order of `FIELDS`, for people and baselines."""
+        s = self.settings
+        return [
+            *self._dynamic(now_s, queue_ms, tail_left_ms),
+            *(float(f) for f in features),
+            float(s.radio_5g),
+            s.accuracy_floor,
+            s.delay_share,
+            s.full_local_ms,
+        ]
+
+    def observe(
+        self, now_s: float, features: ArrayLike, queue_ms: float, tail_left_ms: float
+    ) -> NDArray[np.float32]:
+        """The observation at `now_s`.
+
+        Args:
+            now_s: decision time, the observer's clock.
+            features: (6,), columns of `cnn.frame_table.FEATURES`, raw.
+            queue_ms: how long the frame has waited for the device.
+            tail_left_ms: how long the modem will still stay up by itself.
+
+        Returns:
+            float32 (`OBS_DIM`,), scaled.
+        """
+        scaled = [
+            scale_one(FEATURES_AT + i, float(value))
+            for i, value in enumerate(np.asarray(features).tolist())
+        ]
+        return np.array(self.scaled(now_s, scaled, queue_ms, tail_left_ms), np.float32)
+
+    def scaled(
+        self, now_s: float, features: Sequence[float], queue_ms: float, tail_left_ms: float
+    ) -> list[float]:
+        """Like `observe`, with features already scaled and as a plain list (fast path)."""
+        out = [scale_one(i, v) for i, v in enumerate(self._dynamic(now_s, queue_ms, tail_left_ms))]
+        out += features
+        out += self._constants
+        return out
+
+    def _dynamic(self, now_s: float, queue_ms: float, tail_left_ms: float) -> list[float]:
+        slope = self.ms_per_kb
+        return [
+            8.0 / (slope if slope > MIN_MS_PER_KB else MIN_MS_PER_KB),
+            self.rtt_ms,
+            self.transfer_mean_ms,
+            self.transfer_spread_ms,
+            now_s - self._transfer_s,
+            now_s - self._failure_s,
+            self.server_wait_ms,
+            now_s - self._server_s,
+            tail_left_ms,
+            self.residual_ms,
+            self.failures,
+            queue_ms,
+            *self.confidences,
+            self.last_confidence,
+            self.last_exit,
+            self.agreement,
+            self.answers,
+            self.accuracy_credit,
+            self.energy_left,
+        ]
+
+    def patience_ms(self) -> float:
+        """How long to wait for an answer in a hurry, if the time-out is not shorter."""
+        return float(
+            patience_ms(self.transfer_mean_ms, self.transfer_spread_ms, self.server_wait_ms)
+        )
+
+    def observe_stage(
+        self,
+        base: NDArray[np.float32],
+        exits: Sequence[tuple[int, int, float]],
+        block: int,
+        spent_ms: float,
+        gave_up: bool = False,
+    ) -> NDArray[np.float32]:
+        """The staged observation within a frame.
+
+        Args:
+            base: float32 (`OBS_DIM`,), the observation at the start of this frame.
+            exits: (exit, prediction, confidence) of the exits evaluated on this frame so far.
+            block: after which the device stands.
+            spent_ms: computed and waited on this frame so far.
+            gave_up: waiting for an answer on this frame.
+
+        Returns:
+            float32 (`STAGED_OBS_DIM`,), scaled.
+        """
+        stage = self.scaled_stage(exits, block, spent_ms, gave_up)
+        return np.concatenate([base, np.array(stage, np.float32)])
+
+    def scaled_stage(
+        self,
+        exits: Sequence[tuple[int, int, float]],
+        block: int,
+        spent_ms: float,
+        gave_up: bool = False,
+    ) -> list[float]:
+        """The stage elements of the staged observation, scaled, as a plain list."""
+        stage = [-1.0] * N_EXITS
+        stage[block if block < N_EXITS else 0] = 1.0
+        confidence, track, frame = -1.0, 0.0, 0.0
+        if exits:
+            _, prediction, c = exits[-1]
+            confidence = 2.0 * c - 1.0
+            if self.last_prediction >= 0:
+                track = 1.0 if prediction == self.last_prediction else -1.0
+            if len(exits) > 1:
+                frame = 1.0 if prediction == exits[-2][1] else -1.0
+        up = 1.0 if gave_up else -1.0
+        return [*stage, confidence, track, frame, up, scale_one(STAGED_OBS_DIM - 1, spent_ms)]

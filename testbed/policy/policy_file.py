@@ -1,0 +1,176 @@
+"""The policy file: arrays and a manifest in one zip, checked before anything is used.
+
+The file is a numpy ``.npz`` archive whose member ``manifest`` holds JSON. It is read with
+bounds on its size (`cnn.common.outside`), and every number that a device would follow is checked
+(`testbed.policy.policy_manifest`), so a file from elsewhere can be refused but not do harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.common.errors import BundleError, ConfigError
+from cnn.common.files import replacing
+from cnn.common.option_checks import shown
+from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, npz_arrays, refusing
+from testbed.policy.observer import SCHEMA_HASH, STAGED_SCHEMA_HASH
+from testbed.policy.policy_manifest import STAGED_KIND, check_manifest
+from testbed.policy.reference_profile import Promise
+from testbed.policy.task_settings import Task
+
+FORMAT: Final = 2
+"""The format of a file that carries its policy's task."""
+TASKLESS_FORMAT: Final = 1
+"""The format of a file that does not: still read, and written for a policy without a task."""
+MAX_UNPACKED_BYTES: Final = 64 * 2**20
+"""A policy of two hidden layers of 128 is about 0.1 MB; 64 MB leaves room for any MLP."""
+
+_PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""Names of arrays that end where a shape begins."""
+_MEND: Final = "export the policy again with `sliproad agent export`"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyBundle:
+    """A policy with everything needed to refuse it where it does not fit.
+
+    Attributes:
+        manifest: JSON object: ``format``, ``kind``, ``name``, ``actions`` (canonical
+            number of each output), ``action_names``, ``observation`` (``schema_hash``
+            and ``fields``), ``bundle_hash`` (model bundle), ``scenario``, ``algorithm``,
+            ``metrics``, ``provenance``, ``created``, in format 2 ``task``
+            (`testbed.policy.task_settings.Task`) and, for an MLP, ``layers`` and ``activation``.
+        arrays: float32 arrays by name (``weight0``, ``bias0``, ...).
+    """
+
+    manifest: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[np.float32]]
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over the manifest and every array, hexadecimal.
+
+        No two contents have the same bytes under it: the manifest is one JSON object, a plain name
+        ends at the parenthesis of its shape, and the shape says how many bytes follow. Where a name
+        is not plain, which no file has, every part has its length before it.
+        """
+        plain = {k: v for k, v in self.manifest.items() if k != "content_hash"}
+        arrays = {k: np.ascontiguousarray(self.arrays[k], np.float32) for k in sorted(self.arrays)}
+        parts = [json.dumps(plain, sort_keys=True).encode()]
+        for name, array in arrays.items():
+            parts += [name.encode(), str(array.shape).encode(), array.tobytes()]
+        if not all(_PLAIN.fullmatch(name) for name in arrays):
+            parts = [b"%d:%b" % (len(part), part) for part in parts]
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+    @property
+    def task(self) -> Task | None:
+        """What the policy was trained for; None if the file is of format 1, which cannot say.
+
+        Raises:
+            BundleError: if what stands there is no task.
+        """
+        raw = self.manifest.get("task")
+        if raw is None:
+            return None
+        try:
+            return Task.of_json(raw)
+        except ConfigError as error:
+            raise BundleError(
+                f"policy file with {error.given}", expected=error.expected, mend=_MEND
+            ) from error
+
+    def save(self, path: Path) -> None:
+        """Write the file, of format 2 if there is a task; written whole or not at all."""
+        told = self.manifest.get("task") is not None
+        manifest = {**self.manifest, "format": FORMAT if told else TASKLESS_FORMAT}
+        sealed = PolicyBundle(manifest, self.arrays)
+        text = json.dumps({**manifest, "content_hash": sealed.content_hash}, indent=1)
+        members: dict[str, Any] = {"manifest": np.frombuffer(text.encode(), np.uint8)}
+        members |= {k: np.ascontiguousarray(v, np.float32) for k, v in self.arrays.items()}
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **members)
+
+    @classmethod
+    def load(cls, path: Path) -> PolicyBundle:
+        """Read and check a file.
+
+        Raises:
+            BundleError: if it is missing, damaged, too large, of another format, its content
+                does not have the hash it states, or a number in it is out of its range.
+        """
+        with refusing(
+            BundleError,
+            f"policy file {path}",
+            expected="a .policy file written by `sliproad agent export`",
+            mend="give another path, or export the policy again",
+        ):
+            bundle = cls(*_read_members(path))
+            bundle._check(path)
+            return bundle
+
+    def _check(self, path: Path) -> None:
+        format = self.manifest.get("format")
+        if type(format) is not int or format not in (TASKLESS_FORMAT, FORMAT):
+            raise BundleError(
+                f"policy file {path} of format {shown(format)}",
+                expected=f"format {FORMAT}, or {TASKLESS_FORMAT}",
+                mend=_MEND,
+            )
+        if self.content_hash != self.manifest.get("content_hash"):
+            raise BundleError(
+                f"policy file {path} with content hash {self.content_hash[:12]}",
+                expected=f"{str(self.manifest.get('content_hash'))[:12]}, as its manifest states",
+                mend="the file was changed or damaged: copy or export it again",
+            )
+        if format == FORMAT and self.task is None:
+            raise BundleError(
+                f"policy file {path} of format {FORMAT} without a task",
+                expected="the policy's task in its manifest",
+                mend=_MEND,
+            )
+        check_manifest(self.manifest, self.arrays)
+        Promise.of_bundle(self)  # raises if there is one that cannot be kept
+
+    def check_fit(self, bundle_hash: str | None) -> None:
+        """Raise `BundleError` unless the policy fits the observation and model bundle.
+
+        Args:
+            bundle_hash: hash of the model bundle in use; None does not check it.
+        """
+        stated = (self.manifest.get("observation") or {}).get("schema_hash")
+        staged = self.manifest.get("kind") == STAGED_KIND
+        schema_hash = STAGED_SCHEMA_HASH if staged else SCHEMA_HASH
+        if stated != schema_hash:
+            raise BundleError(
+                f"policy that reads observation schema {str(stated)[:12]}",
+                expected=f"schema {schema_hash[:12]} of this version",
+                mend="train and export the policy with this version of sliproad",
+            )
+        model = self.manifest.get("bundle_hash")
+        if bundle_hash is not None and model != bundle_hash:
+            raise BundleError(
+                f"policy trained for model bundle {str(model)[:12]}",
+                expected=f"{bundle_hash[:12]}, the bundle this device runs",
+                mend="use the policy's own bundle, or train a policy for this one",
+            )
+
+
+def _read_members(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    members = npz_arrays(file_bytes(path, MAX_UNPACKED_BYTES), MAX_UNPACKED_BYTES)
+    text = members.pop("manifest").tobytes()
+    if len(text) > MAX_JSON_BYTES:
+        raise ValueError(f"a manifest of {len(text)} bytes")
+    for name, array in members.items():
+        if array.dtype != np.float32:
+            raise ValueError(f"array {name} has type {array.dtype}")
+    return json_object(text), members

@@ -1,0 +1,227 @@
+"""The task of a policy: what it was trained for, and what a device that runs it is told.
+
+A policy decides as in training only if it is told the same floor and weights, its observation
+is scaled by the same full local time, and frames come and are given up at the same pace. So its
+file carries all of that (``task`` in the manifest of format 2). Whatever is given explicitly
+comes before it, and before `UNTOLD`, which stands in where no policy says anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+from cnn.common.errors import ConfigError
+from testbed.common.toml_config import build
+from testbed.costs.power import power_profile
+from testbed.policy.device_settings import MAX_MJ, Settings
+
+_NEARLY: Final = 1e-6
+"""Relative difference below which two numbers are the same: a period given as a rate is rounded."""
+_LEAST_MS: Final = 1e-3
+_MOST_MS: Final = 3.6e6
+"""An hour: every clock can wait for it."""
+_RANGES: Final = {"accuracy_floor": "accuracy_floors", "delay_share": "delay_shares"}
+"""Wishes of a user, and the fields with the range of each that the policy serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a policy is for.
+
+    Attributes:
+        tech: radio technology, ``5G`` or ``LTE``.
+        accuracy_floor: accuracy that is owed on average, [0, 1].
+        delay_share: w_delay / (w_delay + w_energy), [0, 1].
+        full_local_ms: full local processing on the policy's device; None is the time that it
+            takes on the device at hand.
+        period_ms: between two camera frames; 0 takes the next when the device is free.
+        timeout_ms: an answer is given up after this.
+        deadline_ms: a frame answered later than this is a miss.
+        max_queue_ms: a frame that has waited longer is skipped.
+        power: power profile ``device+modem`` of `testbed.costs.power`; empty says nothing.
+        energy_budget_mj: energy allowed for a drive; 0 is no budget.
+        accuracy_floors: lowest and highest floor that the policy knows to serve, if it reads the
+            floor as a wish of its user; `accuracy_floor`, among them, is then the default.
+        delay_shares: the same of `delay_share`.
+
+    Raises:
+        ConfigError: if a value is impossible.
+    """
+
+    tech: str
+    accuracy_floor: float
+    delay_share: float
+    full_local_ms: float | None
+    period_ms: float
+    timeout_ms: float
+    deadline_ms: float
+    max_queue_ms: float
+    power: str = ""
+    energy_budget_mj: float = 0.0
+    accuracy_floors: tuple[float, ...] | None = None
+    delay_shares: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.tech in ("5G", "LTE"), f"tech {self.tech!r}", "5G or LTE")
+        for name, range_name in _RANGES.items():
+            value, ends = getattr(self, name), getattr(self, range_name)
+            _require(0 <= value <= 1, f"{name} {value:g}", "a number in 0..1")
+            if ends is not None:
+                ok = len(ends) == 2 and 0 <= ends[0] <= value <= ends[1] <= 1
+                expected = f"the two ends of a range in 0..1 with {name} {value:g} in it"
+                _require(ok, f"{range_name} {shown(ends)}", expected)
+        for name in ("full_local_ms", "timeout_ms", "deadline_ms", "period_ms", "max_queue_ms"):
+            value = getattr(self, name)
+            low = 0.0 if name in ("period_ms", "max_queue_ms") else _LEAST_MS
+            if value is not None:
+                fits = low <= value <= _MOST_MS  # NaN does not
+                _require(fits, f"{name} {value:g}", f"{low:g} to {_MOST_MS:g} ms")
+        budget = self.energy_budget_mj
+        _require(0 <= budget <= MAX_MJ, f"energy_budget_mj {budget:g}", f"0 to {MAX_MJ:g} mJ")
+        if self.power:
+            power_profile(self.power)
+
+    def settings(self, measured_ms: float | None = None) -> Settings:
+        """What the observation says of the task.
+
+        Args:
+            measured_ms: full local processing on the device at hand, for a task that says none.
+        """
+        known_ms = measured_ms if self.full_local_ms is None else self.full_local_ms
+        if known_ms is None:
+            raise ValueError("a task without full_local_ms, and no measured time")
+        return Settings(
+            radio_5g=self.tech == "5G",
+            accuracy_floor=self.accuracy_floor,
+            delay_share=self.delay_share,
+            full_local_ms=known_ms,
+            energy_budget_mj=self.energy_budget_mj,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a policy file."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if value is not None
+        }
+
+    @classmethod
+    def of_json(cls, raw: Any) -> Self:
+        """The task in a policy file; raises `ConfigError` if it is none."""
+        if not isinstance(raw, Mapping):
+            raise ConfigError(f"task {raw!r:.40}", expected="a JSON object", mend="correct it")
+        needed = {f.name for f in fields(cls) if f.default is MISSING}
+        missing = ", ".join(sorted(needed - set(raw)))
+        _require(not missing, f"task without {missing}", "every setting of the task")
+        return build(cls, dict(raw), "task")
+
+
+def told(task: Task | None, given: Mapping[str, Any]) -> Task:
+    """What a device does: what is given, else the policy's task, else `UNTOLD`.
+
+    Args:
+        task: of the policy; None if its file says nothing, or there is no file.
+        given: values by field of `Task`; None is not given.
+
+    Raises:
+        ConfigError: if a given value is impossible.
+    """
+    base = task or UNTOLD
+    if not base.power:
+        base = replace(base, power=UNTOLD.power)
+    chosen = {name: value for name, value in given.items() if value is not None}
+    # Whoever asks for something else has it, served well or not: the range is the file's.
+    return replace(base, accuracy_floors=None, delay_shares=None, **chosen)
+
+
+def differing(task: Task, others: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields of `others` that contradict the task: (the other value, what the task says).
+
+    A power profile that the task leaves open contradicts nothing, nor does a floor or a weight
+    within the range that the policy serves.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, value in others.items():
+        own = getattr(task, name)
+        ends = getattr(task, _RANGES[name]) if name in _RANGES else None
+        if value is None or own is None or own == "":
+            continue
+        if ends is not None:
+            same, own = ends[0] - _NEARLY <= value <= ends[1] + _NEARLY, ends
+        elif isinstance(own, float):
+            same = math.isclose(value, own, rel_tol=_NEARLY)
+        else:
+            same = value == own
+        if not same:
+            found[name] = (value, own)
+    return found
+
+
+def contradictions(
+    task: Task | None, given: Mapping[str, Any], names: Mapping[str, str]
+) -> list[str]:
+    """One line for each given value that contradicts the policy's task.
+
+    Args:
+        task: of the policy; None contradicts nothing.
+        given: as in `told`.
+        names: how each field is named where it was given. A name with ``fps`` in it counts the
+            period in frames a second.
+    """
+    if task is None:
+        return []
+    lines = []
+    for field, (value, own) in differing(task, given).items():
+        name = names[field]
+        if "fps" in name:
+            value, own = (1e3 / ms if ms else 0.0 for ms in (value, own))
+        now, was = shown(value), shown(own)
+        lines.append(f"{name} {now} contradicts the policy's {was}; using {now}")
+    return lines
+
+
+def untold_note(path: Path | str, given: Mapping[str, Any]) -> str:
+    """What to say of a policy file without a task: what a device assumes, and how to mend it.
+
+    Args:
+        path: the file.
+        given: as in `told`.
+    """
+    assumed = {**UNTOLD.to_json(), "full_local_ms": "as measured"}
+    left = {k: v for k, v in assumed.items() if v and given.get(k) is None}
+    return (
+        f"policy file {path} (format 1) does not say its task; assuming "
+        f"{', '.join(f'{name} {shown(value)}' for name, value in left.items()) or 'nothing'}; "
+        f"write it again with `sliproad agent export --policy {path} --out FILE`"
+    )
+
+
+def shown(value: Any) -> str:
+    """A value of a task as people write it."""
+    if isinstance(value, tuple):
+        return "..".join(shown(v) for v in value)
+    return f"{value:.6g}" if isinstance(value, int | float) else str(value)
+
+
+def _require(ok: bool, given: str, expected: str) -> None:
+    if not ok:
+        raise ConfigError(given, expected=expected, mend="correct the setting")
+
+
+UNTOLD: Final = Task(
+    tech="5G",
+    accuracy_floor=0.95,
+    delay_share=0.5,
+    full_local_ms=None,
+    period_ms=100.0,
+    timeout_ms=250.0,
+    deadline_ms=100.0,
+    max_queue_ms=200.0,
+    power="jetson-nano+5g-nsa-lowband",
+)
+"""What a device does where nobody tells it anything."""

@@ -1,0 +1,105 @@
+"""A MEC server as a child process: for campaigns, demonstrations and fault tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final, Self
+
+from cnn.common.errors import RemoteError
+
+START_S: Final = 60.0
+STOP_S: Final = 10.0
+
+
+class ServerProcess:
+    """``python -m testbed serve`` with its own process, ended when the context is left.
+
+    It shares this machine's processors with the device that it serves, and so keeps the
+    system's usual scheduling (see `testbed.server.cpu_scheduling`) unless `options` say otherwise.
+
+    Args:
+        bundle: model bundle folder; None is the shipped one.
+        port: TCP port; 0 takes any free one.
+        options: further command-line options of ``serve``.
+    """
+
+    def __init__(
+        self, bundle: Path | None = None, port: int = 0, options: tuple[str, ...] = ()
+    ) -> None:
+        self.port = port
+        self._bundle, self._options = bundle, options
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id; None unless it runs."""
+        return self._process.pid if self._process else None
+
+    @property
+    def target(self) -> str:
+        """``host:port`` of the running server."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> Self:
+        """Start it and wait until it listens; its port stays the same at a later start.
+
+        Raises:
+            RemoteError: if it ended or did not listen within a minute.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            port_file = Path(folder) / "port"
+            command = [sys.executable, "-m", "testbed", "serve", "--port", str(self.port)]
+            command += ["--port-file", str(port_file), "--no-batch-scheduling"]
+            command += self._options
+            if self._bundle is not None:
+                command += ["--bundle", str(self._bundle)]
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+            until_s = time.monotonic() + START_S
+            while not port_file.exists():
+                if self._process.poll() is not None or time.monotonic() > until_s:
+                    raise self._failed(self._process)
+                time.sleep(0.02)
+            self.port = int(port_file.read_text())
+        return self
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL), as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._wait(self._process)
+
+    def stop(self) -> None:
+        """Let it drain and end (SIGTERM)."""
+        if self._process is not None:
+            self._process.terminate()
+            self._wait(self._process)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _wait(self, process: subprocess.Popen[str]) -> None:
+        try:
+            process.communicate(timeout=STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        self._process = None
+
+    def _failed(self, process: subprocess.Popen[str]) -> RemoteError:
+        process.kill()
+        said = " ".join((process.communicate()[1] or "nothing").split())[-300:]
+        self._process = None
+        return RemoteError(
+            f"the server process did not start: {said}",
+            expected=f"a server that listens within {START_S:g} s",
+            mend="start one by hand with `sliproad testbed serve` and read its output",
+        )

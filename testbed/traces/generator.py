@@ -1,0 +1,189 @@
+"""A generator of network traces, fitted to measured ones.
+
+The capacity switches between levels (semi-Markov, Weibull dwell times). Within level k it is
+``Q_k(Phi(z))``, where z is a Gaussian AR(1) process plus fresh noise and Q_k the level's
+quantile function, so that each level has the measured distribution and correlation. Outages
+lie over the levels: each level has its own rate of onsets and its own lengths.
+
+The round trip is a base (drawn once a trace) times ``R(Phi(y))`` with y another such process
+and R a quantile function, plus stalls: packets sent while the link stalls for h ms all arrive
+when it ends, so a packet sent t ms into the stall waits h - t. (That is how spikes look in
+every set.) Capacity and round trip are independent: they were never measured together.
+
+`testbed.traces.generator_parameters` holds the parameters, `testbed.traces.generator_fit` fits
+them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.common.errors import ConfigError
+from testbed.traces.generator_parameters import (
+    GRID,
+    LevelModel,
+    RttModel,
+    TraceModel,
+    shipped_models,
+)
+from testbed.traces.series import Floats, Series, resample
+from testbed.traces.trace import Trace
+
+MAX_TRACE_S: Final = 24 * 3600.0
+"""Longest trace that is generated, seconds."""
+
+
+def generate_trace(kind: str, seed: int, duration_s: float = 120.0, period_s: float = 0.1) -> Trace:
+    """A trace of a kind from the shipped models; equal arguments give equal traces.
+
+    Args:
+        kind: one of `testbed.traces.generator_parameters.KINDS`.
+        seed: any whole number from 0 up.
+        duration_s: length of one pass, at least one period.
+        period_s: spacing of the samples, seconds.
+
+    Raises:
+        ConfigError: unknown kind, or a duration or period out of range.
+    """
+    models = shipped_models()
+    if kind not in models:
+        raise ConfigError(
+            f"trace kind {kind!r}", expected=f"one of {', '.join(models)}", mend="correct the kind"
+        )
+    if seed < 0:
+        raise ConfigError(f"seed {seed}", expected="0 or more", mend="give another seed")
+    return generate(models[kind], seed, duration_s, period_s)
+
+
+def generate(model: TraceModel, seed: int, duration_s: float, period_s: float) -> Trace:
+    """As `generate_trace`, from a given model."""
+    if not (0 < period_s <= duration_s <= MAX_TRACE_S):
+        raise ConfigError(
+            f"duration {duration_s} s, period {period_s} s",
+            expected=f"0 < period <= duration <= {MAX_TRACE_S:.0f} s",
+            mend="correct them",
+        )
+    capacity_rng, rtt_rng = np.random.default_rng(seed).spawn(2)
+    samples = round(duration_s / period_s)
+    capacity = np.zeros(0)
+    while capacity.max(initial=0.0) <= 0:  # a short trace may be one outage: draw again
+        capacity = _evenly(_capacity(model, capacity_rng, duration_s), model.step_s, period_s)
+    rtt = _evenly(_rtt(model.rtt, rtt_rng, duration_s), model.rtt.step_s, period_s)
+    return Trace(
+        uplink_mbps=capacity[:samples],
+        rtt_ms=rtt[:samples],
+        period_s=period_s,
+        name=f"generated:{model.kind}:{seed}",
+        tech=model.tech,
+        source=f"generated: model {model.kind}, seed {seed}",
+    )
+
+
+def _evenly(values: Floats, step_s: float, period_s: float) -> Floats:
+    time: Floats = step_s * np.arange(len(values), dtype=np.float64)
+    return resample(Series("", "", "ul", "", "", "", time, values, step_s), period_s)
+
+
+def _steps(duration_s: float, step_s: float) -> int:
+    return math.ceil(duration_s / step_s) + 1  # one to spare, so that no sample is missing
+
+
+def _capacity(model: TraceModel, rng: np.random.Generator, duration_s: float) -> Floats:
+    count = _steps(duration_s, model.step_s)
+    level = _levels(model, rng, count)
+    steadiness = np.array([one.steadiness for one in model.levels])[level]
+    persistence = np.array([one.persistence for one in model.levels])[level]
+    u = phi(scores(rng, steadiness, persistence))
+    capacity = np.zeros(count)
+    for k, one in enumerate(model.levels):
+        here = level == k
+        capacity[here] = np.interp(u[here], GRID, one.capacity_mbps)
+    capacity[_outages(model, rng, level)] = 0.0
+    return capacity
+
+
+def _levels(model: TraceModel, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
+    """The level of each step."""
+    shares = np.array([one.share for one in model.levels])
+    k = int(rng.choice(len(shares), p=shares / shares.sum()))
+    level = np.empty(count, np.int64)
+    at = 0
+    dwell_s = _started_earlier(model.levels[k], rng)
+    while at < count:
+        end = at + max(1, round(dwell_s / model.step_s))
+        level[at:end] = k
+        at = end
+        chance = np.array(model.levels[k].following)
+        k = int(rng.choice(len(shares), p=chance / chance.sum()))
+        dwell_s = model.levels[k].dwell_scale_s * rng.weibull(model.levels[k].dwell_shape)
+    return level
+
+
+def _started_earlier(level: LevelModel, rng: np.random.Generator) -> float:
+    """What is left of a stay that began before the trace: long stays are met more often."""
+    stays = level.dwell_scale_s * rng.weibull(level.dwell_shape, 64)
+    return float(rng.choice(stays, p=stays / stays.sum()) * rng.random())
+
+
+def _outages(
+    model: TraceModel, rng: np.random.Generator, level: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which steps are outages."""
+    chance = np.array([one.outages_per_s * model.step_s for one in model.levels])
+    out = np.zeros(len(level), bool)
+    draws = rng.random(len(level))
+    at = 0
+    while at < len(level):
+        onsets = np.flatnonzero(draws[at:] < chance[level[at:]])
+        if len(onsets) == 0:
+            break
+        start = at + int(onsets[0])
+        length_s = np.interp(rng.random(), GRID, model.levels[level[start]].outage_s)
+        end = start + max(1, round(length_s / model.step_s))
+        out[start:end] = True
+        at = end + 1  # the step after an outage is by definition none
+    return out
+
+
+def _rtt(model: RttModel, rng: np.random.Generator, duration_s: float) -> Floats:
+    count = _steps(duration_s, model.step_s)
+    base_ms = float(np.interp(rng.random(), GRID, model.base_ms))
+    steady, persistent = np.full(count, model.steadiness), np.full(count, model.persistence)
+    u = phi(scores(rng, steady, persistent))
+    rtt = base_ms * np.interp(u, GRID, model.ratio)
+    rate = model.stalls_per_s * rng.gamma(model.stall_clumping, 1 / model.stall_clumping)
+    step_ms = model.step_s * 1e3
+    wait_ms = 0.0
+    onset = rng.random(count) < 1 - math.exp(-rate * model.step_s)
+    lengths = np.interp(rng.random(count), GRID, model.stall_ms)
+    for i in range(count):
+        wait_ms = max(wait_ms - step_ms, lengths[i] if onset[i] else 0.0)
+        rtt[i] += wait_ms
+    return rtt
+
+
+def scores(rng: np.random.Generator, steadiness: Floats, persistence: Floats) -> Floats:
+    """Standard normal scores: an AR(1) process and fresh noise, weighted by `steadiness`.
+
+    Args:
+        rng: source of the noise.
+        steadiness: float64 (n,), share of the variance that is the AR(1) process.
+        persistence: float64 (n,), `persistence[i]` links its element i to the one before.
+    """
+    push = rng.standard_normal(len(persistence)) * np.sqrt(1 - persistence**2)
+    slow = np.empty(len(persistence))
+    last = rng.standard_normal()
+    for i, (keep, new) in enumerate(zip(persistence.tolist(), push.tolist(), strict=True)):
+        last = keep * last + new
+        slow[i] = last
+    fresh = rng.standard_normal(len(persistence))
+    return np.asarray(np.sqrt(steadiness) * slow + np.sqrt(1 - steadiness) * fresh)
+
+
+def phi(z: Floats) -> Floats:
+    """Standard normal distribution function."""
+    return np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in z.tolist()])

@@ -1,0 +1,153 @@
+"""Rules against brute force, predictions against the simulator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agents.baselines.prediction import AT, Predictor, Sureness, raw_observation
+from agents.baselines.rules import EdgentPolicy, GreedyPolicy, NeurosurgeonPolicy, ThresholdPolicy
+from agents.baselines.tuning import choose, measure, tuned_baselines
+from agents.rollout import episode_keys, simulate, summary
+from cnn.action import ACTIONS, N_EXITS
+from offload_env.simulator import Simulator
+from testbed.policy.observer import FIELDS, OBS_DIM, normalise
+from testbed.policy.policies import Policy, StaticPolicy
+from testbed.policy.staged_policies import StagedPolicy
+
+INSIDE = st.lists(st.floats(0.01, 0.99), min_size=OBS_DIM, max_size=OBS_DIM)
+
+
+@given(INSIDE)
+@settings(max_examples=50, deadline=None)
+def test_raw_observation_inverts_normalise(where: list[float]) -> None:
+    raw = np.array(
+        [
+            f.low * (f.high / f.low) ** u if f.scale == "log" else f.low + u * (f.high - f.low)
+            for f, u in zip(FIELDS, where, strict=True)
+        ]
+    )
+    back = raw_observation(normalise(raw)[None])[0]
+    span = np.array([f.high - f.low for f in FIELDS])
+    np.testing.assert_allclose(back, raw, rtol=1e-4, atol=float(1e-6 * span.max()))
+
+
+def known(world, uplink_mbps: float, rtt_ms: float) -> np.ndarray:
+    """A raw observation of a device that knows the link exactly and has nothing queued."""
+    raw = np.zeros((1, OBS_DIM))
+    raw[0, AT["uplink_mbps"]], raw[0, AT["rtt_ms"]] = uplink_mbps, rtt_ms
+    return raw
+
+
+@pytest.mark.parametrize("uplink_mbps", [0.2, 5.0, 100.0])
+def test_predictions_are_the_simulators_single_frame_costs(uplink_mbps, make_world) -> None:
+    world = make_world(uplink_mbps, rtt_ms=8.0, jitter=0.0, full_local_ms=60.0)
+    predict, raw = Predictor(world), known(world, uplink_mbps, 8.0)
+    delay, energy, cost = predict.delay_ms(raw), predict.energy_mj(raw), predict.cost(raw)
+    simulator = Simulator(world)
+    for action in ACTIONS:
+        simulator.reset(world.plan(3))
+        # The rule knows the mean size of an action's payload, the simulator this frame's.
+        if not action.is_local and np.ptp(world.sent_bytes[:, action.index]) > 0:
+            continue
+        outcome = simulator.step(action.index)
+        assert delay[0, action.index] == pytest.approx(outcome.delay_ms, rel=1e-9)
+        assert energy[0, action.index] == pytest.approx(outcome.energy_mj, rel=1e-6)
+        assert cost[0, action.index] == pytest.approx(outcome.cost, rel=1e-6)
+
+
+def observations(n: int) -> np.ndarray:
+    return np.random.default_rng(4).uniform(-1, 1, (n, OBS_DIM)).astype(np.float32)
+
+
+def test_neurosurgeon_is_the_fastest_split_of_the_whole_network(make_world) -> None:
+    world = make_world(20.0)
+    x = observations(300)
+    delay = Predictor(world).delay_ms(raw_observation(x))
+    for chosen, row in zip(NeurosurgeonPolicy(world).decide_batch(x), delay, strict=True):
+        assert ACTIONS[chosen].exit == N_EXITS
+        assert row[chosen] == min(row[a.index] for a in ACTIONS if a.exit == N_EXITS)
+
+
+def test_edgent_is_the_deepest_exit_in_time(make_world) -> None:
+    world = make_world(20.0)
+    x = observations(300)
+    delay = Predictor(world).delay_ms(raw_observation(x))
+    met = 0
+    for chosen, row in zip(EdgentPolicy(world, 60.0).decide_batch(x), delay, strict=True):
+        in_time = [a for a in ACTIONS if row[a.index] <= 60.0]
+        met += bool(in_time)
+        if not in_time:
+            assert row[chosen] == row.min()
+            continue
+        deepest = max(a.exit for a in in_time)
+        assert ACTIONS[chosen].exit == deepest
+        assert row[chosen] == min(row[a.index] for a in in_time if a.exit == deepest)
+    assert 0 < met < 300
+
+
+@pytest.mark.parametrize(
+    ("last_exit", "confidence", "exit"),
+    [(0, 0.0, 3), (3, 0.99, 2), (3, 0.7, 3), (3, 0.2, 4), (1, 0.99, 1), (5, 0.1, 5)],
+)
+def test_threshold_moves_one_exit(last_exit, confidence, exit, make_world) -> None:
+    policy = ThresholdPolicy(make_world(20.0), sure=0.9, doubt=0.5, start=3)
+    raw = np.zeros(OBS_DIM)
+    raw[AT["last_exit"]], raw[AT["last_confidence"]] = last_exit, confidence
+    raw[AT["uplink_mbps"]], raw[AT["rtt_ms"]] = 20.0, 10.0
+    assert ACTIONS[policy.decide(normalise(raw))].exit == exit
+
+
+def test_greedy_buys_accuracy_with_its_price(make_world) -> None:
+    world = make_world(20.0)
+    sureness = Sureness(world)
+    keys = episode_keys(0, 64)
+    cheap = summary(simulate(world, GreedyPolicy(world, 0.0, sureness), keys))
+    dear = summary(simulate(world, GreedyPolicy(world, 300.0, sureness), keys))
+    assert cheap["cost"] < dear["cost"]
+    assert cheap["accuracy"] < dear["accuracy"]
+
+
+def test_sureness_is_what_the_frames_show(make_world) -> None:
+    world = make_world(20.0)
+    table, sureness = world.table, Sureness(world)
+    chance = sureness(raw_observation(observations(500)))
+    assert chance.shape == (500, 20)
+    assert chance.min() >= 0
+    assert chance.max() <= 1
+    # The knowledge after exit 2 answered every frame, used for the frame after it, must be
+    # right on average: it was measured on those very frames.
+    e2 = next(a.index for a in ACTIONS if a.exit == a.split == 2)
+    before = np.flatnonzero(np.diff(table.track) == 0)
+    raw = np.zeros((len(before), OBS_DIM))
+    raw[:, AT["last_exit"]] = 2
+    raw[:, AT["last_confidence"]] = table.confidence[before, e2]
+    found, truth = sureness(raw), table.correct[before + 1]
+    np.testing.assert_allclose(found.mean(0), truth.mean(0), atol=0.01)
+    doubtful = table.confidence[before, e2] < np.quantile(table.confidence[before, e2], 0.1)
+    assert found[doubtful, 1].mean() < found[~doubtful, 1].mean()
+
+
+def test_best_static_is_the_cheapest_feasible_pair(make_world) -> None:
+    world = make_world(20.0, floor=0.99)
+    keys = episode_keys(2, 16)
+    everyone = [measure(world, StaticPolicy(a), keys) for a in ACTIONS]
+    feasible = [c for c in everyone if c.accuracy >= 0.99]
+    assert 0 < len(feasible) < len(everyone)
+    assert choose(everyone, 0.99).cost == min(c.cost for c in feasible)
+    assert choose(everyone, 1.1).accuracy == max(c.accuracy for c in everyone)
+    found = tuned_baselines(world, seed=2, drives=16, margin=0.0)
+    assert found["best-static"].decide(observations(1)[0]) == (
+        choose(everyone, 0.99).policy.decide(observations(1)[0])
+    )
+    assert all(isinstance(policy, Policy) for policy in found.values())
+
+
+def test_one_and_many_decide_alike(make_world) -> None:
+    world = make_world(20.0, floor=0.98)
+    x = observations(40)
+    for name, policy in tuned_baselines(world, seed=2, drives=4).items():
+        if name != "random" and not isinstance(policy, StagedPolicy):
+            assert policy.decide_batch(x).tolist() == [policy.decide(o) for o in x], name

@@ -1,0 +1,137 @@
+"""An exported policy decides as stable-baselines3 does, without torch in the process."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import DQN, PPO
+
+from agents.export_policy import bundle_of, static_bundle
+from cnn.action import N_ACTIONS, Action
+from testbed.policy.observer import OBS_DIM
+from testbed.policy.policies import load_policy
+
+N_OBSERVATIONS = 100_000
+ROUNDING = 64 * float(np.finfo(np.float32).eps)
+"""Error of a dot product of 64 float32 terms, relative."""
+
+
+class Blank(gymnasium.Env[Any, Any]):
+    """Spaces of the offloading environment; nothing happens in it."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (OBS_DIM,), np.float32)
+
+    def __init__(self, n_actions: int) -> None:
+        self.action_space = gymnasium.spaces.Discrete(n_actions)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.zeros(OBS_DIM, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(OBS_DIM, np.float32), 0.0, False, False, {}
+
+
+def scattered(model: Any) -> Any:
+    """Weights far from the near-uniform start, as a trained policy has them."""
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
+    return model
+
+
+def make(algo: str, n_actions: int = N_ACTIONS) -> Any:
+    env = Blank(n_actions)
+    torch.manual_seed(3)
+    if algo == "ppo":
+        return scattered(PPO("MlpPolicy", env, policy_kwargs={"net_arch": [64, 64]}, device="cpu"))
+    kwargs = {"net_arch": [64, 64]}
+    return scattered(DQN("MlpPolicy", env, policy_kwargs=kwargs, device="cpu", buffer_size=10))
+
+
+def top_two_gap(model: Any, observations: Any) -> Any:
+    """Best less second-best output in float64, relative to the largest."""
+    policy = copy.deepcopy(model.policy).double()
+    x = torch.as_tensor(observations, dtype=torch.float64)
+    with torch.no_grad():
+        if isinstance(model, DQN):
+            out = policy.q_net.q_net(x)
+        else:
+            out = policy.action_net(policy.mlp_extractor.policy_net(x))
+    best = out.sort(dim=1).values
+    return ((best[:, -1] - best[:, -2]) / out.abs().max(1).values).numpy()
+
+
+def saved(model: Any, path: Path, actions: list[int]) -> Path:
+    bundle_of(
+        model,
+        actions=actions,
+        name="agent",
+        bundle_hash="f" * 64,
+        scenario="urban-5g",
+        algorithm="ppo",
+        metrics={},
+        provenance={"seed": 3},
+    ).save(path)
+    return path
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_same_decisions_as_stable_baselines3(algo: str, tmp_path: Path) -> None:
+    model = make(algo)
+    policy = load_policy(saved(model, tmp_path / "p.policy", list(range(N_ACTIONS))), "f" * 64)
+    rng = np.random.default_rng(0)
+    observations = rng.uniform(-1, 1, (N_OBSERVATIONS, OBS_DIM)).astype(np.float32)
+    expected, _ = model.predict(observations, deterministic=True)
+    assert len(set(expected)) >= 10
+    gap = top_two_gap(model, observations)
+    for decided in (policy.decide_batch(observations), [policy.decide(o) for o in observations]):
+        differs = np.flatnonzero(np.asarray(decided) != expected)
+        # Summation order differs, so two outputs equal to rounding may swap. Even
+        # stable-baselines3 disagrees with itself there between batch sizes.
+        assert (gap[differs] < ROUNDING).all(), gap[differs]
+        assert len(differs) <= 5
+
+
+def test_outputs_of_fewer_actions_are_mapped(tmp_path: Path) -> None:
+    actions = [1, 4, 8, 19]
+    model = make("ppo", len(actions))
+    policy = load_policy(saved(model, tmp_path / "p.policy", actions))
+    observations = np.random.default_rng(1).uniform(-1, 1, (2000, OBS_DIM)).astype(np.float32)
+    expected, _ = model.predict(observations, deterministic=True)
+    assert np.array_equal(policy.decide_batch(observations), np.array(actions)[expected])
+
+
+def test_runs_where_torch_and_stable_baselines3_are_absent(tmp_path: Path) -> None:
+    model = make("ppo")
+    path = saved(model, tmp_path / "p.policy", list(range(N_ACTIONS)))
+    code = f"""
+import json, sys
+for name in ("torch", "stable_baselines3", "gymnasium", "pandas"):
+    sys.modules[name] = None  # importing it would fail from here on
+import numpy as np
+from testbed.policy.policies import load_policy
+policy = load_policy({str(path)!r}, "f" * 64)
+x = np.random.default_rng(5).uniform(-1, 1, (1000, {OBS_DIM})).astype(np.float32)
+print(json.dumps([policy.decide(o) for o in x]))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    x = np.random.default_rng(5).uniform(-1, 1, (1000, OBS_DIM)).astype(np.float32)
+    expected, _ = model.predict(x, deterministic=True)
+    assert json.loads(out.stdout) == expected.tolist()
+
+
+def test_static_bundle(tmp_path: Path) -> None:
+    static_bundle(Action(5, 5), "f" * 64, "urban-5g").save(tmp_path / "s.policy")
+    policy = load_policy(tmp_path / "s.policy", "f" * 64)
+    assert policy.name == "static e5s5"
+    assert policy.decide(np.zeros(OBS_DIM, np.float32)) == 19

@@ -1,0 +1,173 @@
+"""Every way through a punctual frame, staged ones included, against the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+
+from cnn.action import ACTIONS
+from offload_env.bound.compute_before import LOOKS, open_actions
+from offload_env.bound.on_time import endings
+from offload_env.bound.programme import Relaxed, options
+from offload_env.bound.proof import episode_keys
+from offload_env.bound.radio_busy import may_jam
+from offload_env.simulator import FALLBACK, Outcome
+from offload_env.staged_simulator import StagedSimulator
+from offload_env.world import World
+from testbed.traces.trace import Trace
+
+Way = tuple[tuple[int, ...], int]
+"""Exits looked at, and the action at the end."""
+
+
+def _ways() -> Iterator[Way]:
+    for looked in LOOKS:
+        for action in open_actions(looked):
+            yield looked, int(action)
+
+
+def _go(
+    simulator: StagedSimulator,
+    looked: tuple[int, ...],
+    action: int,
+    hurried: bool = False,
+    then: tuple[int, ...] | None = None,
+) -> Outcome:
+    """One frame of the staged problem.
+
+    Args:
+        simulator: with the frame in front.
+        looked: exits looked at before `action`.
+        action: canonical.
+        hurried: give up early.
+        then: exits looked at after giving up; None is the action's.
+    """
+    if simulator.will_skip:
+        return simulator.step(action)
+    for exit in looked:
+        simulator.evaluate_exit(exit)
+    if ACTIONS[action].is_local:
+        simulator.evaluate_exit(ACTIONS[action].exit)
+        return simulator.answer()
+    outcome = simulator.send(action, hurried)
+    if outcome is None:
+        for exit in (ACTIONS[action].exit,) if then is None else then:
+            simulator.evaluate_exit(exit)
+        return simulator.answer()
+    return outcome
+
+
+def _ways_after_giving_up() -> Iterator[tuple[tuple[int, ...], int, bool, tuple[int, ...]]]:
+    """Arguments of `_go` for every way that sends, whatever it does if no answer comes."""
+    for looked, action in _ways():
+        split = ACTIONS[action].split
+        if ACTIONS[action].is_local:
+            continue
+        ahead = [e for e in range(1, 6) if e >= split and e not in looked]
+        for n in range(0 if looked else 1, 3):
+            for then, hurried in product(combinations(ahead, n), (False, True)):
+                yield looked, action, hurried, then
+
+
+@pytest.fixture(scope="module")
+def worlds(make_world: Callable[..., World]) -> list[World]:
+    """Without a tail and with one; time-outs, a loaded server, outages."""
+    base = make_world()
+    price = replace(base.scenario.price, energy_budget_mj=0.0)
+    none = replace(base.cost, radio=replace(base.cost.radio, tail_ms=0.0, tail_mw=0.0))
+    long = replace(base.cost, radio=replace(base.cost.radio, tail_ms=100.0))
+    return [make_world(price=price, cost=none), make_world(price=price, cost=long)]
+
+
+def test_a_punctual_frame_costs_what_the_simulator_says(worlds: list[World]) -> None:
+    world = worlds[0]
+    keys = episode_keys(5, 12)
+    plans = world.plans(keys)
+    rows = np.stack([world.rows(int(key), 2) for key in keys])
+    captured = np.arange(3) * world.scenario.timing.period_ms
+    fell = late = 0
+    for looked in LOOKS:
+        end = endings(world, plans, rows, captured, looked)
+        for e, key in enumerate(keys):
+            for k, action in enumerate(open_actions(looked)):
+                simulator = StagedSimulator(world)
+                simulator.reset(world.plan(int(key)))
+                outcome = _go(simulator, looked, int(action))
+                if outcome.status == FALLBACK:  # the simulator adds its parts up one by one
+                    assert end.delay_ms[e, 0, k] == pytest.approx(outcome.delay_ms, rel=1e-12)
+                else:
+                    assert end.delay_ms[e, 0, k] == outcome.delay_ms
+                assert end.energy_mj[e, 0, k] == pytest.approx(outcome.energy_mj, rel=1e-12)
+                assert end.fell[e, 0, k] == (outcome.status == FALLBACK)
+                if simulator.queue_ms > 0:
+                    assert end.late[e, 0, k]
+                fell += outcome.status == FALLBACK
+                late += simulator.queue_ms > 0
+    assert fell
+    assert late
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_no_staged_sequence_beats_the_relaxation(which: int, worlds: list[World]) -> None:
+    """All ways through two frames, looks included, and every tail that follows."""
+    world, ways = worlds[which], list(_ways())
+    for key in episode_keys(6 + which, 4):
+        relaxed = Relaxed(options(world, np.array([key], np.uint64), 2))
+        simulator = StagedSimulator(world)
+        costs, errors = [], []
+        for first, second in product(ways, ways):
+            simulator.reset(world.plan(int(key)))
+            outcomes = [_go(simulator, *first), _go(simulator, *second)]
+            costs.append(np.mean([o.cost for o in outcomes]))
+            errors.append(1.0 - np.mean([o.correct for o in outcomes]))
+        for multiplier in (0.0, 0.4, 3.0):
+            least = (np.array(costs) + multiplier * np.array(errors)).min()
+            assert relaxed.solve(multiplier).value <= least + 1e-9
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_giving_up_early_does_not_beat_the_relaxation(which: int, worlds: list[World]) -> None:
+    """Some ways through three frames, with whatever a device may do after giving up."""
+    world, ways = worlds[which], list(_ways_after_giving_up())
+    rng, gave_up = np.random.default_rng(0), 0
+    for key in episode_keys(9 + which, 6):
+        relaxed = Relaxed(options(world, np.array([key], np.uint64), 3))
+        simulator = StagedSimulator(world)
+        costs, errors = [], []
+        for _ in range(2500):
+            simulator.reset(world.plan(int(key)))
+            outcomes = [_go(simulator, *ways[rng.integers(len(ways))]) for _ in range(3)]
+            gave_up += sum(o.status == FALLBACK for o in outcomes)
+            costs.append(np.mean([o.cost for o in outcomes]))
+            errors.append(1.0 - np.mean([o.correct for o in outcomes]))
+        for multiplier in (0.0, 0.4, 3.0):
+            least = (np.array(costs) + multiplier * np.array(errors)).min()
+            assert relaxed.solve(multiplier).value <= least + 1e-9
+    assert gave_up > 1000
+
+
+def test_a_busy_radio_is_foreseen(make_world: Callable[..., World]) -> None:
+    """A frame that starts punctually behind abandoned payloads is one of `may_jam`'s."""
+    rates = np.array([50.0, 0.0, 50.0, 2.0, 50.0, 50.0, 0.3, 50.0])
+    trace = Trace(rates, np.full(8, 15.0), 0.2, "some outages", "5G", "generated")
+    base = make_world()
+    timing = replace(base.scenario.timing, period_ms=150.0)
+    world = make_world(traces=[trace], timing=timing)
+    n, keys = timing.n_frames, episode_keys(3, 40)
+    captured = np.arange(n + 1) * timing.period_ms
+    foreseen = may_jam(world, world.plans(keys), captured)
+    assert foreseen.mean() < 0.6
+    ways, rng, busy = list(_ways_after_giving_up()), np.random.default_rng(1), 0
+    for episode, key in enumerate(keys):
+        simulator = StagedSimulator(world)
+        simulator.reset(world.plan(int(key)))
+        for frame in range(n):
+            if simulator.queue_ms == 0 and simulator.radio_free_ms > simulator.now_ms:
+                assert foreseen[episode, frame]
+                busy += 1
+            _go(simulator, *ways[rng.integers(len(ways))])
+    assert busy > 50

@@ -1,0 +1,208 @@
+"""Staged decisions on the device: real network, real server process, real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from cnn.action import ACTIONS, Action
+from cnn.bundle import Bundle
+from cnn.runtime import SplitRuntime
+from testbed.device.device_loop import Device, DeviceConfig
+from testbed.device.frame_sources import CameraFrame, open_frames
+from testbed.device.frame_state import Stand
+from testbed.link.link_process import LinkProcess
+from testbed.meters.meter import NoMeter
+from testbed.policy.decision_points import (
+    ANSWER,
+    IN_HURRY,
+    LEGAL,
+    REPAIR,
+    SENDING,
+    STAND,
+    has_given_up,
+)
+from testbed.policy.observer import STAGED_FIELDS, STAGED_OBS_DIM, Observer, Settings, scale_one
+from testbed.records.measurement import Measurement
+from testbed.server.server_process import ServerProcess
+from testbed.traces.trace import Trace
+from testbed.wire.client import MecClient
+
+AT = {field.name: field.index for field in STAGED_FIELDS}
+PATHS = [
+    [Action(1, 1).index, ANSWER],
+    [Action(1, 1).index, Action(3, 3).index, ANSWER],
+    [Action(5, 5).index],
+    [Action(2, 0).index],
+    [Action(1, 1).index, Action(3, 1).index],
+    [Action(1, 1).index, Action(2, 2).index, Action(5, 4).index],
+]
+"""Staged actions of successive frames."""
+
+
+class Scripted:
+    """Plays a list of staged actions a frame and remembers what it saw."""
+
+    name = "scripted"
+    staged = True
+
+    def __init__(self, paths: Sequence[Sequence[int]]) -> None:
+        self._paths = paths
+        self.seen: list[list[tuple[int, np.ndarray]]] = []
+
+    def reset(self) -> None:
+        self._left: list[int] = []
+        self._next = iter(self._paths)
+
+    def decide(self, observation: np.ndarray, stand: int) -> int:
+        if stand == 0:
+            self._left = list(next(self._next))
+            self.seen.append([])
+        self.seen[-1].append((stand, observation.copy()))
+        if has_given_up(stand) and not self._left:  # as planned, without the server
+            return int(REPAIR[stand, self._last])
+        self._last = self._left.pop(0)
+        assert LEGAL[stand, self._last]
+        return self._last
+
+    def decide_batch(self, observations: np.ndarray, stands: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def frames(bundle: Bundle) -> list[CameraFrame]:
+    return list(open_frames("render", bundle.config.input_size, seed=1, n=len(PATHS)))
+
+
+def run(
+    runtime: SplitRuntime, client: MecClient | None, frames: list[CameraFrame]
+) -> tuple[list[Measurement], Scripted]:
+    settings = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
+    policy = Scripted(PATHS)
+    config = DeviceConfig(period_ms=0, timeout_ms=5000)
+    device = Device(runtime, client, policy, Observer(settings), NoMeter(), config)
+    return list(device.run(frames)), policy
+
+
+def amounts_to(path: Sequence[int]) -> Action:
+    looked = [ACTIONS[a] for a in path if a != ANSWER]
+    return looked[-1]
+
+
+def test_staged_answers_are_those_of_the_action_they_amount_to(
+    runtime: SplitRuntime, server: ServerProcess, bundle: Bundle, frames: list[CameraFrame]
+) -> None:
+    with MecClient(server.target, bundle.hash) as client:
+        client.connect(10)
+        rows, _ = run(runtime, client, frames)
+    assert {row.status for row in rows} == {"ok"}
+    for row, frame, path in zip(rows, frames, PATHS, strict=True):
+        action = amounts_to(path)
+        assert row.action == action.index
+        prediction, confidence = runtime.act(frame.image, action)
+        assert row.prediction == prediction
+        assert row.confidence == pytest.approx(confidence, abs=1e-3)
+        assert row.uplink_bytes == bundle.config.payload_bytes(action.exit, action.split)
+        assert row.head_ms <= row.delay_ms
+        looked = [ACTIONS[a] for a in path if a != ANSWER and ACTIONS[a].is_local]
+        assert row.looks == sum(2 ** (a.exit - 1) for a in looked)
+
+
+def test_without_a_server_it_goes_on_from_where_it_stands(
+    runtime: SplitRuntime, frames: list[CameraFrame]
+) -> None:
+    rows, _ = run(runtime, None, frames)
+    for row, frame, path in zip(rows, frames, PATHS, strict=True):
+        action = amounts_to(path)
+        assert row.status == ("ok" if action.is_local else "fallback")
+        assert row.prediction == runtime.local(frame.image, action.exit)[0]
+
+
+def test_what_was_looked_at_is_observed(runtime: SplitRuntime, frames: list[CameraFrame]) -> None:
+    _, policy = run(runtime, None, frames)
+    for frame, seen, path in zip(frames, policy.seen, PATHS, strict=True):
+        stand, first = seen[0]
+        assert stand == 0
+        assert first.shape == (STAGED_OBS_DIM,)
+        assert first[AT["stage_spent_ms"]] == scale_one(AT["stage_spent_ms"], 0.0)
+        for (stand, observation), looked in zip(seen[1:], path, strict=False):
+            if has_given_up(stand):
+                assert observation[AT["stage_gave_up"]] == 1
+                assert observation[AT["failures"]] == -1  # nothing was sent, nothing failed
+                continue
+            exit = ACTIONS[looked].exit
+            assert stand == exit
+            assert observation[AT[f"stands_at_{exit}"]] == 1
+            sure = runtime.local(frame.image, exit)[1]
+            for name in ("stage_confidence", f"confidence_exit{exit}"):
+                assert observation[AT[name]] == pytest.approx(2 * sure - 1, abs=2e-3)
+            assert observation[AT["stage_spent_ms"]] > first[AT["stage_spent_ms"]]
+
+
+def hurried(exit: int, split: int) -> int:
+    return IN_HURRY[SENDING.index(Action(exit, split).index)]
+
+
+def test_a_device_in_a_hurry_gives_up_and_goes_on_with_other_exits(
+    runtime: SplitRuntime, server: ServerProcess, bundle: Bundle, frames: list[CameraFrame]
+) -> None:
+    """Through a link that goes down for good after two seconds; the time-out would be 30."""
+    paths = [
+        [Action(5, 0).index],
+        [Action(1, 1).index, hurried(5, 2), Action(3, 3).index, ANSWER],
+        [Action(2, 2).index, hurried(4, 2), ANSWER],
+    ]
+    up, down = np.full(20, 20.0), np.zeros(3000)
+    trace = Trace(np.concatenate([up, down]), np.full(3020, 20.0), 0.1, "test", "5G", "generated")
+    settings = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
+    policy = Scripted(paths)
+    config = DeviceConfig(period_ms=2200, timeout_ms=30_000, max_queue_ms=30_000)
+    with (
+        LinkProcess(trace, ("127.0.0.1", server.port)) as link,
+        MecClient(f"{link.host}:{link.port}", bundle.hash) as client,
+    ):
+        client.connect(10)
+        device = Device(runtime, client, policy, Observer(settings), NoMeter(), config)
+        rows = list(device.run(frames[:3]))
+    assert [row.status for row in rows] == ["ok", "fallback", "fallback"]
+    assert [row.reason for row in rows] == ["", "timeout", "timeout"]
+    assert [row.action for row in rows] == [Action(e, s).index for e, s in ((5, 0), (5, 2), (4, 2))]
+    assert [row.exit_used for row in rows] == [5, 3, 2]
+    assert [row.looks for row in rows] == [0, 0b101, 0b10]
+    for row, frame in zip(rows, frames, strict=False):
+        assert row.prediction == runtime.local(frame.image, row.exit_used)[0]
+    assert rows[0].fallback_ms is None
+    assert rows[1].fallback_ms
+    assert rows[2].fallback_ms == 0  # the answer was known before it sent
+    assert max(row.delay_ms for row in rows) < config.timeout_ms
+    stands = [[stand for stand, _ in seen] for seen in policy.seen]
+    assert stands == [[0], [0, 1, STAND[1, 2, 1], STAND[1, 3, 3]], [0, 2, STAND[1, 2, 2]]]
+    for seen, failures in ((policy.seen[1], 1), (policy.seen[2], 2)):
+        (_, before), (_, after) = seen[1:3]
+        assert (before[AT["stage_gave_up"]], after[AT["stage_gave_up"]]) == (-1, 1)
+        assert after[AT["failures"]] == pytest.approx(scale_one(AT["failures"], failures))
+        assert after[AT["failure_age_s"]] == -1
+        assert after[AT["stage_spent_ms"]] > before[AT["stage_spent_ms"]]
+
+
+def test_no_block_runs_twice(
+    runtime: SplitRuntime, frames: list[CameraFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+    forward = runtime.forward
+
+    def counted(x: object, first: int, last: int) -> object:
+        ran.extend(range(first, last + 1))
+        return forward(x, first, last)  # type: ignore[arg-type]
+
+    stand = Stand.before(runtime, frames[0].image)
+    monkeypatch.setattr(runtime, "forward", counted)
+    stand.look(1)
+    stand.look(3)
+    payload = runtime.payload(stand.run_to(4), 4)
+    assert ran == [1, 2, 3, 4]
+    monkeypatch.undo()
+    whole = runtime.payload(runtime.forward(runtime.start(frames[0].image), 1, 4), 4)
+    np.testing.assert_array_equal(payload, whole)
