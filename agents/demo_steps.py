@@ -137,11 +137,13 @@ class _Live:
         figures: mean figures of each policy, live and replayed; empty if it failed.
         text: what they are, or why there are none.
         kept: how this machine kept the device's pace; None if it failed.
+        server_ratio: the server's times beside the cost model's, with the agent.
     """
 
     figures: dict[str, dict[str, float]]
     text: str
     kept: PaceKept | None
+    server_ratio: float | None = None
 
 
 def _live_or_why_not(
@@ -179,28 +181,30 @@ def _live(
     table = _answers(world, source, n, console)
     trace = load_traces(world.scenario, "test")[seed % len(world.pool)]
     figures: dict[str, dict[str, float]] = {}
-    kept, drives = PaceKept(0, 0), dict[str, Driven]()
+    kept, drives, ratios = PaceKept(0, 0), dict[str, Driven](), dict[str, float]()
     for name, (policy, decide) in runs.items():
         console.print(f"{name}: {n} frames over {trace.name}", highlight=False)
         run = run_live(world, trace, source, decide, n, out / f"live-{name}.parquet")
         kept += run.kept
         drives[name] = Driven.of_records(run.records, name)
         figures[f"{name}, live"] = run.figures(world)
+        ratios[name] = run.server_ratio(world)
         figures[f"{name}, replayed"] = replay(
-            world, table, trace, policy, run.offset_ms, source.seed
+            world, table, trace, policy, run.offset_ms, source.seed, ratios[name]
         )
     text = (
         f"{n} frames ({source.name}) through real processes on this machine over {trace.name}. "
         "Live, transfers, the server, bytes and answers are measured; computing on the device "
         f"is modelled: it keeps the pace of the scenario's device, full local "
         f"{world.delay_ref_ms:.4g} ms. Energy is the model meter's. The replay simulates the same "
-        f"frames, trace and policy. {kept.describe().capitalize()}."
+        f"frames, trace and policy, and a server that takes {ratios[AGENT]:.1f} times what the "
+        f"cost model says, as this one did. {kept.describe().capitalize()}."
     )
     deadline_ms = world.scenario.timing.deadline_ms
     picture = drive_picture(drives[AGENT], drives["full-local"], deadline_ms, LIVE_PICTURE)
     write_bytes(out / "drive.png", picture)
     console.print(f"picture of the live drive {out / 'drive.png'}", highlight=False)
-    return _Live(figures, text, kept)
+    return _Live(figures, text, kept, ratios[AGENT])
 
 
 def _answers(world: World, source: FrameSource, n: int, console: Console) -> FrameTable:
@@ -230,7 +234,7 @@ def _frame_source(seed: int) -> FrameSource:
 def _json(result: Evaluation, live: _Live, frames: int, report: Path) -> dict[str, Any]:
     return {
         "policies": {n: {k: m[k] for k in FIGURES} for n, m in result.policies.items()},
-        "live": _live_json(live.figures, frames) if live.figures else None,
+        "live": _live_json(live, frames) if live.figures else None,
         "live_text": live.text,
         "pace": None if live.kept is None else live.kept.to_json(),
         "report": str(report),
@@ -240,12 +244,14 @@ def _json(result: Evaluation, live: _Live, frames: int, report: Path) -> dict[st
     }
 
 
-def _live_json(figures: dict[str, dict[str, float]], frames: int) -> dict[str, Any]:
+def _live_json(live: _Live, frames: int) -> dict[str, Any]:
+    figures = live.figures
     measured = figures[f"{AGENT}, live"]
     return {
         "frames": frames,
         **{k: measured[k] for k in FIGURES},
         "policy": AGENT,
+        "server_ratio": live.server_ratio,
         "replayed": figures[f"{AGENT}, replayed"],
         "full_local": figures["full-local, live"],
         "full_local_replayed": figures["full-local, replayed"],

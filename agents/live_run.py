@@ -79,6 +79,17 @@ class LiveRun:
         """Whether this machine kept the device's pace."""
         return PaceKept.of_source(self.records.source) or PaceKept(0, 0)
 
+    def server_ratio(self, world: World) -> float:
+        """How many times the cost model's time the server took, its queue included.
+
+        The live server is this machine, as fast as it is. 1 if no frame was answered by it.
+        """
+        took_ms = self.records.numbers("server_ms") + self.records.numbers("server_queue_ms")
+        answered = np.isfinite(took_ms)
+        action = self.records.numbers("action")[answered].astype(np.int64)
+        modelled_ms = float(world.server_ms[action].sum())
+        return float(took_ms[answered].sum()) / modelled_ms if modelled_ms > 0 else 1.0
+
     def figures(self, world: World) -> dict[str, float]:
         """Mean figures as in `agents.rollout.summary`, cost by the world's price."""
         delay, energy = self.records.numbers("delay_ms"), self.records.numbers("energy_mj")
@@ -200,7 +211,13 @@ def _run(command: list[str]) -> None:
 
 
 def replay(
-    world: World, table: FrameTable, trace: Trace, policy: AnyPolicy, offset_ms: float, seed: int
+    world: World,
+    table: FrameTable,
+    trace: Trace,
+    policy: AnyPolicy,
+    offset_ms: float,
+    seed: int,
+    server_ratio: float = 1.0,
 ) -> dict[str, float]:
     """The simulation of a live run: same frames, stretch of trace, policy and device times.
 
@@ -213,6 +230,7 @@ def replay(
         policy: what decided.
         offset_ms: trace time at which the drive started.
         seed: of the device, which draws the spread of its times.
+        server_ratio: how many times as long as in the cost model the server computes.
 
     Returns:
         mean figures as in `agents.rollout.summary`, over several draws of the server's jitter.
@@ -220,7 +238,11 @@ def replay(
     alone = replace(world.scenario, server=ServerLoad())
     world = build_world(alone, "test", traces=[trace], table=table, cost=None)
     factors = Pace.of(world.cost).factors(seed)
-    world = replace(world, device_jitter=np.resize(factors, POOL))
+    world = replace(
+        world,
+        device_jitter=np.resize(factors, POOL),
+        server_ms=world.server_ms * server_ratio,
+    )
     simulator = StagedSimulator(world)
     outcomes: list[Outcome] = []
     for k in range(_REPLAYS):

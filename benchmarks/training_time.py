@@ -20,7 +20,7 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
-from agents import training as training
+from agents import training
 from agents.rollout import episode_keys, simulate, summary
 from agents.shipped import shipped_policy
 from agents.supervisor import greedy_policy

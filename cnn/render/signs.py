@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
-from cnn.render.rendered_tracks import sign_pictograms as pictograms
+from cnn.render import sign_pictograms as pictograms
 from cnn.render.sign_canvas import Canvas, Material, Point, inset
 from cnn.render.sign_glyphs import write
 

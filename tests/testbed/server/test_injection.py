@@ -17,7 +17,15 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
-from testbed.server import batching, inference_service, jobs, mec_server, metrics, places, watch
+from testbed.server import (
+    batching,
+    inference_service,
+    jobs,
+    mec_server,
+    places,
+    server_metrics,
+    watch,
+)
 from testbed.server.direct import calls
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.client import ExchangeFailed, MecClient
@@ -39,8 +47,8 @@ POINTS: dict[str, list[tuple[Any, str]]] = {
         (inference_service.InferenceService, "begin"),
         (inference_service.InferenceService, "tend"),
         (inference_service.InferenceService, "_outcome"),
-        (metrics.ServerMetrics, "outcome"),
-        (metrics.ServerMetrics, "batch"),
+        (server_metrics.ServerMetrics, "outcome"),
+        (server_metrics.ServerMetrics, "batch"),
         (places.Places, "enter"),
         (places.Places, "heard"),
         (places.Places, "leave"),
