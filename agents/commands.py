@@ -238,7 +238,7 @@ def export(
         raise ConfigError(
             f"--run {run or 'missing'} and --policy {policy or 'missing'}",
             expected="exactly one of the two",
-            mend="give the run to export, or the policy file to write again",
+            hint="give the run to export, or the policy file to write again",
         )
     if run is not None:
         bundle = _exported(run, from_records)
@@ -283,7 +283,7 @@ def _exported(run: Path, records: Path | None) -> PolicyBundle:
         raise DataError(
             f"run {run}, whose agent.policy has another task than its scenario sets now",
             expected="the scenario, and the records if any, that it was trained with",
-            mend="give --from-records, put the scenario back, or use that agent.policy as it is",
+            hint="give --from-records, put the scenario back, or use that agent.policy as it is",
         )
     return policy_of(model, config, world, figures)
 

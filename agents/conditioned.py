@@ -27,7 +27,7 @@ from stable_baselines3.common.utils import set_random_seed
 
 from agents import train_checkpoint as checkpoint
 from agents.baselines.prediction import Floats
-from agents.error_probability import doubt
+from agents.error_probability import error_probability
 from agents.export_policy import bundle_of
 from agents.interrupt import TrainingInterrupted, stop_when_told
 from agents.rollout import episode_keys, simulate
@@ -126,9 +126,9 @@ class ConditionedVecEnv(OffloadVecEnv):
     """Adapter of `ConditionedVectorEnv`: prices by lane, the floor's input stretched."""
 
     def __init__(
-        self, env: ConditionedVectorEnv, grid: PriceGrid, doubt: NDArray[np.float32]
+        self, env: ConditionedVectorEnv, grid: PriceGrid, error_probability: NDArray[np.float32]
     ) -> None:
-        super().__init__(env, doubt=doubt)
+        super().__init__(env, error_probability=error_probability)
         self.grid, self.preferences = grid, env.preferences
         self.stretch = Stretch(env.preferences)
         self.multiplier = 1.0  # `_wrong` is priced already
@@ -334,7 +334,7 @@ def _train(
     set_random_seed(config.seed)
     env = ConditionedVectorEnv(config.n_envs, world=world, preferences=asked)
     grid = PriceGrid(asked, config.dual_start, config.margin)
-    adapter = ConditionedVecEnv(env, grid, doubt(world.table))
+    adapter = ConditionedVecEnv(env, grid, error_probability(world.table))
     with stop_when_told() as stop:
         watch = _Watch(config, world, adapter, report, run, stop)
         model = _resumed(adapter, watch, run)

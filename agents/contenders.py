@@ -42,7 +42,7 @@ def policy_file(path: Path) -> Path:
         raise DataError(
             f"folder {path} without {POLICY}",
             expected="a folder that `sliproad agent train` finished",
-            mend="finish the run with --resume, or write its best policy with "
+            hint="finish the run with --resume, or write its best policy with "
             "`sliproad agent export`",
         )
     return inside

@@ -214,7 +214,7 @@ def _answers(world: World, source: FrameSource, n: int, console: Console) -> Fra
         raise ConfigError(
             f"frame tables of model bundle {world.table.bundle_hash[:12]}",
             expected=f"{runtime.bundle.hash[:12]}, the shipped bundle",
-            mend="make the tables again with `sliproad cnn table`",
+            hint="make the tables again with `sliproad cnn table`",
         )
     with Progress(
         TextColumn("the network's answers to the live frames"),

@@ -18,7 +18,7 @@ _PRIOR: float = 4.0
 """Pseudo-answers, with the mean of all answers of the bin's confidence, in every bin."""
 
 
-def doubt(table: FrameTable, bins: int = 12) -> NDArray[np.float32]:
+def error_probability(table: FrameTable, bins: int = 12) -> NDArray[np.float32]:
     """Chance that each action's answer to each frame is wrong.
 
     Args:

@@ -52,7 +52,7 @@ class Given:
             raise ConfigError(
                 f"both {self.run} and --policy {self.policy}",
                 expected="one of the two",
-                mend="leave --policy out",
+                hint="leave --policy out",
             )
         return [p for p in (self.run or self.policy, self.staged_policy) if p is not None]
 
@@ -109,7 +109,7 @@ def scenario_to_judge(named: str, paths: list[Path], loaded: list[Contender]) ->
         f"policy {loaded[0].origin.path}, trained for the scenario {name or 'of no name'}, "
         "without that scenario beside it",
         expected="a run's folder, or a scenario",
-        mend="give the scenario's file with --scenario",
+        hint="give the scenario's file with --scenario",
     )
 
 
@@ -120,7 +120,7 @@ def affordable(scenario: Scenario, episodes: int) -> None:
         raise ConfigError(
             f"{episodes} test drives of {scenario.timing.n_frames} frames",
             expected=f"at most {MAX_FRAMES} frames in all",
-            mend=f"give --episodes {max(2, MAX_FRAMES // scenario.timing.n_frames)} or fewer",
+            hint=f"give --episodes {max(2, MAX_FRAMES // scenario.timing.n_frames)} or fewer",
         )
 
 
@@ -131,7 +131,7 @@ def _by_name(contenders: list[Contender]) -> dict[str, Contender]:
         raise ConfigError(
             f"two {kind}: {' and '.join(str(c.origin.path) for c in contenders)}",
             expected="at most one of each kind",
-            mend="judge them one after the other, with the same --seed",
+            hint="judge them one after the other, with the same --seed",
         )
     return judged
 

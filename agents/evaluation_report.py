@@ -238,11 +238,11 @@ def driven_actions(
     seen = seen[known]
     actions = policy.decide_batch(seen) if len(seen) else np.empty(0, np.int64)
     raw = raw_observation(seen)
-    took_ms, doubt = raw[:, AT["transfer_mean_ms"]], 1.0 - raw[:, AT["last_confidence"]]
+    took_ms, error_probability = raw[:, AT["transfer_mean_ms"]], 1.0 - raw[:, AT["last_confidence"]]
     ends = (took_ms.min(), took_ms.max()) if len(seen) else (1.0, 1000.0)
     times = np.geomspace(0.95 * ends[0], 1.05 * ends[1], MAP_COLUMNS + 1)
     column = np.searchsorted(times, took_ms, "right") - 1
-    row = (np.searchsorted(MAP_DOUBTS, doubt, "right") - 1).clip(0, len(MAP_DOUBTS) - 2)
+    row = (np.searchsorted(MAP_DOUBTS, error_probability, "right") - 1).clip(0, len(MAP_DOUBTS) - 2)
     counts = np.zeros((len(MAP_DOUBTS) - 1, MAP_COLUMNS, len(ACTIONS)), np.int64)
     np.add.at(counts, (row, column, actions), 1)
     most = np.where(counts.any(2), counts.argmax(2), -1)

@@ -63,7 +63,7 @@ def _not_exportable(what: str) -> BundleError:
     return BundleError(
         f"a policy of {what}",
         expected="PPO, MaskablePPO or DQN with a multi-layer perceptron of tanh or relu layers",
-        mend="train with `sliproad agent train`",
+        hint="train with `sliproad agent train`",
     )
 
 

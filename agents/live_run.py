@@ -145,7 +145,7 @@ def run_live(
         raise RemoteError(
             f"{len(run.records)} frames measured",
             expected=f"{n}",
-            mend="see the device's messages above",
+            hint="see the device's messages above",
         )
     return run
 
@@ -206,7 +206,7 @@ def _run(command: list[str]) -> None:
         raise RemoteError(
             f"the device process ended with status {status}",
             expected="status 0",
-            mend="see its messages above",
+            hint="see its messages above",
         )
 
 
@@ -265,7 +265,7 @@ def _frame(simulator: StagedSimulator, policy: AnyPolicy) -> Outcome:
         return simulator.step(policy.decide(simulator.observe()))
     outcome = None
     while outcome is None:
-        chosen = policy.decide(simulator.observe_staged(), simulator.stand)
+        chosen = policy.decide(simulator.observe_staged(), simulator.point)
         outcome = simulator.take(chosen)
     return outcome
 

@@ -13,7 +13,7 @@ from offload_env.staged_batch import StagedBatchSimulator
 from offload_env.world import World
 from testbed.deploy.guard import unscaled
 from testbed.policy.observer import FIELDS
-from testbed.policy.reference_profile import WINDOW, Promise
+from testbed.policy.reference_profile import WINDOW, ReferenceProfile
 from testbed.policy.staged_policies import AnyPolicy, StagedPolicy
 
 _OBSERVED: Final = {f.name: f for f in FIELDS if f.name in ("uplink_mbps", "rtt_ms")}
@@ -21,7 +21,7 @@ _OBSERVED: Final = {f.name: f for f in FIELDS if f.name in ("uplink_mbps", "rtt_
 
 def promise_of(
     world: World, policy: AnyPolicy, keys: NDArray[np.uint64], window: int = WINDOW
-) -> Promise:
+) -> ReferenceProfile:
     """Drive the policy through the episodes `keys` (uint64 (B,)) and note what came of it.
 
     The energies count as those of the model meter with the scenario's power profile; a
@@ -47,7 +47,7 @@ def promise_of(
     skipped = stack("status") == SKIPPED
     observed = np.stack(seen, axis=1)
     power = world.scenario.device.power
-    return Promise.of_drives(
+    return ReferenceProfile.of_drives(
         {
             "delay_ms": stack("delay_ms"),
             "energy_mj": stack("energy_mj"),

@@ -18,7 +18,7 @@ from cnn.action import N_EXITS
 from offload_env.batch_simulator import EXIT, OFFLOADS, SKIPPED, BatchOutcome, BatchSimulator
 from offload_env.staged_batch import StagedBatchSimulator
 from offload_env.world import World
-from testbed.policy.decision_points import ANSWER, CANONICAL, HURRIES, REPAIR
+from testbed.policy.decision_points import ANSWER, CANONICAL, REPAIR, TIMES_OUT_EARLY
 from testbed.policy.feedback import Feedback, Learner
 from testbed.policy.policies import Policy
 from testbed.policy.staged_policies import AnyPolicy, StagedPolicy
@@ -125,7 +125,9 @@ def staged_frame(simulator: StagedBatchSimulator, policy: StagedPolicy) -> Batch
         order = lanes.argsort()
         lanes, chosen = lanes[order], chosen[order]
         answer = (chosen == ANSWER) & ~skipped[lanes]
-        done, outcome = simulator.finish_some(lanes, CANONICAL[chosen], answer, HURRIES[chosen])
+        done, outcome = simulator.finish_some(
+            lanes, CANONICAL[chosen], answer, TIMES_OUT_EARLY[chosen]
+        )
         ended.append((lanes[done], outcome.part(done)))
         return lanes[~done]
 
@@ -133,9 +135,9 @@ def staged_frame(simulator: StagedBatchSimulator, policy: StagedPolicy) -> Batch
         finish(np.flatnonzero(skipped), np.full(int(skipped.sum()), ANSWER))
     lanes = np.flatnonzero(~skipped)
     while len(lanes):
-        stands = simulator.stand[lanes]
-        chosen = policy.decide_batch(simulator.observe_staged()[lanes], stands)
-        chosen = REPAIR[stands, chosen]
+        points = simulator.point[lanes]
+        chosen = policy.decide_batch(simulator.observe_staged()[lanes], points)
+        chosen = REPAIR[points, chosen]
         looks = (chosen != ANSWER) & ~OFFLOADS[CANONICAL[chosen]]
         exits = EXIT[chosen[looks]]
         looking = lanes[looks]
@@ -143,8 +145,8 @@ def staged_frame(simulator: StagedBatchSimulator, policy: StagedPolicy) -> Batch
         main = exits == N_EXITS  # its answer stands
         ending = np.concatenate([lanes[~looks], looking[main]])
         last = np.full(int(main.sum()), ANSWER)
-        gave_up = finish(ending, np.concatenate([chosen[~looks], last]))
-        lanes = np.sort(np.concatenate([looking[~main], gave_up]))
+        timed_out = finish(ending, np.concatenate([chosen[~looks], last]))
+        lanes = np.sort(np.concatenate([looking[~main], timed_out]))
     whose = np.concatenate([lanes for lanes, _ in ended])
     return BatchOutcome.joined([outcome for _, outcome in ended], whose)
 

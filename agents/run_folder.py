@@ -56,7 +56,7 @@ def kept_scenario(out: Path) -> Scenario | None:
         raise DataError(
             f"{out / SCENARIO} with {' and '.join(f.name for f in files)}",
             expected="one scenario",
-            mend="remove those that are not the run's own",
+            hint="remove those that are not the run's own",
         )
     return _whole(files[0]) if files else None
 
@@ -74,5 +74,5 @@ def _whole(path: Path) -> Scenario:
         raise DataError(
             f"{path}: {error.given if isinstance(error, ConfigError) else error}",
             expected="the scenario of the run, as `sliproad agent train` kept it",
-            mend="put it back, or train again into another folder",
+            hint="put it back, or train again into another folder",
         ) from error

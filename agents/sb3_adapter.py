@@ -68,7 +68,7 @@ class OffloadVecEnv(VecEnv):
         env: native vector environment.
         actions: canonical numbers of the actions offered to the learner; its action k
             is ``actions[k]``.
-        doubt: float32 (N, 20), chance that an action's answer to a table row is wrong,
+        error_probability: float32 (N, 20), chance that an action's answer to a table row is wrong,
             used in the reward instead of the answer's own 0 or 1; None uses the latter.
 
     Attributes:
@@ -83,13 +83,13 @@ class OffloadVecEnv(VecEnv):
         self,
         env: OffloadVectorEnv,
         actions: Sequence[int] = range(N_ACTIONS),
-        doubt: NDArray[np.float32] | None = None,
+        error_probability: NDArray[np.float32] | None = None,
     ) -> None:
         if env.autoreset_mode is not AutoresetMode.SAME_STEP:
             raise ConfigError(
                 f"autoreset_mode {env.autoreset_mode.value}",
                 expected="SameStep, which stable-baselines3 needs",
-                mend="make the vector environment without autoreset_mode",
+                hint="make the vector environment without autoreset_mode",
             )
         self.env = env
         self.multiplier = 0.0
@@ -97,7 +97,7 @@ class OffloadVecEnv(VecEnv):
         self.sums = RolloutSums()
         self.render_mode = None
         super().__init__(env.num_envs, env.single_observation_space, spaces.Discrete(len(actions)))
-        self._doubt = doubt
+        self._error_probability = error_probability
         self._no_info: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
         self._chosen = np.zeros(env.num_envs, np.int64)
         self._tail_price = env.world.cost.radio.tail_mw / 1e3  # mJ a ms
@@ -160,12 +160,12 @@ class OffloadVecEnv(VecEnv):
 
     def _wrong(self, rows: NDArray[np.int64], info: dict[str, Any]) -> NDArray[np.float64]:
         """How wrong the answers were, float64 (B,) in [0, 1]."""
-        if self._doubt is None:
+        if self._error_probability is None:
             wrong: NDArray[np.float64] = 1.0 - info["accuracy"]
             return wrong
         fell = info["status"] == FALLBACK
         used = np.where(fell, LOCAL_ARRAY.take(info["exit_used"] - 1), info["action"])
-        return np.where(info["status"] == SKIPPED, 1.0, self._doubt[rows, used])
+        return np.where(info["status"] == SKIPPED, 1.0, self._error_probability[rows, used])
 
     def close(self) -> None:
         """Close the environment."""

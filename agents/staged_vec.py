@@ -27,7 +27,7 @@ class OffloadStagedVecEnv(OffloadVecEnv):
         env: native staged vector environment.
         actions: staged numbers of the actions offered; the learner's action k is
             ``actions[k]``.
-        doubt: as in `OffloadVecEnv`, applied to the pair that a frame amounts to.
+        error_probability: as in `OffloadVecEnv`, applied to the pair that a frame amounts to.
 
     Attributes:
         frame_done: bool (B,), lanes in which the last step ended a frame.
@@ -37,16 +37,16 @@ class OffloadStagedVecEnv(OffloadVecEnv):
         self,
         env: OffloadStagedVectorEnv,
         actions: Sequence[int] = range(N_STAGED),
-        doubt: NDArray[np.float32] | None = None,
+        error_probability: NDArray[np.float32] | None = None,
     ) -> None:
-        super().__init__(env, actions, doubt)
+        super().__init__(env, actions, error_probability)
         self.frame_done = np.zeros(env.num_envs, bool)
         self._staged = env
         self._legal = LEGAL[:, self.table]
 
     def action_masks(self) -> NDArray[np.bool_]:
         """bool (B, n_actions): what each lane may do where it stands."""
-        masks: NDArray[np.bool_] = self._legal[self._staged.simulator.stand]
+        masks: NDArray[np.bool_] = self._legal[self._staged.simulator.point]
         return masks
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:

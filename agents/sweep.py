@@ -121,15 +121,15 @@ def default_floors(world: World, margin: float) -> tuple[float, ...]:
 
 def check_preferences(floors: Sequence[float], shares: Sequence[float]) -> None:
     """Raise `ConfigError` unless there is at least one of each and all lie in [0, 1]."""
-    mend = "give them with commas between, such as --floors 0.985,0.99 --weights 0.2,0.8"
+    hint = "give them with commas between, such as --floors 0.985,0.99 --weights 0.2,0.8"
     given = f"floors {shown(floors)} and weights {shown(shares)}"
     fine = bool(floors and shares) and all(0 <= v <= 1 for v in (*floors, *shares))
-    require(fine, given, "at least one of each, all in 0..1", mend)
+    require(fine, given, "at least one of each, all in 0..1", hint)
     few = len(floors) * len(shares) <= MAX_SPECIALISTS
-    require(few, given, f"at most {MAX_SPECIALISTS} pairs of them, each a training", mend)
+    require(few, given, f"at most {MAX_SPECIALISTS} pairs of them, each a training", hint)
     names = {specialist_folder(Path(), floor, share) for floor in floors for share in shares}
     apart = len(names) == len(floors) * len(shares)
-    require(apart, given, "floors 0.0001 and weights 0.01 apart, at least", mend)
+    require(apart, given, "floors 0.0001 and weights 0.01 apart, at least", hint)
 
 
 def train_all(

@@ -124,5 +124,5 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         raise ConfigError(
             f"{option} {text}",
             expected="numbers in 0..1 with commas between",
-            mend="write them like 0.2,0.5,0.8",
+            hint="write them like 0.2,0.5,0.8",
         ) from error

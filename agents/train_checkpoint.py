@@ -223,7 +223,7 @@ def _newest_whole(out: Path) -> tuple[Path, dict[str, Any]]:
         raise DataError(
             f"no checkpoint in {out}",
             expected="a folder in which `sliproad agent train` has written one",
-            mend="give the run's folder with --out, or start without --resume",
+            hint="give the run's folder with --out, or start without --resume",
         )
     raise _not_loaded("; ".join(faults))
 
@@ -289,7 +289,7 @@ def _not_loaded(given: str) -> DataError:
     return DataError(
         given,
         expected="a whole checkpoint written by `sliproad agent train`",
-        mend="train again without --resume, or export what best.zip holds with "
+        hint="train again without --resume, or export what best.zip holds with "
         "`sliproad agent export --run`",
     )
 
@@ -298,7 +298,7 @@ def _no_best(path: Path, error: Exception) -> DataError:
     return DataError(
         f"{path}: {_first_line(error)}",
         expected="the best model of a training run, as `sliproad agent train --out` writes",
-        mend="resume the run with --resume, which puts it back, train again, or give another "
+        hint="resume the run with --resume, which puts it back, train again, or give another "
         "folder",
     )
 
@@ -345,5 +345,5 @@ def _check_settings(path: Path, made_with: dict[str, Any] | None, out: Path) -> 
             f"{path} is of an earlier run in that folder, with other settings than its {CONFIG}, "
             f"or with another scenario than stands in {SCENARIO}/",
             expected="what the run itself has written: it ended before it could",
-            mend="train again, or go back to the earlier run's settings and scenario",
+            hint="train again, or go back to the earlier run's settings and scenario",
         )

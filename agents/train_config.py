@@ -14,7 +14,7 @@ from cnn.common.checksums import json_sha256
 from cnn.common.errors import ConfigError, DataError
 from cnn.common.files import write_text
 from cnn.common.option_checks import MAX_SEED, in_range, require, shown
-from testbed.policy.decision_points import ANSWER, CANONICAL, IN_HURRY
+from testbed.policy.decision_points import ANSWER, CANONICAL, SENDING_EARLY
 
 ALGORITHMS: Final = ("ppo", "dqn", "maskable-ppo")
 ENVIRONMENTS: Final = ("frame", "staged")
@@ -128,26 +128,26 @@ class TrainConfig:
         self._check_batches()
         if self.algo not in ALGORITHMS:
             raise ConfigError(
-                f"algorithm {shown(self.algo)}", expected=" or ".join(ALGORITHMS), mend="choose one"
+                f"algorithm {shown(self.algo)}", expected=" or ".join(ALGORITHMS), hint="choose one"
             )
         if self.env not in ENVIRONMENTS or (self.algo == "maskable-ppo") != (self.env == "staged"):
             raise ConfigError(
                 f"algorithm {shown(self.algo)} for environment {shown(self.env)}",
                 expected="ppo or dqn with frame, maskable-ppo with staged",
-                mend="give --algo maskable-ppo --env staged, or neither",
+                hint="give --algo maskable-ppo --env staged, or neither",
             )
         legal = set(self.actions) <= set(range(N_ACTIONS))
         if not (legal and self.actions and list(self.actions) == sorted(set(self.actions))):
             raise ConfigError(
                 f"actions {shown(self.actions)}",
                 expected="some of 0..19, ascending",
-                mend="correct it",
+                hint="correct it",
             )
         if self.env == "staged" and N_ACTIONS - 1 not in self.actions:
             raise ConfigError(
                 f"actions {shown(self.actions)} for a staged agent",
                 expected=f"{N_ACTIONS - 1} (e5s5) among them, to go on with after giving up",
-                mend="add it",
+                hint="add it",
             )
 
     def _check_batches(self) -> None:
@@ -173,7 +173,7 @@ class TrainConfig:
         """
         if self.env == "frame":
             return self.actions
-        return (*self.actions, ANSWER, *(h for h in IN_HURRY if CANONICAL[h] in self.actions))
+        return (*self.actions, ANSWER, *(h for h in SENDING_EARLY if CANONICAL[h] in self.actions))
 
     def save(self, path: Path) -> None:
         """Write as JSON with a checksum; written whole or not at all."""
@@ -209,5 +209,5 @@ class TrainConfig:
             raise DataError(
                 f"training settings {path}: {error}",
                 expected="config.json of a training run",
-                mend="give the folder that `sliproad agent train --out` wrote",
+                hint="give the folder that `sliproad agent train --out` wrote",
             ) from error

@@ -18,7 +18,7 @@ from stable_baselines3.common.utils import set_random_seed
 from torch import nn
 
 from agents import train_checkpoint as checkpoint
-from agents.error_probability import doubt
+from agents.error_probability import error_probability
 from agents.evaluation import keeps
 from agents.export_policy import bundle_of
 from agents.file_kinds import check_run
@@ -171,7 +171,7 @@ def world_of(config: TrainConfig, run: Path | None = None) -> World:
 
 def adapter_of(config: TrainConfig, world: World) -> OffloadVecEnv:
     """The environment that a run learns in, as stable-baselines3 wants it."""
-    table = doubt(world.table)
+    table = error_probability(world.table)
     if config.env == "staged":
         staged = OffloadStagedVectorEnv(config.n_envs, world=world)
         return OffloadStagedVecEnv(staged, config.outputs, table)
@@ -230,13 +230,13 @@ def _same_settings(config: TrainConfig, world: World, out: Path) -> None:
         raise ConfigError(
             f"scenario {world.scenario.name} other than the one kept in {out}",
             expected="the scenario of the run to resume",
-            mend="leave --scenario and --from-records out, or give another --out without --resume",
+            hint="leave --scenario and --from-records out, or give another --out without --resume",
         )
     if replace(before, steps=config.steps) != config:
         raise ConfigError(
             f"settings that differ from those of {out}",
             expected="the settings of the run to resume (only steps may differ)",
-            mend="give the same options, or another --out without --resume",
+            hint="give the same options, or another --out without --resume",
         )
 
 
@@ -284,6 +284,6 @@ def policy_of(
         task=task_of(world),
     )
     keys = episode_keys(config.seed + VALIDATION_SEED_OFFSET, config.validate_drives)
-    promise = promise_of(world, any_policy_from_bundle(bundle), keys)
-    metrics = {**bundle.manifest["metrics"], "promise": promise.to_json()}
+    reference = promise_of(world, any_policy_from_bundle(bundle), keys)
+    metrics = {**bundle.manifest["metrics"], "promise": reference.to_json()}
     return replace(bundle, manifest={**bundle.manifest, "metrics": metrics})

@@ -90,7 +90,7 @@ def _check_origin(bundle: PolicyBundle, world: World) -> None:
             raise BundleError(
                 f"policy trained with {what} {shown(policys)}",
                 expected=f"{shown(worlds)}, as in this scenario",
-                mend="give the --scenario (and --from-records, if any) that it was trained with",
+                hint="give the --scenario (and --from-records, if any) that it was trained with",
             )
 
 

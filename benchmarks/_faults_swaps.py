@@ -86,7 +86,7 @@ def run(folder: Path, seed: int, quick: bool) -> dict[str, Any]:
 
 def bad_policies() -> dict[str, PolicyBundle]:
     """By what is wrong with each."""
-    found = {name: policy(promise=PROMISE | change) for name, change in BAD_PROMISES.items()}
+    found = {name: policy(reference=PROMISE | change) for name, change in BAD_PROMISES.items()}
     found |= {name: policy(task=TASK | change) for name, change in BAD_TASKS.items()}
     huge = np.full((N_ACTIONS, OBS_DIM), 3e38, np.float32)
     found["weights that overflow"] = policy(weight=huge)
@@ -96,7 +96,7 @@ def bad_policies() -> dict[str, PolicyBundle]:
 
 
 def policy(
-    promise: Any = PROMISE, task: Any = TASK, weight: Any = None, metrics: Any = None
+    reference: Any = PROMISE, task: Any = TASK, weight: Any = None, metrics: Any = None
 ) -> PolicyBundle:
     """A linear policy that takes `ACTION`; what is given stands in its file."""
     bias = np.zeros(N_ACTIONS, np.float32)
@@ -105,7 +105,7 @@ def policy(
         "kind": "mlp", "name": "always", "layers": 1, "activation": "tanh",
         "actions": list(range(N_ACTIONS)), "observation": {"schema_hash": SCHEMA_HASH},
         "bundle_hash": load_bundle().hash, "task": task,
-        "metrics": {"promise": promise} if metrics is None else metrics,
+        "metrics": {"promise": reference} if metrics is None else metrics,
     }  # fmt: skip
     plain = np.zeros((N_ACTIONS, OBS_DIM), np.float32)
     return PolicyBundle(about, {"weight0": plain if weight is None else weight, "bias0": bias})

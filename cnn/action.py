@@ -36,7 +36,7 @@ class Action:
             raise ConfigError(
                 f"action (exit={self.exit}, split={self.split})",
                 expected=f"1 <= exit <= {N_EXITS} and 0 <= split <= exit",
-                mend="choose one of the 20 actions listed by `sliproad cnn info`",
+                hint="choose one of the 20 actions listed by `sliproad cnn info`",
             )
 
     @property
@@ -74,7 +74,7 @@ class Action:
         raise ConfigError(
             f"action {text!r}",
             expected="a name such as 'e3s1' or a number 0..19",
-            mend="choose one of the 20 actions listed by `sliproad cnn info`",
+            hint="choose one of the 20 actions listed by `sliproad cnn info`",
         )
 
 
@@ -99,6 +99,6 @@ def action_from_index(index: int) -> Action:
         raise ConfigError(
             f"action number {index}",
             expected=f"0..{N_ACTIONS - 1}",
-            mend="choose one of the 20 actions listed by `sliproad cnn info`",
+            hint="choose one of the 20 actions listed by `sliproad cnn info`",
         )
     return ACTIONS[index]

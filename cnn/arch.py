@@ -56,27 +56,27 @@ class ModelConfig:
             raise ConfigError(
                 "a network's shape with something else than numbers",
                 expected="a width, and whole numbers beside it",
-                mend="correct it, or try the default",
+                hint="correct it, or try the default",
             )
         if len(self.latent_channels) != 4 or not all(1 <= n <= 4096 for n in self.latent_channels):
             raise ConfigError(
                 f"latent_channels {shown(self.latent_channels)}",
                 expected="four numbers from 1 to 4096",
-                mend="try the default",
+                hint="try the default",
             )
         if not 0 < self.width <= 2:
             raise ConfigError(
-                f"width {shown(self.width)}", expected="0 < width <= 2", mend="try 0.5"
+                f"width {shown(self.width)}", expected="0 < width <= 2", hint="try 0.5"
             )
         if self.input_size % 16 or not 32 <= self.input_size <= 224:
             raise ConfigError(
                 f"input_size {shown(self.input_size)} pixels",
                 expected="a multiple of 16 in 32..224",
-                mend="try 48",
+                hint="try 48",
             )
         if not 2 <= self.n_classes <= 2**15:
             raise ConfigError(
-                f"{shown(self.n_classes)} classes", expected="2 to 32768", mend="GTSRB has 43"
+                f"{shown(self.n_classes)} classes", expected="2 to 32768", hint="GTSRB has 43"
             )
 
     def channels(self, block: int) -> int:

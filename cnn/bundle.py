@@ -123,7 +123,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         BundleError,
         f"model bundle {folder}: manifest.json",
         expected="a folder with manifest.json and segments/",
-        mend="give the path of a bundle, or make one with `sliproad cnn export`",
+        hint="give the path of a bundle, or make one with `sliproad cnn export`",
     ):
         text = file_bytes(folder / "manifest.json", MAX_JSON_BYTES)
     with _reading(folder, "manifest.json is no JSON"):
@@ -146,5 +146,5 @@ def _broken(folder: Path, what: str) -> BundleError:
     return BundleError(
         f"model bundle {folder}: {what}",
         expected=f"a whole bundle of format {FORMAT}, unchanged since its export",
-        mend="copy it again, or make it anew with `sliproad cnn export`",
+        hint="copy it again, or make it anew with `sliproad cnn export`",
     )

@@ -97,7 +97,7 @@ def train(
 
     if preset not in PRESETS:
         raise ConfigError(
-            f"preset {preset!r}", expected=" or ".join(PRESETS), mend="name one of these"
+            f"preset {preset!r}", expected=" or ".join(PRESETS), hint="name one of these"
         )
     checked_precision(precision)
     check_run(out, resume, room=_RUN_BYTES.get(preset, ROOM))

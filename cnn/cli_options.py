@@ -71,7 +71,7 @@ def data_folder(given: Path | None) -> Path:
             raise DataError(
                 f"data folder {given} does not exist",
                 expected="a folder with GTSRB",
-                mend="give another path with --data",
+                hint="give another path with --data",
             )
         return given
     root = os.environ.get("SLIPROAD_DATA")
@@ -79,6 +79,6 @@ def data_folder(given: Path | None) -> Path:
         raise DataError(
             "no data folder given",
             expected="--data DIR or the environment variable SLIPROAD_DATA",
-            mend="`sliproad cnn download --help` says where GTSRB comes from",
+            hint="`sliproad cnn download --help` says where GTSRB comes from",
         )
     return data_folder(Path(root) / "gtsrb")

@@ -159,9 +159,9 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 def _unknown(text: str) -> ConfigError:
     return ConfigError(
-        f"frame encoding {text!r}", expected="raw, webp, jpeg or jpeg:1..95", mend="use raw"
+        f"frame encoding {text!r}", expected="raw, webp, jpeg or jpeg:1..95", hint="use raw"
     )
 
 
 def _no_frame(given: str, expected: str) -> DataError:
-    return DataError(given, expected=expected, mend="encode the bundle's input with `sliproad`")
+    return DataError(given, expected=expected, hint="encode the bundle's input with `sliproad`")

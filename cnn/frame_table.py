@@ -90,14 +90,14 @@ class FrameTable:
                 raise DataError(
                     f"frame table: {name} has shape {getattr(self, name).shape}",
                     expected=f"{shape}",
-                    mend="make the table again with `sliproad cnn table`",
+                    hint="make the table again with `sliproad cnn table`",
                 )
         steps = np.diff(self.track, prepend=-1)
         if n == 0 or steps[0] != 1 or np.any((steps < 0) | (steps > 1)):
             raise DataError(
                 f"frame table with {n} frames",
                 expected="at least one frame, tracks contiguous and numbered from 0",
-                mend="make the table again with `sliproad cnn table`",
+                hint="make the table again with `sliproad cnn table`",
             )
         for name, (low, high) in _RANGES.items():
             values = getattr(self, name)
@@ -106,13 +106,13 @@ class FrameTable:
                 raise DataError(
                     f"frame table: {name} holds {values[~fits].flat[0]:g}",
                     expected=f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}",
-                    mend="make the table again with `sliproad cnn table`",
+                    hint="make the table again with `sliproad cnn table`",
                 )
         if not np.isfinite(self.features).all():
             raise DataError(
                 "frame table: a feature is no finite number",
                 expected="finite features",
-                mend="make the table again with `sliproad cnn table`",
+                hint="make the table again with `sliproad cnn table`",
             )
 
     def __len__(self) -> int:
@@ -155,7 +155,7 @@ class FrameTable:
             DataError,
             f"frame table {path}",
             expected="a file written by `sliproad cnn table`",
-            mend="make the table again with `sliproad cnn table`",
+            hint="make the table again with `sliproad cnn table`",
         ):
             arrays = npz_arrays(file_bytes(path, MAX_BYTES), MAX_BYTES)
             meta = json_object(arrays.pop("meta").tobytes())
@@ -191,7 +191,7 @@ def join_tables(tables: Sequence[FrameTable], source: str) -> FrameTable:
         raise DataError(
             f"{len(tables)} frame tables of {len(hashes)} model bundles",
             expected="at least one table, all of one bundle",
-            mend="make the tables with the same bundle",
+            hint="make the tables with the same bundle",
         )
     first = np.cumsum([0, *(table.n_tracks for table in tables[:-1])])
 

@@ -96,7 +96,7 @@ def make_table(
         raise DataError(
             f"{len(data)} frames, some without a track",
             expected="frames with tracks (the training set, a part of it, or renders)",
-            mend="choose a part such as policy-test",
+            hint="choose a part such as policy-test",
         )
     prediction = np.empty((len(data), N_ACTIONS), np.int16)
     confidence = np.empty((len(data), N_ACTIONS), np.float32)

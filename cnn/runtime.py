@@ -37,7 +37,7 @@ class SplitRuntime:
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         if threads < 1:
-            raise ConfigError(f"{threads} threads", expected="at least 1", mend="try 1")
+            raise ConfigError(f"{threads} threads", expected="at least 1", hint="try 1")
         self.bundle = bundle
         self.threads = threads
         self._sessions: dict[str, ort.InferenceSession] = {}
@@ -53,7 +53,7 @@ class SplitRuntime:
             raise DataError(
                 f"frame of shape {frame.shape}, {frame.dtype}",
                 expected=f"uint8 ({size}, {size}, 3)",
-                mend="resize it with cnn.data.preprocess.resize_rgb",
+                hint="resize it with cnn.data.preprocess.resize_rgb",
             )
         return np.ascontiguousarray(frame)[None]
 
@@ -149,7 +149,7 @@ class SplitRuntime:
         return BundleError(
             f"segment {name} of {self.bundle.path}: {what}",
             expected="an ONNX segment that this onnxruntime can load and run",
-            mend="update onnxruntime, or export the bundle again",
+            hint="update onnxruntime, or export the bundle again",
         )
 
     def _session(self, name: str) -> ort.InferenceSession:

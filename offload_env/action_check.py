@@ -69,5 +69,5 @@ def _said(value: Any) -> str:
 
 def _refuse(given: str, expected: str) -> NoReturn:
     raise InvalidActionError(
-        given, expected=expected, mend="take it from the environment's action_space"
+        given, expected=expected, hint="take it from the environment's action_space"
     )

@@ -61,7 +61,7 @@ class BatchObserver:
         stage[N_EXITS] = 2.0 * s.stage_confidence - 1.0
         stage[N_EXITS + 1] = s.stage_track
         stage[N_EXITS + 2] = s.stage_frame
-        stage[N_EXITS + 3] = 2.0 * s.gave_up - 1.0
+        stage[N_EXITS + 3] = 2.0 * s.timed_out - 1.0
         spent = s.compute + s.waited + s.rest
         log = np.log(np.clip(spent, _SPENT.least, _SPENT.most) / _SPENT.low)
         stage[N_EXITS + 4] = log * (2 / np.log(_SPENT.high / _SPENT.low)) - 1.0

@@ -151,17 +151,17 @@ class BatchSimulator:
         else:
             fallback = np.zeros(len(sent))
             free, used = end, action
-        gave_up = s.gave_up > 0
-        if gave_up.any():  # on an exchange earlier in this frame; now it answers
-            exchange = np.where(gave_up, s.waited, exchange)
+        timed_out = s.timed_out > 0
+        if timed_out.any():  # on an exchange earlier in this frame; now it answers
+            exchange = np.where(timed_out, s.waited, exchange)
             end = sent + exchange
-            fallback = np.where(gave_up, s.rest, fallback)
+            fallback = np.where(timed_out, s.rest, fallback)
             free = end + fallback
-            action = np.where(gave_up, s.sent_action, action)
+            action = np.where(timed_out, s.sent_action, action)
         next_frame = s.frame + 1
         next_captured: Floats = np.multiply(next_frame, timing.period_ms, dtype=np.float64)
         next_start: Floats = np.maximum(free, next_captured)
-        tail = self._tail(s, off | gave_up, sent, end, next_start)
+        tail = self._tail(s, off | timed_out, sent, end, next_start)
         learn_link(s, size, answered, fell, end, transfer, wait)
         at = s.row * N_ACTIONS + used
         answer = self._answers.take(at)
@@ -184,7 +184,7 @@ class BatchSimulator:
         if price.energy_budget_mj:
             s.spent_mj += energy
             total += price.over_budget * (s.spent_mj > price.energy_budget_mj)
-        status = (fell | gave_up) * np.int8(FALLBACK) + skip * np.int8(SKIPPED)
+        status = (fell | timed_out) * np.int8(FALLBACK) + skip * np.int8(SKIPPED)
         outcome = BatchOutcome(
             s.row,
             action,
@@ -236,7 +236,7 @@ class BatchSimulator:
         ended = np.flatnonzero(self.world.track_end.take(s.row))
         s.row = s.row + 1
         if s.position.any() or s.compute.any():
-            for array in (s.position, s.looked, s.gave_up, s.stage_confidence, s.stage_track):
+            for array in (s.position, s.evaluated, s.timed_out, s.stage_confidence, s.stage_track):
                 array[:] = 0
             for array in (s.stage_frame, s.compute, s.waited, s.wasted_mj, s.rest):
                 array[:] = 0.0

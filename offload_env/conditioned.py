@@ -47,7 +47,7 @@ class Preferences:
         for low, high in (self.floor, self.delay_share):
             if not 0 <= low <= high <= 1:
                 raise ConfigError(
-                    f"{self}", expected="low <= high, both in [0, 1]", mend="correct the range"
+                    f"{self}", expected="low <= high, both in [0, 1]", hint="correct the range"
                 )
 
     @classmethod

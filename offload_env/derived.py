@@ -37,5 +37,5 @@ def check_fit(table: FrameTable, cost: CostModel) -> None:
             f"and cost model {cost.name} of bundle {cost.bundle_hash[:12]} with "
             f"{list(cost.payload_bytes)}",
             expected="a cost model whose actions send what the table's do",
-            mend="fit the cost model with the same bundle",
+            hint="fit the cost model with the same bundle",
         )

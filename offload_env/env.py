@@ -235,7 +235,7 @@ def check_started(simulator: Simulator) -> None:
     """Raise `ResetNeededError` before the first ``reset``."""
     if simulator.frame < 0:
         raise ResetNeededError(
-            "no drive has begun", expected="reset before step and render", mend="call reset"
+            "no drive has begun", expected="reset before step and render", hint="call reset"
         )
 
 
@@ -246,7 +246,7 @@ def check_render_mode(render_mode: str | None, metadata: Mapping[str, Any]) -> s
         raise RenderModeError(
             f"render_mode {render_mode}",
             expected=f"{', '.join(modes)}, or None",
-            mend="choose one of them",
+            hint="choose one of them",
         )
     return render_mode
 

@@ -74,8 +74,8 @@ _INTS: Final = (
     "last_prediction",
     "position",
     "stage_prediction",
-    "looked",
-    "gave_up",
+    "evaluated",
+    "timed_out",
     "sent_action",
 )
 
@@ -136,8 +136,8 @@ class Lanes:
     last_prediction: Ints
     position: Ints
     stage_prediction: Ints
-    looked: Ints
-    gave_up: Ints
+    evaluated: Ints
+    timed_out: Ints
     sent_action: Ints
     confidences: Floats
     key: NDArray[np.uint64]

@@ -201,7 +201,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
             raise DataError(
                 f"frames of {self._rig.source!r} without labels",
                 expected="labelled frames, since the reward needs them",
-                mend="use render or gtsrb:policy-test",
+                hint="use render or gtsrb:policy-test",
             )
         price, energy = world.scenario.price, float(row.energy_mj or 0.0)
         miss = row.status == "skipped" or row.delay_ms > world.scenario.timing.deadline_ms

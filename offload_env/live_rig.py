@@ -53,7 +53,7 @@ class LiveRig:
         """The device of this drive."""
         if self._device is None:
             raise ResetNeededError(
-                "no drive has begun", expected="reset before step and render", mend="call reset"
+                "no drive has begun", expected="reset before step and render", hint="call reset"
             )
         return self._device
 
@@ -71,13 +71,13 @@ class LiveRig:
     def link_record(self) -> LinkRecord:
         """What the link of this drive replays and when it started."""
         if self._link is None:
-            raise ConfigError("no drive", expected="reset first", mend="call reset()")
+            raise ConfigError("no drive", expected="reset first", hint="call reset()")
         return self._link.record()
 
     def link_stats(self) -> dict[str, Any]:
         """How late the link let bytes out (`testbed.link.emulator.LinkEmulator.stats`)."""
         if self._link is None:
-            raise ConfigError("no drive", expected="reset first", mend="call reset()")
+            raise ConfigError("no drive", expected="reset first", hint="call reset()")
         return self._link.stats()
 
     def start(self, key: int) -> None:

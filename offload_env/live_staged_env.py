@@ -78,7 +78,7 @@ class OffloadLiveStagedEnv(OffloadLiveEnv):
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Take one decision; the frame ends or the device stands further on."""
         device = self._rig.device
-        chosen = int(REPAIR[device.stand, checked_action(action, N_STAGED)])
+        chosen = int(REPAIR[device.point, checked_action(action, N_STAGED)])
         if not self._rig.skipped:
             seen = device.take_stage(chosen)
             if seen is not None:
@@ -96,4 +96,4 @@ class OffloadLiveStagedEnv(OffloadLiveEnv):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """bool (36,): what is legal where the device stands."""
-        return np.array(LEGAL[self._rig.device.stand])
+        return np.array(LEGAL[self._rig.device.point])

@@ -74,7 +74,7 @@ def live_table(
         raise DataError(
             f"frames of {source} without labels",
             expected="labelled frames",
-            mend="use render or gtsrb:policy-test",
+            hint="use render or gtsrb:policy-test",
         )
     images = ImageSet.of(
         np.stack([f.image for f in frames]),
@@ -113,7 +113,7 @@ def measured(rows: Sequence[Measurement]) -> Figures:
         raise DataError(
             f"{len(rows)} measurements, some without energy",
             expected="at least one, all with energy",
-            mend="measure with the model meter",
+            hint="measure with the model meter",
         )
     return Figures(
         float(np.mean([row.delay_ms for row in rows])),
@@ -270,7 +270,7 @@ def _start(
         raise DataError(
             f"{len(rows)} measurements, {len(table)} frames, {len(link.cuts)} cuts of the link",
             expected="a measurement for every frame, and a link that was not cut",
-            mend="replay the frames and records of one run",
+            hint="replay the frames and records of one run",
         )
     alone = replace(scenario, server=ServerLoad())
     world = build_world(alone, "test", traces=[link.trace], table=table)

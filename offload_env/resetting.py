@@ -47,12 +47,12 @@ def checked_options(options: Mapping[str, Any] | None, known: Iterable[str]) -> 
     expected = f"a dict of {', '.join(known)}"
     if not isinstance(options, Mapping):
         raise InvalidResetError(
-            f"reset options of type {type(options).__name__}", expected=expected, mend="correct it"
+            f"reset options of type {type(options).__name__}", expected=expected, hint="correct it"
         )
     unknown = [str(name) for name in options if name not in known]
     if unknown:
         raise InvalidResetError(
-            f"unknown reset option {', '.join(unknown)}", expected=expected, mend="leave it out"
+            f"unknown reset option {', '.join(unknown)}", expected=expected, hint="leave it out"
         )
     return options
 
@@ -68,7 +68,7 @@ def checked_key(key: Any) -> int:
         raise InvalidResetError(
             f"reset option key {said}",
             expected="an integer from 0 to 2^64 - 1",
-            mend="give the key of an episode",
+            hint="give the key of an episode",
         )
     return number
 
@@ -86,7 +86,7 @@ def asked_keys(options: Mapping[str, Any], n: int) -> Keys | None:
     if not given:
         return None
     if len(given) > 1:
-        raise InvalidResetError("reset options key and keys", expected="one of them", mend="choose")
+        raise InvalidResetError("reset options key and keys", expected="one of them", hint="choose")
     value = options[given[0]]
     if isinstance(value, np.ndarray) and value.dtype == np.uint64 and value.shape == (n,):
         return value.copy()
@@ -97,7 +97,7 @@ def asked_keys(options: Mapping[str, Any], n: int) -> Keys | None:
         raise InvalidResetError(
             f"reset option {given[0]} of shape {array.shape}",
             expected=f"{n} keys, one a lane",
-            mend="give one a lane, or the same to all lanes with key",
+            hint="give one a lane, or the same to all lanes with key",
         )
     return np.array([checked_key(key) for key in array.tolist()], np.uint64)
 
@@ -116,7 +116,7 @@ def asked_lanes(options: Mapping[str, Any], n: int) -> Lanes:
             f"reset option reset_mask of shape {mask.shape} and type {mask.dtype}, "
             f"{np.count_nonzero(mask)} true",
             expected=f"{n} bools, at least one of them true",
-            mend="name the lanes to reset",
+            hint="name the lanes to reset",
         )
     return np.flatnonzero(mask)
 
@@ -132,7 +132,7 @@ def checked_seed(seed: Any) -> int | None:
     if number < 0:
         said = seed if isinstance(seed, str | int | float) else f"of type {type(seed).__name__}"
         raise InvalidResetError(
-            f"seed {said}", expected="an integer of at least 0, or None", mend="give another seed"
+            f"seed {said}", expected="an integer of at least 0, or None", hint="give another seed"
         )
     return number
 
@@ -162,7 +162,7 @@ class LaneSeeds:
             first = checked_seed(seed)
             seeds = [None if first is None else first + k for k in range(n)]
         if len(seeds) != n:
-            raise InvalidResetError(f"{len(seeds)} seeds", expected=f"{n}", mend="give one a lane")
+            raise InvalidResetError(f"{len(seeds)} seeds", expected=f"{n}", hint="give one a lane")
         for k in range(n) if lanes is None else lanes.tolist():
             if (value := seeds[k]) is not None:
                 self._rngs[k] = seeding.np_random(value)[0]

@@ -35,7 +35,7 @@ class Multipliers:
             raise ConfigError(
                 f"Lagrange multipliers {', '.join(map(str, prices))}",
                 expected="finite numbers of 0 or more",
-                mend="a multiplier of an inequality is never negative",
+                hint="a multiplier of an inequality is never negative",
             )
         self.lagrange = float(value)
         if critical is not None:

@@ -264,7 +264,7 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
             raise ConfigError(
                 f"scenario {shown(name)}",
                 expected=f"one of {', '.join(scenario_names())}, or a path ending in .toml",
-                mend="correct the name",
+                hint="correct the name",
             )
         folder = resources.files("offload_env") / "scenarios"
         text = (folder / f"{name}.toml").read_text(encoding="utf-8")
@@ -278,7 +278,7 @@ def parse_scenario(text: str, name: str) -> Scenario:
         raise ConfigError(
             f"scenario {name}: key 'name'",
             expected="no such key: the file's name is the scenario's",
-            mend="remove it",
+            hint="remove it",
         )
     return build(Scenario, {"name": name, **raw}, f"scenario {name}", hidden={"name"})
 

@@ -38,11 +38,11 @@ class ServerLoad:
     memory_s: float = 5.0
 
     def __post_init__(self) -> None:
-        mend = "correct the scenario's [server]"
-        in_range("utilisation", self.utilisation, 0, 0.95, mend)
-        in_range("service_ms", self.service_ms, 0.1, 100_000, mend)
-        in_range("swing", self.swing, 0, 100, mend)
-        in_range("memory_s", self.memory_s, 0.001, 1e6, mend)
+        hint = "correct the scenario's [server]"
+        in_range("utilisation", self.utilisation, 0, 0.95, hint)
+        in_range("service_ms", self.service_ms, 0.1, 100_000, hint)
+        in_range("swing", self.swing, 0, 100, hint)
+        in_range("memory_s", self.memory_s, 0.001, 1e6, hint)
 
     def work_ms(self, rng: np.random.Generator, cells: int) -> NDArray[np.float64]:
         """Unfinished work at the grid points 0, `CELL_MS`, ...: float64 (cells,).

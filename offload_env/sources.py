@@ -57,7 +57,7 @@ def load_traces(scenario: Scenario, split: Split) -> list[Trace]:
             raise ConfigError(
                 f"scenario {scenario.name} with measured traces",
                 expected="a trace collection",
-                mend="set SLIPROAD_DATA, or 'folder' in the scenario's [link]",
+                hint="set SLIPROAD_DATA, or 'folder' in the scenario's [link]",
             )
         return load_measured(Path(folder), link.kind, split, period_s=link.period_s)
     from testbed.traces.generator import generate_trace

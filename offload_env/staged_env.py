@@ -40,7 +40,7 @@ class OffloadStagedEnv(OffloadEnv):
     | 21..35, in a hurry | as 0..19 with S < E, in order | the same, but wait less |
 
     An answer before the time-out ends the frame. In a hurry the device gives up after what two
-    usual exchanges take (`testbed.policy.estimators.patience_ms`), if that is less.
+    usual exchanges take (`testbed.policy.estimators.early_timeout_ms`), if that is less.
     After giving up at block S only exits that were not evaluated yet, from S on, and 20 are legal.
 
     `action_masks` says which are legal. An illegal action is not an error (many learners
@@ -97,7 +97,7 @@ class OffloadStagedEnv(OffloadEnv):
         """Take one decision; the frame ends or the device stands further on."""
         simulator = self.simulator
         check_started(simulator)
-        chosen = int(REPAIR[simulator.stand, checked_action(action, N_STAGED)])
+        chosen = int(REPAIR[simulator.point, checked_action(action, N_STAGED)])
         outcome = simulator.take(chosen)
         if outcome is None:
             return simulator.observe_staged(), 0.0, False, False, deciding(chosen)
@@ -116,7 +116,7 @@ class OffloadStagedEnv(OffloadEnv):
     def action_masks(self) -> NDArray[np.bool_]:
         """bool (36,): what is legal where the device stands."""
         check_started(self.simulator)
-        return np.array(LEGAL[self.simulator.stand])
+        return np.array(LEGAL[self.simulator.point])
 
 
 def deciding(action: int) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from cnn.action import N_EXITS
 from offload_env.outcome import FALLBACK, Exchange, Outcome
 from offload_env.simulator import EXIT, SPLIT, Simulator
 from offload_env.world import LOCAL, World
-from testbed.policy.decision_points import ANSWER, CANONICAL, STAND
+from testbed.policy.decision_points import ANSWER, CANONICAL, POINT
 
-STANDS: Final[list[list[list[int]]]] = STAND.tolist()
+POINTS: Final[list[list[list[int]]]] = POINT.tolist()
 PAIR: Final[list[int]] = CANONICAL.tolist()
 """Canonical pair that a staged action runs."""
 
@@ -46,7 +46,7 @@ class StagedSimulator(Simulator):
         self.exits: list[tuple[int, int, float]] = []
 
     def take(self, chosen: int) -> Outcome | None:
-        """Carry out a staged action that is legal at `stand`.
+        """Carry out a staged action that is legal at `point`.
 
         Returns:
             The frame's outcome, or None if it is still open. Whatever is decided about a frame
@@ -58,7 +58,7 @@ class StagedSimulator(Simulator):
         if chosen == ANSWER:
             return self.answer()
         if SPLIT[pair] < EXIT[pair]:
-            return self.send(pair, hurried=chosen > ANSWER)
+            return self.send(pair, early=chosen > ANSWER)
         self.evaluate_exit(EXIT[pair])
         return self.answer() if EXIT[pair] == N_EXITS else None
 
@@ -94,18 +94,18 @@ class StagedSimulator(Simulator):
             return self._answer_after_giving_up(local)
         return self._finish(local, self._compute)
 
-    def send(self, action: int, hurried: bool = False) -> Outcome | None:
+    def send(self, action: int, early: bool = False) -> Outcome | None:
         """Run on to the action's split and send from there to its exit.
 
         Returns:
-            The frame's outcome, or None if no answer came before the time-out (if `hurried`,
+            The frame's outcome, or None if no answer came before the time-out (if `early`,
             within the device's patience): the frame stays open.
         """
         extra = self._device_ms[action] - self._standing[self._position]
         compute = self._compute + (extra if extra > 0.0 else 0.0) * self._jitter
         patience = self._timeout
-        if hurried:
-            patience = min(self.observer.patience_ms(), patience)
+        if early:
+            patience = min(self.observer.early_timeout_ms(), patience)
         exchange = self._exchange(action, self._start + compute)
         if exchange.total_ms > patience:
             self._give_up(action, compute, patience, exchange)
@@ -113,10 +113,10 @@ class StagedSimulator(Simulator):
         return self._finish(action, compute, exchange)
 
     @property
-    def stand(self) -> int:
+    def point(self) -> int:
         """Where the device stands, see `testbed.policy.decision_points`; the frame is open."""
-        looked = self.exits[-1][0] if self.exits else 0
-        return STANDS[self._gave_up][self._position][looked]
+        evaluated = self.exits[-1][0] if self.exits else 0
+        return POINTS[self._gave_up][self._position][evaluated]
 
     def _give_up(
         self, action: int, compute: float, patience: float, exchange: Exchange[float]

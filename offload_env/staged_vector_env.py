@@ -14,7 +14,14 @@ from offload_env.env import observation_box
 from offload_env.outcome import DECIDING
 from offload_env.staged_batch import StagedBatchSimulator
 from offload_env.vector_env import Bools, Floats, OffloadVectorEnv, frame_info
-from testbed.policy.decision_points import ANSWER, CANONICAL, HURRIES, LEGAL, N_STAGED, REPAIR
+from testbed.policy.decision_points import (
+    ANSWER,
+    CANONICAL,
+    LEGAL,
+    N_STAGED,
+    REPAIR,
+    TIMES_OUT_EARLY,
+)
 from testbed.policy.observer import STAGED_OBS_DIM
 
 
@@ -38,7 +45,7 @@ class OffloadStagedVectorEnv(OffloadVectorEnv):
 
     def _advance(self, actions: NDArray[np.int64]) -> tuple[Floats, dict[str, Any]]:
         simulator, s = self.simulator, self.simulator.lanes
-        chosen = REPAIR[simulator.stand, actions]
+        chosen = REPAIR[simulator.point, actions]
         skip = s.queue > self.world.scenario.timing.max_queue_ms
         answer = chosen == ANSWER
         canonical = CANONICAL[chosen]
@@ -51,7 +58,7 @@ class OffloadStagedVectorEnv(OffloadVectorEnv):
         # A skipped frame spends nothing, wherever it "answers" from.
         answers = (answer & ~skip)[ending]
         over, outcome = simulator.finish_some(
-            ending, canonical[ending], answers, HURRIES[chosen[ending]]
+            ending, canonical[ending], answers, TIMES_OUT_EARLY[chosen[ending]]
         )
         ended, outcome = ending[over], outcome.part(over)
         done = np.zeros(self.num_envs, bool)
@@ -73,5 +80,5 @@ class OffloadStagedVectorEnv(OffloadVectorEnv):
     def action_masks(self) -> Bools:
         """bool (B, 36): what is legal where each lane's device stands."""
         self._check_started()
-        masks: Bools = LEGAL[self.simulator.stand]
+        masks: Bools = LEGAL[self.simulator.point]
         return masks

@@ -58,7 +58,7 @@ class TracePool:
 
     def __init__(self, traces: Sequence[Trace]) -> None:
         if not traces:
-            raise ConfigError("no traces", expected="at least one", mend="give a trace source")
+            raise ConfigError("no traces", expected="at least one", hint="give a trace source")
         self.names = tuple(trace.name for trace in traces)
         self.techs = tuple(trace.tech for trace in traces)
         self.length = np.array([len(t.uplink_mbps) for t in traces], np.int64)

@@ -157,7 +157,7 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
             raise ResetNeededError(
                 f"the drive of lane {int(self._ended.argmax())} has ended",
                 expected="a reset before its next step",
-                mend="reset(options={'reset_mask': terminated | truncated})",
+                hint="reset(options={'reset_mask': terminated | truncated})",
             )
         reward, info = self._advance(chosen)
         truncated = self.simulator.frame >= self._n_frames
@@ -237,7 +237,7 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
     def _check_started(self) -> None:
         if not self.simulator.started:
             raise ResetNeededError(
-                "no drive has begun", expected="reset of all lanes first", mend="call reset"
+                "no drive has begun", expected="reset of all lanes first", hint="call reset"
             )
 
 
@@ -283,7 +283,7 @@ def _mode(mode: AutoresetMode | str) -> AutoresetMode:
         raise ConfigError(
             f"autoreset_mode {mode}",
             expected=", ".join(m.value for m in AutoresetMode),
-            mend="choose one of them",
+            hint="choose one of them",
         ) from error
 
 
@@ -301,6 +301,6 @@ def _positive(name: str, value: Any) -> int:
         number = 0
     if number < 1:
         raise ConfigError(
-            f"{name} {value}", expected="an integer of at least 1", mend="give another number"
+            f"{name} {value}", expected="an integer of at least 1", hint="give another number"
         )
     return number

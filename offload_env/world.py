@@ -198,7 +198,7 @@ def build_world(
     """
     scenario = load_scenario(scenario)
     if split not in SPLITS:
-        raise ConfigError(f"split {split!r}", expected="train or test", mend="correct it")
+        raise ConfigError(f"split {split!r}", expected="train or test", hint="correct it")
     if traces is None and table is None and cost is None:
         return _cached_world(scenario, split)
     return _assemble(
@@ -262,7 +262,7 @@ def _assemble(
         raise ConfigError(
             f"scenario {scenario.name}: critical class {unknown[0]}",
             expected=f"classes of its frames, such as {int(known[known >= 0][0])}",
-            mend="correct [constraint] critical_classes",
+            hint="correct [constraint] critical_classes",
         )
     critical = np.isin(table.label, constraint.critical_classes)
     return World(

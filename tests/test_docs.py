@@ -191,7 +191,7 @@ def test_the_default_length_of_a_training_is_in_its_help() -> None:
 
 
 def test_messages_and_help_use_plain_words() -> None:
-    """Not `mend`, `go on from` or `dear`; `mend=` is the name of an argument."""
+    """Not `hint`, `go on from` or `dear`; `hint=` is the name of an argument."""
     odd = re.compile(r"\bmend(s|ed|ing)?\b(?!=)|\bgo(es)? on from\b|\bdear(er|est)?\b", re.I)
     texts = {str(p.relative_to(ROOT)): p.read_text() for p in PAGES}
     wrong = [f"{page}: {m[0]}" for page, text in texts.items() for m in odd.finditer(text)]

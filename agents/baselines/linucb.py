@@ -22,7 +22,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.baselines.prediction import IS_LOCAL, Floats, Predictor, Sureness, best, raw_observation
+from agents.baselines.prediction import (
+    IS_LOCAL,
+    AccuracyTable,
+    Floats,
+    Predictor,
+    best,
+    raw_observation,
+)
 from offload_env.world import World
 from testbed.policy.feedback import Feedback
 
@@ -42,15 +49,20 @@ class LinUcbPolicy:
         optimism_ms: standard error of the exchange, milliseconds, that the estimate is
             lowered by (LinUCB's alpha); 0 does not explore.
         keep: weight that what was learnt keeps at each frame, (0, 1].
-        sureness: table of P(correct), measured on training frames.
+        accuracy_table: table of P(correct), measured on training frames.
     """
 
     def __init__(
-        self, world: World, price: float, optimism_ms: float, keep: float, sureness: Sureness
+        self,
+        world: World,
+        price: float,
+        optimism_ms: float,
+        keep: float,
+        accuracy_table: AccuracyTable,
     ) -> None:
         self.name = "linucb"
         self.price, self.optimism_ms, self.keep = price, optimism_ms, keep
-        self._predict, self._sureness = Predictor(world), sureness
+        self._predict, self._accuracy_table = Predictor(world), accuracy_table
         self._timeout_ms = world.scenario.timing.timeout_ms
         self._rows = 0
         self._begin(1)
@@ -83,7 +95,7 @@ class LinUcbPolicy:
         spread = np.sqrt(np.einsum("baf,baf->ba", x @ inverse, x))
         hoped = np.clip(mean - self.optimism_ms * spread, 0.0, None)
         hoped[:, IS_LOCAL] = 0.0
-        wrong = 1.0 - self._sureness(raw)
+        wrong = 1.0 - self._accuracy_table(raw)
         chosen = best(self._predict.cost(raw, hoped) + self.price * wrong)
         rows = np.arange(len(raw))
         self._x, self._expected_ms = x[rows, chosen], exchange[rows, chosen]

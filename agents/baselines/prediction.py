@@ -142,7 +142,7 @@ class Predictor:
         return parts
 
 
-class Sureness:
+class AccuracyTable:
     """P(correct) of every action from the last answer on the current track.
 
     A table measured on training frames: the share of right answers of each action on a

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from agents.baselines.prediction import (
     AT,
     EXITS,
+    AccuracyTable,
     Floats,
     Predictor,
-    Sureness,
     best,
     raw_observation,
 )
@@ -103,20 +103,22 @@ class ThresholdPolicy(RulePolicy):
     Args:
         world: training world.
         sure: calibrated confidence from which the next frame leaves one exit earlier.
-        doubt: confidence below which it leaves one exit later.
+        error_probability: confidence below which it leaves one exit later.
         start: exit of a track's first frame.
     """
 
-    def __init__(self, world: World, sure: float, doubt: float, start: int) -> None:
+    def __init__(self, world: World, sure: float, error_probability: float, start: int) -> None:
         self.name = "threshold"
-        self.sure, self.doubt, self.start = sure, doubt, start
+        self.sure, self.error_probability, self.start = sure, error_probability, start
         self._predict = Predictor(world)
 
     def choose(self, raw: Floats) -> NDArray[np.int64]:
         """Exit by the last confidence, split by predicted cost."""
         confidence = raw[:, AT["last_confidence"]]
         last = np.rint(raw[:, AT["last_exit"]])
-        move = np.where(confidence < self.doubt, 1, np.where(confidence >= self.sure, -1, 0))
+        move = np.where(
+            confidence < self.error_probability, 1, np.where(confidence >= self.sure, -1, 0)
+        )
         exit = np.where(last < 0.5, self.start, np.clip(last + move, 1, N_EXITS))
         cost = np.where(exit[:, None] == EXITS, self._predict.cost(raw), np.inf)
         return best(cost)
@@ -128,17 +130,17 @@ class GreedyPolicy(RulePolicy):
     Args:
         world: training world.
         price: cost of one wrong answer.
-        sureness: shared table of P(correct), measured on training frames.
+        accuracy_table: shared table of P(correct), measured on training frames.
     """
 
-    def __init__(self, world: World, price: float, sureness: Sureness) -> None:
+    def __init__(self, world: World, price: float, accuracy_table: AccuracyTable) -> None:
         self.name = "greedy"
         self.price = price
-        self._predict, self._sureness = Predictor(world), sureness
+        self._predict, self._accuracy_table = Predictor(world), accuracy_table
 
     def choose(self, raw: Floats) -> NDArray[np.int64]:
         """Least expected cost now."""
-        return best(self._predict.cost(raw) + self.price * (1.0 - self._sureness(raw)))
+        return best(self._predict.cost(raw) + self.price * (1.0 - self._accuracy_table(raw)))
 
 
 def static_policies() -> list[Policy]:

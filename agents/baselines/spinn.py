@@ -17,7 +17,7 @@ from agents.baselines.prediction import Floats, Predictor, raw_observation
 from cnn.action import N_EXITS, action_index
 from offload_env.batch_simulator import LOCAL_ARRAY
 from offload_env.world import LOCAL, World
-from testbed.policy.decision_points import ANSWER, BLOCK, LOOKED
+from testbed.policy.decision_points import ANSWER, BLOCK, EVALUATED
 from testbed.policy.observer import STAGED_FIELDS
 
 _CONFIDENCE_AT: Final = next(f.index for f in STAGED_FIELDS if f.name == "stage_confidence")
@@ -45,27 +45,27 @@ class CascadePolicy:
     def reset(self) -> None:
         """Nothing to forget."""
 
-    def decide(self, observation: NDArray[np.float32], stand: int) -> int:
+    def decide(self, observation: NDArray[np.float32], point: int) -> int:
         """Staged action for one observation."""
-        return int(self.decide_batch(observation[None], np.array([stand]))[0])
+        return int(self.decide_batch(observation[None], np.array([point]))[0])
 
     def decide_batch(
-        self, observations: NDArray[np.float32], stands: NDArray[np.int64]
+        self, observations: NDArray[np.float32], points: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """Staged actions for a batch, int64 (B,)."""
         cost = self._predict.cost(raw_observation(observations))
         to_go = self._to_go(cost)
         chosen = np.full(len(cost), ANSWER, np.int64)
         confidence = 0.5 * (observations[:, _CONFIDENCE_AT] + 1.0)
-        looked = LOOKED[stands]
-        on = (looked < self.last) & ((looked == 0) | (confidence < self.sure))
+        evaluated = EVALUATED[points]
+        on = (evaluated < self.last) & ((evaluated == 0) | (confidence < self.sure))
         for p in range(self.last):
-            here = on & (stands == p)
+            here = on & (points == p)
             send = cost[:, action_index(self.last, p)] <= to_go[p]
             chosen[here] = np.where(send, action_index(self.last, p), LOCAL[p])[here]
         # Without the server the rule is BranchyNet's: on to the next exit.
-        alone = on & (stands >= N_EXITS)
-        following = np.maximum(looked + 1, BLOCK[stands])
+        alone = on & (points >= N_EXITS)
+        following = np.maximum(evaluated + 1, BLOCK[points])
         chosen[alone] = LOCAL_ARRAY[following[alone] - 1]
         return chosen
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.baselines.linucb import LinUcbPolicy
-from agents.baselines.prediction import Sureness
+from agents.baselines.prediction import AccuracyTable
 from agents.baselines.rules import (
     FULL_LOCAL,
     FULL_OFFLOAD,
@@ -113,16 +113,16 @@ def tuned_baselines(
     out["edgent"] = tune(EdgentPolicy(world, share * deadline) for share in BUDGETS)
     progress("edgent")
     out["threshold"] = tune(
-        ThresholdPolicy(world, sure, doubt, start)
+        ThresholdPolicy(world, sure, error_probability, start)
         for start in (2, 3, 5)
-        for i, doubt in enumerate(THRESHOLDS)
+        for i, error_probability in enumerate(THRESHOLDS)
         for sure in (*THRESHOLDS[i + 2 :: 2], 1.1)
     )
     progress("threshold")
-    sureness = Sureness(world)
-    out["greedy"] = tune(GreedyPolicy(world, price, sureness) for price in PRICES)
+    accuracy_table = AccuracyTable(world)
+    out["greedy"] = tune(GreedyPolicy(world, price, accuracy_table) for price in PRICES)
     progress("greedy")
-    out["linucb"] = _tuned_linucb(world, keys, floor, sureness)
+    out["linucb"] = _tuned_linucb(world, keys, floor, accuracy_table)
     progress("linucb")
     out["spinn"] = tune(CascadePolicy(world, sure, last) for last in LAST for sure in THRESHOLDS)
     progress("spinn")
@@ -132,12 +132,12 @@ def tuned_baselines(
 
 
 def _tuned_linucb(
-    world: World, keys: NDArray[np.uint64], floor: float, sureness: Sureness
+    world: World, keys: NDArray[np.uint64], floor: float, accuracy_table: AccuracyTable
 ) -> AnyPolicy:
     """Price and optimism on a grid, then how long to remember, at the best of them."""
 
     def candidates(pairs: Iterable[tuple[float, float]], keep: float) -> list[Candidate]:
-        policies = (LinUcbPolicy(world, p, optimism, keep, sureness) for p, optimism in pairs)
+        policies = (LinUcbPolicy(world, p, optimism, keep, accuracy_table) for p, optimism in pairs)
         return [measure(world, policy, keys) for policy in policies]
 
     everyone = candidates(((p, o) for o in OPTIMISM_MS for p in BANDIT_PRICES), KEEP[0])

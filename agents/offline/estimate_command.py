@@ -60,7 +60,7 @@ def estimate(
         raise ConfigError(
             f"policy {policy} of kind {bundle.manifest.get('kind')!r}",
             expected="a policy that decides by one observation alone",
-            mend="estimate a policy of `sliproad agent train` that decides once a frame",
+            hint="estimate a policy of `sliproad agent train` that decides once a frame",
         )
     world = build_world(scenario or str(bundle.manifest["scenario"]), "train")
     log = log_of(runs, world)

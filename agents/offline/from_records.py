@@ -228,7 +228,7 @@ def _traces_of_runs(scenario: Scenario, runs: Sequence[Records], path: Path) -> 
             f"records {path}: {sum(len(r) for r in runs)} frames without {MIN_TRACE_S:g} s of "
             "regular exchanges",
             expected=f"exchanges at most {MAX_GAP_S:g} s apart over {MIN_TRACE_S:g} s",
-            mend="record a run that offloads, or explore with --explore 0.05",
+            hint="record a run that offloads, or explore with --explore 0.05",
         )
     return traces
 
@@ -282,7 +282,7 @@ def log_of(runs: Sequence[Records], world: World) -> Log:
             raise DataError(
                 f"records without {' and '.join(sorted(missing))}",
                 expected="records of a device that explored",
-                mend="run it with --explore 0.05",
+                hint="run it with --explore 0.05",
             )
         names = ("action", "propensity", "delay_ms", "energy_mj", "confidence", "correct")
         columns = {name: records.numbers(name) for name in names}

@@ -29,7 +29,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.baselines.prediction import AT, EXITS, IS_LOCAL, SPLITS, Floats, Predictor, Sureness
+from agents.baselines.prediction import (
+    AT,
+    EXITS,
+    IS_LOCAL,
+    SPLITS,
+    AccuracyTable,
+    Floats,
+    Predictor,
+)
 from agents.baselines.prediction import raw_observation as raw_of
 from agents.statistics import Interval
 from cnn.action import N_ACTIONS, N_EXITS
@@ -72,7 +80,7 @@ class Log:
                 f"{self.propensity.min() if n else 'none'}, outcomes {sorted(self.outcomes)}",
                 expected=f"at least {FOLDS * BLOCK} frames, each with a propensity above 0 and "
                 "finite outcomes",
-                mend="record more frames with `sliproad testbed device --explore 0.05`",
+                hint="record more frames with `sliproad testbed device --explore 0.05`",
             )
 
 
@@ -178,7 +186,7 @@ class _Features:
     """What is predicted for each action, float64 (N, 20, F), for a linear model of outcomes."""
 
     def __init__(self, world: World) -> None:
-        self._predict, self._sureness = Predictor(world), Sureness(world)
+        self._predict, self._accuracy_table = Predictor(world), AccuracyTable(world)
         self._deadline_ms = world.scenario.timing.deadline_ms
         self._timeout_ms = world.scenario.timing.timeout_ms
         one_hot = np.eye(N_ACTIONS)
@@ -196,7 +204,7 @@ class _Features:
             self._predict.energy_mj(raw, exchange) / self._predict.world.energy_ref_mj,
             (delay > self._deadline_ms).astype(np.float64),
             late,
-            self._sureness(raw),
+            self._accuracy_table(raw),
             *(
                 np.where(IS_LOCAL, 0.0, observations[:, AT[name], None])
                 for name in ("transfer_spread_ms", "transfer_age_s", "failure_age_s", "failures")

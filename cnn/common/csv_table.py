@@ -136,7 +136,7 @@ class CsvTable:
             raise DataError(
                 f"{self.path}: {number} in column {column}, and points or commas otherwise",
                 expected="one decimal mark, and nothing between the thousands",
-                mend="save the file with plain numbers, such as 1234.5",
+                hint="save the file with plain numbers, such as 1234.5",
             )
         # Points beside separating commas are what every script writes.
         plain = mark == "." and self._separator == ","
@@ -147,7 +147,7 @@ class CsvTable:
                 f"{self.path}: {number} in column {column} may be a fraction or thousands, and "
                 "no other number of the file tells which",
                 expected="numbers that are clear",
-                mend="save it with commas between cells and points in numbers",
+                hint="save it with commas between cells and points in numbers",
             )
         return mark == ","
 
@@ -159,7 +159,7 @@ class CsvTable:
             raise DataError(
                 f"{self.path}, line {self.lines()[int(rows[0])]}: {cell} in column {column}{more}",
                 expected=expected,
-                mend="correct the file",
+                hint="correct the file",
             )
 
 
@@ -194,7 +194,7 @@ def parse_csv_table(
             raise DataError(
                 f"{path}: column {name} appears {columns.count(name)} times",
                 expected="each column once",
-                mend="rename or remove the others",
+                hint="rename or remove the others",
             )
     absent = [name for name in needed if name not in columns]
     if absent:
@@ -202,7 +202,7 @@ def parse_csv_table(
         raise DataError(
             f"{path}: columns {some}",
             expected=f"also {', '.join(absent)}",
-            mend="check that the first line names the columns",
+            hint="check that the first line names the columns",
         )
     there = [name for name in asked if name in columns]
     cells, rows = _cells(path, text, separator, columns, there)
@@ -210,7 +210,7 @@ def parse_csv_table(
         raise DataError(
             f"{path}: a header, and no row under it",
             expected="at least one row",
-            mend="check that the measurement did not fail, or give another file",
+            hint="check that the measurement did not fail, or give another file",
         )
     return CsvTable(path, tuple(columns), cells, text, separator, rows)
 
@@ -270,7 +270,7 @@ def _refuse_broken_quotes(path: Path, body: str, separator: str) -> None:
         raise DataError(
             f"{path}, line {reader.line_num}: {error}",
             expected='quotes around whole cells, and "" for a quote in one',
-            mend="correct the file, or copy it again if it is cut off",
+            hint="correct the file, or copy it again if it is cut off",
         ) from error
 
 
@@ -305,7 +305,7 @@ def _cells(
             if number
             else f"{path}: quotes that do not end",
             expected=f"as many in every row as in the header ({len(columns)})",
-            mend="correct the file",
+            hint="correct the file",
         ) from error
     # The first row is the header, read as cells so that names may repeat or be empty.
     trimmed = [pc.utf8_trim_whitespace(table[n].slice(1)) for n in numbered]

@@ -16,27 +16,27 @@ class SliproadError(Exception):
         given: what was given or found; or an error to say again, which is how Gymnasium's
             `AsyncVectorEnv` raises the error of a worker.
         expected: what would have been right.
-        mend: what the user can do about it.
+        hint: what the user can do about it.
     """
 
     @overload
-    def __init__(self, given: str, *, expected: str, mend: str) -> None: ...
+    def __init__(self, given: str, *, expected: str, hint: str) -> None: ...
 
     @overload
     def __init__(self, given: SliproadError) -> None: ...
 
-    def __init__(self, given: str | SliproadError, *, expected: str = "", mend: str = "") -> None:
+    def __init__(self, given: str | SliproadError, *, expected: str = "", hint: str = "") -> None:
         if isinstance(given, SliproadError):
             again = given
-            given, expected, mend = again.given, again.expected, again.mend
+            given, expected, hint = again.given, again.expected, again.hint
         self.given: str = given
         self.expected: str = expected
-        self.mend: str = mend
-        super().__init__(f"{given}; expected {expected}; {mend}")
+        self.hint: str = hint
+        super().__init__(f"{given}; expected {expected}; {hint}")
 
     def __reduce__(self) -> tuple[Callable[[], SliproadError], tuple[Any, ...]]:
         """How to pickle it: worker processes send their errors to their parent."""
-        return partial(type(self), self.given, expected=self.expected, mend=self.mend), ()
+        return partial(type(self), self.given, expected=self.expected, hint=self.hint), ()
 
 
 class DataError(SliproadError):

@@ -231,7 +231,7 @@ def not_written(path: Path, error: OSError) -> DataError:
     return DataError(
         f"cannot write {path}: {error.strerror or error}",
         expected="a folder that can be written to, with room for it",
-        mend="give another path, or make room",
+        hint="give another path, or make room",
     )
 
 

@@ -58,13 +58,13 @@ class FolderKind:
             raise DataError(
                 f"{path} is a file",
                 expected=f"a folder for {self.name}",
-                mend="give another path",
+                hint="give another path",
             )
         if path.is_mount():
             raise DataError(
                 f"{path} is a mount point, which cannot be replaced",
                 expected=f"a folder for {self.name} below it",
-                mend="give a folder in it",
+                hint="give a folder in it",
             )
         foreign = self.foreign(path)
         if foreign:
@@ -72,7 +72,7 @@ class FolderKind:
             raise DataError(
                 f"{path} holds {named}, which `{self.writer}` did not write",
                 expected=f"a new or empty folder, or {self.name} and nothing else in it",
-                mend="give another path, or move the files away",
+                hint="give another path, or move the files away",
             )
 
 

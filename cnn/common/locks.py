@@ -48,7 +48,7 @@ class Claim:
             raise DataError(
                 f"{path} is in use by {error.strerror}",
                 expected="an output that no other process writes at the same time",
-                mend="wait until that process has ended, or give another path",
+                hint="wait until that process has ended, or give another path",
             ) from error
         except OSError as error:
             raise not_written(path, error) from error

@@ -36,7 +36,7 @@ def narrowed(
     expected = f"whole numbers from {least:g} to {most:g}"
     if given.dtype.kind not in "iufb":
         raise DataError(
-            f"{what}: values of type {given.dtype}", expected=expected, mend="correct the file"
+            f"{what}: values of type {given.dtype}", expected=expected, hint="correct the file"
         )
     fits = (given >= least) & (given <= most)
     if given.dtype.kind == "f":
@@ -46,7 +46,7 @@ def narrowed(
         raise DataError(
             f"{what}: {wrong.size} of {given.size} values out of range, such as {wrong.flat[0]:g}",
             expected=expected,
-            mend="correct the file, or leave these rows out",
+            hint="correct the file, or leave these rows out",
         )
     return given.astype(dtype)
 

@@ -15,16 +15,16 @@ MAX_INT: Final = 2**63 - 1
 """Numbers end up in arrays and files of 64 bits."""
 
 
-def require(ok: bool, given: str, expected: str, mend: str = "correct it") -> None:
+def require(ok: bool, given: str, expected: str, hint: str = "correct it") -> None:
     """Raise `ConfigError` unless `ok`."""
     if not ok:
-        raise ConfigError(given, expected=expected, mend=mend)
+        raise ConfigError(given, expected=expected, hint=hint)
 
 
-def in_range(name: str, value: float, low: float, high: float, mend: str = "correct it") -> None:
+def in_range(name: str, value: float, low: float, high: float, hint: str = "correct it") -> None:
     """Raise `ConfigError` unless a number is finite and within the two, both included."""
     fine = low <= value <= high  # also false for NaN
-    require(fine, f"{name} {shown(value)}", f"{shown(low)}..{shown(high)}", mend)
+    require(fine, f"{name} {shown(value)}", f"{shown(low)}..{shown(high)}", hint)
 
 
 def shown(value: object) -> str:
@@ -80,7 +80,7 @@ def _check_number(option: str, value: Any) -> None:
         raise ConfigError(
             f"{option} {shown(value)}",
             expected="a finite number" if isinstance(value, float) else "a number of 64 bits",
-            mend="correct the option",
+            hint="correct the option",
         )
 
 

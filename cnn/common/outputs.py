@@ -90,7 +90,7 @@ def check_file(
         raise DataError(
             f"{path} exists and was not written by `{kind.writer}`",
             expected=f"a new file, or {kind.name} to replace",
-            mend="give another path or remove it",
+            hint="give another path or remove it",
         )
     check_room(path, target.parent, room)
 
@@ -157,7 +157,7 @@ def check_room(path: Path, folder: Path, room: int) -> None:
         raise DataError(
             f"cannot write {path}: {free.f_bavail * free.f_frsize / 1e6:.1f} MB are free",
             expected=f"about {room / 1e6:.1f} MB",
-            mend="give another path, or make room",
+            hint="give another path, or make room",
         )
 
 
@@ -232,4 +232,4 @@ def _whole(path: Path) -> bytes:
 
 
 def _refused(path: Path, what: str, expected: str) -> DataError:
-    return DataError(f"{path} {what}", expected=expected, mend="give another path")
+    return DataError(f"{path} {what}", expected=expected, hint="give another path")

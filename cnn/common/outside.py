@@ -37,14 +37,14 @@ _MOST_SAID: Final = 300
 
 
 @contextmanager
-def refusing(kind: type[SliproadError], what: str, *, expected: str, mend: str) -> Iterator[None]:
+def refusing(kind: type[SliproadError], what: str, *, expected: str, hint: str) -> Iterator[None]:
     """Turn any error of reading a file into one of `kind`, whose message is one line.
 
     Args:
         kind: class of the error.
         what: is read, such as ``policy file a.policy``.
         expected: what would have been right.
-        mend: what the user can do about it.
+        hint: what the user can do about it.
 
     Raises:
         SliproadError: one that is raised inside passes as it is.
@@ -54,7 +54,7 @@ def refusing(kind: type[SliproadError], what: str, *, expected: str, mend: str) 
     except SliproadError:
         raise
     except Exception as error:
-        raise kind(f"{what}: {said(error)}", expected=expected, mend=mend) from error
+        raise kind(f"{what}: {said(error)}", expected=expected, hint=hint) from error
 
 
 def said(error: BaseException) -> str:

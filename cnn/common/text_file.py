@@ -40,7 +40,7 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     except (OSError, zlib.error) as error:
         said = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{path}: {said}", expected="a readable file", mend="check the path, or copy it again"
+            f"{path}: {said}", expected="a readable file", hint="check the path, or copy it again"
         ) from error
     try:
         text = decode(data).replace("\r\n", "\n").replace("\r", "\n")
@@ -48,7 +48,7 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
         raise DataError(
             f"{path}: no text ({error.reason} in {error.encoding})",
             expected="a text file",
-            mend="save it as UTF-8, or give another file",
+            hint="save it as UTF-8, or give another file",
         ) from error
     odd = _CONTROL.search(text)
     if odd:
@@ -56,13 +56,13 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
             f"{path}: a control character ({ord(odd[0]):#04x}) in line "
             f"{text.count(chr(10), 0, odd.start()) + 1}",
             expected="a text file",
-            mend="export it as text, or give another file",
+            hint="export it as text, or give another file",
         )
     if not text.strip():
         raise DataError(
             f"{path}: an empty file",
             expected="some text",
-            mend="check that the measurement did not fail, or give another file",
+            hint="check that the measurement did not fail, or give another file",
         )
     return text
 
@@ -84,7 +84,7 @@ def _bytes(path: Path, max_bytes: int) -> bytes:
         raise DataError(
             f"{path}: more than {max_bytes / 1e6:.0f} MB",
             expected="a shorter file",
-            mend="cut it into pieces",
+            hint="cut it into pieces",
         )
     return data
 

@@ -131,7 +131,7 @@ def another_drive(data: ImageSet, strength: float, seed: int) -> ImageSet:
         ConfigError: if the strength is not within 0..2.
     """
     if not 0.0 <= strength <= 2.0:
-        raise ConfigError(f"strength {strength}", expected="0 to 2", mend="try 1")
+        raise ConfigError(f"strength {strength}", expected="0 to 2", hint="try 1")
     images = np.empty_like(data.images)
     names = data.track_names()
     previous, rng, condition = "", np.random.default_rng(seed), Condition()

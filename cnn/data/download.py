@@ -121,13 +121,13 @@ def _fetch(
     import pooch
     import requests
 
-    mend = by_hand(out, [a for a in archives if not (out / a.holds).exists()], base_url)
+    hint = by_hand(out, [a for a in archives if not (out / a.holds).exists()], base_url)
     if (out / archive.name).exists() and _md5(out / archive.name) != archive.md5:
         # What we fetch stands there only after its checksum was right: this is somebody else's.
         raise DataError(
             f"{out / archive.name} has another checksum",
             expected=f"md5 {archive.md5}",
-            mend="move it away, or fetch it again",
+            hint="move it away, or fetch it again",
         )
     try:
         found = pooch.retrieve(
@@ -141,13 +141,13 @@ def _fetch(
         raise DataError(
             f"cannot fetch {archive.name}: {_short(error)}",
             expected=f"an answer from {base_url}",
-            mend=mend,
+            hint=hint,
         ) from error
     except ValueError as error:  # pooch's word for another checksum
         raise DataError(
             f"{archive.name} as fetched is damaged or another file",
             expected=f"md5 {archive.md5}",
-            mend=f"try again, or {mend}",
+            hint=f"try again, or {hint}",
         ) from error
     return Path(found)
 
@@ -219,14 +219,14 @@ def _unpack(archive: Archive, path: Path, out: Path) -> None:
                 file.extractall(folder)
         except zipfile.BadZipFile as error:
             raise DataError(
-                f"{path}: {error}", expected="a zip archive", mend="delete it and run this again"
+                f"{path}: {error}", expected="a zip archive", hint="delete it and run this again"
             ) from error
         unpacked = Path(folder) / archive.holds
         if not unpacked.exists():
             raise DataError(
                 f"{path} holds no {archive.holds}",
                 expected="the official archive",
-                mend="delete it and run this again",
+                hint="delete it and run this again",
             )
         os.sync()  # once for all: 39,000 images one by one would take minutes
         try:

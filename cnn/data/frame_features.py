@@ -53,7 +53,7 @@ def frame_features(
         raise DataError(
             f"frame of shape {image.shape}",
             expected="uint8 (height, width, 3), at least 3 x 3 pixels",
-            mend="resize the frame with `cnn.data.preprocess.resize_rgb`",
+            hint="resize the frame with `cnn.data.preprocess.resize_rgb`",
         )
     y = luma(image[::2, ::2])
     flat = y.ravel()

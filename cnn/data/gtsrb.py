@@ -109,7 +109,7 @@ def load_gtsrb(
         raise DataError(
             f"no {part}.parquet in {root}",
             expected="train.parquet and test.parquet",
-            mend="copy the missing file there",
+            hint="copy the missing file there",
         )
     return load_packed(path, size, limit)
 
@@ -131,7 +131,7 @@ def load_tracks(root: Path, size: int) -> ImageSet:
             f"{root} holds the online competition's training set (GTSRB/Training, as torchvision "
             "fetches it), whose track numbers are its own",
             expected="the official training set, whose tracks the split names",
-            mend="unpack GTSRB_Final_Training_Images.zip there, or run `sliproad cnn download`",
+            hint="unpack GTSRB_Final_Training_Images.zip there, or run `sliproad cnn download`",
         )
     return load_gtsrb(root, "train", size)
 
@@ -153,7 +153,7 @@ def split_part(data: ImageSet, part: Part) -> ImageSet:
         raise DataError(
             f"none of the {len(names)} tracks of {part}",
             expected="the whole official training set",
-            mend="unpack GTSRB_Final_Training_Images.zip again, or run `sliproad cnn download`",
+            hint="unpack GTSRB_Final_Training_Images.zip again, or run `sliproad cnn download`",
         )
     if missing:
         _log.warning("%d of the %d tracks of %s are missing", missing, len(names), part)

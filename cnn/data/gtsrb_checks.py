@@ -47,7 +47,7 @@ def check_rows(rows: Sequence[tuple[tuple[int, ...], Path, bool]], folder: Path)
             raise DataError(
                 f"{path} and {other_path}: the same frame twice",
                 expected="each class, track and frame, or number, once",
-                mend="remove the second line",
+                hint="remove the second line",
             )
     wrong = sum(not fits for _, _, fits in rows)
     if wrong:

@@ -77,7 +77,7 @@ def detect_layout(root: Path) -> Layout:
         raise DataError(
             f"data folder {root} does not exist",
             expected="a folder with GTSRB",
-            mend="give another path with --data",
+            hint="give another path with --data",
         )
     if any((root / f"{part}.parquet").is_file() for part in ("train", "test")):
         return "packed"
@@ -91,7 +91,7 @@ def detect_layout(root: Path) -> Layout:
         f"{root} holds {found or 'nothing'}",
         expected="train.parquet/test.parquet (packed), GTSRB/Final_Training and "
         "GTSRB/Final_Test (official), GTSRB/Training (torchvision), or Train.csv/Test.csv",
-        mend="unpack the archives there, or run `sliproad cnn download --help`",
+        hint="unpack the archives there, or run `sliproad cnn download --help`",
     )
 
 
@@ -147,7 +147,7 @@ def _official_train(root: Path) -> tuple[list[_Row], Path]:
         raise DataError(
             f"no class folders in {folder}",
             expected="00000 to 00042",
-            mend="unpack GTSRB_Final_Training_Images.zip again",
+            hint="unpack GTSRB_Final_Training_Images.zip again",
         )
     rows = [
         _row(c / line["Filename"], line, "train", where)
@@ -167,7 +167,7 @@ def _official_test(root: Path) -> tuple[list[_Row], Path]:
         raise DataError(
             f"no {_TEST_TRUTH} in {root}",
             expected="the test set's classes",
-            mend=f"unpack GTSRB_Final_Test_GT.zip in {root}",
+            hint=f"unpack GTSRB_Final_Test_GT.zip in {root}",
         )
     lines = _lines(truth, "Filename")
     return [_row(folder / line["Filename"], line, "test", where) for where, line in lines], folder
@@ -180,7 +180,7 @@ def _existing(root: Path, inside: tuple[Path, ...], archive: str) -> Path:
     raise DataError(
         f"no {' or '.join(str(d) for d in inside)} in {root}",
         expected="the unpacked official archives",
-        mend=f"unpack {archive} in {root}, or run `sliproad cnn download`",
+        hint=f"unpack {archive} in {root}, or run `sliproad cnn download`",
     )
 
 
@@ -201,13 +201,13 @@ def _row(path: Path, line: dict[str, str], part: Part, where: str) -> _Row:
         width, height = int(line["Width"]), int(line["Height"])
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"{where}: {error}", expected="whole numbers", mend="take the file unchanged"
+            f"{where}: {error}", expected="whole numbers", hint="take the file unchanged"
         ) from error
     if not 0 <= label < N_CLASSES or not (0 < width < 2**15 and 0 < height < 2**15):
         raise DataError(
             f"{where}: class {label}, {width} x {height} pixels",
             expected="a class 0..42 and a positive size",
-            mend="take the file unchanged",
+            hint="take the file unchanged",
         )
     pattern = _TRAIN_NAME if part == "train" else _TEST_NAME
     match = pattern.fullmatch(path.name)
@@ -215,7 +215,7 @@ def _row(path: Path, line: dict[str, str], part: Part, where: str) -> _Row:
         raise DataError(
             f"{where}: file name {path.name}",
             expected="track_frame, five digits each" if part == "train" else "the image's number",
-            mend="keep the official file names: track and frame are read from them",
+            hint="keep the official file names: track and frame are read from them",
         )
     if part == "test":
         return _Row(path, label, -1, int(match[1]), width, height, sign_box_fits(line))
@@ -225,7 +225,7 @@ def _row(path: Path, line: dict[str, str], part: Part, where: str) -> _Row:
         raise DataError(
             f"{where}: class {label}, but {path.parent.name}/{path.name}",
             expected="the same class in the annotation file and in the image's path",
-            mend="take both unchanged from one copy",
+            hint="take both unchanged from one copy",
         )
     track, frame = int(match[2]), int(match[3])
     return _Row(path, label, track, frame, width, height, sign_box_fits(line))
@@ -243,7 +243,7 @@ def _read(rows: list[_Row], folder: Path, size: int, limit: int | None) -> Image
             raise DataError(
                 f"{row.path}: {error.strerror or error}",
                 expected="every image that the annotation file lists",
-                mend="unpack or copy the images again",
+                hint="unpack or copy the images again",
             ) from error
         images[i] = decode_rgb(data, size, name=str(row.path))
     return ImageSet.of(

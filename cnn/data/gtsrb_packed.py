@@ -37,7 +37,7 @@ def load_packed(path: Path, size: int, limit: int | None = None) -> ImageSet:
         table = pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"{path}: {error}", expected="a Parquet file", mend="copy the file again"
+            f"{path}: {error}", expected="a Parquet file", hint="copy the file again"
         ) from error
     needed = {*_NEEDED, *({"frame"} if "track" in table.column_names else ())}
     missing = sorted(needed - set(table.column_names))
@@ -45,7 +45,7 @@ def load_packed(path: Path, size: int, limit: int | None = None) -> ImageSet:
         raise DataError(
             f"{path}: columns {', '.join(table.column_names) or 'none'}",
             expected=f"also {', '.join(missing)}",
-            mend="use the packed GTSRB form described in docs/data.md",
+            hint="use the packed GTSRB form described in docs/data.md",
         )
     if not (
         pa.types.is_binary(table["image"].type) or pa.types.is_large_binary(table["image"].type)
@@ -53,7 +53,7 @@ def load_packed(path: Path, size: int, limit: int | None = None) -> ImageSet:
         raise DataError(
             f"{path}: column image of type {table['image'].type}",
             expected="binary: encoded images",
-            mend="use the packed GTSRB form described in docs/data.md",
+            hint="use the packed GTSRB form described in docs/data.md",
         )
 
     def column(name: str, low: int, high: int) -> NDArray[np.int64]:
@@ -93,7 +93,7 @@ def _refuse_twice(keys: NDArray[np.int64], path: Path) -> None:
         raise DataError(
             f"{path}: {len(twice)} frames that come twice, such as {which}",
             expected="each class/track/frame, or number, once",
-            mend="remove the second rows",
+            hint="remove the second rows",
         )
 
 

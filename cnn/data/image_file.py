@@ -83,7 +83,7 @@ def read_image(source: bytes | Path, name: str | None = None) -> Image.Image:
         raise DataError(
             f"{name}: {error.strerror or error}",
             expected="a readable image file",
-            mend="check the path and its permissions",
+            hint="check the path and its permissions",
         ) from error
     try:
         image = _upright(data, name)
@@ -100,7 +100,7 @@ def read_image(source: bytes | Path, name: str | None = None) -> Image.Image:
         raise DataError(
             f"{name}: {len(data)} bytes that cannot be decoded ({why})",
             expected=IMAGE_FORMATS,
-            mend="remove or replace the file",
+            hint="remove or replace the file",
         ) from error
 
 
@@ -222,5 +222,5 @@ def _on_white(image: Image.Image, name: str) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
 
 
-def _refused(given: str, expected: str, mend: str) -> DataError:
-    return DataError(given, expected=expected, mend=mend)
+def _refused(given: str, expected: str, hint: str) -> DataError:
+    return DataError(given, expected=expected, hint=hint)

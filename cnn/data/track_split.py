@@ -79,7 +79,7 @@ def part_of_tracks(split: Mapping[Part, list[str]]) -> dict[str, Part]:
                 raise DataError(
                     f"track {name} in both {out[name]} and {part}",
                     expected="every track in one part",
-                    mend="make the split anew with `make_split`",
+                    hint="make the split anew with `make_split`",
                 )
             out[name] = part
     return out

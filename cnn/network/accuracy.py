@@ -46,7 +46,7 @@ def evaluate(
         ``actions``: the same for every (exit, split); ``payload_bytes`` by split.
     """
     if len(data) == 0:
-        raise DataError("no images", expected="at least one", mend="check the data folder")
+        raise DataError("no images", expected="at least one", hint="check the data folder")
     bundle = runtime.bundle
     logits = collect_logits(runtime, data, progress)
     after = action_reliability(logits, data.label, bundle.temperatures)

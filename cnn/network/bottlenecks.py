@@ -75,7 +75,7 @@ class BottleneckConfig:
             raise ConfigError(
                 f"shares {self.shares} of a batch of {self.batch_size}",
                 expected="four shares >= 0 that sum to 1, and at least 8 images",
-                mend="correct the configuration",
+                hint="correct the configuration",
             )
 
 

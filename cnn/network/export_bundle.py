@@ -94,7 +94,7 @@ def half_weights(layers: nn.Module) -> None:
                     f"a network with a weight of {float(p[~half.isfinite()][0]):g}",
                     expected=f"weights up to {torch.finfo(torch.float16).max:g}, which float16 "
                     "holds",
-                    mend="train it again, with a lower learning rate",
+                    hint="train it again, with a lower learning rate",
                 )
             p.copy_(half)
 

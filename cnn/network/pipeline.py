@@ -58,7 +58,7 @@ def int8_calibration(fit: ImageSet, precision: str, seed: int = 0) -> NDArray[np
     """
     if precision not in ("int8", "float32"):
         raise ConfigError(
-            f"precision {precision!r}", expected="int8 or float32", mend="name one of these"
+            f"precision {precision!r}", expected="int8 or float32", hint="name one of these"
         )
     if precision == "float32":
         return None

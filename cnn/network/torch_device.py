@@ -94,9 +94,9 @@ def parse_choice(device: str, precision: str) -> tuple[DeviceChoice, Precision]:
         ConfigError: if either is no known word, or float16 is asked of the processor.
     """
     if device not in DEVICES:
-        raise ConfigError(f"device {device!r}", expected=_words(DEVICES), mend="use auto")
+        raise ConfigError(f"device {device!r}", expected=_words(DEVICES), hint="use auto")
     if precision not in PRECISIONS:
-        raise ConfigError(f"precision {precision!r}", expected=_words(PRECISIONS), mend="use auto")
+        raise ConfigError(f"precision {precision!r}", expected=_words(PRECISIONS), hint="use auto")
     if device == "cpu" and precision == "fp16":
         raise _no_fp16()
     return device, precision
@@ -122,7 +122,7 @@ def choose_compute(
         raise ConfigError(
             "device cuda, but PyTorch sees no CUDA GPU",
             expected="an NVIDIA GPU with its driver, and a PyTorch built for CUDA",
-            mend="use --device cpu or auto, or install PyTorch for CUDA (pytorch.org)",
+            hint="use --device cpu or auto, or install PyTorch for CUDA (pytorch.org)",
         )
     on_gpu = machine.cuda and device != "cpu"
     if precision == "auto":
@@ -144,5 +144,5 @@ def _no_fp16() -> ConfigError:
     return ConfigError(
         "precision fp16 on the processor",
         expected="fp16 with a CUDA GPU only",
-        mend="use bf16 or fp32",
+        hint="use bf16 or fp32",
     )

@@ -69,7 +69,7 @@ class TrainConfig:
             raise ConfigError(
                 f"epochs {self.epochs}, batch size {self.batch_size}",
                 expected="at least 1 epoch and 2 images a batch",
-                mend="give larger numbers",
+                hint="give larger numbers",
             )
 
 

@@ -77,7 +77,7 @@ def load_newest(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
             raise ConfigError(
                 f"settings that differ from those of {each}",
                 expected="the settings of the run to resume (epochs and where it computes apart)",
-                mend="give the same options, or another --out",
+                hint="give the same options, or another --out",
             )
         return state
     if faults:
@@ -110,7 +110,7 @@ def _not_ours(path: Path, what: str) -> BundleError:
     return BundleError(
         f"checkpoint {path}: {what.splitlines()[0]}",
         expected="a checkpoint written by `sliproad cnn train`",
-        mend="train again without --resume, or give another path",
+        hint="train again without --resume, or give another path",
     )
 
 

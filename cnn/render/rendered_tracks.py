@@ -76,12 +76,12 @@ def render_tracks(
     """
     for name, value in (("n_tracks", n_tracks), ("size", size), ("frames", frames_per_track)):
         if value < 1:
-            raise ConfigError(f"{name} = {value}", expected="at least 1", mend="raise it")
+            raise ConfigError(f"{name} = {value}", expected="at least 1", hint="raise it")
     if seed < 0:
-        raise ConfigError(f"seed = {seed}", expected="at least 0", mend="give another seed")
+        raise ConfigError(f"seed = {seed}", expected="at least 0", hint="give another seed")
     if labels is not None and not (labels and all(0 <= v < N_SIGNS for v in labels)):
         raise ConfigError(
-            f"labels {list(labels)[:5]}", expected="classes 0..42", mend="name at least one class"
+            f"labels {list(labels)[:5]}", expected="classes 0..42", hint="name at least one class"
         )
     return _tracks(n_tracks, seed, size, frames_per_track, labels)
 

@@ -52,7 +52,7 @@ def sign_masks(label: int) -> dict[Material, NDArray[np.float32]]:
     """
     if not 0 <= label < N_SIGNS:
         raise ConfigError(
-            f"sign class {label}", expected=f"0..{N_SIGNS - 1}", mend="use a GTSRB class number"
+            f"sign class {label}", expected=f"0..{N_SIGNS - 1}", hint="use a GTSRB class number"
         )
     canvas = Canvas()
     if label in _WARNINGS:

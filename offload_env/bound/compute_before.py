@@ -18,34 +18,34 @@ from offload_env.world import LOCAL, World
 Floats = NDArray[np.float64]
 
 LOOKS: Final = tuple(
-    looked for k in range(N_EXITS) for looked in combinations(range(1, N_EXITS), k)
+    evaluated for k in range(N_EXITS) for evaluated in combinations(range(1, N_EXITS), k)
 )
 """Sets of exits looked at, in rising order; the first is empty: one decision a frame."""
 
 
-def open_actions(looked: tuple[int, ...]) -> NDArray[np.int64]:
+def open_actions(evaluated: tuple[int, ...]) -> NDArray[np.int64]:
     """Canonical actions still open after the looks, int64 (K,)."""
-    at = looked[-1] if looked else 0
+    at = evaluated[-1] if evaluated else 0
     return np.array([a.index for a in ACTIONS if a.split >= at and a.exit > at])
 
 
-def compute_ms(world: World, jitter: Floats, looked: tuple[int, ...]) -> Floats:
+def compute_ms(world: World, jitter: Floats, evaluated: tuple[int, ...]) -> Floats:
     """Device time up to the answer or the hand-over to the radio, for `open_actions`.
 
     Args:
         world: for the cost model.
         jitter: float64 (...), of each frame.
-        looked: exits looked at, rising.
+        evaluated: exits looked at, rising.
 
     Returns:
         float64 (..., K).
     """
     device, standing = world.device_ms, world.standing_ms
     spent, at = np.zeros_like(jitter), 0
-    for exit in looked:
+    for exit in evaluated:
         spent = spent + max(device[LOCAL[exit - 1]] - standing[at], 0.0) * jitter
         at = exit
-    extra = np.maximum(device[open_actions(looked)] - standing[at], 0.0)
+    extra = np.maximum(device[open_actions(evaluated)] - standing[at], 0.0)
     times: Floats = spent[..., None] + extra * jitter[..., None]
     return times
 
@@ -53,8 +53,8 @@ def compute_ms(world: World, jitter: Floats, looked: tuple[int, ...]) -> Floats:
 def least_and_most(world: World) -> tuple[Floats, Floats]:
     """Shortest and longest device time of every action over all looks, jitter 1, (20,) each."""
     least, most = np.full(N_ACTIONS, np.inf), np.zeros(N_ACTIONS)
-    for looked in LOOKS:
-        actions, times = open_actions(looked), compute_ms(world, np.ones(1), looked)[0]
+    for evaluated in LOOKS:
+        actions, times = open_actions(evaluated), compute_ms(world, np.ones(1), evaluated)[0]
         least[actions] = np.minimum(least[actions], times)
         most[actions] = np.maximum(most[actions], times)
     return least, most

@@ -75,10 +75,10 @@ def punctual(
     shape = (2, *rows.shape, N_CHOICES)
     far, near = np.full(shape, np.inf), np.full(shape, np.inf)
     deadline_ms = world.scenario.timing.deadline_ms
-    for looked in LOOKS:
-        end = endings(world, plans, rows, captured_ms, looked)
+    for evaluated in LOOKS:
+        end = endings(world, plans, rows, captured_ms, evaluated)
         cost = prices.cost(end.delay_ms, end.energy_mj, deadline_ms)
-        for k, action in enumerate(open_actions(looked)):
+        for k, action in enumerate(open_actions(evaluated)):
             sends = bool(OFFLOADS[action])
             own = cost[..., k]
             if sends:
@@ -124,20 +124,20 @@ def endings(
     plans: Plans,
     rows: NDArray[np.int64],
     captured_ms: Floats,
-    looked: tuple[int, ...],
+    evaluated: tuple[int, ...],
 ) -> Ending:
     """Every open action after the looks, with the simulator's arithmetic.
 
     Returns:
-        K = number of `open_actions(looked)`.
+        K = number of `open_actions(evaluated)`.
     """
     timing, cost, pool = world.scenario.timing, world.cost, world.pool
     n = rows.shape[1]
     at = (plans.jitter_at[:, None] + np.arange(n)) & (POOL - 1)
     jitter = world.device_jitter[at]
-    actions = open_actions(looked)
+    actions = open_actions(evaluated)
     off = OFFLOADS[actions]
-    compute = compute_ms(world, jitter, looked)
+    compute = compute_ms(world, jitter, evaluated)
     captured, following = captured_ms[:-1, None], captured_ms[1:, None]
     sent = captured + compute
     size = world.sent_bytes[rows][..., actions]

@@ -165,7 +165,7 @@ def _dual(
         raise ConfigError(
             f"accuracy floor {floor}, of critical classes {critical_floor}",
             expected="floors that some sequence of actions keeps",
-            mend="lower the floor or enlarge the margin",
+            hint="lower the floor or enlarge the margin",
         )
     k = 2 if share > 0 and critical_floor > 0 else 1
 

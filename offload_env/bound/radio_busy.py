@@ -30,7 +30,8 @@ def may_jam(world: World, plans: Plans, captured_ms: Floats) -> NDArray[np.bool_
     s until c_i the link then carries less than i - j of the largest payloads. After s the device
     waited for its patience at least before frame j + 1 began, no later than ``max_queue_ms`` after
     its capture (at c_i, if j + 1 = i). Patience is at least two shortest round trips of the trace
-    (`testbed.policy.estimators.patience_ms`: the mean starts at a prior and learns from transfers).
+    (`testbed.policy.estimators.early_timeout_ms`: the mean starts at a prior and learns from
+    transfers).
     """
     pool, timing, n = world.pool, world.scenario.timing, len(captured_ms) - 1
     most_bits = 8.0 * float(world.sent_bytes.max())
@@ -86,10 +87,10 @@ def jammed(
     far, near = (np.full((2, len(frame), N_CHOICES), np.inf) for _ in range(2))
     if not len(frame):
         return far, near
-    for looked in LOOKS:
-        actions = open_actions(looked)
+    for evaluated in LOOKS:
+        actions = open_actions(evaluated)
         sends = np.array([not ACTIONS[a].is_local for a in actions])
-        compute, actions = compute_ms(world, jitter, looked)[:, sends], actions[sends]
+        compute, actions = compute_ms(world, jitter, evaluated)[:, sends], actions[sends]
         handed = captured + compute
         size = world.sent_bytes[rows[where]][:, actions]
         links = Links(world, these, handed.shape, 0.0)

@@ -253,7 +253,7 @@ def _mix(found: list[Schedule], floors: Floors) -> Schedule:
             f"accuracy floor {floors.all:.4f}, of critical classes {floors.critical:.4f}",
             expected=f"on all frames at most {max(s.mean_accuracy for s in found):.4f}, "
             "the most that a schedule reached",
-            mend="enlarge the scenario's margin",
+            hint="enlarge the scenario's margin",
         )
     base = int(np.where(feasible, cost.sum(1), np.inf).argmin())
     at, each = np.full(cost.shape[1], base), np.arange(cost.shape[1])

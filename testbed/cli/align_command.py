@@ -44,7 +44,7 @@ def align(
         raise DataError(
             f"records {records} of kind {measured.source.get('kind')!r}",
             expected="records of one device run, that ended by itself or by SIGTERM",
-            mend="use a file written by `sliproad testbed device --out`",
+            hint="use a file written by `sliproad testbed device --out`",
         )
     power = read_power_log(log, offset_s=offset_s, max_gap_s=max_gap_s)
     rows = with_external_energy(list(measured.rows()), started_s, power)
@@ -56,7 +56,7 @@ def align(
         raise DataError(
             f"power log {log} of {span} covers none of the {len(rows)} frames{run}",
             expected="a log of the same time as the run, without a hole in every frame",
-            mend="give the clocks' difference with --offset-s",
+            hint="give the clocks' difference with --offset-s",
         )
     holes = power.holes(starts[0], starts[-1])
     hole_s = sum(end - start for start, end in holes)

@@ -206,7 +206,7 @@ def device(
         raise ConfigError(
             "--check without --config",
             expected="the configuration file to check",
-            mend="give it with --config",
+            hint="give it with --config",
         )
     from cnn.bundle import load_bundle
     from cnn.runtime import SplitRuntime
@@ -234,7 +234,7 @@ def device(
             if local_only
             else "neither --server nor --local-only",
             expected="exactly one of the two",
-            mend="give the server's HOST:PORT, or --local-only",
+            hint="give the server's HOST:PORT, or --local-only",
         )
     if server is not None:
         parse_address(server, "--server")
@@ -245,7 +245,7 @@ def device(
         raise ConfigError(
             "TLS options with --local-only",
             expected="TLS options with --server",
-            mend="leave them out, or give the server",
+            hint="leave them out, or give the server",
         )
     if out is not None:
         check_file(out, RECORDS, room=_ROW_BYTES * n_frames)
@@ -343,7 +343,7 @@ def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> N
         raise ConfigError(
             f"--config together with --{', --'.join(beside)}",
             expected="--config alone (or with --check or --json)",
-            mend="put the setting into the file",
+            hint="put the setting into the file",
         )
     file = load_device_file(path)
     if check:

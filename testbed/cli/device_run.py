@@ -50,7 +50,7 @@ def chosen_policy(
         raise ConfigError(
             "neither --policy nor --action" if path is None else f"--policy {path} and --action",
             expected="exactly one of the two",
-            mend="give a policy file, or an action such as e3s1",
+            hint="give a policy file, or an action such as e3s1",
         )
     if path is None:
         return StaticPolicy(Action.parse(action or "")), None
@@ -86,7 +86,7 @@ def explorer_of(policy: AnyPolicy, epsilon: float, seed: int) -> ExploringPolicy
         raise ConfigError(
             f"--explore {epsilon:g} with a staged policy",
             expected="a policy that decides once a frame",
-            mend="leave --explore out, or give another policy",
+            hint="leave --explore out, or give another policy",
         )
     return ExploringPolicy(policy, epsilon, seed)
 

@@ -65,7 +65,7 @@ def doctor(
     for finding in findings:
         mark = "ok" if finding.ok else "MISSING" if finding.needed else "-"
         need = "needed" if finding.needed else ""
-        cells = (mark, need, finding.name, finding.found, finding.mend)
+        cells = (mark, need, finding.name, finding.found, finding.hint)
         table.add_row(*map(escape, cells))
     Console().print(table)
     broken = [finding.name for finding in findings if finding.needed and not finding.ok]

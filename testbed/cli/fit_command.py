@@ -68,7 +68,7 @@ def fit(
             raise ConfigError(
                 f"--base {base} with a campaign",
                 expected="no --base: a campaign measures every action",
-                mend="leave it out",
+                hint="leave it out",
             )
         result = _of_campaign(records, runs[0], out, name, report, bootstrap, seed)
     else:
@@ -76,7 +76,7 @@ def fit(
             raise ConfigError(
                 f"--report {report} with a device's records",
                 expected="a campaign, whose conditions the report shows",
-                mend="leave it out",
+                hint="leave it out",
             )
         result = _of_device(records, runs, base, out, name)
     if json:
@@ -104,7 +104,7 @@ def _of_campaign(
         DataError,
         f"records {path}",
         expected="a file written by `sliproad testbed campaign`",
-        mend="measure again, or give another path",
+        hint="measure again, or give another path",
     ):
         samples = samples_of(measured)
         slowdown = float(measured.source.get("slowdown", 1.0))  # of older campaigns

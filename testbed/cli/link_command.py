@@ -100,7 +100,7 @@ def link(
     replayed = _choose_trace(trace, trace_name, generate, seed, rate_mbps, rtt_ms)
     if backend not in ("user-space", "tc"):
         raise ConfigError(
-            f"--backend {backend}", expected="user-space or tc", mend="correct --backend"
+            f"--backend {backend}", expected="user-space or tc", hint="correct --backend"
         )
     stop = stop_on_signals()
     if backend == "tc":
@@ -179,7 +179,7 @@ def _choose_trace(
         raise ConfigError(
             "not exactly one trace",
             expected="one of --trace FILE, --generate KIND, --rate-mbps X",
-            mend="give one of them",
+            hint="give one of them",
         )
     if path is not None:
         read = read_trace(path, name=name, rtt_ms=rtt_ms)

@@ -30,14 +30,14 @@ class Finding:
         ok: True if it is there and works.
         needed: the device cannot run without it.
         found: what was found.
-        mend: what to do to fix it if it is not ok; empty if it is.
+        hint: what to do to fix it if it is not ok; empty if it is.
     """
 
     name: str
     ok: bool
     needed: bool
     found: str
-    mend: str = ""
+    hint: str = ""
 
 
 def examine(
@@ -86,8 +86,8 @@ def _runtime() -> Iterator[Finding]:
         yield Finding("onnxruntime", False, True, str(error), "pip install sliproad")
     load, cpus = os.getloadavg()[0], os.cpu_count() or 1
     busy = load > 0.5 * cpus
-    mend = "other work disturbs measurements: stop it, or measure later" if busy else ""
-    yield Finding("load", not busy, False, f"{load:.1f} on {cpus} cores", mend)
+    hint = "other work disturbs measurements: stop it, or measure later" if busy else ""
+    yield Finding("load", not busy, False, f"{load:.1f} on {cpus} cores", hint)
 
 
 def _providers() -> list[str]:
@@ -110,7 +110,7 @@ def _bundle(path: Path | None) -> Iterator[Finding]:
             "model bundle", True, True, f"{model.hash[:12]}, full local {local_ms:.1f} ms"
         )
     except SliproadError as error:
-        yield Finding("model bundle", False, True, error.given, error.mend)
+        yield Finding("model bundle", False, True, error.given, error.hint)
 
 
 def _packages() -> Iterator[Finding]:
@@ -136,7 +136,7 @@ def _port(host: str, port: int) -> Iterator[Finding]:
         check_free(host, port, what="server")
         yield Finding("server port", True, False, f"{port} is free")
     except SliproadError as error:
-        yield Finding("server port", False, False, error.given, error.mend)
+        yield Finding("server port", False, False, error.given, error.hint)
 
 
 def _certificates(paths: Sequence[Path]) -> Iterator[Finding]:
@@ -155,8 +155,8 @@ def _certificates(paths: Sequence[Path]) -> Iterator[Finding]:
         for each in found:
             complaint = each.complaint(now)
             left = f"valid until {each.not_after:%Y-%m-%d}, {(each.not_after - now).days} days"
-            mend = "renew it, or set this machine's clock" if complaint else ""
-            yield Finding(name, complaint is None, False, complaint or left, mend)
+            hint = "renew it, or set this machine's clock" if complaint else ""
+            yield Finding(name, complaint is None, False, complaint or left, hint)
 
 
 def _in_the_clear(host: str, plain: str | None, certificates: Sequence[Path]) -> Iterator[Finding]:
@@ -164,11 +164,11 @@ def _in_the_clear(host: str, plain: str | None, certificates: Sequence[Path]) ->
 
     if not is_loopback(host) and not certificates:
         found = f"other machines reach a server on {host}, in the clear"
-        mend = "serve with TLS and look at its files with --certificate (docs/deploy.md)"
-        yield Finding("server TLS", False, False, found, mend)
+        hint = "serve with TLS and look at its files with --certificate (docs/deploy.md)"
+        yield Finding("server TLS", False, False, found, hint)
     if plain is not None:
-        found, _, mend = plain.partition("; ")
-        yield Finding("device TLS", False, False, found, mend)
+        found, _, hint = plain.partition("; ")
+        yield Finding("device TLS", False, False, found, hint)
 
 
 def _clock() -> Iterator[Finding]:
@@ -179,8 +179,8 @@ def _clock() -> Iterator[Finding]:
         late_ms.append((time.monotonic() - when) * 1e3)
     p95 = statistics.quantiles(late_ms, n=20)[-1]
     ok = p95 < 1.0
-    mend = "" if ok else "stop other work, or run with a higher priority"
-    yield Finding("timer", ok, False, f"waits end {p95:.3f} ms late (p95 of 40)", mend)
+    hint = "" if ok else "stop other work, or run with a higher priority"
+    yield Finding("timer", ok, False, f"waits end {p95:.3f} ms late (p95 of 40)", hint)
 
 
 def _meters(sysfs: Path) -> Iterator[Finding]:
@@ -188,10 +188,10 @@ def _meters(sysfs: Path) -> Iterator[Finding]:
     for meter in find_meters(sysfs):
         works = meter.readable and meter.moves
         any_readable |= works
-        yield Finding(f"meter {meter.name}", works, False, meter.note, meter.mend)
+        yield Finding(f"meter {meter.name}", works, False, meter.note, meter.hint)
     if not any_readable:
-        mend = "energy is modelled (--meter model), or align an instrument's CSV log"
-        yield Finding("any hardware meter", False, False, "none can be read", mend)
+        hint = "energy is modelled (--meter model), or align an instrument's CSV log"
+        yield Finding("any hardware meter", False, False, "none can be read", hint)
 
 
 def _shaping(sysfs: Path) -> Iterator[Finding]:
@@ -200,15 +200,15 @@ def _shaping(sysfs: Path) -> Iterator[Finding]:
     ok = root and not tools
     why = "no root" if not root else f"missing: {', '.join(tools)}"
     found = "root, tc and ip" if ok else why
-    mend = "" if ok else "the user-space link needs neither"
-    yield Finding("tc in network namespaces", ok, False, found, mend)
+    hint = "" if ok else "the user-space link needs neither"
+    yield Finding("tc in network namespaces", ok, False, found, hint)
 
 
 def _data(given: Path | None) -> Iterator[Finding]:
     told = given or os.environ.get("SLIPROAD_DATA")
     if not told:
-        mend = "not needed; to use measured data set SLIPROAD_DATA (docs/data.md)"
-        yield Finding("data folder", False, False, "SLIPROAD_DATA is not set", mend)
+        hint = "not needed; to use measured data set SLIPROAD_DATA (docs/data.md)"
+        yield Finding("data folder", False, False, "SLIPROAD_DATA is not set", hint)
         return
     folder = Path(told)
     parts = [part for part in ("gtsrb", "traces") if (folder / part).is_dir()]

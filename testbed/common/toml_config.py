@@ -38,7 +38,7 @@ def read_toml(path: Path, cls: type[T]) -> T:
 def toml_text(path: Path) -> str:
     """The text of a TOML file, which is UTF-8 and at most `MAX_BYTES` long; or `ConfigError`."""
     with refusing(
-        ConfigError, str(path), expected="a readable TOML file in UTF-8", mend="check the path"
+        ConfigError, str(path), expected="a readable TOML file in UTF-8", hint="check the path"
     ):
         return file_bytes(path, MAX_BYTES).decode("utf-8").replace("\r\n", "\n")
 
@@ -56,7 +56,7 @@ def parse(text: str, where: str) -> dict[str, Any]:
         # ValueError: a date that is none, or a number of more digits than Python reads.
         what = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise ConfigError(
-            f"{where}: {what}", expected="valid TOML", mend="correct that line"
+            f"{where}: {what}", expected="valid TOML", hint="correct that line"
         ) from error
 
 
@@ -76,14 +76,14 @@ def build(cls: type[T], raw: dict[str, Any], where: str, hidden: Set[str] = froz
             raise ConfigError(
                 f"{where}: unknown key {shown(key)}",
                 expected=f"one of {', '.join(sorted(known - hidden))}",
-                mend="correct or remove the key",
+                hint="correct or remove the key",
             )
     values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in raw.items()}
     try:
         return cls(**values)
     except ConfigError as error:
         raise ConfigError(
-            f"{where}: {error.given}", expected=error.expected, mend=error.mend
+            f"{where}: {error.given}", expected=error.expected, hint=error.hint
         ) from None
 
 
@@ -100,13 +100,13 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         if abs(value) <= sys.float_info.max:  # false for NaN, too
             return float(value)
-        raise ConfigError(f"{where} = {shown(value)}", expected="a finite number", mend=_MEND)
+        raise ConfigError(f"{where} = {shown(value)}", expected="a finite number", hint=_MEND)
     elif type(value) is kind:
         if kind is not int or abs(value) <= MAX_INT:
             return value
-        raise ConfigError(f"{where} = {shown(value)}", expected="a number of 64 bits", mend=_MEND)
+        raise ConfigError(f"{where} = {shown(value)}", expected="a number of 64 bits", hint=_MEND)
     raise ConfigError(
-        f"{where} = {shown(value)}", expected=f"a value of type {_name_of(kind)}", mend=_MEND
+        f"{where} = {shown(value)}", expected=f"a value of type {_name_of(kind)}", hint=_MEND
     )
 
 

@@ -219,7 +219,7 @@ def _is_done(path: Path, fingerprint: str) -> bool:
         raise DataError(
             f"{path} belongs to another campaign ({found})",
             expected=f"blocks of this one ({fingerprint})",
-            mend=f"delete the folder {path.parent}, or give another --out",
+            hint=f"delete the folder {path.parent}, or give another --out",
         )
     return True
 

@@ -33,7 +33,7 @@ class Condition:
             raise ConfigError(
                 f"condition {self.name}",
                 expected="0.05..1000 Mbit/s and 0..2000 ms",
-                mend="correct the condition",
+                hint="correct the condition",
             )
 
     @property
@@ -49,7 +49,7 @@ class Condition:
             return cls(float(rate), float(rtt))
         except ValueError as error:
             raise ConfigError(
-                f"condition {text!r}", expected="MBPS/RTT_MS, such as 8/80", mend="correct it"
+                f"condition {text!r}", expected="MBPS/RTT_MS, such as 8/80", hint="correct it"
             ) from error
 
 
@@ -104,14 +104,14 @@ class CampaignConfig:
         names = [condition.name for condition in self.conditions]
         if not names or len(set(names)) != len(names):
             raise ConfigError(
-                f"conditions {names}", expected="at least one, all different", mend="correct them"
+                f"conditions {names}", expected="at least one, all different", hint="correct them"
             )
         if min(self.rounds, self.repetitions) < 1 or min(self.warm_up, self.pause_ms) < 0:
             raise ConfigError(
                 f"{self.rounds} rounds, {self.repetitions} repetitions, {self.warm_up} warm-up, "
                 f"{self.pause_ms} ms pause",
                 expected="at least 1, 1, 0 and 0",
-                mend="correct them",
+                hint="correct them",
             )
 
     @property

@@ -56,7 +56,7 @@ def samples_of(records: Records) -> Samples:
         raise DataError(
             f"records of kind {records.source.get('kind')!r}",
             expected="records of `sliproad testbed campaign`",
-            mend="run a campaign first",
+            hint="run a campaign first",
         )
     use = (records.texts("status") == "ok") & ~np.array(records.table["warm_up"].to_pylist(), bool)
     away = [np.nan_to_num(records.numbers(n)) for n in ("transfer_ms", "server_queue_ms")]
@@ -83,10 +83,10 @@ def samples_of(records: Records) -> Samples:
             raise DataError(
                 f"condition {condition} with answered frames of {len(seen)} actions",
                 expected=f"of all {N_ACTIONS}",
-                mend="repeat the campaign with a longer --timeout-ms",
+                hint="repeat the campaign with a longer --timeout-ms",
             )
     if not len(samples):
-        raise DataError("no answered frames", expected="a campaign", mend="repeat the campaign")
+        raise DataError("no answered frames", expected="a campaign", hint="repeat the campaign")
     return samples
 
 

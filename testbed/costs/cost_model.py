@@ -59,7 +59,7 @@ class RadioPower:
             raise ConfigError(
                 f"power of modem {shown(self.name)}: {shown(figures)}",
                 expected="finite figures, none negative",
-                mend="correct the device profile",
+                hint="correct the device profile",
             )
 
     def exchange_mj(self, sent_bytes: float, active_ms: float) -> float:
@@ -124,7 +124,7 @@ class CostModel:
                 raise ConfigError(
                     f"cost model {shown(self.name)}: {name} = {shown(values)}",
                     expected=f"{N_ACTIONS} figures, none negative",
-                    mend="fit it again with `sliproad testbed fit`",
+                    hint="fit it again with `sliproad testbed fit`",
                 )
         times = (self.wire_overhead_bytes, self.net_ms, self.slowdown, self.jitter)
         amounts = (*times, self.idle_mw, self.busy_mw)
@@ -136,14 +136,14 @@ class CostModel:
                 f"net {shown(self.net_ms)} ms, jitter {shown(self.jitter)}, "
                 f"overhead {shown(self.wire_overhead_bytes)} bytes",
                 expected="finite figures, none negative, slowdown > 0 and idle <= busy",
-                mend="correct the device profile",
+                hint="correct the device profile",
             )
         texts = (self.name, self.source, self.bundle_hash, self.power_source, *self.filled)
         if not all(isinstance(text, str) for text in texts):
             raise ConfigError(
                 "cost model with a name, source or hash that is no text",
                 expected="text",
-                mend="correct the device profile",
+                hint="correct the device profile",
             )
 
     def save(self, path: Path) -> None:
@@ -157,7 +157,7 @@ class CostModel:
             DataError,
             f"cost model {path}",
             expected="a file written by `sliproad testbed fit`",
-            mend="fit it again, or give another path",
+            hint="fit it again, or give another path",
         ):
             raw = json_object(file_bytes(path, MAX_JSON_BYTES))
             raw["radio"] = RadioPower(**raw["radio"])

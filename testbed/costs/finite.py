@@ -42,7 +42,7 @@ def check_finite(records: Records, where: str) -> None:
                 raise DataError(
                     f"records {where}: {name} with impossible figures ({given})",
                     expected=f"finite numbers from {low:g} to {high:g}",
-                    mend="leave these rows or this file out, or measure again",
+                    hint="leave these rows or this file out, or measure again",
                 )
     _check_source(records, where)
 
@@ -64,5 +64,5 @@ def _check_source(records: Records, where: str) -> None:
         raise DataError(
             f"records {where}: a header without the links' figures, or with impossible ones",
             expected="slowdown, and uplink_mbps and rtt_ms of every condition",
-            mend="measure again, or give another file",
+            hint="measure again, or give another file",
         )

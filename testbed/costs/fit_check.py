@@ -72,7 +72,7 @@ def hold_out(samples: Samples, slowdown: float, payload_bytes: Floats, powers: P
         raise DataError(
             f"one condition ({names[0]})",
             expected="at least two, so that one can be held out",
-            mend="run the campaign with more --condition options",
+            hint="run the campaign with more --condition options",
         )
     cells = {k: np.full((len(names), N_ACTIONS), np.nan) for k in ("d", "dm", "e", "em")}
     errors: list[Floats] = []

@@ -46,7 +46,7 @@ def powers_of(records: Records, samples: Samples) -> Powers:
         raise DataError(
             f"a campaign with meter {told['config']['meter']!r} and no energy figure",
             expected="energy of at least some frames",
-            mend="use --meter model, or see `sliproad testbed doctor`",
+            hint="use --meter model, or see `sliproad testbed doctor`",
         )
     columns = np.stack([samples.compute_ms, samples.delay_ms], 1)[known] / 1e3
     # busy = idle + extra with extra >= 0, so that busy is never below idle.

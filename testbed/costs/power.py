@@ -158,5 +158,5 @@ def power_profile(name: str) -> PowerProfile:
         raise ConfigError(
             f"power profile {shown(name)} (unknown: {shown(error.args[0])})",
             expected=f"DEVICE+MODEM with DEVICE in {sorted(DEVICES)}, MODEM in {sorted(RADIOS)}",
-            mend=f"try {DEFAULT_PROFILE}",
+            hint=f"try {DEFAULT_PROFILE}",
         ) from None

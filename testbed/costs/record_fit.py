@@ -254,5 +254,5 @@ def _gaps(samples: RecordSamples, known: Mask) -> DataError:
         f"records with frames of {', '.join(taken)}, from which the costs of "
         f"{', '.join(missing)} do not follow",
         expected=f"{MIN_FRAMES} or more frames of each of all 20 actions, or a base cost model",
-        mend="give --base (`shipped` or a file), or record a device that explores",
+        hint="give --base (`shipped` or a file), or record a device that explores",
     )

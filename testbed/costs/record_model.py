@@ -93,7 +93,7 @@ def _network(records: DeviceRecords, base: CostModel | None) -> str:
         raise DataError(
             f"base cost model {base.name} of network {base.bundle_hash[:12]}",
             expected=f"one of {told[:12] or 'unknown'}, the network in the records",
-            mend="give a base that was measured with this network",
+            hint="give a base that was measured with this network",
         )
     if base is not None:
         return base.bundle_hash
@@ -101,7 +101,7 @@ def _network(records: DeviceRecords, base: CostModel | None) -> str:
         raise DataError(
             f"records of network {told or 'unknown'}, whose whole hash no file states",
             expected="a file that a device began with this network",
-            mend="restart the device once after a change of its network, or give --base",
+            hint="restart the device once after a change of its network, or give --base",
         )
     return told
 
@@ -111,7 +111,7 @@ def _base_powers(base: CostModel | None) -> Powers:
         raise DataError(
             "records without an energy figure",
             expected="energy of at least some frames, or a base cost model",
-            mend='use meter.name = "model" on the device, or give --base',
+            hint='use meter.name = "model" on the device, or give --base',
         )
     source = f"base cost model {base.name}: {base.power_source}"
     return Powers(base.idle_mw, base.busy_mw, base.radio, source)

@@ -127,7 +127,7 @@ def device_records(runs: Sequence[Records]) -> DeviceRecords:
         raise DataError(
             f"records of kind {', '.join(kinds)}",
             expected="one campaign, or records of deployed devices alone",
-            mend="give the file of `sliproad testbed campaign`, or a folder of device records",
+            hint="give the file of `sliproad testbed campaign`, or a folder of device records",
         )
     slowdowns = {float(r.source.get("slowdown", 1.0)) for r in runs}  # of older records
     emulations = {str(r.source.get("emulation", "as it is")) for r in runs}
@@ -136,7 +136,7 @@ def device_records(runs: Sequence[Records]) -> DeviceRecords:
             f"records of devices {', '.join(sorted(emulations))}, "
             f"slowed down by {', '.join(f'{s:g}' for s in sorted(slowdowns))}",
             expected="one kind of device",
-            mend="fit them apart",
+            hint="fit them apart",
         )
     networks = [_networks(r) for r in runs]
     last = next((n[-1] for n in reversed(networks) if len(n)), "")
@@ -158,7 +158,7 @@ def device_records(runs: Sequence[Records]) -> DeviceRecords:
         raise DataError(
             f"records without a frame that ran as decided ({dict(left_out)})",
             expected="frames with status ok",
-            mend="record a longer drive",
+            hint="record a longer drive",
         )
     told = [str(r.source.get("bundle_hash", "")) for r in runs]
     whole = next((h for h in told if h.startswith(last) and len(h) > _HASH_DIGITS), last)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from testbed.deploy.deployment import Loadout, Sources
+from testbed.deploy.deployment import Deployment, Sources
 from testbed.deploy.device_file import DeviceFile
 from testbed.deploy.guard import Guard, GuardSettings, Limits
 from testbed.deploy.log import event
@@ -53,7 +53,7 @@ def path_of(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-def task_of(file: DeviceFile, loadout: Loadout) -> Task:
+def task_of(file: DeviceFile, deployment: Deployment) -> Task:
     """What the device does: what the file says, else the policy's task, else the defaults.
 
     What of the file contradicts the policy, and what is assumed of a policy that does not say
@@ -62,14 +62,14 @@ def task_of(file: DeviceFile, loadout: Loadout) -> Task:
     given = {
         field: getattr(getattr(file, section), key) for field, (section, key) in TASK_KEYS.items()
     }
-    if file.bundles.policy is not None and loadout.task is None:
+    if file.bundles.policy is not None and deployment.task is None:
         event(_log, logging.WARNING, untold_note(file.bundles.policy, given))
     names = {field: ".".join(key) for field, key in TASK_KEYS.items()}
-    for line in contradictions(loadout.task, given, names):
+    for line in contradictions(deployment.task, given, names):
         event(_log, logging.WARNING, line)
-    task = told(loadout.task, given)
-    if loadout.shadow_task is not None:
-        others = differing(loadout.shadow_task, task.to_json())
+    task = told(deployment.task, given)
+    if deployment.shadow_task is not None:
+        others = differing(deployment.shadow_task, task.to_json())
         if others:
             said = ", ".join(f"{k} {shown(v)} ({shown(own)})" for k, (v, own) in others.items())
             event(_log, logging.WARNING, f"the shadow policy was trained for another task: {said}")
@@ -101,11 +101,11 @@ def followed_config_of(file: DeviceFile, task: Task) -> DeviceConfig:
     )
 
 
-def client_of(file: DeviceFile, loadout: Loadout) -> MecClient | None:
+def client_of(file: DeviceFile, deployment: Deployment) -> MecClient | None:
     """Its connection to the server that it names; None without one."""
     if file.server.address is None:
         return None
-    return MecClient(file.server.address, loadout.model.hash, tls_of(file))
+    return MecClient(file.server.address, deployment.model.hash, tls_of(file))
 
 
 def tls_of(file: DeviceFile) -> TlsFiles | None:
@@ -124,13 +124,13 @@ def plain_note(file: DeviceFile) -> str | None:
     return f"{s.address} without TLS: frames travel in the clear; give tls_ca (docs/deploy.md)"
 
 
-def guard_of(file: DeviceFile, loadout: Loadout, task: Task) -> Guard | None:
-    """Its guard over the policy of `loadout`; None if it has none."""
+def guard_of(file: DeviceFile, deployment: Deployment, task: Task) -> Guard | None:
+    """Its guard over the policy of `deployment`; None if it has none."""
     g = file.guard
     if not g.enabled:
         return None
     settings = GuardSettings(g.window, g.margin, g.patience, g.cooldown_frames, g.act_on_drift)
-    return Guard(settings, _own_limits(file), task.deadline_ms, loadout.promise)
+    return Guard(settings, _own_limits(file), task.deadline_ms, deployment.reference)
 
 
 def _own_limits(file: DeviceFile) -> Limits:

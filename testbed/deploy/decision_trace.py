@@ -26,7 +26,7 @@ STAGE_START: Final[NDArray[np.float32]] = normalise([1, 0, 0, 0, 0, 0, 0.5, 0.5,
 
 
 @dataclass(slots=True)
-class Course:
+class DecisionTrace:
     """The decisions of one policy on one frame, so far.
 
     Attributes:
@@ -43,11 +43,11 @@ class Course:
         """A course on which nobody will be asked any more, and of which nothing is known."""
         return cls(None, False)
 
-    def reaches(self, stand: int) -> bool:
-        """Whether a policy that only watches is to be asked at `stand`."""
+    def reaches(self, point: int) -> bool:
+        """Whether a policy that only watches is to be asked at `point`."""
         if self.action is None:
-            return self.open and stand == 0
-        return self.open and ACTIONS[self.action].exit == stand
+            return self.open and point == 0
+        return self.open and ACTIONS[self.action].exit == point
 
     def follow(self, number: int, staged: bool) -> None:
         """One more decision of the policy, a `staged` one or not, as `ask` gives it."""
@@ -60,22 +60,22 @@ class Course:
         self.open = staged and action.is_local and action.exit < N_EXITS
 
 
-def ask(policy: AnyPolicy, observation: NDArray[np.float32], stand: int | None) -> int:
+def ask(policy: AnyPolicy, observation: NDArray[np.float32], point: int | None) -> int:
     """What a policy of either kind decides, checked.
 
     Args:
         policy: is asked; one that decides once a frame sees the first OBS_DIM elements.
         observation: float32 (OBS_DIM,), or (STAGED_OBS_DIM,) with a stand.
-        stand: where the device is within the frame; None as the frame begins.
+        point: where the device is within the frame; None as the frame begins.
 
     Raises:
         ValueError: if it is no canonical action or, of a staged policy, none that is legal there.
     """
     if not is_staged(policy):
         return checked_action(cast(Policy, policy).decide(observation[:OBS_DIM]))
-    if stand is None:
+    if point is None:
         observation = np.concatenate([observation, STAGE_START])
-    return checked_staged(policy.decide(observation, stand or 0), stand or 0)
+    return checked_staged(policy.decide(observation, point or 0), point or 0)
 
 
 def checked_action(action: int) -> int:
@@ -86,9 +86,9 @@ def checked_action(action: int) -> int:
     return number
 
 
-def checked_staged(action: int, stand: int) -> int:
-    """The staged action as an int; raises ValueError unless it is legal at `stand`."""
+def checked_staged(action: int, point: int) -> int:
+    """The staged action as an int; raises ValueError unless it is legal at `point`."""
     number = int(action)
-    if not 0 <= number < N_STAGED or not LEGAL[stand, number]:
-        raise ValueError(f"staged action {action} at stand {stand}, expected a legal one")
+    if not 0 <= number < N_STAGED or not LEGAL[point, number]:
+        raise ValueError(f"staged action {action} at stand {point}, expected a legal one")
     return number

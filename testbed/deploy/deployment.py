@@ -16,11 +16,11 @@ from cnn.common.errors import BundleError
 from cnn.runtime import SplitRuntime
 from testbed.deploy.decision_trace import STAGE_START, ask
 from testbed.deploy.signature import TrustedKeys, signature_path
-from testbed.policy.decision_points import N_STANDS
+from testbed.policy.decision_points import N_POINTS
 from testbed.policy.observer import OBS_DIM, STAGED_OBS_DIM
 from testbed.policy.policies import StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.reference_profile import Promise
+from testbed.policy.reference_profile import ReferenceProfile
 from testbed.policy.staged_policies import AnyPolicy, any_policy_from_bundle, is_staged
 from testbed.policy.task_settings import Task
 
@@ -68,7 +68,7 @@ class Sources:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Loadout:
+class Deployment:
     """A network and the policies made for it, ready to run.
 
     Attributes:
@@ -77,7 +77,7 @@ class Loadout:
         policy: acts.
         policy_hash: twelve digits of its file's content hash, or the action's name.
         shadow: only watches; None without one.
-        promise: what training says of the policy; None if its file says nothing.
+        reference: what training says of the policy; None if its file says nothing.
         stamp: of the files when they were read.
         task: what the policy was trained for; None if its file does not say, or there is none.
         shadow_task: the same of the shadow.
@@ -88,7 +88,7 @@ class Loadout:
     policy: AnyPolicy
     policy_hash: str
     shadow: AnyPolicy | None
-    promise: Promise | None
+    reference: ReferenceProfile | None
     stamp: Stamp
     task: Task | None = None
     shadow_task: Task | None = None
@@ -98,8 +98,8 @@ def load(
     sources: Sources,
     observations: NDArray[np.float32] | None = None,
     frame: NDArray[np.uint8] | None = None,
-    running: Loadout | None = None,
-) -> Loadout:
+    running: Deployment | None = None,
+) -> Deployment:
     """Read, verify and test everything.
 
     Args:
@@ -123,20 +123,20 @@ def load(
         model, runtime = running.model, running.runtime
     else:
         runtime = _new_runtime(model, sources.threads, running, frame)
-    promise = task = shadow_task = None
+    reference = task = shadow_task = None
     if sources.policy is not None:
         bundle = _policy_file(sources.policy, model.hash, trusted)
         policy: AnyPolicy = any_policy_from_bundle(bundle)
-        policy_hash, promise = bundle.content_hash[:12], Promise.of_bundle(bundle)
+        policy_hash, reference = bundle.content_hash[:12], ReferenceProfile.of_bundle(bundle)
         task = bundle.task
     else:
         chosen = Action.parse(sources.action or "")
         policy, policy_hash = StaticPolicy(chosen), chosen.name
-    if sources.needs_promise and promise is None:
+    if sources.needs_promise and reference is None:
         raise BundleError(
             f"guard of {sources.policy or sources.action}, which promises nothing",
             expected="a policy file with a promise, or limits of your own",
-            mend="train it with this version, or set guard.max_delay_ms or another limit",
+            hint="train it with this version, or set guard.max_delay_ms or another limit",
         )
     shadow: AnyPolicy | None = None
     if sources.shadow is not None:
@@ -145,7 +145,9 @@ def load(
     for each in (policy, shadow):
         if each is not None:
             check_policy(each, observations)
-    return Loadout(model, runtime, policy, policy_hash, shadow, promise, stamp, task, shadow_task)
+    return Deployment(
+        model, runtime, policy, policy_hash, shadow, reference, stamp, task, shadow_task
+    )
 
 
 def check_policy(policy: AnyPolicy, observations: NDArray[np.float32] | None = None) -> None:
@@ -156,12 +158,12 @@ def check_policy(policy: AnyPolicy, observations: NDArray[np.float32] | None = N
             afterwards.
         observations: float32 (n, OBS_DIM), tried besides random ones and extremes.
     """
-    stands = range(N_STANDS) if is_staged(policy) else (None,)
+    points = range(N_POINTS) if is_staged(policy) else (None,)
     try:
-        for stand in stands:
-            tried = _test_observations(observations, stand)
+        for point in points:
+            tried = _test_observations(observations, point)
             for row in tried:
-                ask(policy, row, stand)
+                ask(policy, row, point)
             outputs = getattr(policy, "outputs", None)
             if outputs is not None and not np.isfinite(outputs(tried)).all():
                 raise ValueError("outputs that are not finite")
@@ -170,24 +172,24 @@ def check_policy(policy: AnyPolicy, observations: NDArray[np.float32] | None = N
         raise BundleError(
             f"policy {policy.name!r} fails its self-test ({type(error).__name__}: {error})",
             expected="a finite decision for every observation",
-            mend="export the policy again with `sliproad agent export`",
+            hint="export the policy again with `sliproad agent export`",
         ) from error
 
 
-def _test_observations(seen: NDArray[np.float32] | None, stand: int | None) -> NDArray[np.float32]:
+def _test_observations(seen: NDArray[np.float32] | None, point: int | None) -> NDArray[np.float32]:
     """Random observations, extremes, and those `seen`, as they would be at the frame's start.
 
     Returns:
         float32 (n, OBS_DIM), or (n, STAGED_OBS_DIM) for a staged policy (stand not None).
     """
-    size = OBS_DIM if stand is None else STAGED_OBS_DIM
-    rng = np.random.default_rng([_TEST_SEED, stand or 0])
+    size = OBS_DIM if point is None else STAGED_OBS_DIM
+    rng = np.random.default_rng([_TEST_SEED, point or 0])
     random = rng.uniform(-1, 1, (_TEST_OBSERVATIONS, size)).astype(np.float32)
     extremes = np.array([[-1.0], [0.0], [1.0]], np.float32) * np.ones(size, np.float32)
     tried: list[NDArray[np.float32]] = [random, extremes]
     if seen is not None:
         start = np.tile(STAGE_START, (len(seen), 1))
-        tried.append(seen if stand is None else np.concatenate([seen, start], axis=1))
+        tried.append(seen if point is None else np.concatenate([seen, start], axis=1))
     return np.concatenate(tried)
 
 
@@ -205,18 +207,18 @@ def check_runtime(runtime: SplitRuntime, frame: NDArray[np.uint8] | None = None)
                 f"model bundle {runtime.bundle.hash[:12]}: {action.name} answers class "
                 f"{prediction} with confidence {confidence}",
                 expected="a class of the network and a probability",
-                mend="export the bundle again with `sliproad cnn export`",
+                hint="export the bundle again with `sliproad cnn export`",
             )
 
 
 def _new_runtime(
-    model: Bundle, threads: int, running: Loadout | None, frame: NDArray[np.uint8] | None
+    model: Bundle, threads: int, running: Deployment | None, frame: NDArray[np.uint8] | None
 ) -> SplitRuntime:
     if running is not None and model.config.input_size != running.model.config.input_size:
         raise BundleError(
             f"model bundle {model.hash[:12]} for frames of {model.config.input_size} pixels",
             expected=f"{running.model.config.input_size} pixels, as the running one",
-            mend="restart the device to change the size",
+            hint="restart the device to change the size",
         )
     runtime = SplitRuntime(model, threads)
     runtime.warm(DEVICE_SEGMENTS)

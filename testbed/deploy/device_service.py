@@ -35,10 +35,10 @@ from testbed.deploy.assembly import (
     task_of,
     tls_of,
 )
-from testbed.deploy.deployment import Loadout, load
+from testbed.deploy.deployment import Deployment, load
 from testbed.deploy.device_file import DeviceFile
 from testbed.deploy.device_rows import extra_values, open_records
-from testbed.deploy.guarded_policy import Pilot
+from testbed.deploy.guarded_policy import GuardedPolicy
 from testbed.deploy.hot_swap import LiveRuntime, Swapper, Watcher
 from testbed.deploy.log import dropped_lines, event
 from testbed.deploy.record_rotation import RotatingRecords, lasting
@@ -93,22 +93,24 @@ class DeviceService:
         self._stop = _Stop()
         if file.records.folder is not None:
             _check_records(Path(file.records.folder))
-        loadout = load(sources_of(file))
-        self.task = task_of(file, loadout)
+        deployment = load(sources_of(file))
+        self.task = task_of(file, deployment)
         self.tally = Tally(self.task.deadline_ms)
         self._since_report = Tally(self.task.deadline_ms)
         self._full_local_ms: float | None = None
-        self._guard = guard_of(file, loadout, self.task)
+        self._guard = guard_of(file, deployment, self.task)
         safe = Action.parse(file.guard.safe_action).index
-        model_hash = loadout.model.hash[:12]
-        self._pilot = Pilot(loadout.policy, loadout.policy_hash, model_hash, safe, loadout.shadow)
+        model_hash = deployment.model.hash[:12]
+        self._guarded = GuardedPolicy(
+            deployment.policy, deployment.policy_hash, model_hash, safe, deployment.shadow
+        )
         if self._guard is not None:
-            self._pilot.trusted = self._guard.trusted
-        self._runtime = LiveRuntime(loadout.runtime)
-        self._client = client_of(file, loadout)
+            self._guarded.trusted = self._guard.trusted
+        self._runtime = LiveRuntime(deployment.runtime)
+        self._client = client_of(file, deployment)
         self._swapper = Swapper(
-            loadout,
-            self._pilot,
+            deployment,
+            self._guarded,
             self._runtime,
             self._client,
             file.bundles.probation_frames,
@@ -116,8 +118,8 @@ class DeviceService:
         )
         self._watcher = Watcher(
             sources_of(file),
-            lambda: self._swapper.loadout,
-            self._pilot.observations,
+            lambda: self._swapper.deployment,
+            self._guarded.observations,
             lambda: self._image,
             self._client,
             file.bundles.watch_s,
@@ -147,7 +149,7 @@ class DeviceService:
             unit = Device(
                 self._runtime,
                 self._client,
-                self._pilot,
+                self._guarded,
                 Observer(self._settings()),
                 self._meter,
                 device_config_of(self.file, self.task),
@@ -176,7 +178,7 @@ class DeviceService:
     def camera(self) -> Iterator[CameraFrame]:
         """What the device sees; overridden where frames come from elsewhere."""
         f = self.file.frames
-        size = self._swapper.loadout.model.config.input_size
+        size = self._swapper.deployment.model.config.input_size
         return open_frames(f.source, size, seed=f.seed, data=path_of(f.data), n=f.count or None)
 
     def _frames(self) -> Iterator[CameraFrame]:
@@ -187,12 +189,12 @@ class DeviceService:
             ready = self._watcher.take()
             if ready is not None:
                 self._swapper.install(ready, number)
-            self._pilot.begin(number)
+            self._guarded.begin(number)
             self._image = frame.image
             yield frame
 
     def _measured(self, row: Measurement) -> None:
-        decision = self._pilot.take(row.frame_id)
+        decision = self._guarded.take(row.frame_id)
         self.tally.add(row)
         self._since_report.add(row)
         self._swapper.observe(row)
@@ -226,33 +228,33 @@ class DeviceService:
             "swaps": self._swapper.swaps,
             "rollbacks": self._swapper.rollbacks,
             "swaps_refused": self._watcher.failures,
-            "policy_errors": self._pilot.errors,
+            "policy_errors": self._guarded.errors,
             "guard_falls": None if guard is None else guard.falls,
             "rows_written": None if records is None else records.rows,
             "rows_dropped": None if records is None else records.dropped,
         }
 
     def _what(self) -> dict[str, Any]:
-        loadout = self._swapper.loadout
+        deployment = self._swapper.deployment
         return {
-            "policy": loadout.policy.name,
-            "policy_hash": loadout.policy_hash,
-            "bundle_hash": loadout.model.hash[:12],
+            "policy": deployment.policy.name,
+            "policy_hash": deployment.policy_hash,
+            "bundle_hash": deployment.model.hash[:12],
             "server": self.file.server.address,
         }
 
-    def _changed(self, loadout: Loadout) -> None:
+    def _changed(self, deployment: Deployment) -> None:
         """Another loadout runs from now on, and its task with the next frame.
 
         What can fail comes first, so that a task which fits nothing here changes nothing.
         """
-        task = task_of(self.file, loadout)
+        task = task_of(self.file, deployment)
         settings, config = task.settings(self._full_local_ms), followed_config_of(self.file, task)
         meter = self._meter
         if self.file.meter.name == "model":  # it alone follows a profile, and holds nothing open
             meter = open_meter("model", task.power)
         if self._guard is not None:
-            self._guard.watch(loadout.promise, task.deadline_ms)
+            self._guard.watch(deployment.reference, task.deadline_ms)
         self.task, self._meter = task, meter
         self.tally.deadline_ms = self._since_report.deadline_ms = task.deadline_ms
         self._say_speed()
@@ -261,7 +263,7 @@ class DeviceService:
             # The device is no other one, also if it is emulated.
             unit.adopt(replace(config, pace=unit.config.pace), settings, meter)
         if self._metrics is not None:
-            self._metrics.runs(loadout.model.hash[:12], loadout.policy_hash)
+            self._metrics.runs(deployment.model.hash[:12], deployment.policy_hash)
 
     def _settings(self) -> Settings:
         """What the observation says of the task."""
@@ -298,17 +300,17 @@ class DeviceService:
         from testbed.server.server_metrics import MetricsEndpoint, watch_certificates
 
         self._metrics = metrics = DeviceMetrics()
-        swapper, watcher, pilot = self._swapper, self._watcher, self._pilot
+        swapper, watcher, guarded = self._swapper, self._watcher, self._guarded
         metrics.watch("swaps", "Bundles put in place.", lambda: swapper.swaps)
         metrics.watch("rollbacks", "Bundles taken back.", lambda: swapper.rollbacks)
         metrics.watch("swaps_refused", "New bundles not used.", lambda: watcher.failures)
-        metrics.watch("policy_errors", "Decisions that failed.", lambda: pilot.errors)
+        metrics.watch("policy_errors", "Decisions that failed.", lambda: guarded.errors)
         metrics.watch("rows_dropped", "Rows the disk had no room for.", self._dropped)
         metrics.watch("log_lines_dropped", "Log lines that nobody took.", dropped_lines)
         if self._client is not None and self._client.tls_watch is not None:
             name = "sliproad_device_certificate_not_after_timestamp_seconds"
             watch_certificates(metrics.registry, name, self._client.tls_watch.not_after)
-        metrics.runs(swapper.loadout.model.hash[:12], swapper.loadout.policy_hash)
+        metrics.runs(swapper.deployment.model.hash[:12], swapper.deployment.policy_hash)
         endpoint = stack.enter_context(MetricsEndpoint(metrics, section.host, section.port))
         event(_log, logging.INFO, "metrics", host=section.host, port=endpoint.port)
 
@@ -322,10 +324,10 @@ class DeviceService:
             self._records = stack.enter_context(records)
 
     def _source(self) -> dict[str, Any]:
-        config, loadout = device_config_of(self.file, self.task), self._swapper.loadout
+        config, deployment = device_config_of(self.file, self.task), self._swapper.deployment
         return {
             **self._what(),
-            "bundle_hash": loadout.model.hash,
+            "bundle_hash": deployment.model.hash,
             "emulation": config.describe(),
             "period_ms": config.period_ms,
             "timeout_ms": config.timeout_ms,

@@ -22,7 +22,7 @@ from cnn.action import N_ACTIONS
 from testbed.deploy.guarded_policy import Decision
 from testbed.deploy.log import event
 from testbed.policy.observer import FIELDS, Field
-from testbed.policy.reference_profile import Promise
+from testbed.policy.reference_profile import ReferenceProfile
 from testbed.records.measurement import Measurement
 
 State = Literal["policy", "safe", "trial"]
@@ -58,15 +58,15 @@ class Limits:
     miss_rate: float | None = None
 
     @classmethod
-    def of(cls, promise: Promise | None, own: Limits) -> Limits:
+    def of(cls, reference: ReferenceProfile | None, own: Limits) -> Limits:
         """The owner's limits, and the promised ones where the owner has none."""
-        if promise is None:
+        if reference is None:
             return own
         return cls(
-            own.delay_ms if own.delay_ms is not None else promise.high("delay_ms"),
-            own.energy_mj if own.energy_mj is not None else promise.high("energy_mj"),
-            own.confidence if own.confidence is not None else promise.low("confidence"),
-            own.miss_rate if own.miss_rate is not None else promise.high("miss_rate"),
+            own.delay_ms if own.delay_ms is not None else reference.high("delay_ms"),
+            own.energy_mj if own.energy_mj is not None else reference.high("energy_mj"),
+            own.confidence if own.confidence is not None else reference.low("confidence"),
+            own.miss_rate if own.miss_rate is not None else reference.high("miss_rate"),
         )
 
     def broken(self, window: Window, margin: float) -> list[str]:
@@ -139,7 +139,7 @@ class Guard:
         settings: patience.
         own: the owner's limits, which come before the promised ones.
         deadline_ms: a frame that took longer, or was skipped, is a miss.
-        promise: of the policy; None leaves the owner's limits alone.
+        reference: of the policy; None leaves the owner's limits alone.
 
     Attributes:
         state: ``policy``, ``safe`` or ``trial``.
@@ -153,22 +153,22 @@ class Guard:
         settings: GuardSettings,
         own: Limits,
         deadline_ms: float,
-        promise: Promise | None = None,
+        reference: ReferenceProfile | None = None,
     ) -> None:
         self._settings, self._own = settings, own
         self.falls = 0
-        self.watch(promise, deadline_ms)
+        self.watch(reference, deadline_ms)
 
-    def watch(self, promise: Promise | None, deadline_ms: float) -> None:
+    def watch(self, reference: ReferenceProfile | None, deadline_ms: float) -> None:
         """Begin with another policy: it is trusted until it breaks its own promise.
 
         Args:
-            promise: of its training, if there is one.
+            reference: of its training, if there is one.
             deadline_ms: a frame that took longer is a miss.
         """
-        size = promise.window if promise else self._settings.window
-        limits, window, trial = Limits.of(promise, self._own), Window(size), Window(size)
-        self._promise, self._deadline_ms = promise, deadline_ms
+        size = reference.window if reference else self._settings.window
+        limits, window, trial = Limits.of(reference, self._own), Window(size), Window(size)
+        self._promise, self._deadline_ms = reference, deadline_ms
         self.limits, self.window, self._trial = limits, window, trial
         self.state: State = "policy"
         self.reason = ""
@@ -260,16 +260,16 @@ class Guard:
 
     def _drifting(self) -> list[str]:
         """Note what lies outside training; the reasons to fall that it makes, if it may."""
-        promise, window = self._promise, self._trial if self.state == "trial" else self.window
-        if promise is None:
+        reference, window = self._promise, self._trial if self.state == "trial" else self.window
+        if reference is None:
             return []
         outside = []
         for name in (*_OBSERVED, "confidence"):
-            mean, low, high = window.mean(name), promise.low(name), promise.high(name)
+            mean, low, high = window.mean(name), reference.low(name), reference.high(name)
             known = mean is not None and low is not None and high is not None
             if known and not low <= mean <= high:  # type: ignore[operator]
                 outside.append(name)
-        if window.shift(promise.actions) > promise.action_shift:
+        if window.shift(reference.actions) > reference.action_shift:
             outside.append("actions")
         if tuple(outside) != self.drift:
             self.drift = tuple(outside)

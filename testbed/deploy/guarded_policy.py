@@ -1,8 +1,8 @@
 """The policy as a deployed device runs it: checked, shadowed, guarded, replaceable.
 
-`Pilot` is itself a policy, once a frame or in stages as the one inside it is, so the device loop
-needs to know nothing of it. Whatever the policy inside does, the pilot answers with an action: a
-policy that raises or answers nonsense is rolled back if there is one before it, and otherwise
+`GuardedPolicy` is itself a policy, once a frame or in stages as the one inside it is, so the
+device loop needs to know nothing of it. Whatever the policy inside does, it answers with an
+action: a policy that raises or answers nonsense is rolled back if there is one before it, and otherwise
 overruled by the safe action for this frame. Policies of either kind may follow each other, even
 within a frame: from where the device stands, a decision is carried out as nearly as it can be.
 """
@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.outside import said
-from testbed.deploy.decision_trace import Course, ask
+from testbed.deploy.decision_trace import DecisionTrace, ask
 from testbed.deploy.log import event
-from testbed.policy.decision_points import ANSWER, CANONICAL, REPAIR, has_given_up
+from testbed.policy.decision_points import ANSWER, CANONICAL, REPAIR, has_timed_out
 from testbed.policy.observer import OBS_DIM
 from testbed.policy.staged_policies import AnyPolicy, is_staged
 
@@ -59,7 +59,7 @@ class Decision:
     shadow_open: bool = False
 
 
-class Pilot:
+class GuardedPolicy:
     """Runs a policy, and perhaps a second one that only watches.
 
     Args:
@@ -87,7 +87,7 @@ class Pilot:
         self.errors = 0
         self._frame = 0
         self._settled = False
-        self._acted = Course.over()
+        self._acted = DecisionTrace.over()
         self._decisions: dict[int, Decision] = {}
         self._seen = np.zeros((REMEMBERED, OBS_DIM), np.float32)
         self._n_seen = 0
@@ -104,7 +104,7 @@ class Pilot:
         self.policy, self.shadow = policy, shadow
         self.policy_hash, self.bundle_hash = policy_hash, bundle_hash
         self.shadow_errors = 0
-        self._shadowed = Course.over()
+        self._shadowed = DecisionTrace.over()
 
     @property
     def staged(self) -> bool:
@@ -130,25 +130,25 @@ class Pilot:
         if self.shadow is not None:
             self.shadow.reset()
 
-    def decide(self, observation: NDArray[np.float32], stand: int | None = None) -> int:
+    def decide(self, observation: NDArray[np.float32], point: int | None = None) -> int:
         """An action, whatever happens inside.
 
         Args:
             observation: float32 (OBS_DIM,), or (STAGED_OBS_DIM,) with a stand.
-            stand: where the device is within the frame (`testbed.policy.decision_points`); None
+            point: where the device is within the frame (`testbed.policy.decision_points`); None
             decides the whole frame.
 
         Returns:
             A canonical number, or with a stand a legal staged action.
         """
-        if not stand:
+        if not point:
             self._begin(observation[:OBS_DIM])
         if self._settled:
-            self._ask_shadow(observation, stand)
+            self._ask_shadow(observation, point)
             # Nothing is left to decide: on to the exit that was meant, or its answer.
-            return int(REPAIR[stand or 0, self._decisions[self._frame].action])
-        wanted = self._ask_policy(observation, stand)
-        self._ask_shadow(observation, stand)
+            return int(REPAIR[point or 0, self._decisions[self._frame].action])
+        wanted = self._ask_policy(observation, point)
+        self._ask_shadow(observation, point)
         if wanted is None:
             action, by = self.safe_action, "safe"
         elif not self.trusted():
@@ -156,16 +156,16 @@ class Pilot:
         else:
             action, by = wanted, "policy"
         # Elsewhere than at the start a frame's action is repaired, a legal staged one is itself.
-        taken = action if stand is None else int(REPAIR[stand, action])
+        taken = action if point is None else int(REPAIR[point, action])
         self._settled = by != "policy" or not is_staged(self.policy)
-        self._note(taken, wanted, by, stand)
+        self._note(taken, wanted, by, point)
         return taken
 
     def decide_batch(
-        self, observations: NDArray[np.float32], stands: NDArray[np.int64] | None = None
+        self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
     ) -> NDArray[np.int64]:
         """One decision a row, as `decide`."""
-        at = [None] * len(observations) if stands is None else stands.tolist()
+        at = [None] * len(observations) if points is None else points.tolist()
         pairs = zip(observations, at, strict=True)
         return np.array([self.decide(row, p) for row, p in pairs], np.int64)
 
@@ -174,15 +174,15 @@ class Pilot:
         self._seen[self._n_seen % REMEMBERED] = base
         self._n_seen += 1
         self._settled = False
-        self._acted, self._shadowed = Course(), Course()
+        self._acted, self._shadowed = DecisionTrace(), DecisionTrace()
         self._decisions[self._frame] = Decision(
             self.safe_action, None, None, "safe", self.policy_hash, self.bundle_hash, base.copy()
         )
 
-    def _note(self, taken: int, wanted: int | None, by: str, stand: int | None) -> None:
+    def _note(self, taken: int, wanted: int | None, by: str, point: int | None) -> None:
         """Bring the frame's decision up to this stage."""
         before = self._decisions[self._frame]
-        stays = taken == ANSWER or has_given_up(stand or 0)
+        stays = taken == ANSWER or has_timed_out(point or 0)
         self._decisions[self._frame] = replace(
             before,
             action=before.action if stays else int(CANONICAL[taken]),
@@ -193,10 +193,10 @@ class Pilot:
             bundle_hash=self.bundle_hash,
         )
 
-    def _ask_policy(self, observation: NDArray[np.float32], stand: int | None) -> int | None:
+    def _ask_policy(self, observation: NDArray[np.float32], point: int | None) -> int | None:
         for _ in range(2):
             try:
-                wanted = ask(self.policy, observation, stand)
+                wanted = ask(self.policy, observation, point)
                 self._acted.follow(wanted, is_staged(self.policy))
                 return wanted
             except Exception as error:  # a policy's bug must not cost a frame
@@ -208,14 +208,14 @@ class Pilot:
                     break
         return None
 
-    def _ask_shadow(self, observation: NDArray[np.float32], stand: int | None) -> None:
-        if self.shadow is None or not self._shadowed.reaches(stand or 0):
+    def _ask_shadow(self, observation: NDArray[np.float32], point: int | None) -> None:
+        if self.shadow is None or not self._shadowed.reaches(point or 0):
             return
         try:
-            wanted = ask(self.shadow, observation, stand)
+            wanted = ask(self.shadow, observation, point)
             self._shadowed.follow(wanted, is_staged(self.shadow))
         except Exception as error:  # it only watches
-            self._shadowed = Course.over()
+            self._shadowed = DecisionTrace.over()
             self.shadow_errors += 1
             if self.shadow_errors >= MAX_SHADOW_ERRORS:
                 event(_log, logging.ERROR, "shadow policy dropped", error=said(error))

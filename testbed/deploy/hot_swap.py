@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from cnn.common.errors import RemoteError
 from cnn.common.outside import said
 from cnn.runtime import Features, SplitRuntime
-from testbed.deploy.deployment import Loadout, Sources, Stamp, load
-from testbed.deploy.guarded_policy import Pilot
+from testbed.deploy.deployment import Deployment, Sources, Stamp, load
+from testbed.deploy.guarded_policy import GuardedPolicy
 from testbed.deploy.log import event
 from testbed.records.measurement import Measurement
 
@@ -88,21 +88,21 @@ class LiveRuntime(SplitRuntime):
         self._restart = True
         return super().answer(self._again(exit), exit, split)
 
-    def _safely(self, section: Callable[..., Any], x: Features, stands: int, *args: int) -> Any:
-        """Run a section on `x`, the output of block `stands`; once more if rolled back."""
+    def _safely(self, section: Callable[..., Any], x: Features, points: int, *args: int) -> Any:
+        """Run a section on `x`, the output of block `points`; once more if rolled back."""
         try:
-            return section(self._again(stands) if self._restart else x, *args)
+            return section(self._again(points) if self._restart else x, *args)
         except Exception as error:
             frame = self._frame
             if not self.roll_back(f"{type(error).__name__}: {said(error)}") or frame is None:
                 raise
             self._frame, self._restart = frame, True
-            return section(self._again(stands), *args)
+            return section(self._again(points), *args)
 
-    def _again(self, stands: int) -> Features:
-        """Output of block `stands` for the frame in hand, by the network in use now."""
+    def _again(self, points: int) -> Features:
+        """Output of block `points` for the frame in hand, by the network in use now."""
         assert self._frame is not None
-        out: Features = super().forward(self._frame, 1, stands)
+        out: Features = super().forward(self._frame, 1, points)
         return out
 
 
@@ -111,54 +111,54 @@ class Swapper:
 
     Args:
         first: what runs at the start.
-        pilot: decides.
+        guarded: decides.
         runtime: computes.
         client: connection to the server, or None.
         probation_frames: first frames of a loadout, in which a failure takes it back.
         on_change: told the loadout after every change, also back.
 
     Attributes:
-        loadout: what runs.
+        deployment: what runs.
         swaps, rollbacks: how many.
     """
 
     def __init__(
         self,
-        first: Loadout,
-        pilot: Pilot,
+        first: Deployment,
+        guarded: GuardedPolicy,
         runtime: LiveRuntime,
         client: BundleServer | None,
         probation_frames: int,
-        on_change: Callable[[Loadout], None] = lambda loadout: None,
+        on_change: Callable[[Deployment], None] = lambda deployment: None,
     ) -> None:
-        self.loadout = first
+        self.deployment = first
         self.swaps = self.rollbacks = 0
-        self._before: Loadout | None = None
-        self._pilot, self._runtime, self._client = pilot, runtime, client
+        self._before: Deployment | None = None
+        self._guarded, self._runtime, self._client = guarded, runtime, client
         self._probation_frames, self._on_change = probation_frames, on_change
         self._first = self._frames = self._rejected = self._sent = 0
-        pilot.roll_back = runtime.roll_back = self.roll_back
+        guarded.roll_back = runtime.roll_back = self.roll_back
 
     @property
     def on_probation(self) -> bool:
         """Whether the loadout in use may still be taken back."""
         return self._before is not None
 
-    def install(self, loadout: Loadout, frame_id: int) -> bool:
+    def install(self, deployment: Deployment, frame_id: int) -> bool:
         """Change to a tested loadout; call it before the frame `frame_id`.
 
         Returns:
             Whether it runs: whatever fails in the change, the loadout before it goes on.
         """
-        self._before, self._first = self.loadout, frame_id
+        self._before, self._first = self.deployment, frame_id
         self._frames = self._rejected = self._sent = 0
         self.swaps += 1
         try:
-            for step in self._steps(loadout):
+            for step in self._steps(deployment):
                 step()
-            event(_log, logging.INFO, "swapped", **_names(loadout))
+            event(_log, logging.INFO, "swapped", **_names(deployment))
         except Exception as error:
-            self.roll_back(f"{type(error).__name__}: {said(error)}", loadout)
+            self.roll_back(f"{type(error).__name__}: {said(error)}", deployment)
             return False
         return True
 
@@ -174,9 +174,9 @@ class Swapper:
                 self.roll_back(f"the server rejected {self._rejected} of {self._sent} frames")
                 return
             self._before = None  # frees the old network
-            event(_log, logging.INFO, "kept", **_names(self.loadout))
+            event(_log, logging.INFO, "kept", **_names(self.deployment))
 
-    def roll_back(self, reason: str, failed: Loadout | None = None) -> bool:
+    def roll_back(self, reason: str, failed: Deployment | None = None) -> bool:
         """Take a loadout back if it is on probation; whether it was.
 
         Args:
@@ -187,7 +187,7 @@ class Swapper:
         if before is None:
             return False
         self.rollbacks += 1
-        names = _names(self.loadout if failed is None else failed)
+        names = _names(self.deployment if failed is None else failed)
         for step in self._steps(before):
             try:
                 step()
@@ -196,17 +196,17 @@ class Swapper:
         event(_log, logging.ERROR, "rolled back", reason=reason, failed=names, **_names(before))
         return True
 
-    def _steps(self, loadout: Loadout) -> Iterator[Callable[[], object]]:
+    def _steps(self, deployment: Deployment) -> Iterator[Callable[[], object]]:
         """What puts a loadout in place; each can be done again."""
-        yield lambda: self._runtime.use(loadout.runtime)
-        yield lambda: self._pilot.use(
-            loadout.policy, loadout.policy_hash, loadout.model.hash[:12], loadout.shadow
+        yield lambda: self._runtime.use(deployment.runtime)
+        yield lambda: self._guarded.use(
+            deployment.policy, deployment.policy_hash, deployment.model.hash[:12], deployment.shadow
         )
         if self._client is not None:
             client = self._client
-            yield lambda: client.use_bundle(loadout.model.hash)
-        yield lambda: setattr(self, "loadout", loadout)
-        yield lambda: self._on_change(loadout)
+            yield lambda: client.use_bundle(deployment.model.hash)
+        yield lambda: setattr(self, "loadout", deployment)
+        yield lambda: self._on_change(deployment)
 
 
 class Watcher:
@@ -229,7 +229,7 @@ class Watcher:
     def __init__(
         self,
         sources: Sources,
-        running: Callable[[], Loadout],
+        running: Callable[[], Deployment],
         observations: Callable[[], NDArray[np.float32]],
         frame: Callable[[], NDArray[np.uint8] | None],
         server: BundleServer | None,
@@ -241,7 +241,7 @@ class Watcher:
         self.failures = 0
         self._sources, self._running, self._server = sources, running, server
         self._observations, self._frame, self._every_s = observations, frame, every_s
-        self._ready: Loadout | None = None
+        self._ready: Deployment | None = None
         self._tried: Stamp = running().stamp
         self._stopping = False
         self._thread = threading.Thread(target=self._watch, name="bundles", daemon=True)
@@ -255,7 +255,7 @@ class Watcher:
         self._stopping = True
         self._thread.join(ASK_SERVER_S + 60)
 
-    def take(self) -> Loadout | None:
+    def take(self) -> Deployment | None:
         """A loadout that is ready, once."""
         ready, self._ready = self._ready, None
         return ready
@@ -279,12 +279,12 @@ class Watcher:
             self.failures += 1
             event(_log, logging.ERROR, "new bundles not used", error=said(error))
 
-    def _prepare(self) -> Loadout:
+    def _prepare(self) -> Deployment:
         running = self._running()
-        loadout = load(self._sources, self._observations(), self._frame(), running)
-        if self._server is not None and loadout.model.hash != running.model.hash:
-            self._server.connect(ASK_SERVER_S, loadout.model.hash)
-        return loadout
+        deployment = load(self._sources, self._observations(), self._frame(), running)
+        if self._server is not None and deployment.model.hash != running.model.hash:
+            self._server.connect(ASK_SERVER_S, deployment.model.hash)
+        return deployment
 
     def _watch(self) -> None:
         with contextlib.suppress(OSError):  # Linux: a thread has a priority of its own
@@ -300,5 +300,5 @@ class Watcher:
                 looked_s = time.monotonic()
 
 
-def _names(loadout: Loadout) -> dict[str, str]:
-    return {"bundle": loadout.model.hash[:12], "policy": loadout.policy_hash}
+def _names(deployment: Deployment) -> dict[str, str]:
+    return {"bundle": deployment.model.hash[:12], "policy": deployment.policy_hash}

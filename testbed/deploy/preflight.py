@@ -46,7 +46,7 @@ def preflight(file: DeviceFile) -> list[str]:
         raise DataError(
             f"frame source {source} without a frame",
             expected="at least one",
-            mend="give another [frames] source",
+            hint="give another [frames] source",
         )
     lines.append(f"frames: {source}")
     if folder is not None:
@@ -66,7 +66,7 @@ def _meter(name: str, power: str) -> None:
             raise ConfigError(
                 f"meter {name}: {info.note}",
                 expected="a meter that this process can read",
-                mend="give it the right to, or use another [meter] name",
+                hint="give it the right to, or use another [meter] name",
             )
 
 
@@ -82,5 +82,5 @@ def _metrics(host: str, port: int) -> None:
         raise ConfigError(
             f"[metrics] {host}:{port} ({error.strerror or error})",
             expected="an address of this machine and a port that is free",
-            mend="give others in [metrics], or stop what listens there",
+            hint="give others in [metrics], or stop what listens there",
         ) from error

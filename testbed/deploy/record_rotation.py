@@ -347,7 +347,7 @@ def _refusal(folder: Path, error: Exception) -> DataError:
     return DataError(
         f"records folder {folder}: {getattr(error, 'strerror', None) or error}",
         expected="a folder that can be written to",
-        mend="give another one as records.folder",
+        hint="give another one as records.folder",
     )
 
 

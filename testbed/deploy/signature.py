@@ -89,7 +89,7 @@ class TrustedKeys:
             raise BundleError(
                 f"{bundle} signed with key {name}",
                 expected=f"a trusted key: {', '.join(sorted(self.keys)) or 'there is none'}",
-                mend="sign it with one of them, or add that key to bundles.trusted_keys",
+                hint="sign it with one of them, or add that key to bundles.trusted_keys",
             )
         try:
             key.verify(signature, signed_bytes(kind, content_hash))
@@ -97,7 +97,7 @@ class TrustedKeys:
             raise BundleError(
                 f"{bundle} with content hash {content_hash[:12]}, and a signature of other content",
                 expected=f"a signature of this content by key {name}",
-                mend="copy bundle and signature again, or sign it with `sliproad testbed sign`",
+                hint="copy bundle and signature again, or sign it with `sliproad testbed sign`",
             ) from error
         return name
 
@@ -113,13 +113,13 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
         raise ConfigError(
             f"trusted key {path} ({getattr(error, 'strerror', None) or error or type(error)})",
             expected="a public key in PEM",
-            mend="give the .pub file that `sliproad testbed keygen` wrote",
+            hint="give the .pub file that `sliproad testbed keygen` wrote",
         ) from error
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(
             f"trusted key {path} of type {type(key).__name__}",
             expected="an Ed25519 public key",
-            mend="make one with `sliproad testbed keygen`",
+            hint="make one with `sliproad testbed keygen`",
         )
     return key
 
@@ -149,11 +149,11 @@ def _read_signature(path: Path) -> tuple[str, bytes]:
         raise BundleError(
             f"no signature {path}",
             expected="a signature by a trusted key, since bundles.trusted_keys names some",
-            mend="sign it with `sliproad testbed sign`",
+            hint="sign it with `sliproad testbed sign`",
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(
             f"signature {path} ({type(error).__name__}: {error})",
             expected="a file written by `sliproad testbed sign`",
-            mend="sign it again",
+            hint="sign it again",
         ) from error

@@ -122,13 +122,13 @@ def _read_private_key(path: Path) -> Ed25519PrivateKey:
         raise ConfigError(
             f"private key {path} ({getattr(error, 'strerror', None) or error})",
             expected="a private key in PEM, without a passphrase",
-            mend="make one with `sliproad testbed keygen`",
+            hint="make one with `sliproad testbed keygen`",
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(
             f"private key {path} of type {type(key).__name__}",
             expected="an Ed25519 private key",
-            mend="make one with `sliproad testbed keygen`",
+            hint="make one with `sliproad testbed keygen`",
         )
     return key
 
@@ -137,5 +137,5 @@ def _exists(path: Path) -> ConfigError:
     return ConfigError(
         f"key file {path}, which exists",
         expected="a new name: a key is never replaced",
-        mend="give another --out, or move the old key away",
+        hint="give another --out, or move the old key away",
     )

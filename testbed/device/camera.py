@@ -53,7 +53,7 @@ def import_opencv() -> Any:
         raise ConfigError(
             f"OpenCV cannot be imported ({error})",
             expected="the Python package cv2 for frames from a camera or a video",
-            mend="pip install 'sliproad[camera]', or use another frame source",
+            hint="pip install 'sliproad[camera]', or use another frame source",
         ) from error
 
 
@@ -198,7 +198,7 @@ class NewestImage:
                 raise DataError(
                     f"camera {self.name} gave no image for {self._patience_s:g} s",
                     expected="a source that goes on giving images",
-                    mend="check the cable, the address, and that no other program uses it",
+                    hint="check the cable, the address, and that no other program uses it",
                 )
             self._lost = True
             self._view = self._view._replace(fault="no image")
@@ -361,7 +361,7 @@ def square_rgb(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], 
         raise DataError(
             f"camera image of {shape} numbers, {image.dtype}",
             expected="height x width x 3 numbers, uint8",
-            mend="set the camera to 8-bit colour",
+            hint="set the camera to 8-bit colour",
         )
     height, width = image.shape[:2]
     side = min(height, width)
@@ -391,5 +391,5 @@ def _unusable(name: str, why: str) -> DataError:
     return DataError(
         f"camera source {name!r}: {why}",
         expected="a camera's number, the address of a stream, or a video file",
-        mend="try camera:0, or check the path",
+        hint="try camera:0, or check the path",
     )

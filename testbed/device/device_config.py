@@ -58,7 +58,7 @@ class DeviceConfig:
             raise ConfigError(
                 f"{self}",
                 expected="positive timeout, deadline and back-off, nothing negative",
-                mend="correct the setting",
+                hint="correct the setting",
             )
 
     def probe_plan(self) -> ProbePlan:

@@ -172,9 +172,9 @@ class Device:
         return self._stages.seen
 
     @property
-    def stand(self) -> int:
+    def point(self) -> int:
         """Where the device is in a frame decided in stages (`testbed.policy.decision_points`)."""
-        return 0 if self._stages is None else self._stages.stand
+        return 0 if self._stages is None else self._stages.point
 
     def take_stage(self, chosen: int) -> NDArray[np.float32] | None:
         """Carry out a legal staged action (`testbed.policy.decision_points`) on the frame in hand.
@@ -280,7 +280,7 @@ class Device:
         work = self._work
         if work is None or work.settled is not None:
             return
-        for learn in work.lessons:
+        for learn in work.pending_updates:
             learn()
         if work.prediction is not None and work.confidence is not None:
             self._observer.record_answer(work.answered_by, work.prediction, work.confidence)

@@ -43,7 +43,7 @@ class Work:
     status: str = "ok"
     reason: str = ""
     settled: Measurement | None = None
-    lessons: list[Callable[[], None]] = field(default_factory=list)
+    pending_updates: list[Callable[[], None]] = field(default_factory=list)
     probes: int = 0
     looks: int = 0
 

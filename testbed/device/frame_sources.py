@@ -104,7 +104,7 @@ def open_frames(
         raise ConfigError(
             f"frame source {source!r}",
             expected=SOURCES,
-            mend=f"GTSRB parts are {', '.join(PARTS)}",
+            hint=f"GTSRB parts are {', '.join(PARTS)}",
         )
     return islice(frames, n)
 
@@ -238,6 +238,6 @@ def _gtsrb_folder(given: Path | None) -> Path:
         raise DataError(
             "no data folder given",
             expected="a GTSRB folder for the source gtsrb:PART",
-            mend="set SLIPROAD_DATA, give --data, or use --frames render",
+            hint="set SLIPROAD_DATA, give --data, or use --frames render",
         )
     return Path(root) / "gtsrb"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.runtime import Features, SplitRuntime
-from testbed.policy.decision_points import STAND
+from testbed.policy.decision_points import POINT
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,14 @@ class Stand:
         features: after block `position`.
         position: block after which the device stands, 0..5.
         exits: (exit, prediction, calibrated confidence) of those looked at, in order.
-        gave_up: waiting for an answer on this frame.
+        timed_out: waiting for an answer on this frame.
     """
 
     runtime: SplitRuntime
     features: Features
     position: int = 0
     exits: list[tuple[int, int, float]] = field(default_factory=list)
-    gave_up: bool = False
+    timed_out: bool = False
 
     @classmethod
     def before(cls, runtime: SplitRuntime, image: NDArray[np.uint8]) -> Stand:
@@ -52,8 +52,8 @@ class Stand:
     @property
     def number(self) -> int:
         """The stand's number, 0..19 (`testbed.policy.decision_points`), while the frame is open."""
-        looked = self.exits[-1][0] if self.exits else 0
-        return int(STAND[int(self.gave_up), self.position, looked])
+        evaluated = self.exits[-1][0] if self.exits else 0
+        return int(POINT[int(self.timed_out), self.position, evaluated])
 
     def run_to(self, block: int) -> Features:
         """Run on to `block`, at least `position`; the features there."""

@@ -48,7 +48,7 @@ def image_tracks(folder: Path) -> list[list[Path]]:
             images of a form that is not read, or two of the same name but another ending.
     """
     if not folder.is_dir():
-        raise DataError(f"no folder {folder}", expected="a folder of images", mend="check the path")
+        raise DataError(f"no folder {folder}", expected="a folder of images", hint="check the path")
     skipped: list[tuple[str, str]] = []
     try:
         groups = list(_folders(folder, set(), skipped))
@@ -57,7 +57,7 @@ def image_tracks(folder: Path) -> list[list[Path]]:
         raise DataError(
             f"{error.filename or folder}: {error.strerror or error}",
             expected="a folder that can be listed",
-            mend="check its permissions and links",
+            hint="check its permissions and links",
         ) from error
     if skipped:
         _log.warning("folder %s: %s", folder, _summary(skipped))
@@ -65,7 +65,7 @@ def image_tracks(folder: Path) -> list[list[Path]]:
         raise DataError(
             f"folder {folder} without images",
             expected=f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))}",
-            mend="give another folder",
+            hint="give another folder",
         )
     return tracks
 
@@ -102,7 +102,7 @@ def _images(folder: Path, skipped: list[tuple[str, str]]) -> list[Path]:
             raise DataError(
                 f"{path}: an image of a form that is not read",
                 expected=f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))}",
-                mend="convert it, or move it out of the folder",
+                hint="convert it, or move it out of the folder",
             )
         elif suffix in IMAGE_SUFFIXES and (path.is_file() or path.is_symlink()):
             images.append(path)  # a link to nowhere is refused when it is read
@@ -131,7 +131,7 @@ def _distinct(images: list[Path], skipped: list[tuple[str, str]]) -> list[Path]:
                 f"{names} in {kept[0].parent}",
                 expected="one file for each frame: the same name twice looks like one image "
                 "in two forms",
-                mend="move one of them out of the folder, or rename it",
+                hint="move one of them out of the folder, or rename it",
             )
     return kept
 

@@ -48,7 +48,7 @@ class ProbePlan:
             raise ConfigError(
                 f"{self}",
                 expected=f"0..600 probes a minute, 0..{MAX_PROBE_BYTES} bytes, an age >= 0",
-                mend="correct the setting; 0 probes a minute turns probing off",
+                hint="correct the setting; 0 probes a minute turns probing off",
             )
 
     @property

@@ -14,7 +14,7 @@ from testbed.device.frame_record import Work
 from testbed.device.frame_state import Stand
 from testbed.device.processor import Processor
 from testbed.device.uplink import Uplink
-from testbed.policy.decision_points import ANSWER, CANONICAL, HURRIES
+from testbed.policy.decision_points import ANSWER, CANONICAL, TIMES_OUT_EARLY
 from testbed.policy.observer import FIELDS, Observer, scale_one
 from testbed.policy.staged_policies import StagedPolicy
 
@@ -57,7 +57,7 @@ class Stages:
         self._see(0.0)
 
     @property
-    def stand(self) -> int:
+    def point(self) -> int:
         """Where the device stands in the open frame, 0..19 (`testbed.policy.decision_points`)."""
         return self._stand.number
 
@@ -73,9 +73,9 @@ class Stages:
         return True
 
     def _see(self, spent_ms: float) -> None:
-        stand = self._stand
+        point = self._stand
         self.seen = self._observer.observe_stage(
-            self._base, stand.exits, stand.position, spent_ms, stand.gave_up
+            self._base, point.exits, point.position, spent_ms, point.timed_out
         )
 
     def _go_on(self, chosen: int) -> bool:
@@ -83,15 +83,15 @@ class Stages:
         action = ACTIONS[int(CANONICAL[chosen])]
         if action.is_local:
             return self._look(action.exit)
-        work, stand = self._work, self._stand
+        work, point = self._work, self._stand
         work.action = action
         blocks_ms, rest_ms = self._parts_ms(action)
-        x, head_ms = self._processor.run(partial(stand.run_to, action.split), blocks_ms)
+        x, head_ms = self._processor.run(partial(point.run_to, action.split), blocks_ms)
         work.head_ms += head_ms
-        patience_ms = self._timeout_ms
-        if HURRIES[chosen]:
-            patience_ms = min(self._observer.patience_ms(), patience_ms)
-        if self._uplink.offload(work, action, x, patience_ms, rest_ms):
+        early_timeout_ms = self._timeout_ms
+        if TIMES_OUT_EARLY[chosen]:
+            early_timeout_ms = min(self._observer.early_timeout_ms(), early_timeout_ms)
+        if self._uplink.offload(work, action, x, early_timeout_ms, rest_ms):
             return False
         self._give_up()
         return True
@@ -99,7 +99,7 @@ class Stages:
     def _give_up(self) -> None:
         """No answer came: the frame stays open, and the failure shows in what is seen of it."""
         work = self._work
-        self._stand.gave_up = True
+        self._stand.timed_out = True
         work.status, work.fallback_ms = "fallback", 0.0
         if work.exchanges:  # otherwise nothing was sent: no server, or an open breaker
             failures = self._observer.failures + 1
@@ -108,15 +108,15 @@ class Stages:
 
     def _parts_ms(self, action: Action) -> tuple[float, float]:
         """What an emulated device takes from here: to the end of the blocks, and on."""
-        stand = self._stand
-        return self._processor.parts_ms(action, stand.position, stand.gave_up)
+        point = self._stand
+        return self._processor.parts_ms(action, point.position, point.timed_out)
 
     def _look(self, exit: int) -> bool:
         """Run on to an exit and look at its answer; True if the frame is open."""
-        work, stand = self._work, self._stand
+        work, point = self._work, self._stand
         look_ms, _ = self._parts_ms(Action(exit, exit))
-        view, took_ms = self._processor.run(partial(stand.look, exit), look_ms)
-        if stand.gave_up:
+        view, took_ms = self._processor.run(partial(point.look, exit), look_ms)
+        if point.timed_out:
             work.fallback_ms = (work.fallback_ms or 0.0) + took_ms
         else:
             work.head_ms += took_ms
@@ -140,4 +140,4 @@ def decide_in_stages(stages: Stages, policy: StagedPolicy) -> None:
     """
     is_open = True
     while is_open:
-        is_open = stages.take(policy.decide(stages.seen, stages.stand))
+        is_open = stages.take(policy.decide(stages.seen, stages.point))

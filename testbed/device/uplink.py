@@ -2,7 +2,7 @@
 
 While the breaker is open the device tries in the background whether the server infers: it sends
 the payload that was not answered once more, and no frame waits for it. What an exchange teaches
-is noted in the frame's `lessons` and learnt later, while the device has time for it.
+is noted in the frame's `pending_updates` and learnt later, while the device has time for it.
 """
 
 from __future__ import annotations
@@ -167,15 +167,15 @@ class Uplink:
             self._refresh(self._client, work, when_s, stop)
 
     def offload(
-        self, work: Work, action: Action, x: Features, patience_ms: float, rest_ms: float
+        self, work: Work, action: Action, x: Features, early_timeout_ms: float, rest_ms: float
     ) -> bool:
-        """Encode, send, wait at most `patience_ms`; True if an answer came.
+        """Encode, send, wait at most `early_timeout_ms`; True if an answer came.
 
         Args:
             work: the frame.
             action: where it is sent from, and to which exit.
             x: the features to send.
-            patience_ms: longest wait.
+            early_timeout_ms: longest wait.
             rest_ms: what an emulated device takes from here to the hand-over.
         """
         client = self._client
@@ -187,7 +187,7 @@ class Uplink:
         sent_s = time.monotonic()
         try:
             work.reply = _believed(
-                client.infer(payload, action.exit, action.split, patience_ms, encoding),
+                client.infer(payload, action.exit, action.split, early_timeout_ms, encoding),
                 self._runtime.bundle.config.n_classes,
             )
         except ExchangeFailed as error:
@@ -198,10 +198,10 @@ class Uplink:
             self._account(work, sent, sent_s, done_s)
             self._breaker.failure(done_s, gone=work.reason == "unavailable")
             self._unanswered = sent
-            work.lessons.append(partial(self._observer.record_failure, done_s))
+            work.pending_updates.append(partial(self._observer.record_failure, done_s))
             return False
         # The answer is here, and nothing else may delay it: the books are kept later.
-        work.lessons.append(partial(self._accept, work, work.reply, sent, sent_s, done_s))
+        work.pending_updates.append(partial(self._accept, work, work.reply, sent, sent_s, done_s))
         return True
 
     def _payload(

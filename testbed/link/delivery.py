@@ -27,7 +27,7 @@ class LinkSchedule:
             raise ConfigError(
                 f"downlink capacity {downlink_mbps} Mbit/s",
                 expected="more than 0, or none for unlimited",
-                mend="correct it",
+                hint="correct it",
             )
         self._integral = CapacityIntegral(trace)
         self._one_way_s: list[float] = (trace.rtt_ms / 2e3).tolist()

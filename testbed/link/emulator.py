@@ -67,7 +67,7 @@ class LinkEmulator:
             raise ConfigError(
                 f"start offset {start_offset_s} s, buffer {buffer_bytes} bytes",
                 expected=f"an offset from 0 up and at least {2 * SEGMENT_BYTES} bytes",
-                mend="correct them",
+                hint="correct them",
             )
         self.trace = trace
         self._offset_s, self._downlink_mbps = start_offset_s, downlink_mbps
@@ -97,7 +97,7 @@ class LinkEmulator:
         """Start the trace at a moment of `time.monotonic` (None: now). Once only."""
         if self._proxy.start_time is not None:
             raise ConfigError(
-                "the link has started already", expected="one start", mend="call start first"
+                "the link has started already", expected="one start", hint="call start first"
             )
         self._proxy.start_time = time.monotonic() if at is None else at
 
@@ -112,7 +112,7 @@ class LinkEmulator:
         """
         if not 0 < seconds < 86400:
             raise ConfigError(
-                f"a cut of {seconds} s", expected="between 0 s and a day", mend="correct it"
+                f"a cut of {seconds} s", expected="between 0 s and a day", hint="correct it"
             )
         now = time.monotonic()
         self._cuts.append((now, now + seconds))
@@ -161,7 +161,7 @@ class LinkEmulator:
             raise RemoteError(
                 f"the link stopped: {failure!r}",
                 expected="a link that runs until it is closed",
-                mend="report this with the trace and the command",
+                hint="report this with the trace and the command",
             ) from failure
 
     def __enter__(self) -> LinkEmulator:

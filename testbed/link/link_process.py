@@ -154,7 +154,7 @@ class LinkProcess:
             raise RemoteError(
                 f"the link process ended (exit status {child.poll()})",
                 expected="a link that runs until it is closed",
-                mend="see its messages on standard error",
+                hint="see its messages on standard error",
             )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -204,7 +204,7 @@ def _obey(link: LinkEmulator, order: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(error: SliproadError) -> dict[str, str]:
-    return {"given": error.given, "expected": error.expected, "mend": error.mend}
+    return {"given": error.given, "expected": error.expected, "hint": error.hint}
 
 
 def _answer(answer: dict[str, Any]) -> None:

@@ -97,7 +97,7 @@ class LinkRecord:
             DataError,
             f"link record {path}",
             expected="a link.json written by a run or a campaign",
-            mend="give the folder of the run's records",
+            hint="give the folder of the run's records",
         ):
             raw = json_object(file_bytes(path, MAX_FILE_BYTES))
             start, downlink = raw["start_monotonic_s"], raw["downlink_mbps"]

@@ -35,7 +35,7 @@ def resolve(upstream: tuple[str, int]) -> tuple[int, Any]:
         raise RemoteError(
             f"server address {join_address(host, port)}: {error}",
             expected="a name or address that can be resolved",
-            mend="correct --server",
+            hint="correct --server",
         ) from error
     return found[0][0], found[0][4]
 

@@ -204,13 +204,13 @@ def check_permitted() -> None:
             raise SliproadError(
                 f"the command {name} is missing",
                 expected="iproute2",
-                mend="run `apt-get install iproute2`, or use the user-space link",
+                hint="run `apt-get install iproute2`, or use the user-space link",
             )
     if os.geteuid() != 0:
         raise SliproadError(
             "the tc link without root",
             expected="root, for network namespaces",
-            mend="run it with sudo, or use the user-space link",
+            hint="run it with sudo, or use the user-space link",
         )
 
 
@@ -232,7 +232,7 @@ def command(words: list[str]) -> str:
         raise SliproadError(
             f"`{' '.join(words)}` failed: {message[0] if message else done.returncode}",
             expected="a kernel with network namespaces, veth and tbf",
-            mend="run as root on such a kernel, or use the user-space link",
+            hint="run as root on such a kernel, or use the user-space link",
         )
     return done.stdout
 

@@ -113,7 +113,7 @@ class TraceStack:
 
     def __init__(self, traces: Sequence[Trace]) -> None:
         if not traces:
-            raise ConfigError("no traces", expected="at least one", mend="give a trace source")
+            raise ConfigError("no traces", expected="at least one", hint="give a trace source")
         lengths = np.array([len(trace.uplink_mbps) for trace in traces], np.int64)
         self._length: Indices = lengths
         self._period_s: Floats = np.array([trace.period_s for trace in traces])

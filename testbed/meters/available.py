@@ -29,7 +29,7 @@ class MeterInfo:
         readable: whether this process could read it just now.
         note: what it covers, or why it cannot be used.
         moves: whether it measures: a counter that stands still can be read and says nothing.
-        mend: what to do about it; empty if nothing can be done, or need be.
+        hint: what to do about it; empty if nothing can be done, or need be.
     """
 
     name: str
@@ -37,7 +37,7 @@ class MeterInfo:
     readable: bool
     note: str
     moves: bool = True
-    mend: str = ""
+    hint: str = ""
 
 
 def find_meters(root: Path = Path("/sys")) -> list[MeterInfo]:
@@ -74,7 +74,7 @@ def open_meter(name: str, profile: str, root: Path = Path("/sys")) -> Meter:
         raise ConfigError(
             f"meter {name}" + (", which this machine does not have" if known else ""),
             expected=f"one of {', '.join(METERS)} that `sliproad testbed doctor` finds",
-            mend="use --meter model",
+            hint="use --meter model",
         )
     return meter
 
@@ -87,13 +87,13 @@ def _rapl(root: Path) -> MeterInfo:
     unreadable = [zone for zone in zones if zone.energy_uj() is None]
     if unreadable:
         why = why_unreadable(unreadable[0].path / "energy_uj")
-        mend = f"run as root, or allow it: chmod a+r {root}/class/powercap/*/energy_uj"
-        return MeterInfo("rapl", True, False, f"{unreadable[0].name}: {why}", mend=mend)
+        hint = f"run as root, or allow it: chmod a+r {root}/class/powercap/*/energy_uj"
+        return MeterInfo("rapl", True, False, f"{unreadable[0].name}: {why}", hint=hint)
     stuck = stuck_zones(zones)
     if any(zone.is_package for zone in stuck):
         note = ", ".join(zone.name for zone in stuck) + ": counter does not move"
-        mend = "use --meter model: a virtual machine has no counter of its own"
-        return MeterInfo("rapl", True, True, note, moves=False, mend=mend)
+        hint = "use --meter model: a virtual machine has no counter of its own"
+        return MeterInfo("rapl", True, True, note, moves=False, hint=hint)
     notes = [f"{names}: processor and memory, no modem"]
     notes += [f"{zone.name} does not move and is left out" for zone in stuck]
     if mirrored := RaplMeter(zones).mirrored():

@@ -120,7 +120,7 @@ def read_power_log(path: Path, *, offset_s: float = 0.0, max_gap_s: float = 1.0)
                 time_s, power_mw = columns.values(cells)
                 log.add(time_s + offset_s, power_mw)
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"power log {path}: {error}", expected=FORM, mend="convert it") from error
+        raise DataError(f"power log {path}: {error}", expected=FORM, hint="convert it") from error
     if cut_off:
         log.left_out["at the end, cut off"] = 1
     return log.finish(path, max_gap_s)
@@ -165,7 +165,7 @@ class _Rows:
             raise DataError(
                 f"power log {path} with {int(good.sum())} rows to use{found}",
                 expected="at least two rows with a time and a power, in ascending time",
-                mend="check its columns, and that the instrument was connected",
+                hint="check its columns, and that the instrument was connected",
             )
         missing = np.bincount(at, torn, len(t)) > 0  # between the moment before and this one
         inside = contested[(contested >= t[0]) & (contested <= t[-1])]

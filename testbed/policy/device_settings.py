@@ -46,7 +46,7 @@ class Settings:
                 raise ConfigError(
                     f"{name} {value:g}{unit}",
                     expected=f"{least:g} to {most:g}{unit}",
-                    mend="correct the scenario, or what the device is told",
+                    hint="correct the scenario, or what the device is told",
                 )
 
     def scaled(self) -> tuple[float, float, float, float]:

@@ -59,7 +59,7 @@ def fit_link(s0: Any, sx: Any, sxx: Any, sy: Any, sxy: Any) -> tuple[Any, Any]:
     return (p * d - q * sx) / det, (q * a - p * sx) / det
 
 
-def patience_ms(mean: Any, spread: Any, server_wait: Any) -> Any:
+def early_timeout_ms(mean: Any, spread: Any, server_wait: Any) -> Any:
     """How long a device in a hurry waits for an answer.
 
     Args:

@@ -40,7 +40,7 @@ class ExploringPolicy:
     def __init__(self, policy: Policy, epsilon: float, seed: int = 0) -> None:
         if not 0 <= epsilon <= 1:
             raise ConfigError(
-                f"explore {epsilon}", expected="a share in 0..1", mend="try 0.05, or 0 for never"
+                f"explore {epsilon}", expected="a share in 0..1", hint="try 0.05, or 0 for never"
             )
         self.name = f"{policy.name} explore {epsilon:g}"
         self.policy, self.epsilon, self._seed = policy, epsilon, seed

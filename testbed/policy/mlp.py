@@ -112,5 +112,5 @@ def unusable_network(problem: str) -> BundleError:
     return BundleError(
         f"policy network with {problem}",
         expected=f"finite layers that chain, one action an output, {ACTIVATIONS}",
-        mend="export the policy again with `sliproad agent export`",
+        hint="export the policy again with `sliproad agent export`",
     )

@@ -63,7 +63,7 @@ class Field:
                 f"observation field {self.name}: {self.least}..{self.low}..{self.high}.."
                 f"{self.most} {self.scale}",
                 expected="low < high within the reach, all above 0 on a log scale",
-                mend="correct the field",
+                hint="correct the field",
             )
 
     @property
@@ -227,7 +227,7 @@ def normalise(raw: ArrayLike, first: int = 0) -> NDArray[np.float32]:
         raise ConfigError(
             f"{values.shape[-1]} raw values from field {first}",
             expected=f"at most {STAGED_OBS_DIM - first}",
-            mend="give values in the order of FIELDS",
+            hint="give values in the order of FIELDS",
         )
     log = np.array([field.scale == "log" for field in fields])
     low = np.array([field.low for field in fields])

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cnn.action import N_EXITS
 from testbed.policy.device_settings import Settings
-from testbed.policy.estimators import PRIOR_RTT_MS, fit_link, forget, patience_ms, smooth
+from testbed.policy.estimators import PRIOR_RTT_MS, early_timeout_ms, fit_link, forget, smooth
 from testbed.policy.observation_fields import (
     CONSTANTS_AT,
     FEATURES_AT,
@@ -258,10 +258,10 @@ class Observer:
             self.energy_left,
         ]
 
-    def patience_ms(self) -> float:
+    def early_timeout_ms(self) -> float:
         """How long to wait for an answer in a hurry, if the time-out is not shorter."""
         return float(
-            patience_ms(self.transfer_mean_ms, self.transfer_spread_ms, self.server_wait_ms)
+            early_timeout_ms(self.transfer_mean_ms, self.transfer_spread_ms, self.server_wait_ms)
         )
 
     def observe_stage(
@@ -270,7 +270,7 @@ class Observer:
         exits: Sequence[tuple[int, int, float]],
         block: int,
         spent_ms: float,
-        gave_up: bool = False,
+        timed_out: bool = False,
     ) -> NDArray[np.float32]:
         """The staged observation within a frame.
 
@@ -279,12 +279,12 @@ class Observer:
             exits: (exit, prediction, confidence) of the exits evaluated on this frame so far.
             block: after which the device stands.
             spent_ms: computed and waited on this frame so far.
-            gave_up: waiting for an answer on this frame.
+            timed_out: waiting for an answer on this frame.
 
         Returns:
             float32 (`STAGED_OBS_DIM`,), scaled.
         """
-        stage = self.scaled_stage(exits, block, spent_ms, gave_up)
+        stage = self.scaled_stage(exits, block, spent_ms, timed_out)
         return np.concatenate([base, np.array(stage, np.float32)])
 
     def scaled_stage(
@@ -292,7 +292,7 @@ class Observer:
         exits: Sequence[tuple[int, int, float]],
         block: int,
         spent_ms: float,
-        gave_up: bool = False,
+        timed_out: bool = False,
     ) -> list[float]:
         """The stage elements of the staged observation, scaled, as a plain list."""
         stage = [-1.0] * N_EXITS
@@ -305,5 +305,5 @@ class Observer:
                 track = 1.0 if prediction == self.last_prediction else -1.0
             if len(exits) > 1:
                 frame = 1.0 if prediction == exits[-2][1] else -1.0
-        up = 1.0 if gave_up else -1.0
+        up = 1.0 if timed_out else -1.0
         return [*stage, confidence, track, frame, up, scale_one(STAGED_OBS_DIM - 1, spent_ms)]

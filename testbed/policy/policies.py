@@ -157,7 +157,7 @@ class NetworkPolicy:
             raise ConfigError(
                 "an action mask that forbids every action of the policy",
                 expected=f"at least one of {[ACTIONS[a].name for a in self._action_list]}",
-                mend="allow one of them",
+                hint="allow one of them",
             )
         self._penalty[:] = np.where(keep, 0.0, -np.inf)
 
@@ -201,7 +201,7 @@ def malformed(error: Exception) -> BundleError:
     return BundleError(
         f"policy bundle with {type(error).__name__}: {error}",
         expected="the arrays and keys of a policy file",
-        mend="export the policy again with `sliproad agent export`",
+        hint="export the policy again with `sliproad agent export`",
     )
 
 
@@ -224,12 +224,12 @@ def policy_from_bundle(bundle: PolicyBundle) -> NetworkPolicy | StaticPolicy:
         raise BundleError(
             "a staged policy, which decides several times within a frame",
             expected="a policy that decides once a frame",
-            mend="give it where a staged policy is asked for, or train with --env frame",
+            hint="give it where a staged policy is asked for, or train with --env frame",
         )
     raise BundleError(
         f"policy of kind {kind!r}",
         expected="'mlp' or 'static'",
-        mend="export the policy with this version of sliproad",
+        hint="export the policy with this version of sliproad",
     )
 
 

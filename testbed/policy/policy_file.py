@@ -24,7 +24,7 @@ from cnn.common.option_checks import shown
 from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, npz_arrays, refusing
 from testbed.policy.observer import SCHEMA_HASH, STAGED_SCHEMA_HASH
 from testbed.policy.policy_manifest import STAGED_KIND, check_manifest
-from testbed.policy.reference_profile import Promise
+from testbed.policy.reference_profile import ReferenceProfile
 from testbed.policy.task_settings import Task
 
 FORMAT: Final = 2
@@ -86,7 +86,7 @@ class PolicyBundle:
             return Task.of_json(raw)
         except ConfigError as error:
             raise BundleError(
-                f"policy file with {error.given}", expected=error.expected, mend=_MEND
+                f"policy file with {error.given}", expected=error.expected, hint=_MEND
             ) from error
 
     def save(self, path: Path) -> None:
@@ -112,7 +112,7 @@ class PolicyBundle:
             BundleError,
             f"policy file {path}",
             expected="a .policy file written by `sliproad agent export`",
-            mend="give another path, or export the policy again",
+            hint="give another path, or export the policy again",
         ):
             bundle = cls(*_read_members(path))
             bundle._check(path)
@@ -124,22 +124,22 @@ class PolicyBundle:
             raise BundleError(
                 f"policy file {path} of format {shown(format)}",
                 expected=f"format {FORMAT}, or {TASKLESS_FORMAT}",
-                mend=_MEND,
+                hint=_MEND,
             )
         if self.content_hash != self.manifest.get("content_hash"):
             raise BundleError(
                 f"policy file {path} with content hash {self.content_hash[:12]}",
                 expected=f"{str(self.manifest.get('content_hash'))[:12]}, as its manifest states",
-                mend="the file was changed or damaged: copy or export it again",
+                hint="the file was changed or damaged: copy or export it again",
             )
         if format == FORMAT and self.task is None:
             raise BundleError(
                 f"policy file {path} of format {FORMAT} without a task",
                 expected="the policy's task in its manifest",
-                mend=_MEND,
+                hint=_MEND,
             )
         check_manifest(self.manifest, self.arrays)
-        Promise.of_bundle(self)  # raises if there is one that cannot be kept
+        ReferenceProfile.of_bundle(self)  # raises if there is one that cannot be kept
 
     def check_fit(self, bundle_hash: str | None) -> None:
         """Raise `BundleError` unless the policy fits the observation and model bundle.
@@ -154,14 +154,14 @@ class PolicyBundle:
             raise BundleError(
                 f"policy that reads observation schema {str(stated)[:12]}",
                 expected=f"schema {schema_hash[:12]} of this version",
-                mend="train and export the policy with this version of sliproad",
+                hint="train and export the policy with this version of sliproad",
             )
         model = self.manifest.get("bundle_hash")
         if bundle_hash is not None and model != bundle_hash:
             raise BundleError(
                 f"policy trained for model bundle {str(model)[:12]}",
                 expected=f"{bundle_hash[:12]}, the bundle this device runs",
-                mend="use the policy's own bundle, or train a policy for this one",
+                hint="use the policy's own bundle, or train a policy for this one",
             )
 
 

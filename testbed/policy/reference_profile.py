@@ -47,7 +47,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class ReferenceProfile:
     """Quantiles (at `LEVELS`) of window means, and the mix of actions.
 
     Attributes:
@@ -115,7 +115,7 @@ class Promise:
             BundleError,
             "policy file with an unusable promise",
             expected="the figures that `sliproad agent train` writes",
-            mend="train or export the policy again",
+            hint="train or export the policy again",
         ):
             metrics = bundle.manifest.get("metrics") or {}
             raw = metrics.get("promise")

@@ -42,16 +42,16 @@ class StagedPolicy(Protocol):
     def reset(self) -> None:
         """Forget everything learnt since the start of the drive."""
 
-    def decide(self, observation: NDArray[np.float32], stand: int) -> int:
-        """A staged action that is legal at `stand` (`testbed.policy.decision_points`).
+    def decide(self, observation: NDArray[np.float32], point: int) -> int:
+        """A staged action that is legal at `point` (`testbed.policy.decision_points`).
 
         Args:
             observation: float32 (`STAGED_OBS_DIM`,).
-            stand: where the device is within the frame, 0..19.
+            point: where the device is within the frame, 0..19.
         """
 
     def decide_batch(
-        self, observations: NDArray[np.float32], stands: NDArray[np.int64]
+        self, observations: NDArray[np.float32], points: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """Legal staged actions, int64 (B,), for float32 (B, STAGED_OBS_DIM), int64 (B,)."""
 
@@ -108,10 +108,10 @@ class StagedNetworkPolicy:
     def reset(self) -> None:
         """Nothing to forget: the network has no memory."""
 
-    def decide(self, observation: NDArray[np.float32], stand: int) -> int:
+    def decide(self, observation: NDArray[np.float32], point: int) -> int:
         """Legal action with the largest output, one observation."""
         logits = self._network(observation)
-        logits += self._penalties[stand]
+        logits += self._penalties[point]
         return self._action_list[best(logits)]
 
     def outputs(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -119,10 +119,10 @@ class StagedNetworkPolicy:
         return self._network.batch(observations)
 
     def decide_batch(
-        self, observations: NDArray[np.float32], stands: NDArray[np.int64]
+        self, observations: NDArray[np.float32], points: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """Legal actions with the largest outputs, one a row."""
-        logits = self.outputs(observations) + self._penalty[stands]
+        logits = self.outputs(observations) + self._penalty[points]
         actions: NDArray[np.int64] = self._actions[logits.argmax(1)]
         return actions
 
@@ -164,6 +164,6 @@ def load_staged_policy(path: Path | str, bundle_hash: str | None = None) -> Stag
         raise BundleError(
             f"policy {path}, which decides once a frame",
             expected="a staged policy",
-            mend="train one with `sliproad agent train --algo maskable-ppo --env staged`",
+            hint="train one with `sliproad agent train --algo maskable-ppo --env staged`",
         )
     return policy

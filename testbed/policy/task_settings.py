@@ -114,7 +114,7 @@ class Task:
     def of_json(cls, raw: Any) -> Self:
         """The task in a policy file; raises `ConfigError` if it is none."""
         if not isinstance(raw, Mapping):
-            raise ConfigError(f"task {raw!r:.40}", expected="a JSON object", mend="correct it")
+            raise ConfigError(f"task {raw!r:.40}", expected="a JSON object", hint="correct it")
         needed = {f.name for f in fields(cls) if f.default is MISSING}
         missing = ", ".join(sorted(needed - set(raw)))
         _require(not missing, f"task without {missing}", "every setting of the task")
@@ -210,7 +210,7 @@ def shown(value: Any) -> str:
 
 def _require(ok: bool, given: str, expected: str) -> None:
     if not ok:
-        raise ConfigError(given, expected=expected, mend="correct the setting")
+        raise ConfigError(given, expected=expected, hint="correct the setting")
 
 
 UNTOLD: Final = Task(

@@ -248,7 +248,7 @@ def read_records(path: Path) -> Records:
         raise DataError(
             f"records {path}: {error}",
             expected="a Parquet file written by `sliproad testbed device` or `campaign`",
-            mend="measure again, or give another path",
+            hint="measure again, or give another path",
         ) from error
     return Records(table, source)
 
@@ -282,7 +282,7 @@ def read_all(
         raise DataError(
             f"records {path}",
             expected="a record file, or a folder with .parquet files of a device",
-            mend="give what `sliproad testbed device --out` wrote",
+            hint="give what `sliproad testbed device --out` wrote",
         )
     runs, damaged, left = [], {}, max_rows
     older: list[Path] = []
@@ -304,7 +304,7 @@ def read_all(
         raise DataError(
             f"no usable record file; left out {text}",
             expected="at least one whole record file",
-            mend="measure again, or give another folder",
+            hint="measure again, or give another folder",
         )
     if damaged:
         warn(f"records left out: {text}")
@@ -336,7 +336,7 @@ def _count(path: Path, most: int | None) -> int:
         raise DataError(
             f"records {path} of {n} rows and {unpacked / 1e6:.0f} MB unpacked",
             expected=f"at most {most} rows, and {most * _MOST_ROW_BYTES / 1e6:.0f} MB",
-            mend="give a folder with a device's files, of which the newest are taken, or cut it",
+            hint="give a folder with a device's files, of which the newest are taken, or cut it",
         )
     return n
 

@@ -69,7 +69,7 @@ class Batcher:
                 f"workers {workers}, max_batch {max_batch}, queue {queue_limit}, "
                 f"max_wait_ms {max_wait_ms}",
                 expected="at least 1 worker, frame and waiting request, no negative wait",
-                mend="correct the server's options",
+                hint="correct the server's options",
             )
         self._compute = compute
         self._workers = workers

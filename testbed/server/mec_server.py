@@ -113,7 +113,7 @@ class ServerConfig:
                 raise ConfigError(
                     f"server option {name} = {getattr(self, name)}",
                     expected=f"{low}..{high}",
-                    mend="correct the option",
+                    hint="correct the option",
                 )
 
 
@@ -291,7 +291,7 @@ class MecServer:
             raise PortInUseError(
                 f"server address {address}: gRPC cannot listen there",
                 expected="a free port on an address of this machine",
-                mend="choose another port (0 takes any free one)",
+                hint="choose another port (0 takes any free one)",
             )
         if self._service.own_address is not None:
             server.add_insecure_port(self._service.own_address)

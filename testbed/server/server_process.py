@@ -101,5 +101,5 @@ class ServerProcess:
         return RemoteError(
             f"the server process did not start: {said}",
             expected=f"a server that listens within {START_S:g} s",
-            mend="start one by hand with `sliproad testbed serve` and read its output",
+            hint="start one by hand with `sliproad testbed serve` and read its output",
         )

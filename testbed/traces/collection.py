@@ -197,7 +197,7 @@ def _pings(folder: Path, selection: Selection, part: str, runs: set[str]) -> lis
         raise DataError(
             f"{folder}: no round-trip series for part {part}",
             expected="at least one",
-            mend="get the sets that docs/traces.md names for this kind",
+            hint="get the sets that docs/traces.md names for this kind",
         )
     return found
 

@@ -59,6 +59,6 @@ def in_part(group: str, part: str) -> bool:
     """Whether `group` belongs to `part` (``train``, ``test`` or ``all``)."""
     if part not in PARTS:
         raise ConfigError(
-            f"part {part!r}", expected=f"one of {', '.join(PARTS)}", mend="correct the part"
+            f"part {part!r}", expected=f"one of {', '.join(PARTS)}", hint="correct the part"
         )
     return part == "all" or part_of(group) == part

@@ -52,10 +52,10 @@ def generate_trace(kind: str, seed: int, duration_s: float = 120.0, period_s: fl
     models = shipped_models()
     if kind not in models:
         raise ConfigError(
-            f"trace kind {kind!r}", expected=f"one of {', '.join(models)}", mend="correct the kind"
+            f"trace kind {kind!r}", expected=f"one of {', '.join(models)}", hint="correct the kind"
         )
     if seed < 0:
-        raise ConfigError(f"seed {seed}", expected="0 or more", mend="give another seed")
+        raise ConfigError(f"seed {seed}", expected="0 or more", hint="give another seed")
     return generate(models[kind], seed, duration_s, period_s)
 
 
@@ -65,7 +65,7 @@ def generate(model: TraceModel, seed: int, duration_s: float, period_s: float) -
         raise ConfigError(
             f"duration {duration_s} s, period {period_s} s",
             expected=f"0 < period <= duration <= {MAX_TRACE_S:.0f} s",
-            mend="correct them",
+            hint="correct them",
         )
     capacity_rng, rtt_rng = np.random.default_rng(seed).spawn(2)
     samples = round(duration_s / period_s)

@@ -36,7 +36,7 @@ def fit_rtt(series: Sequence[Floats], step_s: float) -> RttModel:
         raise DataError(
             f"no round-trip series with a base below {MAX_BASE_MS:g} ms",
             expected="at least one",
-            mend="check the selection",
+            hint="check the selection",
         )
     ratios, calm, lengths, counts = [], [], [], []
     for rtt, typical in zip(series, base, strict=True):

@@ -110,7 +110,7 @@ class TraceModel:
             raise DataError(
                 f"trace model: {error}",
                 expected="parameters written by benchmarks/fit_trace_models.py",
-                mend="fit the models again",
+                hint="fit the models again",
             ) from error
 
 
@@ -120,7 +120,7 @@ def load_models(path: Path | None = None) -> dict[str, TraceModel]:
         DataError,
         f"trace models {path or 'shipped with the package'}",
         expected="parameters written by benchmarks/fit_trace_models.py",
-        mend="install the package again, or fit the models again",
+        hint="install the package again, or fit the models again",
     ):
         if path is None:
             data = resources.files("testbed").joinpath("assets/trace_models.json").read_bytes()

@@ -81,13 +81,13 @@ def foreign_format(path: Path, found: Recognised) -> DataError:
     """What to say about a trace file that is not read as it is."""
     if found.name in IMPORTABLE:
         names = " or ".join(f"--format {name}" for name in found.ask or (found.name,))
-        mend = f"import it: sliproad testbed traces import {path} --out FILE {names}"
+        hint = f"import it: sliproad testbed traces import {path} --out FILE {names}"
     else:
-        mend = f"sliproad testbed traces import reads {', '.join(IMPORTABLE)}"
+        hint = f"sliproad testbed traces import reads {', '.join(IMPORTABLE)}"
     return DataError(
         f"{path}: {found.words}",
         expected="a trace of sliproad (JSON), samples (CSV) or a Mahimahi file",
-        mend=mend,
+        hint=hint,
     )
 
 
@@ -98,7 +98,7 @@ def _recognised(text: str, path: Path) -> str:
         raise DataError(
             f"{path}: {found.words}",
             expected=f"one of {', '.join(IMPORTABLE)}",
-            mend="convert it to samples (CSV), see docs/traces.md"
+            hint="convert it to samples (CSV), see docs/traces.md"
             if found.name == UNKNOWN
             else "sliproad testbed link reads it as it is",
         )
@@ -106,7 +106,7 @@ def _recognised(text: str, path: Path) -> str:
         raise ConfigError(
             f"{path}: {found.words}",
             expected="to be told the format",
-            mend=f"give {' or '.join(f'--format {name}' for name in found.ask)}",
+            hint=f"give {' or '.join(f'--format {name}' for name in found.ask)}",
         )
     return found.name
 
@@ -114,7 +114,7 @@ def _recognised(text: str, path: Path) -> str:
 def _check(option: str, value: str | None, known: tuple[str, ...]) -> None:
     if value is not None and value not in known:
         raise ConfigError(
-            f"--{option} {value}", expected=f"one of {', '.join(known)}", mend="correct it"
+            f"--{option} {value}", expected=f"one of {', '.join(known)}", hint="correct it"
         )
 
 
@@ -125,7 +125,7 @@ def _refuse_unused(name: str, options: ImportOptions) -> None:
             raise ConfigError(
                 f"--{option.replace('_', '-')} with {IMPORTABLE[name]}",
                 expected=f"it with {' or '.join(formats)} only",
-                mend="leave it out, or give another --format",
+                hint="leave it out, or give another --format",
             )
 
 

@@ -48,7 +48,7 @@ def label(capacities: Sequence[Floats], step_s: float, n_levels: int) -> list[La
             smooth.append((capacity, out, _running_median(capacity, out, step_s)))
     if not smooth:
         raise DataError(
-            "no trace with any capacity", expected="at least one", mend="check the selection"
+            "no trace with any capacity", expected="at least one", hint="check the selection"
         )
     pooled = np.concatenate([s[~out] for _, out, s in smooth])
     borders = np.quantile(pooled, np.arange(1, n_levels) / n_levels)

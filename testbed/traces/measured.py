@@ -68,7 +68,7 @@ def trace_of(measured: Measured, rtt_ms: float | None, period_s: float, path: Pa
         raise DataError(
             f"{path}: {int(known.sum())} measured rates, none above 0",
             expected="some capacity",
-            mend="check that the test ran, and the direction",
+            hint="check that the test ran, and the direction",
         )
     start, end, mbps = measured.start_s[known], measured.end_s[known], measured.mbps[known]
     inside, pieces = _longest_piece(start, end)
@@ -107,11 +107,11 @@ def check_options(rtt_ms: float | None, period_s: float) -> None:
     """Raise `ConfigError` for a base round trip or a period that is none."""
     if rtt_ms is not None and not 0 <= rtt_ms < 1e6:
         raise ConfigError(
-            f"--rtt-ms {rtt_ms:g}", expected="milliseconds from 0 up", mend="correct --rtt-ms"
+            f"--rtt-ms {rtt_ms:g}", expected="milliseconds from 0 up", hint="correct --rtt-ms"
         )
     if not 0 < period_s < 3600:
         raise ConfigError(
-            f"--period-s {period_s:g}", expected="seconds above 0", mend="correct --period-s"
+            f"--period-s {period_s:g}", expected="seconds above 0", hint="correct --period-s"
         )
 
 
@@ -120,7 +120,7 @@ def needs_rtt(path: Path) -> ConfigError:
     return ConfigError(
         f"{path} has no round trips of an idle link",
         expected="a base round trip",
-        mend="give --rtt-ms",
+        hint="give --rtt-ms",
     )
 
 
@@ -140,7 +140,7 @@ def time_order(time_s: Floats, where: Callable[[int], str]) -> tuple[NDArray[np.
         raise DataError(
             f"{where(row)}: goes back by {back_s[row]:.4g} s",
             expected="rows in the order of time, of one run",
-            mend="sort the file, or split it if it holds several runs or a clock change",
+            hint="sort the file, or split it if it holds several runs or a clock change",
         )
     return np.argsort(time_s, kind="stable"), int((back_s > 0).sum())
 

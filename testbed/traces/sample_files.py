@@ -50,7 +50,7 @@ def collection_folder(folder: Path) -> Path:
     raise DataError(
         f"{folder}: no index.csv in it nor in its folder traces",
         expected="the trace collection (index.csv and <set>.csv.gz)",
-        mend="give the folder that docs/data.md describes",
+        hint="give the folder that docs/data.md describes",
     )
 
 
@@ -71,7 +71,7 @@ def read_series(folder: Path, set_name: str, kind: str) -> list[Series]:
         raise DataError(
             f"{folder / 'index.csv'}: no {kind} trace of set {set_name}",
             expected="a set and kind that the index lists",
-            mend="correct the set's name, or get the set",
+            hint="correct the set's name, or get the set",
         )
     samples: dict[str, dict[str, tuple[Floats, ...]]] = {}
     series = []
@@ -84,7 +84,7 @@ def read_series(folder: Path, set_name: str, kind: str) -> list[Series]:
             raise DataError(
                 f"{folder / row.file}: {len(time)} rows of trace {row.trace}",
                 expected=f"{'some' if row.n is None else row.n}, as the index says",
-                mend="get the collection again",
+                hint="get the collection again",
             )
         series.append(
             Series(
@@ -121,7 +121,7 @@ def _index(path: Path) -> list[_IndexRow]:
         raise DataError(
             f"{path}: trace {repeated[0]} is listed more than once",
             expected="one row a trace",
-            mend="get the collection again",
+            hint="get the collection again",
         )
     return rows
 
@@ -161,7 +161,7 @@ def samples_of(text: str, path: Path, *columns: str) -> dict[str, tuple[Floats, 
         raise DataError(
             f"{path}, line {table.lines()[row]}: nothing in column trace",
             expected="the name of the row's trace",
-            mend="fill the column",
+            hint="fill the column",
         )
     if len(stuck):
         row = int(order[stuck[0] + 1])
@@ -169,7 +169,7 @@ def samples_of(text: str, path: Path, *columns: str) -> dict[str, tuple[Floats, 
             f"{path}, line {table.lines()[row]}: time_s {time[row]:g} does not come after the "
             f"row before it of trace {names[code[row]]}",
             expected="rising times in each trace, each once",
-            mend="sort the rows, and give each run a name of its own",
+            hint="sort the rows, and give each run a name of its own",
         )
     rows = np.split(order, np.flatnonzero(~same_trace) + 1)
     absent = np.full(len(table), np.nan)

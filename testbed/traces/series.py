@@ -64,13 +64,13 @@ class Series:
                 f"series {self.name}: {time.size} times, {values.size} values, "
                 f"period {self.period_s} s",
                 expected="as many finite times as values, at least one, and a positive period",
-                mend="check the trace file",
+                hint="check the trace file",
             )
         if (np.diff(time) <= 0).any() or np.nanmin(values, initial=0.0) < 0:
             raise DataError(
                 f"series {self.name}: times that do not rise, or negative values",
                 expected="rising times and values from 0 up",
-                mend="check the trace file",
+                hint="check the trace file",
             )
 
 
@@ -122,7 +122,7 @@ def answered(series: Series) -> Series:
         raise DataError(
             f"series {series.name}: every ping was lost",
             expected="at least one answer",
-            mend="leave the series out",
+            hint="leave the series out",
         )
     time, values = series.time_s[: known[-1] + 1], series.values[: known[-1] + 1]
     following = known[np.searchsorted(known, np.arange(len(values)))]

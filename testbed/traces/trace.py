@@ -44,14 +44,14 @@ class Trace:
                 f"trace {self.name}: {up.size} capacities, {rtt.size} round trips, "
                 f"period {self.period_s} s",
                 expected="two finite series of one equal length and a positive period",
-                mend="check the trace file for gaps",
+                hint="check the trace file for gaps",
             )
         if up.min() < 0 or rtt.min() < 0 or up.max() == 0:
             raise DataError(
                 f"trace {self.name}: capacity {up.min():g} to {up.max():g} Mbit/s, "
                 f"round trips from {rtt.min():g} ms",
                 expected="no negative values and some capacity",
-                mend="check the units of the trace file",
+                hint="check the units of the trace file",
             )
 
     @property
@@ -71,6 +71,6 @@ def n_samples(length_s: float, period_s: float, name: str) -> int:
         raise DataError(
             f"trace {name}: {length_s:.4g} s in samples of {period_s:g} s",
             expected=f"at most {MAX_SAMPLES} samples",
-            mend="check the unit of its times, cut it, or ask for longer samples",
+            hint="check the unit of its times, cut it, or ask for longer samples",
         )
     return max(1, round(count))

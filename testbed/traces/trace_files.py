@@ -55,7 +55,7 @@ def trace_from_json(raw: dict[str, Any], where: str) -> Trace:
         raise DataError(
             f"{where}: {said}",
             expected=f"a trace of format {FORMAT}",
-            mend="write it again, or give another file",
+            hint="write it again, or give another file",
         ) from error
 
 
@@ -111,7 +111,7 @@ def read_trace(
         raise ConfigError(
             f"--trace-name {name} for {path}",
             expected="it with a file of several traces",
-            mend="leave it out",
+            hint="leave it out",
         )
     if found.name == OURS:
         return _read_json(text, path, rtt_ms)
@@ -130,7 +130,7 @@ def _read_json(text: str, path: Path, rtt_ms: float | None) -> Trace:
         trace = trace_from_json(raw.get("trace", raw), str(path))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
-            f"{path}: {error}", expected="a JSON trace", mend="write it again"
+            f"{path}: {error}", expected="a JSON trace", hint="write it again"
         ) from error
     if rtt_ms is None:
         return trace
@@ -152,7 +152,7 @@ def _samples(text: str, path: Path, name: str | None) -> Measured:
             f"{'no trace name' if name is None else f'trace name {name}'} for {path}",
             expected=f"one of its {len(rates)} traces with an uplink, such as "
             f"{', '.join(rates[:3])}",
-            mend="give --trace-name",
+            hint="give --trace-name",
         )
     time, uplink, rtt_ms = found[name]
     spacing_s = float(np.median(np.diff(time))) if len(time) > 1 else 1.0

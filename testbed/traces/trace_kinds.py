@@ -85,6 +85,6 @@ def select(kind: str) -> Selection:
         raise ConfigError(
             f"trace kind {kind!r}",
             expected=f"one of {', '.join(SELECTIONS)}",
-            mend="correct the kind",
+            hint="correct the kind",
         )
     return SELECTIONS[kind]

@@ -47,10 +47,10 @@ def parse_address(text: str, what: str, *, listen: bool = False) -> tuple[str, i
     if text.startswith("[") != host.endswith("]"):
         raise _error(given, "brackets that enclose no address", f"give one, such as {_EXAMPLE}")
     if ":" in host and not host.startswith("["):
-        mend = f"write [{text}]:8001" if _is_ipv6(text) else f"give one, such as {_EXAMPLE}"
+        hint = f"write [{text}]:8001" if _is_ipv6(text) else f"give one, such as {_EXAMPLE}"
         if _is_ipv6(host):
-            mend = f"write [{host}]:{port}"
-        raise _error(given, "an IPv6 address without brackets, or more than one port", mend)
+            hint = f"write [{host}]:{port}"
+        raise _error(given, "an IPv6 address without brackets, or more than one port", hint)
     lowest = 0 if listen else 1
     if not (port.isascii() and port.isdigit() and len(port) <= 5) or not (
         lowest <= int(port) <= 65535
@@ -73,7 +73,7 @@ def parse_host(text: str, what: str) -> str:
 def check_port(port: int, what: str) -> None:
     """Raise `ConfigError` unless `port` is one, or 0 for any free one."""
     if not 0 <= port <= 65535:
-        raise ConfigError(f"{what} {port}", expected="0..65535", mend="choose another port")
+        raise ConfigError(f"{what} {port}", expected="0..65535", hint="choose another port")
 
 
 def is_loopback(host: str) -> bool:
@@ -97,8 +97,8 @@ def _refuse_others(text: str, given: str, form: str = FORM) -> None:
     if scheme is not None:
         rest = text[scheme.end() :].strip("/").partition("/")[0]
         local = scheme[0].startswith(("unix", "vsock"))
-        mend = f"give one, such as {_EXAMPLE}" if local or not rest else f"write {rest} alone"
-        raise _error(given, f"{scheme[0]} before it", mend, form)
+        hint = f"give one, such as {_EXAMPLE}" if local or not rest else f"write {rest} alone"
+        raise _error(given, f"{scheme[0]} before it", hint, form)
     if "," in text or ";" in text:
         first = re.split("[,;]", text)[0].strip()
         raise _error(given, "more than one address", f"give one, such as {first}", form)
@@ -117,8 +117,8 @@ def _host(host: str, given: str, form: str) -> str:
         if not _is_ipv4(host):
             raise _error(given, f"{host!r:.40} is no IPv4 address", "correct it", form)
     elif len(host) > 253 or not all(map(_LABEL.fullmatch, host.removesuffix(".").split("."))):
-        mend = "correct it (other alphabets in their xn-- form)"
-        raise _error(given, f"{host!r:.40} is no host name", mend, form)
+        hint = "correct it (other alphabets in their xn-- form)"
+        raise _error(given, f"{host!r:.40} is no host name", hint, form)
     return host
 
 
@@ -139,5 +139,5 @@ def _is_ipv6(text: str) -> bool:
     return not percent or _ZONE.fullmatch(zone) is not None
 
 
-def _error(given: str, why: str, mend: str, form: str = FORM) -> ConfigError:
-    return ConfigError(f"{given}: {why}", expected=form, mend=mend)
+def _error(given: str, why: str, hint: str, form: str = FORM) -> ConfigError:
+    return ConfigError(f"{given}: {why}", expected=form, hint=hint)

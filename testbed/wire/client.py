@@ -82,7 +82,7 @@ class ExchangeFailed(RemoteError):  # noqa: N818 - an outcome the device expects
         super().__init__(
             f"exchange failed ({reason}) after {elapsed_ms:.1f} ms: {detail}",
             expected="an answer of the MEC server in time",
-            mend="finish the frame on the device",
+            hint="finish the frame on the device",
         )
         self.reason: Reason = reason
         self.elapsed_ms = elapsed_ms
@@ -190,12 +190,12 @@ class MecClient:
             raise RemoteError(
                 f"TLS: {why.reason}; MEC server {self.target}",
                 expected=expected,
-                mend=f"{why.mend}, or check address and TLS files",
+                hint=f"{why.hint}, or check address and TLS files",
             )
         raise RemoteError(
             f"MEC server {self.target}: {detail}",
             expected=expected,
-            mend="start one with `sliproad testbed serve`, or check address and TLS files",
+            hint="start one with `sliproad testbed serve`, or check address and TLS files",
         )
 
     def infer(

@@ -43,8 +43,8 @@ class WireError(RemoteError):
             bundle) or ``model`` (another model's name).
     """
 
-    def __init__(self, given: str, *, expected: str, mend: str, fault: Fault = "invalid") -> None:
-        super().__init__(given, expected=expected, mend=mend)
+    def __init__(self, given: str, *, expected: str, hint: str, fault: Fault = "invalid") -> None:
+        super().__init__(given, expected=expected, hint=hint)
         self.fault: Fault = fault
 
 
@@ -76,7 +76,7 @@ class WireSpec:
                 f"{len(self.shapes)} payload shapes, bundle hash {self.bundle_hash!r}, "
                 f"max_batch {self.max_batch}",
                 expected=f"{N_EXITS} shapes, a hash of {HASH_CHARS} or more digits, a batch >= 1",
-                mend="build it with WireSpec.of",
+                hint="build it with WireSpec.of",
             )
 
     @classmethod

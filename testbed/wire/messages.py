@@ -222,14 +222,14 @@ def check_metadata(message: Any, bundle_hash: str) -> None:
         raise WireError(
             f"a server of model {message.name[:40]!r}",
             expected=f"a server of {MODEL_NAME!r} that states its bundle hash as version",
-            mend="start one with `sliproad testbed serve`",
+            hint="start one with `sliproad testbed serve`",
             fault="model",
         )
     if bundle_hash not in message.versions:
         raise WireError(
             f"the server has bundle {printable(message.versions[0][:12])}",
             expected=f"bundle {bundle_hash[:12]}, as on the device",
-            mend="serve and run the same bundle",
+            hint="serve and run the same bundle",
             fault="bundle",
         )
 
@@ -243,5 +243,5 @@ def _milliseconds(parameters: Mapping[str, Any], name: str) -> float:
 
 def _bad_answer(given: str) -> WireError:
     return WireError(
-        given, expected="a sliproad answer for this request", mend="check what listens there"
+        given, expected="a sliproad answer for this request", hint="check what listens there"
     )

@@ -34,7 +34,7 @@ def check_free(host: str, port: int, *, what: str) -> None:
         raise PortInUseError(
             f"{what} address {join_address(host, port)}: {reason}",
             expected="a free port on an address of this machine",
-            mend="stop the process that has it, or choose another (0 takes any free port)",
+            hint="stop the process that has it, or choose another (0 takes any free port)",
         ) from error
 
 

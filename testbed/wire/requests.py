@@ -116,7 +116,7 @@ def check_model(name: str, version: str, spec: WireSpec) -> None:
         raise WireError(
             f"model {name[:40]!r}",
             expected=f"{MODEL_NAME!r}",
-            mend="ask for the model that this server has",
+            hint="ask for the model that this server has",
             fault="model",
         )
     if version:
@@ -137,7 +137,7 @@ def _check_bundle(stated: str, spec: WireSpec) -> None:
         raise WireError(
             f"a request for bundle {stated[:12]!r}",
             expected=f"bundle {spec.bundle_hash[:12]}",
-            mend="serve and run the same bundle",
+            hint="serve and run the same bundle",
             fault="bundle",
         )
 
@@ -146,7 +146,7 @@ def _action(exit: int, split: int) -> Action:
     try:
         action = Action(exit, split)
     except ConfigError as error:
-        raise WireError(error.given, expected=error.expected, mend=error.mend) from error
+        raise WireError(error.given, expected=error.expected, hint=error.hint) from error
     if action.is_local:
         raise _invalid(f"action {action.name}, which is local", "a split below the exit")
     return action
@@ -229,7 +229,7 @@ def _decoded(
     try:
         return decode_frame(_content(request, shape), encoding, frame[0])[np.newaxis]
     except DataError as error:
-        raise WireError(error.given, expected=error.expected, mend=error.mend) from error
+        raise WireError(error.given, expected=error.expected, hint=error.hint) from error
 
 
 def _outputs(request: Any) -> tuple[str, ...]:
@@ -261,4 +261,4 @@ def _int(parameters: Mapping[str, Any], name: str) -> int:
 
 
 def _invalid(given: str, expected: str) -> WireError:
-    return WireError(given, expected=expected, mend="correct the request")
+    return WireError(given, expected=expected, hint="correct the request")

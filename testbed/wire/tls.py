@@ -182,19 +182,19 @@ class ServerTls:
             raise ConfigError(
                 "names of clients without a client CA",
                 expected="the authority that signs the clients' certificates",
-                mend="give --tls-client-ca, or leave --client-name out",
+                hint="give --tls-client-ca, or leave --client-name out",
             )
         if not all(name.strip() for name in self.client_names):
             raise ConfigError(
                 "an empty client name",
                 expected="a name in a client's certificate",
-                mend="correct --client-name",
+                hint="correct --client-name",
             )
         if not 1 <= self.connection_age_s <= 86_400:
             raise ConfigError(
                 f"age of a connection {self.connection_age_s:g} s",
                 expected="1..86400",
-                mend="correct --connection-age-s",
+                hint="correct --connection-age-s",
             )
         object.__setattr__(self, "watch", TlsWatch(self))
 
@@ -278,7 +278,7 @@ def server_tls(
                 raise ConfigError(
                     f"{what} without a server certificate",
                     expected="certificate and key of the server too",
-                    mend=f"give --tls-cert and --tls-key, or leave {option} out",
+                    hint=f"give --tls-cert and --tls-key, or leave {option} out",
                 )
         return None
     return ServerTls(cert, key, client_ca, names, connection_age_s)
@@ -350,7 +350,7 @@ def _read_whole(files: _Files) -> Contents:
         raise ConfigError(
             "TLS files that change while they are read",
             expected="files that are written already",
-            mend="try again",
+            hint="try again",
         )
     return found
 
@@ -369,7 +369,7 @@ def _check_pair(cert: Path | None, key: Path | None) -> None:
         raise ConfigError(
             f"TLS {given} {cert or key} without a {missing}",
             expected="both or neither",
-            mend="give the certificate and its private key together",
+            hint="give the certificate and its private key together",
         )
 
 
@@ -384,7 +384,7 @@ def _check_chain(cert: Path, key: Path) -> None:
         raise ConfigError(
             f"TLS certificate {cert} with key {key}: {error}",
             expected="a PEM certificate and its PEM key without a password",
-            mend="check that the two files belong together",
+            hint="check that the two files belong together",
         ) from error
 
 
@@ -396,7 +396,7 @@ def _check_authorities(path: Path) -> None:
         raise ConfigError(
             f"TLS authorities {path}: {error}",
             expected="one or more PEM certificates",
-            mend="give the file of the authority that signed the other end's certificate",
+            hint="give the file of the authority that signed the other end's certificate",
         ) from error
 
 
@@ -407,5 +407,5 @@ def _read(path: Path) -> bytes:
         raise ConfigError(
             f"TLS file {path}: {error.strerror or error}",
             expected="a readable PEM file",
-            mend="check the path and its permissions",
+            hint="check the path and its permissions",
         ) from error

@@ -33,11 +33,11 @@ class TlsReason:
 
     Attributes:
         reason: what was found.
-        mend: what to do about it.
+        hint: what to do about it.
     """
 
     reason: str
-    mend: str
+    hint: str
 
 
 def tls_reason(target: str, tls: TlsFiles | None, timeout_s: float = 1.0) -> TlsReason | None:
@@ -101,18 +101,18 @@ def _unverified(error: ssl.SSLCertVerificationError, name: str, tls: TlsFiles) -
     if code in (_EXPIRED, _NOT_YET_VALID) and stale:
         return TlsReason(stale[0].removeprefix("TLS "), "renew them, and compare the clocks")
     if code == _EXPIRED:
-        why, mend = "has expired", "renew it, and compare the clocks of both ends"
+        why, hint = "has expired", "renew it, and compare the clocks of both ends"
     elif code == _NOT_YET_VALID:
-        why, mend = "is not valid yet", "compare the clocks of both ends"
+        why, hint = "is not valid yet", "compare the clocks of both ends"
     elif code in _OTHER_NAME:
         why = f"is not made out to {name}"
-        mend = "use a name that it states, or set tls_name to one"
+        hint = "use a name that it states, or set tls_name to one"
     elif code in _UNKNOWN_AUTHORITY:
         by = tls.ca or "an authority of this system"
-        why, mend = f"is not signed by {by}", "give the authority that signed it"
+        why, hint = f"is not signed by {by}", "give the authority that signed it"
     else:
-        why, mend = f"is refused ({error.verify_message})", "renew it"
-    return TlsReason(f"the server's certificate {why}", mend)
+        why, hint = f"is refused ({error.verify_message})", "renew it"
+    return TlsReason(f"the server's certificate {why}", hint)
 
 
 def _refused(tls: TlsFiles) -> TlsReason:

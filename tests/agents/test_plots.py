@@ -97,8 +97,8 @@ def test_the_map_holds_only_what_was_driven(make_world) -> None:
         """Sends after a doubtful answer, else leaves at exit 2."""
 
         def decide_batch(self, observations):
-            doubt = 1 - raw_observation(observations)[:, AT["last_confidence"]]
-            return np.where(doubt > 0.05, Action(5, 0).index, Action(2, 2).index)
+            error_probability = 1 - raw_observation(observations)[:, AT["last_confidence"]]
+            return np.where(error_probability > 0.05, Action(5, 0).index, Action(2, 2).index)
 
     policy = Doubtful(Action(2, 2))
     found = driven_actions(world, policy, KEYS, 60)
@@ -107,8 +107,8 @@ def test_the_map_holds_only_what_was_driven(make_world) -> None:
     met = set()
     for took, sure in zip(seen[:, AT["transfer_mean_ms"]], seen[:, AT["last_confidence"]],
                           strict=True):  # fmt: skip
-        doubt = max(1 - sure, found.doubts[0])
-        row = max(i for i in range(len(found.doubts) - 1) if found.doubts[i] <= doubt)
+        error_probability = max(1 - sure, found.doubts[0])
+        row = max(i for i in range(len(found.doubts) - 1) if found.doubts[i] <= error_probability)
         column = max(i for i in range(len(found.times_ms) - 1) if found.times_ms[i] <= took)
         met.add((row, column))
     assert {(int(i), int(j)) for i, j in np.argwhere(found.actions >= 0)} == met

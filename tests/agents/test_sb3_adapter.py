@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.error_probability import doubt
+from agents.error_probability import error_probability
 from agents.sb3_adapter import OffloadVecEnv
 from cnn.action import N_ACTIONS
 from cnn.common.errors import ConfigError
@@ -89,7 +89,7 @@ def test_sums_are_means_over_all_lanes(make_world) -> None:
 
 def test_actions_are_mapped_and_doubt_replaces_the_coin(make_world) -> None:
     world = make_world(200.0)
-    table = doubt(world.table)
+    table = error_probability(world.table)
     adapter = OffloadVecEnv(OffloadVectorEnv(3, world=world), [0, 19], table)
     assert adapter.action_space.n == 2
     adapter.seed(1)
@@ -108,7 +108,7 @@ def test_actions_are_mapped_and_doubt_replaces_the_coin(make_world) -> None:
 
 def test_doubt_keeps_every_actions_mean(make_world) -> None:
     table = make_world(20.0).table
-    chance = doubt(table)
+    chance = error_probability(table)
     np.testing.assert_allclose(chance.mean(0), 1 - table.correct.mean(0), atol=2e-3)
     assert chance.min() >= 0
     assert chance.max() <= 1

@@ -28,7 +28,7 @@ from testbed.meters.available import open_meter
 from testbed.policy.observer import CONSTANTS_AT, Observer, Settings
 from testbed.policy.policies import StaticPolicy, load_policy
 from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.reference_profile import Promise
+from testbed.policy.reference_profile import ReferenceProfile
 from testbed.policy.staged_policies import StagedPolicy, load_any_policy
 from testbed.policy.task_settings import UNTOLD, told
 from testbed.records.record_file import read_records
@@ -71,7 +71,7 @@ def test_a_file_carries_the_task_of_its_scenario(name: str, staged: bool) -> Non
     meter = open_meter("model", task.power)
     assert meter.tail_ms == world.cost.radio.tail_ms
     assert bundle.manifest["metrics"]["accuracy_floor"] == task.accuracy_floor
-    assert Promise.of_bundle(bundle) is not None
+    assert ReferenceProfile.of_bundle(bundle) is not None
     again = with_task(bundle, build_world(name, "train"))
     assert again.content_hash == bundle.content_hash
 
@@ -124,11 +124,11 @@ class Listening(Observer):
         exits: Sequence[tuple[int, int, float]],
         block: int,
         spent_ms: float,
-        gave_up: bool = False,
+        timed_out: bool = False,
     ) -> list[float]:
         assert self.device is not None
-        self.stage = self.device.scaled_stage(exits, block, spent_ms, gave_up)
-        return super().scaled_stage(exits, block, spent_ms, gave_up)
+        self.stage = self.device.scaled_stage(exits, block, spent_ms, timed_out)
+        return super().scaled_stage(exits, block, spent_ms, timed_out)
 
 
 def both_decide(
@@ -160,11 +160,11 @@ def both_decide(
             continue
         outcome = None
         while outcome is None:
-            stand, base = simulator.stand, seen()  # what the last look changed is in it
-            batch = simulator.observe_staged()[None], np.array([stand])
+            point, base = simulator.point, seen()  # what the last look changed is in it
+            batch = simulator.observe_staged()[None], np.array([point])
             simulated.append(int(policy.decide_batch(*batch)[0]))
             stage = np.array(simulator.observer.stage, np.float32)
-            decided.append(policy.decide(np.concatenate([base, stage]), stand))
+            decided.append(policy.decide(np.concatenate([base, stage]), point))
             outcome = simulator.take(simulated[-1])
     return simulated, decided
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from sb3_contrib import MaskablePPO
 
-from agents.error_probability import doubt
+from agents.error_probability import error_probability
 from agents.evaluation import AGENT, STAGED, evaluate
 from agents.evaluation_report import write_report
 from agents.export_policy import bundle_of
@@ -73,11 +73,11 @@ class Frame:
     def reset(self) -> None:
         pass
 
-    def decide(self, observation: Any, stand: int) -> int:
-        return int(REPAIR[stand, self._action.index])
+    def decide(self, observation: Any, point: int) -> int:
+        return int(REPAIR[point, self._action.index])
 
-    def decide_batch(self, observations: Any, stands: Any) -> Any:
-        return REPAIR[stands, self._action.index]
+    def decide_batch(self, observations: Any, points: Any) -> Any:
+        return REPAIR[points, self._action.index]
 
 
 class EitherWay(Frame):
@@ -86,13 +86,13 @@ class EitherWay(Frame):
     def __init__(self) -> None:
         super().__init__(Action(5, 5))
 
-    def decide(self, observation: Any, stand: int) -> int:
-        return int(self.decide_batch(observation[None], np.array([stand]))[0])
+    def decide(self, observation: Any, point: int) -> int:
+        return int(self.decide_batch(observation[None], np.array([point]))[0])
 
-    def decide_batch(self, observations: Any, stands: Any) -> Any:
+    def decide_batch(self, observations: Any, points: Any) -> Any:
         some = np.floor(1e3 * observations[:, FEATURES_AT]) % 2 == 0
         wanted = np.where(some, Action(5, 5).index, Action(4, 1).index)
-        return REPAIR[stands, wanted]
+        return REPAIR[points, wanted]
 
 
 @pytest.mark.parametrize("policy", [random_policy(), EitherWay()], ids=["many ways", "at once"])
@@ -101,21 +101,21 @@ def test_batched_staged_rollout_equals_the_single_environment(make_world, policy
     keys = episode_keys(5, 3)
     rollout = simulate(world, policy, keys)
     env = OffloadStagedEnv(world=world)
-    looked, gave_up = policy.name == "e5s5", False
+    evaluated, timed_out = policy.name == "e5s5", False
     for drive, key in enumerate(keys):
         observation, _ = env.reset(options={"key": int(key)})
         done: list[dict[str, Any]] = []
         while len(done) < 40:
-            action = policy.decide(observation, env.simulator.stand)
+            action = policy.decide(observation, env.simulator.point)
             observation, *_, info = env.step(action)
-            looked |= not info["frame_done"]
-            gave_up |= bool(env.simulator.stand >= 5)
+            evaluated |= not info["frame_done"]
+            timed_out |= bool(env.simulator.point >= 5)
             done += [info] if info["frame_done"] else []
         for name in ("delay_ms", "energy_mj", "cost"):
             np.testing.assert_allclose(getattr(rollout, name)[drive], [i[name] for i in done])
         np.testing.assert_array_equal(rollout.correct[drive], [i["accuracy"] for i in done])
-    assert looked
-    assert gave_up or policy.name == "e5s5"
+    assert evaluated
+    assert timed_out or policy.name == "e5s5"
 
 
 @pytest.mark.parametrize("action", [Action(2, 2), Action(3, 1), Action(5, 5)], ids=str)
@@ -155,8 +155,10 @@ def first_frames(table: FrameTable, n: int) -> FrameTable:
 
 def test_rewards_fall_when_frames_end_and_sums_count_frames(make_world) -> None:
     world, lanes = make_world(20.0, n_frames=7), 5
-    chance = doubt(world.table)
-    adapter = OffloadStagedVecEnv(OffloadStagedVectorEnv(lanes, world=world), doubt=chance)
+    chance = error_probability(world.table)
+    adapter = OffloadStagedVecEnv(
+        OffloadStagedVectorEnv(lanes, world=world), error_probability=chance
+    )
     native = OffloadStagedVectorEnv(lanes, world=world)
     adapter.seed(11)
     np.testing.assert_array_equal(adapter.reset(), native.reset(seed=11)[0])

@@ -107,8 +107,8 @@ def test_finishing_from_where_it_stands_equals_local(bundle: Bundle) -> None:
     runtime = SplitRuntime(bundle)
     x = random_frames(1)
     for split in range(6):
-        stands = runtime.forward(x, 1, split)
-        finished = runtime.logits(runtime.forward(stands, split + 1, 5), 5)
+        points = runtime.forward(x, 1, split)
+        finished = runtime.logits(runtime.forward(points, split + 1, 5), 5)
         np.testing.assert_array_equal(finished, runtime.logits(runtime.forward(x, 1, 5), 5))
 
 

@@ -14,7 +14,7 @@ from offload_env.server_load import CELL_MS, ServerLoad
 from offload_env.simulator import FALLBACK, OK, SKIPPED, Simulator
 from offload_env.staged_simulator import StagedSimulator
 from offload_env.world import LOCAL, MAIN, POOL, World
-from testbed.policy.decision_points import STAND
+from testbed.policy.decision_points import POINT
 from testbed.traces.trace import Trace
 
 MakeWorld = Callable[..., World]
@@ -131,8 +131,8 @@ def test_giving_up_early_costs_the_wait_and_what_is_looked_at_after(
     patience = usual + 4 * observer.transfer_spread_ms
     assert patience < 150.0
     simulator.evaluate_exit(1)
-    assert simulator.send(action, hurried=True) is None
-    assert simulator.stand == STAND[1, 2, 1]
+    assert simulator.send(action, early=True) is None
+    assert simulator.point == POINT[1, 2, 1]
     assert observer.failures == 1
     simulator.evaluate_exit(2)
     simulator.evaluate_exit(4)
@@ -159,11 +159,11 @@ def test_giving_up_early_costs_the_wait_and_what_is_looked_at_after(
 
 def test_a_hurried_answer_that_comes_is_an_answer(make_world: MakeWorld) -> None:
     world = _steady(make_world, [30.0])
-    patient, hurried = _start(world), _start(world)
-    for simulator in (patient, hurried):
+    patient, early = _start(world), _start(world)
+    for simulator in (patient, early):
         simulator.step(0)
     action = action_index(4, 1)
-    assert hurried.send(action, hurried=True) == patient.send(action)
+    assert early.send(action, early=True) == patient.send(action)
 
 
 def test_abandoned_bytes_leave_first(make_world: MakeWorld) -> None:

@@ -83,10 +83,10 @@ def test_a_worker_hands_its_error_to_the_caller() -> None:
     + [e for e in vars(errors).values() if isinstance(e, type) and e.__module__ == errors.__name__],
 )
 def test_an_error_survives_the_way_to_another_process(kind: Any) -> None:
-    error = kind("this", expected="that", mend="do so")
+    error = kind("this", expected="that", hint="do so")
     for again in (pickle.loads(pickle.dumps(error)), kind(error)):
         assert (type(again), str(again)) == (kind, str(error))
-        assert (again.given, again.expected, again.mend) == ("this", "that", "do so")
+        assert (again.given, again.expected, again.hint) == ("this", "that", "do so")
 
 
 @pytest.mark.parametrize("name", IDS)

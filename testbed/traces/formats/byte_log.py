@@ -33,7 +33,7 @@ def read_byte_log(text: str, path: Path, name: str) -> Measured:
         raise DataError(
             f"{path}: not six columns of numbers",
             expected="time, ms since the start, latitude, longitude, bytes, ms since the last row",
-            mend="check the file, or give another --format",
+            hint="check the file, or give another --format",
         )
     wrong = np.flatnonzero((numbers[:, 4] < 0) | (numbers[:, 5] <= 0))
     if len(wrong):
@@ -41,7 +41,7 @@ def read_byte_log(text: str, path: Path, name: str) -> Measured:
             f"{path}, row {wrong[0] + 1}: {numbers[wrong[0], 4]:g} bytes in "
             f"{numbers[wrong[0], 5]:g} ms",
             expected="bytes from 0 up, in a time above 0",
-            mend="check the file, or remove the row",
+            hint="check the file, or remove the row",
         )
     notes = ["download rates, taken as the uplink's"]
     once = np.append(True, (np.diff(numbers, axis=0) != 0).any(axis=1))
@@ -59,7 +59,7 @@ def read_byte_log(text: str, path: Path, name: str) -> Measured:
         raise DataError(
             f"{path}: two different rows at {end[row] * 1e3:.0f} ms since the start",
             expected="one row a moment",
-            mend="remove one, or split the file if it holds several runs",
+            hint="remove one, or split the file if it holds several runs",
         )
     joined = np.abs(since - length) <= _CLOCKS_DIFFER * length
     overlapping = ~joined & (since < length)

@@ -80,7 +80,7 @@ def _times(table: CsvTable) -> Floats:
                 f"{table.path}, line {table.lines()[row]}: {cell[:40] or 'nothing'} "
                 "in column Timestamp",
                 expected="a time such as 2019.12.14_10.16.30",
-                mend="give the app's own file, not one that a spreadsheet has changed",
+                hint="give the app's own file, not one that a spreadsheet has changed",
             ) from error
     return np.array(found)
 
@@ -95,7 +95,7 @@ def _refuse_two_phones(table: CsvTable) -> None:
         raise DataError(
             f"{table.path}: rows of {len(names)} operators ({', '.join(names[:4])[:60]})",
             expected="one phone on one network",
-            mend="split the file by Operatorname",
+            hint="split the file by Operatorname",
         )
 
 

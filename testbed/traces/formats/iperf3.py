@@ -36,7 +36,7 @@ def read_iperf3(text: str, path: Path, direction: str) -> Measured:
         raise DataError(
             f"{path}: iperf3 JSON without what an interval has ({error})",
             expected="intervals with sum, start, end and bytes",
-            mend="run iperf3 with --json again",
+            hint="run iperf3 with --json again",
         ) from error
 
 
@@ -46,7 +46,7 @@ def _measured(test: dict[str, Any], path: Path, direction: str) -> Measured:
         raise DataError(
             f"{path}: an iperf3 test without intervals ({error or 'no error named'})",
             expected="a test that ran",
-            mend="measure again",
+            hint="measure again",
         )
     rows: list[tuple[float, float, float]] = []
     directions, omitted = set(), 0
@@ -67,14 +67,14 @@ def _measured(test: dict[str, Any], path: Path, direction: str) -> Measured:
             f"{path}: an iperf3 test with {' and '.join(sorted(directions)) or 'no'} rates only"
             f"{f', {omitted} of them omitted' if omitted else ''}",
             expected=f"rates of direction {direction}",
-            mend=f"give --direction {'down' if direction == 'up' else 'up'}, or measure again",
+            hint=f"give --direction {'down' if direction == 'up' else 'up'}, or measure again",
         )
     start, end, size = np.array(rows).T
     if (end <= start).any() or (start[1:] < end[:-1] - _OVERLAP_S).any() or size.min() < 0:
         raise DataError(
             f"{path}: iperf3 intervals that overlap or last no time",
             expected="one test",
-            mend="split the file if it holds several tests",
+            hint="split the file if it holds several tests",
         )
     mbps = 8e-6 * size / (end - start)
     notes = _notes(intervals, direction, omitted, error)
@@ -142,7 +142,7 @@ def _test(text: str, path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path}: iperf3 JSON that is cut off or broken, from line {line} on",
             expected="one whole test",
-            mend="copy the file again, or measure again",
+            hint="copy the file again, or measure again",
         ) from error
     if all(isinstance(d, dict) and "event" in d for d in documents):
         return _streamed(documents, path)
@@ -150,7 +150,7 @@ def _test(text: str, path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path}: {len(documents)} iperf3 tests in one file",
             expected="one test",
-            mend="split the file",
+            hint="split the file",
         )
     return documents[0]
 
@@ -165,7 +165,7 @@ def _streamed(events: list[dict[str, Any]], path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path}: {len(of['start'])} iperf3 tests in one file",
             expected="one test",
-            mend="split the file",
+            hint="split the file",
         )
     test: dict[str, Any] = {
         "start": of["start"][0] if of["start"] else {},

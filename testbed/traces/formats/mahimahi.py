@@ -90,20 +90,20 @@ def _times(text: str, path: Path) -> NDArray[np.int64]:
         raise DataError(
             f"{path}, line {wrong}: not one whole number",
             expected="a time in milliseconds in each line (a Mahimahi file)",
-            mend="check the file, or import it with sliproad testbed traces import",
+            hint="check the file, or import it with sliproad testbed traces import",
         )
     times_ms = numbers[:, 0]
     if times_ms[0] < 0 or (np.diff(times_ms) < 0).any() or not times_ms[-1]:
         raise DataError(
             f"{path}: {len(times_ms)} times, not rising from 0 up to a positive end",
             expected="rising times in milliseconds (a Mahimahi file)",
-            mend="check the file",
+            hint="check the file",
         )
     if times_ms[-1] > LONGEST_MS:
         raise DataError(
             f"{path}: lasts {times_ms[-1] / 3.6e6:.0f} h",
             expected="at most a week",
-            mend="check that the times are milliseconds from the start of the trace",
+            hint="check that the times are milliseconds from the start of the trace",
         )
     return times_ms.astype(np.int64)
 

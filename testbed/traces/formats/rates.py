@@ -30,12 +30,12 @@ def read_pensieve(text: str, path: Path) -> Measured:
         raise DataError(
             f"{path}, row {row + 1}: time {end[row]:g} s after {end[max(row - 1, 0)]:g} s",
             expected="rising times from 0 up",
-            mend="sort the file, or split it if it holds several runs",
+            hint="sort the file, or split it if it holds several runs",
         )
     notes = ["Pensieve's order: each rate lasts until its time"]
     if end[0] == 0:
         if len(end) == 1:
-            raise DataError(f"{path}: one row, at 0 s", expected="more", mend="check the file")
+            raise DataError(f"{path}: one row, at 0 s", expected="more", hint="check the file")
         notes.append("the first row, at 0 s, lasts no time")
         end, mbps = end[1:], mbps[1:]
         start = numbers[:-1, 0]
@@ -56,7 +56,7 @@ def read_rates(text: str, path: Path, spacing_s: float | None, unit: str | None)
             f"{path}: spacing {spacing_s if spacing_s is not None else 'not given'}, "
             f"unit {unit or 'not given'}",
             expected=f"seconds between lines, and one of {', '.join(UNITS)}",
-            mend="give --spacing-s and --unit, which such a file does not say",
+            hint="give --spacing-s and --unit, which such a file does not say",
         )
     mbps = _numbers(text, path, 1)[:, 0] * UNITS[unit]
     start = spacing_s * np.arange(len(mbps), dtype=np.float64)
@@ -72,6 +72,6 @@ def _numbers(text: str, path: Path, width: int) -> Floats:
         raise DataError(
             f"{path}: not {width} {'column' if width == 1 else 'columns'} of numbers from 0 up",
             expected="seconds and Mbit/s" if width == 2 else "one rate a line",
-            mend="check the file, or give another --format",
+            hint="check the file, or give another --format",
         )
     return found

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agents.baselines.linucb import LinUcbPolicy
-from agents.baselines.prediction import AT, Predictor, Sureness, raw_observation
+from agents.baselines.prediction import AT, AccuracyTable, Predictor, raw_observation
 from agents.baselines.rules import GreedyPolicy
 from agents.rollout import episode_keys, feedback, simulate, summary
 from cnn.action import ACTIONS
@@ -31,22 +31,22 @@ def told(action: int, exchange_ms: float) -> Feedback:
 
 def test_it_starts_as_the_greedy_rule(make_world) -> None:
     world = make_world(20.0)
-    assert isinstance(LinUcbPolicy(world, 10.0, 0.0, 0.97, Sureness(world)), Learner)
-    sureness = Sureness(world)
+    assert isinstance(LinUcbPolicy(world, 10.0, 0.0, 0.97, AccuracyTable(world)), Learner)
+    accuracy_table = AccuracyTable(world)
     x = np.random.default_rng(4).uniform(-1, 1, (400, OBS_DIM)).astype(np.float32)
     x[:, AT["uplink_mbps"]] = np.abs(x[:, AT["uplink_mbps"]])
     # Where no exchange is predicted to time out both see the same delays.
     exchange = Predictor(world).exchange_ms(raw_observation(x))
     x = x[exchange.max(1) < world.scenario.timing.timeout_ms]
     assert len(x) > 50
-    greedy = GreedyPolicy(world, 10.0, sureness).decide_batch(x)
-    bandit = LinUcbPolicy(world, 10.0, 0.0, 0.97, sureness).decide_batch(x)
+    greedy = GreedyPolicy(world, 10.0, accuracy_table).decide_batch(x)
+    bandit = LinUcbPolicy(world, 10.0, 0.0, 0.97, accuracy_table).decide_batch(x)
     assert bandit.tolist() == greedy.tolist()
 
 
 def test_what_it_learns_is_discounted_ridge_regression(make_world) -> None:
     world = make_world(20.0)
-    policy = LinUcbPolicy(world, 1.0, 3.0, 0.9, Sureness(world))
+    policy = LinUcbPolicy(world, 1.0, 3.0, 0.9, AccuracyTable(world))
     rng = np.random.default_rng(0)
     rows, targets = [], []
     for _ in range(25):
@@ -68,7 +68,7 @@ def test_what_it_learns_is_discounted_ridge_regression(make_world) -> None:
 
 def test_it_leaves_a_split_that_disappoints_and_comes_back(make_world) -> None:
     world = make_world(100.0)
-    policy = LinUcbPolicy(world, 1.0, 5.0, 0.8, Sureness(world))
+    policy = LinUcbPolicy(world, 1.0, 5.0, 0.8, AccuracyTable(world))
     x = observation(100.0, 5.0)
     assert OFFLOADS[policy.decide(x)]
     late_ms = world.scenario.timing.timeout_ms
@@ -86,9 +86,9 @@ def test_it_leaves_a_split_that_disappoints_and_comes_back(make_world) -> None:
 
 def test_one_memory_a_row(make_world) -> None:
     world = make_world([30.0, 1.0, 80.0])
-    sureness = Sureness(world)
+    accuracy_table = AccuracyTable(world)
     keys = episode_keys(3, 6)
-    make = lambda: LinUcbPolicy(world, 5.0, 5.0, 0.95, sureness)  # noqa: E731
+    make = lambda: LinUcbPolicy(world, 5.0, 5.0, 0.95, accuracy_table)  # noqa: E731
     together = simulate(world, make(), keys)
     alone = [simulate(world, make(), keys[k : k + 1]).action[0] for k in range(6)]
     assert together.action.tolist() == [a.tolist() for a in alone]
@@ -101,10 +101,10 @@ def test_learning_pays_where_the_device_is_wrong(make_world) -> None:
     # Every answer takes 60 ms more at the server than the cost model believes.
     world = make_world(60.0, full_local_ms=60.0)
     slow = replace(world, server_ms=world.server_ms + 60.0)
-    sureness = Sureness(world)
+    accuracy_table = AccuracyTable(world)
     keys = episode_keys(1, 16)
-    greedy = summary(simulate(slow, GreedyPolicy(world, 1000.0, sureness), keys))
-    bandit = summary(simulate(slow, LinUcbPolicy(world, 1000.0, 2.0, 0.97, sureness), keys))
+    greedy = summary(simulate(slow, GreedyPolicy(world, 1000.0, accuracy_table), keys))
+    bandit = summary(simulate(slow, LinUcbPolicy(world, 1000.0, 2.0, 0.97, accuracy_table), keys))
     assert bandit["accuracy"] >= greedy["accuracy"] - 0.005
     assert bandit["cost"] < 0.9 * greedy["cost"]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.baselines.prediction import AT, Predictor, Sureness, raw_observation
+from agents.baselines.prediction import AT, AccuracyTable, Predictor, raw_observation
 from agents.baselines.rules import EdgentPolicy, GreedyPolicy, NeurosurgeonPolicy, ThresholdPolicy
 from agents.baselines.tuning import choose, measure, tuned_baselines
 from agents.rollout import episode_keys, simulate, summary
@@ -93,7 +93,7 @@ def test_edgent_is_the_deepest_exit_in_time(make_world) -> None:
     [(0, 0.0, 3), (3, 0.99, 2), (3, 0.7, 3), (3, 0.2, 4), (1, 0.99, 1), (5, 0.1, 5)],
 )
 def test_threshold_moves_one_exit(last_exit, confidence, exit, make_world) -> None:
-    policy = ThresholdPolicy(make_world(20.0), sure=0.9, doubt=0.5, start=3)
+    policy = ThresholdPolicy(make_world(20.0), sure=0.9, error_probability=0.5, start=3)
     raw = np.zeros(OBS_DIM)
     raw[AT["last_exit"]], raw[AT["last_confidence"]] = last_exit, confidence
     raw[AT["uplink_mbps"]], raw[AT["rtt_ms"]] = 20.0, 10.0
@@ -102,18 +102,18 @@ def test_threshold_moves_one_exit(last_exit, confidence, exit, make_world) -> No
 
 def test_greedy_buys_accuracy_with_its_price(make_world) -> None:
     world = make_world(20.0)
-    sureness = Sureness(world)
+    accuracy_table = AccuracyTable(world)
     keys = episode_keys(0, 64)
-    cheap = summary(simulate(world, GreedyPolicy(world, 0.0, sureness), keys))
-    dear = summary(simulate(world, GreedyPolicy(world, 300.0, sureness), keys))
+    cheap = summary(simulate(world, GreedyPolicy(world, 0.0, accuracy_table), keys))
+    dear = summary(simulate(world, GreedyPolicy(world, 300.0, accuracy_table), keys))
     assert cheap["cost"] < dear["cost"]
     assert cheap["accuracy"] < dear["accuracy"]
 
 
 def test_sureness_is_what_the_frames_show(make_world) -> None:
     world = make_world(20.0)
-    table, sureness = world.table, Sureness(world)
-    chance = sureness(raw_observation(observations(500)))
+    table, accuracy_table = world.table, AccuracyTable(world)
+    chance = accuracy_table(raw_observation(observations(500)))
     assert chance.shape == (500, 20)
     assert chance.min() >= 0
     assert chance.max() <= 1
@@ -124,7 +124,7 @@ def test_sureness_is_what_the_frames_show(make_world) -> None:
     raw = np.zeros((len(before), OBS_DIM))
     raw[:, AT["last_exit"]] = 2
     raw[:, AT["last_confidence"]] = table.confidence[before, e2]
-    found, truth = sureness(raw), table.correct[before + 1]
+    found, truth = accuracy_table(raw), table.correct[before + 1]
     np.testing.assert_allclose(found.mean(0), truth.mean(0), atol=0.01)
     doubtful = table.confidence[before, e2] < np.quantile(table.confidence[before, e2], 0.1)
     assert found[doubtful, 1].mean() < found[~doubtful, 1].mean()

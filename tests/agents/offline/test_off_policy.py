@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from agents.baselines.prediction import Sureness
+from agents.baselines.prediction import AccuracyTable
 from agents.baselines.rules import EdgentPolicy, GreedyPolicy
 from agents.cli import app
 from agents.export_policy import static_bundle
@@ -46,8 +46,8 @@ def log_in(world, policy: ExploringPolicy, keys: np.ndarray) -> Log:
 def judged(make_world) -> tuple[float, list[Estimate]]:
     """The candidate's true cost, and its estimates from the logs of eight other runs."""
     world = make_world([25.0, 6.0, 60.0], floor=0.98, n_frames=100)
-    sureness = Sureness(world)
-    logging, candidate = EdgentPolicy(world, 60.0), GreedyPolicy(world, 5.0, sureness)
+    accuracy_table = AccuracyTable(world)
+    logging, candidate = EdgentPolicy(world, 60.0), GreedyPolicy(world, 5.0, accuracy_table)
     truth = simulate(world, candidate, episode_keys(500, 200)).cost.mean()
     found = [
         estimate(

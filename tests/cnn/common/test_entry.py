@@ -26,7 +26,7 @@ def good():
 
 @app.command()
 def user_error():
-    raise DataError("no\\n  file x", expected="a file", mend="give one with --data")
+    raise DataError("no\\n  file x", expected="a file", hint="give one with --data")
 
 @app.command()
 def bug():

@@ -75,7 +75,7 @@ def test_an_archive_that_claims_what_is_not_there_is_refused(data: bytes) -> Non
     try:
         with (
             pytest.raises(DataError, match=r"^it: "),
-            refusing(DataError, "it", expected="", mend=""),
+            refusing(DataError, "it", expected="", hint=""),
         ):
             npz_arrays(data, 10**6)
         assert tracemalloc.get_traced_memory()[1] < 5e6

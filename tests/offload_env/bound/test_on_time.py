@@ -25,35 +25,35 @@ Way = tuple[tuple[int, ...], int]
 
 
 def _ways() -> Iterator[Way]:
-    for looked in LOOKS:
-        for action in open_actions(looked):
-            yield looked, int(action)
+    for evaluated in LOOKS:
+        for action in open_actions(evaluated):
+            yield evaluated, int(action)
 
 
 def _go(
     simulator: StagedSimulator,
-    looked: tuple[int, ...],
+    evaluated: tuple[int, ...],
     action: int,
-    hurried: bool = False,
+    early: bool = False,
     then: tuple[int, ...] | None = None,
 ) -> Outcome:
     """One frame of the staged problem.
 
     Args:
         simulator: with the frame in front.
-        looked: exits looked at before `action`.
+        evaluated: exits looked at before `action`.
         action: canonical.
-        hurried: give up early.
+        early: give up early.
         then: exits looked at after giving up; None is the action's.
     """
     if simulator.will_skip:
         return simulator.step(action)
-    for exit in looked:
+    for exit in evaluated:
         simulator.evaluate_exit(exit)
     if ACTIONS[action].is_local:
         simulator.evaluate_exit(ACTIONS[action].exit)
         return simulator.answer()
-    outcome = simulator.send(action, hurried)
+    outcome = simulator.send(action, early)
     if outcome is None:
         for exit in (ACTIONS[action].exit,) if then is None else then:
             simulator.evaluate_exit(exit)
@@ -63,14 +63,14 @@ def _go(
 
 def _ways_after_giving_up() -> Iterator[tuple[tuple[int, ...], int, bool, tuple[int, ...]]]:
     """Arguments of `_go` for every way that sends, whatever it does if no answer comes."""
-    for looked, action in _ways():
+    for evaluated, action in _ways():
         split = ACTIONS[action].split
         if ACTIONS[action].is_local:
             continue
-        ahead = [e for e in range(1, 6) if e >= split and e not in looked]
-        for n in range(0 if looked else 1, 3):
-            for then, hurried in product(combinations(ahead, n), (False, True)):
-                yield looked, action, hurried, then
+        ahead = [e for e in range(1, 6) if e >= split and e not in evaluated]
+        for n in range(0 if evaluated else 1, 3):
+            for then, early in product(combinations(ahead, n), (False, True)):
+                yield evaluated, action, early, then
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +90,13 @@ def test_a_punctual_frame_costs_what_the_simulator_says(worlds: list[World]) -> 
     rows = np.stack([world.rows(int(key), 2) for key in keys])
     captured = np.arange(3) * world.scenario.timing.period_ms
     fell = late = 0
-    for looked in LOOKS:
-        end = endings(world, plans, rows, captured, looked)
+    for evaluated in LOOKS:
+        end = endings(world, plans, rows, captured, evaluated)
         for e, key in enumerate(keys):
-            for k, action in enumerate(open_actions(looked)):
+            for k, action in enumerate(open_actions(evaluated)):
                 simulator = StagedSimulator(world)
                 simulator.reset(world.plan(int(key)))
-                outcome = _go(simulator, looked, int(action))
+                outcome = _go(simulator, evaluated, int(action))
                 if outcome.status == FALLBACK:  # the simulator adds its parts up one by one
                     assert end.delay_ms[e, 0, k] == pytest.approx(outcome.delay_ms, rel=1e-12)
                 else:
@@ -133,7 +133,7 @@ def test_no_staged_sequence_beats_the_relaxation(which: int, worlds: list[World]
 def test_giving_up_early_does_not_beat_the_relaxation(which: int, worlds: list[World]) -> None:
     """Some ways through three frames, with whatever a device may do after giving up."""
     world, ways = worlds[which], list(_ways_after_giving_up())
-    rng, gave_up = np.random.default_rng(0), 0
+    rng, timed_out = np.random.default_rng(0), 0
     for key in episode_keys(9 + which, 6):
         relaxed = Relaxed(options(world, np.array([key], np.uint64), 3))
         simulator = StagedSimulator(world)
@@ -141,13 +141,13 @@ def test_giving_up_early_does_not_beat_the_relaxation(which: int, worlds: list[W
         for _ in range(2500):
             simulator.reset(world.plan(int(key)))
             outcomes = [_go(simulator, *ways[rng.integers(len(ways))]) for _ in range(3)]
-            gave_up += sum(o.status == FALLBACK for o in outcomes)
+            timed_out += sum(o.status == FALLBACK for o in outcomes)
             costs.append(np.mean([o.cost for o in outcomes]))
             errors.append(1.0 - np.mean([o.correct for o in outcomes]))
         for multiplier in (0.0, 0.4, 3.0):
             least = (np.array(costs) + multiplier * np.array(errors)).min()
             assert relaxed.solve(multiplier).value <= least + 1e-9
-    assert gave_up > 1000
+    assert timed_out > 1000
 
 
 def test_a_busy_radio_is_foreseen(make_world: Callable[..., World]) -> None:

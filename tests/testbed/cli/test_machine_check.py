@@ -30,7 +30,7 @@ def test_it_finds_what_a_test_machine_has(tmp_path: Path) -> None:
     assert not found["data folder"].ok  # type: ignore[attr-defined]
     for finding in found.values():
         if not finding.ok and not finding.name.startswith("meter "):  # type: ignore[attr-defined]
-            assert finding.mend  # type: ignore[attr-defined]
+            assert finding.hint  # type: ignore[attr-defined]
 
 
 def test_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

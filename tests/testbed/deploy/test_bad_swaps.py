@@ -84,9 +84,9 @@ class Unit:
         text = '[bundles]\npolicy = "a.policy"\nwatch_s = 0\n[guard]\nenabled = true\n'
         self.service = DeviceService(parse_device_file(text, folder=folder))
         self.swapper, self.watcher = self.service._swapper, self.service._watcher
-        self.pilot, self.guard = self.service._pilot, self.service._guard
+        self.guarded, self.guard = self.service._guarded, self.service._guard
         self.service._full_local_ms = 70.0
-        self.first = self.swapper.loadout
+        self.first = self.swapper.deployment
 
     def swap(self, frame_id: int = 0) -> None:
         """What happens between two frames."""
@@ -96,16 +96,16 @@ class Unit:
             self.swapper.install(ready, frame_id)
 
     def decide(self) -> int:
-        return self.pilot.decide(np.zeros(OBS_DIM, np.float32))
+        return self.guarded.decide(np.zeros(OBS_DIM, np.float32))
 
     def runs_old(self) -> bool:
         """Whether the first policy runs, with everything that belongs to it."""
         assert self.guard is not None
         return (
-            self.swapper.loadout is self.first
-            and self.pilot.policy is self.first.policy
+            self.swapper.deployment is self.first
+            and self.guarded.policy is self.first.policy
             and self.service._runtime.bundle is self.first.model
-            and self.guard._promise is self.first.promise
+            and self.guard._promise is self.first.reference
             and self.service.task.timeout_ms == TASK["timeout_ms"]
             and self.decide() == OLD.index
         )
@@ -276,15 +276,15 @@ def test_whatever_stands_in_a_manifest_the_device_decides(
             inside[path[-1]] = value
     unit = other_unit
     write(unit.path, NEW, **manifest)
-    before = unit.swapper.loadout
+    before = unit.swapper.deployment
     unit.swap()
     for _ in range(3):
         assert 0 <= unit.decide() < N_ACTIONS
-    assert unit.pilot.policy is unit.swapper.loadout.policy
+    assert unit.guarded.policy is unit.swapper.deployment.policy
     assert unit.guard is not None
     assert 1 <= unit.guard.window.size <= MAX_WINDOW
     if not changes:
-        assert unit.swapper.loadout is not before
+        assert unit.swapper.deployment is not before
 
 
 def test_a_failed_file_is_not_tried_again_until_it_changes(unit: Unit) -> None:

@@ -17,14 +17,14 @@ from cnn.common.errors import BundleError
 from cnn.runtime import SplitRuntime
 from testbed.costs.power import power_profile
 from testbed.deploy.guard import Guard, GuardSettings, Limits, unscaled
-from testbed.deploy.guarded_policy import Decision, Pilot
+from testbed.deploy.guarded_policy import Decision, GuardedPolicy
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.link.link_process import LinkProcess
 from testbed.meters.model_meter import ModelMeter
 from testbed.policy.observer import FIELDS, OBS_DIM, Observer, Settings, normalise
 from testbed.policy.policies import PolicyBundle, StaticPolicy
-from testbed.policy.reference_profile import LEVELS, Promise, window_means
+from testbed.policy.reference_profile import LEVELS, ReferenceProfile, window_means
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import measurement_schema
 from testbed.server.server_process import ServerProcess
@@ -117,16 +117,16 @@ def test_frames_decided_before_a_change_do_not_count_for_what_came_after() -> No
 
 
 def test_an_energy_of_another_meter_is_not_compared_with_the_promise() -> None:
-    promise = promised(energy_source="model:a")
-    guard = Guard(SETTINGS, Limits(), 1000, promise)
+    reference = promised(energy_source="model:a")
+    guard = Guard(SETTINGS, Limits(), 1000, reference)
     assert set(feed(guard, 100, energy_mj=9e9, energy_source="rapl")) == {"policy"}
     assert "safe" in feed(guard, 100, energy_mj=9e9, energy_source="model:a")
 
 
-def promised(**more: str) -> Promise:
+def promised(**more: str) -> ReferenceProfile:
     rng = np.random.default_rng(1)
     drives = (8, 120)
-    return Promise.of_drives(
+    return ReferenceProfile.of_drives(
         {
             "delay_ms": rng.normal(50, 10, drives),
             "energy_mj": rng.normal(100, 10, drives),
@@ -195,15 +195,19 @@ def test_window_means_against_brute_force() -> None:
 
 
 def test_a_promise_travels_in_a_policy_file_and_is_refused_if_damaged() -> None:
-    promise = promised()
-    bundle = PolicyBundle({"metrics": {"promise": promise.to_json()}}, {})
-    assert Promise.of_bundle(bundle) == promise
-    assert Promise.of_bundle(PolicyBundle({"metrics": {}}, {})) is None
-    assert promise.low("confidence") == promise.quantiles["confidence"][0]
-    assert len(promise.quantiles["delay_ms"]) == len(LEVELS)
-    for bad in ({}, {**promise.to_json(), "actions": [1.0]}, {**promise.to_json(), "window": 0}):
+    reference = promised()
+    bundle = PolicyBundle({"metrics": {"promise": reference.to_json()}}, {})
+    assert ReferenceProfile.of_bundle(bundle) == reference
+    assert ReferenceProfile.of_bundle(PolicyBundle({"metrics": {}}, {})) is None
+    assert reference.low("confidence") == reference.quantiles["confidence"][0]
+    assert len(reference.quantiles["delay_ms"]) == len(LEVELS)
+    for bad in (
+        {},
+        {**reference.to_json(), "actions": [1.0]},
+        {**reference.to_json(), "window": 0},
+    ):
         with pytest.raises(BundleError, match="promise"):
-            Promise.of_bundle(PolicyBundle({"metrics": {"promise": bad}}, {}))
+            ReferenceProfile.of_bundle(PolicyBundle({"metrics": {"promise": bad}}, {}))
 
 
 def test_a_link_outside_training_makes_the_policy_fall_and_a_good_one_brings_it_back() -> None:
@@ -225,25 +229,25 @@ def test_a_link_outside_training_makes_the_policy_fall_and_a_good_one_brings_it_
     frames = list(open_frames("render", model.config.input_size, seed=1, n=60))
 
     def drive(client: MecClient, guard: Guard | None, until: Callable[[float], bool]) -> Rows:
-        pilot = Pilot(StaticPolicy(REMOTE), "p", "b", SAFE.index)
+        guarded = GuardedPolicy(StaticPolicy(REMOTE), "p", "b", SAFE.index)
         if guard is not None:
-            pilot.trusted = guard.trusted
+            guarded.trusted = guard.trusted
         meter = ModelMeter(power_profile("jetson-nano+5g-nsa-lowband"))
-        unit = Device(runtime, client, pilot, Observer(settings), meter, config)
+        unit = Device(runtime, client, guarded, Observer(settings), meter, config)
 
         def stream() -> Iterator[CameraFrame]:
             began_s = time.monotonic()
             for number in itertools.count():
                 if until(time.monotonic() - began_s):
                     return
-                pilot.begin(number)
+                guarded.begin(number)
                 yield frames[number % len(frames)]
 
         rows = []
         for measured in unit.run(stream()):
             rows.append(measured)
             if guard is not None:
-                guard.observe(measured, pilot.take(measured.frame_id))
+                guard.observe(measured, guarded.take(measured.frame_id))
         return rows
 
     with ServerProcess() as server:
@@ -255,12 +259,12 @@ def test_a_link_outside_training_makes_the_policy_fall_and_a_good_one_brings_it_
             client.connect(10)
             trained = drive(client, None, lambda s: s > 1.5)
         # Half as long again: this machine may be busier in the second drive.
-        promise = Promise.of_drives(
+        reference = ReferenceProfile.of_drives(
             {"delay_ms": [[1.5 * r.delay_ms for r in trained]]},
             [[r.action for r in trained]],
             window=10,
         )
-        guard = Guard(SETTINGS, Limits(), config.deadline_ms, promise)
+        guard = Guard(SETTINGS, Limits(), config.deadline_ms, reference)
         leaving = trace((good_s, 20, 10), (bad_s, 0.2, 400), (60, 20, 10))
         with (
             LinkProcess(leaving, upstream) as link,

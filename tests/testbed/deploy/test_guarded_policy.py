@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnn.action import Action
-from testbed.deploy.guarded_policy import MAX_SHADOW_ERRORS, REMEMBERED, Pilot
+from testbed.deploy.guarded_policy import MAX_SHADOW_ERRORS, REMEMBERED, GuardedPolicy
 from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import Policy, RandomPolicy, StaticPolicy
 
@@ -27,8 +27,8 @@ class Wrong(StaticPolicy):
         return self.answer  # type: ignore[return-value]
 
 
-def make(policy: Policy, shadow: Policy | None = None) -> Pilot:
-    return Pilot(policy, "policy-1", "bundle-1", SAFE, shadow)
+def make(policy: Policy, shadow: Policy | None = None) -> GuardedPolicy:
+    return GuardedPolicy(policy, "policy-1", "bundle-1", SAFE, shadow)
 
 
 def test_the_shadow_decides_on_every_frame_and_never_acts() -> None:
@@ -49,53 +49,53 @@ def test_the_shadow_decides_on_every_frame_and_never_acts() -> None:
 
 @pytest.mark.parametrize("answer", [ValueError("x"), 20, -1, None, float("nan")])
 def test_a_policy_that_fails_is_overruled_by_the_safe_action(answer: object) -> None:
-    pilot = make(Wrong(answer))
-    assert pilot.decide(OBSERVATION) == SAFE
-    note = pilot.take(0)
+    guarded = make(Wrong(answer))
+    assert guarded.decide(OBSERVATION) == SAFE
+    note = guarded.take(0)
     assert note is not None
     assert (note.policy_action, note.decided_by) == (None, "safe")
-    assert pilot.errors == 1
+    assert guarded.errors == 1
 
 
 def test_a_policy_that_fails_is_replaced_within_the_frame_if_it_can_be() -> None:
-    pilot = make(Wrong(ValueError("new")))
+    guarded = make(Wrong(ValueError("new")))
 
     def roll_back(reason: str) -> bool:
-        pilot.use(StaticPolicy(Action(2, 1)), "policy-0", "bundle-0", None)
+        guarded.use(StaticPolicy(Action(2, 1)), "policy-0", "bundle-0", None)
         return True
 
-    pilot.roll_back = roll_back
-    assert pilot.decide(OBSERVATION) == Action(2, 1).index
-    note = pilot.take(0)
+    guarded.roll_back = roll_back
+    assert guarded.decide(OBSERVATION) == Action(2, 1).index
+    note = guarded.take(0)
     assert note is not None
     assert (note.decided_by, note.policy_hash) == ("policy", "policy-0")
 
 
 def test_a_shadow_that_fails_costs_nothing_and_is_dropped() -> None:
-    pilot = make(StaticPolicy(Action(2, 1)), Wrong(ValueError("shadow")))
+    guarded = make(StaticPolicy(Action(2, 1)), Wrong(ValueError("shadow")))
     for frame in range(10):
-        pilot.begin(frame)
-        assert pilot.decide(OBSERVATION) == Action(2, 1).index
-        note = pilot.take(frame)
+        guarded.begin(frame)
+        assert guarded.decide(OBSERVATION) == Action(2, 1).index
+        note = guarded.take(frame)
         assert note is not None
         assert note.shadow_action is None
-    assert pilot.shadow is None
-    assert pilot.shadow_errors == MAX_SHADOW_ERRORS
+    assert guarded.shadow is None
+    assert guarded.shadow_errors == MAX_SHADOW_ERRORS
 
 
 def test_a_policy_that_is_not_trusted_is_asked_but_not_followed() -> None:
-    pilot = make(StaticPolicy(Action(2, 1)))
-    pilot.trusted = lambda: False
-    assert pilot.decide(OBSERVATION) == SAFE
-    note = pilot.take(0)
+    guarded = make(StaticPolicy(Action(2, 1)))
+    guarded.trusted = lambda: False
+    assert guarded.decide(OBSERVATION) == SAFE
+    note = guarded.take(0)
     assert note is not None
     assert (note.policy_action, note.action, note.decided_by) == (Action(2, 1).index, SAFE, "guard")
 
 
 def test_the_last_observations_are_kept_and_no_more() -> None:
-    pilot = make(StaticPolicy(Action(2, 1)))
-    assert len(pilot.observations()) == 0
+    guarded = make(StaticPolicy(Action(2, 1)))
+    assert len(guarded.observations()) == 0
     for i in range(REMEMBERED + 5):
-        pilot.decide(np.full(OBS_DIM, i, np.float32))
-    seen = pilot.observations()
+        guarded.decide(np.full(OBS_DIM, i, np.float32))
+    seen = guarded.observations()
     assert sorted(seen[:, 0]) == list(range(5, REMEMBERED + 5))

@@ -12,8 +12,8 @@ import pytest
 from cnn.action import Action
 from cnn.bundle import load_bundle
 from cnn.common.errors import BundleError
-from testbed.deploy.deployment import Loadout, Sources, check_policy, check_runtime, load
-from testbed.deploy.guarded_policy import Pilot
+from testbed.deploy.deployment import Deployment, Sources, check_policy, check_runtime, load
+from testbed.deploy.guarded_policy import GuardedPolicy
 from testbed.deploy.hot_swap import LiveRuntime, Swapper, Watcher
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
@@ -36,20 +36,22 @@ def frames() -> list[CameraFrame]:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Loadout:
+def shipped() -> Deployment:
     return load(Sources(action=LOCAL.name))
 
 
 class Bench:
     """A device without a clock, and what changes its bundles."""
 
-    def __init__(self, first: Loadout, client: MecClient | None = None, probation: int = 5) -> None:
-        self.pilot = Pilot(first.policy, first.policy_hash, "", Action(5, 5).index)
+    def __init__(
+        self, first: Deployment, client: MecClient | None = None, probation: int = 5
+    ) -> None:
+        self.guarded = GuardedPolicy(first.policy, first.policy_hash, "", Action(5, 5).index)
         self.runtime = LiveRuntime(first.runtime)
-        self.swapper = Swapper(first, self.pilot, self.runtime, client, probation)
+        self.swapper = Swapper(first, self.guarded, self.runtime, client, probation)
         config = DeviceConfig(period_ms=0, timeout_ms=5000)
         self.device = Device(
-            self.runtime, client, self.pilot, Observer(SETTINGS), NoMeter(), config
+            self.runtime, client, self.guarded, Observer(SETTINGS), NoMeter(), config
         )
 
     def run(
@@ -58,7 +60,7 @@ class Bench:
         def stream() -> Iterator[CameraFrame]:
             for number, frame in enumerate(frames):
                 between(number)
-                self.pilot.begin(number)
+                self.guarded.begin(number)
                 yield frame
 
         for row in self.device.run(stream()):
@@ -67,7 +69,12 @@ class Bench:
 
     def watch(self, sources: Sources, client: MecClient | None = None) -> Watcher:
         return Watcher(
-            sources, lambda: self.swapper.loadout, self.pilot.observations, lambda: None, client, 0
+            sources,
+            lambda: self.swapper.deployment,
+            self.guarded.observations,
+            lambda: None,
+            client,
+            0,
         )
 
 
@@ -86,7 +93,9 @@ def test_a_changed_policy_file_acts_from_one_frame_to_the_next(
         watcher.look()
         ready = watcher.take()
         if ready is not None:
-            assert ready.runtime is bench.swapper.loadout.runtime  # the network is not loaded anew
+            assert (
+                ready.runtime is bench.swapper.deployment.runtime
+            )  # the network is not loaded anew
             bench.swapper.install(ready, number)
 
     rows = list(bench.run(frames, between))
@@ -112,7 +121,7 @@ class FailsLater(StaticPolicy):
 
 
 def test_a_policy_that_fails_among_its_first_frames_is_taken_back_without_losing_one(
-    frames: list[CameraFrame], shipped: Loadout
+    frames: list[CameraFrame], shipped: Deployment
 ) -> None:
     bench = Bench(shipped)
     bad = FailsLater(Action(1, 1))
@@ -140,7 +149,7 @@ class Torn:
 @pytest.mark.parametrize("segment", ["block1", "block2", "exit3"])
 def test_a_network_that_fails_in_a_frame_is_taken_back_within_it(
     frames: list[CameraFrame],
-    shipped: Loadout,
+    shipped: Deployment,
     tmp_path: Path,
     other_bundle: Callable[[Path], str],
     segment: str,
@@ -159,7 +168,7 @@ def test_a_network_that_fails_in_a_frame_is_taken_back_within_it(
     answers = [(row.prediction, row.confidence) for row in rows]
     np.testing.assert_allclose(np.array(answers, float), np.array(expected), rtol=1e-5)
     assert bench.swapper.rollbacks == 1
-    assert bench.swapper.loadout is shipped
+    assert bench.swapper.deployment is shipped
 
 
 def test_a_network_is_changed_only_once_the_server_has_it_and_no_frame_is_lost(
@@ -208,7 +217,7 @@ def test_a_network_is_changed_only_once_the_server_has_it_and_no_frame_is_lost(
     assert rows[20].status == "fallback"  # the server has the new network, the device not yet
     assert rows[-1].status == "ok"
     assert watcher.failures == 3
-    assert bench.swapper.loadout.model.hash == new_hash
+    assert bench.swapper.deployment.model.hash == new_hash
     assert bench.swapper.rollbacks == 0
 
 
@@ -272,7 +281,7 @@ def test_a_policy_whose_outputs_overflow_fails_its_test() -> None:
         check_policy(policy)
 
 
-def test_a_network_that_answers_nonsense_fails_its_test(shipped: Loadout) -> None:
+def test_a_network_that_answers_nonsense_fails_its_test(shipped: Deployment) -> None:
     class Nonsense(LiveRuntime):
         def act(self, frame: np.ndarray, action: Action) -> tuple[int, float]:
             return 3, float("nan")

@@ -86,7 +86,7 @@ with logged("json", "info"):
     ("error", "code", "traceback"),
     [
         (
-            "from cnn.common.errors import DataError as E; raise E('a', expected='b', mend='c')",
+            "from cnn.common.errors import DataError as E; raise E('a', expected='b', hint='c')",
             2,
             False,
         ),

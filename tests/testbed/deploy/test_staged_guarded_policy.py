@@ -11,8 +11,8 @@ import pytest
 from cnn.action import ACTIONS, Action
 from cnn.common.errors import BundleError
 from testbed.deploy.decision_trace import STAGE_START
-from testbed.deploy.deployment import Loadout, Sources, check_policy, load
-from testbed.deploy.guarded_policy import Decision, Pilot
+from testbed.deploy.deployment import Deployment, Sources, check_policy, load
+from testbed.deploy.guarded_policy import Decision, GuardedPolicy
 from testbed.deploy.hot_swap import LiveRuntime, Swapper
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
@@ -35,41 +35,43 @@ def frames() -> list[CameraFrame]:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Loadout:
+def shipped() -> Deployment:
     return load(Sources(action=SAFE.name))
 
 
 def drive(
-    shipped: Loadout,
+    shipped: Deployment,
     frames: list[CameraFrame],
     first: AnyPolicy,
     shadow: AnyPolicy | None = None,
     change: Callable[[Swapper, int], None] = lambda swapper, number: None,
 ) -> tuple[Rows, Swapper]:
     """A device without clock, server and meter; offloads fall back at the block they left."""
-    loadout = replace(shipped, policy=first, policy_hash="first", shadow=shadow)
-    pilot = Pilot(first, "first", "", SAFE.index, shadow)
+    deployment = replace(shipped, policy=first, policy_hash="first", shadow=shadow)
+    guarded = GuardedPolicy(first, "first", "", SAFE.index, shadow)
     runtime = LiveRuntime(shipped.runtime)
-    swapper = Swapper(loadout, pilot, runtime, None, 20)
-    device = Device(runtime, None, pilot, Observer(SETTINGS), NoMeter(), DeviceConfig(period_ms=0))
+    swapper = Swapper(deployment, guarded, runtime, None, 20)
+    device = Device(
+        runtime, None, guarded, Observer(SETTINGS), NoMeter(), DeviceConfig(period_ms=0)
+    )
 
     def stream() -> Iterator[CameraFrame]:
         for number, frame in enumerate(frames):
             change(swapper, number)
-            pilot.begin(number)
+            guarded.begin(number)
             yield frame
 
     rows: Rows = []
     for row in device.run(stream()):
         swapper.observe(row)
-        decision = pilot.take(row.frame_id)
+        decision = guarded.take(row.frame_id)
         assert decision is not None
         rows.append((row, decision))
     assert [row.frame_id for row, _ in rows] == list(range(len(frames)))
     return rows, swapper
 
 
-def confidences(shipped: Loadout, frames: list[CameraFrame], exit: int) -> np.ndarray:
+def confidences(shipped: Deployment, frames: list[CameraFrame], exit: int) -> np.ndarray:
     return np.array([shipped.runtime.local(frame.image, exit)[1] for frame in frames])
 
 
@@ -81,7 +83,7 @@ def test_before_a_look_the_observation_is_that_of_the_device() -> None:
 
 
 def test_a_staged_shadow_is_asked_as_far_as_the_acting_policy_looks(
-    shipped: Loadout, frames: list[CameraFrame], threshold_policy: Make
+    shipped: Deployment, frames: list[CameraFrame], threshold_policy: Make
 ) -> None:
     look, sure = Action(1, 1), confidences(shipped, frames, 1)
     middle = float(np.median(sure))
@@ -103,7 +105,7 @@ def test_a_staged_shadow_is_asked_as_far_as_the_acting_policy_looks(
 
 
 def test_a_shadow_that_would_look_elsewhere_is_left_open(
-    shipped: Loadout, frames: list[CameraFrame], threshold_policy: Make
+    shipped: Deployment, frames: list[CameraFrame], threshold_policy: Make
 ) -> None:
     acting = threshold_policy(Action(1, 1), SAFE, 2.0)
     for shadow, known in (
@@ -120,7 +122,7 @@ def test_a_shadow_that_would_look_elsewhere_is_left_open(
 
 
 def test_after_giving_up_the_acting_policy_decides_on_and_the_pair_stays_the_one_sent(
-    shipped: Loadout, frames: list[CameraFrame], threshold_policy: Make
+    shipped: Deployment, frames: list[CameraFrame], threshold_policy: Make
 ) -> None:
     send = Action(4, 3)
     acting = threshold_policy(Action(1, 1), send, 2.0)  # never sure enough, as long as it may send
@@ -138,18 +140,18 @@ def test_after_giving_up_the_acting_policy_decides_on_and_the_pair_stays_the_one
 
 @pytest.mark.parametrize("safe", [Action(5, 0), Action(3, 2)], ids=str)
 def test_a_safe_action_that_sends_is_finished_on_the_device(
-    shipped: Loadout, frames: list[CameraFrame], threshold_policy: Make, safe: Action
+    shipped: Deployment, frames: list[CameraFrame], threshold_policy: Make, safe: Action
 ) -> None:
     """The policy fails where it stands after block 1, and then the server does."""
     bad = Fails(threshold_policy(Action(1, 1), SAFE, 2.0), 0)
-    loadout = replace(shipped, policy=bad, policy_hash="bad")
-    pilot = Pilot(bad, "bad", "", safe.index)
+    deployment = replace(shipped, policy=bad, policy_hash="bad")
+    guarded = GuardedPolicy(bad, "bad", "", safe.index)
     device = Device(
-        loadout.runtime, None, pilot, Observer(SETTINGS), NoMeter(), DeviceConfig(period_ms=0)
+        deployment.runtime, None, guarded, Observer(SETTINGS), NoMeter(), DeviceConfig(period_ms=0)
     )
-    pilot.begin(0)
+    guarded.begin(0)
     (row,) = device.run(frames[:1])
-    decision = pilot.take(0)
+    decision = guarded.take(0)
     assert decision is not None
     assert decision.decided_by == "safe"
     assert row.action == decision.action == Action(safe.exit, max(safe.split, 1)).index
@@ -176,7 +178,7 @@ class Fails(StagedNetworkPolicy):
 
 @pytest.mark.parametrize("answer", [None, Action(4, 1).index, Action(2, 2).index, -1, N_STAGED])
 def test_a_staged_policy_that_fails_within_a_frame_is_overruled_from_where_it_stands(
-    shipped: Loadout, frames: list[CameraFrame], threshold_policy: Make, answer: object
+    shipped: Deployment, frames: list[CameraFrame], threshold_policy: Make, answer: object
 ) -> None:
     bad = Fails(threshold_policy(Action(2, 2), SAFE, -1.0), 3, answer)  # none legal after block 2
     rows, swapper = drive(shipped, frames[:8], bad)
@@ -198,7 +200,7 @@ def test_a_staged_policy_that_fails_within_a_frame_is_overruled_from_where_it_st
     ],
 )
 def test_a_staged_policy_is_taken_back_for_a_frame_level_one_within_the_frame(
-    shipped: Loadout,
+    shipped: Deployment,
     frames: list[CameraFrame],
     threshold_policy: Make,
     once: Action,
@@ -233,7 +235,7 @@ class FailsOnce(StaticPolicy):
 
 
 def test_a_frame_level_policy_is_taken_back_for_a_staged_one_within_the_frame(
-    shipped: Loadout, frames: list[CameraFrame], threshold_policy: Make
+    shipped: Deployment, frames: list[CameraFrame], threshold_policy: Make
 ) -> None:
     staged = threshold_policy(Action(1, 1), Action(3, 2), 2.0)
 
@@ -259,7 +261,7 @@ class Torn:
 
 @pytest.mark.parametrize("segment", ["block1", "exit1", "block3", "exit4"])
 def test_a_network_that_fails_in_a_staged_frame_is_taken_back_within_it(
-    shipped: Loadout,
+    shipped: Deployment,
     frames: list[CameraFrame],
     tmp_path,
     other_bundle,

@@ -41,7 +41,7 @@ class Fake:
 
     def open(self, name: str = "fake") -> Fake:
         if self.mode == "absent":
-            raise DataError("camera source 'fake'", expected="a camera", mend="plug it in")
+            raise DataError("camera source 'fake'", expected="a camera", hint="plug it in")
         self.opened += 1
         return self
 

@@ -81,7 +81,7 @@ class Scripted:
     def reset(self) -> None:
         self._left = iter([a for path in self._paths for a in path])
 
-    def decide(self, observation: np.ndarray, stand: int = 0) -> int:
+    def decide(self, observation: np.ndarray, point: int = 0) -> int:
         return next(self._left)
 
 
@@ -136,8 +136,8 @@ def test_a_staged_paced_device_takes_what_its_looks_take(
     paths = [[one, ANSWER], [one, two, ANSWER], [one, two, five], [five]] * 4
     exits = [[1], [1, 2], [1, 2, 5], [5]] * 4
     expected = [
-        sum(pace.parts_ms(Action(b, b), a)[0] for a, b in pairwise([0, *looked]))
-        for looked in exits
+        sum(pace.parts_ms(Action(b, b), a)[0] for a, b in pairwise([0, *evaluated]))
+        for evaluated in exits
     ]
     rows, device = drive(runtime, bundle, pace, Scripted(paths, True), len(paths))
     over = overrun_ms(rows, expected)

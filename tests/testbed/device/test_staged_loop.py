@@ -17,12 +17,12 @@ from testbed.link.link_process import LinkProcess
 from testbed.meters.meter import NoMeter
 from testbed.policy.decision_points import (
     ANSWER,
-    IN_HURRY,
     LEGAL,
+    POINT,
     REPAIR,
     SENDING,
-    STAND,
-    has_given_up,
+    SENDING_EARLY,
+    has_timed_out,
 )
 from testbed.policy.observer import STAGED_FIELDS, STAGED_OBS_DIM, Observer, Settings, scale_one
 from testbed.records.measurement import Measurement
@@ -56,18 +56,18 @@ class Scripted:
         self._left: list[int] = []
         self._next = iter(self._paths)
 
-    def decide(self, observation: np.ndarray, stand: int) -> int:
-        if stand == 0:
+    def decide(self, observation: np.ndarray, point: int) -> int:
+        if point == 0:
             self._left = list(next(self._next))
             self.seen.append([])
-        self.seen[-1].append((stand, observation.copy()))
-        if has_given_up(stand) and not self._left:  # as planned, without the server
-            return int(REPAIR[stand, self._last])
+        self.seen[-1].append((point, observation.copy()))
+        if has_timed_out(point) and not self._left:  # as planned, without the server
+            return int(REPAIR[point, self._last])
         self._last = self._left.pop(0)
-        assert LEGAL[stand, self._last]
+        assert LEGAL[point, self._last]
         return self._last
 
-    def decide_batch(self, observations: np.ndarray, stands: np.ndarray) -> np.ndarray:
+    def decide_batch(self, observations: np.ndarray, points: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
 
@@ -87,8 +87,8 @@ def run(
 
 
 def amounts_to(path: Sequence[int]) -> Action:
-    looked = [ACTIONS[a] for a in path if a != ANSWER]
-    return looked[-1]
+    evaluated = [ACTIONS[a] for a in path if a != ANSWER]
+    return evaluated[-1]
 
 
 def test_staged_answers_are_those_of_the_action_they_amount_to(
@@ -106,8 +106,8 @@ def test_staged_answers_are_those_of_the_action_they_amount_to(
         assert row.confidence == pytest.approx(confidence, abs=1e-3)
         assert row.uplink_bytes == bundle.config.payload_bytes(action.exit, action.split)
         assert row.head_ms <= row.delay_ms
-        looked = [ACTIONS[a] for a in path if a != ANSWER and ACTIONS[a].is_local]
-        assert row.looks == sum(2 ** (a.exit - 1) for a in looked)
+        evaluated = [ACTIONS[a] for a in path if a != ANSWER and ACTIONS[a].is_local]
+        assert row.looks == sum(2 ** (a.exit - 1) for a in evaluated)
 
 
 def test_without_a_server_it_goes_on_from_where_it_stands(
@@ -123,17 +123,17 @@ def test_without_a_server_it_goes_on_from_where_it_stands(
 def test_what_was_looked_at_is_observed(runtime: SplitRuntime, frames: list[CameraFrame]) -> None:
     _, policy = run(runtime, None, frames)
     for frame, seen, path in zip(frames, policy.seen, PATHS, strict=True):
-        stand, first = seen[0]
-        assert stand == 0
+        point, first = seen[0]
+        assert point == 0
         assert first.shape == (STAGED_OBS_DIM,)
         assert first[AT["stage_spent_ms"]] == scale_one(AT["stage_spent_ms"], 0.0)
-        for (stand, observation), looked in zip(seen[1:], path, strict=False):
-            if has_given_up(stand):
+        for (point, observation), evaluated in zip(seen[1:], path, strict=False):
+            if has_timed_out(point):
                 assert observation[AT["stage_gave_up"]] == 1
                 assert observation[AT["failures"]] == -1  # nothing was sent, nothing failed
                 continue
-            exit = ACTIONS[looked].exit
-            assert stand == exit
+            exit = ACTIONS[evaluated].exit
+            assert point == exit
             assert observation[AT[f"stands_at_{exit}"]] == 1
             sure = runtime.local(frame.image, exit)[1]
             for name in ("stage_confidence", f"confidence_exit{exit}"):
@@ -141,8 +141,8 @@ def test_what_was_looked_at_is_observed(runtime: SplitRuntime, frames: list[Came
             assert observation[AT["stage_spent_ms"]] > first[AT["stage_spent_ms"]]
 
 
-def hurried(exit: int, split: int) -> int:
-    return IN_HURRY[SENDING.index(Action(exit, split).index)]
+def early(exit: int, split: int) -> int:
+    return SENDING_EARLY[SENDING.index(Action(exit, split).index)]
 
 
 def test_a_device_in_a_hurry_gives_up_and_goes_on_with_other_exits(
@@ -151,8 +151,8 @@ def test_a_device_in_a_hurry_gives_up_and_goes_on_with_other_exits(
     """Through a link that goes down for good after two seconds; the time-out would be 30."""
     paths = [
         [Action(5, 0).index],
-        [Action(1, 1).index, hurried(5, 2), Action(3, 3).index, ANSWER],
-        [Action(2, 2).index, hurried(4, 2), ANSWER],
+        [Action(1, 1).index, early(5, 2), Action(3, 3).index, ANSWER],
+        [Action(2, 2).index, early(4, 2), ANSWER],
     ]
     up, down = np.full(20, 20.0), np.zeros(3000)
     trace = Trace(np.concatenate([up, down]), np.full(3020, 20.0), 0.1, "test", "5G", "generated")
@@ -177,8 +177,8 @@ def test_a_device_in_a_hurry_gives_up_and_goes_on_with_other_exits(
     assert rows[1].fallback_ms
     assert rows[2].fallback_ms == 0  # the answer was known before it sent
     assert max(row.delay_ms for row in rows) < config.timeout_ms
-    stands = [[stand for stand, _ in seen] for seen in policy.seen]
-    assert stands == [[0], [0, 1, STAND[1, 2, 1], STAND[1, 3, 3]], [0, 2, STAND[1, 2, 2]]]
+    points = [[point for point, _ in seen] for seen in policy.seen]
+    assert points == [[0], [0, 1, POINT[1, 2, 1], POINT[1, 3, 3]], [0, 2, POINT[1, 2, 2]]]
     for seen, failures in ((policy.seen[1], 1), (policy.seen[2], 2)):
         (_, before), (_, after) = seen[1:3]
         assert (before[AT["stage_gave_up"]], after[AT["stage_gave_up"]]) == (-1, 1)
@@ -197,11 +197,11 @@ def test_no_block_runs_twice(
         ran.extend(range(first, last + 1))
         return forward(x, first, last)  # type: ignore[arg-type]
 
-    stand = Stand.before(runtime, frames[0].image)
+    point = Stand.before(runtime, frames[0].image)
     monkeypatch.setattr(runtime, "forward", counted)
-    stand.look(1)
-    stand.look(3)
-    payload = runtime.payload(stand.run_to(4), 4)
+    point.look(1)
+    point.look(3)
+    payload = runtime.payload(point.run_to(4), 4)
     assert ran == [1, 2, 3, 4]
     monkeypatch.undo()
     whole = runtime.payload(runtime.forward(runtime.start(frames[0].image), 1, 4), 4)

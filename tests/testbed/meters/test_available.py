@@ -80,7 +80,7 @@ def test_a_counter_that_does_not_move(sysfs: Any) -> None:
     found = meter_findings(sysfs.root)["meter rapl"]
     assert not found.ok
     assert found.found == "package-0: counter does not move"
-    assert found.mend
+    assert found.hint
 
 
 def test_memory_that_does_not_move_is_said(sysfs: Any) -> None:
@@ -114,7 +114,7 @@ def test_a_counter_that_is_not_readable_without_root(
     found = meter_findings(sysfs.root)["meter rapl"]
     assert not found.ok
     assert found.found == "package-0: energy_uj is not readable without root"
-    assert "chmod" in found.mend
+    assert "chmod" in found.hint
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def test_staged_observation_extends_the_frame_observation() -> None:
     assert seen["stage_agrees_frame"] == -1
     assert seen["stage_gave_up"] == -1
     # Sent from block 4 after a look at exit 3, in vain.
-    after = observer.observe_stage(base, [(1, 7, 0.5), (3, 2, 0.75)], 4, 60.0, gave_up=True)
+    after = observer.observe_stage(base, [(1, 7, 0.5), (3, 2, 0.75)], 4, 60.0, timed_out=True)
     later = dict(zip(names, after, strict=True))
     assert (later["stands_at_4"], later["stands_at_3"], later["stage_gave_up"]) == (1, -1, 1)
     assert later["stage_confidence"] == seen["stage_confidence"]

@@ -227,7 +227,7 @@ def test_a_faulty_request_is_refused_in_three_parts(name: str) -> None:
     assert caught.value.fault == fault
     assert isinstance(caught.value, RemoteError)
     assert "; expected " in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
     assert len(str(caught.value)) < 400  # what came from outside is not echoed at length
 
 
