@@ -2,9 +2,10 @@
 
 `GuardedPolicy` is itself a policy, once a frame or in stages as the one inside it is, so the
 device loop needs to know nothing of it. Whatever the policy inside does, it answers with an
-action: a policy that raises or answers nonsense is rolled back if there is one before it, and otherwise
-overruled by the safe action for this frame. Policies of either kind may follow each other, even
-within a frame: from where the device stands, a decision is carried out as nearly as it can be.
+action: a policy that raises or answers nonsense is rolled back if there is one before it, and
+otherwise overruled by the safe action for this frame. Policies of either kind may follow each
+other, even within a frame: from where the device is, a decision is carried out as nearly as it can
+be.
 """
 
 from __future__ import annotations
