@@ -45,7 +45,7 @@ from testbed.wire.ports import find_free
 
 SERVE = (
     "import os, sys, typer; os.sched_setaffinity(0, map(int, sys.argv.pop(1).split(',')));"
-    "from cnn.common.entry import run_app; from testbed.cli.serve_command import serve;"
+    "from cnn.common.console import run_app; from testbed.cli.serve_command import serve;"
     "app = typer.Typer(); app.command()(serve); run_app(app)"
 )
 

@@ -16,8 +16,7 @@ from typing import Any, Final
 
 from cnn.action import N_ACTIONS, N_EXITS
 from cnn.arch import ModelConfig
-from cnn.common.errors import BundleError
-from cnn.common.option_checks import shown
+from cnn.common.errors import BundleError, shown
 from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing, said
 
 FORMAT: Final = 1

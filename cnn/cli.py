@@ -20,10 +20,8 @@ from cnn.cli_options import (
     resumable,
 )
 from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console
-from cnn.common.errors import ConfigError
-from cnn.common.locks import Claim
-from cnn.common.option_checks import require
-from cnn.common.outputs import ROOM, check_file, check_folder, check_whole_folder
+from cnn.common.errors import ConfigError, require
+from cnn.common.outputs import ROOM, Claim, check_file, check_folder, check_whole_folder
 from cnn.file_kinds import BUNDLE, DIAGRAM, FRAME_TABLE, check_run
 from cnn.info_command import info
 

@@ -13,8 +13,7 @@ from typing import Annotated, Final
 import typer
 
 from cnn.common.console import command_line
-from cnn.common.errors import DataError
-from cnn.common.option_checks import require
+from cnn.common.errors import DataError, require
 
 DataOption = Annotated[
     Path | None,

@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import N_ACTIONS
-from cnn.common.errors import DataError
+from cnn.common.errors import DataError, narrowed, smallest_unsigned
 from cnn.common.files import replacing
-from cnn.common.narrow import narrowed, smallest_unsigned
 from cnn.common.outside import file_bytes, json_object, npz_arrays, refusing
 
 FEATURES: Final = ("brightness", "contrast", "sharpness", "width_px", "height_px", "frame_in_track")

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import ACTIONS, N_ACTIONS, N_EXITS
-from cnn.common.errors import DataError
-from cnn.common.narrow import narrowed
+from cnn.common.errors import DataError, narrowed
 from cnn.data.conditions import another_drive
 from cnn.data.frame_features import frame_features
 from cnn.data.gtsrb import ImageSet

@@ -11,8 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cnn.common.errors import DataError
-from cnn.common.narrow import narrowed
+from cnn.common.errors import DataError, narrowed
 from cnn.data.track_split import Part, load_split, track_name
 
 _log = logging.getLogger(__name__)

@@ -8,8 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.common.errors import DataError
-from cnn.common.narrow import narrowed
+from cnn.common.errors import DataError, narrowed
 from cnn.data.gtsrb import ImageSet
 from cnn.data.gtsrb_layouts import N_CLASSES
 from cnn.data.preprocess import decode_rgb

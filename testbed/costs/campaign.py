@@ -22,7 +22,7 @@ import pyarrow as pa
 from cnn.action import ACTIONS, N_ACTIONS
 from cnn.bundle import Bundle
 from cnn.common.errors import DataError
-from cnn.common.locks import Claim
+from cnn.common.outputs import Claim
 from cnn.runtime import SplitRuntime
 from testbed.costs.campaign_config import DISTURBED, Block, CampaignConfig
 from testbed.costs.campaign_policy import Schedule

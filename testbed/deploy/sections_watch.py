@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cnn.action import Action
-from cnn.common.option_checks import shown
+from cnn.common.errors import shown
 from testbed.common.value_checks import in_range, require
 from testbed.wire.address import parse_host
 

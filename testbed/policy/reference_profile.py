@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cnn.action import N_ACTIONS
-from cnn.common.errors import BundleError
-from cnn.common.option_checks import MAX_INT
+from cnn.common.errors import MAX_INT, BundleError
 from cnn.common.outside import refusing
 
 if TYPE_CHECKING:
