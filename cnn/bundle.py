@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -17,6 +17,7 @@ from typing import Any, Final
 from cnn.action import N_ACTIONS, N_EXITS
 from cnn.arch import ModelConfig
 from cnn.common.errors import BundleError, shown
+from cnn.common.folders import FolderKind
 from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing, said
 
 FORMAT: Final = 1
@@ -147,3 +148,19 @@ def _broken(folder: Path, what: str) -> BundleError:
         expected=f"a whole bundle of format {FORMAT}, unchanged since its export",
         hint="copy it again, or make it anew with `sliproad cnn export`",
     )
+
+
+def _bundle_files(folder: Path) -> Collection[str]:
+    """Files of a model bundle, damaged or not, with its signature; none without its manifest."""
+    try:
+        manifest = json_object(file_bytes(folder / "manifest.json", MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return ()
+    ours = {"format", "config", "segments", "temperatures"}
+    if not ours <= manifest.keys():
+        return ()
+    return {"manifest.json", "manifest.json.sig", *(f"segments/{n}.onnx" for n in SEGMENTS)}
+
+
+BUNDLE: Final = FolderKind("a model bundle", "sliproad cnn export", _bundle_files)
+"""What `load_bundle` reads, as something that a command may replace."""

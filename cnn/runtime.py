@@ -53,7 +53,7 @@ class SplitRuntime:
             raise DataError(
                 f"frame of shape {frame.shape}, {frame.dtype}",
                 expected=f"uint8 ({size}, {size}, 3)",
-                hint="resize it with cnn.data.preprocess.resize_rgb",
+                hint="resize it with cnn.data.image_file.resize_rgb",
             )
         return np.ascontiguousarray(frame)[None]
 

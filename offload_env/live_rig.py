@@ -104,7 +104,7 @@ class LiveRig:
 
     def look(self) -> NDArray[np.float32]:
         """What the device knows now of a frame on which it does not decide."""
-        from cnn.data.frame_features import frame_features
+        from cnn.frame_table import frame_features
 
         frame = self._frame
         features = frame_features(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cnn.action import ACTIONS, N_EXITS, Action
 from cnn.common.errors import DataError
-from cnn.data.gtsrb import ImageSet
+from cnn.data.image_set import ImageSet
 from cnn.network.calibrate import Reliability, collect_logits, reliability, softmax
 from cnn.runtime import SplitRuntime
 

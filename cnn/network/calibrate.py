@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import ACTIONS
-from cnn.data.gtsrb import ImageSet
+from cnn.data.image_set import ImageSet
 from cnn.make_frame_table import action_logits
 from cnn.runtime import SplitRuntime
 

@@ -26,10 +26,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cnn.action import N_ACTIONS, N_EXITS
-from cnn.bundle import FORMAT, SEGMENTS, Bundle, load_bundle, manifest_hash
+from cnn.bundle import BUNDLE, FORMAT, SEGMENTS, Bundle, load_bundle, manifest_hash
 from cnn.common.errors import BundleError
 from cnn.common.folders import replacing_folder
-from cnn.file_kinds import BUNDLE
 from cnn.network.quantise import quantise_segment, segment_inputs
 from cnn.network.vgg import CONTRAST_FLOOR, LATENT_LEVELS, MultiExitVGG
 from cnn.runtime import SplitRuntime

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from cnn.arch import ModelConfig
 from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError
-from cnn.data.gtsrb import ImageSet, load_tracks, split_part
+from cnn.data.gtsrb import load_tracks, split_part
+from cnn.data.image_set import ImageSet
 from cnn.network import weights_file as checkpoint
 from cnn.network.accuracy import action_reliability
 from cnn.network.bottlenecks import BottleneckConfig, train_bottlenecks

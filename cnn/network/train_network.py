@@ -20,7 +20,7 @@ from tqdm import tqdm
 from cnn.arch import ModelConfig
 from cnn.common.errors import ConfigError
 from cnn.common.files import make_folder, write_text
-from cnn.data.gtsrb import ImageSet
+from cnn.data.image_set import ImageSet
 from cnn.network import weights_file as checkpoint
 from cnn.network.augment import augment
 from cnn.network.torch_device import DeviceChoice, Precision, choose_compute, parse_choice
