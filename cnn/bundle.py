@@ -24,7 +24,7 @@ FORMAT: Final = 1
 MAX_SEGMENT_BYTES: Final = 256 * 2**20
 """The largest segment of VGG-16's own widths has 28 MB."""
 TEMPERATURES: Final = (1e-3, 1e3)
-"""A fit looks from 0.2 to 10 (`cnn.network.calibrate`)."""
+"""A fit looks from 0.2 to 10 (`cnn.network.accuracy`)."""
 SEGMENTS: Final = (
     *(f"block{b}" for b in range(1, N_EXITS + 1)),
     *(f"exit{e}" for e in range(1, N_EXITS + 1)),

@@ -16,9 +16,8 @@ from cnn.common.errors import ConfigError
 from cnn.data.gtsrb import load_tracks, split_part
 from cnn.data.image_set import ImageSet
 from cnn.network import weights_file as checkpoint
-from cnn.network.accuracy import action_reliability
+from cnn.network.accuracy import action_reliability, collect_logits, fit_temperatures
 from cnn.network.bottlenecks import BottleneckConfig, train_bottlenecks
-from cnn.network.calibrate import collect_logits, fit_temperatures
 from cnn.network.export_bundle import write_bundle
 from cnn.network.torch_device import DeviceChoice, Precision, choose_compute
 from cnn.network.train_network import TrainConfig, train
