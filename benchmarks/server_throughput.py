@@ -37,9 +37,9 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
-from cnn.action import Action
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
+from cnn.topology import Action
 from testbed.wire.client import ExchangeFailed, MecClient
 from testbed.wire.ports import find_free
 

@@ -14,11 +14,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from cnn.action import N_ACTIONS, N_EXITS
-from cnn.arch import ModelConfig
 from cnn.common.errors import BundleError, shown
 from cnn.common.folders import FolderKind
 from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing, said
+from cnn.model_config import ModelConfig
+from cnn.topology import N_ACTIONS, N_EXITS
 
 FORMAT: Final = 1
 MAX_SEGMENT_BYTES: Final = 256 * 2**20

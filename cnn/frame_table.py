@@ -17,10 +17,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_ACTIONS
 from cnn.common.errors import DataError, narrowed, smallest_unsigned
 from cnn.common.files import replacing
 from cnn.common.outside import file_bytes, json_object, npz_arrays, refusing
+from cnn.topology import N_ACTIONS
 
 FEATURES: Final = ("brightness", "contrast", "sharpness", "width_px", "height_px", "frame_in_track")
 """Columns of `FrameTable.features`, all known before any convolution runs.

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from cnn.action import ACTIONS, N_ACTIONS, N_EXITS
 from cnn.common.errors import ConfigError, DataError, narrowed
 from cnn.data.image_set import SPLICED, ImageSet
 from cnn.frame_table import FEATURES, FrameTable, frame_features, join_tables
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS
 
 
 @dataclass(frozen=True, slots=True)

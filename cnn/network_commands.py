@@ -93,7 +93,7 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Fit backbone, exits and bottlenecks on the fit tracks; calibrate; write a bundle."""
-    from cnn.arch import PRESETS
+    from cnn.model_config import PRESETS
 
     if preset not in PRESETS:
         raise ConfigError(
@@ -179,7 +179,7 @@ def evaluate(
     table = Table(title=f"{result['frames']} images of {part}, bundle {loaded.hash[:12]}")
     for column in ("action", "accuracy %", "ECE", "ECE uncalibrated", "payload B"):
         table.add_column(column, justify="right")
-    from cnn.action import ACTIONS
+    from cnn.topology import ACTIONS
 
     for a in ACTIONS:
         r = result["actions"][a.name]
@@ -257,7 +257,7 @@ def download(
 @app.command()
 def info(bundle: BundleOption = None, as_json: JsonFlag = False) -> None:
     """Shapes, operations (MACs), payloads (bytes) and the 20 actions of a bundle."""
-    from cnn.action import ACTIONS, N_EXITS
+    from cnn.topology import ACTIONS, N_EXITS
 
     loaded = load_bundle(bundle)
     config = loaded.config

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import action_from_index
 from cnn.common.errors import ConfigError
+from cnn.topology import action_from_index
 from offload_env.errors import ResetNeededError
 from offload_env.world import World
 from testbed.device.pace import Pace

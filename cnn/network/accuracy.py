@@ -15,13 +15,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_EXITS, Action
 from cnn.common.errors import DataError
 from cnn.common.files import replacing
 from cnn.common.outputs import SOFTWARE
 from cnn.data.image_set import ImageSet
 from cnn.make_frame_table import action_logits
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, N_EXITS, Action
 
 N_BINS: Final = 15
 """Equal-width confidence bins of the expected calibration error, as in Guo et al."""

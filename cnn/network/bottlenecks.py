@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from cnn.action import N_EXITS
 from cnn.common.console import warn
 from cnn.common.errors import ConfigError
 from cnn.common.files import make_folder
@@ -37,6 +36,7 @@ from cnn.network.train_network import (
     to_batch,
 )
 from cnn.network.vgg import MultiExitVGG
+from cnn.topology import N_EXITS
 
 SPLITS = tuple(range(1, N_EXITS))
 

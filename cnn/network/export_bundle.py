@@ -29,13 +29,13 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cnn.action import N_ACTIONS, N_EXITS
 from cnn.bundle import BUNDLE, FORMAT, SEGMENTS, Bundle, load_bundle, manifest_hash
 from cnn.common.errors import BundleError
 from cnn.common.folders import replacing_folder
 from cnn.network.vgg import CONTRAST_FLOOR, LATENT_LEVELS, MultiExitVGG
 from cnn.ort import onnxruntime as ort
 from cnn.runtime import SplitRuntime
+from cnn.topology import N_ACTIONS, N_EXITS
 
 # isort: split
 # After cnn.ort, which sets what ONNX Runtime reads when it is loaded.

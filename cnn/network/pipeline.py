@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.arch import ModelConfig
 from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError
 from cnn.data.gtsrb import load_tracks, split_part
 from cnn.data.image_set import ImageSet
+from cnn.model_config import ModelConfig
 from cnn.network import weights_file as checkpoint
 from cnn.network.accuracy import action_reliability, collect_logits, fit_temperatures
 from cnn.network.bottlenecks import BottleneckConfig, train_bottlenecks

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from cnn.arch import ModelConfig
 from cnn.common.console import warn
 from cnn.common.errors import BundleError, ConfigError
 from cnn.common.files import replacing
 from cnn.common.outside import is_sealed, seal
+from cnn.model_config import ModelConfig
 from cnn.network.vgg import MultiExitVGG
 
 
