@@ -16,8 +16,8 @@ from agents.commands import agent_app
 from agents.demo import demo
 from agents.offline.estimate_command import estimate
 from agents.sweep_command import sweep
-from cnn.cli import app as cnn_app
-from cnn.common.entry import run_app
+from cnn.common.console import run_app
+from cnn.network_commands import app as cnn_app
 from testbed.cli.app import app as testbed_app
 
 app = typer.Typer(

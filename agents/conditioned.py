@@ -36,7 +36,7 @@ from agents.supervisor import VALIDATION_SEED_OFFSET
 from agents.train_config import TrainConfig
 from agents.training import ppo_settings
 from agents.world_task import task_of
-from cnn.common.locks import Claim
+from cnn.common.outputs import Claim
 from offload_env.conditioned import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
 from offload_env.scenario_text import anchored, scenario_toml
 from offload_env.world import World

@@ -9,8 +9,7 @@ import typer
 
 from agents.file_kinds import DEMO, check_run
 from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console
-from cnn.common.locks import Claim
-from cnn.common.outputs import check_folder
+from cnn.common.outputs import Claim, check_folder
 
 
 def demo(

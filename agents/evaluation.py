@@ -17,8 +17,8 @@ from agents.origin import Origin
 from agents.rollout import PERCENTILES, Rollout, episode_keys, simulate, summary
 from agents.statistics import Interval, gap_closed, interval, paired_differences, resamples
 from agents.table_file import write_table
-from cnn.action import ACTIONS
 from cnn.common.files import write_text
+from cnn.topology import ACTIONS
 from offload_env.bound.search import Schedule, best_schedule
 from offload_env.world import MAIN, World
 from testbed.policy.policies import StaticPolicy

@@ -20,7 +20,7 @@ from agents.evaluation import AGENT, BEST_STATIC, STAGED, Evaluation
 from agents.report import Report, Section, Table
 from agents.rollout import Rollout, episode_keys, sample_observations
 from agents.train_config import MARGIN
-from cnn.action import ACTIONS
+from cnn.topology import ACTIONS
 from offload_env.batch_simulator import FALLBACK, SKIPPED
 from offload_env.world import World
 from testbed.policy.observer import scale_one

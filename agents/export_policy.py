@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import cnn
 from agents.file_kinds import named
-from cnn.action import Action
 from cnn.common.errors import BundleError
+from cnn.topology import Action
 from testbed.policy.decision_points import staged_name
 from testbed.policy.observer import FIELDS, SCHEMA_HASH, STAGED_FIELDS, STAGED_SCHEMA_HASH
 from testbed.policy.policy_file import PolicyBundle

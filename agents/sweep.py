@@ -25,9 +25,8 @@ from agents.run_folder import CONFIG, POLICY, kept_scenario
 from agents.statistics import Interval, interval, resamples
 from agents.table_file import write_table
 from agents.train_config import TrainConfig
-from cnn.common.errors import BundleError
+from cnn.common.errors import BundleError, require, shown
 from cnn.common.files import write_bytes, write_text
-from cnn.common.option_checks import require, shown
 from offload_env.conditioned import Preferences, preferring
 from offload_env.scenario_text import anchored
 from offload_env.world import MAIN, World

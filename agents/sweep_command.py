@@ -14,8 +14,7 @@ from agents.commands import ScenarioOption
 from agents.file_kinds import SWEEP, check_run
 from cnn.common.console import JsonFlag, SeedOption, command_line, emit_json, stderr_console
 from cnn.common.errors import ConfigError
-from cnn.common.locks import Claim
-from cnn.common.outputs import check_folder
+from cnn.common.outputs import Claim, check_folder
 
 
 def sweep(

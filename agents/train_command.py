@@ -14,7 +14,7 @@ from agents.interrupt import TrainingInterrupted
 from agents.run_folder import CONFIG
 from agents.train_config import STAGED_SETTINGS, TrainConfig
 from agents.training import TrainResult
-from cnn.common.entry import EXIT_INTERRUPTED
+from cnn.common.console import EXIT_INTERRUPTED
 from testbed.policy.policy_file import PolicyBundle
 
 

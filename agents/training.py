@@ -34,7 +34,7 @@ from agents.table_file import write_table
 from agents.train_config import TrainConfig
 from agents.world_task import task_of
 from cnn.common.errors import ConfigError
-from cnn.common.locks import Claim
+from cnn.common.outputs import Claim
 from offload_env.scenario_text import anchored
 from offload_env.staged_vector_env import OffloadStagedVectorEnv
 from offload_env.vector_env import OffloadVectorEnv

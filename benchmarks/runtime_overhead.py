@@ -23,9 +23,9 @@ from collections.abc import Iterator
 import grpc
 import numpy as np
 
-from cnn.action import ACTIONS
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS
 from testbed.costs.power import power_profile
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames

@@ -11,8 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final, Literal
 
-from cnn.common.errors import ConfigError
-from cnn.common.option_checks import MAX_SEED, in_range, require, shown
+from cnn.common.errors import MAX_SEED, ConfigError, in_range, require, shown
 from offload_env.server_load import ServerLoad
 from testbed.common.toml_config import build, parse, toml_text
 from testbed.policy.observation_fields import MAX_MS

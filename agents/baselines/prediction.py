@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_ACTIONS, N_EXITS
+from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS
 from offload_env.world import World
 from testbed.policy.observer import FIELDS, OBS_DIM
 

@@ -28,7 +28,7 @@ from agents.baselines.prediction import (
     best,
     raw_observation,
 )
-from cnn.action import ACTIONS, N_EXITS, Action
+from cnn.topology import ACTIONS, N_EXITS, Action
 from offload_env.world import World
 from testbed.policy.policies import Policy, StaticPolicy
 

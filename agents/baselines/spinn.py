@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.baselines.prediction import Floats, Predictor, raw_observation
-from cnn.action import N_EXITS, action_index
+from cnn.topology import N_EXITS, action_index
 from offload_env.batch_simulator import LOCAL_ARRAY
 from offload_env.world import LOCAL, World
 from testbed.policy.decision_points import ANSWER, BLOCK, EVALUATED

@@ -93,7 +93,7 @@ def _of_campaign(
     seed: int,
 ) -> dict[str, Any]:
     """Fit a campaign, print the figures, and return them."""
-    from cnn.common.checksums import file_sha256
+    from cnn.common.outside import file_sha256
     from testbed.costs import fit_check
     from testbed.costs.campaign_samples import payloads_of, samples_of
     from testbed.costs.cost_fit import cost_model, fit_samples

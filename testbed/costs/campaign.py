@@ -19,11 +19,11 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from cnn.action import ACTIONS, N_ACTIONS
 from cnn.bundle import Bundle
 from cnn.common.errors import DataError
-from cnn.common.locks import Claim
+from cnn.common.outputs import Claim
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, N_ACTIONS
 from testbed.costs.campaign_config import DISTURBED, Block, CampaignConfig
 from testbed.costs.campaign_policy import Schedule
 from testbed.costs.cost_model import RadioPower

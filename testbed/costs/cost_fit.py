@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cnn.action import ACTIONS, N_EXITS
+from cnn.topology import ACTIONS, N_EXITS
 from testbed.costs.campaign_samples import Samples
 from testbed.costs.cost_model import CostModel
 from testbed.costs.measured_power import Powers

@@ -17,11 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from cnn.action import N_ACTIONS
-from cnn.common.errors import ConfigError, DataError
+from cnn.common.errors import ConfigError, DataError, shown
 from cnn.common.files import write_text
-from cnn.common.option_checks import shown
 from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing
+from cnn.topology import N_ACTIONS
 
 MAX_AMOUNT: Final = 1e12
 """Of milliseconds, bytes and milliwatts: far beyond any device, and sums of it stay finite."""

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cnn.action import N_ACTIONS, N_EXITS
 from cnn.common.errors import DataError
+from cnn.topology import N_ACTIONS, N_EXITS
 from testbed.costs.cost_model import MAX_AMOUNT
 from testbed.records.record_file import Records
 

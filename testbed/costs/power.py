@@ -21,8 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cnn.common.errors import ConfigError
-from cnn.common.option_checks import shown
+from cnn.common.errors import ConfigError, shown
 from testbed.costs.cost_model import RadioPower
 
 

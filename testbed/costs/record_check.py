@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from cnn.action import ACTIONS, N_ACTIONS
 from cnn.common.errors import DataError
+from cnn.topology import ACTIONS, N_ACTIONS
 from testbed.costs.cost_model import CostModel
 from testbed.costs.fit_check import mape
 from testbed.costs.identified import MIN_FRAMES

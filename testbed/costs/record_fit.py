@@ -14,8 +14,8 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_EXITS
 from cnn.common.errors import DataError
+from cnn.topology import ACTIONS, N_EXITS
 from testbed.costs.cost_model import CostModel
 from testbed.costs.identified import MIN_FRAMES, BaseTerms, Mask, Measured
 from testbed.costs.measured_power import Powers

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from cnn.action import ACTIONS, N_ACTIONS
 from cnn.common.errors import DataError
+from cnn.topology import ACTIONS, N_ACTIONS
 from testbed.costs.cost_model import RadioPower
 from testbed.costs.measured_power import Powers
 from testbed.costs.power import power_profile

@@ -7,7 +7,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from cnn.action import ACTIONS
+from cnn.topology import ACTIONS
 from testbed.deploy.guarded_policy import Decision
 from testbed.deploy.tally import reason_kind
 from testbed.records.measurement import Measurement

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import Action
 from cnn.common.errors import DataError, RemoteError
 from cnn.common.outputs import check_folder
+from cnn.topology import Action
 from testbed.common.signals import StopFlag, stop_on_signals
 from testbed.deploy import systemd
 from testbed.deploy.assembly import (

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from cnn.action import N_ACTIONS
+from cnn.topology import N_ACTIONS
 from testbed.deploy.guarded_policy import Decision
 from testbed.deploy.log import event
 from testbed.policy.observer import FIELDS, Field

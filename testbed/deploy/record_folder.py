@@ -34,7 +34,7 @@ process and a number in it. Sorted by name, those come first, and the others in 
 _OLD_PART: Final = f"{FINISHED}.part"
 """Ending of older versions' temporary files."""
 _PART: Final = re.compile(rf"\.{_NAME.pattern}\.[0-9a-f]{{8}}\.part\{FINISHED}")
-"""Name of a temporary file of `finish` (`cnn.common.temporaries`)."""
+"""Name of a temporary file of `finish` (`cnn.common.files`)."""
 _GROUP_ROWS: Final = 4096
 
 _log = logging.getLogger(__name__)

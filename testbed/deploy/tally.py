@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from cnn.action import ACTIONS
+from cnn.topology import ACTIONS
 from testbed.records.measurement import Measurement
 
 

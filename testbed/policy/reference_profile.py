@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cnn.action import N_ACTIONS
-from cnn.common.errors import BundleError
-from cnn.common.option_checks import MAX_INT
+from cnn.common.errors import MAX_INT, BundleError
 from cnn.common.outside import refusing
+from cnn.topology import N_ACTIONS
 
 if TYPE_CHECKING:
     from testbed.policy.policy_file import PolicyBundle

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_ACTIONS, N_EXITS
+from cnn.topology import N_ACTIONS, N_EXITS
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn.action import ACTIONS
+from cnn.topology import ACTIONS
 from testbed.records.measurement import Measurement
 
 

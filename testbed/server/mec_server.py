@@ -24,10 +24,10 @@ from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from numpy.typing import NDArray
 
-from cnn.action import N_EXITS
 from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError
 from cnn.runtime import SplitRuntime
+from cnn.topology import N_EXITS
 from testbed.server.batching import Batcher
 from testbed.server.direct.calls import DirectCalls
 from testbed.server.inference_service import (

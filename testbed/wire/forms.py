@@ -10,9 +10,9 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_EXITS
 from cnn.common.errors import ConfigError, RemoteError
 from cnn.frame_codec import FrameCodec
+from cnn.topology import N_EXITS
 
 MODEL_NAME: Final = "sliproad"
 SERVICE: Final = "inference.GRPCInferenceService"

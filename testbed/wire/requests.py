@@ -11,9 +11,9 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from cnn.action import Action
 from cnn.common.errors import ConfigError, DataError
 from cnn.frame_codec import FRAME_CODECS, FrameCodec, decode_frame
+from cnn.topology import Action
 from testbed.wire.forms import (
     HASH_CHARS,
     INPUT_NAME,

@@ -20,7 +20,7 @@ from agents.conditioned import (
 from agents.interrupt import TrainingInterrupted
 from agents.rollout import action_shares, episode_keys, simulate
 from agents.train_config import TrainConfig
-from cnn.action import ACTIONS
+from cnn.topology import ACTIONS
 from offload_env.conditioned import FLOOR_AT, Preferences, preferring
 from testbed.costs.cost_model import RadioPower
 from testbed.policy.observer import OBS_DIM

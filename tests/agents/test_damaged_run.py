@@ -17,7 +17,7 @@ from agents.file_kinds import check_run
 from agents.train_command import config_of
 from agents.train_config import TrainConfig
 from agents.training import TrainResult, train
-from cnn.common.entry import plain
+from cnn.common.console import plain
 from cnn.common.errors import SliproadError
 
 CONFIG = TrainConfig(

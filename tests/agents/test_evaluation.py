@@ -15,7 +15,7 @@ from agents.comparison_table import comparison
 from agents.evaluation import AGENT, evaluate, keeps
 from agents.evaluation_report import write_report
 from agents.rollout import episode_keys, simulate, summary
-from cnn.action import Action
+from cnn.topology import Action
 from offload_env.scenario import Constraint
 from offload_env.simulator import Simulator
 from testbed.policy.policies import StaticPolicy

@@ -16,7 +16,7 @@ import torch
 from stable_baselines3 import DQN, PPO
 
 from agents.export_policy import bundle_of, static_bundle
-from cnn.action import N_ACTIONS, Action
+from cnn.topology import N_ACTIONS, Action
 from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import load_policy
 

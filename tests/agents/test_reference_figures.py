@@ -7,7 +7,7 @@ import pytest
 
 from agents.reference_figures import promise_of
 from agents.rollout import episode_keys, simulate
-from cnn.action import Action
+from cnn.topology import Action
 from testbed.policy.policies import RandomPolicy, StaticPolicy
 from testbed.policy.reference_profile import LEVELS
 

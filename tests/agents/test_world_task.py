@@ -15,8 +15,8 @@ from agents.commands import agent_app
 from agents.evaluate_command import contenders_of
 from agents.export_policy import static_bundle
 from agents.world_task import task_of, warn_of_other_log, warn_of_other_task, with_task
-from cnn.action import Action
 from cnn.common.errors import BundleError, SliproadError
+from cnn.topology import Action
 from offload_env.conditioned import Preferences, preferring
 from offload_env.world import World, build_world
 from testbed.policy.observer import Observer

@@ -11,7 +11,7 @@ from agents.baselines.prediction import AT, AccuracyTable, Predictor, raw_observ
 from agents.baselines.rules import EdgentPolicy, GreedyPolicy, NeurosurgeonPolicy, ThresholdPolicy
 from agents.baselines.tuning import choose, measure, tuned_baselines
 from agents.rollout import episode_keys, simulate, summary
-from cnn.action import ACTIONS, N_EXITS
+from cnn.topology import ACTIONS, N_EXITS
 from offload_env.simulator import Simulator
 from testbed.policy.observer import FIELDS, OBS_DIM, normalise
 from testbed.policy.policies import Policy, StaticPolicy

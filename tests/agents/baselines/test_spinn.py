@@ -8,7 +8,7 @@ import pytest
 from agents.baselines.prediction import AT
 from agents.baselines.spinn import CascadePolicy
 from agents.rollout import episode_keys, simulate
-from cnn.action import ACTIONS, Action
+from cnn.topology import ACTIONS, Action
 from testbed.policy.decision_points import ANSWER, LEGAL
 from testbed.policy.observer import STAGED_FIELDS, normalise
 from testbed.policy.staged_policies import StagedPolicy

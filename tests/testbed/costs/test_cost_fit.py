@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from cnn.action import ACTIONS, N_ACTIONS, Action
-from cnn.arch import ModelConfig
 from cnn.common.errors import DataError
+from cnn.model_config import ModelConfig
+from cnn.topology import ACTIONS, N_ACTIONS, Action
 from testbed.costs.campaign import EXTRA_COLUMNS
 from testbed.costs.campaign_samples import Samples, payloads_of, samples_of
 from testbed.costs.cost_fit import cost_model, fit_samples, predict

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cnn.action import ACTIONS, Action
-from cnn.arch import ModelConfig
 from cnn.bundle import load_bundle
 from cnn.common.errors import DataError
+from cnn.model_config import ModelConfig
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, Action
 from testbed.costs.campaign import EXTRA_COLUMNS
 from testbed.costs.campaign_samples import samples_of
 from testbed.costs.cost_fit import fit_samples

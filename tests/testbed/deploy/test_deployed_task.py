@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn.action import Action
 from cnn.bundle import load_bundle
 from cnn.common.errors import BundleError
+from cnn.topology import Action
 from testbed.deploy.deployment import Sources, load
 from testbed.deploy.device_file import parse_device_file
 from testbed.deploy.device_service import DeviceService

@@ -11,10 +11,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from cnn.action import Action
 from cnn.bundle import load_bundle
 from cnn.common.errors import BundleError
 from cnn.runtime import SplitRuntime
+from cnn.topology import Action
 from testbed.costs.power import power_profile
 from testbed.deploy.guard import Guard, GuardSettings, Limits, unscaled
 from testbed.deploy.guarded_policy import Decision, GuardedPolicy

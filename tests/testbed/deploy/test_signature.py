@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from cnn.action import Action
 from cnn.bundle import load_bundle, manifest_hash
 from cnn.common.errors import BundleError, ConfigError
+from cnn.topology import Action
 from testbed.deploy.deployment import Sources, load
 from testbed.deploy.signature import TrustedKeys, signature_path, signed_bytes
 from testbed.deploy.signing import make_key_pair, sign

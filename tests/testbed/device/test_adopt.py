@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from cnn.action import Action
 from cnn.runtime import SplitRuntime
+from cnn.topology import Action
 from testbed.costs.power import power_profile
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn.action import ACTIONS, N_ACTIONS, Action
 from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError
 from cnn.frame_codec import FrameCodec, FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, N_ACTIONS, Action
 from testbed.costs.power import power_profile
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_record import tail_overlap_ms

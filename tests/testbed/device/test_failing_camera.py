@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from cnn.action import Action
 from cnn.bundle import Bundle
 from cnn.common.errors import DataError
 from cnn.runtime import SplitRuntime
+from cnn.topology import Action
 from testbed.deploy.tally import reason_kind
 from testbed.device.camera import MAX_HUNG, NewestImage, View
 from testbed.device.device_loop import Device, DeviceConfig

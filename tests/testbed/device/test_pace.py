@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn.action import ACTIONS, N_EXITS, Action, action_index
 from cnn.bundle import Bundle
 from cnn.common.errors import DataError
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, N_EXITS, Action, action_index
 from testbed.costs.cost_model import CostModel
 from testbed.costs.power import power_profile
 from testbed.device.device_loop import Device, DeviceConfig

@@ -10,10 +10,10 @@ import time
 import numpy as np
 import pytest
 
-from cnn.action import Action
 from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError
 from cnn.runtime import SplitRuntime
+from cnn.topology import Action
 from testbed.costs.power import power_profile
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames

@@ -174,7 +174,7 @@ def test_never_deaf(direct: bool, owner: Any, name: str, monkeypatch: pytest.Mon
 
 def test_a_server_that_answers_nothing_exits_with_70() -> None:
     serve = (
-        "import typer; from cnn.common.entry import run_app;"
+        "import typer; from cnn.common.console import run_app;"
         "from testbed.cli.serve_command import serve;"
         "from testbed.server.inference_service import InferenceService as service;"
         "service.begin = lambda *_: lambda: None;"

@@ -21,11 +21,11 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from cnn.action import ACTIONS, Action
 from cnn.bundle import load_bundle
 from cnn.common.errors import ConfigError
 from cnn.frame_codec import FrameEncoding
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, Action
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.client import MecClient
 from testbed.wire.messages import build_request, parse_response

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[3]
 BUNDLE = load_bundle()
 RUNTIME = SplitRuntime(BUNDLE)
 SERVE = (
-    "import typer; from cnn.common.entry import run_app;"
+    "import typer; from cnn.common.console import run_app;"
     "from testbed.cli.serve_command import serve;"
     "app = typer.Typer(); app.command()(serve); run_app(app)"
 )

@@ -15,11 +15,11 @@ import psutil
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
-from cnn.action import ACTIONS, Action
 from cnn.bundle import load_bundle
 from cnn.common.errors import RemoteError
 from cnn.frame_codec import FrameCodec, FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, Action
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.client import ExchangeFailed, MecClient
 from testbed.wire.messages import (

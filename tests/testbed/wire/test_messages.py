@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
-from cnn.action import ACTIONS, Action
 from cnn.bundle import load_bundle
 from cnn.common.errors import ConfigError, RemoteError
 from cnn.frame_codec import FrameCodec, FrameEncoding
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, Action
 from testbed.wire.messages import (
     HASH_CHARS,
     Answer,

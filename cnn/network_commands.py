@@ -1,4 +1,4 @@
-"""``sliproad cnn``: train, evaluate, tabulate and export the split network."""
+"""``sliproad cnn``: train, evaluate, tabulate, export and show the split network."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from cnn.cli_options import (
+from cnn.bundle import BUNDLE, load_bundle
+from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console
+from cnn.common.errors import ConfigError, require
+from cnn.common.outputs import ROOM, Claim, check_file, check_folder, check_whole_folder
+from cnn.network_command_options import (
+    DIAGRAM,
+    FRAME_TABLE,
     MAX_DRIVES,
     BundleOption,
     DataOption,
     PrecisionOption,
     ThreadsOption,
+    check_run,
     checked_precision,
     data_folder,
     resumable,
 )
-from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console
-from cnn.common.errors import ConfigError
-from cnn.common.locks import Claim
-from cnn.common.option_checks import require
-from cnn.common.outputs import ROOM, check_file, check_folder, check_whole_folder
-from cnn.file_kinds import BUNDLE, DIAGRAM, FRAME_TABLE, check_run
-from cnn.info_command import info
 
 if TYPE_CHECKING:
-    from cnn.data.gtsrb import ImageSet
+    from cnn.data.image_set import ImageSet
 
 _RUN_BYTES: Final = {"embedded": 350_000_000, "paper": 1_350_000_000}
 """A run's checkpoints: ten times the network's parameters, with optimiser and averages."""
@@ -46,7 +46,7 @@ def _known_part(part: str, parts: Sequence[str]) -> None:
 
 def _part(folder: Path, part: str, size: int, limit: int | None) -> ImageSet:
     from cnn.data.gtsrb import load_gtsrb, load_tracks, split_part
-    from cnn.data.track_split import PARTS
+    from cnn.data.image_set import PARTS
 
     if part == "test":
         return load_gtsrb(folder, "test", size, limit=limit)
@@ -93,7 +93,7 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Fit backbone, exits and bottlenecks on the fit tracks; calibrate; write a bundle."""
-    from cnn.arch import PRESETS
+    from cnn.model_config import PRESETS
 
     if preset not in PRESETS:
         raise ConfigError(
@@ -160,8 +160,7 @@ def evaluate(
         check_folder(plots, {"reliability.png": DIAGRAM})
     from rich.progress import Progress
 
-    from cnn.bundle import load_bundle
-    from cnn.data.track_split import PARTS
+    from cnn.data.image_set import PARTS
     from cnn.network.accuracy import evaluate as run
     from cnn.runtime import SplitRuntime
 
@@ -180,7 +179,7 @@ def evaluate(
     table = Table(title=f"{result['frames']} images of {part}, bundle {loaded.hash[:12]}")
     for column in ("action", "accuracy %", "ECE", "ECE uncalibrated", "payload B"):
         table.add_column(column, justify="right")
-    from cnn.action import ACTIONS
+    from cnn.topology import ACTIONS
 
     for a in ACTIONS:
         r = result["actions"][a.name]
@@ -214,8 +213,7 @@ def table(
     check_file(out, FRAME_TABLE, room=_TABLE_BYTES * (1 + drives))
     from tqdm import tqdm
 
-    from cnn.bundle import load_bundle
-    from cnn.data.track_split import PARTS
+    from cnn.data.image_set import PARTS
     from cnn.make_frame_table import make_varied_table
     from cnn.runtime import SplitRuntime
 
@@ -256,7 +254,61 @@ def download(
     _say({"data": str(fetch(out, keep_archives=keep_archives))}, as_json)
 
 
-app.command()(info)  # last, as the list in --help has it
+@app.command()
+def info(bundle: BundleOption = None, as_json: JsonFlag = False) -> None:
+    """Shapes, operations (MACs), payloads (bytes) and the 20 actions of a bundle."""
+    from cnn.topology import ACTIONS, N_EXITS
+
+    loaded = load_bundle(bundle)
+    config = loaded.config
+    blocks = {
+        str(b): {
+            "channels": config.channels(b),
+            "size_px": config.size(b),
+            "macs": config.block_macs(b),
+            "exit_macs": config.head_macs(b),
+            "exit_share": config.head_macs(b) / config.block_macs(b),
+        }
+        for b in range(1, N_EXITS + 1)
+    }
+    actions = {
+        a.name: {"index": a.index, "payload_bytes": config.payload_bytes(a.exit, a.split)}
+        for a in ACTIONS
+    }
+    if as_json:
+        emit_json(
+            {
+                "bundle": loaded.hash,
+                "path": str(loaded.path),
+                "blocks": blocks,
+                "actions": actions,
+                "manifest": loaded.manifest,
+            }
+        )
+        return
+    from rich.table import Table
+
+    console = Console()
+    shapes = Table(title=f"bundle {loaded.hash[:12]} in {loaded.path}")
+    for column in ("block", "channels", "size px", "MACs (1e6)", "exit MACs (1e6)", "exit / block"):
+        shapes.add_column(column, justify="right")
+    for b, r in blocks.items():
+        shapes.add_row(
+            b,
+            str(r["channels"]),
+            str(r["size_px"]),
+            f"{r['macs'] / 1e6:.1f}",
+            f"{r['exit_macs'] / 1e6:.2f}",
+            f"{100 * r['exit_share']:.1f} %",
+        )
+    console.print(shapes)
+    listing = Table(title="actions: leave at exit E, blocks 1..S on the device")
+    for column in ("number", "name", "exit", "split", "uplink bytes"):
+        listing.add_column(column, justify="right")
+    for a in ACTIONS:
+        payload = str(config.payload_bytes(a.exit, a.split))
+        listing.add_row(str(a.index), a.name, str(a.exit), str(a.split), payload)
+    console.print(listing)
 
 
 def _say(result: dict[str, Any], as_json: bool) -> None:

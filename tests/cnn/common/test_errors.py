@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn.common.errors import DataError
-from cnn.common.narrow import narrowed, smallest_unsigned
+from cnn.common.errors import DataError, narrowed, smallest_unsigned
 
 
 @given(st.lists(st.integers(-(2**40), 2**40), min_size=1), st.sampled_from(["i1", "u1", "i2"]))

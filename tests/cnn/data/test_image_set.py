@@ -3,7 +3,7 @@
 import pytest
 
 from cnn.common.errors import DataError
-from cnn.data.track_split import PARTS, TEST_LEAK_TRACK, load_split, make_split, part_of_tracks
+from cnn.data.image_set import PARTS, TEST_LEAK_TRACK, load_split, make_split, part_of_tracks
 
 COUNTS = {0: 7, 1: 74, 2: 75, 14: 26, 19: 7, 42: 8}
 NAMES = [f"{c}/{t}" for c, n in COUNTS.items() for t in range(n)]

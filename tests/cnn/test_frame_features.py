@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from cnn.common.errors import DataError
-from cnn.data.frame_features import frame_features
-from cnn.frame_table import FEATURES
+from cnn.frame_table import FEATURES, frame_features
 
 
 def test_a_uniform_white_frame_is_bright_flat_and_blurred() -> None:

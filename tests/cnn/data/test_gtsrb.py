@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from cnn.common.errors import DataError
-from cnn.data.gtsrb import ImageSet, load_gtsrb, load_tracks, split_part
-from cnn.data.gtsrb_layouts import detect_layout, load_csv_layout, load_official
-from cnn.data.track_split import load_split
+from cnn.data.gtsrb import load_gtsrb, load_tracks, split_part
+from cnn.data.gtsrb_folders import detect_layout, load_csv_layout, load_official
+from cnn.data.image_set import ImageSet, load_split
 from cnn.render.rendered_tracks import RenderedFrame, render_tracks
 
 SIZE = 24

@@ -1,7 +1,7 @@
-"""The three-way split of the GTSRB training tracks, and the cuts of spliced tracks.
+"""Road-sign crops with their tracks, and the split of the GTSRB training tracks.
 
-A track is one physical sign filmed as the car approaches it; its frames are
-near-duplicates, so splits are by track and never by frame.
+A track is one physical sign filmed as the car approaches it; its frames are near-duplicates,
+so splits are by track and never by frame.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from importlib import resources
 from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from cnn.common.errors import DataError
+from cnn.common.errors import DataError, narrowed
 
 Part = Literal["cnn-fit", "cnn-val", "policy-train", "policy-test"]
 PARTS: Final[tuple[Part, ...]] = ("cnn-fit", "cnn-val", "policy-train", "policy-test")
@@ -36,6 +38,60 @@ SPLICED: Final[Mapping[str, int]] = {"1/4": 12, "17/4": 18}
 def track_name(label: int, track: int) -> str:
     """Name of a track, ``class/track``, as used in the committed split."""
     return f"{label}/{track}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """Road-sign crops in a fixed order (tracks contiguous, frames ascending).
+
+    Attributes:
+        images: uint8 (N, H, W, 3), RGB, resized to the network's input.
+        label: int16 (N,), official class 0..42.
+        track: int32 (N,), the class's own track number; -1 where there are no tracks.
+        frame: int16 (N,), frame number in its track; -1 where there are no tracks.
+        width_px: int16 (N,), width of the original crop, pixels.
+        height_px: int16 (N,), height of the original crop, pixels.
+    """
+
+    images: NDArray[np.uint8]
+    label: NDArray[np.int16]
+    track: NDArray[np.int32]
+    frame: NDArray[np.int16]
+    width_px: NDArray[np.int16]
+    height_px: NDArray[np.int16]
+
+    @classmethod
+    def of(
+        cls,
+        images: NDArray[np.uint8],
+        *,
+        label: ArrayLike,
+        track: ArrayLike,
+        frame: ArrayLike,
+        width_px: ArrayLike,
+        height_px: ArrayLike,
+        what: str,
+    ) -> ImageSet:
+        """The set of these columns; `DataError`, that names `what`, if a number does not fit."""
+        numbers = {"label": label, "frame": frame, "width_px": width_px, "height_px": height_px}
+        small = {k: narrowed(v, np.int16, f"{what}: {k}") for k, v in numbers.items()}
+        return cls(images=images, track=narrowed(track, np.int32, f"{what}: track"), **small)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> ImageSet:
+        """The rows `index` (positions or mask), in that order."""
+        return ImageSet(*(getattr(self, column.name)[index] for column in fields(self)))
+
+    def track_names(self) -> list[str]:
+        """Track name of every row, ``class/track``."""
+        return [track_name(int(c), int(t)) for c, t in zip(self.label, self.track, strict=True)]
+
+    def only_tracks(self, names: Iterable[str]) -> ImageSet:
+        """The rows whose track is in `names`."""
+        wanted = set(names)
+        return self.take(np.array([n in wanted for n in self.track_names()], dtype=bool))
 
 
 def make_split(names: Iterable[str], seed: int) -> dict[Part, list[str]]:

@@ -1,11 +1,13 @@
-"""Options that several of ``sliproad cnn``'s commands share, and the data folder they mean."""
+"""What the commands of ``sliproad cnn`` share: options, the data folder, the files they write."""
 
 from __future__ import annotations
 
 import os
 import signal
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Final
@@ -13,8 +15,8 @@ from typing import Annotated, Final
 import typer
 
 from cnn.common.console import command_line
-from cnn.common.errors import DataError
-from cnn.common.option_checks import require
+from cnn.common.errors import DataError, require
+from cnn.common.outputs import FileKind, check_folder, json_kind, npz_kind, picture_kind
 
 DataOption = Annotated[
     Path | None,
@@ -82,3 +84,35 @@ def data_folder(given: Path | None) -> Path:
             hint="`sliproad cnn download --help` says where GTSRB comes from",
         )
     return data_folder(Path(root) / "gtsrb")
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """torch.save writes a zip whose ``data.pkl`` names the network's settings."""
+    with zipfile.ZipFile(path) as archive:
+        pickles = [n for n in archive.namelist() if n.endswith("/data.pkl")]
+        return bool(pickles) and b"latent_channels" in archive.read(pickles[0])
+
+
+FRAME_TABLE: Final = npz_kind(
+    "a frame table", "sliproad cnn table", "meta", "bundle_hash", "source", "format"
+)
+DIAGRAM: Final = picture_kind("a reliability diagram", "sliproad cnn evaluate")
+_CHECKPOINT: Final = FileKind("a checkpoint", "sliproad cnn train", _is_checkpoint)
+_RESUMED: Final = ("last.pt", "last.previous.pt", "bottlenecks.pt", "bottlenecks.previous.pt")
+_RECORD: Final = json_kind("a training record", "sliproad cnn train", "config", "history")
+RUN: Final = {
+    **dict.fromkeys((*_RESUMED, "backbone.pt", "network.pt"), _CHECKPOINT),
+    "train.json": _RECORD,
+}
+"""A training run, beside ``bundle/`` and TensorBoard's own files, whose names are unique."""
+
+
+def check_run(out: Path, resume: bool, room: int) -> None:
+    """Raise `DataError` unless `out` can hold a training run, in place of one at most.
+
+    Of a run to resume, files may be damaged, if one proves that it is a run: what is read has
+    checksums, the rest is written anew.
+    """
+    is_run = any(kind.holds(out / name) for name, kind in RUN.items())
+    kinds = {name: replace(kind, proves=lambda path: True) for name, kind in RUN.items()}
+    check_folder(out, kinds if resume and is_run else RUN, room)

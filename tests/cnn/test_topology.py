@@ -2,8 +2,8 @@
 
 import pytest
 
-from cnn.action import ACTIONS, Action, action_from_index, action_index
 from cnn.common.errors import ConfigError
+from cnn.topology import ACTIONS, Action, action_from_index, action_index
 
 
 def test_numbering_lists_every_legal_pair_once() -> None:

@@ -10,12 +10,12 @@ import time
 
 import pytest
 
-from cnn.common.entry import missing_extra, plain
+from cnn.common.console import missing_extra, plain
 
 PROGRAM = """
 import sys, time
 import typer
-from cnn.common.entry import run_app
+from cnn.common.console import run_app
 from cnn.common.errors import DataError
 
 app = typer.Typer(pretty_exceptions_enable=False)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from cnn.arch import PRESETS, ModelConfig
 from cnn.common.errors import ConfigError
+from cnn.model_config import PRESETS, ModelConfig
 from cnn.network.vgg import MultiExitVGG
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cnn.common.errors import ConfigError
-from cnn.data.conditions import Condition, another_drive, draw_condition, see
-from cnn.data.gtsrb import ImageSet
+from cnn.data.image_set import ImageSet
+from cnn.make_frame_table import Condition, another_drive, draw_condition, see
 
 
 def ramp(size: int = 48) -> np.ndarray:

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from cnn.action import ACTIONS
-from cnn.arch import ModelConfig
 from cnn.bundle import Bundle
 from cnn.make_frame_table import action_logits
+from cnn.model_config import ModelConfig
 from cnn.network.export_bundle import write_bundle
 from cnn.network.vgg import MultiExitVGG
 from cnn.render.rendered_tracks import render_set
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS
 
 SMALL = ModelConfig(width=0.25, input_size=32, latent_channels=(2, 4, 4, 8))
 

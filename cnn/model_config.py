@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from cnn.action import N_EXITS
-from cnn.common.errors import ConfigError
-from cnn.common.option_checks import shown
+from cnn.common.errors import ConfigError, shown
+from cnn.topology import N_EXITS
 
 VGG16_CONVS: Final = (2, 2, 3, 3, 3)
 VGG16_CHANNELS: Final = (64, 128, 256, 512, 512)

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from cnn.common.errors import DataError
-from cnn.common.locks import Claim
+from cnn.common.outputs import Claim
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from cnn.common.locks import Claim
+from cnn.common.outputs import Claim
 claim = Claim(Path(sys.argv[1]), folder=sys.argv[2] == "folder")
 print("held", flush=True)
 sys.stdin.readline()

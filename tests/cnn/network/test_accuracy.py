@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cnn.network.calibrate import fit_temperature, negative_log_likelihood, reliability, softmax
+from cnn.network.accuracy import fit_temperature, negative_log_likelihood, reliability, softmax
 
 
 def sampled(temperature: float, n: int = 20000) -> tuple[np.ndarray, np.ndarray]:

@@ -22,8 +22,11 @@ as from the packed form: by class, track and frame, or by number in the test set
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal
 
@@ -31,9 +34,10 @@ import numpy as np
 
 from cnn.common.csv_table import read_csv_table
 from cnn.common.errors import DataError
-from cnn.data.gtsrb import ImageSet
-from cnn.data.gtsrb_checks import check_rows, sign_box_fits
-from cnn.data.preprocess import decode_rgb
+from cnn.data.image_file import IMAGE_SUFFIXES, decode_rgb
+from cnn.data.image_set import ImageSet
+
+_log = logging.getLogger(__name__)
 
 Layout = Literal["packed", "official", "csv"]
 Part = Literal["train", "test"]
@@ -218,7 +222,7 @@ def _row(path: Path, line: dict[str, str], part: Part, where: str) -> _Row:
             hint="keep the official file names: track and frame are read from them",
         )
     if part == "test":
-        return _Row(path, label, -1, int(match[1]), width, height, sign_box_fits(line))
+        return _Row(path, label, -1, int(match[1]), width, height, _sign_box_fits(line))
     stated = {path.parent.name, match[1]} if path.parent.name.isdecimal() else {match[1]}
     disagree = [text for text in stated if text is not None and int(text) != label]
     if disagree:
@@ -228,12 +232,12 @@ def _row(path: Path, line: dict[str, str], part: Part, where: str) -> _Row:
             hint="take both unchanged from one copy",
         )
     track, frame = int(match[2]), int(match[3])
-    return _Row(path, label, track, frame, width, height, sign_box_fits(line))
+    return _Row(path, label, track, frame, width, height, _sign_box_fits(line))
 
 
 def _read(rows: list[_Row], folder: Path, size: int, limit: int | None) -> ImageSet:
     kept = sorted(rows, key=_Row.order)
-    check_rows([(r.order(), r.path, r.box_fits) for r in kept], folder)
+    _check_rows(kept, folder)
     kept = kept[:limit]
     images = np.empty((len(kept), size, size, 3), np.uint8)
     for i, row in enumerate(kept):
@@ -254,4 +258,62 @@ def _read(rows: list[_Row], folder: Path, size: int, limit: int | None) -> Image
         width_px=[r.width_px for r in kept],
         height_px=[r.height_px for r in kept],
         what=str(folder),
+    )
+
+
+def _sign_box_fits(line: Mapping[str, str]) -> bool:
+    """Whether the sign box (``Roi``) of an annotation lies in its image; True without one.
+
+    The network is shown the whole crop, so a wrong box is counted and spoils nothing; but
+    a file with wrong boxes may have other wrong numbers.
+    """
+    if "Roi.X1" not in line:
+        return True
+    try:
+        sides = ("X", int(line["Width"])), ("Y", int(line["Height"]))
+        return all(
+            0 <= int(line[f"Roi.{side}1"]) < int(line[f"Roi.{side}2"]) <= length
+            for side, length in sides
+        )
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _check_rows(rows: Sequence[_Row], folder: Path) -> None:
+    """Refuse what would count twice; log what is left out or looks wrong.
+
+    Args:
+        rows: every annotation, in order.
+        folder: holds the images, at any depth.
+
+    Raises:
+        DataError: if two rows are the same frame.
+    """
+    for row, other in pairwise(rows):
+        if row.order() == other.order():
+            raise DataError(
+                f"{row.path} and {other.path}: the same frame twice",
+                expected="each class, track and frame, or number, once",
+                hint="remove the second line",
+            )
+    wrong = sum(not row.box_fits for row in rows)
+    if wrong:
+        _log.warning("%s: %d of %d sign boxes (Roi) leave their image", folder, wrong, len(rows))
+    listed = {row.path for row in rows}
+    unlisted = [path for path in _images(folder) if path not in listed]
+    if unlisted:
+        _log.warning(
+            "%s: %d images that no annotation lists are not read, such as %s",
+            folder,
+            len(unlisted),
+            unlisted[0].relative_to(folder),
+        )
+
+
+def _images(folder: Path) -> list[Path]:
+    """Images below `folder`, hidden ones left out, sorted."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     )
