@@ -9,7 +9,7 @@ import typer
 
 from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console
 from cnn.common.outputs import check_file, check_folder
-from testbed.file_kinds import CAMPAIGN
+from testbed.common.output_kinds import CAMPAIGN
 
 
 def campaign(

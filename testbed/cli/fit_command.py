@@ -12,7 +12,7 @@ from cnn.common.console import JsonFlag, SeedOption, emit_json, warn
 from cnn.common.errors import ConfigError, DataError
 from cnn.common.outputs import check_file, check_folder
 from cnn.common.outside import refusing
-from testbed.file_kinds import COST_MODEL, FIT_REPORT
+from testbed.common.output_kinds import COST_MODEL, FIT_REPORT
 
 if TYPE_CHECKING:
     from testbed.records.record_file import Records

@@ -10,7 +10,7 @@ import typer
 from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console
 from cnn.common.files import write_text
 from cnn.common.outputs import check_file
-from testbed.file_kinds import LINK_RECORD, PORT
+from testbed.common.output_kinds import LINK_RECORD, PORT
 
 if TYPE_CHECKING:
     from testbed.common.signals import StopFlag

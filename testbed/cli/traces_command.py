@@ -9,7 +9,7 @@ import typer
 
 from cnn.common.console import JsonFlag, emit_json
 from cnn.common.outputs import check_file
-from testbed.file_kinds import TRACE
+from testbed.common.output_kinds import TRACE
 
 traces_app = typer.Typer(no_args_is_help=True, help="Network traces of other projects and tools.")
 

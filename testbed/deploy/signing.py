@@ -21,7 +21,7 @@ from testbed.deploy.signature import (
     signature_path,
     signed_bytes,
 )
-from testbed.file_kinds import SIGNATURE
+from testbed.common.output_kinds import SIGNATURE
 from testbed.policy.policy_file import PolicyBundle
 
 if TYPE_CHECKING:
