@@ -324,7 +324,7 @@ def test_a_disk_that_fills_up_is_one_clear_error_and_leaves_nothing(tmp_path: Pa
         "import dataclasses, random, resource, sys\n"
         "from pathlib import Path\n"
         "sys.path.insert(0, sys.argv[2])\n"
-        "from test_parquet import LOCAL, DataError, RecordWriter\n"
+        "from test_record_file import LOCAL, DataError, RecordWriter\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
         "try:\n"
         "    with RecordWriter(Path(sys.argv[1]), {}) as writer:\n"
