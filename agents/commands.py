@@ -12,7 +12,7 @@ from agents.file_kinds import check_run, named
 from agents.interrupt import TrainingInterrupted
 from cnn.common.console import JsonFlag, SeedOption, emit_json, given_options, stderr_console, warn
 from cnn.common.outputs import check_file
-from testbed.file_kinds import POLICY
+from testbed.common.output_kinds import POLICY
 
 if TYPE_CHECKING:
     from testbed.policy.policy_file import PolicyBundle

@@ -17,7 +17,7 @@ from cnn.common.outputs import (
     picture_kind,
     text_kind,
 )
-from testbed.file_kinds import COST_MODEL, POLICY, RECORDS
+from testbed.common.output_kinds import COST_MODEL, POLICY, RECORDS
 
 
 def _table_with(*columns: str) -> Callable[[Path], bool]:

@@ -139,7 +139,7 @@ def test_a_new_policy_brings_its_task_to_what_the_file_leaves_out(
     unit.run()
     told = replace(SECOND, deadline_ms=70.0)
     assert unit.task == told
-    assert unit.tally.deadline_ms == 70.0
+    assert unit.summary.deadline_ms == 70.0
     assert "frames.deadline_ms 70 contradicts the policy's 50; using 70" in warnings_of(caplog)
     (file,) = record_files(tmp_path / "rec")
     table = read_records(file).table

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from testbed.cli.machine_check import examine
+from testbed.cli.doctor_command import examine
 
 
 def by_name(**settings: object) -> dict[str, object]:

@@ -19,8 +19,7 @@ from cnn.bundle import load_bundle, manifest_hash
 from cnn.common.errors import BundleError, ConfigError
 from cnn.topology import Action
 from testbed.deploy.deployment import Sources, load
-from testbed.deploy.signature import TrustedKeys, signature_path, signed_bytes
-from testbed.deploy.signing import make_key_pair, sign
+from testbed.deploy.signing import TrustedKeys, make_key_pair, sign, signature_path, signed_bytes
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.task_settings import UNTOLD
 
