@@ -28,7 +28,7 @@ from cnn.data.gtsrb import ImageSet, load_gtsrb
 from cnn.frame_codec import FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
 from testbed.costs.cost_model import CostModel
-from testbed.wire.overhead import ENCODING_OVERHEAD_BYTES
+from testbed.wire.protocol import ENCODING_OVERHEAD_BYTES
 
 IMAGES = 2000
 ENCODINGS = tuple(FrameEncoding.parse(t) for t in ("raw", "webp", "jpeg:90", "jpeg:75", "jpeg:50"))

@@ -31,7 +31,7 @@ from testbed.costs.terms import (
     head_terms,
     server_terms,
 )
-from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
+from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)

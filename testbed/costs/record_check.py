@@ -21,7 +21,7 @@ from testbed.costs.measured_power import Powers
 from testbed.costs.record_fit import RecordFit, fit_records
 from testbed.costs.record_samples import RecordSamples
 from testbed.costs.terms import IS_LOCAL, Floats
-from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
+from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
 BLOCKS: Final = 5
 """Stretches of time, each predicted by a fit to the other four."""

@@ -33,7 +33,7 @@ from testbed.meters.meter import FrameActivity
 from testbed.meters.model_meter import ModelMeter
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import RecordWriter, read_records
-from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
+from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
 CONFIG = ModelConfig()
 PAYLOAD = np.array([CONFIG.payload_bytes(a.exit, a.split) for a in ACTIONS], float)

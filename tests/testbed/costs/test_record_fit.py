@@ -41,7 +41,7 @@ from testbed.device.frame_sources import open_frames
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import RecordWriter, read_all
 from testbed.server.server_process import ServerProcess
-from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
+from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
 HASH = "ab" * 32
 CONFIG = ModelConfig()

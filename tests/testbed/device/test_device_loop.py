@@ -35,8 +35,8 @@ from testbed.policy.policies import RandomPolicy, StaticPolicy
 from testbed.records.record_file import read_records
 from testbed.server.server_process import ServerProcess
 from testbed.wire.client import ExchangeFailed, MecClient, Reply
-from testbed.wire.messages import build_request
-from testbed.wire.overhead import ENCODING_OVERHEAD_BYTES, WIRE_OVERHEAD_BYTES
+from testbed.wire.protocol import ENCODING_OVERHEAD_BYTES, WIRE_OVERHEAD_BYTES
+from testbed.wire.requests import build_request
 
 SETTINGS = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
 

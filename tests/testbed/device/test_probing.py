@@ -26,7 +26,7 @@ from testbed.records.measurement import Measurement
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace
 from testbed.wire.client import MecClient
-from testbed.wire.messages import probe_message
+from testbed.wire.protocol import probe_message
 
 POWER = power_profile("jetson-nano+5g-nsa-lowband")
 
