@@ -27,8 +27,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cnn.bundle import load_bundle
 from testbed.server.server_process import ServerProcess
+from testbed.wire.address import find_free
 from testbed.wire.client import INFER, ExchangeFailed, MecClient
-from testbed.wire.ports import find_free
 from testbed.wire.requests import build_request
 
 CONNECTIONS, CALLS = 4, 64

@@ -25,7 +25,8 @@ from tritonclient.grpc import service_pb2 as pb
 from cnn.common.errors import RemoteError
 from cnn.frame_codec import FrameCodec
 from testbed.wire.address import join_address, parse_address
-from testbed.wire.connection import Connection
+from testbed.wire.certificates import TlsWatch
+from testbed.wire.connection import Connection, tls_reason
 from testbed.wire.protocol import (
     CLOCK_TOLERANCE_MS,
     MODEL_NAME,
@@ -39,8 +40,7 @@ from testbed.wire.protocol import (
     probe_message,
 )
 from testbed.wire.requests import build_request, id_field
-from testbed.wire.tls import TlsFiles, TlsWatch, channel_credentials
-from testbed.wire.tls_reason import tls_reason
+from testbed.wire.tls import TlsFiles, channel_credentials
 
 Reason = Literal["timeout", "refused", "unavailable", "rejected", "bad answer"]
 

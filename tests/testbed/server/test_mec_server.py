@@ -27,8 +27,8 @@ from cnn.common.errors import ConfigError
 from cnn.frame_codec import FrameEncoding
 from cnn.runtime import SplitRuntime
 from testbed.server.mec_server import MecServer, ServerConfig
+from testbed.wire.address import PortInUseError
 from testbed.wire.client import MecClient
-from testbed.wire.ports import PortInUseError
 from testbed.wire.protocol import parse_response
 from testbed.wire.requests import build_request
 
