@@ -119,7 +119,7 @@ def predict(
         return compute + away, (powers.busy_mw * compute + powers.idle_mw * resting) / 1e3
     sent_bytes = sent * (samples.uplink_bytes + WIRE_OVERHEAD_BYTES)
     energy = (powers.busy_mw * compute + (powers.idle_mw + powers.radio.active_mw) * away) / 1e3
-    energy += powers.radio.tx_mw_per_mbps * 8e-6 * sent_bytes
+    energy += powers.radio.mj_per_byte * sent_bytes
     return compute + away, energy
 
 

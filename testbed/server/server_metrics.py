@@ -94,7 +94,7 @@ class ServerMetrics:
         Gauge(f"sliproad_{name}", meaning, registry=self.registry).set_function(value)
 
     def certificates(self, ends: Callable[[], dict[str, float]]) -> None:
-        """Show when the certificates in use end (`testbed.wire.certificates.TlsWatch.not_after`)."""
+        """Show when the certificates in use end (`TlsWatch.not_after`)."""
         watch_certificates(self.registry, "sliproad_certificate_not_after_timestamp_seconds", ends)
 
     def value(self, name: str, **labels: str) -> float:

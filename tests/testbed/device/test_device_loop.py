@@ -24,12 +24,11 @@ from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError
 from cnn.frame_codec import FrameCodec, FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
-from testbed.costs.power import power_profile
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_record import tail_overlap_ms
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.meter import NoMeter
-from testbed.meters.model_meter import ModelMeter
+from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.observer import Observer, Settings
 from testbed.policy.policies import RandomPolicy, StaticPolicy
 from testbed.records.record_file import read_records
