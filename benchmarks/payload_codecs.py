@@ -29,7 +29,7 @@ from cnn.frame_codec import FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
 from cnn.topology import Action
 from testbed.costs.cost_model import CostModel
-from testbed.wire.overhead import ENCODING_OVERHEAD_BYTES
+from testbed.wire.protocol import ENCODING_OVERHEAD_BYTES
 
 IMAGES = 2000
 ENCODINGS = tuple(FrameEncoding.parse(t) for t in ("raw", "webp", "jpeg:90", "jpeg:75", "jpeg:50"))

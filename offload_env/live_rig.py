@@ -140,10 +140,9 @@ class LiveRig:
 
     def _connect(self, runtime: SplitRuntime, key: int) -> Device:
         """A device connected through a fresh link over the trace of episode `key`."""
-        from testbed.costs.power import DevicePower, PowerProfile
         from testbed.device.device_loop import Device, DeviceConfig
         from testbed.link.link_process import LinkProcess
-        from testbed.meters.model_meter import ModelMeter
+        from testbed.meters.power import DevicePower, ModelMeter, PowerProfile
         from testbed.policy.observer import Observer
         from testbed.policy.policies import StaticPolicy
         from testbed.wire.address import join_address

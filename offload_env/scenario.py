@@ -52,7 +52,7 @@ class Device:
         full_local_ms: instead of a factor, the time that full local processing takes on this
             device; 0 uses `slowdown`. It means the same device whatever machine the cost
             model was measured on.
-        power: power profile ``device+modem`` of `testbed.costs.power`; empty keeps the model's.
+        power: power profile ``device+modem`` of `testbed.meters.power`; empty keeps the model's.
     """
 
     cost_model: str = "fitted"

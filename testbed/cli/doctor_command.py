@@ -195,7 +195,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _port(host: str, port: int) -> Iterator[Finding]:
-    from testbed.wire.ports import check_free
+    from testbed.wire.address import check_free
 
     try:
         check_free(host, port, what="server")

@@ -26,12 +26,11 @@ from cnn.runtime import SplitRuntime
 from cnn.topology import ACTIONS, N_ACTIONS
 from testbed.costs.campaign_config import DISTURBED, Block, CampaignConfig
 from testbed.costs.campaign_policy import Schedule
-from testbed.costs.cost_model import RadioPower
-from testbed.costs.power import power_profile
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame
 from testbed.link.link_process import LinkProcess
 from testbed.meters.available import open_meter
+from testbed.meters.power import RadioPower, power_profile
 from testbed.policy.observer import Observer, Settings
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import RecordWriter, parquet_files, provenance, read_records

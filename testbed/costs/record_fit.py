@@ -32,7 +32,7 @@ from testbed.costs.terms import (
     head_terms,
     server_terms,
 )
-from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
+from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
 _HEADS: Final = design(head_terms, SEGMENTS)
 _REST: Final = design(fallback_terms, SEGMENTS)

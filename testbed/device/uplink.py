@@ -27,7 +27,7 @@ from testbed.device.probing import Prober
 from testbed.device.processor import Processor
 from testbed.policy.observer import Observer
 from testbed.wire.client import ExchangeFailed, Reply
-from testbed.wire.overhead import ENCODING_OVERHEAD_BYTES, WIRE_OVERHEAD_BYTES
+from testbed.wire.protocol import ENCODING_OVERHEAD_BYTES, WIRE_OVERHEAD_BYTES
 
 
 class Exchanger(Protocol):

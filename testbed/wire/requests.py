@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2 as pb
 from cnn.common.errors import ConfigError, DataError
 from cnn.frame_codec import FRAME_CODECS, FrameCodec, decode_frame
 from cnn.topology import Action
-from testbed.wire.forms import (
+from testbed.wire.protocol import (
     HASH_CHARS,
     INPUT_NAME,
     MAX_DEADLINE_MS,

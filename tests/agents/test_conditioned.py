@@ -22,7 +22,7 @@ from agents.rollout import action_shares, episode_keys, simulate
 from agents.train_config import TrainConfig
 from cnn.topology import ACTIONS
 from offload_env.conditioned import FLOOR_AT, Preferences, preferring
-from testbed.costs.cost_model import RadioPower
+from testbed.meters.power import RadioPower
 from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import NetworkPolicy, StaticPolicy, load_policy
 from testbed.policy.policy_file import PolicyBundle

@@ -15,13 +15,12 @@ from cnn.bundle import load_bundle
 from cnn.common.errors import BundleError
 from cnn.runtime import SplitRuntime
 from cnn.topology import Action
-from testbed.costs.power import power_profile
 from testbed.deploy.guard import Guard, GuardSettings, Limits, unscaled
 from testbed.deploy.guarded_policy import Decision, GuardedPolicy
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.link.link_process import LinkProcess
-from testbed.meters.model_meter import ModelMeter
+from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.observer import FIELDS, OBS_DIM, Observer, Settings, normalise
 from testbed.policy.policies import PolicyBundle, StaticPolicy
 from testbed.policy.reference_profile import LEVELS, ReferenceProfile, window_means

@@ -9,10 +9,9 @@ import numpy as np
 
 from cnn.runtime import SplitRuntime
 from cnn.topology import Action
-from testbed.costs.power import power_profile
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
-from testbed.meters.model_meter import ModelMeter
+from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.observer import Observer, Settings
 from testbed.policy.policies import StaticPolicy
 

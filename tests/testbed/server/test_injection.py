@@ -29,7 +29,7 @@ from testbed.server import (
 from testbed.server.direct import calls
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.client import ExchangeFailed, MecClient
-from testbed.wire.messages import build_request
+from testbed.wire.requests import build_request
 
 BUNDLE = load_bundle()
 RUNTIME = SplitRuntime(BUNDLE)

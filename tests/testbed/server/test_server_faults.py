@@ -26,7 +26,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
 from testbed.wire.client import ExchangeFailed, MecClient
-from testbed.wire.messages import build_request, parse_response
+from testbed.wire.protocol import parse_response
+from testbed.wire.requests import build_request
 
 ROOT = Path(__file__).parents[3]
 BUNDLE = load_bundle()

@@ -22,13 +22,8 @@ from cnn.runtime import SplitRuntime
 from cnn.topology import ACTIONS, Action
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.client import ExchangeFailed, MecClient
-from testbed.wire.messages import (
-    WireSpec,
-    build_request,
-    build_response,
-    check_request,
-    id_field,
-)
+from testbed.wire.protocol import WireSpec, build_response
+from testbed.wire.requests import build_request, check_request, id_field
 
 BUNDLE = load_bundle()
 OFFLOADS = [action for action in ACTIONS if not action.is_local]

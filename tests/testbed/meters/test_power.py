@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cnn.common.errors import ConfigError
-from testbed.costs.power import DEVICES, RADIOS, power_profile
 from testbed.meters.meter import FrameActivity
-from testbed.meters.model_meter import ModelMeter
+from testbed.meters.power import DEVICES, RADIOS, ModelMeter, power_profile
 
 
 def test_model_meter_by_hand() -> None:

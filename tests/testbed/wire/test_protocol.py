@@ -16,19 +16,17 @@ from cnn.common.errors import ConfigError, RemoteError
 from cnn.frame_codec import FrameCodec, FrameEncoding
 from cnn.runtime import SplitRuntime
 from cnn.topology import ACTIONS, Action
-from testbed.wire.messages import (
+from testbed.wire.protocol import (
     HASH_CHARS,
     Answer,
     InferCall,
     WireError,
     WireSpec,
-    build_request,
     build_response,
     check_metadata,
-    check_request,
-    parse_request,
     parse_response,
 )
+from testbed.wire.requests import build_request, check_request, parse_request
 
 BUNDLE = load_bundle()
 SPEC = WireSpec.of(BUNDLE.hash, SplitRuntime(BUNDLE), max_batch=4)

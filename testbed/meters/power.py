@@ -1,4 +1,4 @@
-"""Power profiles: published figures of devices and modems, each with its source.
+"""Power of devices and modems: published profiles, each with its source, and the model meter.
 
 A profile is a device and a modem, written ``device+modem`` such as
 ``jetson-nano+5g-nsa-lowband``. Nothing here was measured by this project.
@@ -22,7 +22,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cnn.common.errors import ConfigError, shown
-from testbed.costs.cost_model import RadioPower
+from testbed.meters.meter import EnergyReading, FrameActivity, Meter
+from testbed.records.measurement import MAX_AMOUNT
+
+
+def is_amount(value: object) -> bool:
+    """Whether a figure of a device or modem is finite and not negative; a bool is no figure."""
+    return type(value) in (int, float) and 0 <= value <= MAX_AMOUNT  # type: ignore[operator]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,54 @@ class DevicePower:
     idle_mw: float
     busy_mw: float
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class RadioPower:
+    """Modem power above the device's own idle power.
+
+    Attributes:
+        name: such as ``5g-nsa-lowband``.
+        tx_mw_per_mbps: extra power for each Mbit/s while sending.
+        active_mw: power while sending, waiting for the answer or receiving.
+        tail_mw: power after the last activity, for at most `tail_ms`.
+        tail_ms: how long the modem stays up after activity.
+        source: publication or file of the figures.
+
+    Raises:
+        ConfigError: if a figure is no finite number, or negative.
+    """
+
+    name: str
+    tx_mw_per_mbps: float
+    active_mw: float
+    tail_mw: float
+    tail_ms: float
+    source: str
+
+    def __post_init__(self) -> None:
+        figures = (self.tx_mw_per_mbps, self.active_mw, self.tail_mw, self.tail_ms)
+        texts = isinstance(self.name, str) and isinstance(self.source, str)
+        if not all(map(is_amount, figures)) or not texts:
+            raise ConfigError(
+                f"power of modem {shown(self.name)}: {shown(figures)}",
+                expected="finite figures, none negative",
+                hint="correct the device profile",
+            )
+
+    @property
+    def mj_per_byte(self) -> float:
+        """Energy of sending a byte, whatever the rate: mW per Mbit/s are nJ per bit."""
+        return self.tx_mw_per_mbps * 8e-6
+
+    def exchange_mj(self, sent_bytes: float, active_ms: float) -> float:
+        """Modem energy of one exchange that lasts `active_ms` from first byte sent to
+        answer read, millijoules."""
+        return self.active_mw * active_ms / 1e3 + self.mj_per_byte * sent_bytes
+
+    def tail_mj(self, elapsed_ms: float) -> float:
+        """Energy of `elapsed_ms` spent in the tail (the caller caps it at `tail_ms`)."""
+        return self.tail_mw * elapsed_ms / 1e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,3 +213,30 @@ def power_profile(name: str) -> PowerProfile:
             expected=f"DEVICE+MODEM with DEVICE in {sorted(DEVICES)}, MODEM in {sorted(RADIOS)}",
             hint=f"try {DEFAULT_PROFILE}",
         ) from None
+
+
+class ModelMeter(Meter):
+    """Energy as the simulator accounts for it, from what the device really did.
+
+    Busy power over computing, idle power while waiting for the answer, and the modem's
+    exchange and tail. Waiting for the next camera frame costs nothing but the tail.
+    """
+
+    def __init__(self, profile: PowerProfile) -> None:
+        self.profile = profile
+        self.source = f"model:{profile.name}"
+        self.tail_ms = profile.radio.tail_ms
+
+    def begin(self) -> None:
+        """Nothing to read: the activity says it all."""
+
+    def end(self, activity: FrameActivity) -> EnergyReading:
+        """Millijoules of the window, split into its three terms."""
+        device, radio = self.profile.device, self.profile.radio
+        compute_mj = device.busy_mw * activity.compute_ms / 1e3
+        idle_mj = device.idle_mw * activity.wait_ms / 1e3
+        radio_mj = radio.exchange_mj(activity.sent_bytes, activity.exchange_ms)
+        radio_mj += radio.tail_mj(activity.tail_ms)
+        return EnergyReading(
+            compute_mj, radio_mj, idle_mj, compute_mj + radio_mj + idle_mj, self.source
+        )
