@@ -106,7 +106,7 @@ class Sweep:
 
     def save(self, folder: Path) -> None:
         """Write ``sweep.parquet``, ``sweep.json`` and ``sweep.png``, each whole or not at all."""
-        from agents.sweep_plot import frontier_png
+        from agents.plots import frontier_png
 
         write_table(folder / "sweep.parquet", self.points)
         write_text(folder / "sweep.json", json.dumps(self.as_json(), indent=1) + "\n")
