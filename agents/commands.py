@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agents.file_kinds import check_run, named
 from agents.interrupt import TrainingInterrupted
+from agents.run_files import check_run, named
 from cnn.common.console import JsonFlag, SeedOption, emit_json, given_options, stderr_console, warn
 from cnn.common.outputs import check_file
 from testbed.file_kinds import POLICY
@@ -265,7 +265,7 @@ def _exported(run: Path, records: Path | None) -> PolicyBundle:
     """The best model of a run, as a policy in the world that it was trained in."""
     from dataclasses import replace
 
-    from agents.run_folder import CONFIG, POLICY
+    from agents.run_files import CONFIG, POLICY
     from agents.train_checkpoint import load_best
     from agents.train_config import TrainConfig
     from agents.training import policy_of, world_of

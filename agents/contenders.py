@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agents.evaluation import AGENT, STAGED
 from agents.origin import Origin
-from agents.run_folder import POLICY
+from agents.run_files import POLICY
 from agents.shipped import shipped_path
 from cnn.common.errors import BundleError, DataError
 from offload_env.world import World

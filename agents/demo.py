@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agents.file_kinds import DEMO, check_run
+from agents.run_files import DEMO, check_run
 from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console
 from cnn.common.locks import Claim
 from cnn.common.outputs import check_folder

@@ -11,9 +11,8 @@ from agents.comparison_table import comparison
 from agents.contenders import Contender, contender, shipped_contenders
 from agents.evaluation import STAGED, Evaluation, evaluate
 from agents.evaluation_report import write_report
-from agents.file_kinds import EVALUATION
 from agents.progress import steps_progress
-from agents.run_folder import kept_scenario
+from agents.run_files import EVALUATION, kept_scenario
 from agents.world_task import warn_of_other_task
 from cnn.common.console import stderr_console
 from cnn.common.errors import ConfigError

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from agents.baselines.tuning import tuned_baselines
 from agents.origin import Origin
 from agents.rollout import PERCENTILES, Rollout, episode_keys, simulate, summary
+from agents.run_files import write_table
 from agents.statistics import Interval, gap_closed, interval, paired_differences, resamples
-from agents.table_file import write_table
 from cnn.action import ACTIONS
 from cnn.common.files import write_text
 from offload_env.bound.search import Schedule, best_schedule

@@ -18,7 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 
 import cnn
-from agents.file_kinds import named
+from agents.run_files import named
 from cnn.action import Action
 from cnn.common.errors import BundleError
 from testbed.policy.decision_points import staged_name

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from agents.baselines.tuning import best_static
 from agents.evaluation import floor_on, keeps
 from agents.rollout import Rollout, episode_keys, simulate, summary
-from agents.run_folder import CONFIG, POLICY, kept_scenario
+from agents.run_files import CONFIG, POLICY, kept_scenario, write_table
 from agents.statistics import Interval, interval, resamples
-from agents.table_file import write_table
 from agents.train_config import TrainConfig
 from cnn.common.errors import BundleError
 from cnn.common.files import write_bytes, write_text

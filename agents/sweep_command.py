@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from agents.commands import ScenarioOption
-from agents.file_kinds import SWEEP, check_run
+from agents.run_files import SWEEP, check_run
 from cnn.common.console import JsonFlag, SeedOption, command_line, emit_json, stderr_console
 from cnn.common.errors import ConfigError
 from cnn.common.locks import Claim

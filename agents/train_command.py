@@ -11,7 +11,7 @@ import typer
 
 from agents.evaluation import keeps
 from agents.interrupt import TrainingInterrupted
-from agents.run_folder import CONFIG
+from agents.run_files import CONFIG
 from agents.train_config import STAGED_SETTINGS, TrainConfig
 from agents.training import TrainResult
 from cnn.common.entry import EXIT_INTERRUPTED

@@ -21,16 +21,14 @@ from agents import train_checkpoint as checkpoint
 from agents.error_probability import error_probability
 from agents.evaluation import keeps
 from agents.export_policy import bundle_of
-from agents.file_kinds import check_run
 from agents.interrupt import stop_when_told
 from agents.offline.from_records import recorded_traces, world_from_records
 from agents.reference_figures import promise_of
 from agents.rollout import episode_keys
-from agents.run_folder import CONFIG, POLICY, keep_scenario, kept_scenario
+from agents.run_files import CONFIG, POLICY, check_run, keep_scenario, kept_scenario, write_table
 from agents.sb3_adapter import OffloadVecEnv
 from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
 from agents.supervisor import VALIDATION_SEED_OFFSET, Progress, Supervisor
-from agents.table_file import write_table
 from agents.train_config import TrainConfig
 from agents.world_task import task_of
 from cnn.common.errors import ConfigError

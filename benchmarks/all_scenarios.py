@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.evaluation import AGENT, CLAIRVOYANT, STAGED, Evaluation, evaluate
-from agents.file_kinds import EVALUATION
+from agents.run_files import EVALUATION
 from agents.shipped import shipped_agents
 from cnn.common.outputs import check_folder
 from offload_env.scenario import scenario_names

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from agents import train_checkpoint as checkpoint
-from agents.file_kinds import check_run
+from agents.run_files import check_run
 from agents.train_command import config_of
 from agents.train_config import TrainConfig
 from agents.training import TrainResult, train
