@@ -166,7 +166,7 @@ def evaluate(
     Baselines are tuned on training drives only. All policies meet the same frames, traces
     and random numbers. Without a policy the shipped ones are judged, and named so.
     """
-    from agents.evaluate_command import Given, judge
+    from agents.contenders import Given, judge
 
     judged = judge(Given(run, policy, staged_policy, scenario, traces, frames), episodes, seed, out)
     if json:

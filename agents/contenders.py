@@ -1,19 +1,30 @@
-"""The learnt policies that an evaluation judges: files that were given, or the shipped ones."""
+"""The learnt policies that an evaluation judges, given or shipped, and what they are judged on."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
-from agents.evaluation import AGENT, STAGED
-from agents.origin import Origin
-from agents.run_files import POLICY
-from agents.shipped import shipped_path
-from cnn.common.errors import BundleError, DataError
-from offload_env.world import World
+import typer
+
+from agents.comparison_table import comparison
+from agents.evaluation import AGENT, STAGED, Evaluation, Origin, evaluate
+from agents.evaluation_report import write_report
+from agents.progress import steps_progress
+from agents.run_files import EVALUATION, POLICY, kept_scenario
+from agents.world_task import warn_of_other_task
+from cnn.common.console import stderr_console
+from cnn.common.errors import BundleError, ConfigError, DataError
+from cnn.common.outputs import check_folder
+from cnn.frame_table import FrameTable
+from offload_env.scenario import Scenario, load_scenario, scenario_names
+from offload_env.world import World, build_world
+from testbed.policy.policies import Policy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.staged_policies import AnyPolicy, StagedPolicy, any_policy_from_bundle
+from testbed.traces.collection import load_collection
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +90,173 @@ def shipped_contenders(world: World) -> list[Contender]:
             except BundleError:  # for another network: not for this world
                 continue
     return found
+
+
+def shipped_agents(world: World) -> dict[str, AnyPolicy]:
+    """The shipped policies of a world's scenario by name: ``agent``, ``staged-agent``."""
+    return {c.name: c.policy for c in shipped_contenders(world)}
+
+
+def shipped_policy(world: World) -> Policy | None:
+    """The shipped policy of one decision a frame; None if there is none that fits."""
+    found = shipped_agents(world).get(AGENT)
+    return None if isinstance(found, StagedPolicy) else found
+
+
+def shipped_path(scenario: str, staged: bool = False) -> Path:
+    """Where the shipped policy of a scenario lies, or would lie."""
+    name = f"{scenario}.staged.policy" if staged else f"{scenario}.policy"
+    return Path(str(resources.files("agents"))) / "assets" / name
+
+
+MAX_FRAMES = 2_000_000
+"""Frames of all test drives together; every policy's are kept, some 80 bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the command line names; empty or None where it names nothing.
+
+    Attributes:
+        run, policy, staged_policy: policy files or runs' folders.
+        scenario: name or file.
+        traces: folder of measured traces.
+        frames: frame table.
+    """
+
+    run: Path | None
+    policy: Path | None
+    staged_policy: Path | None
+    scenario: str
+    traces: Path | None
+    frames: Path | None
+
+    def paths(self) -> list[Path]:
+        """The policies to judge."""
+        if self.run is not None and self.policy is not None:
+            raise ConfigError(
+                f"both {self.run} and --policy {self.policy}",
+                expected="one of the two",
+                hint="leave --policy out",
+            )
+        return [p for p in (self.run or self.policy, self.staged_policy) if p is not None]
+
+
+def judge(given: Given, episodes: int, seed: int, out: Path | None) -> Evaluation:
+    """Evaluate, print the comparison, and write the files if `out` is given."""
+    paths = given.paths()
+    if out is not None:
+        check_folder(out, EVALUATION)
+    loaded = [contender(path, None) for path in paths]  # before the worlds: quick to refuse
+    scenario = scenario_to_judge(given.scenario, paths, loaded)
+    affordable(scenario, episodes)
+    train_world = build_world(scenario, "train")
+    test_world = _test_world(scenario, given.traces, given.frames)
+    judged = contenders_of(paths, test_world)
+    agents = {name: c.policy for name, c in judged.items()}
+    with steps_progress(stderr_console(), "evaluating") as progress:
+        result = evaluate(
+            train_world,
+            test_world,
+            agents,
+            drives=episodes,
+            seed=seed,
+            origins={name: c.origin for name, c in judged.items()},
+            progress=progress,
+        )
+    comparison(result).print()
+    if out is not None:
+        result.save(out)
+        write_report(result, test_world, agents, out / "report.html")
+        typer.echo(f"report {out / 'report.html'}")
+    return result
+
+
+def scenario_to_judge(named: str, paths: list[Path], loaded: list[Contender]) -> Scenario:
+    """The scenario that was named, else the one kept beside the policy, else the policy's own.
+
+    Args:
+        named: name or file; empty if none was given.
+        paths: policy files or runs' folders.
+        loaded: what they hold, the first of which decides.
+    """
+    if named:
+        return load_scenario(named)
+    if not loaded:
+        return load_scenario("urban-5g")
+    kept = kept_scenario(paths[0] if paths[0].is_dir() else paths[0].parent)
+    if kept is not None and kept.name == loaded[0].origin.scenario:
+        return kept
+    name = loaded[0].origin.scenario
+    if name in scenario_names():
+        return load_scenario(name)
+    raise ConfigError(
+        f"policy {loaded[0].origin.path}, trained for the scenario {name or 'of no name'}, "
+        "without that scenario beside it",
+        expected="a run's folder, or a scenario",
+        hint="give the scenario's file with --scenario",
+    )
+
+
+def affordable(scenario: Scenario, episodes: int) -> None:
+    """Raise `ConfigError` if so many test drives would not fit into memory."""
+    frames = scenario.timing.n_frames * episodes
+    if frames > MAX_FRAMES:
+        raise ConfigError(
+            f"{episodes} test drives of {scenario.timing.n_frames} frames",
+            expected=f"at most {MAX_FRAMES} frames in all",
+            hint=f"give --episodes {max(2, MAX_FRAMES // scenario.timing.n_frames)} or fewer",
+        )
+
+
+def _by_name(contenders: list[Contender]) -> dict[str, Contender]:
+    judged = {c.name: c for c in contenders}
+    if len(judged) < len(contenders):
+        kind = "staged policies" if STAGED in judged else "policies of one decision a frame"
+        raise ConfigError(
+            f"two {kind}: {' and '.join(str(c.origin.path) for c in contenders)}",
+            expected="at most one of each kind",
+            hint="judge them one after the other, with the same --seed",
+        )
+    return judged
+
+
+def contenders_of(paths: list[Path], world: World) -> dict[str, Contender]:
+    """The policies of files or runs' folders by name, or the shipped ones if there are none.
+
+    Warns of a policy that was trained for another task than the world's.
+    """
+    if not paths:
+        return _shipped(world)
+    judged = _by_name([contender(path, world.table.bundle_hash) for path in paths])
+    for c in judged.values():
+        warn_of_other_task(c.origin.path, PolicyBundle.load(c.origin.path), world)
+    return judged
+
+
+def _shipped(world: World) -> dict[str, Contender]:
+    judged = {c.name: c for c in shipped_contenders(world)}
+    what = (
+        "no policy given: the shipped ones are judged"
+        if judged
+        else (
+            f"no policy is shipped for {world.scenario.name} and this model bundle: baselines only"
+        )
+    )
+    stderr_console().print(what, highlight=False)
+    return judged
+
+
+def _test_world(scenario: Scenario, traces: Path | None, frames: Path | None) -> World:
+    if traces is None and frames is None:
+        return build_world(scenario, "test")
+    link = scenario.link
+    measured = None
+    if traces is not None:
+        collection = load_collection(traces, link.kind, "test", period_s=link.period_s)
+        stderr_console().print(
+            "; ".join(collection.notes), highlight=False, markup=False, soft_wrap=True
+        )
+        measured = collection.traces
+    table = FrameTable.load(frames) if frames is not None else None
+    return build_world(scenario, "test", traces=measured, table=table)

@@ -12,9 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from agents.baselines.rules import FULL_LOCAL
 from agents.comparison_table import COLUMNS, Comparison, cells, comparison
-from agents.contenders import contender
+from agents.contenders import affordable, contender, shipped_policy
 from agents.drive_picture import Driven, drive_picture
-from agents.evaluate_command import affordable
 from agents.evaluation import AGENT, Evaluation, evaluate
 from agents.evaluation_report import write_report
 from agents.live_run import (
@@ -26,7 +25,6 @@ from agents.live_run import (
 )
 from agents.progress import steps_progress, training_progress
 from agents.rollout import episode_keys, simulate
-from agents.shipped import shipped_policy
 from agents.train_config import TrainConfig
 from agents.training import TrainResult, train
 from cnn.common.errors import ConfigError, RemoteError

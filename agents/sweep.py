@@ -19,10 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from agents.baselines.tuning import best_static
-from agents.evaluation import floor_on, keeps
+from agents.evaluation import Interval, floor_on, interval, keeps, resamples
 from agents.rollout import Rollout, episode_keys, simulate, summary
 from agents.run_files import CONFIG, POLICY, kept_scenario, write_table
-from agents.statistics import Interval, interval, resamples
 from agents.train_config import TrainConfig
 from cnn.common.errors import BundleError
 from cnn.common.files import write_bytes, write_text

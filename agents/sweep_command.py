@@ -49,7 +49,7 @@ def sweep(
     accuracy. What --out already holds is not trained again; Ctrl-C keeps the work, and the
     same command resumes it.
     """
-    from agents.evaluate_command import affordable
+    from agents.contenders import affordable
     from agents.progress import steps_progress
     from agents.sweep import (
         check_preferences,

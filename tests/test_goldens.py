@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 from agents.baselines.rules import FULL_LOCAL
+from agents.contenders import shipped_agents, shipped_path
 from agents.rollout import Rollout, episode_keys, simulate
-from agents.shipped import shipped_agents, shipped_path
 from cnn.action import ACTIONS
 from cnn.arch import ModelConfig
 from cnn.bundle import load_bundle

@@ -39,7 +39,7 @@ from agents.baselines.prediction import (
     Predictor,
 )
 from agents.baselines.prediction import raw_observation as raw_of
-from agents.statistics import Interval
+from agents.evaluation import Interval
 from cnn.action import N_ACTIONS, N_EXITS
 from cnn.common.errors import DataError
 from offload_env.world import World

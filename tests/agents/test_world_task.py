@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agents.commands import agent_app
-from agents.evaluate_command import contenders_of
+from agents.contenders import contenders_of
 from agents.export_policy import static_bundle
 from agents.world_task import task_of, warn_of_other_log, warn_of_other_task, with_task
 from cnn.action import Action
