@@ -265,11 +265,11 @@ def _exported(run: Path, records: Path | None) -> PolicyBundle:
     """The best model of a run, as a policy in the world that it was trained in."""
     from dataclasses import replace
 
+    from agents.export_policy import policy_of, task_of
     from agents.run_files import CONFIG, POLICY
     from agents.train_checkpoint import load_best
     from agents.train_config import TrainConfig
-    from agents.training import policy_of, world_of
-    from agents.world_task import task_of
+    from agents.training import world_of
     from cnn.common.errors import DataError
     from testbed.policy.policy_file import PolicyBundle
 
@@ -290,8 +290,8 @@ def _exported(run: Path, records: Path | None) -> PolicyBundle:
 
 def _written_again(path: Path, scenario: str, records: Path | None) -> PolicyBundle:
     """A policy file's content with the task of the world that it was trained in."""
+    from agents.export_policy import with_task
     from agents.offline.from_records import world_from_records
-    from agents.world_task import with_task
     from offload_env.world import build_world
     from testbed.policy.policy_file import PolicyBundle
 

@@ -28,14 +28,12 @@ from stable_baselines3.common.utils import set_random_seed
 from agents import train_checkpoint as checkpoint
 from agents.baselines.prediction import Floats
 from agents.error_probability import error_probability
-from agents.export_policy import bundle_of
+from agents.export_policy import bundle_of, task_of
 from agents.interrupt import TrainingInterrupted, stop_when_told
 from agents.rollout import episode_keys, simulate
 from agents.sb3_adapter import OffloadVecEnv
-from agents.supervisor import VALIDATION_SEED_OFFSET
 from agents.train_config import TrainConfig
 from agents.training import ppo_settings
-from agents.world_task import task_of
 from cnn.common.locks import Claim
 from offload_env.conditioned import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
 from offload_env.scenario_text import anchored, scenario_toml
@@ -191,9 +189,7 @@ class _Watch(BaseCallback):
         self.validation: list[dict[str, float]] = []
         self._score, self._due = math.inf, config.validate_every
         self._next_checkpoint = config.checkpoint_every
-        self._keys = episode_keys(
-            config.seed + VALIDATION_SEED_OFFSET, max(8, config.validate_drives // 4)
-        )
+        self._keys = episode_keys(config.validation_seed, max(8, config.validate_drives // 4))
 
     def _on_step(self) -> bool:
         return True

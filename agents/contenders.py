@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -12,10 +13,10 @@ import typer
 from agents.comparison_table import comparison
 from agents.evaluation import AGENT, STAGED, Evaluation, Origin, evaluate
 from agents.evaluation_report import write_report
+from agents.export_policy import task_of
 from agents.progress import steps_progress
 from agents.run_files import EVALUATION, POLICY, kept_scenario
-from agents.world_task import warn_of_other_task
-from cnn.common.console import stderr_console
+from cnn.common.console import stderr_console, warn
 from cnn.common.errors import BundleError, ConfigError, DataError
 from cnn.common.outputs import check_folder
 from cnn.frame_table import FrameTable
@@ -24,14 +25,19 @@ from offload_env.world import World, build_world
 from testbed.policy.policies import Policy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.staged_policies import AnyPolicy, StagedPolicy, any_policy_from_bundle
+from testbed.policy.task_settings import differing, shown
 from testbed.traces.collection import load_collection
+
+MAX_FRAMES = 2_000_000
+"""Frames of all test drives together; every policy's are kept, some 80 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A learnt policy, ready to drive, and where it comes from."""
+    """A learnt policy, ready to drive, what its file holds and where it comes from."""
 
     policy: AnyPolicy
+    bundle: PolicyBundle
     origin: Origin
 
     @property
@@ -76,25 +82,23 @@ def contender(path: Path, bundle_hash: str | None, *, shipped: bool = False) -> 
     bundle.check_fit(bundle_hash)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     origin = Origin(file, digest, shipped, str(bundle.manifest.get("scenario", "")))
-    return Contender(any_policy_from_bundle(bundle), origin)
+    return Contender(any_policy_from_bundle(bundle), bundle, origin)
 
 
-def shipped_contenders(world: World) -> list[Contender]:
-    """The shipped policies of a world's scenario that fit its model bundle."""
-    found = []
-    for staged in (False, True):
-        path = shipped_path(world.scenario.name, staged)
-        if path.is_file():
-            try:
-                found.append(contender(path, world.table.bundle_hash, shipped=True))
-            except BundleError:  # for another network: not for this world
-                continue
+def shipped_contenders(world: World) -> dict[str, Contender]:
+    """The shipped policies of a world's scenario that fit its model bundle, by name."""
+    found = {}
+    for path in (shipped_path(world.scenario.name, staged) for staged in (False, True)):
+        with suppress(BundleError):  # for another network: not for this world
+            if path.is_file():
+                shipped = contender(path, world.table.bundle_hash, shipped=True)
+                found[shipped.name] = shipped
     return found
 
 
 def shipped_agents(world: World) -> dict[str, AnyPolicy]:
     """The shipped policies of a world's scenario by name: ``agent``, ``staged-agent``."""
-    return {c.name: c.policy for c in shipped_contenders(world)}
+    return {name: c.policy for name, c in shipped_contenders(world).items()}
 
 
 def shipped_policy(world: World) -> Policy | None:
@@ -107,10 +111,6 @@ def shipped_path(scenario: str, staged: bool = False) -> Path:
     """Where the shipped policy of a scenario lies, or would lie."""
     name = f"{scenario}.staged.policy" if staged else f"{scenario}.policy"
     return Path(str(resources.files("agents"))) / "assets" / name
-
-
-MAX_FRAMES = 2_000_000
-"""Frames of all test drives together; every policy's are kept, some 80 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,19 @@ def affordable(scenario: Scenario, episodes: int) -> None:
         )
 
 
-def _by_name(contenders: list[Contender]) -> dict[str, Contender]:
+def contenders_of(paths: list[Path], world: World) -> dict[str, Contender]:
+    """The policies of files or runs' folders by name, or the shipped ones if there are none.
+
+    Warns of a policy that was trained for another task than the world's.
+    """
+    if not paths:
+        shipped = shipped_contenders(world)
+        name = world.scenario.name
+        none = f"no policy is shipped for {name} and this model bundle: baselines only"
+        found = "no policy given: the shipped ones are judged" if shipped else none
+        stderr_console().print(found, highlight=False)
+        return shipped
+    contenders = [contender(path, world.table.bundle_hash) for path in paths]
     judged = {c.name: c for c in contenders}
     if len(judged) < len(contenders):
         kind = "staged policies" if STAGED in judged else "policies of one decision a frame"
@@ -218,32 +230,8 @@ def _by_name(contenders: list[Contender]) -> dict[str, Contender]:
             expected="at most one of each kind",
             hint="judge them one after the other, with the same --seed",
         )
-    return judged
-
-
-def contenders_of(paths: list[Path], world: World) -> dict[str, Contender]:
-    """The policies of files or runs' folders by name, or the shipped ones if there are none.
-
-    Warns of a policy that was trained for another task than the world's.
-    """
-    if not paths:
-        return _shipped(world)
-    judged = _by_name([contender(path, world.table.bundle_hash) for path in paths])
     for c in judged.values():
-        warn_of_other_task(c.origin.path, PolicyBundle.load(c.origin.path), world)
-    return judged
-
-
-def _shipped(world: World) -> dict[str, Contender]:
-    judged = {c.name: c for c in shipped_contenders(world)}
-    what = (
-        "no policy given: the shipped ones are judged"
-        if judged
-        else (
-            f"no policy is shipped for {world.scenario.name} and this model bundle: baselines only"
-        )
-    )
-    stderr_console().print(what, highlight=False)
+        warn_of_other_task(c.origin.path, c.bundle, world)
     return judged
 
 
@@ -260,3 +248,18 @@ def _test_world(scenario: Scenario, traces: Path | None, frames: Path | None) ->
         measured = collection.traces
     table = FrameTable.load(frames) if frames is not None else None
     return build_world(scenario, "test", traces=measured, table=table)
+
+
+def warn_of_other_task(path: Path, bundle: PolicyBundle, world: World) -> None:
+    """One line on standard error if a policy was trained for another task than a world's."""
+    task, name = bundle.task, world.scenario.name
+    if task is None:
+        warn(
+            f"policy file {path} (format 1) does not say its task, which may be another than that "
+            f"of {name}; write it again with `sliproad agent export --policy {path} --out FILE`"
+        )
+        return
+    found = differing(task, asdict(task_of(world)))
+    if found:
+        text = ", ".join(f"{k} {shown(v)} instead of {shown(own)}" for k, (v, own) in found.items())
+        warn(f"policy file {path} was trained for another task than that of {name}: {text}")

@@ -31,9 +31,6 @@ from testbed.common.signals import StopFlag
 from testbed.policy.policies import NetworkPolicy
 from testbed.policy.staged_policies import AnyPolicy, StagedNetworkPolicy
 
-VALIDATION_SEED_OFFSET = 1_000_003
-"""Validation drives are drawn from the training seed plus this."""
-
 
 @dataclass(slots=True)
 class Progress:
@@ -100,7 +97,7 @@ class Supervisor(BaseCallback):
         self.state = progress
         self._report = report
         self._target = world.accuracy_floor + config.margin
-        self._keys = episode_keys(config.seed + VALIDATION_SEED_OFFSET, config.validate_drives)
+        self._keys = episode_keys(config.validation_seed, config.validate_drives)
         self._began_s = time.monotonic()
         self._stop = False
         env.multiplier = progress.multiplier

@@ -165,6 +165,11 @@ class TrainConfig:
         )
 
     @property
+    def validation_seed(self) -> int:
+        """Of the validation drives: others than those of training."""
+        return self.seed + 1_000_003
+
+    @property
     def outputs(self) -> tuple[int, ...]:
         """Action of each of the model's outputs: canonical, or staged.
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from stable_baselines3 import DQN
@@ -20,17 +19,14 @@ from torch import nn
 from agents import train_checkpoint as checkpoint
 from agents.error_probability import error_probability
 from agents.evaluation import keeps
-from agents.export_policy import bundle_of
+from agents.export_policy import policy_of
 from agents.interrupt import stop_when_told
 from agents.offline.from_records import recorded_traces, world_from_records
-from agents.reference_figures import promise_of
-from agents.rollout import episode_keys
 from agents.run_files import CONFIG, POLICY, check_run, keep_scenario, kept_scenario, write_table
 from agents.sb3_adapter import OffloadVecEnv
 from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
-from agents.supervisor import VALIDATION_SEED_OFFSET, Progress, Supervisor
+from agents.supervisor import Progress, Supervisor
 from agents.train_config import TrainConfig
-from agents.world_task import task_of
 from cnn.common.errors import ConfigError
 from cnn.common.locks import Claim
 from offload_env.scenario_text import anchored
@@ -38,7 +34,6 @@ from offload_env.staged_vector_env import OffloadStagedVectorEnv
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import World, build_world
 from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.staged_policies import any_policy_from_bundle
 
 Report = Callable[[int, dict[str, float]], object]
 
@@ -254,34 +249,3 @@ def _result(config: TrainConfig, out: Path, world: World, progress: Progress) ->
         world.accuracy_floor,
         world.delay_ref_ms,
     )
-
-
-def policy_of(
-    model: Any, config: TrainConfig, world: World, validation: dict[str, float]
-) -> PolicyBundle:
-    """Policy bundle of a model trained with `config` in `world`, with its task and its promise."""
-    bundle = bundle_of(
-        model,
-        actions=config.outputs,
-        name="staged-agent" if config.env == "staged" else "agent",
-        bundle_hash=world.table.bundle_hash,
-        scenario=world.scenario.name,
-        algorithm=config.algo,
-        metrics={
-            "validation": validation,
-            "validated_on": f"{config.validate_drives} drives over {world.table.source}",
-            "accuracy_floor": world.accuracy_floor,
-        },
-        provenance={
-            "config": asdict(config),
-            "frames": world.table.source,
-            "cost_model": world.cost.name,
-            "traces": len(world.pool),
-            "numpy": np.__version__,
-        },
-        task=task_of(world),
-    )
-    keys = episode_keys(config.seed + VALIDATION_SEED_OFFSET, config.validate_drives)
-    reference = promise_of(world, any_policy_from_bundle(bundle), keys)
-    metrics = {**bundle.manifest["metrics"], "promise": reference.to_json()}
-    return replace(bundle, manifest={**bundle.manifest, "metrics": metrics})

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 import agents
 from agents.commands import agent_app
 from agents.contenders import Given, contender, scenario_to_judge
-from agents.world_task import task_of
+from agents.export_policy import task_of
 from cnn.common.errors import BundleError, ConfigError, DataError
 from cnn.frame_table import embedded_table
 from offload_env.scenario import Scenario, load_scenario
