@@ -27,13 +27,12 @@ from stable_baselines3.common.utils import set_random_seed
 
 from agents import train_checkpoint as checkpoint
 from agents.baselines.prediction import Floats
-from agents.error_probability import error_probability
 from agents.export_policy import bundle_of, task_of
-from agents.interrupt import TrainingInterrupted, stop_when_told
 from agents.rollout import episode_keys, simulate
 from agents.sb3_adapter import OffloadVecEnv
+from agents.supervisor import TrainingInterrupted, stop_when_told
 from agents.train_config import TrainConfig
-from agents.training import ppo_settings
+from agents.training import error_probability, ppo_settings
 from cnn.common.locks import Claim
 from offload_env.conditioned import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
 from offload_env.scenario_text import anchored, scenario_toml

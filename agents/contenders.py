@@ -10,12 +10,11 @@ from pathlib import Path
 
 import typer
 
-from agents.comparison_table import comparison
 from agents.evaluation import AGENT, STAGED, Evaluation, Origin, evaluate
-from agents.evaluation_report import write_report
 from agents.export_policy import task_of
-from agents.progress import steps_progress
+from agents.report import write_report
 from agents.run_files import EVALUATION, POLICY, kept_scenario
+from agents.terminal import comparison, steps_progress
 from cnn.common.console import stderr_console, warn
 from cnn.common.errors import BundleError, ConfigError, DataError
 from cnn.common.outputs import check_folder

@@ -20,7 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 import agents
-from agents.commands import agent_app
+from agents.cli import agent_app
 from agents.contenders import Given, contender, scenario_to_judge
 from agents.export_policy import task_of
 from cnn.common.errors import BundleError, ConfigError, DataError

@@ -17,8 +17,8 @@ from agents.conditioned import (
     preference_figures,
     train_conditioned,
 )
-from agents.interrupt import TrainingInterrupted
 from agents.rollout import action_shares, episode_keys, simulate
+from agents.supervisor import TrainingInterrupted
 from agents.train_config import TrainConfig
 from cnn.action import ACTIONS
 from offload_env.conditioned import FLOOR_AT, Preferences, preferring

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.error_probability import error_probability
 from agents.sb3_adapter import OffloadVecEnv
+from agents.training import error_probability
 from cnn.action import N_ACTIONS
 from cnn.common.errors import ConfigError
 from offload_env.errors import InvalidResetError

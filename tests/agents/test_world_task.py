@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from agents.commands import agent_app
+from agents.cli import agent_app
 from agents.contenders import contenders_of, warn_of_other_task
 from agents.export_policy import static_bundle, task_of, with_task
 from agents.offline.off_policy import warn_of_other_log
