@@ -172,9 +172,9 @@ def estimate(
     with 95 % bootstrap intervals. Trust the last; docs/agents.md says what none of them sees.
     """
     from agents.contenders import warn_of_other_task
-    from agents.offline.from_records import log_of
-    from agents.offline.off_policy import MIN_EFFECTIVE, warn_of_other_log
-    from agents.offline.off_policy import estimate as run_estimate
+    from agents.from_records import log_of
+    from agents.off_policy import MIN_EFFECTIVE, warn_of_other_log
+    from agents.off_policy import estimate as run_estimate
     from offload_env.world import build_world
     from testbed.policy.policies import policy_from_bundle
     from testbed.policy.policy_file import PolicyBundle

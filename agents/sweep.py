@@ -2,7 +2,7 @@
 
 A preference is an accuracy floor, as the device is told it, and a weight of delay against
 energy. For each one a specialist is trained for it alone; one conditioned policy
-(`agents.conditioned`) serves all. Both drive the same held-out drives as the best static
+(`agents.train_conditioned`) serves all. Both drive the same held-out drives as the best static
 pair, chosen on training drives.
 """
 
@@ -155,7 +155,7 @@ def train_all(
         TrainingInterrupted: at SIGINT or SIGTERM, with what was done kept in `out`.
     """
     from agents import train_checkpoint as checkpoint
-    from agents.conditioned import already_trained, train_conditioned
+    from agents.train_conditioned import already_trained, train_conditioned
     from agents.training import train
 
     check_preferences(floors, shares)

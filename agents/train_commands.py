@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agents.run_files import POLICY_KIND, SWEEP, check_run, named
+from agents.run_files import SWEEP, check_run, named
 from agents.train_config import TrainConfig, config_of, setting_help
 from cnn.common.console import JsonFlag, command_line, emit_json, stderr_console, warn
 from cnn.common.entry import EXIT_INTERRUPTED
 from cnn.common.errors import ConfigError
 from cnn.common.locks import Claim
 from cnn.common.outputs import check_file, check_folder
+from testbed.file_kinds import POLICY
 
 if TYPE_CHECKING:
     from agents.training import TrainResult
@@ -181,7 +182,7 @@ def export(
     The file carries the policy's task: floor, weights, timing, device. With --policy, a file of
     format 1, which does not, is written again: the same weights, and the task.
     """
-    check_file(named(out), POLICY_KIND)
+    check_file(named(out), POLICY)
     from agents.export_policy import write
     from agents.training import exported
 
@@ -215,7 +216,7 @@ def export(
 def _written_again(path: Path, scenario: str, records: Path | None) -> PolicyBundle:
     """A policy file's content with the task of the world that it was trained in."""
     from agents.export_policy import with_task
-    from agents.offline.from_records import world_from_records
+    from agents.from_records import world_from_records
     from offload_env.world import build_world
     from testbed.policy.policy_file import PolicyBundle
 

@@ -21,7 +21,7 @@ from torch import nn
 from agents import train_checkpoint as checkpoint
 from agents.evaluation import keeps
 from agents.export_policy import policy_of, task_of
-from agents.offline.from_records import recorded_traces, world_from_records
+from agents.from_records import recorded_traces, world_from_records
 from agents.run_files import CONFIG, POLICY, check_run, keep_scenario, kept_scenario, write_table
 from agents.sb3_adapter import OffloadVecEnv
 from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from agents.cli import agent_app
 from agents.contenders import contenders_of, warn_of_other_task
 from agents.export_policy import static_bundle, task_of, with_task
-from agents.offline.off_policy import warn_of_other_log
+from agents.off_policy import warn_of_other_log
 from cnn.action import Action
 from cnn.common.errors import BundleError, SliproadError
 from offload_env.conditioned import Preferences, preferring
