@@ -312,43 +312,31 @@ def train_conditioned(
     """
     run = out.with_suffix(".run")
     with Claim(run, folder=True):
-        return _train(config, out, run, world, preferences, report)
-
-
-def _train(
-    config: TrainConfig,
-    out: Path,
-    run: Path,
-    world: World,
-    preferences: Preferences | None,
-    report: Report,
-) -> ConditionedResult:
-    """`train_conditioned`, with its folder held."""
-    asked = preferences or Preferences.of(world, config.margin)
-    torch.set_num_threads(1)
-    set_random_seed(config.seed)
-    env = ConditionedVectorEnv(config.n_envs, world=world, preferences=asked)
-    grid = PriceGrid(asked, config.dual_start, config.margin)
-    adapter = ConditionedVecEnv(env, grid, error_probability(world.table))
-    with stop_when_told() as stop:
-        watch = _Watch(config, world, adapter, report, run, stop)
-        model = _resumed(adapter, watch, run)
-        if model is None:
-            adapter.seed(config.seed)
-            model = PPO("MlpPolicy", adapter, **ppo_settings(config))
-        left = config.steps - model.num_timesteps
-        model.learn(left, callback=watch, reset_num_timesteps=False, log_interval=10**9)
-        watch.validate()
-    assert watch.best is not None
-    manifest = {
-        **watch.best.manifest,
-        "metrics": {"validation": watch.validation},
-        "preferences": asdict(asked),
-    }
-    bundle = replace(watch.best, manifest=manifest)
-    bundle.save(out)
-    shutil.rmtree(run, ignore_errors=True)  # nothing is left to resume
-    return ConditionedResult(bundle, asked, grid.values, watch.validation)
+        asked = preferences or Preferences.of(world, config.margin)
+        torch.set_num_threads(1)
+        set_random_seed(config.seed)
+        env = ConditionedVectorEnv(config.n_envs, world=world, preferences=asked)
+        grid = PriceGrid(asked, config.dual_start, config.margin)
+        adapter = ConditionedVecEnv(env, grid, error_probability(world.table))
+        with stop_when_told() as stop:
+            watch = _Watch(config, world, adapter, report, run, stop)
+            model = _resumed(adapter, watch, run)
+            if model is None:
+                adapter.seed(config.seed)
+                model = PPO("MlpPolicy", adapter, **ppo_settings(config))
+            left = config.steps - model.num_timesteps
+            model.learn(left, callback=watch, reset_num_timesteps=False, log_interval=10**9)
+            watch.validate()
+        assert watch.best is not None
+        manifest = {
+            **watch.best.manifest,
+            "metrics": {"validation": watch.validation},
+            "preferences": asdict(asked),
+        }
+        bundle = replace(watch.best, manifest=manifest)
+        bundle.save(out)
+        shutil.rmtree(run, ignore_errors=True)  # nothing is left to resume
+        return ConditionedResult(bundle, asked, grid.values, watch.validation)
 
 
 def _resumed(adapter: ConditionedVecEnv, watch: _Watch, run: Path) -> Any:

@@ -101,55 +101,43 @@ def train(
     """
     check_run(out, resume)
     with Claim(out, folder=True):
-        return _train(config, out, world, resume, report, extra)
-
-
-def _train(
-    config: TrainConfig,
-    out: Path,
-    world: World | None,
-    resume: bool,
-    report: Report,
-    extra: Callable[[BaseCallback], BaseCallback],
-) -> TrainResult:
-    """`train`, with its folder held."""
-    if world is None:
-        world = world_of(config, out if resume else None)
-    # One thread: the matrices are small, and more would change sums between machines.
-    torch.set_num_threads(1)
-    set_random_seed(config.seed)
-    adapter = adapter_of(config, world)
-    if resume:
-        _same_settings(config, world, out)
-        model, progress = checkpoint.load(config.algo, out, adapter)
-        # Of an older version's, the attribute is not there at all.
-        if best_file := getattr(progress, "best_file", None):
-            checkpoint.put_back_best(best_file, out)
-    else:
-        adapter.seed(config.seed)
-        model = _make(config, adapter)
-        progress = Progress(
-            multiplier=config.dual_start,
-            next_validation=config.validate_every,
-            next_checkpoint=config.checkpoint_every,
-        )
-    if isinstance(adapter, OffloadStagedVecEnv):
-        model.rollout_buffer.follow(lambda: adapter.frame_done)
-    config.save(out / CONFIG)
-    if not resume or kept_scenario(out) is None:
-        keep_scenario(world.scenario, out)
-    model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
-    try:
-        with stop_when_told() as stop:
-            supervisor = Supervisor(config, world, adapter, out, progress, report, stop)
-            left = config.steps - model.num_timesteps
-            if left > 0:
-                watch = extra(supervisor)
-                model.learn(left, callback=watch, reset_num_timesteps=False, log_interval=10**9)
-            supervisor.finish()
-    finally:
-        model.logger.close()
-    return _result(config, out, world, progress)
+        if world is None:
+            world = world_of(config, out if resume else None)
+        # One thread: the matrices are small, and more would change sums between machines.
+        torch.set_num_threads(1)
+        set_random_seed(config.seed)
+        adapter = adapter_of(config, world)
+        if resume:
+            _same_settings(config, world, out)
+            model, progress = checkpoint.load(config.algo, out, adapter)
+            # Of an older version's, the attribute is not there at all.
+            if best_file := getattr(progress, "best_file", None):
+                checkpoint.put_back_best(best_file, out)
+        else:
+            adapter.seed(config.seed)
+            model = _make(config, adapter)
+            progress = Progress(
+                multiplier=config.dual_start,
+                next_validation=config.validate_every,
+                next_checkpoint=config.checkpoint_every,
+            )
+        if isinstance(adapter, OffloadStagedVecEnv):
+            model.rollout_buffer.follow(lambda: adapter.frame_done)
+        config.save(out / CONFIG)
+        if not resume or kept_scenario(out) is None:
+            keep_scenario(world.scenario, out)
+        model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
+        try:
+            with stop_when_told() as stop:
+                supervisor = Supervisor(config, world, adapter, out, progress, report, stop)
+                left = config.steps - model.num_timesteps
+                if left > 0:
+                    watch = extra(supervisor)
+                    model.learn(left, callback=watch, reset_num_timesteps=False, log_interval=10**9)
+                supervisor.finish()
+        finally:
+            model.logger.close()
+        return _result(config, out, world, progress)
 
 
 def world_of(config: TrainConfig, run: Path | None = None) -> World:
