@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from agents.plot_style import AGENT_COLOUR, ink_on, make_plain, plain_axes, plain_log, png
+from agents.plots import AGENT_COLOUR, ink_on, make_plain, plain_axes, plain_log, png
 from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS
 from offload_env.batch_simulator import FALLBACK, SKIPPED
 

@@ -1,26 +1,42 @@
-"""The learnt policies that an evaluation judges: files that were given, or the shipped ones."""
+"""The learnt policies that an evaluation judges, given or shipped, and what they are judged on."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib import resources
 from pathlib import Path
 
-from agents.evaluation import AGENT, STAGED
-from agents.origin import Origin
-from agents.run_folder import POLICY
-from agents.shipped import shipped_path
-from cnn.common.errors import BundleError, DataError
-from offload_env.world import World
+import typer
+
+from agents.evaluation import AGENT, STAGED, Evaluation, Origin, evaluate
+from agents.export_policy import task_of
+from agents.report import write_report
+from agents.run_files import EVALUATION, POLICY, kept_scenario
+from agents.terminal import comparison, steps_progress
+from cnn.common.console import stderr_console, warn
+from cnn.common.errors import BundleError, ConfigError, DataError
+from cnn.common.outputs import check_folder
+from cnn.frame_table import FrameTable
+from offload_env.scenario import Scenario, load_scenario, scenario_names
+from offload_env.world import World, build_world
+from testbed.policy.policies import Policy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.staged_policies import AnyPolicy, StagedPolicy, any_policy_from_bundle
+from testbed.policy.task_settings import differing, shown
+from testbed.traces.collection import load_collection
+
+MAX_FRAMES = 2_000_000
+"""Frames of all test drives together; every policy's are kept, some 80 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A learnt policy, ready to drive, and where it comes from."""
+    """A learnt policy, ready to drive, what its file holds and where it comes from."""
 
     policy: AnyPolicy
+    bundle: PolicyBundle
     origin: Origin
 
     @property
@@ -65,17 +81,184 @@ def contender(path: Path, bundle_hash: str | None, *, shipped: bool = False) -> 
     bundle.check_fit(bundle_hash)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     origin = Origin(file, digest, shipped, str(bundle.manifest.get("scenario", "")))
-    return Contender(any_policy_from_bundle(bundle), origin)
+    return Contender(any_policy_from_bundle(bundle), bundle, origin)
 
 
-def shipped_contenders(world: World) -> list[Contender]:
-    """The shipped policies of a world's scenario that fit its model bundle."""
-    found = []
-    for staged in (False, True):
-        path = shipped_path(world.scenario.name, staged)
-        if path.is_file():
-            try:
-                found.append(contender(path, world.table.bundle_hash, shipped=True))
-            except BundleError:  # for another network: not for this world
-                continue
+def shipped_contenders(world: World) -> dict[str, Contender]:
+    """The shipped policies of a world's scenario that fit its model bundle, by name."""
+    found = {}
+    for path in (shipped_path(world.scenario.name, staged) for staged in (False, True)):
+        with suppress(BundleError):  # for another network: not for this world
+            if path.is_file():
+                shipped = contender(path, world.table.bundle_hash, shipped=True)
+                found[shipped.name] = shipped
     return found
+
+
+def shipped_agents(world: World) -> dict[str, AnyPolicy]:
+    """The shipped policies of a world's scenario by name: ``agent``, ``staged-agent``."""
+    return {name: c.policy for name, c in shipped_contenders(world).items()}
+
+
+def shipped_policy(world: World) -> Policy | None:
+    """The shipped policy of one decision a frame; None if there is none that fits."""
+    found = shipped_agents(world).get(AGENT)
+    return None if isinstance(found, StagedPolicy) else found
+
+
+def shipped_path(scenario: str, staged: bool = False) -> Path:
+    """Where the shipped policy of a scenario lies, or would lie."""
+    name = f"{scenario}.staged.policy" if staged else f"{scenario}.policy"
+    return Path(str(resources.files("agents"))) / "assets" / name
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the command line names; empty or None where it names nothing.
+
+    Attributes:
+        run, policy, staged_policy: policy files or runs' folders.
+        scenario: name or file.
+        traces: folder of measured traces.
+        frames: frame table.
+    """
+
+    run: Path | None
+    policy: Path | None
+    staged_policy: Path | None
+    scenario: str
+    traces: Path | None
+    frames: Path | None
+
+    def paths(self) -> list[Path]:
+        """The policies to judge."""
+        if self.run is not None and self.policy is not None:
+            raise ConfigError(
+                f"both {self.run} and --policy {self.policy}",
+                expected="one of the two",
+                hint="leave --policy out",
+            )
+        return [p for p in (self.run or self.policy, self.staged_policy) if p is not None]
+
+
+def judge(given: Given, episodes: int, seed: int, out: Path | None) -> Evaluation:
+    """Evaluate, print the comparison, and write the files if `out` is given."""
+    paths = given.paths()
+    if out is not None:
+        check_folder(out, EVALUATION)
+    loaded = [contender(path, None) for path in paths]  # before the worlds: quick to refuse
+    scenario = scenario_to_judge(given.scenario, paths, loaded)
+    affordable(scenario, episodes)
+    train_world = build_world(scenario, "train")
+    test_world = _test_world(scenario, given.traces, given.frames)
+    judged = contenders_of(paths, test_world)
+    agents = {name: c.policy for name, c in judged.items()}
+    with steps_progress(stderr_console(), "evaluating") as progress:
+        result = evaluate(
+            train_world,
+            test_world,
+            agents,
+            drives=episodes,
+            seed=seed,
+            origins={name: c.origin for name, c in judged.items()},
+            progress=progress,
+        )
+    comparison(result).print()
+    if out is not None:
+        result.save(out)
+        write_report(result, test_world, agents, out / "report.html")
+        typer.echo(f"report {out / 'report.html'}")
+    return result
+
+
+def scenario_to_judge(named: str, paths: list[Path], loaded: list[Contender]) -> Scenario:
+    """The scenario that was named, else the one kept beside the policy, else the policy's own.
+
+    Args:
+        named: name or file; empty if none was given.
+        paths: policy files or runs' folders.
+        loaded: what they hold, the first of which decides.
+    """
+    if named:
+        return load_scenario(named)
+    if not loaded:
+        return load_scenario("urban-5g")
+    kept = kept_scenario(paths[0] if paths[0].is_dir() else paths[0].parent)
+    if kept is not None and kept.name == loaded[0].origin.scenario:
+        return kept
+    name = loaded[0].origin.scenario
+    if name in scenario_names():
+        return load_scenario(name)
+    raise ConfigError(
+        f"policy {loaded[0].origin.path}, trained for the scenario {name or 'of no name'}, "
+        "without that scenario beside it",
+        expected="a run's folder, or a scenario",
+        hint="give the scenario's file with --scenario",
+    )
+
+
+def affordable(scenario: Scenario, episodes: int) -> None:
+    """Raise `ConfigError` if so many test drives would not fit into memory."""
+    frames = scenario.timing.n_frames * episodes
+    if frames > MAX_FRAMES:
+        raise ConfigError(
+            f"{episodes} test drives of {scenario.timing.n_frames} frames",
+            expected=f"at most {MAX_FRAMES} frames in all",
+            hint=f"give --episodes {max(2, MAX_FRAMES // scenario.timing.n_frames)} or fewer",
+        )
+
+
+def contenders_of(paths: list[Path], world: World) -> dict[str, Contender]:
+    """The policies of files or runs' folders by name, or the shipped ones if there are none.
+
+    Warns of a policy that was trained for another task than the world's.
+    """
+    if not paths:
+        shipped = shipped_contenders(world)
+        name = world.scenario.name
+        none = f"no policy is shipped for {name} and this model bundle: baselines only"
+        found = "no policy given: the shipped ones are judged" if shipped else none
+        stderr_console().print(found, highlight=False)
+        return shipped
+    contenders = [contender(path, world.table.bundle_hash) for path in paths]
+    judged = {c.name: c for c in contenders}
+    if len(judged) < len(contenders):
+        kind = "staged policies" if STAGED in judged else "policies of one decision a frame"
+        raise ConfigError(
+            f"two {kind}: {' and '.join(str(c.origin.path) for c in contenders)}",
+            expected="at most one of each kind",
+            hint="judge them one after the other, with the same --seed",
+        )
+    for c in judged.values():
+        warn_of_other_task(c.origin.path, c.bundle, world)
+    return judged
+
+
+def _test_world(scenario: Scenario, traces: Path | None, frames: Path | None) -> World:
+    if traces is None and frames is None:
+        return build_world(scenario, "test")
+    link = scenario.link
+    measured = None
+    if traces is not None:
+        collection = load_collection(traces, link.kind, "test", period_s=link.period_s)
+        stderr_console().print(
+            "; ".join(collection.notes), highlight=False, markup=False, soft_wrap=True
+        )
+        measured = collection.traces
+    table = FrameTable.load(frames) if frames is not None else None
+    return build_world(scenario, "test", traces=measured, table=table)
+
+
+def warn_of_other_task(path: Path, bundle: PolicyBundle, world: World) -> None:
+    """One line on standard error if a policy was trained for another task than a world's."""
+    task, name = bundle.task, world.scenario.name
+    if task is None:
+        warn(
+            f"policy file {path} (format 1) does not say its task, which may be another than that "
+            f"of {name}; write it again with `sliproad agent export --policy {path} --out FILE`"
+        )
+        return
+    found = differing(task, asdict(task_of(world)))
+    if found:
+        text = ", ".join(f"{k} {shown(v)} instead of {shown(own)}" for k, (v, own) in found.items())
+        warn(f"policy file {path} was trained for another task than that of {name}: {text}")

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from numpy.typing import NDArray
 
-from agents.plot_style import AGENT_COLOUR, colour_of, make_plain, png
+from agents.plots import AGENT_COLOUR, colour_of, make_plain, png
 from agents.rollout import Rollout
 from cnn.topology import ACTIONS, N_EXITS
 from offload_env.outcome import FALLBACK, OK, SKIPPED, STATUS

@@ -1,4 +1,8 @@
-"""Policies compared on drives that training never saw, paired frame by frame."""
+"""Policies compared on drives that training never saw, paired frame by frame.
+
+Intervals are a bootstrap over whole drives. It stays by hand: all policies share one draw of
+weights, so that their differences are paired, which `scipy.stats.bootstrap` does not offer.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from agents.baselines.tuning import tuned_baselines
-from agents.origin import Origin
 from agents.rollout import PERCENTILES, Rollout, episode_keys, simulate, summary
-from agents.statistics import Interval, gap_closed, interval, paired_differences, resamples
-from agents.table_file import write_table
+from agents.run_files import write_table
 from cnn.common.files import write_text
 from cnn.topology import ACTIONS
 from offload_env.bound.search import Schedule, best_schedule
@@ -25,6 +27,91 @@ from testbed.policy.policies import StaticPolicy
 from testbed.policy.staged_policies import AnyPolicy
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with the ends of its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def resamples(drives: int, seed: int, n: int = 2000) -> NDArray[np.float64]:
+    """Weights of `n` bootstrap resamples of whole drives, float64 (n, drives), rows sum to 1.
+
+    Drives, not frames, are drawn: frames of one drive share its trace and its tracks.
+    """
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(drives, np.full(drives, 1.0 / drives), size=n)
+    weights: NDArray[np.float64] = counts / drives
+    return weights
+
+
+def interval(per_drive: Floats, weights: Floats) -> Interval:
+    """Percentile bootstrap of the mean of one figure a drive, float64 (drives,)."""
+    means = weights @ per_drive
+    low, high = np.percentile(means, (2.5, 97.5))
+    return Interval(float(per_drive.mean()), float(low), float(high))
+
+
+def paired_differences(
+    per_drive: Mapping[str, Floats], reference: str, weights: Floats
+) -> dict[str, Interval]:
+    """Every other policy's figure less the reference's, drive by drive.
+
+    Args:
+        per_drive: float64 (drives,) by policy, on the same drives.
+        reference: policy to subtract.
+        weights: from `resamples`.
+    """
+    base = per_drive[reference]
+    return {
+        name: interval(values - base, weights)
+        for name, values in per_drive.items()
+        if name != reference
+    }
+
+
+def gap_closed(best_static: float, policy: float, bound: float) -> float | None:
+    """Share of the way from the best static pair's cost to the bound that a policy goes.
+
+    None if there is no gap to speak of: nothing can then be closed.
+    """
+    gap = best_static - bound
+    return None if gap < 1e-6 * abs(best_static) else (best_static - policy) / gap
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The file of a learnt policy.
+
+    Attributes:
+        path: of the policy file.
+        sha256: of that file's bytes, hexadecimal.
+        shipped: whether it came with the package.
+        scenario: name of the scenario it was trained for; empty if its manifest does not say.
+    """
+
+    path: Path
+    sha256: str
+    shipped: bool
+    scenario: str
+
+    def as_json(self) -> dict[str, Any]:
+        """``path``, ``sha256``, ``shipped`` and ``trained_for``."""
+        return {
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "shipped": self.shipped,
+            "trained_for": self.scenario,
+        }
+
+    def __str__(self) -> str:
+        kind = "shipped policy" if self.shipped else "policy"
+        return f"{kind} {self.path}, sha256 {self.sha256[:12]}"
+
 
 AGENT = "agent"
 STAGED = "staged-agent"

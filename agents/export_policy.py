@@ -1,33 +1,49 @@
-"""Turn a trained stable-baselines3 model into a policy file that needs numpy alone."""
+"""A trained policy as a file: its weights, the task it was trained for, and what it promises.
+
+The promise is the figures of the policy's own validation drives, which a device's guard holds it
+to (`testbed.policy.reference_profile`). torch is imported only where a model is read: commands
+that judge a policy need the tasks here, not the models.
+"""
 
 from __future__ import annotations
 
 import datetime
+import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sb3_contrib import MaskablePPO
-from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
-from torch import Tensor, nn
 
 import cnn
-from agents.file_kinds import named
+from agents.rollout import episode_keys, staged_frame
+from agents.run_files import named
+from agents.train_config import TrainConfig
 from cnn.common.errors import BundleError
 from cnn.topology import Action
+from offload_env.batch_simulator import SKIPPED, BatchOutcome
+from offload_env.conditioned import Preferences
+from offload_env.staged_batch import StagedBatchSimulator
+from offload_env.world import World
+from testbed.deploy.guard import unscaled
 from testbed.policy.decision_points import staged_name
 from testbed.policy.observer import FIELDS, SCHEMA_HASH, STAGED_FIELDS, STAGED_SCHEMA_HASH
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.policy_manifest import STAGED_KIND
-from testbed.policy.task_settings import Task
+from testbed.policy.reference_profile import WINDOW, ReferenceProfile
+from testbed.policy.staged_policies import AnyPolicy, StagedPolicy, any_policy_from_bundle
+from testbed.policy.task_settings import Task, shown
 
-_ACTIVATIONS: Final[Mapping[type[nn.Module], str]] = {nn.Tanh: "tanh", nn.ReLU: "relu"}
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from torch import nn
+
+_OBSERVED: Final = {f.name: f for f in FIELDS if f.name in ("uplink_mbps", "rtt_ms")}
+"""What the promise says of the device's own estimates."""
 
 
 def layers_of(model: BaseAlgorithm) -> tuple[list[NDArray[np.float32]], list[Any], str]:
@@ -39,6 +55,10 @@ def layers_of(model: BaseAlgorithm) -> tuple[list[NDArray[np.float32]], list[Any
     Raises:
         BundleError: if the network is not a plain MLP of these.
     """
+    from sb3_contrib import MaskablePPO
+    from stable_baselines3 import DQN, PPO
+    from torch import nn
+
     modules: list[nn.Module]
     if isinstance(model, DQN):
         modules = list(model.q_net.q_net)
@@ -48,15 +68,15 @@ def layers_of(model: BaseAlgorithm) -> tuple[list[NDArray[np.float32]], list[Any
         raise _not_exportable(type(model).__name__)
     linear = [m for m in modules if isinstance(m, nn.Linear)]
     kinds = {type(m) for m in modules if not isinstance(m, nn.Linear)}
-    if len(kinds) > 1 or not kinds <= set(_ACTIVATIONS) or len(modules) != 2 * len(linear) - 1:
+    names: dict[type[nn.Module], str] = {nn.Tanh: "tanh", nn.ReLU: "relu"}
+    if len(kinds) > 1 or not kinds <= set(names) or len(modules) != 2 * len(linear) - 1:
         raise _not_exportable(str([type(m).__name__ for m in modules]))
-    activation = _ACTIVATIONS[kinds.pop()] if kinds else "tanh"
-    return [_array(m.weight) for m in linear], [_array(m.bias) for m in linear], activation
 
+    def arrays(parameters: list[Any]) -> list[NDArray[np.float32]]:
+        return [p.detach().cpu().numpy().astype(np.float32).copy() for p in parameters]
 
-def _array(parameter: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = parameter.detach().cpu().numpy().astype(np.float32).copy()
-    return array
+    activation = names[kinds.pop()] if kinds else "tanh"
+    return arrays([m.weight for m in linear]), arrays([m.bias for m in linear]), activation
 
 
 def _not_exportable(what: str) -> BundleError:
@@ -90,11 +110,10 @@ def bundle_of(
         algorithm: of `agents.train_config.ALGORITHMS`.
         metrics: figures of its evaluation, with what they were measured on.
         provenance: command, seed, steps and settings.
-        task: what it was trained for (`agents.world_task.task_of`); None makes a file that does not
-            say, of format 1.
+        task: what it was trained for (`task_of`); None makes a file that does not say, of format 1.
     """
     weights, biases, activation = layers_of(model)
-    staged = isinstance(model, MaskablePPO)
+    staged = algorithm == "maskable-ppo"
     manifest = {
         **_manifest(actions, name, bundle_hash, scenario, task, staged),
         "kind": STAGED_KIND if staged else "mlp",
@@ -157,3 +176,151 @@ def write(bundle: PolicyBundle, path: Path) -> Path:
     path = named(path)
     bundle.save(path)
     return path
+
+
+def task_of(world: World, preferences: Preferences | None = None) -> Task:
+    """The task of a policy that is trained in this world: what its device must be told.
+
+    Args:
+        world: of any split; the floor is that of the training frames, as the device knows it.
+        preferences: what the policy's users may ask for, if it was trained to serve them.
+    """
+    settings, timing = world.settings, world.scenario.timing
+    floor, share = settings.accuracy_floor, settings.delay_share
+    if preferences is not None:  # a default that they do not serve would be none
+        floor = float(np.clip(floor, *preferences.floor))
+        share = float(np.clip(share, *preferences.delay_share))
+    return Task(
+        tech="5G" if settings.radio_5g else "LTE",
+        accuracy_floor=floor,
+        delay_share=share,
+        full_local_ms=settings.full_local_ms,
+        period_ms=timing.period_ms,
+        timeout_ms=timing.timeout_ms,
+        deadline_ms=timing.deadline_ms,
+        max_queue_ms=timing.max_queue_ms,
+        power=world.scenario.device.power,
+        energy_budget_mj=settings.energy_budget_mj,
+        accuracy_floors=None if preferences is None else preferences.floor,
+        delay_shares=None if preferences is None else preferences.delay_share,
+    )
+
+
+def with_task(bundle: PolicyBundle, world: World) -> PolicyBundle:
+    """The same policy, carrying the task of the world that it was trained in.
+
+    Weights, figures and promise stay as they are.
+
+    Args:
+        bundle: of any format.
+        world: the training world.
+
+    Raises:
+        BundleError: if the file shows that the policy was trained in another world.
+    """
+    bundle.check_fit(world.table.bundle_hash)
+    manifest = bundle.manifest
+    _check_origin(bundle, world)
+    asked = manifest.get("preferences")
+    preferences = asked and Preferences(tuple(asked["floor"]), tuple(asked["delay_share"]))
+    task = task_of(world, preferences or None).to_json()
+    return replace(bundle, manifest={**manifest, "task": task})
+
+
+def _check_origin(bundle: PolicyBundle, world: World) -> None:
+    """Raise `BundleError` unless scenario, floor and number of traces are those of training."""
+    manifest = bundle.manifest
+    figures, origin = manifest.get("metrics") or {}, manifest.get("provenance") or {}
+    floor, traces = figures.get("accuracy_floor"), origin.get("traces")
+    found: dict[str, tuple[Any, Any]] = {
+        "scenario": (manifest.get("scenario"), world.scenario.name),
+        "accuracy floor": (floor, world.settings.accuracy_floor),
+        "number of traces": (traces, len(world.pool)),
+    }
+    for what, (policys, worlds) in found.items():
+        if isinstance(policys, float):
+            same = math.isclose(policys, worlds, abs_tol=1e-9)
+        else:
+            same = policys in (None, worlds)
+        if not same:
+            raise BundleError(
+                f"policy trained with {what} {shown(policys)}",
+                expected=f"{shown(worlds)}, as in this scenario",
+                hint="give the --scenario (and --from-records, if any) that it was trained with",
+            )
+
+
+def promise_of(
+    world: World, policy: AnyPolicy, keys: NDArray[np.uint64], window: int = WINDOW
+) -> ReferenceProfile:
+    """Drive the policy through the episodes `keys` (uint64 (B,)) and note what came of it.
+
+    The energies count as those of the model meter with the scenario's power profile; a
+    scenario that keeps the cost model's own powers is comparable with no meter.
+    """
+    simulator = StagedBatchSimulator(world, len(keys))
+    simulator.reset(keys)
+    policy.reset()
+    outcomes: list[BatchOutcome] = []
+    seen: list[NDArray[np.float32]] = []
+    for _ in range(world.scenario.timing.n_frames):
+        observations = simulator.observe()
+        seen.append(observations[:, [field.index for field in _OBSERVED.values()]])
+        if isinstance(policy, StagedPolicy):
+            outcomes.append(staged_frame(simulator, policy))
+        else:
+            outcomes.append(simulator.step(policy.decide_batch(observations)))
+
+    def stack(name: str) -> NDArray[np.float64]:
+        return np.stack([getattr(o, name) for o in outcomes], axis=1).astype(np.float64)
+
+    row, used = stack("row").astype(np.int64), stack("used").astype(np.int64)
+    skipped = stack("status") == SKIPPED
+    observed = np.stack(seen, axis=1)
+    power = world.scenario.device.power
+    return ReferenceProfile.of_drives(
+        {
+            "delay_ms": stack("delay_ms"),
+            "energy_mj": stack("energy_mj"),
+            "confidence": np.where(skipped, np.nan, world.table.confidence[row, used]),
+            "miss_rate": stack("miss"),
+            **{
+                name: unscaled(field, observed[:, :, i])
+                for i, (name, field) in enumerate(_OBSERVED.items())
+            },
+        },
+        stack("action").astype(np.int64),
+        window=min(window, len(outcomes)),
+        energy_source=f"model:{power}" if power else f"cost model {world.cost.name}",
+    )
+
+
+def policy_of(
+    model: Any, config: TrainConfig, world: World, validation: dict[str, float]
+) -> PolicyBundle:
+    """Policy bundle of a model trained with `config` in `world`, with its task and its promise."""
+    bundle = bundle_of(
+        model,
+        actions=config.outputs,
+        name="staged-agent" if config.env == "staged" else "agent",
+        bundle_hash=world.table.bundle_hash,
+        scenario=world.scenario.name,
+        algorithm=config.algo,
+        metrics={
+            "validation": validation,
+            "validated_on": f"{config.validate_drives} drives over {world.table.source}",
+            "accuracy_floor": world.accuracy_floor,
+        },
+        provenance={
+            "config": asdict(config),
+            "frames": world.table.source,
+            "cost_model": world.cost.name,
+            "traces": len(world.pool),
+            "numpy": np.__version__,
+        },
+        task=task_of(world),
+    )
+    keys = episode_keys(config.validation_seed, config.validate_drives)
+    reference = promise_of(world, any_policy_from_bundle(bundle), keys)
+    metrics = {**bundle.manifest["metrics"], "promise": reference.to_json()}
+    return replace(bundle, manifest={**bundle.manifest, "metrics": metrics})

@@ -1,10 +1,13 @@
-"""Figures of an evaluation, drawn from its tables alone, as PNG bytes.
+"""Figures of an evaluation, of a training and of a sweep, drawn from their tables as PNG bytes.
 
-Which actions are taken is in `agents.action_plots`.
+Colours and axes are shared with `agents.action_plots` (which actions are taken) and
+`agents.drive_picture`. Nothing here touches pyplot's global state, so figures can be drawn
+anywhere.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -12,23 +15,101 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from agents.plot_style import (
-    AGENT_COLOUR,
-    BOUND_COLOUR,
-    colour_of,
-    make_plain,
-    plain_axes,
-    plain_linear,
-    plain_log,
-    png,
-)
+from cnn.common.outputs import SOFTWARE
 
+AGENT_COLOUR: Final = "#1d3557"
+STAGED_COLOUR: Final = "#d100a5"
+BOUND_COLOUR: Final = "#6c757d"
 FLOOR_COLOUR: Final = "#c1121f"
 STATIC_COLOUR: Final = "#868e96"
+_COLOURS: Final = {
+    "full-local": "#c1121f",
+    "full-offload": "#2a9d8f",
+    "best-static": "#e07a00",
+    "random": "#8d99ae",
+    "neurosurgeon": "#7b2cbf",
+    "edgent": "#00a6d6",
+    "threshold": "#7f5539",
+    "greedy": "#5a8f29",
+    "linucb": "#f2c230",
+    "spinn": "#00695c",
+}
+"""Baselines have the same colour in every figure."""
+_SWEEP_MARKS: Final = {"specialist": "o", "conditioned": "*", "best-static": "s"}
+_NO_LINE: Final[dict[str, Any]] = {"linestyle": "", "markersize": 10}
+_SWEEP_AXES: Final = {
+    "delay_ms": "mean total processing delay (ms)",
+    "energy_mj": "mean device energy of a frame (mJ)",
+}
+
+
+Colour = str | tuple[float, float, float]
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file's bytes (110 dots an inch)."""
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    metadata = {"Software": SOFTWARE}
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata=metadata)
+    return buffer.getvalue()
+
+
+def plain_axes(width: float = 8.0, height: float = 4.5) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes; width and height in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    make_plain(axes)
+    return figure, axes
+
+
+def make_plain(axes: Axes) -> None:
+    """A light grid behind the data, no frame above and on the right."""
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def plain_log(axis: Axis) -> None:
+    """A logarithmic axis with plain numbers: 1, 2, 3, 5, 10, 20, ..., no powers of ten."""
+    low, high = axis.get_view_interval()
+    few = high > 50 * max(low, 1e-12)  # many decades: their ends are enough
+    axis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 3.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def plain_linear(axis: Axis) -> None:
+    """A linear axis with plain numbers: no offset and no power of ten beside the axis."""
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
+
+
+def ink_on(colour: Colour) -> str:
+    """Black or white, whichever contrasts more with `colour` (WCAG 2.2, contrast ratio)."""
+    channels = np.array(to_rgb(colour))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    return "black" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "white"
+
+
+def colour_of(name: str) -> str:
+    """A policy's colour, the same in every figure."""
+    if "staged" in name:
+        return STAGED_COLOUR
+    if "agent" in name:
+        return AGENT_COLOUR
+    if "clairvoyant" in name:
+        return BOUND_COLOUR
+    return _COLOURS.get(name, "#343a40")
 
 
 def cost_accuracy(
@@ -168,17 +249,17 @@ def learning_curve(log: pd.DataFrame, floor: float, margin: float) -> bytes:
     accuracy.plot(
         valid["step"], 100 * valid["validation_accuracy"], "o-", color=AGENT_COLOUR, markersize=3
     )
-    accuracy.axhline(100 * floor, color="#c1121f", linestyle="--", linewidth=1)
+    accuracy.axhline(100 * floor, color=FLOOR_COLOUR, linestyle="--", linewidth=1)
     accuracy.set_ylabel("accuracy (%)")
-    accuracy.axhline(100 * (floor + margin), color="#c1121f", linestyle=":", linewidth=1)
+    accuracy.axhline(100 * (floor + margin), color=FLOOR_COLOUR, linestyle=":", linewidth=1)
     multiplier.plot(log["step"], log["multiplier"], color="#f4a261")
     multiplier.set_ylabel("multiplier of\nthe floor")
     multiplier.set_xlabel("training steps (decisions)")
     handles = [
         Line2D([], [], color="#adb5bd", label="training, exploring"),
         Line2D([], [], color=AGENT_COLOUR, marker="o", markersize=3, label="validation, greedy"),
-        Line2D([], [], color="#c1121f", linestyle="--", label="accuracy floor"),
-        Line2D([], [], color="#c1121f", linestyle=":", label="floor and margin"),
+        Line2D([], [], color=FLOOR_COLOUR, linestyle="--", label="accuracy floor"),
+        Line2D([], [], color=FLOOR_COLOUR, linestyle=":", label="floor and margin"),
         Line2D([], [], color="#f4a261", label="multiplier"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=5, fontsize=9, frameon=False)
@@ -187,3 +268,71 @@ def learning_curve(log: pd.DataFrame, floor: float, margin: float) -> bytes:
         plain_linear(axes.yaxis)
     plain_linear(multiplier.xaxis)
     return png(figure)
+
+
+def frontier_png(points: pd.DataFrame) -> bytes:
+    """Every point of a sweep, those on the frontier ringed, as a PNG file's bytes.
+
+    Full local processing lies far off and would squeeze the rest: its figures are the title.
+
+    Args:
+        points: as `agents.sweep.Sweep.points`.
+    """
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    shown, local = (
+        points[points["policy"] != "full-local"],
+        points[points["policy"] == "full-local"],
+    )
+    panels, shade = figure.subplots(1, 2, sharey=True), None
+    for axes, (column, label) in zip(panels, _SWEEP_AXES.items(), strict=True):
+        shade = _panel(axes, shown, column)
+        axes.set_xlabel(label)
+    panels[0].set_ylabel("accuracy of the answers (%)")
+    names = list(dict.fromkeys(shown["policy"]))
+    handles: list[Artist] = [
+        Line2D([], [], label=name, marker=_SWEEP_MARKS.get(name, "x"), color="#495057", **_NO_LINE)
+        for name in names
+    ]
+    ring: dict[str, Any] = {"marker": "o", "fillstyle": "none", "markeredgecolor": FLOOR_COLOUR}
+    handles.append(Line2D([], [], label="on the frontier", **ring, **_NO_LINE))
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
+    if shade is not None:
+        figure.colorbar(shade, ax=panels, label="weight of delay against energy")
+    if len(local):
+        means = local[["delay_ms", "energy_mj", "accuracy"]].mean()
+        figure.suptitle(
+            f"full local processing: {means['delay_ms']:.1f} ms, {means['energy_mj']:.1f} mJ, "
+            f"{100 * means['accuracy']:.2f} %",
+            fontsize=10,
+        )
+    return png(figure)
+
+
+def _panel(axes: Axes, points: pd.DataFrame, column: str) -> PathCollection | None:
+    make_plain(axes)
+    shade = None
+    for name, part in points.groupby("policy", sort=False):
+        shade = axes.scatter(
+            part[column],
+            100 * part["accuracy"],
+            c=part["delay_share"],
+            vmin=0,
+            vmax=1,
+            cmap="viridis",
+            marker=_SWEEP_MARKS.get(str(name), "x"),
+            s=120 if name == "conditioned" else 40,
+            edgecolors="white",
+            linewidths=0.4,
+        )
+    best = points[points["on_frontier"]]
+    axes.scatter(
+        best[column],
+        100 * best["accuracy"],
+        s=190,
+        facecolors="none",
+        edgecolors=FLOOR_COLOUR,
+        linewidths=0.8,
+    )
+    for axis in (axes.xaxis, axes.yaxis):
+        plain_linear(axis)
+    return shade

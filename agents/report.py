@@ -1,55 +1,43 @@
-"""One self-contained HTML page of an evaluation: tables, and pictures inlined as PNG."""
+"""The HTML report of an evaluation, with a live run beside it if there was one.
+
+One self-contained page: tables, and pictures inlined as PNG (``assets/report.html``, jinja2).
+"""
 
 from __future__ import annotations
 
 import base64
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from jinja2 import Environment
+from numpy.typing import NDArray
 
+import cnn
+from agents import action_plots, plots
+from agents.action_plots import FINISHED_LOCALLY, NOT_DRIVEN
+from agents.baselines.prediction import AT, raw_observation
+from agents.evaluation import AGENT, BEST_STATIC, STAGED, Evaluation
+from agents.rollout import Rollout, episode_keys, sample_observations
+from agents.terminal import COLUMNS, cells, comparison
+from agents.train_config import MARGIN
 from cnn.common.files import write_text
+from cnn.topology import ACTIONS
+from offload_env.batch_simulator import FALLBACK, SKIPPED
+from offload_env.world import World
+from testbed.policy.observer import scale_one
+from testbed.policy.policies import Policy
+from testbed.policy.staged_policies import AnyPolicy, StagedPolicy
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
- body { font: 16px/1.5 system-ui, sans-serif; color: #212529; max-width: 68rem;
-        margin: 2rem auto; padding: 0 1rem; }
- h1 { font-size: 1.7rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem; }
- table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
- th, td { padding: .28rem .7rem; text-align: right; border-bottom: 1px solid #dee2e6; }
- th:first-child, td:first-child { text-align: left; }
- thead th { border-bottom: 2px solid #495057; vertical-align: bottom; }
- tr.agent td { font-weight: 600; background: #e7f0fa; }
- tr.bound td { color: #6c757d; font-style: italic; }
- .wide { overflow-x: auto; }
- td { white-space: nowrap; }
- td:last-child { white-space: normal; }
- tr.missed td { color: #a4161a; }
- dd { overflow-wrap: anywhere; }
- img { max-width: 100%; display: block; margin: .6rem 0; }
- .note { color: #495057; font-size: .9rem; max-width: 52rem; }
- dl { display: grid; grid-template-columns: max-content auto; gap: .15rem 1.2rem;
-      font-size: .92rem; } dd { margin: 0; } dt { color: #495057; }
-</style></head><body>
-<h1>{{ title }}</h1>
-<p>{{ summary }}</p>
-<dl>{% for key, value in facts.items() %}<dt>{{ key }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
-{% for s in sections %}
-<h2>{{ s.title }}</h2>
-{% if s.text %}<p class="note">{{ s.text }}</p>{% endif %}
-{% if s.table %}<div class="wide"><table>
-<thead><tr>{% for c in s.table.columns %}<th>{{ c }}</th>{% endfor %}</tr>
-</thead><tbody>{% for row in s.table.rows %}<tr class="{{ s.table.style(row) }}">
-{%- for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>{% endif %}
-{% if s.image %}<img src="data:image/png;base64,{{ s.image }}" alt="{{ s.title }}">{% endif %}
-{% endfor %}
-</body></html>
-"""
+MAP_COLUMNS = 24
+MAP_DOUBTS = np.geomspace(1e-4, 1.0, 21)
+"""Columns of the action map, and edges of its rows; less doubt counts with the first."""
+_DRAWN = ("uplink_mbps", "action", "status", "confidence", "correct", "delay_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +89,241 @@ class Report:
 
     def html(self) -> str:
         """The page; everything from outside is escaped."""
-        template = Environment(autoescape=True).from_string(_PAGE)
-        return template.render(
-            title=self.title, summary=self.summary, facts=self.facts, sections=self.sections
+        page = resources.files("agents").joinpath("assets/report.html").read_text(encoding="utf-8")
+        return (
+            Environment(autoescape=True)
+            .from_string(page)
+            .render(
+                title=self.title, summary=self.summary, facts=self.facts, sections=self.sections
+            )
         )
 
     def save(self, path: Path) -> Path:
         """Write the page; written whole or not at all."""
         write_text(path, self.html())
         return path
+
+
+def write_report(
+    result: Evaluation,
+    world: World,
+    agents: Mapping[str, AnyPolicy],
+    path: Path,
+    *,
+    learning: pd.DataFrame | None = None,
+    live: Mapping[str, Mapping[str, float]] | None = None,
+    live_text: str = "",
+    facts: Mapping[str, Any] | None = None,
+) -> Path:
+    """Draw everything and write one self-contained page.
+
+    Args:
+        result: of `agents.evaluation.evaluate`.
+        world: its test world.
+        agents: its learnt policies.
+        path: the page.
+        learning: the training log, if it is at hand.
+        live: figures of live runs and of their replays, by row name.
+        live_text: how the live run was made.
+        facts: further facts for the head of the page.
+    """
+    deadline = world.scenario.timing.deadline_ms
+    sections = [
+        _comparison(result),
+        _frontier(result),
+        _cdfs(result, deadline),
+        _shares(result),
+    ]
+    if live is not None:
+        sections.insert(1, _live(live, live_text))
+    for name, policy in agents.items():
+        sections.append(_timeline(result, world, deadline, name))
+        if not isinstance(policy, StagedPolicy):
+            sections.append(_map(world, policy))
+    if learning is not None and len(learning):
+        floor = world.settings.accuracy_floor
+        sections.append(
+            Section(
+                "Learning",
+                "Cost and accuracy of the exploring policy at each update, of the greedy policy "
+                "on validation drives, and the price of a wrong answer that dual ascent sets.",
+                png=plots.learning_curve(learning, floor, MARGIN),
+            )
+        )
+    report = Report(
+        title=f"sliproad: {result.scenario}",
+        summary=_summary(result),
+        facts={**_facts(result, world), **(facts or {})},
+        sections=sections,
+    )
+    return report.save(path)
+
+
+def _summary(result: Evaluation) -> str:
+    if result.better is None:
+        return "Baselines and the clairvoyant bound; no learnt policy was given."
+    who = result.better.replace("-", " ")
+    agent, local = result.policies[result.better], result.policies["full-local"]
+    kept = "keeps" if result.keeps_floor(result.better) else "MISSES"
+    origin = result.origins.get(result.better)
+    who += " (shipped)" if origin is not None and origin.shipped else ""
+    return (
+        f"On {result.drives} drives that training never saw, the {who} needs "
+        f"{local['delay_ms'] / agent['delay_ms']:.2f} times less delay and "
+        f"{local['energy_mj'] / agent['energy_mj']:.2f} times less device energy than full local "
+        f"processing, and {kept} the accuracy floor ({100 * agent['accuracy']:.2f} % against "
+        f"{100 * result.floor:.2f} %)."
+    )
+
+
+def _facts(result: Evaluation, world: World) -> dict[str, str]:
+    return {
+        "test drives": f"{result.drives} of {result.frames} frames, seed {result.seed}",
+        "frames": f"{world.table.source}, {len(world.table)} frames, answers of the real network",
+        "traces": f"{len(world.pool)} traces, such as {world.pool.names[0]}",
+        "cost model": f"{world.cost.name} ({world.cost.source}), slowdown {world.cost.slowdown:g}",
+        "power": world.cost.power_source,
+        "model bundle": world.table.bundle_hash[:12],
+        **{name: str(origin) for name, origin in result.origins.items()},
+        "sliproad": f"{cnn.__version__}, Python {platform.python_version()}",
+    }
+
+
+def _comparison(result: Evaluation) -> Section:
+    table = comparison(result)
+    rows = []
+    keys = sorted(result.policies, key=lambda name: result.policies[name]["cost"])
+    for key, row in zip(keys, table.rows, strict=True):
+        interval, difference = result.intervals.get(key), result.differences.get(key)
+        rows.append(
+            (
+                *row,
+                "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}",
+                ""
+                if difference is None
+                else f"{difference.mean:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})",
+            )
+        )
+    columns = (*table.columns, "cost, 95 % interval", "cost over the agent, paired")
+    text = (
+        "Means over all frames. Every policy met the same frames, traces and random numbers; "
+        "intervals are bootstrapped over drives. Baselines were tuned on training drives. "
+        + " ".join(f"{note[0].upper()}{note[1:]}." for note in table.notes)
+    )
+    return Section("Comparison", text, Table(columns, rows))
+
+
+def _live(live: Mapping[str, Mapping[str, float]], text: str) -> Section:
+    return Section(
+        "Live against replay", text, Table(COLUMNS, [cells(k, v) for k, v in live.items()])
+    )
+
+
+def _frontier(result: Evaluation) -> Section:
+    statics = {
+        name: figures for name, figures in result.statics.items() if np.isfinite(figures["cost"])
+    }
+    return Section(
+        "Cost and accuracy",
+        "Left and up is better. Grey: the twenty static pairs (those within the picture). "
+        "Below the dashed line the accuracy floor is broken; left of the dotted line no policy "
+        "that keeps the floor can be. Sizes say nothing: later points are smaller, so that each "
+        "of those that coincide shows.",
+        png=plots.cost_accuracy(result.policies, statics, result.floor, result.bound_cost),
+    )
+
+
+def _cdfs(result: Evaluation, deadline_ms: float) -> Section:
+    always = (AGENT, STAGED, best_baseline(result), BEST_STATIC, "full-local", "full-offload")
+    names = [n for n in dict.fromkeys(always) if n in result.rollouts]
+    delays = {n: result.rollouts[n].delay_ms.ravel() for n in names}
+    return Section(
+        "Delay",
+        "Share of frames whose answer is known within a time, queueing included. Of the rules, "
+        f"{best_baseline(result)} is the cheapest on these drives that keeps the floor.",
+        png=plots.delay_cdfs(delays, deadline_ms),
+    )
+
+
+def best_baseline(result: Evaluation) -> str:
+    """The cheapest rule that keeps the floor on these drives; of all, if none does."""
+    rules = [n for n in result.rollouts if n not in (AGENT, STAGED)]
+    kept = [n for n in rules if result.keeps_floor(n)]
+    return min(kept or rules, key=lambda name: result.policies[name]["cost"])
+
+
+def _shares(result: Evaluation) -> Section:
+    shares = {name: driven_shares(r) for name, r in result.rollouts.items() if name != "random"}
+    return Section(
+        "Actions taken",
+        "As driven: frames whose server did not answer and frames that were skipped count as "
+        "such. Colour: how many blocks run on the device; lighter: earlier exit.",
+        png=action_plots.action_shares(shares),
+    )
+
+
+def _timeline(result: Evaluation, world: World, deadline_ms: float, name: str) -> Section:
+    rollout = result.rollouts[name]
+    drive = _telling_drive(rollout)
+    period_s = world.scenario.timing.period_ms / 1e3
+    frame = pd.DataFrame(
+        {
+            "time_s": np.arange(rollout.action.shape[1]) * period_s,
+            **{name: getattr(rollout, name)[drive] for name in _DRAWN},
+        }
+    )
+    return Section(
+        "One drive" if name == AGENT else f"One drive of the {name.replace('-', ' ')}",
+        f"Test drive {drive}: true uplink capacity (the agent sees only what its own transfers "
+        "told it), the exit and split as driven, how sure the answer was, and the delay.",
+        png=action_plots.drive_timeline(frame, deadline_ms),
+    )
+
+
+def _telling_drive(rollout: Rollout) -> int:
+    """The drive with the most changes of action: it shows most of the policy."""
+    return int((np.diff(rollout.action, axis=1) != 0).sum(1).argmax())
+
+
+def _map(world: World, policy: Policy) -> Section:
+    return Section(
+        "Action map",
+        "Most frequent action of the frames driven on test drives, over the mean time of the "
+        "device's recent exchanges and its doubt of the last answer on the track (1 less the "
+        "calibrated confidence). Blank: never met.",
+        png=action_plots.action_map(driven_actions(world, policy, episode_keys(1, 64))),
+    )
+
+
+def driven_actions(
+    world: World, policy: Policy, keys: NDArray[np.uint64], frames: int = 100
+) -> action_plots.DrivenActions:
+    """The most frequent action that a policy took over what it believed, on real drives.
+
+    Over the mean time of recent exchanges, not the believed rate: payloads are small, so the
+    rate can hardly be told from them and lies at the end of its range most of the time. Only
+    frames of tracks that had an answer count: before it there is no confidence.
+    """
+    seen = sample_observations(world, policy, keys, frames)
+    known = seen[:, AT["answers_on_track"]] > scale_one(AT["answers_on_track"], 0.5)
+    seen = seen[known]
+    actions = policy.decide_batch(seen) if len(seen) else np.empty(0, np.int64)
+    raw = raw_observation(seen)
+    took_ms, error_probability = raw[:, AT["transfer_mean_ms"]], 1.0 - raw[:, AT["last_confidence"]]
+    ends = (took_ms.min(), took_ms.max()) if len(seen) else (1.0, 1000.0)
+    times = np.geomspace(0.95 * ends[0], 1.05 * ends[1], MAP_COLUMNS + 1)
+    column = np.searchsorted(times, took_ms, "right") - 1
+    row = (np.searchsorted(MAP_DOUBTS, error_probability, "right") - 1).clip(0, len(MAP_DOUBTS) - 2)
+    counts = np.zeros((len(MAP_DOUBTS) - 1, MAP_COLUMNS, len(ACTIONS)), np.int64)
+    np.add.at(counts, (row, column, actions), 1)
+    most = np.where(counts.any(2), counts.argmax(2), -1)
+    return action_plots.DrivenActions(most, times, MAP_DOUBTS)
+
+
+def driven_shares(rollout: Rollout) -> NDArray[np.float64]:
+    """Shares of frames by what became of them, float64 (22,); see `action_plots.action_shares`."""
+    outcome = np.where(rollout.status == FALLBACK, FINISHED_LOCALLY, rollout.action)
+    outcome = np.where(rollout.status == SKIPPED, NOT_DRIVEN, outcome)
+    counts = np.bincount(outcome.ravel(), minlength=NOT_DRIVEN + 1)
+    shares: NDArray[np.float64] = counts / counts.sum()
+    return shares

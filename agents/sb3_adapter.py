@@ -4,7 +4,7 @@ stable-baselines3 expects one info dict a lane and step. Making those for hundre
 lanes would cost more than the simulation, so lanes share empty dicts and only a lane
 that ends gets its own. The scalar reward joins cost and constraint: with multiplier
 ``m`` of the accuracy floor it is ``-cost - m * wrong``, where ``wrong`` is 1 for a wrong
-or missing answer, or (`agents.error_probability`) how often an answer like this one is wrong.
+or missing answer, or (`agents.training`) how often an answer like this one is wrong.
 
 **The modem's tail is charged to the exchange that causes it.** The simulator charges tail energy
 as it is spent, up to ten seconds after an exchange; a learner with a horizon of some frames never

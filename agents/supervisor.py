@@ -1,18 +1,24 @@
-"""What watches over a training run: dual ascent, validation, log, checkpoints.
+"""What watches over a training run: dual ascent, validation, log, checkpoints, Ctrl-C and SIGTERM.
 
 The dual ascent follows the Lagrangian method for constrained Markov decision processes
 (E. Altman, 1999; Ray, Achiam, Amodei, "Benchmarking safe exploration", 2019): after each
 rollout the price of a wrong answer rises by ``dual_rate * (floor + margin - accuracy)``,
 accuracy measured on that rollout, and never falls below 0. The rate falls linearly to a tenth.
+It stays by hand: stable-baselines3 has no constraints.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -21,7 +27,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import train_checkpoint as checkpoint
 from agents.export_policy import layers_of
-from agents.interrupt import TrainingInterrupted
 from agents.rollout import episode_keys, simulate, summary
 from agents.sb3_adapter import OffloadVecEnv
 from agents.train_config import TrainConfig
@@ -31,8 +36,47 @@ from testbed.common.signals import StopFlag
 from testbed.policy.policies import NetworkPolicy
 from testbed.policy.staged_policies import AnyPolicy, StagedNetworkPolicy
 
-VALIDATION_SEED_OFFSET = 1_000_003
-"""Validation drives are drawn from the training seed plus this."""
+_SAID: Final = (
+    b"\nstopping: this update is finished and kept; Ctrl-C again ends at once and loses it\n"
+)
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """A training was told to stop, and everything up to `step` is kept in `out`.
+
+    Args:
+        out: folder of the run, with the checkpoint to resume from.
+        step: decisions done.
+    """
+
+    def __init__(self, out: Path, step: int) -> None:
+        self.out, self.step = out, step
+        super().__init__(f"interrupted at step {step}; everything up to it is kept in {out}")
+
+
+@contextmanager
+def stop_when_told() -> Iterator[StopFlag]:
+    """Within the block the first SIGINT or SIGTERM sets the flag, the second interrupts.
+
+    Outside the main thread, where Python delivers no signals, the flag is never set.
+    """
+    flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if flag.is_set():
+            raise KeyboardInterrupt
+        flag.set()
+        os.write(2, _SAID)
+
+    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(slots=True)
@@ -81,7 +125,7 @@ class Supervisor(BaseCallback):
         progress: state, new or read from a checkpoint.
         report: called after each rollout with the steps done and the newest log row.
         stop: once set, the run is checkpointed before its next rollout and ends with
-            `agents.interrupt.TrainingInterrupted`.
+            `agents.supervisor.TrainingInterrupted`.
     """
 
     def __init__(
@@ -100,7 +144,7 @@ class Supervisor(BaseCallback):
         self.state = progress
         self._report = report
         self._target = world.accuracy_floor + config.margin
-        self._keys = episode_keys(config.seed + VALIDATION_SEED_OFFSET, config.validate_drives)
+        self._keys = episode_keys(config.validation_seed, config.validate_drives)
         self._began_s = time.monotonic()
         self._stop = False
         env.multiplier = progress.multiplier

@@ -2,7 +2,7 @@
 
 A preference is an accuracy floor, as the device is told it, and a weight of delay against
 energy. For each one a specialist is trained for it alone; one conditioned policy
-(`agents.conditioned`) serves all. Both drive the same held-out drives as the best static
+(`agents.train_conditioned`) serves all. Both drive the same held-out drives as the best static
 pair, chosen on training drives.
 """
 
@@ -19,11 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from agents.baselines.tuning import best_static
-from agents.evaluation import floor_on, keeps
+from agents.evaluation import Interval, floor_on, interval, keeps, resamples
 from agents.rollout import Rollout, episode_keys, simulate, summary
-from agents.run_folder import CONFIG, POLICY, kept_scenario
-from agents.statistics import Interval, interval, resamples
-from agents.table_file import write_table
+from agents.run_files import CONFIG, POLICY, kept_scenario, write_table
 from agents.train_config import TrainConfig
 from cnn.common.errors import BundleError, require, shown
 from cnn.common.files import write_bytes, write_text
@@ -105,7 +103,7 @@ class Sweep:
 
     def save(self, folder: Path) -> None:
         """Write ``sweep.parquet``, ``sweep.json`` and ``sweep.png``, each whole or not at all."""
-        from agents.sweep_plot import frontier_png
+        from agents.plots import frontier_png
 
         write_table(folder / "sweep.parquet", self.points)
         write_text(folder / "sweep.json", json.dumps(self.as_json(), indent=1) + "\n")
@@ -156,7 +154,7 @@ def train_all(
         TrainingInterrupted: at SIGINT or SIGTERM, with what was done kept in `out`.
     """
     from agents import train_checkpoint as checkpoint
-    from agents.conditioned import already_trained, train_conditioned
+    from agents.train_conditioned import already_trained, train_conditioned
     from agents.training import train
 
     check_preferences(floors, shares)

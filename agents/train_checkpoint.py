@@ -29,8 +29,7 @@ import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import DQN, PPO
 
-from agents.file_kinds import CHECKPOINT
-from agents.run_folder import CONFIG, SCENARIO
+from agents.run_files import CHECKPOINT, CONFIG, SCENARIO
 from cnn.common.console import warn
 from cnn.common.errors import DataError
 from cnn.common.files import replacing, write_bytes, write_text

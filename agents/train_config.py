@@ -1,14 +1,18 @@
-"""Settings of one training run, checked when made and stored with its result."""
+"""Settings of one training run, checked when made and stored with its result.
+
+Defaults, ranges and the help of the command line's options are stated here, once.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from agents.run_files import CONFIG
 from cnn.common.errors import MAX_SEED, ConfigError, DataError, in_range, require, shown
 from cnn.common.files import write_text
 from cnn.common.outside import json_sha256
@@ -26,7 +30,7 @@ STAGED_SETTINGS: Final[Mapping[str, Any]] = {
     "gamma": 0.8,
 }
 """What the command line sets otherwise for the staged agent: chosen on training drives of
-urban-5g. A policy must first find that looking pays later, so it explores more."""
+urban-5g. A policy must first find that evaluating an exit pays later, so it explores more."""
 MARGIN: Final = 0.001
 """Accuracy asked for above the floor on training drives, of agents and baselines alike.
 
@@ -37,27 +41,15 @@ A bootstrap over the 196 policy-train tracks puts what exit 1 loses against the 
 
 MAX_ROLLOUT: Final = 2**22
 """Decisions of a rollout: an observation takes some 170 bytes, so this is 0.7 GB."""
-_RANGES: Final[Mapping[str, tuple[float, float]]] = {
-    "steps": (1, 10**10),
-    "seed": (0, MAX_SEED),
-    "n_envs": (1, 65_536),
-    "n_steps": (1, 65_536),
-    "batch_size": (2, 2**22),
-    "epochs": (1, 1000),
-    "learning_rate": (1e-9, 1),
-    "gamma": (0, 0.999999),
-    "gae_lambda": (0, 1),
-    "entropy": (0, 100),
-    "hidden": (1, 2048),  # a larger network's policy file is refused (`PolicyBundle`)
-    "dual_rate": (0, 1e6),
-    "dual_start": (0, 1e6),
-    "margin": (0, 1),
-    "validate_every": (1, 10**10),
-    "validate_drives": (1, 10_000),
-    "patience": (0, 10**9),
-    "checkpoint_every": (1, 10**10),
-}
-"""Least and greatest value of every setting that is a number."""
+
+
+def _number(default: float, low: float, high: float, help: str = "") -> Any:
+    """A setting that is a number from `low` to `high`, with its option's help, if it has one."""
+    return field(default=default, metadata={"range": (low, high), "help": help})
+
+
+def _text(default: str, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,36 +86,40 @@ class TrainConfig:
         records: record file or folder of a deployed device whose link and speed it learns on;
             empty takes the scenario's.
         actions: canonical numbers of the actions offered, ascending; a staged agent needs e5s5
-            among them, with which it can always go on after giving up (`outputs`).
+            among them, with which it can always go on after an early time-out (`outputs`).
     """
 
-    scenario: str = "urban-5g"
-    algo: str = "ppo"
-    env: str = "frame"
-    steps: int = 2_000_000
-    seed: int = 0
-    n_envs: int = 128
-    n_steps: int = 64
-    batch_size: int = 1024
-    epochs: int = 4
-    learning_rate: float = 3e-3
-    gamma: float = 0.9
-    gae_lambda: float = 0.9
-    entropy: float = 0.01
-    hidden: int = 64
-    dual_rate: float = 300.0
-    dual_start: float = 10.0
-    margin: float = MARGIN
-    validate_every: int = 250_000
-    validate_drives: int = 256
-    patience: int = 0
-    checkpoint_every: int = 500_000
-    records: str = ""
+    scenario: str = _text("urban-5g", "Scenario's name or the path of its TOML file")
+    algo: str = _text("ppo", "ppo or dqn, maskable-ppo with --env staged")
+    env: str = _text("frame", "frame, one decision a frame, or staged, again after every exit seen")
+    steps: int = _number(2_000_000, 1, 10**10, "Decisions to train on")
+    seed: int = _number(0, 0, MAX_SEED, "Seed of everything random")
+    n_envs: int = _number(128, 1, 65_536, "Parallel drives")
+    n_steps: int = _number(64, 1, 65_536)
+    batch_size: int = _number(1024, 2, 2**22)
+    epochs: int = _number(4, 1, 1000)
+    learning_rate: float = _number(3e-3, 1e-9, 1, "Adam's, at the start")
+    gamma: float = _number(0.9, 0, 0.999999, "Discount a frame")
+    gae_lambda: float = _number(0.9, 0, 1)
+    entropy: float = _number(0.01, 0, 100)
+    # A larger network's policy file is refused (`PolicyBundle`).
+    hidden: int = _number(64, 1, 2048, "Width of both layers")
+    dual_rate: float = _number(300.0, 0, 1e6, "How fast that price follows missing accuracy")
+    dual_start: float = _number(10.0, 0, 1e6, "Price of a wrong answer at the start")
+    margin: float = _number(MARGIN, 0, 1, "Accuracy asked for above the floor")
+    validate_every: int = _number(250_000, 1, 10**10, "Decisions between two validations")
+    validate_drives: int = _number(256, 1, 10_000)
+    patience: int = _number(0, 0, 10**9)
+    checkpoint_every: int = _number(500_000, 1, 10**10)
+    records: str = _text(
+        "", "Records of a deployed device: train on its link and at its speed; none"
+    )
     actions: tuple[int, ...] = tuple(range(N_ACTIONS))
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            in_range(name, getattr(self, name), low, high)
+        for each in fields(self):
+            if "range" in each.metadata:
+                in_range(each.name, getattr(self, each.name), *each.metadata["range"])
         self._check_batches()
         if self.algo not in ALGORITHMS:
             raise ConfigError(
@@ -145,7 +141,7 @@ class TrainConfig:
         if self.env == "staged" and N_ACTIONS - 1 not in self.actions:
             raise ConfigError(
                 f"actions {shown(self.actions)} for a staged agent",
-                expected=f"{N_ACTIONS - 1} (e5s5) among them, to go on with after giving up",
+                expected=f"{N_ACTIONS - 1} (e5s5) among them, to go on after an early time-out",
                 hint="add it",
             )
 
@@ -164,11 +160,16 @@ class TrainConfig:
         )
 
     @property
+    def validation_seed(self) -> int:
+        """Of the validation drives: others than those of training."""
+        return self.seed + 1_000_003
+
+    @property
     def outputs(self) -> tuple[int, ...]:
         """Action of each of the model's outputs: canonical, or staged.
 
-        A staged agent may also answer with the exit it looked at last, and give up waiting early
-        on whatever it may send.
+        A staged agent may also answer with the exit it evaluated last, and time out early on
+        whatever it may send.
         """
         if self.env == "frame":
             return self.actions
@@ -210,3 +211,37 @@ class TrainConfig:
                 expected="config.json of a training run",
                 hint="give the folder that `sliproad agent train --out` wrote",
             ) from error
+
+
+def setting_help(name: str) -> str:
+    """Help of the option that sets `name`: what it is, its range, and its default.
+
+    An option is left out to keep what a resumed run has, so it has no default of its own.
+    """
+    (setting,) = (each for each in fields(TrainConfig) if each.name == name)
+    staged = STAGED_SETTINGS.get(name, setting.default)
+    default, other = (
+        f"{v:,}" if isinstance(v, int | float) else v for v in (setting.default, staged)
+    )
+    text = str(setting.metadata["help"])
+    if "range" in setting.metadata:
+        low, high = setting.metadata["range"]
+        text += f", {low:.10g}..{high:.10g}"
+    text += f"; {default} if left out" if default else " if left out"
+    return text + (f", {other} with --env staged." if staged != setting.default else ".")
+
+
+def config_of(given: Mapping[str, Any], out: Path, resume: bool) -> TrainConfig:
+    """The settings of a run, from the options that were given.
+
+    What was not given is as it was in a run that is resumed, otherwise the default. Paths are
+    made absolute, so that the run can be resumed from anywhere.
+    """
+    settings = dict(given)
+    for name, value in given.items():
+        if name == "records" or (name == "scenario" and str(value).endswith(".toml")):
+            settings[name] = str(Path(value).resolve())
+    if resume:
+        return replace(TrainConfig.load(out / CONFIG), **settings)
+    defaults = STAGED_SETTINGS if given.get("env") == "staged" else {}
+    return TrainConfig(**{**defaults, **settings})

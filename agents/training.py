@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
@@ -18,31 +19,26 @@ from stable_baselines3.common.utils import set_random_seed
 from torch import nn
 
 from agents import train_checkpoint as checkpoint
-from agents.error_probability import error_probability
 from agents.evaluation import keeps
-from agents.export_policy import bundle_of
-from agents.file_kinds import check_run
-from agents.interrupt import stop_when_told
-from agents.offline.from_records import recorded_traces, world_from_records
-from agents.reference_figures import promise_of
-from agents.rollout import episode_keys
-from agents.run_folder import CONFIG, POLICY, keep_scenario, kept_scenario
+from agents.export_policy import policy_of, task_of
+from agents.from_records import recorded_traces, world_from_records
+from agents.run_files import CONFIG, POLICY, check_run, keep_scenario, kept_scenario, write_table
 from agents.sb3_adapter import OffloadVecEnv
 from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
-from agents.supervisor import VALIDATION_SEED_OFFSET, Progress, Supervisor
-from agents.table_file import write_table
+from agents.supervisor import Progress, Supervisor, stop_when_told
 from agents.train_config import TrainConfig
-from agents.world_task import task_of
-from cnn.common.errors import ConfigError
+from cnn.common.errors import ConfigError, DataError
 from cnn.common.outputs import Claim
+from cnn.frame_table import FrameTable
 from offload_env.scenario_text import anchored
 from offload_env.staged_vector_env import OffloadStagedVectorEnv
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import World, build_world
 from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.staged_policies import any_policy_from_bundle
 
 Report = Callable[[int, dict[str, float]], object]
+_PRIOR: Final = 4.0
+"""Pseudo-answers, with the mean of all answers of the bin's confidence, in every bin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,57 +101,43 @@ def train(
     """
     check_run(out, resume)
     with Claim(out, folder=True):
-        return _train(config, out, world, resume, report, extra)
-
-
-def _train(
-    config: TrainConfig,
-    out: Path,
-    world: World | None,
-    resume: bool,
-    report: Report,
-    extra: Callable[[BaseCallback], BaseCallback],
-) -> TrainResult:
-    """`train`, with its folder held."""
-    if world is None:
-        world = world_of(config, out if resume else None)
-    # One thread: the matrices are small, and more would change sums between machines.
-    torch.set_num_threads(1)
-    set_random_seed(config.seed)
-    adapter = adapter_of(config, world)
-    if resume:
-        _same_settings(config, world, out)
-        model, progress = checkpoint.load(config.algo, out, adapter)
-        # Of an older version's, the attribute is not there at all.
-        if best_file := getattr(progress, "best_file", None):
-            checkpoint.put_back_best(best_file, out)
-    else:
-        adapter.seed(config.seed)
-        model = _make(config, adapter)
-        progress = Progress(
-            multiplier=config.dual_start,
-            next_validation=config.validate_every,
-            next_checkpoint=config.checkpoint_every,
-        )
-    if isinstance(adapter, OffloadStagedVecEnv):
-        model.rollout_buffer.follow(lambda: adapter.frame_done)
-    config.save(out / CONFIG)
-    if not resume or kept_scenario(out) is None:
-        keep_scenario(world.scenario, out)
-    model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
-    try:
-        with stop_when_told() as stop:
-            supervisor = Supervisor(config, world, adapter, out, progress, report, stop)
-            _learn(model, config.steps - model.num_timesteps, extra(supervisor))
-            supervisor.finish()
-    finally:
-        model.logger.close()
-    return _result(config, out, world, progress)
-
-
-def _learn(model: Any, steps: int, callback: BaseCallback) -> None:
-    if steps > 0:
-        model.learn(steps, callback=callback, reset_num_timesteps=False, log_interval=10**9)
+        if world is None:
+            world = world_of(config, out if resume else None)
+        # One thread: the matrices are small, and more would change sums between machines.
+        torch.set_num_threads(1)
+        set_random_seed(config.seed)
+        adapter = adapter_of(config, world)
+        if resume:
+            _same_settings(config, world, out)
+            model, progress = checkpoint.load(config.algo, out, adapter)
+            # Of an older version's, the attribute is not there at all.
+            if best_file := getattr(progress, "best_file", None):
+                checkpoint.put_back_best(best_file, out)
+        else:
+            adapter.seed(config.seed)
+            model = _make(config, adapter)
+            progress = Progress(
+                multiplier=config.dual_start,
+                next_validation=config.validate_every,
+                next_checkpoint=config.checkpoint_every,
+            )
+        if isinstance(adapter, OffloadStagedVecEnv):
+            model.rollout_buffer.follow(lambda: adapter.frame_done)
+        config.save(out / CONFIG)
+        if not resume or kept_scenario(out) is None:
+            keep_scenario(world.scenario, out)
+        model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
+        try:
+            with stop_when_told() as stop:
+                supervisor = Supervisor(config, world, adapter, out, progress, report, stop)
+                left = config.steps - model.num_timesteps
+                if left > 0:
+                    watch = extra(supervisor)
+                    model.learn(left, callback=watch, reset_num_timesteps=False, log_interval=10**9)
+                supervisor.finish()
+        finally:
+            model.logger.close()
+        return _result(config, out, world, progress)
 
 
 def world_of(config: TrainConfig, run: Path | None = None) -> World:
@@ -176,6 +158,41 @@ def adapter_of(config: TrainConfig, world: World) -> OffloadVecEnv:
         staged = OffloadStagedVectorEnv(config.n_envs, world=world)
         return OffloadStagedVecEnv(staged, config.outputs, table)
     return OffloadVecEnv(OffloadVectorEnv(config.n_envs, world=world), config.outputs, table)
+
+
+def error_probability(table: FrameTable, bins: int = 12) -> NDArray[np.float32]:
+    """Chance that each action's answer to each frame is wrong: the reward without coin tosses.
+
+    Wrong answers are rare (about one in a hundred) and their price is high, so the raw 0 or 1
+    is almost pure noise to a learner. In training, and only there, it is replaced by its mean
+    over similar answers: same calibrated confidence, and the same share of the network's 20
+    answers to this frame that agree with it. The dual ascent and every report use the true
+    0 or 1.
+
+    Args:
+        table: training frames.
+        bins: bins of confidence, equally filled.
+
+    Returns:
+        float32 (N, 20) in [0, 1], each action's mean its true share of wrong answers.
+    """
+    wrong = ~table.correct
+    edges = np.quantile(table.confidence, np.linspace(0, 1, bins + 1)[1:-1])
+    sure = np.searchsorted(edges, table.confidence)
+    same = table.prediction[:, :, None] == table.prediction[:, None, :]
+    agree = np.minimum((same.mean(2) * 5).astype(np.int64), 4)
+    by_sure = np.bincount(sure.ravel(), wrong.ravel(), bins) / np.maximum(
+        np.bincount(sure.ravel(), minlength=bins), 1
+    )
+    cell = (sure * 5 + agree).ravel()
+    count = np.bincount(cell, minlength=5 * bins)
+    total = np.bincount(cell, wrong.ravel(), 5 * bins)
+    mean = (total + _PRIOR * np.repeat(by_sure, 5)) / (count + _PRIOR)
+    out = mean[cell].reshape(wrong.shape)
+    # Per action the mean must be the true one: the floor is about actions' accuracies.
+    out *= wrong.mean(0) / np.maximum(out.mean(0), 1e-12)
+    chance: NDArray[np.float32] = np.clip(out, 0.0, 1.0).astype(np.float32)
+    return chance
 
 
 def _make(config: TrainConfig, adapter: OffloadVecEnv) -> Any:
@@ -258,32 +275,26 @@ def _result(config: TrainConfig, out: Path, world: World, progress: Progress) ->
     )
 
 
-def policy_of(
-    model: Any, config: TrainConfig, world: World, validation: dict[str, float]
-) -> PolicyBundle:
-    """Policy bundle of a model trained with `config` in `world`, with its task and its promise."""
-    bundle = bundle_of(
-        model,
-        actions=config.outputs,
-        name="staged-agent" if config.env == "staged" else "agent",
-        bundle_hash=world.table.bundle_hash,
-        scenario=world.scenario.name,
-        algorithm=config.algo,
-        metrics={
-            "validation": validation,
-            "validated_on": f"{config.validate_drives} drives over {world.table.source}",
-            "accuracy_floor": world.accuracy_floor,
-        },
-        provenance={
-            "config": asdict(config),
-            "frames": world.table.source,
-            "cost_model": world.cost.name,
-            "traces": len(world.pool),
-            "numpy": np.__version__,
-        },
-        task=task_of(world),
-    )
-    keys = episode_keys(config.seed + VALIDATION_SEED_OFFSET, config.validate_drives)
-    reference = promise_of(world, any_policy_from_bundle(bundle), keys)
-    metrics = {**bundle.manifest["metrics"], "promise": reference.to_json()}
-    return replace(bundle, manifest={**bundle.manifest, "metrics": metrics})
+def exported(run: Path, records: Path | None = None) -> PolicyBundle:
+    """The best model of a run, as a policy in the world that it was trained in.
+
+    Args:
+        run: folder of the run, finished or not.
+        records: where the records lie now that it was trained on; None takes its settings' word.
+
+    Raises:
+        DataError: if the run has no model, or its policy file has another task than its world.
+    """
+    config = TrainConfig.load(run / CONFIG)
+    if records is not None:
+        config = replace(config, records=str(records))
+    model, figures = checkpoint.load_best(config.algo, run)
+    world = world_of(config, run)
+    written = run / POLICY
+    if written.is_file() and PolicyBundle.load(written).task not in (None, task_of(world)):
+        raise DataError(
+            f"run {run}, whose agent.policy has another task than its scenario sets now",
+            expected="the scenario, and the records if any, that it was trained with",
+            hint="give --from-records, put the scenario back, or use that agent.policy as it is",
+        )
+    return policy_of(model, config, world, figures)

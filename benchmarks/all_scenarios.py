@@ -20,9 +20,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from agents.contenders import shipped_agents
 from agents.evaluation import AGENT, CLAIRVOYANT, STAGED, Evaluation, evaluate
-from agents.file_kinds import EVALUATION
-from agents.shipped import shipped_agents
+from agents.run_files import EVALUATION
 from cnn.common.outputs import check_folder
 from offload_env.scenario import scenario_names
 from offload_env.world import build_world

@@ -22,10 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.baselines.tuning import best_static
-from agents.evaluation import floor_on
+from agents.contenders import shipped_policy
+from agents.evaluation import floor_on, gap_closed
 from agents.rollout import episode_keys, uplink_now
-from agents.shipped import shipped_policy
-from agents.statistics import gap_closed
 from agents.train_config import MARGIN
 from cnn.topology import N_EXITS, Action
 from offload_env.batch_simulator import BatchSimulator

@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 
 from agents.baselines.rules import FULL_LOCAL
+from agents.contenders import shipped_path
 from agents.drive_picture import Driven, drive_picture
 from agents.live_run import FrameSource, run_live
-from agents.shipped import shipped_path
 from cnn.common.files import write_bytes
 from offload_env.world import build_world
 from testbed.device.pace import PaceKept

@@ -21,8 +21,8 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from agents import training
+from agents.contenders import shipped_policy
 from agents.rollout import episode_keys, simulate, summary
-from agents.shipped import shipped_policy
 from agents.supervisor import greedy_policy
 from agents.train_config import TrainConfig
 from offload_env.world import World, build_world

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 from agents.baselines.rules import FULL_LOCAL
+from agents.contenders import shipped_agents, shipped_path
 from agents.rollout import Rollout, episode_keys, simulate
-from agents.shipped import shipped_agents, shipped_path
 from cnn.bundle import load_bundle
 from cnn.model_config import ModelConfig
 from cnn.topology import ACTIONS

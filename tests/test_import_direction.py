@@ -25,7 +25,7 @@ TRAINING_MODULES = {
     "cnn/network/torch_device.py",
     "cnn/network/train_network.py",
     "agents/train_checkpoint.py",
-    "agents/conditioned.py",
+    "agents/train_conditioned.py",
     "agents/export_policy.py",
     "agents/sb3_adapter.py",
     "agents/staged_vec.py",

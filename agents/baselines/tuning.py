@@ -18,13 +18,13 @@ from agents.baselines.prediction import AccuracyTable
 from agents.baselines.rules import (
     FULL_LOCAL,
     FULL_OFFLOAD,
+    CascadePolicy,
     EdgentPolicy,
     GreedyPolicy,
     NeurosurgeonPolicy,
     ThresholdPolicy,
     static_policies,
 )
-from agents.baselines.spinn import CascadePolicy
 from agents.rollout import episode_keys, simulate, summary
 from agents.train_config import MARGIN
 from offload_env.world import World

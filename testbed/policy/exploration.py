@@ -2,7 +2,7 @@
 
 With probability epsilon the action is drawn uniformly from all twenty (epsilon-greedy).
 Records that hold every decision's propensity and observation let another policy's cost be
-estimated without driving it (`agents.offline.off_policy`).
+estimated without driving it (`agents.off_policy`).
 """
 
 from __future__ import annotations

@@ -20,10 +20,9 @@ import pytest
 from typer.testing import CliRunner
 
 import agents
-from agents.commands import agent_app
-from agents.contenders import contender
-from agents.evaluate_command import Given, scenario_to_judge
-from agents.world_task import task_of
+from agents.cli import agent_app
+from agents.contenders import Given, contender, scenario_to_judge
+from agents.export_policy import task_of
 from cnn.common.errors import BundleError, ConfigError, DataError
 from cnn.frame_table import embedded_table
 from offload_env.scenario import Scenario, load_scenario
@@ -203,7 +202,7 @@ def test_a_run_is_judged_from_anywhere_even_if_its_scenario_moved(
 def test_without_a_policy_the_shipped_ones_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.evaluate_command.load_scenario", lambda name: short_urban())
+    monkeypatch.setattr("agents.contenders.load_scenario", lambda name: short_urban())
     line = ["evaluate", "--episodes", "2", "--out", str(tmp_path), "--json"]
     done = CliRunner().invoke(agent_app, line, catch_exceptions=False)
     result = json.loads(done.stdout.strip().splitlines()[-1])

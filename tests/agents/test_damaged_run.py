@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from agents import train_checkpoint as checkpoint
-from agents.file_kinds import check_run
-from agents.train_command import config_of
-from agents.train_config import TrainConfig
+from agents.run_files import check_run
+from agents.train_config import TrainConfig, config_of
 from agents.training import TrainResult, train
 from cnn.common.console import plain
 from cnn.common.errors import SliproadError

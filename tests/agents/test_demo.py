@@ -16,7 +16,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from agents.demo_steps import run_demo
+from agents.demo import run_demo
 from testbed.device.pace import PaceKept
 from testbed.records.record_file import read_records
 from testbed.server.server_process import ServerProcess

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents.comparison_table import comparison
 from agents.evaluation import AGENT, evaluate, keeps
-from agents.evaluation_report import write_report
+from agents.report import write_report
 from agents.rollout import episode_keys, simulate, summary
+from agents.terminal import comparison
 from cnn.topology import Action
 from offload_env.scenario import Constraint
 from offload_env.simulator import Simulator

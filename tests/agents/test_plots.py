@@ -20,8 +20,8 @@ from agents.action_plots import (
 )
 from agents.baselines.prediction import AT, raw_observation
 from agents.evaluation import evaluate
-from agents.evaluation_report import best_baseline, driven_actions, driven_shares
-from agents.plot_style import ink_on, plain_axes, plain_linear, plain_log
+from agents.plots import ink_on, plain_axes, plain_linear, plain_log
+from agents.report import best_baseline, driven_actions, driven_shares
 from agents.rollout import episode_keys, sample_observations, simulate
 from cnn.topology import Action
 from offload_env.batch_simulator import FALLBACK, SKIPPED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agents.reference_figures import promise_of
+from agents.export_policy import promise_of
 from agents.rollout import episode_keys, simulate
 from cnn.topology import Action
 from testbed.policy.policies import RandomPolicy, StaticPolicy

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from agents.interrupt import TrainingInterrupted
+from agents.supervisor import TrainingInterrupted
 from agents.train_config import TrainConfig
 from agents.training import train
 from cnn.common.errors import ConfigError, DataError

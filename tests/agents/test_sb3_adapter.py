@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.error_probability import error_probability
 from agents.sb3_adapter import OffloadVecEnv
+from agents.training import error_probability
 from cnn.common.errors import ConfigError
 from cnn.topology import N_ACTIONS
 from offload_env.errors import InvalidResetError

@@ -13,15 +13,14 @@ import pytest
 import torch
 from sb3_contrib import MaskablePPO
 
-from agents.error_probability import error_probability
 from agents.evaluation import AGENT, STAGED, evaluate
-from agents.evaluation_report import write_report
 from agents.export_policy import bundle_of
 from agents.live_run import replay
+from agents.report import write_report
 from agents.rollout import episode_keys, simulate
 from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
 from agents.train_config import TrainConfig
-from agents.training import train
+from agents.training import error_probability, train
 from cnn.common.errors import BundleError, ConfigError
 from cnn.frame_table import FrameTable
 from cnn.topology import Action

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agents.statistics import gap_closed, interval, paired_differences, resamples
+from agents.evaluation import gap_closed, interval, paired_differences, resamples
 
 
 def test_interval_agrees_with_the_standard_error() -> None:

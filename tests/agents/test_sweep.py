@@ -12,8 +12,8 @@ import pytest
 
 from agents import train_checkpoint as checkpoint
 from agents.evaluation import floor_on
-from agents.interrupt import TrainingInterrupted
 from agents.rollout import episode_keys, simulate
+from agents.supervisor import TrainingInterrupted
 from agents.sweep import check_preferences, default_floors, evaluate_sweep, frontier, train_all
 from agents.train_config import TrainConfig
 from agents.training import train

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from agents.commands import agent_app
-from agents.evaluate_command import contenders_of
-from agents.export_policy import static_bundle
-from agents.world_task import task_of, warn_of_other_log, warn_of_other_task, with_task
+from agents.cli import agent_app
+from agents.contenders import contenders_of, warn_of_other_task
+from agents.export_policy import static_bundle, task_of, with_task
+from agents.off_policy import warn_of_other_log
 from cnn.common.errors import BundleError, SliproadError
 from cnn.topology import Action
 from offload_env.conditioned import Preferences, preferring

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agents.baselines.prediction import AT
-from agents.baselines.spinn import CascadePolicy
+from agents.baselines.rules import CascadePolicy
 from agents.rollout import episode_keys, simulate
 from cnn.topology import ACTIONS, Action
 from testbed.policy.decision_points import ANSWER, LEGAL

@@ -27,15 +27,12 @@ from stable_baselines3.common.utils import set_random_seed
 
 from agents import train_checkpoint as checkpoint
 from agents.baselines.prediction import Floats
-from agents.error_probability import error_probability
-from agents.export_policy import bundle_of
-from agents.interrupt import TrainingInterrupted, stop_when_told
+from agents.export_policy import bundle_of, task_of
 from agents.rollout import episode_keys, simulate
 from agents.sb3_adapter import OffloadVecEnv
-from agents.supervisor import VALIDATION_SEED_OFFSET
+from agents.supervisor import TrainingInterrupted, stop_when_told
 from agents.train_config import TrainConfig
-from agents.training import ppo_settings
-from agents.world_task import task_of
+from agents.training import error_probability, ppo_settings
 from cnn.common.outputs import Claim
 from offload_env.conditioned import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
 from offload_env.scenario_text import anchored, scenario_toml
@@ -191,9 +188,7 @@ class _Watch(BaseCallback):
         self.validation: list[dict[str, float]] = []
         self._score, self._due = math.inf, config.validate_every
         self._next_checkpoint = config.checkpoint_every
-        self._keys = episode_keys(
-            config.seed + VALIDATION_SEED_OFFSET, max(8, config.validate_drives // 4)
-        )
+        self._keys = episode_keys(config.validation_seed, max(8, config.validate_drives // 4))
 
     def _on_step(self) -> bool:
         return True
@@ -317,43 +312,31 @@ def train_conditioned(
     """
     run = out.with_suffix(".run")
     with Claim(run, folder=True):
-        return _train(config, out, run, world, preferences, report)
-
-
-def _train(
-    config: TrainConfig,
-    out: Path,
-    run: Path,
-    world: World,
-    preferences: Preferences | None,
-    report: Report,
-) -> ConditionedResult:
-    """`train_conditioned`, with its folder held."""
-    asked = preferences or Preferences.of(world, config.margin)
-    torch.set_num_threads(1)
-    set_random_seed(config.seed)
-    env = ConditionedVectorEnv(config.n_envs, world=world, preferences=asked)
-    grid = PriceGrid(asked, config.dual_start, config.margin)
-    adapter = ConditionedVecEnv(env, grid, error_probability(world.table))
-    with stop_when_told() as stop:
-        watch = _Watch(config, world, adapter, report, run, stop)
-        model = _resumed(adapter, watch, run)
-        if model is None:
-            adapter.seed(config.seed)
-            model = PPO("MlpPolicy", adapter, **ppo_settings(config))
-        left = config.steps - model.num_timesteps
-        model.learn(left, callback=watch, reset_num_timesteps=False, log_interval=10**9)
-        watch.validate()
-    assert watch.best is not None
-    manifest = {
-        **watch.best.manifest,
-        "metrics": {"validation": watch.validation},
-        "preferences": asdict(asked),
-    }
-    bundle = replace(watch.best, manifest=manifest)
-    bundle.save(out)
-    shutil.rmtree(run, ignore_errors=True)  # nothing is left to resume
-    return ConditionedResult(bundle, asked, grid.values, watch.validation)
+        asked = preferences or Preferences.of(world, config.margin)
+        torch.set_num_threads(1)
+        set_random_seed(config.seed)
+        env = ConditionedVectorEnv(config.n_envs, world=world, preferences=asked)
+        grid = PriceGrid(asked, config.dual_start, config.margin)
+        adapter = ConditionedVecEnv(env, grid, error_probability(world.table))
+        with stop_when_told() as stop:
+            watch = _Watch(config, world, adapter, report, run, stop)
+            model = _resumed(adapter, watch, run)
+            if model is None:
+                adapter.seed(config.seed)
+                model = PPO("MlpPolicy", adapter, **ppo_settings(config))
+            left = config.steps - model.num_timesteps
+            model.learn(left, callback=watch, reset_num_timesteps=False, log_interval=10**9)
+            watch.validate()
+        assert watch.best is not None
+        manifest = {
+            **watch.best.manifest,
+            "metrics": {"validation": watch.validation},
+            "preferences": asdict(asked),
+        }
+        bundle = replace(watch.best, manifest=manifest)
+        bundle.save(out)
+        shutil.rmtree(run, ignore_errors=True)  # nothing is left to resume
+        return ConditionedResult(bundle, asked, grid.values, watch.validation)
 
 
 def _resumed(adapter: ConditionedVecEnv, watch: _Watch, run: Path) -> Any:

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.offline.off_policy import Log
+from agents.off_policy import Log
 from cnn.common.errors import DataError
 from cnn.topology import ACTIONS
 from offload_env.scenario import Scenario, load_scenario

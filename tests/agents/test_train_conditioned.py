@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.conditioned import (
+from agents.rollout import action_shares, episode_keys, simulate
+from agents.supervisor import TrainingInterrupted
+from agents.train_conditioned import (
     PriceGrid,
     Stretch,
     already_trained,
     preference_figures,
     train_conditioned,
 )
-from agents.interrupt import TrainingInterrupted
-from agents.rollout import action_shares, episode_keys, simulate
 from agents.train_config import TrainConfig
 from cnn.topology import ACTIONS
 from offload_env.conditioned import FLOOR_AT, Preferences, preferring

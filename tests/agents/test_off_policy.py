@@ -13,7 +13,7 @@ from agents.baselines.prediction import AccuracyTable
 from agents.baselines.rules import EdgentPolicy, GreedyPolicy
 from agents.cli import app
 from agents.export_policy import static_bundle
-from agents.offline.off_policy import ESTIMATORS, Estimate, Log, estimate
+from agents.off_policy import ESTIMATORS, Estimate, Log, estimate
 from agents.rollout import episode_keys, simulate
 from cnn.common.errors import DataError
 from cnn.topology import ACTIONS, Action

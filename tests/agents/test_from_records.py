@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agents.offline.from_records import (
+from agents.from_records import (
     device_speed,
     exchanges_of,
     log_of,

@@ -9,10 +9,9 @@ taken, and what came of it. Three estimators of the candidate's mean outcome:
 * ``dr``, doubly robust (Dudik, Langford, Li, ICML 2011): a model's prediction for the
   candidate's action, corrected by the weighted error of the model where both did the same.
 
-The model is ridge regression on what `agents.baselines.prediction` predicts for the action, fitted
-to the
-log itself by blocks: no frame is predicted by a model that saw it. Intervals are bootstrapped
-over blocks of consecutive frames.
+The model is ridge regression on what `agents.baselines.prediction` predicts for the action,
+fitted to the log itself by blocks: no frame is predicted by a model that saw it. Intervals are
+bootstrapped over blocks of consecutive frames.
 
 All three judge one frame's decision in the states that the log went through. What a decision
 does to later frames (queue, modem tail, fresher knowledge of the link) is the logging policy's
@@ -24,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -39,11 +39,14 @@ from agents.baselines.prediction import (
     Predictor,
 )
 from agents.baselines.prediction import raw_observation as raw_of
-from agents.statistics import Interval
+from agents.evaluation import Interval
+from cnn.common.console import warn
 from cnn.common.errors import DataError
 from cnn.topology import N_ACTIONS, N_EXITS
 from offload_env.world import World
+from testbed.policy.observer import CONSTANTS_AT, FIELDS
 from testbed.policy.policies import Policy
+from testbed.policy.policy_file import PolicyBundle
 
 BLOCK: Final = 50
 """Frames of a block: a few seconds, beyond which outcomes hardly depend on each other."""
@@ -52,6 +55,8 @@ ESTIMATORS: Final = ("ips", "snips", "dr")
 MIN_EFFECTIVE: Final = 100
 """Effective frames from which an estimate speaks of the candidate: the error of a mean of n
 frames is 1 / sqrt(n) of their spread, here a tenth."""
+_ROUNDING: Final = 1e-5
+"""Of an element of an observation, float32 in [-1, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,3 +233,26 @@ def _cross_fit(
         logged[out] = did[out] @ beta + target.mean()
         wanted[out] = would[out] @ beta + target.mean()
     return logged, wanted
+
+
+def warn_of_other_log(path: Path, bundle: PolicyBundle, observations: NDArray[np.float32]) -> None:
+    """One line on standard error if a log's device was told another task than the policy's.
+
+    Args:
+        path: policy file.
+        bundle: its content.
+        observations: float32 (N, OBS_DIM), logged.
+    """
+    task = bundle.task
+    if task is None:
+        return
+    expected = np.array(task.settings().scaled())
+    apart = np.abs(observations[:, CONSTANTS_AT:] - expected).max(0) > _ROUNDING
+    names = [field.name for field in FIELDS[CONSTANTS_AT:]]
+    free = {"accuracy_floor": task.accuracy_floors, "delay_share": task.delay_shares}
+    said = [n for n, differs in zip(names, apart, strict=True) if differs and not free.get(n)]
+    if said:
+        warn(
+            f"the records' device was told another {', '.join(said)} than policy file {path} is "
+            "for: the figures are those of a policy that is told the same"
+        )

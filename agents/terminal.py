@@ -1,14 +1,68 @@
-"""The comparison of policies as a table for people."""
+"""What people see in the terminal: progress bars, and the comparison of policies as a table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from agents.evaluation import AGENT, BEST_STATIC, CLAIRVOYANT, STAGED, Evaluation
+
+
+@contextmanager
+def training_progress(
+    console: Console, steps: int
+) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Bar over training steps; the yielded function takes the step and the newest log row."""
+    bar = Progress(
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("cost {task.fields[cost]:.3f}  accuracy {task.fields[accuracy]:.2f} %"),
+        TextColumn("multiplier {task.fields[multiplier]:.1f}"),
+        console=console,
+    )
+    with bar:
+        task = bar.add_task("train", total=steps, cost=1.0, accuracy=0.0, multiplier=0.0)
+
+        def report(step: int, row: dict[str, float]) -> None:
+            bar.update(
+                task,
+                completed=min(step, steps),
+                cost=row["cost"],
+                accuracy=100 * row["accuracy"],
+                multiplier=row["multiplier"],
+            )
+
+        yield report
+
+
+@contextmanager
+def steps_progress(console: Console, what: str) -> Iterator[Callable[[str], None]]:
+    """Spinner with the name of what was done last."""
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+        yield lambda name: bar.update(task, description=f"{what}: {name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +90,7 @@ class Comparison:
             console.print(note, highlight=False)
 
 
-COLUMNS = (
-    "policy",
-    "delay ms",
-    "p99 ms",
-    "energy mJ",
-    "accuracy %",
-    "missed %",
-    "cost",
-)
+COLUMNS = ("policy", "delay ms", "p99 ms", "energy mJ", "accuracy %", "missed %", "cost")
 
 
 def cells(name: str, m: Mapping[str, float]) -> tuple[str, ...]:
@@ -65,9 +111,6 @@ def cells(name: str, m: Mapping[str, float]) -> tuple[str, ...]:
     )
 
 
-FLOOR_COLUMN = "floor"
-
-
 def comparison(result: Evaluation) -> Comparison:
     """Table of an evaluation: cheapest first, and who keeps the floor."""
     order = sorted(result.policies, key=lambda name: result.policies[name]["cost"])
@@ -76,7 +119,7 @@ def comparison(result: Evaluation) -> Comparison:
         *figures, cost = cells(_label(result, name), result.policies[name])
         rows.append((*figures, "kept" if result.keeps_floor(name) else "MISSED", cost))
     title = f"{result.scenario}: {result.drives} test drives of {result.frames} frames"
-    columns = (*COLUMNS[:-1], FLOOR_COLUMN, COLUMNS[-1])
+    columns = (*COLUMNS[:-1], "floor", COLUMNS[-1])
     return Comparison(title + _whose(result), columns, rows, _notes(result))
 
 
