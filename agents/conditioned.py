@@ -30,7 +30,7 @@ from agents.baselines.prediction import Floats
 from agents.error_probability import error_probability
 from agents.export_policy import bundle_of
 from agents.interrupt import TrainingInterrupted, stop_when_told
-from agents.rollout import episode_keys, simulate
+from agents.rollout import simulate
 from agents.sb3_adapter import OffloadVecEnv
 from agents.supervisor import VALIDATION_SEED_OFFSET
 from agents.train_config import TrainConfig
@@ -38,6 +38,7 @@ from agents.training import ppo_settings
 from agents.world_task import task_of
 from cnn.common.locks import Claim
 from offload_env.conditioned import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
+from offload_env.episode import episode_keys
 from offload_env.scenario_text import anchored, scenario_toml
 from offload_env.world import World
 from testbed.common.signals import StopFlag

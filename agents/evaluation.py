@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from agents.baselines.tuning import tuned_baselines
 from agents.origin import Origin
-from agents.rollout import PERCENTILES, Rollout, episode_keys, simulate, summary
+from agents.rollout import PERCENTILES, Rollout, simulate, summary
 from agents.statistics import Interval, gap_closed, interval, paired_differences, resamples
 from agents.table_file import write_table
 from cnn.action import ACTIONS
 from cnn.common.files import write_text
 from offload_env.bound.search import Schedule, best_schedule
+from offload_env.episode import episode_keys
 from offload_env.world import MAIN, World
 from testbed.policy.policies import StaticPolicy
 from testbed.policy.staged_policies import AnyPolicy

@@ -18,10 +18,11 @@ from agents.baselines.prediction import AT, raw_observation
 from agents.comparison_table import COLUMNS, cells, comparison
 from agents.evaluation import AGENT, BEST_STATIC, STAGED, Evaluation
 from agents.report import Report, Section, Table
-from agents.rollout import Rollout, episode_keys, sample_observations
+from agents.rollout import Rollout, sample_observations
 from agents.train_config import MARGIN
 from cnn.action import ACTIONS
 from offload_env.batch_simulator import FALLBACK, SKIPPED
+from offload_env.episode import episode_keys
 from offload_env.world import World
 from testbed.policy.observer import scale_one
 from testbed.policy.policies import Policy

@@ -23,11 +23,12 @@ from cnn.bundle import load_bundle
 from cnn.common.errors import RemoteError
 from cnn.frame_table import FrameTable
 from cnn.runtime import SplitRuntime
+from offload_env.episode import Plan
 from offload_env.outcome import Outcome
 from offload_env.replay import source_table
 from offload_env.server_load import ServerLoad
 from offload_env.staged_simulator import StagedSimulator
-from offload_env.world import POOL, Plan, World, build_world
+from offload_env.world import POOL, World, build_world
 from testbed.device.pace import Pace, PaceKept
 from testbed.link.link_process import LinkProcess
 from testbed.link.link_record import LinkRecord

@@ -26,12 +26,6 @@ from testbed.policy.staged_policies import AnyPolicy, StagedPolicy
 Floats = NDArray[np.float64]
 
 
-def episode_keys(seed: int, episodes: int) -> NDArray[np.uint64]:
-    """Keys of `episodes` drives, uint64 (B,), all from one seed."""
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 2**64, episodes, dtype=np.uint64)
-
-
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """One policy on B drives of T frames; every array is (B, T).

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from agents.baselines.tuning import best_static
 from agents.evaluation import floor_on, keeps
-from agents.rollout import Rollout, episode_keys, simulate, summary
+from agents.rollout import Rollout, simulate, summary
 from agents.run_folder import CONFIG, POLICY, kept_scenario
 from agents.statistics import Interval, interval, resamples
 from agents.table_file import write_table
@@ -29,6 +29,7 @@ from cnn.common.errors import BundleError
 from cnn.common.files import write_bytes, write_text
 from cnn.common.option_checks import require, shown
 from offload_env.conditioned import Preferences, preferring
+from offload_env.episode import episode_keys
 from offload_env.scenario_text import anchored
 from offload_env.world import MAIN, World
 from testbed.policy.policies import Policy, StaticPolicy, load_policy

@@ -25,7 +25,6 @@ from agents.file_kinds import check_run
 from agents.interrupt import stop_when_told
 from agents.offline.from_records import recorded_traces, world_from_records
 from agents.reference_figures import promise_of
-from agents.rollout import episode_keys
 from agents.run_folder import CONFIG, POLICY, keep_scenario, kept_scenario
 from agents.sb3_adapter import OffloadVecEnv
 from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
@@ -35,6 +34,7 @@ from agents.train_config import TrainConfig
 from agents.world_task import task_of
 from cnn.common.errors import ConfigError
 from cnn.common.locks import Claim
+from offload_env.episode import episode_keys
 from offload_env.scenario_text import anchored
 from offload_env.staged_vector_env import OffloadStagedVectorEnv
 from offload_env.vector_env import OffloadVectorEnv

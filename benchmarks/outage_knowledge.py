@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 
 from agents.baselines.tuning import best_static
 from agents.evaluation import floor_on
-from agents.rollout import episode_keys, uplink_now
+from agents.rollout import uplink_now
 from agents.shipped import shipped_policy
 from agents.statistics import gap_closed
 from agents.train_config import MARGIN
 from cnn.action import N_EXITS, Action
 from offload_env.batch_simulator import BatchSimulator
 from offload_env.bound.proof import lower_bound
+from offload_env.episode import episode_keys
 from offload_env.outcome import FALLBACK
 from offload_env.world import World, build_world
 from testbed.policy.policies import Policy

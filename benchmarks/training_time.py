@@ -21,10 +21,11 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from agents import training
-from agents.rollout import episode_keys, simulate, summary
+from agents.rollout import simulate, summary
 from agents.shipped import shipped_policy
 from agents.supervisor import greedy_policy
 from agents.train_config import TrainConfig
+from offload_env.episode import episode_keys
 from offload_env.world import World, build_world
 from testbed.policy.policies import Policy, load_policy
 

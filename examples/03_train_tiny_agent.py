@@ -12,10 +12,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from agents.rollout import episode_keys, simulate, summary
+from agents.rollout import simulate, summary
 from agents.train_config import TrainConfig
 from agents.training import train
 from cnn import Action
+from offload_env.episode import episode_keys
 from offload_env.world import build_world
 from testbed.policy.policies import Policy, StaticPolicy, policy_from_bundle
 

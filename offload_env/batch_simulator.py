@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cnn.action import ACTIONS, N_ACTIONS
 from offload_env.batch_learning import learn_answer, learn_link
 from offload_env.batch_observer import BatchObserver
-from offload_env.hashing import Keys
+from offload_env.episode import Keys
 from offload_env.lanes import Indices, Lanes
 from offload_env.outcome import FALLBACK, OK, SKIPPED, BatchOutcome, Exchange
 from offload_env.server_load import CELL_MS

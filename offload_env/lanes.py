@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import N_EXITS
+from offload_env.episode import Plans
 from offload_env.simulator import LONG_AGO_MS
 from offload_env.trace_pool import Lane
-from offload_env.world import Plans
 from testbed.policy.observer import NEVER_S, PRIOR_RTT_MS, RECENT, fit_link
 
 Floats = NDArray[np.float64]

@@ -22,10 +22,11 @@ from cnn.data.gtsrb import ImageSet
 from cnn.frame_table import FrameTable
 from cnn.make_frame_table import make_table
 from cnn.runtime import SplitRuntime
+from offload_env.episode import Plan
 from offload_env.scenario import Scenario
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import FALLBACK, SKIPPED, Outcome, Simulator
-from offload_env.world import POOL, Plan, build_world
+from offload_env.world import POOL, build_world
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.link.link_record import LinkRecord
 from testbed.records.measurement import Measurement

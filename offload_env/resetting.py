@@ -10,8 +10,8 @@ import numpy as np
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
+from offload_env.episode import Keys
 from offload_env.errors import InvalidResetError
-from offload_env.hashing import Keys
 
 MAX_KEY: Final = 2**64 - 1
 """Greatest key of an episode."""

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import ACTIONS
+from offload_env.episode import Plan
 from offload_env.outcome import FALLBACK, OK, SKIPPED, STATUS, Exchange, Outcome
 from offload_env.server_load import CELL_MS
-from offload_env.world import LOCAL, POOL, Plan, World
+from offload_env.world import LOCAL, POOL, World
 from testbed.policy.observer import Observer
 
 LONG_AGO_MS: Final = -1e12

@@ -25,8 +25,7 @@ from offload_env.derived import (
     accuracy_floor,
     check_fit,
 )
-from offload_env.hashing import Keys, draw, draw_batch, unit, unit_batch
-from offload_env.plan import Plan, Plans
+from offload_env.episode import Keys, Plan, Plans, draw, draw_batch, unit, unit_batch
 from offload_env.read_only import read_only, read_only_fields
 from offload_env.scenario import SPLITS, Scenario, Split, load_scenario
 from offload_env.server_load import CELL_MS
@@ -41,8 +40,6 @@ __all__ = [
     "LOCAL",
     "MAIN",
     "POOL",
-    "Plan",
-    "Plans",
     "World",
     "build_world",
     "load_cost",

@@ -21,11 +21,12 @@ import numpy as np
 import pytest
 
 from agents.baselines.rules import FULL_LOCAL
-from agents.rollout import Rollout, episode_keys, simulate
+from agents.rollout import Rollout, simulate
 from agents.shipped import shipped_agents, shipped_path
 from cnn.action import ACTIONS
 from cnn.arch import ModelConfig
 from cnn.bundle import load_bundle
+from offload_env.episode import episode_keys
 from offload_env.scenario import scenario_names
 from offload_env.world import build_world
 from testbed.costs.campaign_samples import Samples

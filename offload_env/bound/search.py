@@ -14,7 +14,7 @@ from offload_env.batch_simulator import OFFLOADS, BatchSimulator
 from offload_env.bound.frame_outcomes import ANSWERED_BY
 from offload_env.bound.programme import Relaxed, options
 from offload_env.bound.proof import LowerBound, bound_and_relaxed
-from offload_env.hashing import Keys
+from offload_env.episode import Keys
 from offload_env.simulator import SKIPPED
 from offload_env.world import World
 

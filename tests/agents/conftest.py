@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.rollout import episode_keys
 from cnn.action import ACTIONS
 from cnn.arch import ModelConfig
 from cnn.frame_table import FrameTable, embedded_table
+from offload_env.episode import episode_keys
 from offload_env.scenario import Constraint, Scenario, Timing
 from offload_env.simulator import FALLBACK, SKIPPED, Simulator
 from offload_env.world import World, build_world

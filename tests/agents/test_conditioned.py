@@ -18,10 +18,11 @@ from agents.conditioned import (
     train_conditioned,
 )
 from agents.interrupt import TrainingInterrupted
-from agents.rollout import action_shares, episode_keys, simulate
+from agents.rollout import action_shares, simulate
 from agents.train_config import TrainConfig
 from cnn.action import ACTIONS
 from offload_env.conditioned import FLOOR_AT, Preferences, preferring
+from offload_env.episode import episode_keys
 from testbed.costs.cost_model import RadioPower
 from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import NetworkPolicy, StaticPolicy, load_policy

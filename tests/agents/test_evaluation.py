@@ -14,8 +14,9 @@ import pytest
 from agents.comparison_table import comparison
 from agents.evaluation import AGENT, evaluate, keeps
 from agents.evaluation_report import write_report
-from agents.rollout import episode_keys, simulate, summary
+from agents.rollout import simulate, summary
 from cnn.action import Action
+from offload_env.episode import episode_keys
 from offload_env.scenario import Constraint
 from offload_env.simulator import Simulator
 from testbed.policy.policies import StaticPolicy

@@ -18,9 +18,10 @@ from typer.testing import CliRunner, Result
 from agents.baselines.rules import FULL_LOCAL
 from agents.cli import app
 from agents.evaluation import floor_on
-from agents.rollout import episode_keys, simulate
+from agents.rollout import simulate
 from agents.shipped import shipped_agents
 from agents.world_task import with_task
+from offload_env.episode import episode_keys
 from offload_env.scenario import scenario_names
 from offload_env.staged_simulator import StagedSimulator
 from offload_env.world import build_world

@@ -10,11 +10,12 @@ import pytest
 from cnn.action import ACTIONS
 from cnn.common.errors import DataError
 from cnn.frame_table import FrameTable, embedded_table
+from offload_env.episode import Plan
 from offload_env.replay import Figures, computed_times, measured, repeat, simulate
 from offload_env.scenario import Scenario, load_scenario
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import STATUS, Outcome, Simulator
-from offload_env.world import Plan, build_world
+from offload_env.world import build_world
 from testbed.link.link_record import LinkRecord
 from testbed.records.measurement import Measurement
 from testbed.traces.generator import generate_trace

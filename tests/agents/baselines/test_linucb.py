@@ -10,9 +10,10 @@ import pytest
 from agents.baselines.linucb import LinUcbPolicy
 from agents.baselines.prediction import AT, AccuracyTable, Predictor, raw_observation
 from agents.baselines.rules import GreedyPolicy
-from agents.rollout import episode_keys, feedback, simulate, summary
+from agents.rollout import feedback, simulate, summary
 from cnn.action import ACTIONS
 from offload_env.batch_simulator import FALLBACK, OFFLOADS, BatchSimulator
+from offload_env.episode import episode_keys
 from testbed.policy.feedback import Feedback, Learner
 from testbed.policy.observer import OBS_DIM, normalise
 from testbed.records.measurement import Measurement

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from agents.baselines.prediction import AT, AccuracyTable, Predictor, raw_observation
 from agents.baselines.rules import EdgentPolicy, GreedyPolicy, NeurosurgeonPolicy, ThresholdPolicy
 from agents.baselines.tuning import choose, measure, tuned_baselines
-from agents.rollout import episode_keys, simulate, summary
+from agents.rollout import simulate, summary
 from cnn.action import ACTIONS, N_EXITS
+from offload_env.episode import episode_keys
 from offload_env.simulator import Simulator
 from testbed.policy.observer import FIELDS, OBS_DIM, normalise
 from testbed.policy.policies import Policy, StaticPolicy

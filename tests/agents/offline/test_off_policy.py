@@ -14,10 +14,11 @@ from agents.baselines.rules import EdgentPolicy, GreedyPolicy
 from agents.cli import app
 from agents.export_policy import static_bundle
 from agents.offline.off_policy import ESTIMATORS, Estimate, Log, estimate
-from agents.rollout import episode_keys, simulate
+from agents.rollout import simulate
 from cnn.action import ACTIONS, Action
 from cnn.common.errors import DataError
 from offload_env.batch_simulator import BatchSimulator
+from offload_env.episode import episode_keys
 from testbed.policy.exploration import ExploringPolicy
 from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import Policy, StaticPolicy

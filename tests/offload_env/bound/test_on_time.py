@@ -13,8 +13,8 @@ from cnn.action import ACTIONS
 from offload_env.bound.compute_before import LOOKS, open_actions
 from offload_env.bound.on_time import endings
 from offload_env.bound.programme import Relaxed, options
-from offload_env.bound.proof import episode_keys
 from offload_env.bound.radio_busy import may_jam
+from offload_env.episode import episode_keys
 from offload_env.simulator import FALLBACK, Outcome
 from offload_env.staged_simulator import StagedSimulator
 from offload_env.world import World

@@ -12,8 +12,9 @@ from cnn.action import N_ACTIONS
 from cnn.common.errors import ConfigError
 from offload_env.batch_simulator import BatchSimulator
 from offload_env.bound.programme import Relaxed, options
-from offload_env.bound.proof import episode_keys, largest_premium, lower_bound
+from offload_env.bound.proof import largest_premium, lower_bound
 from offload_env.bound.search import Schedule, beam_search, best_schedule, relaxed_schedule, replay
+from offload_env.episode import episode_keys
 from offload_env.world import World
 from testbed.traces.trace import Trace
 
