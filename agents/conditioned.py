@@ -1,6 +1,6 @@
 """One policy for every user: trained over drives with weights and floors of their own.
 
-As `agents.training`, on `offload_env.conditioned`. Two things differ. The price of a wrong
+As `agents.training`, on `offload_env.preferences`. Two things differ. The price of a wrong
 answer is a function of what is asked for: bilinear between the nodes of a small grid over
 floor and weight, each node moved by its own dual ascent. And floors lie within about one
 per cent, a twentieth of their field's range, so the network is trained on that one input
@@ -37,9 +37,9 @@ from agents.train_config import TrainConfig
 from agents.training import ppo_settings
 from agents.world_task import task_of
 from cnn.common.locks import Claim
-from offload_env.conditioned import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
 from offload_env.episode import episode_keys
-from offload_env.scenario_text import anchored, scenario_toml
+from offload_env.preferences import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
+from offload_env.scenario import anchored, scenario_toml
 from offload_env.world import World
 from testbed.common.signals import StopFlag
 from testbed.policy.observer import FIELDS

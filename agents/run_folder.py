@@ -13,8 +13,7 @@ from typing import Final
 
 from cnn.common.errors import ConfigError, DataError, SliproadError
 from cnn.common.files import write_text
-from offload_env.scenario import Scenario, load_scenario
-from offload_env.scenario_text import anchored, scenario_toml
+from offload_env.scenario import Scenario, anchored, load_scenario, scenario_toml
 
 POLICY: Final = "agent.policy"
 CONFIG: Final = "config.json"

@@ -28,9 +28,9 @@ from agents.train_config import TrainConfig
 from cnn.common.errors import BundleError
 from cnn.common.files import write_bytes, write_text
 from cnn.common.option_checks import require, shown
-from offload_env.conditioned import Preferences, preferring
 from offload_env.episode import episode_keys
-from offload_env.scenario_text import anchored
+from offload_env.preferences import Preferences, preferring
+from offload_env.scenario import anchored
 from offload_env.world import MAIN, World
 from testbed.policy.policies import Policy, StaticPolicy, load_policy
 from testbed.policy.policy_file import PolicyBundle

@@ -35,7 +35,7 @@ from agents.world_task import task_of
 from cnn.common.errors import ConfigError
 from cnn.common.locks import Claim
 from offload_env.episode import episode_keys
-from offload_env.scenario_text import anchored
+from offload_env.scenario import anchored
 from offload_env.staged_vector_env import OffloadStagedVectorEnv
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import World, build_world

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cnn.common.console import warn
 from cnn.common.errors import BundleError
-from offload_env.conditioned import Preferences
+from offload_env.preferences import Preferences
 from offload_env.world import World
 from testbed.policy.observer import CONSTANTS_AT, FIELDS
 from testbed.policy.policy_file import PolicyBundle

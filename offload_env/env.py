@@ -11,11 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.action import N_ACTIONS
-from offload_env.action_check import checked_action
-from offload_env.errors import RenderModeError, ResetNeededError
+from offload_env.env_input import (
+    RenderModeError,
+    ResetNeededError,
+    asked_key,
+    checked_action,
+    checked_seed,
+    draw_key,
+    from_mapping,
+)
 from offload_env.frame_picture import Picture, Shown, describe, paint
-from offload_env.from_mapping import from_mapping
-from offload_env.resetting import asked_key, checked_seed, draw_key
 from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
 from offload_env.simulator import EXIT, Outcome, Simulator
@@ -117,7 +122,7 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
 
     Raises:
         RenderModeError, InvalidResetError, InvalidActionError, ResetNeededError: of
-            `offload_env.errors`, from the method that was given what it cannot use. An action
+            `offload_env.env_input`, from the method that was given what it cannot use. An action
             that is refused changes nothing.
     """
 

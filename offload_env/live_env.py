@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 
 from cnn.action import N_ACTIONS, action_from_index
 from cnn.common.errors import DataError
-from offload_env.action_check import checked_action
 from offload_env.env import check_render_mode, observation_box
+from offload_env.env_input import asked_key, checked_action, checked_seed, draw_key, from_mapping
 from offload_env.frame_picture import Picture, Shown, describe, paint
-from offload_env.from_mapping import from_mapping
 from offload_env.live_rig import LiveRig
 from offload_env.outcome import STATUS
-from offload_env.resetting import asked_key, checked_seed, draw_key
 from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
 from offload_env.world import World, build_world

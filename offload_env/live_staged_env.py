@@ -9,9 +9,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from offload_env.action_check import checked_action
 from offload_env.env import observation_box
-from offload_env.from_mapping import from_mapping
+from offload_env.env_input import checked_action, from_mapping
 from offload_env.live_env import OffloadLiveEnv
 from offload_env.scenario import Scenario, Split
 from offload_env.staged_env import deciding

@@ -8,8 +8,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from offload_env.action_check import checked_action
 from offload_env.env import OffloadEnv, check_started, observation_box
+from offload_env.env_input import checked_action
 from offload_env.outcome import DECIDING
 from offload_env.staged_simulator import StagedSimulator
 from testbed.policy.decision_points import CANONICAL, LEGAL, N_STAGED, REPAIR

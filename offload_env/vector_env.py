@@ -14,15 +14,21 @@ from numpy.typing import NDArray
 
 from cnn.action import N_ACTIONS
 from cnn.common.errors import ConfigError
-from offload_env.action_check import checked_actions
 from offload_env.batch_simulator import EXIT, BatchSimulator
 from offload_env.env import check_render_mode, observation_box, shown_of
+from offload_env.env_input import (
+    LaneSeeds,
+    ResetNeededError,
+    Seeds,
+    asked_keys,
+    asked_lanes,
+    checked_actions,
+    checked_options,
+    from_mapping,
+)
 from offload_env.episode import Keys
-from offload_env.errors import ResetNeededError
 from offload_env.frame_picture import Picture, Shown, describe, paint
-from offload_env.from_mapping import from_mapping
 from offload_env.outcome import BatchOutcome, Outcome
-from offload_env.resetting import LaneSeeds, Seeds, asked_keys, asked_lanes, checked_options
 from offload_env.reward import Multipliers
 from offload_env.scenario import Scenario, Split
 from offload_env.world import World, build_world

@@ -21,8 +21,8 @@ from agents.interrupt import TrainingInterrupted
 from agents.rollout import action_shares, simulate
 from agents.train_config import TrainConfig
 from cnn.action import ACTIONS
-from offload_env.conditioned import FLOOR_AT, Preferences, preferring
 from offload_env.episode import episode_keys
+from offload_env.preferences import FLOOR_AT, Preferences, preferring
 from testbed.costs.cost_model import RadioPower
 from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import NetworkPolicy, StaticPolicy, load_policy

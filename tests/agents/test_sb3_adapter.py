@@ -11,7 +11,7 @@ from agents.error_probability import error_probability
 from agents.sb3_adapter import OffloadVecEnv
 from cnn.action import N_ACTIONS
 from cnn.common.errors import ConfigError
-from offload_env.errors import InvalidResetError
+from offload_env.env_input import InvalidResetError
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import LOCAL
 

@@ -18,8 +18,8 @@ from agents.sweep import check_preferences, default_floors, evaluate_sweep, fron
 from agents.train_config import TrainConfig
 from agents.training import train
 from cnn.common.errors import ConfigError
-from offload_env.conditioned import preferring
 from offload_env.episode import episode_keys
+from offload_env.preferences import preferring
 from offload_env.world import MAIN
 from testbed.policy.policies import StaticPolicy
 

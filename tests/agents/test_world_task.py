@@ -17,7 +17,7 @@ from agents.export_policy import static_bundle
 from agents.world_task import task_of, warn_of_other_log, warn_of_other_task, with_task
 from cnn.action import Action
 from cnn.common.errors import BundleError, SliproadError
-from offload_env.conditioned import Preferences, preferring
+from offload_env.preferences import Preferences, preferring
 from offload_env.world import World, build_world
 from testbed.policy.observer import Observer
 from testbed.policy.policy_file import PolicyBundle
