@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.rollout import staged_frame
-from offload_env.batch_simulator import SKIPPED, BatchOutcome
-from offload_env.staged_batch import StagedBatchSimulator
+from offload_env.batch_simulator import SKIPPED, BatchOutcome, BatchSimulator
 from offload_env.world import World
 from testbed.deploy.guard import unscaled
 from testbed.policy.observer import FIELDS
@@ -27,7 +26,7 @@ def promise_of(
     The energies count as those of the model meter with the scenario's power profile; a
     scenario that keeps the cost model's own powers is comparable with no meter.
     """
-    simulator = StagedBatchSimulator(world, len(keys))
+    simulator = BatchSimulator(world, len(keys))
     simulator.reset(keys)
     policy.reset()
     outcomes: list[BatchOutcome] = []
@@ -38,7 +37,7 @@ def promise_of(
         if isinstance(policy, StagedPolicy):
             outcomes.append(staged_frame(simulator, policy))
         else:
-            outcomes.append(simulator.step(policy.decide_batch(observations)))
+            outcomes.append(simulator.settle(policy.decide_batch(observations)))
 
     def stack(name: str) -> NDArray[np.float64]:
         return np.stack([getattr(o, name) for o in outcomes], axis=1).astype(np.float64)

@@ -36,8 +36,7 @@ from cnn.common.errors import ConfigError
 from cnn.common.locks import Claim
 from offload_env.episode import episode_keys
 from offload_env.scenario import anchored
-from offload_env.staged_vector_env import OffloadStagedVectorEnv
-from offload_env.vector_env import OffloadVectorEnv
+from offload_env.vector_env import OffloadStagedVectorEnv, OffloadVectorEnv
 from offload_env.world import World, build_world
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.staged_policies import any_policy_from_bundle

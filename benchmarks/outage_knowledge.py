@@ -104,7 +104,7 @@ def drive(world: World, policy: Policy, keys: Keys, local: Action | None) -> dic
         actions = policy.decide_batch(simulator.observe())
         if local is not None:
             actions = np.where(down[-1], local.index, actions)
-        outcomes.append(simulator.step(actions))
+        outcomes.append(simulator.settle(actions))
     failed = np.stack([o.status == FALLBACK for o in outcomes], axis=1)
     return {
         "cost": float(np.mean([o.cost for o in outcomes])),

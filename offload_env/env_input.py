@@ -213,6 +213,18 @@ class LaneSeeds:
         return np.array([draw_key(self._rngs[k]) for k in lanes.tolist()], np.uint64)
 
 
+def check_render_mode(render_mode: str | None, metadata: Mapping[str, Any]) -> str | None:
+    """One of ``metadata["render_modes"]`` or None; raises `RenderModeError` otherwise."""
+    modes: list[str] = metadata["render_modes"]
+    if render_mode is not None and render_mode not in modes:
+        raise RenderModeError(
+            f"render_mode {render_mode}",
+            expected=f"{', '.join(modes)}, or None",
+            hint="choose one of them",
+        )
+    return render_mode
+
+
 def checked_action(action: Any, n: int) -> int:
     """An action of ``Discrete(n)`` as a Python integer.
 

@@ -93,7 +93,7 @@ def recorded_drive(world: World, path: Path, seed: int, explore: float | None = 
         frames = range(world.scenario.timing.n_frames)
         for i in policy.following(frames):  # type: ignore[arg-type, assignment]
             action = policy.decide(simulator.observe())
-            out = simulator.step(action)
+            out = simulator.settle(action)
             sent = out.status != SKIPPED and not ACTIONS[action].is_local
             answered = sent and out.status != FALLBACK
             server_ms = out.exchange_ms - out.transfer_ms - out.server_wait_ms

@@ -26,9 +26,9 @@ from cnn.action import Action
 from cnn.common.errors import BundleError, ConfigError
 from cnn.frame_table import FrameTable
 from offload_env.batch_simulator import FALLBACK, SKIPPED
+from offload_env.env import OffloadStagedEnv
 from offload_env.episode import episode_keys
-from offload_env.staged_env import OffloadStagedEnv
-from offload_env.staged_vector_env import OffloadStagedVectorEnv
+from offload_env.vector_env import OffloadStagedVectorEnv
 from offload_env.world import build_world
 from testbed.policy.decision_points import LEGAL, N_STAGED, REPAIR, staged_name
 from testbed.policy.observer import FEATURES_AT, STAGED_OBS_DIM, STAGED_SCHEMA_HASH

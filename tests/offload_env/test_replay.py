@@ -43,7 +43,7 @@ def _run(
     simulator = Simulator(world)
     simulator.reset(Plan(0, 0, offset_s * 1e3, 0, jitter_at), range(N))
     rng = np.random.default_rng(0)
-    outcomes = [simulator.step(int(rng.integers(20))) for _ in range(N)]
+    outcomes = [simulator.settle(int(rng.integers(20))) for _ in range(N)]
     rows = [_measurement(scenario, table, i, o) for i, o in enumerate(outcomes)]
     return rows, LinkRecord(trace, 1000.0, offset_s - 3.0, None, (), "user-space"), outcomes
 

@@ -23,10 +23,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 import offload_env
 from cnn.common.errors import BundleError, ConfigError, DataError, RemoteError, SliproadError
 from offload_env import errors
-from offload_env.env import OffloadEnv
-from offload_env.staged_env import OffloadStagedEnv
-from offload_env.staged_vector_env import OffloadStagedVectorEnv
-from offload_env.vector_env import OffloadVectorEnv
+from offload_env.env import OffloadEnv, OffloadStagedEnv
+from offload_env.vector_env import OffloadStagedVectorEnv, OffloadVectorEnv
 from offload_env.world import World
 
 IDS = ["sliproad/Offload-v0", "sliproad/OffloadStaged-v0"]

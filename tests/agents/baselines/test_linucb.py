@@ -116,7 +116,7 @@ def test_feedback_is_what_a_device_could_measure(make_world) -> None:
     simulator.reset(episode_keys(0, 20))
     seen = set()
     for _ in range(30):
-        outcome = simulator.step(np.arange(20))
+        outcome = simulator.settle(np.arange(20))
         told = feedback(world, outcome)
         local = [a.is_local for a in ACTIONS]
         assert np.isnan(told.exchange_ms[local]).all()

@@ -35,7 +35,7 @@ def log_in(world, policy: ExploringPolicy, keys: np.ndarray) -> Log:
     for _ in range(world.scenario.timing.n_frames):
         seen = simulator.observe()
         action = policy.decide_batch(seen)
-        done = simulator.step(action)
+        done = simulator.settle(action)
         steps.append((seen, action, policy.propensities, done.cost, done.delay_ms))
     seen, action, propensity, cost, delay = (
         np.stack(part, 1).reshape(-1, *part[0].shape[1:]) for part in zip(*steps, strict=True)

@@ -136,7 +136,7 @@ def test_replay_equals_stepping(world: World) -> None:
     batch = BatchSimulator(world, 5)
     batch.reset(keys)
     for i in range(20):
-        np.testing.assert_array_equal(batch.step(actions[:, i]).cost, schedule.cost[:, i])
+        np.testing.assert_array_equal(batch.settle(actions[:, i]).cost, schedule.cost[:, i])
 
 
 def _cheapest(every: Schedule) -> np.ndarray:
