@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.rollout import episode_keys
 from cnn.frame_table import FrameTable, embedded_table
 from cnn.model_config import ModelConfig
 from cnn.topology import ACTIONS
+from offload_env.episode import episode_keys
 from offload_env.scenario import Constraint, Scenario, Timing
 from offload_env.simulator import FALLBACK, SKIPPED, Simulator
 from offload_env.world import World, build_world
@@ -94,7 +94,7 @@ def recorded_drive(world: World, path: Path, seed: int, explore: float | None = 
         frames = range(world.scenario.timing.n_frames)
         for i in policy.following(frames):  # type: ignore[arg-type, assignment]
             action = policy.decide(simulator.observe())
-            out = simulator.step(action)
+            out = simulator.settle(action)
             sent = out.status != SKIPPED and not ACTIONS[action].is_local
             answered = sent and out.status != FALLBACK
             server_ms = out.exchange_ms - out.transfer_ms - out.server_wait_ms

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from agents.export_policy import promise_of
-from agents.rollout import episode_keys, simulate
+from agents.rollout import simulate
 from cnn.topology import Action
+from offload_env.episode import episode_keys
 from testbed.policy.policies import RandomPolicy, StaticPolicy
 from testbed.policy.reference_profile import LEVELS
 

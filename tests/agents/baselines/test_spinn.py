@@ -7,8 +7,9 @@ import pytest
 
 from agents.baselines.prediction import AT
 from agents.baselines.rules import CascadePolicy
-from agents.rollout import episode_keys, simulate
+from agents.rollout import simulate
 from cnn.topology import ACTIONS, Action
+from offload_env.episode import episode_keys
 from testbed.policy.decision_points import ANSWER, LEGAL
 from testbed.policy.observer import STAGED_FIELDS, normalise
 from testbed.policy.staged_policies import StagedPolicy
