@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +51,27 @@ def made_cost_model(table: FrameTable, full_local_ms: float, jitter: float) -> C
         power_source="made up for tests",
         radio=RadioPower("made up", 10.0, 500.0, 300.0, 0.0, "made up for tests"),
     )
+
+
+FEW = {
+    "THRESHOLDS": (0.6, 0.9, 0.99),
+    "PRICES": (1.0, 30.0),
+    "BUDGETS": (0.6, 1.0),
+    "BANDIT_PRICES": (5.0, 30.0),
+    "LAST": (3, 5),
+    "OPTIMISM_MS": (0.0, 4.0),
+    "KEEP": (0.97, 0.9),
+}
+"""Smaller grids for `agents.baselines.tuning`."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_candidates() -> Iterator[None]:
+    """Baselines are tuned on a quarter of their candidates; whole grids take ten seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, values in FEW.items():
+            patch.setattr(f"agents.baselines.tuning.{name}", values)
+        yield
 
 
 @pytest.fixture(scope="session")
