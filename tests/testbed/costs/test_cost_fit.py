@@ -16,7 +16,7 @@ from testbed.costs.campaign import EXTRA_COLUMNS
 from testbed.costs.cost_fit import cost_model, fit_samples, predict
 from testbed.costs.cost_model import CostModel
 from testbed.costs.fit_check import bootstrap, hold_out, mape, r_squared
-from testbed.meters.power import ModelMeter, RadioPower, power_profile
+from testbed.costs.samples import Powers, Samples, payloads_of, powers_of, samples_of
 from testbed.costs.terms import (
     DEVICE_TERMS,
     SERVER_TERMS,
@@ -29,6 +29,7 @@ from testbed.costs.terms import (
 )
 from testbed.meters.meter import FrameActivity
 from testbed.meters.power import ModelMeter, RadioPower, power_profile
+from testbed.records.measurement import Measurement
 from testbed.records.record_file import RecordWriter, read_records
 from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
