@@ -36,17 +36,17 @@ def short_drives(folder: Path) -> Path:
 
 
 LIVE_ALONE = """
-from agents import demo_steps
+from agents import demo
 from agents.baselines.rules import FULL_LOCAL
 from agents.cli import main
 from offload_env.world import build_world
 from testbed.policy.policies import StaticPolicy
 
 def live(scenario, out, frames, steps, episodes, seed, console):
-    runs = {demo_steps.AGENT: (StaticPolicy(FULL_LOCAL), ("--action", FULL_LOCAL.name))}
-    demo_steps._live(build_world(scenario, "test"), runs, frames, seed, out, console)
+    runs = {demo.AGENT: (StaticPolicy(FULL_LOCAL), ("--action", FULL_LOCAL.name))}
+    demo._live(build_world(scenario, "test"), runs, frames, seed, out, console)
 
-demo_steps.run_demo = live
+demo.run_demo = live
 main()
 """
 """The demo without training and comparison, which an interrupted live part has no need of."""
