@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.topology import N_ACTIONS
+from testbed.policy.decision_points import FRAME, START
+from testbed.policy.network_policy import NetworkPolicy
 from testbed.policy.observer import OBS_DIM
-from testbed.policy.policies import NetworkPolicy
 
 POLICY_WIDTHS: Final = (64, 64)
 """Hidden layers of the policies that `sliproad agent train` makes unless told otherwise."""
@@ -26,6 +27,7 @@ class Schedule:
 
     name = "campaign"
     memoryless: Final = True
+    space: Final = FRAME
 
     def __init__(self, actions: Sequence[int]) -> None:
         self._actions = list(actions)
@@ -39,13 +41,15 @@ class Schedule:
         self._at = -1
         self._seen: NDArray[np.float32] | None = None
 
-    def decide(self, observation: NDArray[np.float32]) -> int:
+    def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
         """The next action."""
         self._network.decide(observation)
         if observation is not self._seen:
             self._at, self._seen = self._at + 1, observation
         return self._actions[self._at]
 
-    def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+    def decide_batch(
+        self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
         """The next action, for every row."""
         return np.full(len(observations), self.decide(observations[0]), np.int64)
