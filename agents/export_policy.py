@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cnn
-from agents.rollout import staged_frame
+from agents.rollout import decide_frames
 from agents.run_files import named
 from agents.train_config import TrainConfig
 from cnn.common.errors import BundleError
@@ -31,11 +31,12 @@ from offload_env.preferences import Preferences
 from offload_env.world import World
 from testbed.deploy.guard import unscaled
 from testbed.policy.decision_points import staged_name
+from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.observer import FIELDS, SCHEMA_HASH, STAGED_FIELDS, STAGED_SCHEMA_HASH
+from testbed.policy.policies import Policy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.policy_manifest import STAGED_KIND
 from testbed.policy.reference_profile import WINDOW, ReferenceProfile
-from testbed.policy.staged_policies import AnyPolicy, StagedPolicy, any_policy_from_bundle
 from testbed.policy.task_settings import Task, shown
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def _check_origin(bundle: PolicyBundle, world: World) -> None:
 
 
 def promise_of(
-    world: World, policy: AnyPolicy, keys: NDArray[np.uint64], window: int = WINDOW
+    world: World, policy: Policy, keys: NDArray[np.uint64], window: int = WINDOW
 ) -> ReferenceProfile:
     """Drive the policy through the episodes `keys` (uint64 (B,)) and note what came of it.
 
@@ -266,10 +267,7 @@ def promise_of(
     for _ in range(world.scenario.timing.n_frames):
         observations = simulator.observe()
         seen.append(observations[:, [field.index for field in _OBSERVED.values()]])
-        if isinstance(policy, StagedPolicy):
-            outcomes.append(staged_frame(simulator, policy))
-        else:
-            outcomes.append(simulator.settle(policy.decide_batch(observations)))
+        outcomes.append(decide_frames(simulator, policy))
 
     def stack(name: str) -> NDArray[np.float64]:
         return np.stack([getattr(o, name) for o in outcomes], axis=1).astype(np.float64)
@@ -321,6 +319,6 @@ def policy_of(
         task=task_of(world),
     )
     keys = episode_keys(config.validation_seed, config.validate_drives)
-    reference = promise_of(world, any_policy_from_bundle(bundle), keys)
+    reference = promise_of(world, policy_from_bundle(bundle), keys)
     metrics = {**bundle.manifest["metrics"], "promise": reference.to_json()}
     return replace(bundle, manifest={**bundle.manifest, "metrics": metrics})

@@ -17,8 +17,8 @@ from stable_baselines3 import DQN, PPO
 
 from agents.export_policy import bundle_of, static_bundle
 from cnn.topology import N_ACTIONS, Action
+from testbed.policy.network_policy import load_policy
 from testbed.policy.observer import OBS_DIM
-from testbed.policy.policies import load_policy
 
 N_OBSERVATIONS = 100_000
 ROUNDING = 64 * float(np.finfo(np.float32).eps)
@@ -119,7 +119,6 @@ import json, sys
 for name in ("torch", "stable_baselines3", "gymnasium", "pandas"):
     sys.modules[name] = None  # importing it would fail from here on
 import numpy as np
-from testbed.policy.policies import load_policy
 policy = load_policy({str(path)!r}, "f" * 64)
 x = np.random.default_rng(5).uniform(-1, 1, (1000, {OBS_DIM})).astype(np.float32)
 print(json.dumps([policy.decide(o) for o in x]))

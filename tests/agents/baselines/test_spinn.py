@@ -10,9 +10,8 @@ from agents.baselines.rules import CascadePolicy
 from agents.rollout import simulate
 from cnn.topology import ACTIONS, Action
 from offload_env.episode import episode_keys
-from testbed.policy.decision_points import ANSWER, LEGAL
+from testbed.policy.decision_points import ANSWER, LEGAL, STAGED
 from testbed.policy.observer import STAGED_FIELDS, normalise
-from testbed.policy.staged_policies import StagedPolicy
 
 AT_CONFIDENCE = next(f.index for f in STAGED_FIELDS if f.name == "stage_confidence")
 
@@ -29,7 +28,7 @@ def first_confident(confidence: np.ndarray, sure: float, last: int) -> int:
 def test_over_a_hopeless_link_it_is_branchynet(make_world, sure: float, last: int) -> None:
     world = make_world(0.1)
     policy = CascadePolicy(world, sure, last)
-    assert isinstance(policy, StagedPolicy)
+    assert policy.space is STAGED
     raw = np.zeros(len(STAGED_FIELDS))
     raw[AT["uplink_mbps"]], raw[AT["rtt_ms"]] = 0.1, 1000.0
     local = [Action(e, e).index for e in range(1, 6)]
