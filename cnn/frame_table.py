@@ -17,10 +17,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.common.errors import DataError, narrowed, smallest_unsigned
+from cnn.common.errors import ConfigError, DataError, narrowed, smallest_unsigned
 from cnn.common.files import replacing
-from cnn.common.outside import file_bytes, json_object, npz_arrays, refusing
-from cnn.topology import N_ACTIONS
+from cnn.common.outside import file_bytes, json_object, npz_arrays, refusing, said
+from cnn.topology import SHIPPED, Topology
 
 FEATURES: Final = ("brightness", "contrast", "sharpness", "width_px", "height_px", "frame_in_track")
 """Columns of `FrameTable.features`, all known before any convolution runs.
@@ -106,12 +106,13 @@ class FrameTable:
             observation.
         track: int32 (N,), running track number, 0.. in table order.
         frame: int16 (N,), frame number within its track, from 0.
-        prediction: int16 (N, 20), class answered by each action.
-        confidence: float32 (N, 20), calibrated probability of that class, [0, 1].
-        payload_bytes: int32 (N, 20), bytes that cross the uplink (0 if local).
+        prediction: int16 (N, A), class answered by each action.
+        confidence: float32 (N, A), calibrated probability of that class, [0, 1].
+        payload_bytes: int32 (N, A), bytes that cross the uplink (0 if local).
         features: float32 (N, 6), cheap features, columns as in `FEATURES`.
         bundle_hash: content hash of the model bundle that answered.
         source: where the frames come from, such as ``GTSRB policy-test``.
+        topology: of that network, with A actions.
 
     Raises:
         DataError: if the arrays do not fit together, or hold a number out of its range.
@@ -126,15 +127,16 @@ class FrameTable:
     features: NDArray[np.float32]
     bundle_hash: str
     source: str
+    topology: Topology = SHIPPED
 
     def __post_init__(self) -> None:
         n = len(self.label)
         shapes = {
             "track": (n,),
             "frame": (n,),
-            "prediction": (n, N_ACTIONS),
-            "confidence": (n, N_ACTIONS),
-            "payload_bytes": (n, N_ACTIONS),
+            "prediction": (n, self.topology.n_actions),
+            "confidence": (n, self.topology.n_actions),
+            "payload_bytes": (n, self.topology.n_actions),
             "features": (n, len(FEATURES)),
         }
         for name, shape in shapes.items():
@@ -172,7 +174,7 @@ class FrameTable:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """bool (N, 20): whether each action's answer is the true class."""
+        """bool (N, A): whether each action's answer is the true class."""
         return np.equal(self.prediction, self.label[:, None])
 
     @property
@@ -186,7 +188,8 @@ class FrameTable:
 
     def save(self, path: Path) -> None:
         """Write as a compressed ``.npz``; written whole or not at all."""
-        meta = json.dumps({"bundle_hash": self.bundle_hash, "source": self.source, "format": 1})
+        about = {"bundle_hash": self.bundle_hash, "source": self.source, "format": 1}
+        meta = json.dumps({**about, "topology": self.topology.to_json()})
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,
@@ -215,6 +218,7 @@ class FrameTable:
                 raise ValueError(f"confidence of type {arrays['confidence'].dtype}")
             if not all(type(meta[key]) is str for key in ("bundle_hash", "source")):
                 raise ValueError("bundle_hash or source is no text")
+            topology = _stated_topology(meta)
             return cls(
                 label=narrowed(arrays["label"], np.int16, f"{path}: label"),
                 track=narrowed(arrays["track"], np.int32, f"{path}: track"),
@@ -225,7 +229,18 @@ class FrameTable:
                 features=arrays["features"].astype(np.float32),
                 bundle_hash=meta["bundle_hash"],
                 source=meta["source"],
+                topology=topology,
             )
+
+
+def _stated_topology(meta: dict[str, Any]) -> Topology:
+    """What a file's metadata says; an older one's are all of the shipped network."""
+    if "topology" not in meta:
+        return SHIPPED
+    try:
+        return Topology.from_json(meta["topology"])
+    except ConfigError as error:
+        raise ValueError(said(error)) from error
 
 
 def join_tables(tables: Sequence[FrameTable], source: str) -> FrameTable:
@@ -237,6 +252,7 @@ def join_tables(tables: Sequence[FrameTable], source: str) -> FrameTable:
 
     Raises:
         DataError: if there is no table, or different bundles answered.
+        ConfigError: if they are of networks with other exits or splits.
     """
     hashes = sorted({table.bundle_hash for table in tables})
     if len(hashes) != 1:
@@ -245,6 +261,9 @@ def join_tables(tables: Sequence[FrameTable], source: str) -> FrameTable:
             expected="at least one table, all of one bundle",
             hint="make the tables with the same bundle",
         )
+    topology = tables[0].topology
+    for table in tables:
+        topology.require_same(table.topology, f"a frame table ({table.source})", tables[0].source)
     first = np.cumsum([0, *(table.n_tracks for table in tables[:-1])])
 
     def joined(name: str) -> NDArray[Any]:
@@ -262,6 +281,7 @@ def join_tables(tables: Sequence[FrameTable], source: str) -> FrameTable:
         features=joined("features"),
         bundle_hash=hashes[0],
         source=source,
+        topology=topology,
     )
 
 

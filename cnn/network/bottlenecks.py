@@ -24,6 +24,7 @@ from cnn.common.console import warn
 from cnn.common.errors import ConfigError
 from cnn.common.files import make_folder
 from cnn.data.image_set import ImageSet
+from cnn.model_config import N_BLOCKS
 from cnn.network import weights_file as checkpoint
 from cnn.network.augment import augment
 from cnn.network.torch_device import DeviceChoice, Precision, choose_compute, parse_choice
@@ -36,9 +37,8 @@ from cnn.network.train_network import (
     to_batch,
 )
 from cnn.network.vgg import MultiExitVGG
-from cnn.topology import N_EXITS
 
-SPLITS = tuple(range(1, N_EXITS))
+SPLITS = tuple(range(1, N_BLOCKS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def bottleneck_loss(
     error = (decoded.float() - target.float()).square().mean()
     loss = config.feature_weight * error / target.float().square().mean().clamp_min(1e-6)
     f, t = decoded, config.temperature
-    for e in range(split + 1, N_EXITS + 1):
+    for e in range(split + 1, N_BLOCKS + 1):
         f = net.blocks[e - 1](f)
         student = F.log_softmax(net.exits[e - 1](f).float() / t, 1)
         teacher = F.softmax(logits[e - 1] / t, 1)
@@ -132,7 +132,7 @@ def split_accuracy(net: MultiExitVGG, data: ImageSet, batch: int = 256) -> dict[
         for s in SPLITS:
             f = net.blocks[s - 1](f)
             y = net.through_bottleneck(f, s)
-            for e in range(s + 1, N_EXITS + 1):
+            for e in range(s + 1, N_BLOCKS + 1):
                 y = net.blocks[e - 1](y)
                 right = (net.exits[e - 1](y).argmax(1).cpu() == labels).sum().item()
                 hits[f"e{e}s{s}"] = hits.get(f"e{e}s{s}", 0.0) + right

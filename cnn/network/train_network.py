@@ -20,7 +20,7 @@ from tqdm import tqdm
 from cnn.common.errors import ConfigError
 from cnn.common.files import make_folder, write_text
 from cnn.data.image_set import ImageSet
-from cnn.model_config import ModelConfig
+from cnn.model_config import N_BLOCKS, ModelConfig
 from cnn.network import weights_file as checkpoint
 from cnn.network.augment import augment
 from cnn.network.torch_device import DeviceChoice, Precision, choose_compute, parse_choice
@@ -112,7 +112,7 @@ def epoch_order(labels: np.ndarray[Any, Any], g: torch.Generator) -> Tensor:
 def exit_accuracy(model: MultiExitVGG, data: ImageSet, batch: int = 256) -> list[float]:
     """Accuracy of the five unsplit exits, in [0, 1]."""
     model.eval()
-    hits = np.zeros(5)
+    hits = np.zeros(N_BLOCKS)
     device = next(model.parameters()).device
     for at in range(0, len(data), batch):
         rows = torch.arange(at, min(at + batch, len(data)))
