@@ -71,28 +71,29 @@ __all__ = [
     "__version__",
 ]
 
-_HOMES: Final = {
-    "cnn.bundle": "Bundle load_bundle",
-    "cnn.common.errors": "BundleError ConfigError DataError RemoteError SliproadError",
-    "cnn.data.image_file": "decode_rgb read_image resize_rgb",
-    "cnn.data.image_set": "ImageSet",
-    "cnn.frame_codec": "FrameEncoding",
-    "cnn.frame_table": "FEATURES FrameTable embedded_table frame_features",
-    "cnn.make_frame_table": "make_table",
-    "cnn.model_config": "ModelConfig",
-    "cnn.render.rendered_tracks": "RenderedFrame render_tracks",
-    "cnn.runtime": "SplitRuntime",
-    "cnn.topology": (
-        "ACTIONS N_ACTIONS N_EXITS SHIPPED Action Topology action_from_index action_index"
+_NAMES_OF: Final = {
+    "bundle": ("Bundle", "load_bundle"),
+    "common.errors": ("BundleError", "ConfigError", "DataError", "RemoteError", "SliproadError"),
+    "data.image_file": ("decode_rgb", "read_image", "resize_rgb"),
+    "data.image_set": ("ImageSet",),
+    "frame_codec": ("FrameEncoding",),
+    "frame_table": ("FEATURES", "FrameTable", "embedded_table", "frame_features"),
+    "make_frame_table": ("make_table",),
+    "model_config": ("ModelConfig",),
+    "render.rendered_tracks": ("RenderedFrame", "render_tracks"),
+    "runtime": ("SplitRuntime",),
+    "topology": (
+        *("ACTIONS", "N_ACTIONS", "N_EXITS", "SHIPPED"),
+        *("Action", "Topology", "action_from_index", "action_index"),
     ),
 }
+_MODULE_OF: Final = {name: module for module, names in _NAMES_OF.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names.split():
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

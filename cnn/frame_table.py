@@ -38,6 +38,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
 }
 MAX_BYTES: Final = 512 * 2**20
 """Of a file's arrays; a frame has 172 bytes, so that is three million frames."""
+_AGAIN: Final = "make the table again with `sliproad cnn table`"
 _CONFIDENCE_STEPS: Final = 2**16 - 1
 """A saved confidence is a uint16, a share of this."""
 LUMA_WEIGHTS: Final = (0.299, 0.587, 0.114)
@@ -140,34 +141,26 @@ class FrameTable:
             "features": (n, len(FEATURES)),
         }
         for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
-                raise DataError(
-                    f"frame table: {name} has shape {getattr(self, name).shape}",
-                    expected=f"{shape}",
-                    hint="make the table again with `sliproad cnn table`",
-                )
+            found = getattr(self, name).shape
+            _check(found == shape, f"{name} has shape {found}", f"{shape}")
         steps = np.diff(self.track, prepend=-1)
-        if n == 0 or steps[0] != 1 or np.any((steps < 0) | (steps > 1)):
-            raise DataError(
-                f"frame table with {n} frames",
-                expected="at least one frame, tracks contiguous and numbered from 0",
-                hint="make the table again with `sliproad cnn table`",
-            )
+        contiguous = n > 0 and steps[0] == 1 and not np.any((steps < 0) | (steps > 1))
+        _check(
+            bool(contiguous),
+            f"{n} frames, or tracks in disorder",
+            "at least one frame, tracks contiguous and numbered from 0",
+        )
         for name, (low, high) in _RANGES.items():
             values = getattr(self, name)
             fits = (values >= low) & (values <= high)  # NaN does not
-            if not fits.all():
-                raise DataError(
-                    f"frame table: {name} holds {values[~fits].flat[0]:g}",
-                    expected=f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}",
-                    hint="make the table again with `sliproad cnn table`",
-                )
-        if not np.isfinite(self.features).all():
-            raise DataError(
-                "frame table: a feature is no finite number",
-                expected="finite features",
-                hint="make the table again with `sliproad cnn table`",
+            wrong = values[~fits]
+            _check(
+                not wrong.size,
+                f"{name} holds {wrong.flat[0] if wrong.size else 0:g}",
+                f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}",
             )
+        finite = bool(np.isfinite(self.features).all())
+        _check(finite, "a feature is no finite number", "finite features")
 
     def __len__(self) -> int:
         return len(self.label)
@@ -210,7 +203,7 @@ class FrameTable:
             DataError,
             f"frame table {path}",
             expected="a file written by `sliproad cnn table`",
-            hint="make the table again with `sliproad cnn table`",
+            hint=_AGAIN,
         ):
             arrays = npz_arrays(file_bytes(path, MAX_BYTES), MAX_BYTES)
             meta = json_object(arrays.pop("meta").tobytes())
@@ -231,6 +224,11 @@ class FrameTable:
                 source=meta["source"],
                 topology=topology,
             )
+
+
+def _check(ok: bool, given: str, expected: str) -> None:
+    if not ok:
+        raise DataError(f"frame table: {given}", expected=expected, hint=_AGAIN)
 
 
 def _stated_topology(meta: dict[str, Any]) -> Topology:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from cnn.common.errors import ConfigError, shown
+from cnn.common.errors import require, shown
 from cnn.topology import Topology
 
 N_BLOCKS: Final = 5
@@ -35,14 +35,11 @@ class NetworkConfig:
     n_classes: int = 43
 
     def __post_init__(self) -> None:
-        if type(self.input_size) is not int or not 1 <= self.input_size <= 1024:
-            raise ConfigError(
-                f"input_size {shown(self.input_size)} pixels", expected="1 to 1024", hint="try 48"
-            )
-        if type(self.n_classes) is not int or not 2 <= self.n_classes <= 2**15:
-            raise ConfigError(
-                f"{shown(self.n_classes)} classes", expected="2 to 32768", hint="GTSRB has 43"
-            )
+        size, n = self.input_size, self.n_classes
+        fine = type(size) is int and 1 <= size <= 1024
+        require(fine, f"input_size {shown(size)} pixels", "1 to 1024", "try 48")
+        fine = type(n) is int and 2 <= n <= 2**15
+        require(fine, f"{shown(n)} classes", "2 to 32768", "GTSRB has 43")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,29 +60,20 @@ class ModelConfig(NetworkConfig):
     latent_channels: tuple[int, int, int, int] = (7, 24, 14, 48)
 
     def __post_init__(self) -> None:
-        whole = (self.input_size, self.n_classes, *self.latent_channels)
-        if type(self.width) not in (int, float) or any(type(n) is not int for n in whole):
-            raise ConfigError(
-                "a network's shape with something else than numbers",
-                expected="a width, and whole numbers beside it",
-                hint="correct it, or try the default",
-            )
-        if len(self.latent_channels) != 4 or not all(1 <= n <= 4096 for n in self.latent_channels):
-            raise ConfigError(
-                f"latent_channels {shown(self.latent_channels)}",
-                expected="four numbers from 1 to 4096",
-                hint="try the default",
-            )
-        if not 0 < self.width <= 2:
-            raise ConfigError(
-                f"width {shown(self.width)}", expected="0 < width <= 2", hint="try 0.5"
-            )
-        if self.input_size % 16 or not 32 <= self.input_size <= 224:
-            raise ConfigError(
-                f"input_size {shown(self.input_size)} pixels",
-                expected="a multiple of 16 in 32..224",
-                hint="try 48",
-            )
+        size, latent = self.input_size, self.latent_channels
+        whole = all(type(n) is int for n in (size, self.n_classes, *latent))
+        require(
+            whole and type(self.width) in (int, float),
+            "a network's shape with something else than numbers",
+            "a width, and whole numbers beside it",
+            "correct it, or try the default",
+        )
+        fine = len(latent) == 4 and all(1 <= n <= 4096 for n in latent)
+        given = f"latent_channels {shown(latent)}"
+        require(fine, given, "four numbers from 1 to 4096", "try the default")
+        require(0 < self.width <= 2, f"width {shown(self.width)}", "0 < width <= 2", "try 0.5")
+        fine = size % 16 == 0 and 32 <= size <= 224
+        require(fine, f"input_size {shown(size)} pixels", "a multiple of 16 in 32..224", "try 48")
         NetworkConfig.__post_init__(self)  # a class with slots has no other `super()`
 
     def channels(self, block: int) -> int:

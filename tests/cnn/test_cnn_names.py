@@ -11,8 +11,7 @@ import cnn
 
 
 def test_every_public_name_is_there_and_has_one_home() -> None:
-    homes = " ".join(cnn._HOMES.values()).split()
-    assert sorted([*homes, "__version__"]) == sorted(cnn.__all__)
+    assert sorted([*cnn._MODULE_OF, "__version__"]) == sorted(cnn.__all__)
     for name in cnn.__all__:
         assert name in dir(cnn)
         assert getattr(cnn, name) is not None
