@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.device.pace import Pace
 from testbed.meters.available import find_meters, open_meter
 from testbed.policy.task_settings import Task, contradictions, differing, shown, told, untold_note
-from testbed.wire.address import is_loopback, parse_address
+from testbed.wire.address import check_free, is_loopback, parse_address
 from testbed.wire.client import MecClient
 from testbed.wire.tls import TlsFiles, client_tls
 
@@ -238,14 +237,4 @@ def _check_meter(name: str, power: str) -> None:
 def _check_metrics(host: str, port: int) -> None:
     import prometheus_client  # noqa: F401 - whether the extra is installed
 
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        raise ConfigError(
-            f"[metrics] {host}:{port} ({error.strerror or error})",
-            expected="an address of this machine and a port that is free",
-            hint="give others in [metrics], or stop what listens there",
-        ) from error
+    check_free(host, port, what="metrics")

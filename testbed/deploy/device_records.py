@@ -15,11 +15,12 @@ from testbed.common.output_kinds import RECORDS
 from testbed.deploy.device_file import DeviceFile, RecordsSection
 from testbed.deploy.guarded_policy import Decision
 from testbed.deploy.record_rotation import RotatingRecords, Rotation, lasting
-from testbed.device.device_loop import Device
+from testbed.device.device_loop import Device, DeviceConfig
 from testbed.policy.exploration import ExploringPolicy
 from testbed.policy.observer import OBS_DIM
+from testbed.policy.task_settings import Task
 from testbed.records.measurement import Measurement
-from testbed.records.record_file import RecordWriter
+from testbed.records.record_file import RecordWriter, provenance
 
 _MB: Final = 1_000_000
 _ROW_BYTES: Final = 400
@@ -36,6 +37,13 @@ _DECISION: Final = {
 }
 EXTRA_COLUMNS: Final = {**_DECISION, "guard_state": pa.string()}
 """What a folder holds beside `Measurement`; empty for a skipped frame."""
+
+
+_CONFIG: Final = (
+    *("period_ms", "timeout_ms", "deadline_ms", "max_queue_ms", "seed", "frame_encoding"),
+    *("probe_budget_per_min", "probe_bytes", "probe_stale_s"),
+)
+"""Settings of the loop that records hold."""
 
 
 def check_records(file: DeviceFile, now: bool = False) -> None:
@@ -56,6 +64,32 @@ def check_records(file: DeviceFile, now: bool = False) -> None:
         except DataError as error:
             if now or lasting(error):
                 raise
+
+
+def source_of(
+    file: DeviceFile,
+    task: Task,
+    config: DeviceConfig,
+    full_local_ms: float,
+    run: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Provenance of a run's records.
+
+    Args:
+        file: configuration.
+        task: what the device does.
+        config: settings of its loop.
+        full_local_ms: full local processing as the policy is told.
+        run: what it runs (policy, bundle, server).
+    """
+    return provenance(
+        kind="device",
+        frames=file.frames.source,
+        **run,
+        emulation=config.describe(),
+        task={**task.to_json(), "full_local_ms": full_local_ms},
+        **{name: getattr(config, name) for name in _CONFIG},
+    )
 
 
 class DeviceRecords:

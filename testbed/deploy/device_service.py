@@ -39,10 +39,10 @@ from testbed.deploy.assembly import (
 )
 from testbed.deploy.deployment import Deployment, load
 from testbed.deploy.device_file import DeviceFile
-from testbed.deploy.device_records import DeviceRecords, check_records
+from testbed.deploy.device_records import DeviceRecords, check_records, source_of
 from testbed.deploy.guarded_policy import GuardedPolicy
 from testbed.deploy.hot_swap import LiveRuntime, Swapper, Watcher
-from testbed.deploy.log import dropped_lines, event
+from testbed.deploy.log import event
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, prepared
 from testbed.device.full_local import full_local_ms, speed_note
@@ -52,7 +52,6 @@ from testbed.meters.meter import Meter, NoMeter
 from testbed.policy.exploration import ExploringPolicy
 from testbed.policy.observer import Observer, Settings
 from testbed.records.measurement import Measurement
-from testbed.records.record_file import provenance
 from testbed.records.run_summary import RunSummary
 from testbed.wire.client import MecClient
 
@@ -170,7 +169,9 @@ class DeviceService:
             self._measure_speed(config)
             policy = self._guarded.policy
             explorer = policy if isinstance(policy, ExploringPolicy) else None
-            self._records = DeviceRecords(self.file.records, self._source(config), explorer)
+            run = {**self._what(), "bundle_hash": self._swapper.deployment.model.hash}
+            source = source_of(self.file, self.task, config, self._settings().full_local_ms, run)
+            self._records = DeviceRecords(self.file.records, source, explorer)
             stack.enter_context(self._records.writer or contextlib.nullcontext())
             self._stop.unit = unit = Device(
                 self._runtime,
@@ -329,44 +330,18 @@ class DeviceService:
         if section.port is None:
             return
         from testbed.deploy.device_metrics import DeviceMetrics
-        from testbed.server.server_metrics import MetricsEndpoint, watch_certificates
+        from testbed.server.server_metrics import MetricsEndpoint
 
         self._metrics = metrics = DeviceMetrics()
-        swapper, watcher, guarded = self._swapper, self._watcher, self._guarded
-        metrics.watch("swaps", "Bundles put in place.", lambda: swapper.swaps)
-        metrics.watch("rollbacks", "Bundles taken back.", lambda: swapper.rollbacks)
-        metrics.watch("swaps_refused", "New bundles not used.", lambda: watcher.failures)
-        metrics.watch("policy_errors", "Decisions that failed.", lambda: guarded.errors)
-        metrics.watch("rows_dropped", "Rows the disk had no room for.", self._dropped)
-        metrics.watch("log_lines_dropped", "Log lines that nobody took.", dropped_lines)
-        if self._client is not None and self._client.tls_watch is not None:
-            name = "sliproad_device_certificate_not_after_timestamp_seconds"
-            watch_certificates(metrics.registry, name, self._client.tls_watch.not_after)
-        metrics.runs(swapper.deployment.model.hash[:12], swapper.deployment.policy_hash)
+        metrics.watch_parts(
+            self._swapper,
+            self._watcher,
+            self._guarded,
+            self._client,
+            lambda: 0 if self._records is None else self._records.dropped,
+        )
         endpoint = stack.enter_context(MetricsEndpoint(metrics, section.host, section.port))
         event(_log, logging.INFO, "metrics", host=section.host, port=endpoint.port)
-
-    def _dropped(self) -> float:
-        return 0 if self._records is None else self._records.dropped
-
-    def _source(self, config: DeviceConfig) -> dict[str, Any]:
-        """Provenance of the records."""
-        return provenance(
-            kind="device",
-            frames=self.file.frames.source,
-            **self._what() | {"bundle_hash": self._swapper.deployment.model.hash},
-            emulation=config.describe(),
-            period_ms=config.period_ms,
-            timeout_ms=config.timeout_ms,
-            deadline_ms=config.deadline_ms,
-            max_queue_ms=config.max_queue_ms,
-            task={**self.task.to_json(), "full_local_ms": self._settings().full_local_ms},
-            seed=config.seed,
-            frame_encoding=config.frame_encoding,
-            probe_budget_per_min=config.probe_budget_per_min,
-            probe_bytes=config.probe_bytes,
-            probe_stale_s=config.probe_stale_s,
-        )
 
     def _take_signals(self, stack: contextlib.ExitStack) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

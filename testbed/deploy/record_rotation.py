@@ -40,15 +40,11 @@ from testbed.deploy.record_folder import (
     finish,
     journals,
     last_number,
-    record_files,
-    recover,
     remove_parts,
     tidy,
 )
 from testbed.records.measurement import Measurement, only_possible
 from testbed.records.record_file import METADATA_KEY, measurement_schema
-
-__all__ = ["RotatingRecords", "Rotation", "last_number", "lasting", "record_files", "recover"]
 
 _WAITING_ROWS: Final = 10_000
 """Rows that may wait for a slow disk: a quarter of an hour at ten frames a second."""
