@@ -184,9 +184,9 @@ class DeviceService:
             if self._attended is None:
                 self._watcher.start()
                 stack.callback(self._watcher.stop)
+            keep_collector_short()
             event(_log, logging.INFO, "running", **self._what())
             notify("READY=1")
-            keep_collector_short()
             rows = unit.run(frames if explorer is None else explorer.following(frames))
             for row in rows if self._attended is None else self._attended.progress(rows):
                 self._measured(row)
