@@ -198,11 +198,14 @@ class DeviceService:
     def camera(self) -> Iterator[CameraFrame]:
         """What the device sees; overridden where frames come from elsewhere.
 
-        A run of so many frames has them ready before it starts, unless a camera gives them.
+        Frames that no camera gives are ready before the start: all of a run of so many, the first
+        of one without end.
         """
         f = self.file.frames
         frames = frames_of(self.file, self._swapper.deployment.model.config.input_size)
-        return prepared(frames) if f.count and not f.source.startswith("camera:") else frames
+        if f.source.startswith("camera:"):
+            return frames
+        return prepared(frames) if f.count else prepared(frames, 1)
 
     def _frames(self) -> Iterator[CameraFrame]:
         """The camera, with what happens between two frames; it is opened at once."""
