@@ -249,8 +249,8 @@ def device(
     attended = Attended(warn, {flag.key: flag.name for flag in FLAGS}, progress)
     service = DeviceService(file, attended)
     # Frames go on if nobody reads standard error; a terminal shows the bar itself.
-    seen = sys.stderr.isatty()
-    with contextlib.nullcontext() if seen else logged(file.log.format, file.log.level):
+    terminal = sys.stderr.isatty()
+    with contextlib.nullcontext() if terminal else logged(file.log.format, file.log.level):
         result = service.run()
     report(result)
     if json:
