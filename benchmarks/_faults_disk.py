@@ -29,7 +29,7 @@ from _faults_parts import (
     wait_for,
 )
 
-from testbed.deploy.record_rotation import record_files
+from testbed.deploy.record_folder import record_files
 from testbed.records.record_file import read_records
 
 FULL_S = 2.5

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from testbed.deploy.record_rotation import record_files
+from testbed.deploy.record_folder import record_files
 from testbed.records.record_file import read_all, read_records
 
 ROOT = Path(__file__).parents[1]

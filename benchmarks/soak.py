@@ -59,7 +59,8 @@ from cnn.bundle import embedded_bundle_path, load_bundle
 from cnn.common.errors import DataError
 from cnn.common.files import write_text
 from cnn.common.outputs import check_file, text_kind
-from testbed.deploy.record_rotation import RotatingRecords, record_files
+from testbed.deploy.record_folder import record_files
+from testbed.deploy.record_rotation import RotatingRecords
 from testbed.link.link_process import LinkProcess
 from testbed.records.record_file import read_records
 from testbed.server.server_process import ServerProcess

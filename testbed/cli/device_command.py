@@ -1,25 +1,201 @@
-"""``sliproad testbed device``: the device as a process."""
+"""``sliproad testbed device``: the device as a process; its flags fill the device's file."""
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args, get_type_hints
 
 import typer
 
-from cnn.common.console import JsonFlag, SeedOption, emit_json, given_options, warn
-from cnn.common.errors import ConfigError
-from cnn.common.outputs import check_file
-from testbed.common.output_kinds import RECORDS
-from testbed.deploy.log import quiet_libraries
+from cnn.common.console import JsonFlag, emit_json, given_options, stderr_console, warn
+from cnn.common.errors import MAX_SEED, ConfigError
+from testbed.deploy.device_file import PATHS, DeviceFile, load_device_file
+from testbed.deploy.log import logged, quiet_libraries
 
-CONNECT_TIMEOUT_S = 5.0
-_ROW_BYTES: Final = 400
-"""Of one frame in a record file, with what an explorer adds (measured: 373 of random figures)."""
-MAX_FRAMES = 100_000_000
+if TYPE_CHECKING:
+    from testbed.records.measurement import Measurement
+
+MAX_FPS: Final = 10_000
+MAX_FRAMES: Final = 100_000_000
 """Four months at ten a second; what runs longer is unattended and has a --config."""
+ATTENDED: Final[dict[str, Any]] = {
+    "frames.count": 300,
+    "frames.breaker_failures": 0,
+    "log.level": "warning",
+    "log.every_s": 0.0,
+}
+"""Defaults of a run that somebody waits for, where they are not the file's: it ends, offloads as
+the simulator does, and says only what is wrong."""
 
 
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """An option of the command line that sets a key of the device's file.
+
+    Attributes:
+        name: of the option.
+        key: ``section.key``; its type, default and range are the option's.
+        help: what it is.
+        most: highest value on the command line, where the file's is no use there.
+    """
+
+    name: str
+    key: str
+    help: str
+    most: int | None = None
+
+    @property
+    def parameter(self) -> str:
+        """Its name in Python."""
+        return self.name.removeprefix("--").replace("-", "_")
+
+    def option(self) -> inspect.Parameter:
+        """The parameter of the command; None has no default that is not the policy's."""
+        section, _, name = self.key.partition(".")
+        kind = get_type_hints(DeviceFile)[section]
+        (key,) = (each for each in fields(kind) if each.name == name)
+        of_file = get_type_hints(kind)[name]
+        (base,) = (k for k in get_args(of_file) or (of_file,) if k is not type(None))
+        base = Path if name in PATHS.get(section, ()) else base
+        low, high = (0, MAX_FPS) if name == "period_ms" else key.metadata.get("range", (None, None))
+        option = typer.Option(self.name, help=self.help, min=low, max=self.most or high)
+        return inspect.Parameter(
+            self.parameter,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=ATTENDED.get(self.key, key.default),
+            annotation=Annotated[base | None, option],
+        )
+
+
+FLAGS: Final = (
+    Flag("--server", "server.address", "MEC server (or the link before it), HOST:PORT."),
+    Flag("--policy", "bundles.policy", "Policy file written by `sliproad agent export`."),
+    Flag("--action", "bundles.action", "One action for every frame instead, such as e3s1."),
+    Flag(
+        "--explore",
+        "bundles.explore",
+        "Share of frames, 0..1, whose action is drawn at random; records then hold every "
+        "decision's propensity and observation.",
+    ),
+    Flag(
+        "--frames", "frames.source", "Frame source: gtsrb:PART, folder:PATH, render, or camera:0."
+    ),
+    Flag(
+        "--frame-encoding",
+        "server.frame_encoding",
+        "How split 0 sends the frame: raw, webp or jpeg[:QUALITY].",
+    ),
+    Flag("--data", "frames.data", "GTSRB folder; gtsrb in SLIPROAD_DATA if left out."),
+    Flag(
+        "--n-frames", "frames.count", "Frames to process; 0 goes on until told to stop.", MAX_FRAMES
+    ),
+    Flag(
+        "--fps",
+        "frames.period_ms",
+        "Camera frames per second, 0: next when free; the policy's (10) if left out.",
+    ),
+    Flag(
+        "--pace",
+        "frames.pace",
+        "Emulate a slower device: a cost model's file, or shipped. Scaled to the full local time "
+        "that the policy is told. The machine as it is if left out.",
+    ),
+    Flag(
+        "--timeout-ms",
+        "frames.timeout_ms",
+        "Milliseconds after which an answer is given up; the policy's (250) if left out.",
+    ),
+    Flag(
+        "--deadline-ms",
+        "frames.deadline_ms",
+        "Milliseconds of delay beyond which a frame counts as missed; the policy's (100) if left "
+        "out.",
+    ),
+    Flag(
+        "--max-queue-ms",
+        "frames.max_queue_ms",
+        "Milliseconds of queueing beyond which a frame is skipped; the policy's (200) if left out.",
+    ),
+    Flag(
+        "--breaker",
+        "frames.breaker_failures",
+        "Failures in a row that stop offloading until a probe; 0: off.",
+    ),
+    Flag(
+        "--probe-budget",
+        "server.probe_budget_per_min",
+        "Most probes of the link a minute while idle; 0: none.",
+    ),
+    Flag(
+        "--probe-bytes",
+        "server.probe_bytes",
+        "Padding of a probe in bytes; 0 measures the round trip.",
+    ),
+    Flag(
+        "--probe-stale-s",
+        "server.probe_stale_s",
+        "Seconds after which the last transfer is too old.",
+    ),
+    Flag("--meter", "meter.name", "Energy meter: model, rapl, jetson, battery, nvml or none."),
+    Flag(
+        "--power",
+        "meter.power",
+        "Power profile of the model meter, DEVICE+MODEM; the policy's "
+        "(jetson-nano+5g-nsa-lowband) if left out.",
+    ),
+    Flag(
+        "--accuracy-floor",
+        "drive.accuracy_floor",
+        "Accuracy constraint that the policy is told, 0..1; its own (0.95) if left out.",
+    ),
+    Flag(
+        "--delay-share",
+        "drive.delay_share",
+        "Weight of delay against energy that the policy is told, 0..1; its own (0.5) if left out.",
+    ),
+    Flag(
+        "--full-local-ms",
+        "drive.full_local_ms",
+        "Milliseconds of full local processing that the policy is told; its own if left out, or "
+        "measured in a tight loop if it has none.",
+    ),
+    Flag("--tech", "drive.tech", "Radio technology, 5G or LTE; the policy's (5G) if left out."),
+    Flag("--bundle", "bundles.model", "Model bundle folder; the shipped one if left out."),
+    Flag("--threads", "bundles.threads", "Threads of the device's runtime."),
+    Flag("--out", "records.file", "Parquet file for one row a frame; none if left out."),
+    Flag(
+        "--tls-ca",
+        "server.tls_ca",
+        "PEM authority of the server, or `system` for the public ones. Any --tls option means "
+        "TLS; without this one, `system` is meant.",
+    ),
+    Flag("--tls-cert", "server.tls_cert", "PEM certificate of this device."),
+    Flag("--tls-key", "server.tls_key", "PEM private key of this device."),
+    Flag(
+        "--tls-name",
+        "server.tls_name",
+        "Name in the server's certificate, where it differs from --server's host.",
+    ),
+    Flag("--seed", "frames.seed", "Seed of everything random, from 0.", MAX_SEED),
+)
+
+
+def with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Show `FLAGS` as options of `command`, which takes them as keyword arguments."""
+    own = inspect.signature(command, eval_str=True)
+    named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in named]
+    parameters += [flag.option() for flag in FLAGS]
+    command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
+@with_flags
 def device(
     context: typer.Context,
     config_file: Annotated[
@@ -37,158 +213,11 @@ def device(
             "folders, ports), and end.",
         ),
     ] = False,
-    server: Annotated[
-        str | None, typer.Option(help="MEC server (or the link before it), HOST:PORT.")
-    ] = None,
     local_only: Annotated[
         bool, typer.Option("--local-only", help="Run without a server; offloads fall back.")
     ] = False,
-    policy: Annotated[
-        Path | None, typer.Option(help="Policy file written by `sliproad agent export`.")
-    ] = None,
-    action: Annotated[
-        str | None, typer.Option(help="One action for every frame instead, such as e3s1.")
-    ] = None,
-    explore: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of frames, 0..1, whose action is drawn at random; records then hold "
-            "every decision's propensity and observation.",
-        ),
-    ] = 0.0,
-    frames: Annotated[
-        str, typer.Option(help="Frame source: gtsrb:PART, folder:PATH, render, or camera:0.")
-    ] = "render",
-    frame_encoding: Annotated[
-        str, typer.Option(help="How split 0 sends the frame: raw, webp or jpeg[:QUALITY].")
-    ] = "raw",
-    data: Annotated[
-        Path | None, typer.Option(help="GTSRB folder; gtsrb in SLIPROAD_DATA if left out.")
-    ] = None,
-    n_frames: Annotated[int, typer.Option(min=1, max=MAX_FRAMES, help="Frames to process.")] = 300,
-    fps: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=10_000,
-            help="Camera frames per second, 0: next when free; the policy's (10) if left out.",
-        ),
-    ] = None,
-    pace: Annotated[
-        str | None,
-        typer.Option(
-            help="Emulate a slower device: a cost model's file, or shipped. Scaled to the full "
-            "local time that the policy is told. The machine as it is if left out."
-        ),
-    ] = None,
-    timeout_ms: Annotated[
-        float | None,
-        typer.Option(
-            min=1,
-            max=600_000,
-            help="Milliseconds after which an answer is given up; the policy's (250) if left out.",
-        ),
-    ] = None,
-    deadline_ms: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1,
-            max=600_000,
-            help="Milliseconds of delay beyond which a frame counts as missed; "
-            "the policy's (100) if left out.",
-        ),
-    ] = None,
-    max_queue_ms: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=3_600_000,
-            help="Milliseconds of queueing beyond which a frame is skipped; "
-            "the policy's (200) if left out.",
-        ),
-    ] = None,
-    breaker: Annotated[
-        int,
-        typer.Option(min=0, help="Failures in a row that stop offloading until a probe; 0: off."),
-    ] = 0,
-    probe_budget: Annotated[
-        float, typer.Option(min=0, help="Most probes of the link a minute while idle; 0: none.")
-    ] = 0.0,
-    probe_bytes: Annotated[
-        int, typer.Option(min=0, help="Padding of a probe in bytes; 0 measures the round trip.")
-    ] = 0,
-    probe_stale_s: Annotated[
-        float, typer.Option(min=0, help="Seconds after which the last transfer is too old.")
-    ] = 2.0,
-    meter: Annotated[
-        str, typer.Option(help="Energy meter: model, rapl, jetson, battery, nvml or none.")
-    ] = "model",
-    power: Annotated[
-        str | None,
-        typer.Option(
-            help="Power profile of the model meter, DEVICE+MODEM; "
-            "the policy's (jetson-nano+5g-nsa-lowband) if left out."
-        ),
-    ] = None,
-    accuracy_floor: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Accuracy constraint that the policy is told, 0..1; its own (0.95) if left out.",
-        ),
-    ] = None,
-    delay_share: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Weight of delay against energy that the policy is told, 0..1; "
-            "its own (0.5) if left out.",
-        ),
-    ] = None,
-    full_local: Annotated[
-        float | None,
-        typer.Option(
-            "--full-local-ms",
-            min=0.01,
-            max=100_000,
-            help="Milliseconds of full local processing that the policy is told; its own if left "
-            "out, or measured in a tight loop if it has none.",
-        ),
-    ] = None,
-    tech: Annotated[
-        str | None,
-        typer.Option(help="Radio technology, 5G or LTE; the policy's (5G) if left out."),
-    ] = None,
-    bundle: Annotated[
-        Path | None, typer.Option(help="Model bundle folder; the shipped one if left out.")
-    ] = None,
-    threads: Annotated[
-        int, typer.Option(min=1, max=256, help="Threads of the device's runtime.")
-    ] = 1,
-    out: Annotated[
-        Path | None, typer.Option(help="Parquet file for one row a frame; none if left out.")
-    ] = None,
-    tls_ca: Annotated[
-        Path | None,
-        typer.Option(
-            help="PEM authority of the server, or `system` for the public ones. Any --tls option "
-            "means TLS; without this one, `system` is meant."
-        ),
-    ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate of this device.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM private key of this device.")] = None,
-    tls_name: Annotated[
-        str | None,
-        typer.Option(
-            help="Name in the server's certificate, where it differs from --server's host."
-        ),
-    ] = None,
-    seed: SeedOption = 0,
     json: JsonFlag = False,
+    **flags: Any,
 ) -> None:
     """Run a device: every frame is decided on, computed, sent if so decided, and measured.
 
@@ -208,134 +237,82 @@ def device(
             expected="the configuration file to check",
             hint="give it with --config",
         )
-    from cnn.bundle import load_bundle
-    from cnn.runtime import SplitRuntime
-    from testbed.cli.device_run import (
-        chosen_policy,
-        chosen_task,
-        explorer_of,
-        report,
-        run_device,
-    )
-    from testbed.device.device_loop import Device, DeviceConfig
-    from testbed.device.frame_sources import open_frames, prepared
-    from testbed.device.processor import Pace, full_local_ms, speed_note
-    from testbed.meters.available import open_meter
-    from testbed.policy.observer import Observer
-    from testbed.records.run_summary import summarise
-    from testbed.wire.address import parse_address, parse_host
-    from testbed.wire.client import MecClient
-    from testbed.wire.tls import client_tls
+    file = file_of_flags({flag.name: flags[flag.parameter] for flag in FLAGS}, local_only)
+    from rich.progress import track
 
+    from testbed.deploy.device_service import Attended, DeviceService
+
+    def progress(rows: Iterable[Measurement]) -> Iterable[Measurement]:
+        n = file.frames.count or None
+        return track(rows, "frames", total=n, console=stderr_console())
+
+    attended = Attended(warn, {flag.key: flag.name for flag in FLAGS}, progress)
+    service = DeviceService(file, attended)
+    # Frames go on if nobody reads standard error; a terminal shows the bar itself.
+    terminal = sys.stderr.isatty()
+    with contextlib.nullcontext() if terminal else logged(file.log.format, file.log.level):
+        result = service.run()
+    report(result)
+    if json:
+        emit_json(result)
+
+
+def file_of_flags(given: dict[str, Any], local_only: bool) -> DeviceFile:
+    """The device's file that the options mean, checked.
+
+    Args:
+        given: values by name of the flag; None is not given.
+        local_only: whether the device is to have no server.
+
+    Raises:
+        ConfigError: naming the flag, if a value is impossible or flags contradict each other.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    server = given.get("--server")
     if (server is None) == (not local_only):
+        both = f"--server {server} and --local-only"
         raise ConfigError(
-            f"--server {server} and --local-only"
-            if local_only
-            else "neither --server nor --local-only",
+            both if local_only else "neither --server nor --local-only",
             expected="exactly one of the two",
             hint="give the server's HOST:PORT, or --local-only",
         )
-    if server is not None:
-        parse_address(server, "--server")
-    tls = client_tls(
-        tls_ca, tls_cert, tls_key, None if tls_name is None else parse_host(tls_name, "--tls-name")
-    )
-    if tls is not None and server is None:
+    if server is None and any(name.startswith("--tls-") for name in given):
         raise ConfigError(
             "TLS options with --local-only",
             expected="TLS options with --server",
             hint="leave them out, or give the server",
         )
-    if out is not None:
-        check_file(out, RECORDS, room=_ROW_BYTES * n_frames)
-    model = load_bundle(bundle)
-    chosen, own = chosen_policy(policy, action, model.hash)
-    given = {
-        "tech": tech,
-        "accuracy_floor": accuracy_floor,
-        "delay_share": delay_share,
-        "full_local_ms": full_local,
-        "period_ms": 1e3 / fps if fps else fps,
-        "timeout_ms": timeout_ms,
-        "deadline_ms": deadline_ms,
-        "max_queue_ms": max_queue_ms,
-        "power": power,
-    }
-    task = chosen_task(policy, own, given)
-    config = DeviceConfig(
-        period_ms=task.period_ms,
-        timeout_ms=task.timeout_ms,
-        deadline_ms=task.deadline_ms,
-        max_queue_ms=task.max_queue_ms,
-        pace=Pace.load(pace, task.full_local_ms) if pace is not None else None,
-        breaker_failures=breaker,
-        seed=seed,
-        frame_encoding=frame_encoding,
-        probe_budget_per_min=probe_budget,
-        probe_bytes=probe_bytes,
-        probe_stale_s=probe_stale_s,
-    )
-    explorer = explorer_of(chosen, explore, seed) if explore else None
-    acting = explorer or chosen
-    runtime = SplitRuntime(model, threads)
-    runtime.warm()
-    own_speed_ms = None
-    if config.pace is not None:
-        own_speed_ms = config.pace.full_local_ms
-    elif full_local is None:
-        own_speed_ms = full_local_ms(runtime)
-    if note := speed_note(own_speed_ms, task.full_local_ms):
-        warn(note)
-    settings = task.settings(own_speed_ms)
-    stream = open_frames(frames, model.config.input_size, seed=seed, data=data, n=n_frames)
-    if not frames.startswith("camera:"):
-        stream = prepared(stream)
-    for complaint in tls.complaints() if tls is not None else ():
-        warn(complaint)
-    client = MecClient(server, model.hash, tls) if server is not None else None
-    source = {
-        "kind": "device",
-        "bundle_hash": model.hash,
-        "policy": acting.name,
-        "frames": frames,
-        "seed": seed,
-        "server": server,
-        "emulation": config.describe(),
-        "period_ms": config.period_ms,
-        "timeout_ms": config.timeout_ms,
-        "max_queue_ms": config.max_queue_ms,
-        "task": {**task.to_json(), "full_local_ms": settings.full_local_ms},
-        "frame_encoding": frame_encoding,
-        "probe_budget_per_min": probe_budget,
-        "probe_bytes": probe_bytes,
-        "probe_stale_s": probe_stale_s,
-    }
-    try:
-        if client is not None:
-            client.connect(CONNECT_TIMEOUT_S)
-        with open_meter(meter, task.power) as reader:
-            unit = Device(runtime, client, acting, Observer(settings), reader, config)
-            rows = run_device(unit, stream, n_frames, out, source, explorer)
-    finally:
-        if client is not None:
-            client.close()
-    result = {"policy": acting.name, **summarise(rows, config.deadline_ms)}
-    result["probes"] = sum(row.probes for row in rows)
-    result["probe_bytes"] = sum(row.probe_bytes for row in rows)
-    result["pace"] = None if unit.pace_kept is None else unit.pace_kept.to_json()
-    result["records"] = str(out) if out is not None and rows else None
-    report(result)
-    if unit.pace_kept is not None:
-        typer.echo(unit.pace_kept.describe())
-    if json:
-        emit_json(result)
+    policy, action = given.get("--policy"), given.get("--action")
+    if (policy is None) == (action is None):
+        raise ConfigError(
+            f"--policy {policy} and --action" if policy else "neither --policy nor --action",
+            expected="exactly one of the two",
+            hint="give a policy file, or an action such as e3s1",
+        )
+    if fps := given.get("--fps"):
+        given = {**given, "--fps": 1e3 / fps}
+    values: dict[str, dict[str, Any]] = {}
+    keys = {flag.name: flag.key for flag in FLAGS}
+    for key, value in (ATTENDED | {keys[name]: v for name, v in given.items()}).items():
+        section, _, name = key.partition(".")
+        values.setdefault(section, {})[name] = str(value) if isinstance(value, Path) else value
+    sections, kinds = {}, get_type_hints(DeviceFile)
+    for section, of_section in values.items():
+        try:
+            sections[section] = kinds[section](**of_section)
+        except ConfigError as error:
+            name, _, rest = error.given.partition(" ")
+            flags = {key: flag for flag, key in keys.items()}
+            raise ConfigError(
+                f"{flags.get(f'{section}.{name}', name)} {rest}",
+                expected=error.expected,
+                hint="correct the option",
+            ) from None
+    return DeviceFile(**sections)
 
 
 def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> None:
     """Run, or check, the device that a configuration file describes."""
-    from testbed.deploy.device_file import load_device_file
-    from testbed.deploy.log import logged
-
     alone = {"config_file", "check", "json"}
     beside = sorted(name.replace("_", "-") for name in given_options(context) - alone)
     if beside:
@@ -346,7 +323,7 @@ def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> N
         )
     file = load_device_file(path)
     if check:
-        from testbed.deploy.preflight import preflight
+        from testbed.deploy.assembly import preflight
 
         for line in preflight(file):
             typer.echo(line)
@@ -358,3 +335,26 @@ def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> N
         result = DeviceService(file).run()
     if json:
         emit_json(result)
+
+
+def report(result: dict[str, Any]) -> None:
+    """Print the figures of a run (`testbed.records.run_summary`, and how its pace was kept)."""
+
+    def figure(name: str, unit: str = "", digits: int = 2) -> str:
+        value = result[name]
+        return "not measured" if value is None else f"{value:.{digits}f}{unit}"
+
+    energy = figure("energy_mj", " mJ a frame")
+    measured, frames = result["energy_frames"], result["frames"]
+    if 0 < measured < frames:
+        energy += f", measured in {measured} of {frames} frames"
+    typer.echo(f"{frames} frames, policy {result['policy']}")
+    typer.echo(f"delay {figure('delay_ms')} ms mean, {figure('delay_p95_ms')} ms p95")
+    typer.echo(f"energy {energy} ({result['energy_source'] or 'no meter'})")
+    typer.echo(f"accuracy {figure('accuracy', digits=4)}, misses {figure('miss_rate', digits=4)}")
+    typer.echo(f"status {result['status']} {result['reasons'] or ''}".rstrip())
+    if pace := result.get("pace"):
+        from testbed.device.processor import PaceKept
+
+        late = round(pace["late_share"] * pace["sections"])
+        typer.echo(PaceKept(pace["sections"], late).describe())

@@ -3,7 +3,10 @@
 An unknown key, a wrong type or an impossible value (a `ConfigError` from a class's
 ``__post_init__``) is refused with the place where it stands. Types understood: ``str``,
 ``int``, ``float`` (an integer will do), ``bool``, ``tuple[X, ...]``, another dataclass, and
-``X | None`` for a key that may be left out.
+``X | None`` for a key that may be left out. A number's range is declared with it (`ranged`).
+
+Written by hand: msgspec names an unknown key but not the known ones, pydantic and cattrs need
+several lines for an error, and nothing else here needs any of them.
 """
 
 from __future__ import annotations
@@ -12,17 +15,17 @@ import sys
 import tomllib
 import types
 from collections.abc import Set
-from dataclasses import fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from cnn.common.errors import MAX_INT, ConfigError, shown
+from cnn.common.errors import MAX_INT, ConfigError, in_range, shown
 from cnn.common.outside import file_bytes, refusing
 
 T = TypeVar("T")
 MAX_BYTES: Final = 2**20
 """A file that a person has written is far smaller."""
-_MEND: Final = "correct it"
+_HINT: Final = "correct the setting"
 
 
 def read_toml(path: Path, cls: type[T]) -> T:
@@ -86,6 +89,20 @@ def build(cls: type[T], raw: dict[str, Any], where: str, hidden: Set[str] = froz
         ) from None
 
 
+def ranged(default: Any, low: float, high: float) -> Any:
+    """A dataclass field for a number with its range, both ends included; see `check_ranges`."""
+    return field(default=default, metadata={"range": (low, high)})
+
+
+def check_ranges(section: Any) -> None:
+    """Raise `ConfigError` unless every `ranged` field of a dataclass is None or in its range."""
+    for each in fields(section):
+        value = getattr(section, each.name)
+        if "range" in each.metadata and value is not None:
+            low, high = each.metadata["range"]
+            in_range(each.name, value, low, high)
+
+
 def _value(kind: Any, value: Any, where: str) -> Any:
     if get_origin(kind) in (types.UnionType, Union):
         (kind,) = (k for k in get_args(kind) if k is not type(None))
@@ -99,13 +116,13 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         if abs(value) <= sys.float_info.max:  # false for NaN, too
             return float(value)
-        raise ConfigError(f"{where} = {shown(value)}", expected="a finite number", hint=_MEND)
+        raise ConfigError(f"{where} = {shown(value)}", expected="a finite number", hint=_HINT)
     elif type(value) is kind:
         if kind is not int or abs(value) <= MAX_INT:
             return value
-        raise ConfigError(f"{where} = {shown(value)}", expected="a number of 64 bits", hint=_MEND)
+        raise ConfigError(f"{where} = {shown(value)}", expected="a number of 64 bits", hint=_HINT)
     raise ConfigError(
-        f"{where} = {shown(value)}", expected=f"a value of type {_name_of(kind)}", hint=_MEND
+        f"{where} = {shown(value)}", expected=f"a value of type {_name_of(kind)}", hint=_HINT
     )
 
 

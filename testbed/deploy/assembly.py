@@ -1,18 +1,24 @@
-"""The parts of a device service, made from its configuration file."""
+"""The parts of a device, made from its file; ``--check`` makes them all, and keeps nothing."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
-from testbed.deploy.deployment import Deployment, Sources
+from cnn.common.errors import ConfigError, DataError, require
+from testbed.deploy.deployment import Deployment, Sources, load
 from testbed.deploy.device_file import DeviceFile
-from testbed.deploy.guard import Guard, GuardSettings, Limits
+from testbed.deploy.device_records import check_records
+from testbed.deploy.guard import Guard, Limits
 from testbed.deploy.log import event
 from testbed.device.device_loop import DeviceConfig
+from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.device.processor import Pace
+from testbed.meters.available import find_meters, open_meter
 from testbed.policy.task_settings import (
     Task,
     assumptions_note,
@@ -21,24 +27,31 @@ from testbed.policy.task_settings import (
     effective_task,
     shown,
 )
-from testbed.wire.address import is_loopback, parse_address
+from testbed.wire.address import check_free, is_loopback, parse_address
 from testbed.wire.client import MecClient
 from testbed.wire.tls import TlsFiles, client_tls
 
-TASK_KEYS: Final[dict[str, tuple[str, str]]] = {
-    "tech": ("drive", "tech"),
-    "accuracy_floor": ("drive", "accuracy_floor"),
-    "delay_share": ("drive", "delay_share"),
-    "full_local_ms": ("drive", "full_local_ms"),
-    "period_ms": ("frames", "period_ms"),
-    "timeout_ms": ("frames", "timeout_ms"),
-    "deadline_ms": ("frames", "deadline_ms"),
-    "max_queue_ms": ("frames", "max_queue_ms"),
-    "power": ("meter", "power"),
+TASK_KEYS: Final[dict[str, str]] = {
+    "tech": "drive.tech",
+    "accuracy_floor": "drive.accuracy_floor",
+    "delay_share": "drive.delay_share",
+    "full_local_ms": "drive.full_local_ms",
+    "period_ms": "frames.period_ms",
+    "timeout_ms": "frames.timeout_ms",
+    "deadline_ms": "frames.deadline_ms",
+    "max_queue_ms": "frames.max_queue_ms",
+    "power": "meter.power",
 }
-"""Section and key of each field of a task that a device's file may set."""
+"""Key of each field of a task that a device's file may set."""
+
+Warn = Callable[[str], object]
 
 _log = logging.getLogger(__name__)
+
+
+def log_warning(line: str) -> None:
+    """Where the warnings of an unattended device go."""
+    event(_log, logging.WARNING, line)
 
 
 def sources_of(file: DeviceFile) -> Sources:
@@ -51,7 +64,9 @@ def sources_of(file: DeviceFile) -> Sources:
         shadow=path_of(b.shadow),
         threads=b.threads,
         trusted_keys=tuple(Path(key) for key in b.trusted_keys),
-        needs_promise=file.guard.enabled and _own_limits(file) == Limits(),
+        needs_promise=file.guard.enabled and Limits.own(file.guard) == Limits(),
+        explore=b.explore,
+        seed=file.frames.seed,
     )
 
 
@@ -60,26 +75,36 @@ def path_of(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-def task_of(file: DeviceFile, deployment: Deployment) -> Task:
+def task_of(
+    file: DeviceFile,
+    deployment: Deployment,
+    warn: Warn = log_warning,
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> Task:
     """What the device does: what the file says, else the policy's task, else the defaults.
 
-    What of the file contradicts the policy, and what is assumed of a policy that does not say
-    its task, goes to the log.
+    Args:
+        file: configuration.
+        deployment: what is run.
+        warn: told what of the file contradicts the policy, and what is assumed of a policy that
+            does not say its task.
+        names: how a key is named where it was given (a flag), if it has another name there.
     """
-    given = {
-        field: getattr(getattr(file, section), key) for field, (section, key) in TASK_KEYS.items()
-    }
+    given = {}
+    for field, key in TASK_KEYS.items():
+        section, _, name = key.partition(".")
+        given[field] = getattr(getattr(file, section), name)
     if file.bundles.policy is not None and deployment.task is None:
-        event(_log, logging.WARNING, assumptions_note(file.bundles.policy, given))
-    names = {field: ".".join(key) for field, key in TASK_KEYS.items()}
-    for line in contradictions(deployment.task, given, names):
-        event(_log, logging.WARNING, line)
+        warn(assumptions_note(file.bundles.policy, given))
+    shown_as = {field: names.get(key, key) for field, key in TASK_KEYS.items()}
+    for line in contradictions(deployment.task, given, shown_as):
+        warn(line)
     task = effective_task(deployment.task, given)
     if deployment.shadow_task is not None:
         others = differing(deployment.shadow_task, task.to_json())
         if others:
             said = ", ".join(f"{k} {shown(v)} ({shown(own)})" for k, (v, own) in others.items())
-            event(_log, logging.WARNING, f"the shadow policy was trained for another task: {said}")
+            warn(f"the shadow policy was trained for another task: {said}")
     return task
 
 
@@ -108,6 +133,13 @@ def followed_config_of(file: DeviceFile, task: Task) -> DeviceConfig:
     )
 
 
+def frames_of(file: DeviceFile, size: int, n: int | None = None) -> Iterator[CameraFrame]:
+    """What its camera sees, `size` pixels a side; `n` frames, or as many as the file says."""
+    f = file.frames
+    n = n or f.count or None
+    return open_frames(f.source, size, seed=f.seed, data=path_of(f.data), n=n)
+
+
 def client_of(file: DeviceFile, deployment: Deployment) -> MecClient | None:
     """Its connection to the server that it names; None without one."""
     if file.server.address is None:
@@ -119,6 +151,12 @@ def tls_of(file: DeviceFile) -> TlsFiles | None:
     """The certificate files that it names; None (no ``tls_`` key) connects in the clear."""
     s = file.server
     return client_tls(s.tls_ca, s.tls_cert, s.tls_key, s.tls_name)
+
+
+def certificate_complaints(file: DeviceFile) -> list[str]:
+    """What an operator should know before the start: certificates that are out of date."""
+    tls = tls_of(file)
+    return [] if tls is None else tls.complaints()
 
 
 def plain_note(file: DeviceFile) -> str | None:
@@ -133,13 +171,77 @@ def plain_note(file: DeviceFile) -> str | None:
 
 def guard_of(file: DeviceFile, deployment: Deployment, task: Task) -> Guard | None:
     """Its guard over the policy of `deployment`; None if it has none."""
-    g = file.guard
-    if not g.enabled:
+    if not file.guard.enabled:
         return None
-    settings = GuardSettings(g.window, g.margin, g.patience, g.cooldown_frames, g.act_on_drift)
-    return Guard(settings, _own_limits(file), task.deadline_ms, deployment.reference)
+    return Guard(file.guard, task.deadline_ms, deployment.reference)
 
 
-def _own_limits(file: DeviceFile) -> Limits:
-    g = file.guard
-    return Limits(g.max_delay_ms, g.max_energy_mj, g.min_confidence, g.max_miss_rate)
+def preflight(file: DeviceFile) -> list[str]:
+    """Try what a run of `file` needs; one line for each part that is there.
+
+    Bundles and policies are loaded and tested as at the start of a run, the meter is opened,
+    the camera gives a first frame, the records' place is asked whether it can be written, and
+    the metrics' port whether it is free. A server is not asked: a device starts without one.
+
+    Raises:
+        SliproadError: naming the first thing that a run would miss.
+    """
+    check_records(file, now=True)
+    deployment = load(sources_of(file))
+    task = task_of(file, deployment)
+    device_config_of(file, task)
+    guard_of(file, deployment, task)
+    lines = [f"bundles: policy {deployment.policy.name}, model bundle {deployment.model.hash[:12]}"]
+    lines += _checked_server(file, deployment)
+    _check_meter(file.meter.name, task.power)
+    lines.append(f"meter: {file.meter.name}")
+    source = file.frames.source
+    if next(frames_of(file, deployment.model.config.input_size, n=1), None) is None:
+        raise DataError(
+            f"frame source {source} without a frame",
+            expected="at least one",
+            hint="give another [frames] source",
+        )
+    lines.append(f"frames: {source}")
+    if place := file.records.folder or file.records.file:
+        lines.append(f"records: {place}")
+    if file.metrics.port is not None:
+        _check_metrics(file.metrics.host, file.metrics.port)
+        lines.append(f"metrics: {file.metrics.host}:{file.metrics.port}")
+    return lines
+
+
+def _checked_server(file: DeviceFile, deployment: Deployment) -> list[str]:
+    client, complaints = client_of(file, deployment), certificate_complaints(file)
+    if client is not None:
+        client.close()
+    require(
+        not complaints,
+        "; ".join(complaints),
+        "certificates that are valid now",
+        "renew them, or set this machine's clock",
+    )
+    if file.server.address is None:
+        return []
+    tls, plain = tls_of(file), plain_note(file)
+    how = "in the clear" if tls is None else f"TLS: {tls.describe()}"
+    warning = [] if plain is None else [f"warning: {plain}"]
+    return [f"server: {file.server.address}, {how}", *warning]
+
+
+def _check_meter(name: str, power: str) -> None:
+    with open_meter(name, power):
+        pass
+    for info in find_meters():
+        if info.name == name and not info.readable:
+            raise ConfigError(
+                f"meter {name}: {info.note}",
+                expected="a meter that this process can read",
+                hint="give it the right to, or use another [meter] name",
+            )
+
+
+def _check_metrics(host: str, port: int) -> None:
+    import prometheus_client  # noqa: F401 - whether the extra is installed
+
+    check_free(host, port, what="metrics")

@@ -18,6 +18,7 @@ from testbed.deploy.guarded_policy import STAGE_START, ask
 from testbed.deploy.signing import TrustedKeys, signature_path
 from testbed.meters.power import power_profile
 from testbed.policy.decision_points import FRAME, N_POINTS, STAGED, START, DecisionSpace
+from testbed.policy.exploration import ExploringPolicy
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.policies import Policy, StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
@@ -30,12 +31,12 @@ _TEST_OBSERVATIONS = 64
 _TEST_SEED = 0
 
 Stamp = tuple[tuple[str, int, int, int], ...]
-"""(path, inode, size, modification time) of every file of a loadout."""
+"""(path, inode, size, modification time) of every file of a deployment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where a loadout comes from.
+    """Where a deployment comes from.
 
     Attributes:
         model: bundle folder; None is the shipped one.
@@ -45,7 +46,10 @@ class Sources:
         threads: of the runtime.
         trusted_keys: public key files; if any, model and policies must be signed by one of
             them. The shipped model is part of the installation and needs no signature.
-        needs_promise: refuse a policy file that promises nothing (a guard relies on it).
+        needs_promise: refuse a policy file without a reference profile (a guard relies on it).
+        explore: share of frames whose action is drawn at random; if any, what is read at the
+            start stays.
+        seed: of these draws.
     """
 
     model: Path | None = None
@@ -55,9 +59,13 @@ class Sources:
     threads: int = 1
     trusted_keys: tuple[Path, ...] = ()
     needs_promise: bool = False
+    explore: float = 0.0
+    seed: int = 0
 
     def stamp(self) -> Stamp:
         """Changes whenever a file is replaced or edited; a missing file counts as such."""
+        if self.explore:
+            return ()
         files = [path for path in (self.policy, self.shadow) if path is not None]
         if self.model is not None:
             files += [self.model / "manifest.json", *sorted(self.model.glob("segments/*.onnx"))]
@@ -145,9 +153,21 @@ def load(
     for each in (policy, shadow):
         if each is not None:
             check_policy(each, observations)
+    if sources.explore:
+        policy = _exploring(policy, sources)
     return Deployment(
         model, runtime, policy, policy_hash, shadow, reference, stamp, task, shadow_task
     )
+
+
+def _exploring(policy: Policy, sources: Sources) -> Policy:
+    if policy.space is not FRAME:
+        raise ConfigError(
+            f"explore {sources.explore:g} with a staged policy",
+            expected="a policy that decides once a frame",
+            hint="do not explore, or give another policy",
+        )
+    return ExploringPolicy(policy, sources.explore, sources.seed)
 
 
 def check_policy(policy: Policy, observations: NDArray[np.float32] | None = None) -> None:

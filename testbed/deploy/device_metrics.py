@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from cnn.topology import ACTIONS
-from testbed.deploy.guarded_policy import Decision
+from testbed.deploy.guarded_policy import Decision, GuardedPolicy
+from testbed.deploy.hot_swap import Swapper, Watcher
+from testbed.deploy.log import dropped_lines
 from testbed.records.measurement import Measurement
 from testbed.records.run_summary import reason_kind
+from testbed.server.server_metrics import watch_certificates
+from testbed.wire.client import MecClient
 
 DELAY_BUCKETS_S: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0)
 ENERGY_BUCKETS_J: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -22,60 +27,68 @@ class DeviceMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._frames = Counter(
-            "sliproad_device_frames",
-            "Frames by status (ok, fallback, skipped).",
-            ["status"],
-            registry=self.registry,
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self._frames = counter(
+            "sliproad_device_frames", "Frames by status (ok, fallback, skipped).", ["status"]
         )
-        self._reasons = Counter(
-            "sliproad_device_reasons",
-            "Frames that were not ok, by reason.",
-            ["reason"],
-            registry=self.registry,
+        self._reasons = counter(
+            "sliproad_device_reasons", "Frames that were not ok, by reason.", ["reason"]
         )
-        self._actions = Counter(
+        self._actions = counter(
             "sliproad_device_actions",
             "Actions taken, and by whom (policy, guard, safe).",
             ["action", "decided_by"],
-            registry=self.registry,
         )
-        self._shadow = Counter(
+        self._shadow = counter(
             "sliproad_device_shadow",
             "Frames on which the shadow policy agreed with the acting one (true, false, or "
             "unknown where a staged one could not be asked to its end).",
             ["agrees"],
-            registry=self.registry,
         )
-        self._delay = Histogram(
+        self._delay = histogram(
             "sliproad_device_delay_seconds",
             "Capture until the answer is known.",
             buckets=DELAY_BUCKETS_S,
-            registry=self.registry,
         )
-        self._energy = Histogram(
+        self._energy = histogram(
             "sliproad_device_energy_joules",
             "Energy of a frame, where it could be read.",
             buckets=ENERGY_BUCKETS_J,
-            registry=self.registry,
         )
-        self._guard = Gauge(
-            "sliproad_device_guard_state",
-            "1 for the guard's state.",
-            ["state"],
-            registry=self.registry,
+        self._guard = gauge("sliproad_device_guard_state", "1 for the guard's state.", ["state"])
+        self._drift = gauge(
+            "sliproad_device_drift", "Quantities that lie outside what training saw."
         )
-        self._drift = Gauge(
-            "sliproad_device_drift",
-            "Quantities that lie outside what training saw.",
-            registry=self.registry,
-        )
-        self._info = Gauge(
+        self._info = gauge(
             "sliproad_device_info",
             "Always 1: what the device runs.",
             ["bundle_hash", "policy_hash"],
-            registry=self.registry,
         )
+
+    def watch_parts(
+        self,
+        swapper: Swapper,
+        watcher: Watcher,
+        guarded: GuardedPolicy,
+        client: MecClient | None,
+        rows_dropped: Callable[[], float],
+    ) -> None:
+        """Show at every scrape what the parts around the loop have counted by then."""
+        for name, meaning, value in (
+            ("swaps", "Bundles put in place.", lambda: swapper.swaps),
+            ("rollbacks", "Bundles taken back.", lambda: swapper.rollbacks),
+            ("swaps_refused", "New bundles not used.", lambda: watcher.failures),
+            ("policy_errors", "Decisions that failed.", lambda: guarded.errors),
+            ("rows_dropped", "Rows the disk had no room for.", rows_dropped),
+            ("log_lines_dropped", "Log lines that nobody took.", dropped_lines),
+        ):
+            Gauge(f"sliproad_device_{name}", meaning, registry=self.registry).set_function(value)
+        if client is not None and client.tls_watch is not None:
+            name = "sliproad_device_certificate_not_after_timestamp_seconds"
+            watch_certificates(self.registry, name, client.tls_watch.not_after)
+        self.runs(swapper.deployment.model.hash[:12], swapper.deployment.policy_hash)
 
     def frame(self, row: Measurement, decision: Decision | None) -> None:
         """Count one measured frame."""
@@ -104,8 +117,3 @@ class DeviceMetrics:
         """Show what the device runs from now on."""
         self._info.clear()
         self._info.labels(bundle_hash, policy_hash).set(1)
-
-    def watch(self, name: str, meaning: str, value: Callable[[], float]) -> None:
-        """A gauge ``sliproad_device_<name>`` whose value is asked for at every scrape."""
-        gauge = Gauge(f"sliproad_device_{name}", meaning, registry=self.registry)
-        gauge.set_function(value)

@@ -1,55 +1,56 @@
-"""The device as a service: from a configuration file, unattended, until it is told to stop.
+"""The device as a program: from its configuration, until its frames end or it is told to stop.
 
 The device loop is `testbed.device.device_loop`'s own; this is what stands around it. Between two
-frames a new loadout may be put in place; after each frame its measurement goes to the records, the
-metrics, the guard and the log, all while the device waits for the next capture.
+frames a new deployment may be put in place; after each frame its measurement goes to the records,
+the metrics, the guard and the log, all while the device waits for the next capture. Each of these
+is off unless the configuration asks for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
+import socket
 import time
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.common.errors import DataError, RemoteError
-from cnn.common.outputs import check_folder
+from cnn.common.errors import RemoteError
 from cnn.topology import Action
 from testbed.common.signals import StopFlag, stop_on_signals
-from testbed.deploy import systemd
 from testbed.deploy.assembly import (
+    Warn,
+    certificate_complaints,
     client_of,
     device_config_of,
     followed_config_of,
+    frames_of,
     guard_of,
-    path_of,
+    log_warning,
     sources_of,
     task_of,
-    tls_of,
 )
 from testbed.deploy.deployment import Deployment, load
 from testbed.deploy.device_file import DeviceFile
-from testbed.deploy.device_rows import extra_values, open_records
+from testbed.deploy.device_records import DeviceRecords, check_records, source_of
 from testbed.deploy.guarded_policy import GuardedPolicy
 from testbed.deploy.hot_swap import LiveRuntime, Swapper, Watcher
-from testbed.deploy.log import dropped_lines, event
-from testbed.deploy.record_rotation import RotatingRecords, lasting
-from testbed.device.device_loop import Device
-from testbed.device.frame_sources import CameraFrame, open_frames
-from testbed.device.processor import full_local_ms, speed_note
+from testbed.deploy.log import event
+from testbed.device.device_loop import Device, DeviceConfig
+from testbed.device.frame_sources import CameraFrame, prepared
+from testbed.device.processor import full_local_ms, keep_collector_short, speed_note
 from testbed.meters.available import open_meter
 from testbed.meters.meter import Meter, NoMeter
+from testbed.policy.exploration import ExploringPolicy
 from testbed.policy.observer import Observer, Settings
 from testbed.records.measurement import Measurement
-from testbed.records.record_file import provenance
 from testbed.records.run_summary import RunSummary
 from testbed.wire.client import MecClient
 
@@ -57,7 +58,24 @@ if TYPE_CHECKING:
     from testbed.deploy.device_metrics import DeviceMetrics
 
 _log = logging.getLogger(__name__)
-_MB = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Attended:
+    """A run that somebody waits for: started by flags, and over after some frames.
+
+    It ends at once where an unattended device goes on: its server must answer at the start, and a
+    terminal that is closed (SIGHUP) ends it. Its bundles do not change while it runs.
+
+    Attributes:
+        warn: told each line that the user should read.
+        names: how each key is called where it was given, such as ``frames.period_ms``: ``--fps``.
+        progress: passes on the rows and shows how many there were.
+    """
+
+    warn: Warn
+    names: Mapping[str, str] = field(default_factory=dict)
+    progress: Callable[[Iterable[Measurement]], Iterable[Measurement]] = iter
 
 
 class _Stop(StopFlag):
@@ -73,28 +91,32 @@ class _Stop(StopFlag):
 
 
 class DeviceService:
-    """A device made from its configuration file.
+    """A device made from its configuration.
 
     Args:
         file: the checked configuration.
+        attended: somebody waits for the run; None is an unattended device.
 
     Raises:
-        SliproadError: if a bundle, the meter or a port cannot be used, or the records' folder can
-            never be; a disk that cannot be written to now is none of these.
+        SliproadError: if a bundle, the meter or a port cannot be used, or the records' place can
+            never be; a folder's disk that cannot be written to now is none of these.
     """
 
-    def __init__(self, file: DeviceFile) -> None:
+    def __init__(self, file: DeviceFile, attended: Attended | None = None) -> None:
         self.file = file
+        self._attended = attended
+        self._warn = log_warning if attended is None else attended.warn
         self._reported_s = time.monotonic()
         self._image: NDArray[np.uint8] | None = None
         self._metrics: DeviceMetrics | None = None
         self._meter: Meter = NoMeter()
-        self._records: RotatingRecords | None = None
+        self._records: DeviceRecords | None = None
         self._stop = _Stop()
-        if file.records.folder is not None:
-            _check_records(Path(file.records.folder))
+        check_records(file)
         deployment = load(sources_of(file))
-        self.task = task_of(file, deployment)
+        self.task = task_of(
+            file, deployment, self._warn, {} if attended is None else attended.names
+        )
         self.summary = RunSummary(self.task.deadline_ms)
         self._since_report = RunSummary(self.task.deadline_ms)
         self._full_local_ms: float | None = None
@@ -129,69 +151,77 @@ class DeviceService:
     def run(self) -> dict[str, Any]:
         """Run until the frames end or a signal comes; figures of the run.
 
-        SIGTERM and SIGINT end it after the frame in hand, with every row written; SIGHUP
-        looks for changed bundles and TLS files. Must be called by the main thread.
+        SIGTERM and SIGINT end it after the frame in hand, with every row written; a second one
+        ends it at once. SIGHUP makes an unattended device look for changed bundles and TLS
+        files. Must be called by the main thread.
         """
         with contextlib.ExitStack() as stack:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                stack.callback(signal.signal, number, signal.getsignal(number))
-            stop_on_signals(self._stop)
-            signal.signal(signal.SIGHUP, self._on_hup)
-            stack.callback(systemd.notify, "STOPPING=1")
+            self._take_signals(stack)
+            stack.callback(notify, "STOPPING=1")
+            frames = self._frames()
             if self._client is not None:
                 stack.callback(self._client.close)
                 self._greet_server(self._client)
-            self._meter = open_meter(self.file.meter.name, self.task.power)
-            stack.enter_context(self._meter)
+            self._meter = stack.enter_context(open_meter(self.file.meter.name, self.task.power))
             self._open_metrics(stack)
-            self._measure_speed()
-            self._open_records(stack)
-            unit = Device(
+            config = device_config_of(self.file, self.task)
+            self._measure_speed(config)
+            policy = self._guarded.policy
+            explorer = policy if isinstance(policy, ExploringPolicy) else None
+            run = {**self._what(), "bundle_hash": self._swapper.deployment.model.hash}
+            source = source_of(self.file, self.task, config, self._settings().full_local_ms, run)
+            self._records = DeviceRecords(self.file.records, source, explorer)
+            stack.enter_context(self._records.writer or contextlib.nullcontext())
+            self._stop.unit = unit = Device(
                 self._runtime,
                 self._client,
                 self._guarded,
                 Observer(self._settings()),
                 self._meter,
-                device_config_of(self.file, self.task),
+                config,
             )
-            self._stop.unit = unit
-            self._watcher.start()
-            stack.callback(self._watcher.stop)
+            if self._attended is None:
+                self._watcher.start()
+                stack.callback(self._watcher.stop)
+            keep_collector_short()
             event(_log, logging.INFO, "running", **self._what())
-            systemd.notify("READY=1")
-            for row in unit.run(self._frames()):
+            notify("READY=1")
+            rows = unit.run(frames if explorer is None else explorer.following(frames))
+            for row in rows if self._attended is None else self._attended.progress(rows):
                 self._measured(row)
-        result = self._result()
+            self._records.finish(unit)
+        result = self._result(unit)
         event(_log, logging.INFO, "stopped", **result)
         return result
 
-    def complaints(self) -> list[str]:
-        """What an operator should know before the start: certificates that are out of date."""
-        tls = tls_of(self.file)
-        return [] if tls is None else tls.complaints()
-
-    def runs(self) -> str:
-        """What it decides with, for people."""
-        what = self._what()
-        return f"policy {what['policy']}, model bundle {what['bundle_hash']}"
-
     def camera(self) -> Iterator[CameraFrame]:
-        """What the device sees; overridden where frames come from elsewhere."""
+        """What the device sees; overridden where frames come from elsewhere.
+
+        Frames that no camera gives are ready before the start: all of a run of so many, the first
+        of one without end.
+        """
         f = self.file.frames
-        size = self._swapper.deployment.model.config.input_size
-        return open_frames(f.source, size, seed=f.seed, data=path_of(f.data), n=f.count or None)
+        frames = frames_of(self.file, self._swapper.deployment.model.config.input_size)
+        if f.source.startswith("camera:"):
+            return frames
+        return prepared(frames) if f.count else prepared(frames, 1)
 
     def _frames(self) -> Iterator[CameraFrame]:
-        """The camera, with what happens between two frames."""
-        for number, frame in enumerate(self.camera()):
-            if self._stop.is_set():
-                return
-            ready = self._watcher.take()
-            if ready is not None:
-                self._swapper.install(ready, number)
-            self._guarded.begin(number)
-            self._image = frame.image
-            yield frame
+        """The camera, with what happens between two frames; it is opened at once."""
+        camera = self.camera()
+
+        def frames() -> Iterator[CameraFrame]:
+            for number, frame in enumerate(camera):
+                if self._stop.is_set():
+                    return
+                ready = self._watcher.take()
+                if ready is not None:
+                    self._swapper.install(ready, number)
+                self._guarded.begin(number)
+                self._image = frame.image
+                yield frame
+
+        return frames()
 
     def _measured(self, row: Measurement) -> None:
         decision = self._guarded.take(row.frame_id)
@@ -200,10 +230,7 @@ class DeviceService:
         self._swapper.observe(row)
         guard = self._guard
         if self._records is not None:
-            state = None if guard is None else guard.state
-            self._records.write(
-                row, **extra_values(decision, state, self.file.records.observations)
-            )
+            self._records.write(row, decision, None if guard is None else guard.state)
         if guard is not None:
             guard.observe(row, decision)
         if self._metrics is not None:
@@ -211,7 +238,7 @@ class DeviceService:
             if guard is not None:
                 self._metrics.guard(guard.state, len(guard.drift))
         self._report_if_due()
-        systemd.notify("WATCHDOG=1")
+        notify("WATCHDOG=1")
 
     def _report_if_due(self) -> None:
         every_s, now_s = self.file.log.every_s, time.monotonic()
@@ -220,18 +247,21 @@ class DeviceService:
             self._since_report = RunSummary(self.task.deadline_ms)
             self._reported_s = now_s
 
-    def _result(self) -> dict[str, Any]:
+    def _result(self, unit: Device) -> dict[str, Any]:
         records, guard = self._records, self._guard
+        rows = 0 if records is None else records.rows
         return {
             **self._what(),
             **self.summary.result(),
+            "pace": None if unit.pace_kept is None else unit.pace_kept.to_json(),
             "swaps": self._swapper.swaps,
             "rollbacks": self._swapper.rollbacks,
             "swaps_refused": self._watcher.failures,
             "policy_errors": self._guarded.errors,
             "guard_falls": None if guard is None else guard.falls,
-            "rows_written": None if records is None else records.rows,
-            "rows_dropped": None if records is None else records.dropped,
+            "records": records.place if records is not None and rows else None,
+            "rows_written": None if records is None or records.place is None else rows,
+            "rows_dropped": None if records is None or records.place is None else records.dropped,
         }
 
     def _what(self) -> dict[str, Any]:
@@ -244,7 +274,7 @@ class DeviceService:
         }
 
     def _changed(self, deployment: Deployment) -> None:
-        """Another loadout runs from now on, and its task with the next frame.
+        """Another deployment runs from now on, and its task with the next frame.
 
         What can fail comes first, so that a task which fits nothing here changes nothing.
         """
@@ -269,11 +299,10 @@ class DeviceService:
         """What the observation says of the task."""
         return self.task.settings(self._full_local_ms)
 
-    def _measure_speed(self) -> None:
+    def _measure_speed(self, config: DeviceConfig) -> None:
         """How fast this device is, unless its file says what the policy is to be told."""
-        pace = device_config_of(self.file, self.task).pace
-        if pace is not None:
-            self._full_local_ms = pace.full_local_ms
+        if config.pace is not None:
+            self._full_local_ms = config.pace.full_local_ms
         elif self.file.drive.full_local_ms is None:
             self._full_local_ms = full_local_ms(self._runtime)
         self._say_speed()
@@ -282,14 +311,20 @@ class DeviceService:
         """Say if the policy was trained for a device of another speed."""
         note = speed_note(self._full_local_ms, self.task.full_local_ms)
         if note is not None:
-            event(_log, logging.WARNING, note)
+            self._warn(note)
 
     def _greet_server(self, client: MecClient) -> None:
-        for line in self.complaints():
-            event(_log, logging.WARNING, "certificate out of date", certificate=line)
+        for line in certificate_complaints(self.file):
+            if self._attended is None:
+                event(_log, logging.WARNING, "certificate out of date", certificate=line)
+            else:
+                self._warn(line)
         try:
             client.connect(self.file.server.connect_timeout_s)
-        except RemoteError as error:  # the device works without one, and goes on asking
+        except RemoteError as error:
+            if self._attended is not None:
+                raise
+            # The device works without one, and goes on asking.
             event(_log, logging.WARNING, "starting without a server", error=str(error))
 
     def _open_metrics(self, stack: contextlib.ExitStack) -> None:
@@ -297,54 +332,41 @@ class DeviceService:
         if section.port is None:
             return
         from testbed.deploy.device_metrics import DeviceMetrics
-        from testbed.server.server_metrics import MetricsEndpoint, watch_certificates
+        from testbed.server.server_metrics import MetricsEndpoint
 
         self._metrics = metrics = DeviceMetrics()
-        swapper, watcher, guarded = self._swapper, self._watcher, self._guarded
-        metrics.watch("swaps", "Bundles put in place.", lambda: swapper.swaps)
-        metrics.watch("rollbacks", "Bundles taken back.", lambda: swapper.rollbacks)
-        metrics.watch("swaps_refused", "New bundles not used.", lambda: watcher.failures)
-        metrics.watch("policy_errors", "Decisions that failed.", lambda: guarded.errors)
-        metrics.watch("rows_dropped", "Rows the disk had no room for.", self._dropped)
-        metrics.watch("log_lines_dropped", "Log lines that nobody took.", dropped_lines)
-        if self._client is not None and self._client.tls_watch is not None:
-            name = "sliproad_device_certificate_not_after_timestamp_seconds"
-            watch_certificates(metrics.registry, name, self._client.tls_watch.not_after)
-        metrics.runs(swapper.deployment.model.hash[:12], swapper.deployment.policy_hash)
+        metrics.watch_parts(
+            self._swapper,
+            self._watcher,
+            self._guarded,
+            self._client,
+            lambda: 0 if self._records is None else self._records.dropped,
+        )
         endpoint = stack.enter_context(MetricsEndpoint(metrics, section.host, section.port))
         event(_log, logging.INFO, "metrics", host=section.host, port=endpoint.port)
 
-    def _dropped(self) -> float:
-        return 0 if self._records is None else self._records.dropped
-
-    def _open_records(self, stack: contextlib.ExitStack) -> None:
-        if self.file.records.folder is not None:
-            source = provenance(kind="device", frames=self.file.frames.source, **self._source())
-            records = open_records(Path(self.file.records.folder), self.file.records, source)
-            self._records = stack.enter_context(records)
-
-    def _source(self) -> dict[str, Any]:
-        config, deployment = device_config_of(self.file, self.task), self._swapper.deployment
-        return {
-            **self._what(),
-            "bundle_hash": deployment.model.hash,
-            "emulation": config.describe(),
-            "period_ms": config.period_ms,
-            "timeout_ms": config.timeout_ms,
-            "deadline_ms": config.deadline_ms,
-            "max_queue_ms": config.max_queue_ms,
-            "task": {**self.task.to_json(), "full_local_ms": self._settings().full_local_ms},
-            "seed": config.seed,
-        }
+    def _take_signals(self, stack: contextlib.ExitStack) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            stack.callback(signal.signal, number, signal.getsignal(number))
+        stop_on_signals(self._stop)
+        if self._attended is None:
+            signal.signal(signal.SIGHUP, self._on_hup)
 
     def _on_hup(self, number: int, frame: FrameType | None) -> None:
         self._watcher.asked = True
 
 
-def _check_records(folder: Path) -> None:
-    """Refuse, before all else, a folder that can never be one; a disk may be full or read-only."""
-    try:
-        check_folder(folder, room=0)
-    except DataError as error:
-        if lasting(error):
-            raise
+def notify(state: str) -> None:
+    """Tell systemd ``READY=1``, ``WATCHDOG=1`` or ``STOPPING=1``, if it asks for that.
+
+    One datagram to the socket that ``NOTIFY_SOCKET`` names (sd_notify,
+    https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html); without that variable
+    nothing is sent.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    name = "\0" + address[1:] if address.startswith("@") else address
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.connect(name)
+        sender.send(state.encode())

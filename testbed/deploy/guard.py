@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from cnn.topology import N_ACTIONS
+from testbed.deploy.device_file import GuardSection
 from testbed.deploy.guarded_policy import Decision
 from testbed.deploy.log import event
 from testbed.policy.observer import FIELDS, Field
@@ -38,17 +39,6 @@ _OBSERVED: Final = {name: next(f for f in FIELDS if f.name == name) for name in
 
 
 @dataclass(frozen=True, slots=True)
-class GuardSettings:
-    """How patient the guard is; see `testbed.deploy.sections_watch.GuardSection`."""
-
-    window: int = 30
-    margin: float = 0.2
-    patience: int = 5
-    cooldown_frames: int = 200
-    act_on_drift: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Limits:
     """Limits on window means; None is no limit."""
 
@@ -56,6 +46,16 @@ class Limits:
     energy_mj: float | None = None
     confidence: float | None = None
     miss_rate: float | None = None
+
+    @classmethod
+    def own(cls, section: GuardSection) -> Limits:
+        """The owner's limits."""
+        return cls(
+            section.max_delay_ms,
+            section.max_energy_mj,
+            section.min_confidence,
+            section.max_miss_rate,
+        )
 
     @classmethod
     def of(cls, reference: ReferenceProfile | None, own: Limits) -> Limits:
@@ -136,8 +136,7 @@ class Guard:
     """Trusts a policy until its promise is broken, and again after a good trial.
 
     Args:
-        settings: patience.
-        own: the owner's limits, which come before the promised ones.
+        settings: patience, and the owner's limits, which come before the promised ones.
         deadline_ms: a frame that took longer, or was skipped, is a miss.
         reference: of the policy; None leaves the owner's limits alone.
 
@@ -150,12 +149,11 @@ class Guard:
 
     def __init__(
         self,
-        settings: GuardSettings,
-        own: Limits,
+        settings: GuardSection,
         deadline_ms: float,
         reference: ReferenceProfile | None = None,
     ) -> None:
-        self._settings, self._own = settings, own
+        self._settings, self._own = settings, Limits.own(settings)
         self.falls = 0
         self.watch(reference, deadline_ms)
 

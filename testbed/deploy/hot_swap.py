@@ -1,7 +1,7 @@
 """Changing network and policy of a running device between two frames, and back if need be.
 
 `Watcher` looks at the files in a thread of low priority, loads and tests what changed, and
-asks the server whether it has the new bundle; a loadout that passes waits in `ready`.
+asks the server whether it has the new bundle; a deployment that passes waits in `ready`.
 `Swapper` puts it in place between two frames and keeps the old one until the first frames
 went well. No frame waits for any of this.
 """
@@ -107,15 +107,15 @@ class LiveRuntime(SplitRuntime):
 
 
 class Swapper:
-    """Puts loadouts in place, watches their first frames, and takes them back.
+    """Puts deployments in place, watches their first frames, and takes them back.
 
     Args:
         first: what runs at the start.
         guarded: decides.
         runtime: computes.
         client: connection to the server, or None.
-        probation_frames: first frames of a loadout, in which a failure takes it back.
-        on_change: told the loadout after every change, also back.
+        probation_frames: first frames of a deployment, in which a failure takes it back.
+        on_change: told the deployment after every change, also back.
 
     Attributes:
         deployment: what runs.
@@ -141,14 +141,14 @@ class Swapper:
 
     @property
     def on_probation(self) -> bool:
-        """Whether the loadout in use may still be taken back."""
+        """Whether the deployment in use may still be taken back."""
         return self._before is not None
 
     def install(self, deployment: Deployment, frame_id: int) -> bool:
-        """Change to a tested loadout; call it before the frame `frame_id`.
+        """Change to a tested deployment; call it before the frame `frame_id`.
 
         Returns:
-            Whether it runs: whatever fails in the change, the loadout before it goes on.
+            Whether it runs: whatever fails in the change, the deployment before it goes on.
         """
         self._before, self._first = self.deployment, frame_id
         self._frames = self._rejected = self._sent = 0
@@ -163,7 +163,7 @@ class Swapper:
         return True
 
     def observe(self, row: Measurement) -> None:
-        """A frame was measured (one before the change says nothing about the new loadout)."""
+        """A frame was measured (one before the change says nothing about the new deployment)."""
         if self._before is None or row.frame_id < self._first:
             return
         self._frames += 1
@@ -177,7 +177,7 @@ class Swapper:
             event(_log, logging.INFO, "kept", **_names(self.deployment))
 
     def roll_back(self, reason: str, failed: Deployment | None = None) -> bool:
-        """Take a loadout back if it is on probation; whether it was.
+        """Take a deployment back if it is on probation; whether it was.
 
         Args:
             reason: what went wrong.
@@ -197,7 +197,7 @@ class Swapper:
         return True
 
     def _steps(self, deployment: Deployment) -> Iterator[Callable[[], object]]:
-        """What puts a loadout in place; each can be done again."""
+        """What puts a deployment in place; each can be done again."""
         yield lambda: self._runtime.use(deployment.runtime)
         yield lambda: self._guarded.use(
             deployment.policy, deployment.policy_hash, deployment.model.hash[:12], deployment.shadow
@@ -210,11 +210,11 @@ class Swapper:
 
 
 class Watcher:
-    """Prepares a new loadout when its files change or somebody asks.
+    """Prepares a new deployment when its files change or somebody asks.
 
     Args:
         sources: files to watch.
-        running: gives the loadout in use.
+        running: gives the deployment in use.
         observations: gives observations met lately, for the self-test.
         frame: gives a frame seen lately, or None.
         server: asked whether it has a new model bundle; None needs no asking.
@@ -223,7 +223,7 @@ class Watcher:
 
     Attributes:
         asked: set it to look now (safe in a signal handler).
-        failures: loadouts that failed their test, or that the server has not.
+        failures: deployments that failed their test, or that the server has not.
     """
 
     def __init__(
@@ -256,7 +256,7 @@ class Watcher:
         self._thread.join(ASK_SERVER_S + 60)
 
     def take(self) -> Deployment | None:
-        """A loadout that is ready, once."""
+        """A deployment that is ready, once."""
         ready, self._ready = self._ready, None
         return ready
 

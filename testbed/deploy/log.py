@@ -3,8 +3,10 @@
 Libraries in C++ write to standard error past every Python logger (gRPC each handshake that fails,
 ONNX Runtime what it thinks of the machine). In the JSON form their lines become records, too.
 
-Nobody waits for who reads the log: lines that standard error does not take are dropped, counted,
-and told of once it takes lines again (`testbed.deploy.log_sink`).
+Nobody waits for who reads the log. A write to a pipe blocks once the reader is 64 KiB behind
+(pipe(7)), and with it whoever logs. So one thread writes, and all others only leave their lines
+with it. Lines that standard error does not take are dropped, counted, and told of once it takes
+lines again. (Python's `QueueListener` does not do: its `stop` waits for the reader without end.)
 """
 
 from __future__ import annotations
@@ -16,19 +18,23 @@ import logging
 import math
 import os
 import re
+import select
 import sys
-from collections.abc import Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
 from cnn.common.console import EXIT_USER_ERROR
 from cnn.common.errors import SliproadError
-from testbed.deploy.log_sink import CapturedStderr, LineSink, silence
 
 ROOT: Final = "testbed"
 NATIVE: Final = "testbed.native"
 """Logger of what came to standard error by itself."""
 LINE_BYTES: Final = 8192
+MOST_BYTES: Final = 1 << 20
+"""Of the lines that wait."""
 END_S: Final = 2.0
 """How long the end of the device waits for lines that are not written yet."""
 _ABSEIL: Final = re.compile(r"([IWEF])\d{4} \d\d:\d\d:")
@@ -77,44 +83,6 @@ class TextFormatter(logging.Formatter):
         return text + (f"\n{self.formatException(record.exc_info)}" if record.exc_info else "")
 
 
-def set_up(form: str, level: str, stream: TextIO | None = None) -> logging.Handler:
-    """Send the log of this package to `stream` (standard error); the handler, for removal.
-
-    Standard error is taken over: lines that others write there go the same way.
-
-    Args:
-        form: ``text`` or ``json``.
-        level: ``debug``, ``info``, ``warning`` or ``error``.
-        stream: where to.
-    """
-    formatter = JsonFormatter() if form == "json" else TextFormatter()
-    handler: logging.Handler
-    if stream is not None:
-        handler = logging.StreamHandler(stream)
-    elif form == "json" or _is_standard_error(sys.stderr):
-        handler = _SinkHandler(formatter, as_records=form == "json")
-    else:  # replaced by a program that calls us
-        handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    log = logging.getLogger(ROOT)
-    log.addHandler(handler)
-    log.setLevel(level.upper())
-    log.propagate = False
-    return handler
-
-
-def take_down(handler: logging.Handler) -> None:
-    """Undo `set_up`, once what was logged is written, or nobody has read it for `END_S`."""
-    if isinstance(handler, _SinkHandler):
-        handler.give_back()
-    log = logging.getLogger(ROOT)
-    log.removeHandler(handler)
-    log.setLevel(logging.NOTSET)
-    log.propagate = True
-    if isinstance(handler, _SinkHandler):
-        handler.finish()
-
-
 def dropped_lines() -> int:
     """Lines of the log that could not be written so far."""
     handlers = logging.getLogger(ROOT).handlers
@@ -123,23 +91,46 @@ def dropped_lines() -> int:
 
 @contextlib.contextmanager
 def logged(form: str, level: str) -> Iterator[None]:
-    """`set_up` and `take_down`; in the JSON form, an error that ends the device is a line as well.
+    """Send the log of this package to standard error; in the JSON form, an error that ends the
+    device is a line as well.
+
+    Standard error is taken over: lines that others write there go the same way. At the end what
+    was logged is written, or nobody has read it for `END_S`.
+
+    Args:
+        form: ``text`` or ``json``.
+        level: ``debug``, ``info``, ``warning`` or ``error``.
 
     Raises:
         SystemExit: in the JSON form instead of any error: code 2 of a `SliproadError`, else 1.
     """
-    handler = set_up(form, level)
+    formatter = JsonFormatter() if form == "json" else TextFormatter()
+    handler: logging.Handler
+    if form == "json" or _is_standard_error(sys.stderr):
+        handler = _SinkHandler(formatter, as_records=form == "json")
+    else:  # replaced by a program that calls us
+        handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    log = logging.getLogger(ROOT)
+    log.addHandler(handler)
+    log.setLevel(level.upper())
+    log.propagate = False
     try:
         yield
     except Exception as error:
         if form != "json":
             raise
         ours = isinstance(error, SliproadError)
-        log = logging.getLogger(ROOT)
         log.critical("ended: %s", error, exc_info=None if ours else error)
         raise SystemExit(EXIT_USER_ERROR if ours else 1) from None
     finally:
-        take_down(handler)
+        if isinstance(handler, _SinkHandler):
+            handler.give_back()
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+        log.propagate = True
+        if isinstance(handler, _SinkHandler):
+            handler.finish()
 
 
 def quiet_libraries() -> None:
@@ -197,8 +188,10 @@ class _SinkHandler(logging.Handler):
         """Wait a little for the last lines; if nobody takes them, nothing more is said."""
         if self.sink.close(END_S):
             os.close(self._stderr.real)
-        else:
-            silence()
+        else:  # a process must be able to end: what is still said goes nowhere
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
 
     def _record(self, raw: bytes) -> None:
         text = raw.decode("utf-8", "replace").rstrip()
@@ -230,3 +223,131 @@ def _finite(value: Any) -> Any:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class LineSink:
+    """Takes lines without ever blocking; a thread writes them to a descriptor.
+
+    A line is dropped and counted while too many wait, and if it cannot be written (nobody has
+    the pipe open any more, no room on the disk). How many were dropped is said in a line of its
+    own, where they would have stood, once lines can be written again.
+
+    Args:
+        descriptor: where to; it stays open.
+        notice: the line that says how many were dropped, with its end.
+        most_bytes: of lines that wait.
+    """
+
+    def __init__(
+        self, descriptor: int, notice: Callable[[int], bytes], most_bytes: int = MOST_BYTES
+    ) -> None:
+        self.dropped = 0
+        self._descriptor, self._notice, self._most_bytes = descriptor, notice, most_bytes
+        self._lines: deque[tuple[bytes, int]] = deque()
+        """Lines, each with the number of dropped ones that it tells of."""
+        self._bytes = 0
+        self._untold = 0
+        """Lines that were dropped and of which no line tells yet."""
+        self._failing = self._torn = self._closed = False
+        self._change = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def put(self, line: bytes) -> None:
+        """Leave a line, which ends with a line feed, to be written."""
+        with self._change:
+            if self._closed or self._bytes + len(line) > self._most_bytes:
+                self.dropped += 1
+                self._untold += 1
+                return
+            if self._untold:
+                self._append(self._notice(self._untold), self._untold)
+                self._untold = 0
+            self._append(line, 0)
+            self._change.notify()
+
+    def close(self, timeout_s: float) -> bool:
+        """Take no more lines; whether all that were taken were written within `timeout_s`."""
+        with self._change:
+            self._closed = True
+            self._change.notify()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _append(self, line: bytes, tells_of: int) -> None:
+        self._lines.append((line, tells_of))
+        self._bytes += len(line)
+
+    def _run(self) -> None:
+        while (taken := self._take()) is not None:
+            line, tells_of = taken
+            written = self._write(line)
+            with self._change:
+                self._failing = not written
+                if not written:
+                    self._untold += tells_of or 1
+                    self.dropped += not tells_of
+
+    def _take(self) -> tuple[bytes, int] | None:
+        """The next line and how many dropped ones it tells of; None at the end."""
+        with self._change:
+            while True:
+                if self._lines:
+                    taken = self._lines.popleft()
+                    self._bytes -= len(taken[0])
+                    return taken
+                if self._untold and not self._failing:
+                    untold, self._untold = self._untold, 0
+                    return self._notice(untold), untold
+                if self._closed:
+                    return None
+                self._change.wait()
+
+    def _write(self, line: bytes) -> bool:
+        """Write a line, however long that takes; False if it cannot be written."""
+        left = b"\n" + line if self._torn else line  # half a line stands there
+        whole = len(left)
+        while left:
+            try:
+                left = left[os.write(self._descriptor, left) :]
+            except BlockingIOError:  # another process has made it non-blocking
+                select.select([], [self._descriptor], [], 1.0)
+            except OSError:
+                self._torn |= len(left) < whole
+                return False
+        self._torn = False
+        return True
+
+
+class CapturedStderr:
+    """Descriptor 2 as a pipe of our own; a thread hands on each line that anybody writes to it.
+
+    Libraries in C++ write there past every Python logger, and so does whatever Python prints.
+
+    Attributes:
+        real: a descriptor of what standard error was; the caller closes it.
+    """
+
+    def __init__(self) -> None:
+        self.real = os.dup(2)
+        self._thread: threading.Thread | None = None
+
+    def take(self, on_line: Callable[[bytes], object], line_bytes: int) -> None:
+        """From now on call `on_line` with each line, its end included; longer ones are cut."""
+
+        def read(descriptor: int) -> None:
+            with os.fdopen(descriptor, "rb") as lines:
+                while line := lines.readline(line_bytes):
+                    on_line(line)
+
+        read_end, write_end = os.pipe()
+        os.dup2(write_end, 2)
+        os.close(write_end)
+        self._thread = threading.Thread(target=read, args=(read_end,), name="stderr", daemon=True)
+        self._thread.start()
+
+    def give_back(self, timeout_s: float) -> None:
+        """Give descriptor 2 back, once what was written to it has been handed on."""
+        os.dup2(self.real, 2)  # ends the pipe, unless a child process holds it, too
+        if self._thread is not None:
+            self._thread.join(timeout_s)

@@ -24,7 +24,6 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import pyarrow as pa
@@ -40,15 +39,11 @@ from testbed.deploy.record_folder import (
     finish,
     journals,
     last_number,
-    record_files,
-    recover,
     remove_parts,
     tidy,
 )
 from testbed.records.measurement import Measurement, only_possible
 from testbed.records.record_file import METADATA_KEY, measurement_schema
-
-__all__ = ["RotatingRecords", "Rotation", "last_number", "lasting", "record_files", "recover"]
 
 _WAITING_ROWS: Final = 10_000
 """Rows that may wait for a slow disk: a quarter of an hour at ten frames a second."""
@@ -180,12 +175,7 @@ class RotatingRecords:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _serve(self) -> None:

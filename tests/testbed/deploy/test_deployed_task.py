@@ -16,7 +16,7 @@ from cnn.topology import Action
 from testbed.deploy.deployment import Sources, load
 from testbed.deploy.device_file import parse_device_file
 from testbed.deploy.device_service import DeviceService
-from testbed.deploy.record_rotation import record_files
+from testbed.deploy.record_folder import record_files
 from testbed.policy.observer import CONSTANTS_AT
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.task_settings import DEFAULT_TASK, Task

@@ -18,7 +18,7 @@ import pytest
 
 from cnn.bundle import load_bundle
 from cnn.topology import Action
-from testbed.deploy.record_rotation import record_files
+from testbed.deploy.record_folder import record_files
 from testbed.deploy.signing import make_key_pair, sign
 from testbed.policy.observer import OBS_DIM
 from testbed.records.record_file import read_records

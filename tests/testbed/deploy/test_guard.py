@@ -15,7 +15,8 @@ from cnn.bundle import load_bundle
 from cnn.common.errors import BundleError
 from cnn.runtime import SplitRuntime
 from cnn.topology import Action
-from testbed.deploy.guard import Guard, GuardSettings, Limits, unscaled
+from testbed.deploy.device_file import GuardSection
+from testbed.deploy.guard import Guard, Limits, unscaled
 from testbed.deploy.guarded_policy import Decision, GuardedPolicy
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
@@ -35,7 +36,7 @@ Rows = list[Measurement]
 SAFE, REMOTE = Action(5, 5), Action(3, 1)
 VALUES = {"int64": 1, "double": 2.0, "string": "", "bool": True}
 EMPTY = Measurement(**{f.name: VALUES[str(f.type)] for f in measurement_schema()})  # type: ignore[arg-type]
-SETTINGS = GuardSettings(window=10, margin=0.2, patience=3, cooldown_frames=20)
+SETTINGS = GuardSection(window=10, margin=0.2, patience=3, cooldown_frames=20)
 
 
 def row(delay_ms: float = 50.0, **more: object) -> Measurement:
@@ -63,27 +64,28 @@ def feed(guard: Guard, n: int, *, good: float = 50.0, **bad: object) -> list[str
 @pytest.mark.parametrize(
     ("limits", "bad"),
     [
-        (Limits(delay_ms=60), {"delay_ms": 100.0}),
-        (Limits(energy_mj=110), {"energy_mj": 150.0}),
-        (Limits(confidence=0.97), {"confidence": 0.9}),
-        (Limits(miss_rate=0.0), {"delay_ms": 500.0}),
-        (Limits(miss_rate=0.0), {"status": "skipped", "confidence": None}),
+        ({"max_delay_ms": 60}, {"delay_ms": 100.0}),
+        ({"max_energy_mj": 110}, {"energy_mj": 150.0}),
+        ({"min_confidence": 0.97}, {"confidence": 0.9}),
+        ({"max_miss_rate": 0.0}, {"delay_ms": 500.0}),
+        ({"max_miss_rate": 0.0}, {"status": "skipped", "confidence": None}),
     ],
 )
 def test_each_broken_promise_makes_the_policy_fall_after_its_patience(
-    limits: Limits, bad: dict[str, object]
+    limits: dict[str, float], bad: dict[str, object]
 ) -> None:
-    guard = Guard(SETTINGS, limits, deadline_ms=100)
+    settings = replace(SETTINGS, **limits)  # type: ignore[arg-type]
+    guard = Guard(settings, deadline_ms=100)
     assert set(feed(guard, 100)) == {"policy"}
-    guard = Guard(SETTINGS, limits, deadline_ms=100)
+    guard = Guard(settings, deadline_ms=100)
     states = feed(guard, 12, **bad)
     # A full window, and two more frames: patience 3.
     assert states == ["policy"] * 11 + ["safe"]
-    assert getattr(limits, guard.reason) is not None
+    assert getattr(Limits.own(settings), guard.reason) is not None
 
 
 def test_the_margin_is_borne_but_a_trial_gets_none() -> None:
-    guard = Guard(SETTINGS, Limits(delay_ms=60), deadline_ms=1000)
+    guard = Guard(replace(SETTINGS, max_delay_ms=60), deadline_ms=1000)
     assert set(feed(guard, 50, delay_ms=70.0)) == {"policy"}  # 60 and a fifth of it
     feed(guard, 20, delay_ms=100.0)
     assert guard.state == "safe"
@@ -94,7 +96,7 @@ def test_the_margin_is_borne_but_a_trial_gets_none() -> None:
 
 
 def test_pauses_double_after_failed_trials_and_a_good_trial_ends_them() -> None:
-    guard = Guard(SETTINGS, Limits(delay_ms=60), deadline_ms=1000)
+    guard = Guard(replace(SETTINGS, max_delay_ms=60), deadline_ms=1000)
     states = feed(guard, 3000, delay_ms=200.0)
     changes = [i for i in range(1, len(states)) if states[i] != states[i - 1]]
     rests = [b - a for a, b in pairwise(changes) if states[a] == "safe"]
@@ -109,7 +111,7 @@ def test_pauses_double_after_failed_trials_and_a_good_trial_ends_them() -> None:
 
 
 def test_frames_decided_before_a_change_do_not_count_for_what_came_after() -> None:
-    guard = Guard(SETTINGS, Limits(delay_ms=60), deadline_ms=1000)
+    guard = Guard(replace(SETTINGS, max_delay_ms=60), deadline_ms=1000)
     late = replace(decided(guard), decided_by="guard")
     for _ in range(50):
         guard.observe(row(500.0), late)
@@ -118,7 +120,7 @@ def test_frames_decided_before_a_change_do_not_count_for_what_came_after() -> No
 
 def test_an_energy_of_another_meter_is_not_compared_with_the_promise() -> None:
     reference = promised(energy_source="model:a")
-    guard = Guard(SETTINGS, Limits(), 1000, reference)
+    guard = Guard(SETTINGS, 1000, reference)
     assert set(feed(guard, 100, energy_mj=9e9, energy_source="rapl")) == {"policy"}
     assert "safe" in feed(guard, 100, energy_mj=9e9, energy_source="model:a")
 
@@ -150,7 +152,7 @@ def observation(uplink_mbps: float, rtt_ms: float) -> np.ndarray:
 def test_drift_is_shown_and_acts_only_if_told_to() -> None:
     for acts in (False, True):
         settings = replace(SETTINGS, act_on_drift=acts)
-        guard = Guard(settings, Limits(), 1000, promised())
+        guard = Guard(settings, 1000, promised())
         for _ in range(30):
             guard.observe(row(), decided(guard, observation(20, 30)))
         assert guard.drift == ()
@@ -165,7 +167,7 @@ def test_drift_is_shown_and_acts_only_if_told_to() -> None:
 
 
 def test_another_mix_of_actions_is_drift() -> None:
-    guard = Guard(SETTINGS, Limits(), 1000, promised())
+    guard = Guard(SETTINGS, 1000, promised())
     for _ in range(30):
         guard.observe(replace(row(), action=SAFE.index), decided(guard, observation(20, 30)))
     assert guard.drift == ("actions",)
@@ -264,7 +266,7 @@ def test_a_link_outside_training_makes_the_policy_fall_and_a_good_one_brings_it_
             [[r.action for r in trained]],
             window=10,
         )
-        guard = Guard(SETTINGS, Limits(), config.deadline_ms, reference)
+        guard = Guard(SETTINGS, config.deadline_ms, reference)
         leaving = trace((good_s, 20, 10), (bad_s, 0.2, 400), (60, 20, 10))
         with (
             LinkProcess(leaving, upstream) as link,

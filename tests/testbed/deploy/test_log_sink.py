@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.deploy.log_sink import LineSink
+from testbed.deploy.log import LineSink
 from testbed.records.record_file import read_all
 
 ROOT = Path(__file__).parents[3]
@@ -89,7 +89,7 @@ import resource, signal, time
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (25, resource.RLIM_INFINITY))
 import os
-from testbed.deploy.log_sink import LineSink
+from testbed.deploy.log import LineSink
 fd = os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 sink = LineSink(fd, lambda n: b"%d lost\\n" % n)
 for i in range(4):

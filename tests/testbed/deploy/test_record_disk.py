@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from testbed.deploy import record_rotation
-from testbed.deploy.record_rotation import RotatingRecords, Rotation, record_files
+from testbed.deploy.record_folder import record_files
+from testbed.deploy.record_rotation import RotatingRecords, Rotation
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import measurement_schema, read_records
 

@@ -21,13 +21,8 @@ import pytest
 
 from cnn.common.errors import DataError
 from testbed.deploy import record_rotation
-from testbed.deploy.record_rotation import (
-    RotatingRecords,
-    Rotation,
-    last_number,
-    record_files,
-    recover,
-)
+from testbed.deploy.record_folder import last_number, record_files, recover
+from testbed.deploy.record_rotation import RotatingRecords, Rotation
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import RecordWriter, measurement_schema, read_all, read_records
 
@@ -196,7 +191,7 @@ def test_the_journal_goes_only_when_the_file_and_its_name_are_on_disk(
 KILLED_AT = """
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_record_rotation import recover
+from testbed.deploy.record_folder import recover
 
 def change():
     recover(Path(FOLDER))

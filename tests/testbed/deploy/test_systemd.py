@@ -16,7 +16,7 @@ import typer
 from agents.cli import app
 from cnn.common.console import EXIT_USER_ERROR
 from testbed.deploy.device_file import load_device_file
-from testbed.deploy.systemd import notify
+from testbed.deploy.device_service import notify
 
 UNITS = sorted((Path(__file__).parents[3] / "examples" / "systemd").glob("*.service"))
 

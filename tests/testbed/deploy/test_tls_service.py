@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 from cnn.common.errors import ConfigError
 from testbed.cli.app import app
+from testbed.deploy.assembly import preflight
 from testbed.deploy.device_file import load_device_file
-from testbed.deploy.preflight import preflight
 from testbed.wire.address import find_free
 
 ROOT = Path(__file__).parents[3]

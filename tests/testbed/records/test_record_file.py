@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cnn.common.errors import DataError
-from testbed.cli.device_run import report
+from testbed.cli.device_command import report
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import (
     ROWS_PER_GROUP,

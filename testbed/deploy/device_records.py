@@ -1,0 +1,168 @@
+"""What a device records of each frame, and where: one file, or a folder of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from cnn.common.errors import DataError
+from cnn.common.outputs import ROOM, check_file, check_folder
+from testbed.common.output_kinds import RECORDS
+from testbed.deploy.device_file import DeviceFile, RecordsSection
+from testbed.deploy.guarded_policy import Decision
+from testbed.deploy.record_rotation import RotatingRecords, Rotation, lasting
+from testbed.device.device_loop import Device, DeviceConfig
+from testbed.policy.exploration import ExploringPolicy
+from testbed.policy.observer import OBS_DIM
+from testbed.policy.task_settings import Task
+from testbed.records.measurement import Measurement
+from testbed.records.record_file import RecordWriter, provenance
+
+_MB: Final = 1_000_000
+_ROW_BYTES: Final = 400
+"""Of one frame in a file, with what an explorer adds (measured: 373 of random figures)."""
+
+_DECISION: Final = {
+    "policy_action": pa.int64(),
+    "policy_open": pa.bool_(),
+    "shadow_action": pa.int64(),
+    "shadow_open": pa.bool_(),
+    "decided_by": pa.string(),
+    "policy_hash": pa.string(),
+    "bundle_hash": pa.string(),
+}
+EXTRA_COLUMNS: Final = {**_DECISION, "guard_state": pa.string()}
+"""What a folder holds beside `Measurement`; empty for a skipped frame."""
+
+
+_CONFIG: Final = (
+    *("period_ms", "timeout_ms", "deadline_ms", "max_queue_ms", "seed", "frame_encoding"),
+    *("probe_budget_per_min", "probe_bytes", "probe_stale_s"),
+)
+"""Settings of the loop that records hold."""
+
+
+def check_records(file: DeviceFile, now: bool = False) -> None:
+    """Refuse, before all else, a place that can never take the records of a run.
+
+    Args:
+        file: configuration.
+        now: refuse also a folder on a disk that is full or read-only at the moment.
+
+    Raises:
+        DataError: if the place cannot be used; a file must be writable to its end.
+    """
+    if file.records.file is not None:
+        check_file(Path(file.records.file), RECORDS, room=_ROW_BYTES * file.frames.count)
+    if file.records.folder is not None:
+        try:
+            check_folder(Path(file.records.folder), room=ROOM if now else 0)
+        except DataError as error:
+            if now or lasting(error):
+                raise
+
+
+def source_of(
+    file: DeviceFile,
+    task: Task,
+    config: DeviceConfig,
+    full_local_ms: float,
+    run: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Provenance of a run's records.
+
+    Args:
+        file: configuration.
+        task: what the device does.
+        config: settings of its loop.
+        full_local_ms: full local processing as the policy is told.
+        run: what it runs (policy, bundle, server).
+    """
+    return provenance(
+        kind="device",
+        frames=file.frames.source,
+        **run,
+        emulation=config.describe(),
+        task={**task.to_json(), "full_local_ms": full_local_ms},
+        **{name: getattr(config, name) for name in _CONFIG},
+    )
+
+
+class DeviceRecords:
+    """Takes a row for each frame.
+
+    Args:
+        section: where to, and what.
+        source: provenance, JSON-able.
+        explorer: the policy, if it explores: what it says of each frame is recorded, too.
+
+    Attributes:
+        place: file or folder; None records nothing.
+        writer: to be used as a context manager, which keeps what was measured; None without one.
+
+    Raises:
+        DataError: if the place cannot be used.
+    """
+
+    def __init__(
+        self,
+        section: RecordsSection,
+        source: Mapping[str, Any],
+        explorer: ExploringPolicy | None = None,
+    ) -> None:
+        self._observations, self._explorer = section.observations, explorer
+        self._started = (source["started_unix_s"], source["started_monotonic_s"])
+        self.place = section.file or section.folder
+        extra = {} if section.folder is None else dict(EXTRA_COLUMNS)
+        if section.observations:
+            extra["observation"] = pa.list_(pa.float32(), OBS_DIM)
+        if explorer is not None:
+            extra |= explorer.column_types()
+        self.writer: RecordWriter | RotatingRecords | None = None
+        if section.file is not None:
+            self.writer = RecordWriter(Path(section.file), dict(source), extra)
+        elif section.folder is not None:
+            rotation = Rotation(
+                file_bytes=int(section.file_mb * _MB),
+                file_s=section.file_s,
+                total_bytes=int(section.total_mb * _MB),
+                flush_s=section.flush_s,
+            )
+            self.writer = RotatingRecords(Path(section.folder), source, rotation, extra)
+
+    @property
+    def rows(self) -> int:
+        """Rows written so far."""
+        return 0 if self.writer is None else self.writer.rows
+
+    @property
+    def dropped(self) -> int:
+        """Rows that a folder's disk did not take."""
+        return self.writer.dropped if isinstance(self.writer, RotatingRecords) else 0
+
+    def write(self, row: Measurement, decision: Decision | None, guard_state: str | None) -> None:
+        """Add a frame's row; raises `DataError` if a file's disk does not take it."""
+        extra: dict[str, Any] = {}
+        if isinstance(self.writer, RotatingRecords) and decision is not None:
+            extra = {name: getattr(decision, name) for name in _DECISION}
+            extra["guard_state"] = guard_state
+        if self._observations and decision is not None:
+            extra["observation"] = decision.observation
+        elif self._observations and isinstance(self.writer, RecordWriter):
+            extra["observation"] = np.zeros(OBS_DIM, np.float32)
+        if self._explorer is not None:
+            extra |= self._explorer.columns(row.frame_id)
+        if self.writer is not None:
+            self.writer.write(row, **extra)
+
+    def finish(self, unit: Device) -> None:
+        """The run came to its end: a file also says when it began, and how the pace was kept."""
+        if isinstance(self.writer, RecordWriter) and unit.origin_s is not None:
+            started_unix_s, started_s = self._started
+            kept = {} if unit.pace_kept is None else unit.pace_kept.to_source()
+            first_s = started_unix_s + (unit.origin_s - started_s)
+            self.writer.close(first_capture_unix_s=first_s, **kept)
