@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -71,39 +71,6 @@ class Section:
         return base64.b64encode(self.png).decode() if self.png else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a report says.
-
-    Attributes:
-        title: heading.
-        summary: the result in one or two sentences.
-        facts: scenario, seeds, frames, hashes, versions.
-        sections: in order.
-    """
-
-    title: str
-    summary: str
-    facts: Mapping[str, Any]
-    sections: Sequence[Section] = field(default_factory=tuple)
-
-    def html(self) -> str:
-        """The page; everything from outside is escaped."""
-        page = resources.files("agents").joinpath("assets/report.html").read_text(encoding="utf-8")
-        return (
-            Environment(autoescape=True)
-            .from_string(page)
-            .render(
-                title=self.title, summary=self.summary, facts=self.facts, sections=self.sections
-            )
-        )
-
-    def save(self, path: Path) -> Path:
-        """Write the page; written whole or not at all."""
-        write_text(path, self.html())
-        return path
-
-
 def write_report(
     result: Evaluation,
     world: World,
@@ -150,13 +117,16 @@ def write_report(
                 png=plots.learning_curve(learning, floor, MARGIN),
             )
         )
-    report = Report(
+    template = resources.files("agents").joinpath("assets/report.html").read_text(encoding="utf-8")
+    page = Environment(autoescape=True).from_string(template)  # all from outside is escaped
+    content = page.render(
         title=f"sliproad: {result.scenario}",
         summary=_summary(result),
         facts={**_facts(result, world), **(facts or {})},
         sections=sections,
     )
-    return report.save(path)
+    write_text(path, content)
+    return path
 
 
 def _summary(result: Evaluation) -> str:
@@ -195,15 +165,11 @@ def _comparison(result: Evaluation) -> Section:
     keys = sorted(result.policies, key=lambda name: result.policies[name]["cost"])
     for key, row in zip(keys, table.rows, strict=True):
         interval, difference = result.intervals.get(key), result.differences.get(key)
-        rows.append(
-            (
-                *row,
-                "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}",
-                ""
-                if difference is None
-                else f"{difference.mean:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})",
-            )
-        )
+        over = "" if difference is None else f"{difference.mean:+.4f} "
+        if difference is not None:
+            over += f"({difference.low:+.4f} to {difference.high:+.4f})"
+        ends = "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"
+        rows.append((*row, ends, over))
     columns = (*table.columns, "cost, 95 % interval", "cost over the agent, paired")
     text = (
         "Means over all frames. Every policy met the same frames, traces and random numbers; "
@@ -220,9 +186,7 @@ def _live(live: Mapping[str, Mapping[str, float]], text: str) -> Section:
 
 
 def _frontier(result: Evaluation) -> Section:
-    statics = {
-        name: figures for name, figures in result.statics.items() if np.isfinite(figures["cost"])
-    }
+    statics = {name: m for name, m in result.statics.items() if np.isfinite(m["cost"])}
     return Section(
         "Cost and accuracy",
         "Left and up is better. Grey: the twenty static pairs (those within the picture). "
