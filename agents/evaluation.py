@@ -17,11 +17,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from agents.baselines.tuning import tuned_baselines
-from agents.rollout import PERCENTILES, Rollout, episode_keys, simulate, summary
+from agents.rollout import Rollout, episode_keys, mean_figures, simulate, summary
 from agents.run_files import write_table
 from cnn.action import ACTIONS
 from cnn.common.files import write_text
-from offload_env.bound.search import Schedule, best_schedule
+from offload_env.bound.search import best_schedule
 from offload_env.world import MAIN, World
 from testbed.policy.policies import StaticPolicy
 from testbed.policy.staged_policies import AnyPolicy
@@ -252,7 +252,9 @@ def evaluate(
     progress("clairvoyant (searching)")
     floor = floor_on(test_world, rollouts["full-local"].row)
     bound, schedule = best_schedule(test_world, keys, floor=floor)
-    policies[CLAIRVOYANT] = _clairvoyant(schedule)
+    policies[CLAIRVOYANT] = mean_figures(
+        schedule.cost, schedule.delay_ms, schedule.energy_mj, schedule.accuracy, schedule.miss
+    )
     weights = resamples(drives, seed)
     per_drive = {name: r.cost.mean(1) for name, r in rollouts.items()}
 
@@ -295,17 +297,3 @@ def floor_on(world: World, rows: NDArray[np.int64]) -> float:
     if constraint.accuracy_floor > 0:
         return constraint.accuracy_floor
     return max(0.0, float(world.correct[rows, MAIN].mean()) - constraint.accuracy_margin)
-
-
-def _clairvoyant(schedule: Schedule) -> dict[str, float]:
-    """Figures of the best feasible schedule found, as `agents.rollout.summary`."""
-    out = {
-        "cost": schedule.mean_cost,
-        "delay_ms": float(schedule.delay_ms.mean()),
-        "energy_mj": float(schedule.energy_mj.mean()),
-        "accuracy": schedule.mean_accuracy,
-        "deadline_miss": float(schedule.miss.mean()),
-    }
-    for q, value in zip(PERCENTILES, np.percentile(schedule.delay_ms, PERCENTILES), strict=True):
-        out[f"delay_p{q}_ms"] = float(value)
-    return out

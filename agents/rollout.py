@@ -178,14 +178,22 @@ PERCENTILES: Final = (50, 95, 99)
 
 def summary(rollout: Rollout) -> dict[str, float]:
     """Means and percentiles over all frames of all drives."""
+    r = rollout
+    return mean_figures(r.cost, r.delay_ms, r.energy_mj, r.correct, r.miss)
+
+
+def mean_figures(
+    cost: Floats, delay_ms: Floats, energy_mj: Floats, correct: NDArray[Any], miss: NDArray[Any]
+) -> dict[str, float]:
+    """What `summary` says, of frames in arrays of any one shape; right and missed ones are 1."""
     out = {
-        "cost": float(rollout.cost.mean()),
-        "delay_ms": float(rollout.delay_ms.mean()),
-        "energy_mj": float(rollout.energy_mj.mean()),
-        "accuracy": float(rollout.correct.mean()),
-        "deadline_miss": float(rollout.miss.mean()),
+        "cost": float(cost.mean()),
+        "delay_ms": float(delay_ms.mean()),
+        "energy_mj": float(energy_mj.mean()),
+        "accuracy": float(correct.mean()),
+        "deadline_miss": float(miss.mean()),
     }
-    for q, value in zip(PERCENTILES, np.percentile(rollout.delay_ms, PERCENTILES), strict=True):
+    for q, value in zip(PERCENTILES, np.percentile(delay_ms, PERCENTILES), strict=True):
         out[f"delay_p{q}_ms"] = float(value)
     return out
 
