@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from agents.rollout import episode_keys
+from agents.train_config import TrainConfig
 from cnn.action import ACTIONS
 from cnn.arch import ModelConfig
 from cnn.frame_table import FrameTable, embedded_table
@@ -138,3 +139,45 @@ def recorded_drive(world: World, path: Path, seed: int, explore: float | None = 
 def drive() -> Callable[..., Path]:
     """See `recorded_drive`."""
     return recorded_drive
+
+
+@pytest.fixture(scope="session")
+def small_run() -> TrainConfig:
+    """Settings of a training of eight rollouts of 256 frames; a checkpoint after every fourth."""
+    return TrainConfig(
+        scenario="toy",
+        steps=8 * 256,
+        n_envs=16,
+        n_steps=16,
+        batch_size=128,
+        epochs=2,
+        hidden=16,
+        validate_every=1024,
+        validate_drives=2,
+        checkpoint_every=1024,
+        seed=5,
+    )
+
+
+class PowerCutError(Exception):
+    """Ends a training where it stands."""
+
+
+def cut_off_training(
+    config: TrainConfig, out: Path, world: World, at: int, *, resume: bool = False
+) -> None:
+    """A training that ends abruptly after so many steps."""
+    from agents.training import train
+
+    def stop(step: int, row: dict[str, float]) -> None:
+        if step >= at:
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        train(config, out, world=world, resume=resume, report=stop)
+
+
+@pytest.fixture(scope="session")
+def cut_off() -> Callable[..., None]:
+    """See `cut_off_training`."""
+    return cut_off_training
