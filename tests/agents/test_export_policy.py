@@ -1,4 +1,4 @@
-"""An exported policy decides as stable-baselines3 does, without torch; its promise is its drives'."""
+"""An exported policy decides as stable-baselines3 does, without torch; what it promises."""
 
 from __future__ import annotations
 
