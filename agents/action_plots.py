@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from agents.plots import AGENT_COLOUR, ink_on, make_plain, plain_axes, plain_log, png
-from cnn.action import ACTIONS, N_ACTIONS, N_EXITS
+from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS
 from offload_env.batch_simulator import FALLBACK, SKIPPED
 
 SPLIT_COLOURS: Final = ("#0b6e4f", "#2a9d8f", "#8ab17d", "#e9c46a", "#f4a261", "#c1121f")

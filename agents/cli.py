@@ -19,12 +19,10 @@ import typer
 import cnn
 from agents.run_files import DEMO, check_run
 from agents.train_commands import export, sweep, train
-from cnn.cli import app as cnn_app
-from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console, warn
-from cnn.common.entry import run_app
+from cnn.common.console import JsonFlag, SeedOption, emit_json, run_app, stderr_console, warn
 from cnn.common.errors import ConfigError
-from cnn.common.locks import Claim
-from cnn.common.outputs import check_folder
+from cnn.common.outputs import Claim, check_folder
+from cnn.network_commands import app as cnn_app
 from testbed.cli.app import app as testbed_app
 
 _TOO_FEW = (

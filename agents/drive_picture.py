@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from agents.plots import AGENT_COLOUR, colour_of, make_plain, png
 from agents.rollout import Rollout
-from cnn.action import ACTIONS, N_EXITS
+from cnn.topology import ACTIONS, N_EXITS
 from offload_env.outcome import FALLBACK, OK, SKIPPED, STATUS
 from testbed.records.record_file import Records
 

@@ -23,18 +23,17 @@ import cnn
 from agents.rollout import episode_keys, staged_frame
 from agents.run_files import named
 from agents.train_config import TrainConfig
-from cnn.action import Action
 from cnn.common.errors import BundleError
+from cnn.topology import Action
 from offload_env.batch_simulator import SKIPPED, BatchOutcome
 from offload_env.conditioned import Preferences
 from offload_env.staged_batch import StagedBatchSimulator
 from offload_env.world import World
-from testbed.deploy.guard import unscaled
 from testbed.policy.decision_points import staged_name
 from testbed.policy.observer import FIELDS, SCHEMA_HASH, STAGED_FIELDS, STAGED_SCHEMA_HASH
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.policy_manifest import STAGED_KIND
-from testbed.policy.reference_profile import WINDOW, ReferenceProfile
+from testbed.policy.reference_profile import WINDOW, ReferenceProfile, unscaled
 from testbed.policy.staged_policies import AnyPolicy, StagedPolicy, any_policy_from_bundle
 from testbed.policy.task_settings import Task, shown
 

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.off_policy import Log
-from cnn.action import ACTIONS
 from cnn.common.errors import DataError
+from cnn.topology import ACTIONS
 from offload_env.scenario import Scenario, load_scenario
 from offload_env.world import World, build_world, load_cost
 from testbed.policy.observer import MAX_RATE_MBPS, OBS_DIM, fit_link

@@ -40,9 +40,9 @@ from agents.baselines.prediction import (
 )
 from agents.baselines.prediction import raw_observation as raw_of
 from agents.evaluation import Interval
-from cnn.action import N_ACTIONS, N_EXITS
 from cnn.common.console import warn
 from cnn.common.errors import DataError
+from cnn.topology import N_ACTIONS, N_EXITS
 from offload_env.world import World
 from testbed.policy.observer import CONSTANTS_AT, FIELDS
 from testbed.policy.policies import Policy

@@ -26,8 +26,8 @@ from agents.evaluation import AGENT, BEST_STATIC, STAGED, Evaluation
 from agents.rollout import Rollout, episode_keys, sample_observations
 from agents.terminal import COLUMNS, cells, comparison
 from agents.train_config import MARGIN
-from cnn.action import ACTIONS
 from cnn.common.files import write_text
+from cnn.topology import ACTIONS
 from offload_env.batch_simulator import FALLBACK, SKIPPED
 from offload_env.world import World
 from testbed.policy.observer import scale_one

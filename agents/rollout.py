@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cnn.action import N_EXITS
+from cnn.topology import N_EXITS
 from offload_env.batch_simulator import EXIT, OFFLOADS, SKIPPED, BatchOutcome, BatchSimulator
 from offload_env.staged_batch import StagedBatchSimulator
 from offload_env.world import World

@@ -27,8 +27,8 @@ from cnn.common.outputs import (
     picture_kind,
     text_kind,
 )
-from testbed.file_kinds import COST_MODEL, RECORDS
-from testbed.file_kinds import POLICY as POLICY_KIND
+from testbed.common.output_kinds import COST_MODEL, RECORDS
+from testbed.common.output_kinds import POLICY as POLICY_KIND
 
 if TYPE_CHECKING:  # heavy: commands name these files before they import what writes them
     import pandas as pd

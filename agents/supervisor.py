@@ -30,7 +30,7 @@ from agents.export_policy import layers_of
 from agents.rollout import episode_keys, simulate, summary
 from agents.sb3_adapter import OffloadVecEnv
 from agents.train_config import TrainConfig
-from cnn.action import ACTIONS
+from cnn.topology import ACTIONS
 from offload_env.world import World
 from testbed.common.signals import StopFlag
 from testbed.policy.policies import NetworkPolicy

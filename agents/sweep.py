@@ -23,9 +23,8 @@ from agents.evaluation import Interval, floor_on, interval, keeps, resamples
 from agents.rollout import Rollout, episode_keys, simulate, summary
 from agents.run_files import CONFIG, POLICY, kept_scenario, write_table
 from agents.train_config import TrainConfig
-from cnn.common.errors import BundleError
+from cnn.common.errors import BundleError, require, shown
 from cnn.common.files import write_bytes, write_text
-from cnn.common.option_checks import require, shown
 from offload_env.conditioned import Preferences, preferring
 from offload_env.scenario_text import anchored
 from offload_env.world import MAIN, World

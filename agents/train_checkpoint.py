@@ -30,11 +30,11 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import DQN, PPO
 
 from agents.run_files import CHECKPOINT, CONFIG, SCENARIO
-from cnn.common.checksums import file_sha256, is_sealed, seal
 from cnn.common.console import warn
 from cnn.common.errors import DataError
 from cnn.common.files import replacing, write_bytes, write_text
 from cnn.common.folders import replacing_folder, settle
+from cnn.common.outside import file_sha256, is_sealed, seal
 from offload_env.vector_env import OffloadVectorEnv
 
 FOLDER: Final = "checkpoint"

@@ -13,12 +13,17 @@ import typer
 
 from agents.run_files import SWEEP, check_run, named
 from agents.train_config import TrainConfig, config_of, setting_help
-from cnn.common.console import JsonFlag, command_line, emit_json, stderr_console, warn
-from cnn.common.entry import EXIT_INTERRUPTED
+from cnn.common.console import (
+    EXIT_INTERRUPTED,
+    JsonFlag,
+    command_line,
+    emit_json,
+    stderr_console,
+    warn,
+)
 from cnn.common.errors import ConfigError
-from cnn.common.locks import Claim
-from cnn.common.outputs import check_file, check_folder
-from testbed.file_kinds import POLICY
+from cnn.common.outputs import Claim, check_file, check_folder
+from testbed.common.output_kinds import POLICY
 
 if TYPE_CHECKING:
     from agents.training import TrainResult

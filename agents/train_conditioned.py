@@ -31,7 +31,7 @@ from agents.sb3_adapter import OffloadVecEnv
 from agents.supervisor import Report, Watch, stop_when_told
 from agents.train_config import TrainConfig
 from agents.training import error_probability, ppo_settings
-from cnn.common.locks import Claim
+from cnn.common.outputs import Claim
 from offload_env.conditioned import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
 from offload_env.scenario_text import anchored, scenario_toml
 from offload_env.world import World

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from agents.run_files import CONFIG
-from cnn.action import N_ACTIONS
-from cnn.common.checksums import json_sha256
-from cnn.common.errors import ConfigError, DataError
+from cnn.common.errors import MAX_SEED, ConfigError, DataError, in_range, require, shown
 from cnn.common.files import write_text
-from cnn.common.option_checks import MAX_SEED, in_range, require, shown
+from cnn.common.outside import json_sha256
+from cnn.topology import N_ACTIONS
 from testbed.policy.decision_points import ANSWER, CANONICAL, SENDING_EARLY
 
 ALGORITHMS: Final = ("ppo", "dqn", "maskable-ppo")

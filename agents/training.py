@@ -28,7 +28,7 @@ from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
 from agents.supervisor import Progress, Report, Supervisor, stop_when_told
 from agents.train_config import TrainConfig
 from cnn.common.errors import ConfigError, DataError
-from cnn.common.locks import Claim
+from cnn.common.outputs import Claim
 from cnn.frame_table import FrameTable
 from offload_env.scenario_text import anchored
 from offload_env.staged_vector_env import OffloadStagedVectorEnv

@@ -25,7 +25,8 @@ from tritonclient.grpc import service_pb2 as pb
 
 from cnn.bundle import Bundle, load_bundle
 from cnn.runtime import SplitRuntime
-from testbed.wire.messages import MODEL_NAME, SERVICE, WireSpec, build_response, parse_request
+from testbed.wire.protocol import MODEL_NAME, SERVICE, WireSpec, build_response
+from testbed.wire.requests import parse_request
 
 Edit = Callable[[Any], None]
 

@@ -27,9 +27,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cnn.bundle import load_bundle
 from testbed.server.server_process import ServerProcess
+from testbed.wire.address import find_free
 from testbed.wire.client import INFER, ExchangeFailed, MecClient
-from testbed.wire.messages import build_request
-from testbed.wire.ports import find_free
+from testbed.wire.requests import build_request
 
 CONNECTIONS, CALLS = 4, 64
 IDLE_CONNECTIONS, IDLE_CALLS = 3, 64

@@ -90,7 +90,7 @@ def main() -> None:
     tracer = Tracer()
     threading.Thread(target=tracer.obey, name="orders", daemon=True).start()
     threading.settrace(tracer.entered)
-    from cnn.common.entry import run_app
+    from cnn.common.console import run_app
     from testbed.cli.app import app
 
     sys.argv = ["testbed", "serve", *sys.argv[1:]]

@@ -28,7 +28,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
 from testbed.wire.client import INFER, ExchangeFailed, MecClient
-from testbed.wire.messages import build_request
+from testbed.wire.requests import build_request
 
 EXIT, SPLIT = 5, 4
 GOOD_IN_A_ROW = 6

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from _faults_parts import RunningDevice, say, wait_for
 
-from cnn.action import N_ACTIONS, Action
 from cnn.bundle import load_bundle
 from cnn.common.files import replacing
+from cnn.topology import N_ACTIONS, Action
 from testbed.policy.observer import OBS_DIM, SCHEMA_HASH
 from testbed.policy.policy_file import PolicyBundle
 from testbed.server.server_process import ServerProcess

@@ -11,8 +11,8 @@ import numpy as np
 from _faults_certificates import Pki
 from PIL import Image
 
-from cnn.action import N_ACTIONS
 from cnn.bundle import embedded_bundle_path, manifest_hash
+from cnn.topology import N_ACTIONS
 from testbed.device.frame_sources import open_frames
 from testbed.policy.observer import OBS_DIM, SCHEMA_HASH
 from testbed.policy.policy_file import PolicyBundle

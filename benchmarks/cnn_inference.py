@@ -14,10 +14,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from cnn.action import ACTIONS, Action
 from cnn.bundle import load_bundle
 from cnn.network.vgg import MultiExitVGG
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, Action
 
 ROUNDS, RUNS = 30, 5
 

@@ -24,7 +24,7 @@ from stable_baselines3 import PPO
 
 from agents.export_policy import bundle_of
 from agents.train_config import TrainConfig
-from cnn.action import N_ACTIONS
+from cnn.topology import N_ACTIONS
 from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import NetworkPolicy, Policy, load_policy
 

@@ -108,7 +108,7 @@ def child(folder: Path, target: str, action: str, frames: int) -> dict[str, floa
     return {
         "start_s": service.first_s,
         "rss_mb": rss_mb,
-        "ok": service.tally.status["ok"],
+        "ok": service.summary.status["ok"],
         "growth": float(np.polyfit(at, rss, 1)[0]) * 1e5,
         "network_alone_us": alone_us,
         "overhead_us": service.cpu_s / counted * 1e6 - alone_us,

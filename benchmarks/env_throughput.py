@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from cnn.action import N_ACTIONS
+from cnn.topology import N_ACTIONS
 from offload_env.env import OffloadEnv
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import World, build_world

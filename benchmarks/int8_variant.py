@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from cnn.bundle import load_bundle
 from cnn.common.errors import SliproadError
-from cnn.data.gtsrb import ImageSet, load_gtsrb
+from cnn.data.gtsrb import load_gtsrb
+from cnn.data.image_set import ImageSet
 from cnn.runtime import SplitRuntime
 
 IMAGES, ROUNDS, RUNS = 2000, 40, 3

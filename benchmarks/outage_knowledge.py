@@ -26,7 +26,7 @@ from agents.contenders import shipped_policy
 from agents.evaluation import floor_on, gap_closed
 from agents.rollout import episode_keys, uplink_now
 from agents.train_config import MARGIN
-from cnn.action import N_EXITS, Action
+from cnn.topology import N_EXITS, Action
 from offload_env.batch_simulator import BatchSimulator
 from offload_env.bound.proof import lower_bound
 from offload_env.outcome import FALLBACK

@@ -21,14 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn.action import Action
 from cnn.bundle import load_bundle
 from cnn.common.errors import SliproadError
-from cnn.data.gtsrb import ImageSet, load_gtsrb
+from cnn.data.gtsrb import load_gtsrb
+from cnn.data.image_set import ImageSet
 from cnn.frame_codec import FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
+from cnn.topology import Action
 from testbed.costs.cost_model import CostModel
-from testbed.wire.overhead import ENCODING_OVERHEAD_BYTES
+from testbed.wire.protocol import ENCODING_OVERHEAD_BYTES
 
 IMAGES = 2000
 ENCODINGS = tuple(FrameEncoding.parse(t) for t in ("raw", "webp", "jpeg:90", "jpeg:75", "jpeg:50"))

@@ -40,11 +40,11 @@ import numpy as np
 from tqdm import tqdm
 
 from agents.live_run import going_first
-from cnn.action import N_ACTIONS
 from cnn.bundle import load_bundle
 from cnn.common.files import write_text
 from cnn.common.outputs import check_folder, json_kind
 from cnn.runtime import SplitRuntime
+from cnn.topology import N_ACTIONS
 from offload_env.live_env import OffloadLiveEnv
 from offload_env.replay import (
     Figures,
@@ -57,7 +57,7 @@ from offload_env.replay import (
 )
 from offload_env.scenario import load_scenario
 from offload_env.simulator import FALLBACK, SKIPPED
-from testbed.file_kinds import LINK_RECORD, RECORDS
+from testbed.common.output_kinds import LINK_RECORD, RECORDS
 from testbed.link.link_record import LinkRecord
 from testbed.records.record_file import RecordWriter, provenance, read_records
 

@@ -23,13 +23,12 @@ from collections.abc import Iterator
 import grpc
 import numpy as np
 
-from cnn.action import ACTIONS
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
-from testbed.costs.power import power_profile
+from cnn.topology import ACTIONS
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
-from testbed.meters.model_meter import ModelMeter
+from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.observer import Observer, Settings
 from testbed.policy.policies import RandomPolicy
 from testbed.server.server_process import ServerProcess

@@ -37,15 +37,15 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
-from cnn.action import Action
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
+from cnn.topology import Action
+from testbed.wire.address import find_free
 from testbed.wire.client import ExchangeFailed, MecClient
-from testbed.wire.ports import find_free
 
 SERVE = (
     "import os, sys, typer; os.sched_setaffinity(0, map(int, sys.argv.pop(1).split(',')));"
-    "from cnn.common.entry import run_app; from testbed.cli.serve_command import serve;"
+    "from cnn.common.console import run_app; from testbed.cli.serve_command import serve;"
     "app = typer.Typer(); app.command()(serve); run_app(app)"
 )
 

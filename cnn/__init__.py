@@ -5,7 +5,7 @@ without torch, and the pieces that need it (`cnn.network.vgg`, `cnn.network.trai
 say so.
 """
 
-from cnn.action import ACTIONS, N_ACTIONS, N_EXITS, Action, action_from_index, action_index
+from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS, Action, action_from_index, action_index
 
 __version__ = "0.1.0"
 

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from cnn.action import N_ACTIONS, N_EXITS
-from cnn.arch import ModelConfig
-from cnn.common.errors import BundleError
-from cnn.common.option_checks import shown
+from cnn.common.errors import BundleError, shown
+from cnn.common.folders import FolderKind
 from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing, said
+from cnn.model_config import ModelConfig
+from cnn.topology import N_ACTIONS, N_EXITS
 
 FORMAT: Final = 1
 MAX_SEGMENT_BYTES: Final = 256 * 2**20
 """The largest segment of VGG-16's own widths has 28 MB."""
 TEMPERATURES: Final = (1e-3, 1e3)
-"""A fit looks from 0.2 to 10 (`cnn.network.calibrate`)."""
+"""A fit looks from 0.2 to 10 (`cnn.network.accuracy`)."""
 SEGMENTS: Final = (
     *(f"block{b}" for b in range(1, N_EXITS + 1)),
     *(f"exit{e}" for e in range(1, N_EXITS + 1)),
@@ -148,3 +148,19 @@ def _broken(folder: Path, what: str) -> BundleError:
         expected=f"a whole bundle of format {FORMAT}, unchanged since its export",
         hint="copy it again, or make it anew with `sliproad cnn export`",
     )
+
+
+def _bundle_files(folder: Path) -> Collection[str]:
+    """Files of a model bundle, damaged or not, with its signature; none without its manifest."""
+    try:
+        manifest = json_object(file_bytes(folder / "manifest.json", MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return ()
+    ours = {"format", "config", "segments", "temperatures"}
+    if not ours <= manifest.keys():
+        return ()
+    return {"manifest.json", "manifest.json.sig", *(f"segments/{n}.onnx" for n in SEGMENTS)}
+
+
+BUNDLE: Final = FolderKind("a model bundle", "sliproad cnn export", _bundle_files)
+"""What `load_bundle` reads, as something that a command may replace."""

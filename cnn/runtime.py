@@ -13,11 +13,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import Action
 from cnn.bundle import SEGMENTS, Bundle
 from cnn.common.errors import BundleError, ConfigError, DataError
 from cnn.common.outside import said
 from cnn.ort import onnxruntime as ort
+from cnn.topology import Action
 
 _MOST_INPUTS: Final = 2**24
 """Numbers in the input of a segment for one frame; the largest of VGG-16's own has 0.8 million."""
@@ -53,7 +53,7 @@ class SplitRuntime:
             raise DataError(
                 f"frame of shape {frame.shape}, {frame.dtype}",
                 expected=f"uint8 ({size}, {size}, 3)",
-                hint="resize it with cnn.data.preprocess.resize_rgb",
+                hint="resize it with cnn.data.image_file.resize_rgb",
             )
         return np.ascontiguousarray(frame)[None]
 

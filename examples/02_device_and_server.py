@@ -21,10 +21,9 @@ import numpy as np
 from cnn import Action
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
-from testbed.costs.power import power_profile
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
-from testbed.meters.model_meter import ModelMeter
+from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.observer import Observer, Settings
 from testbed.policy.policies import StaticPolicy
 from testbed.records.measurement import Measurement

@@ -54,9 +54,7 @@ def main() -> None:
 
     # What the device would know in three situations (times in seconds on one clock).
     observer = Observer(Settings(True, accuracy_floor=0.95, delay_share=0.5, full_local_ms=20))
-    features = np.array(
-        [0.4, 0.2, 0.1, 40, 40, 0], np.float32
-    )  # of a frame, see cnn.data.frame_features
+    features = np.array([0.4, 0.2, 0.1, 40, 40, 0], np.float32)  # of a frame, see cnn.frame_table
 
     def show(situation: str, now_s: float) -> None:
         observation = observer.observe(now_s, features, queue_ms=0.0, tail_left_ms=0.0)

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS
+from cnn.topology import ACTIONS
 from offload_env.lanes import Indices, Lanes
 from testbed.policy.estimators import fit_link, forget, smooth
 from testbed.policy.observation_fields import RECENT

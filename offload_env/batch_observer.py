@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_EXITS
+from cnn.topology import N_EXITS
 from offload_env.lanes import Lanes
 from offload_env.world import World
 from testbed.policy.observation_fields import (

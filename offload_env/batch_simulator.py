@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_ACTIONS
+from cnn.topology import ACTIONS, N_ACTIONS
 from offload_env.batch_learning import learn_answer, learn_link
 from offload_env.batch_observer import BatchObserver
 from offload_env.hashing import Keys

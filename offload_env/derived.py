@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
-from cnn.action import N_EXITS, action_index
 from cnn.common.errors import DataError
 from cnn.frame_table import FrameTable
+from cnn.topology import N_EXITS, action_index
 from offload_env.scenario import Scenario
 from testbed.costs.cost_model import CostModel
 

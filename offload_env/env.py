@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_ACTIONS
+from cnn.topology import N_ACTIONS
 from offload_env.action_check import checked_action
 from offload_env.errors import RenderModeError, ResetNeededError
 from offload_env.frame_picture import Picture, Shown, describe, paint

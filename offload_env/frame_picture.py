@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from cnn.action import ACTIONS, N_EXITS
 from cnn.render.rendered_tracks import render_tracks
 from cnn.render.signs import N_SIGNS
+from cnn.topology import ACTIONS, N_EXITS
 from offload_env.outcome import SKIPPED, STATUS
 from offload_env.world import World
 

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_EXITS
+from cnn.topology import N_EXITS
 from offload_env.simulator import LONG_AGO_MS
 from offload_env.trace_pool import Lane
 from offload_env.world import Plans

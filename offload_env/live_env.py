@@ -10,8 +10,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_ACTIONS, action_from_index
 from cnn.common.errors import DataError
+from cnn.topology import N_ACTIONS, action_from_index
 from offload_env.action_check import checked_action
 from offload_env.env import check_render_mode, observation_box
 from offload_env.frame_picture import Picture, Shown, describe, paint

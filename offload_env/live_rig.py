@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import action_from_index
 from cnn.common.errors import ConfigError
+from cnn.topology import action_from_index
 from offload_env.errors import ResetNeededError
 from offload_env.world import World
 from testbed.device.pace import Pace
@@ -104,7 +104,7 @@ class LiveRig:
 
     def look(self) -> NDArray[np.float32]:
         """What the device knows now of a frame on which it does not decide."""
-        from cnn.data.frame_features import frame_features
+        from cnn.frame_table import frame_features
 
         frame = self._frame
         features = frame_features(
@@ -140,10 +140,9 @@ class LiveRig:
 
     def _connect(self, runtime: SplitRuntime, key: int) -> Device:
         """A device connected through a fresh link over the trace of episode `key`."""
-        from testbed.costs.power import DevicePower, PowerProfile
         from testbed.device.device_loop import Device, DeviceConfig
         from testbed.link.link_process import LinkProcess
-        from testbed.meters.model_meter import ModelMeter
+        from testbed.meters.power import DevicePower, ModelMeter, PowerProfile
         from testbed.policy.observer import Observer
         from testbed.policy.policies import StaticPolicy
         from testbed.wire.address import join_address

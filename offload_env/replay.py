@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from cnn.common.errors import DataError
-from cnn.data.gtsrb import ImageSet
+from cnn.data.image_set import ImageSet
 from cnn.frame_table import FrameTable
 from cnn.make_frame_table import make_table
 from cnn.runtime import SplitRuntime

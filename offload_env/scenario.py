@@ -11,8 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final, Literal
 
-from cnn.common.errors import ConfigError
-from cnn.common.option_checks import MAX_SEED, in_range, require, shown
+from cnn.common.errors import MAX_SEED, ConfigError, in_range, require, shown
 from offload_env.server_load import ServerLoad
 from testbed.common.toml_config import build, parse, toml_text
 from testbed.policy.observation_fields import MAX_MS
@@ -53,7 +52,7 @@ class Device:
         full_local_ms: instead of a factor, the time that full local processing takes on this
             device; 0 uses `slowdown`. It means the same device whatever machine the cost
             model was measured on.
-        power: power profile ``device+modem`` of `testbed.costs.power`; empty keeps the model's.
+        power: power profile ``device+modem`` of `testbed.meters.power`; empty keeps the model's.
     """
 
     cost_model: str = "fitted"

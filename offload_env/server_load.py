@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.common.option_checks import in_range
+from cnn.common.errors import in_range
 
 CELL_MS: Final = 10.0
 """Grid of the precomputed work: arrivals count from the next grid point on."""

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS
+from cnn.topology import ACTIONS
 from offload_env.outcome import FALLBACK, OK, SKIPPED, STATUS, Exchange, Outcome
 from offload_env.server_load import CELL_MS
 from offload_env.world import LOCAL, POOL, Plan, World

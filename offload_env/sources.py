@@ -12,7 +12,7 @@ from cnn.frame_table import FrameTable, embedded_table
 from offload_env.derived import MAIN
 from offload_env.scenario import Scenario, Split
 from testbed.costs.cost_model import CostModel
-from testbed.costs.power import power_profile
+from testbed.meters.power import power_profile
 from testbed.traces.trace import Trace
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_ACTIONS
+from cnn.topology import ACTIONS, N_ACTIONS
 from offload_env.batch_simulator import LOCAL_ARRAY, OFFLOADS, BatchSimulator, Bools, Floats
 from offload_env.lanes import Indices, Lanes
 from offload_env.outcome import BatchOutcome, Exchange

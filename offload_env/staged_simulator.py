@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_EXITS
+from cnn.topology import N_EXITS
 from offload_env.outcome import FALLBACK, Exchange, Outcome
 from offload_env.simulator import EXIT, SPLIT, Simulator
 from offload_env.world import LOCAL, World

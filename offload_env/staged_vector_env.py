@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_EXITS
+from cnn.topology import N_EXITS
 from offload_env.batch_simulator import EXIT, OFFLOADS
 from offload_env.env import observation_box
 from offload_env.outcome import DECIDING

@@ -12,8 +12,8 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from cnn.action import N_ACTIONS
 from cnn.common.errors import ConfigError
+from cnn.topology import N_ACTIONS
 from offload_env.action_check import checked_actions
 from offload_env.batch_simulator import EXIT, BatchSimulator
 from offload_env.env import check_render_mode, observation_box, shown_of

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS
 from cnn.common.errors import ConfigError
 from cnn.frame_table import FrameTable
+from cnn.topology import ACTIONS
 from offload_env.derived import (
     LOCAL,
     MAIN,

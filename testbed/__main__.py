@@ -1,6 +1,6 @@
 """``python -m testbed``: the commands of this package without the agents."""
 
-from cnn.common.entry import run_app
+from cnn.common.console import run_app
 from testbed.cli.app import app
 
 if __name__ == "__main__":

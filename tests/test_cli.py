@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import cnn
 from agents.cli import app
 from cnn.bundle import embedded_bundle_path
-from cnn.common.entry import run_app
+from cnn.common.console import run_app
 
 ROOT = Path(__file__).parents[1]
 ROOT_COMMAND = typer.main.get_command(app)

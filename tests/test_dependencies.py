@@ -1,4 +1,4 @@
-"""pyproject.toml names what the code imports, and `cnn.common.entry` names the same extras."""
+"""pyproject.toml names what the code imports, and `cnn.common.console` names the same extras."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn.common.entry import _EXTRA_OF
+from cnn.common.console import _EXTRA_OF
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cnn", "testbed", "offload_env", "agents")

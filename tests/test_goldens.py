@@ -23,9 +23,9 @@ import pytest
 from agents.baselines.rules import FULL_LOCAL
 from agents.contenders import shipped_agents, shipped_path
 from agents.rollout import Rollout, episode_keys, simulate
-from cnn.action import ACTIONS
-from cnn.arch import ModelConfig
 from cnn.bundle import load_bundle
+from cnn.model_config import ModelConfig
+from cnn.topology import ACTIONS
 from offload_env.scenario import scenario_names
 from offload_env.world import build_world
 from testbed.costs.campaign_samples import Samples
@@ -34,8 +34,8 @@ from testbed.costs.terms import DEVICE_TERMS, SERVER_TERMS, device_terms, head_t
 from testbed.policy.policies import StaticPolicy
 from testbed.policy.staged_policies import StagedPolicy, load_any_policy
 from testbed.records.record_file import read_records
-from testbed.wire.messages import InferCall, build_request, build_response, probe_message
-from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
+from testbed.wire.protocol import WIRE_OVERHEAD_BYTES, InferCall, build_response, probe_message
+from testbed.wire.requests import build_request
 
 FOLDER: Final = Path(__file__).parent / "goldens"
 DRIVES: Final = 200

@@ -19,7 +19,6 @@ TRAINING = {"torch", "stable_baselines3", "sb3_contrib"}
 TRAINING_MODULES = {
     "cnn/network/augment.py",
     "cnn/network/bottlenecks.py",
-    "cnn/network/calibrate.py",
     "cnn/network/weights_file.py",
     "cnn/network/export_bundle.py",
     "cnn/network/vgg.py",

@@ -20,9 +20,9 @@ import typer
 
 from agents.cli import app
 from cnn.bundle import embedded_bundle_path
-from cnn.common.entry import run_app
+from cnn.common.console import run_app
 from cnn.common.outputs import check_file
-from testbed.file_kinds import RECORDS
+from testbed.common.output_kinds import RECORDS
 from testbed.records.record_file import read_records
 
 ROOT = Path(__file__).parents[1]

@@ -32,7 +32,7 @@ from agents.baselines.prediction import (
     best,
     raw_observation,
 )
-from cnn.action import ACTIONS, N_EXITS, Action, action_index
+from cnn.topology import ACTIONS, N_EXITS, Action, action_index
 from offload_env.batch_simulator import LOCAL_ARRAY
 from offload_env.world import LOCAL, World
 from testbed.policy.decision_points import ANSWER, BLOCK, EVALUATED

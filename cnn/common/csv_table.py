@@ -1,7 +1,7 @@
 """The one reader of tables that users give: CSV as instruments, scripts and spreadsheets save it.
 
 Read are: commas, semicolons or tabs between cells, also behind Excel's ``sep=`` line; decimal
-points or commas; quoted cells; any line ending; what `cnn.common.text_file` decodes. What could
+points or commas; quoted cells; any line ending; what `cnn.common.outside` decodes. What could
 mean two numbers (``1.234`` beside semicolons: one and a bit, or a thousand and more) is refused.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import DataError
-from cnn.common.text_file import MAX_BYTES, read_text
+from cnn.common.outside import MAX_BYTES, read_text
 
 if TYPE_CHECKING:
     import pyarrow

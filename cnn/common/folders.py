@@ -21,8 +21,15 @@ from pathlib import Path
 from typing import Final
 
 from cnn.common.errors import DataError
-from cnn.common.files import make_folder, not_written, real, sync
-from cnn.common.temporaries import leftovers, lock_new, temporary_name
+from cnn.common.files import (
+    leftovers,
+    lock_new,
+    make_folder,
+    not_written,
+    real,
+    sync,
+    temporary_name,
+)
 
 _ASIDE: Final = "old"
 _AT_FDCWD: Final = -100

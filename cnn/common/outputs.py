@@ -1,28 +1,32 @@
-"""What stands where a command will write, looked at before the work begins.
+"""What stands where a command will write, looked at before the work begins, and claimed.
 
 A command replaces a file only if the file itself proves to be of the kind that the command
 writes: by its format's magic and our own metadata in it. An empty file holds nothing that
 could be lost and may be replaced by any. Everything else is refused in one line, as is a
 place that cannot be written to or has no room.
+
+One process at a time has an output: `Claim` is a ``flock(2)``, which needs no rights beyond
+those to write, and which no process can leave behind. A folder is locked itself; a file, which
+is replaced when it is finished, by a lock file beside it (``.NAME.lock``) that goes with it.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import stat
-import struct
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final, Self
 
 from cnn.common.errors import DataError
-from cnn.common.files import not_written, real
+from cnn.common.files import NO_LOCK, make_folder, not_written, real
 from cnn.common.folders import FolderKind
 
 SOFTWARE: Final = "sliproad"
@@ -32,6 +36,10 @@ ROOM: Final = 1 << 20
 """Bytes that must be free for an output, unless a command knows better."""
 
 _MOST_READ: Final = 256 << 20
+_MOST_NAME: Final = 240
+"""Bytes of a file's name that its lock file's has room for."""
+_MOST_COMMAND: Final = 100
+"""Characters of another process's command line that an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,29 +208,14 @@ def npz_kind(name: str, writer: str, member: str, *keys: str) -> FileKind:
 
 def picture_kind(name: str, writer: str) -> FileKind:
     """A PNG file that names us as the software that made it."""
-    return FileKind(name, writer, _is_our_picture)
 
+    def proves(path: Path) -> bool:
+        from PIL import Image
 
-def _is_our_picture(path: Path) -> bool:
-    """Chunks as in the PNG specification: length, type, data, checksum."""
-    with path.open("rb") as file:
-        if file.read(8) != b"\x89PNG\r\n\x1a\n":
-            return False
-        for kind, data in _chunks(file):
-            if kind == b"IDAT":
-                return False
-            if kind == b"tEXt" and data.startswith(b"Software\0" + SOFTWARE.encode()):
-                return True
-    return False
+        with Image.open(path, formats=("PNG",)) as image:
+            return str(image.info.get("Software", "")).startswith(SOFTWARE)
 
-
-def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    while len(head := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", head)
-        if length > ROOM:
-            return
-        yield kind, file.read(length)
-        file.read(4)
+    return FileKind(name, writer, proves)
 
 
 def _whole(path: Path) -> bytes:
@@ -233,3 +226,121 @@ def _whole(path: Path) -> bytes:
 
 def _refused(path: Path, what: str, expected: str) -> DataError:
     return DataError(f"{path} {what}", expected=expected, hint="give another path")
+
+
+class Claim:
+    """The sole right to write an output, until `release` or the end of the process.
+
+    Args:
+        path: a file, which need not exist, or a folder.
+        folder: whether it is a folder, which is then made if it does not exist.
+
+    Raises:
+        DataError: if another process (or another part of this one) holds it, which the message
+            names, or the lock cannot be made.
+    """
+
+    def __init__(self, path: Path, *, folder: bool = False) -> None:
+        self.path = path
+        target = real(path)
+        name = os.fsdecode(os.fsencode(target.name)[:_MOST_NAME])
+        self._file = None if folder else target.with_name(f".{name}.lock")
+        try:
+            self._made = make_folder(target if folder else target.parent)
+            self._descriptor: int | None = self._take(self._file or target)
+        except BlockingIOError as error:
+            raise DataError(
+                f"{path} is in use by {error.strerror}",
+                expected="an output that no other process writes at the same time",
+                hint="wait until that process has ended, or give another path",
+            ) from error
+        except OSError as error:
+            raise not_written(path, error) from error
+
+    def release(self) -> None:
+        """Let others have it. A second call does nothing.
+
+        Folders that were made for the lock and are still empty go again.
+        """
+        if self._descriptor is None:
+            return
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.unlink(missing_ok=True)
+        with suppress(OSError):
+            for folder in reversed(self._made):
+                folder.rmdir()
+        os.close(self._descriptor)
+        self._descriptor = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    @staticmethod
+    def _take(path: Path) -> int:
+        """Descriptor that holds the lock; `BlockingIOError` names who has it instead."""
+        while True:
+            descriptor = _opened(path)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                who = holder(descriptor)
+                os.close(descriptor)
+                raise BlockingIOError(error.errno, who) from error
+            except OSError as error:
+                if error.errno not in NO_LOCK:  # a file system without locks protects nobody
+                    os.close(descriptor)
+                    raise
+            with suppress(OSError):
+                # The one who had it before may have removed what we opened.
+                if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                    return descriptor
+            os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    if path.is_dir():
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        # Another user's, left by a kill, can be locked all the same. (In a sticky folder the
+        # kernel lets nobody, root included, open it with O_CREAT: fs.protected_regular.)
+        return os.open(path, os.O_RDONLY)
+
+
+def holder(descriptor: int) -> str:
+    """Who holds the ``flock`` on an open file, such as ``process 12 (sliproad demo)``.
+
+    Read from ``/proc/locks`` (proc(5)); another user's or another container's process may be
+    ``another process`` alone.
+    """
+    inode = os.fstat(descriptor).st_ino
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        words = line.split()
+        # 1: FLOCK ADVISORY WRITE 1234 fd:00:5678 0 EOF (a waiting one has -> after the number)
+        if len(words) < 6 or words[1] != "FLOCK" or not words[4].isdigit():
+            continue
+        if words[5].rpartition(":")[2] == str(inode) and int(words[4]) > 0:
+            return f"process {words[4]}{_command(int(words[4]))}"
+    return "another process"
+
+
+def _command(pid: int) -> str:
+    """The command line of a process, in brackets; empty if it cannot be read."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return ""
+    words = [Path(words[0]).name, *words[1:]] if words[0] else []
+    text = " ".join(" ".join(words).split())
+    if not text:
+        return ""
+    return f" ({text[: _MOST_COMMAND - 3]}...)" if len(text) > _MOST_COMMAND else f" ({text})"

@@ -4,19 +4,25 @@ A damaged or hostile file makes its reader raise whatever its content hits: erro
 JSON, numpy, ONNX Runtime and Arrow, of recursion, memory and overflow. A list of them is never
 complete, so `refusing` takes them all. What it cannot undo, memory that is gone or a wait that
 does not end, is prevented before: `file_bytes` reads regular files up to a bound, `npz_arrays`
-unpacks no more than an archive may hold.
+unpacks no more than an archive may hold, `read_text` takes text in whatever encoding a program
+wrote. `seal` lets a zip file of ours
+carry a checksum in its comment (PKWARE APPNOTE, 4.3.16), which tells damage, not intent.
 """
 
 from __future__ import annotations
 
+import codecs
+import hashlib
 import io
 import json
 import math
 import os
 import re
 import stat
+import struct
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +30,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.common.errors import SliproadError
+from cnn.common.errors import DataError, SliproadError
 
 MAX_JSON_BYTES: Final = 4 * 2**20
 """A manifest of a bundle or policy has about 10 KB, a cost model 5 KB."""
@@ -34,6 +40,28 @@ _ARRAY_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\.npy")
 _PACKING: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """What numpy writes. Python unpacks the other methods in pieces of any size."""
 _MOST_SAID: Final = 300
+
+MAX_BYTES: Final = 2 * 1024**3
+"""Longer texts (unpacked) are refused rather than read into memory."""
+_GZIP: Final = b"\x1f\x8b"
+_ENCODINGS: Final = (
+    # UTF-32's little-endian mark begins with UTF-16's.
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_CONTROL: Final = re.compile("[\x00-\x08\x0e-\x1f]")
+_PROBE_BYTES: Final = 200
+
+_SEAL: Final = b"sliproad sha256 "
+_HEX: Final = 64
+_COMMENT: Final = len(_SEAL) + _HEX
+_ZIP_END: Final = b"PK\x05\x06"
+_ZIP_END_BYTES: Final = 22
+"""End of central directory, without a comment; its last two bytes are the comment's length."""
+_CHUNK: Final = 1 << 20
 
 
 @contextmanager
@@ -155,3 +183,146 @@ def _array(data: bytes) -> NDArray[Any]:
     return np.ndarray(
         shape, dtype, data, offset=file.tell(), order="F" if is_fortran else "C"
     ).copy()
+
+
+def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
+    """The text of a file or of a gzip of it, with ``\\n`` as the only line ending.
+
+    UTF-8, UTF-16 and UTF-32 are told by their byte order mark, UTF-16 also by its zero bytes;
+    else UTF-8, and where it is none, Windows-1252.
+
+    Raises:
+        DataError: it cannot be read, is empty, longer than `max_bytes`, or no text.
+    """
+    try:
+        data = _unpacked(path, max_bytes)
+    except (OSError, zlib.error) as error:
+        raise DataError(
+            f"{path}: {said(error)}",
+            expected="a readable file",
+            hint="check the path, or copy it again",
+        ) from error
+    try:
+        text = decode(data).replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: no text ({error.reason} in {error.encoding})",
+            expected="a text file",
+            hint="save it as UTF-8, or give another file",
+        ) from error
+    odd = _CONTROL.search(text)
+    if odd:
+        raise DataError(
+            f"{path}: a control character ({ord(odd[0]):#04x}) in line "
+            f"{text.count(chr(10), 0, odd.start()) + 1}",
+            expected="a text file",
+            hint="export it as text, or give another file",
+        )
+    if not text.strip():
+        raise DataError(
+            f"{path}: an empty file",
+            expected="some text",
+            hint="check that the measurement did not fail, or give another file",
+        )
+    return text
+
+
+def _unpacked(path: Path, max_bytes: int) -> bytes:
+    """The file's content, unpacked; at most `max_bytes` of it are ever in memory."""
+    with path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if data.startswith(_GZIP):
+        unpacked = bytearray()
+        while data and len(unpacked) <= max_bytes:  # a gzip file may have several members
+            member = zlib.decompressobj(wbits=31)
+            unpacked += member.decompress(data, max_bytes + 1 - len(unpacked))
+            if not member.eof and len(unpacked) <= max_bytes:
+                raise zlib.error("the packed file is cut off")
+            data = member.unused_data.lstrip(b"\0")  # padding is allowed
+        data = bytes(unpacked)
+    if len(data) > max_bytes:
+        raise DataError(
+            f"{path}: more than {max_bytes / 1e6:.0f} MB",
+            expected="a shorter file",
+            hint="cut it into pieces",
+        )
+    return data
+
+
+def decode(data: bytes, errors: str = "strict") -> str:
+    """`data` as text, without byte order mark: see `read_text`.
+
+    Args:
+        data: the whole content of a file.
+        errors: what becomes of bytes that mean nothing, as for `bytes.decode`.
+
+    Raises:
+        UnicodeDecodeError: with ``strict``, if there are such bytes.
+    """
+    encoding = next((name for mark, name in _ENCODINGS if data.startswith(mark)), None)
+    if encoding is None:
+        even, odd = data[:_PROBE_BYTES:2], data[1:_PROBE_BYTES:2]
+        if odd and not any(odd) and all(even):
+            encoding = "utf-16-le"
+        elif odd and not any(even) and all(odd):
+            encoding = "utf-16-be"
+    if encoding is not None:
+        return data.decode(encoding, errors)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors)
+
+
+def file_sha256(path: Path, left_out: int = 0) -> str:
+    """SHA-256 of a file, in hexadecimal, but for its last `left_out` bytes.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    left = path.stat().st_size - left_out
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+            found.update(chunk)
+            left -= len(chunk)
+    return found.hexdigest()
+
+
+def seal(path: Path) -> None:
+    """Let a finished zip file without a comment carry its checksum.
+
+    Raises:
+        OSError: if it cannot be read or written.
+        ValueError: if it is no such file.
+    """
+    with path.open("r+b") as file:
+        file.seek(-_ZIP_END_BYTES, 2)
+        end = file.read()
+        if not (end.startswith(_ZIP_END) and end.endswith(b"\0\0")):
+            raise ValueError(f"{path} is no zip file without a comment")
+        file.seek(-2, 2)
+        file.write(struct.pack("<H", _COMMENT) + _SEAL)
+    digest = file_sha256(path)
+    with path.open("ab") as file:
+        file.write(digest.encode())
+
+
+def is_sealed(path: Path) -> bool | None:
+    """Whether a file is as `seal` left it; None if it carries no checksum.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(size - _COMMENT, 0))
+        comment = file.read()
+    if len(comment) < _COMMENT or not comment.startswith(_SEAL):
+        return None
+    return file_sha256(path, _HEX).encode() == comment[len(_SEAL) :]
+
+
+def json_sha256(values: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, in hexadecimal; equal for equal values in any order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

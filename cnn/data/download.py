@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from cnn.common.errors import DataError
 from cnn.common.files import make_folder, not_written, sync
-from cnn.common.locks import Claim
+from cnn.common.outputs import Claim
 
 _UNPACKING: Final = ".unpack-"
 

@@ -1,82 +1,33 @@
-"""GTSRB by path, in any of its three layouts, as arrays ready for the network."""
+"""GTSRB by path, in any of its three layouts, as arrays ready for the network.
+
+The packed form, one Parquet file a part and one row an image (docs/data.md), is read here; the
+two forms of image folders by `cnn.data.gtsrb_folders`.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from cnn.common.errors import DataError
-from cnn.common.narrow import narrowed
-from cnn.data.track_split import Part, load_split, track_name
+from cnn.common.errors import DataError, narrowed
+from cnn.data.gtsrb_folders import (
+    N_CLASSES,
+    detect_layout,
+    has_official_tracks,
+    load_csv_layout,
+    load_official,
+)
+from cnn.data.image_file import decode_rgb
+from cnn.data.image_set import ImageSet, Part, load_split
 
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class ImageSet:
-    """Road-sign crops in a fixed order (tracks contiguous, frames ascending).
-
-    Attributes:
-        images: uint8 (N, H, W, 3), RGB, resized to the network's input.
-        label: int16 (N,), official class 0..42.
-        track: int32 (N,), the class's own track number; -1 where there are no tracks.
-        frame: int16 (N,), frame number in its track; -1 where there are no tracks.
-        width_px: int16 (N,), width of the original crop, pixels.
-        height_px: int16 (N,), height of the original crop, pixels.
-    """
-
-    images: NDArray[np.uint8]
-    label: NDArray[np.int16]
-    track: NDArray[np.int32]
-    frame: NDArray[np.int16]
-    width_px: NDArray[np.int16]
-    height_px: NDArray[np.int16]
-
-    @classmethod
-    def of(
-        cls,
-        images: NDArray[np.uint8],
-        *,
-        label: ArrayLike,
-        track: ArrayLike,
-        frame: ArrayLike,
-        width_px: ArrayLike,
-        height_px: ArrayLike,
-        what: str,
-    ) -> ImageSet:
-        """The set of these columns; `DataError`, that names `what`, if a number does not fit."""
-        numbers = {"label": label, "frame": frame, "width_px": width_px, "height_px": height_px}
-        small = {k: narrowed(v, np.int16, f"{what}: {k}") for k, v in numbers.items()}
-        return cls(images=images, track=narrowed(track, np.int32, f"{what}: track"), **small)
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> ImageSet:
-        """The rows `index` (positions or mask), in that order."""
-        return ImageSet(
-            self.images[index],
-            self.label[index],
-            self.track[index],
-            self.frame[index],
-            self.width_px[index],
-            self.height_px[index],
-        )
-
-    def track_names(self) -> list[str]:
-        """Track name of every row, ``class/track``."""
-        return [track_name(int(c), int(t)) for c, t in zip(self.label, self.track, strict=True)]
-
-    def only_tracks(self, names: Iterable[str]) -> ImageSet:
-        """The rows whose track is in `names`."""
-        wanted = set(names)
-        return self.take(np.array([n in wanted for n in self.track_names()], dtype=bool))
+_NEEDED: Final = ("image", "label", "width", "height")
+_MOST: Final = 2**15 - 1
 
 
 def load_gtsrb(
@@ -95,10 +46,6 @@ def load_gtsrb(
     Raises:
         DataError: if the folder or a file is missing or not of its form.
     """
-    # The layouts build `ImageSet`s, so they import this module.
-    from cnn.data.gtsrb_layouts import detect_layout, load_csv_layout, load_official
-    from cnn.data.gtsrb_packed import load_packed
-
     layout = detect_layout(root)
     if layout == "official":
         return load_official(root, part, size, limit)
@@ -124,8 +71,6 @@ def load_tracks(root: Path, size: int) -> ImageSet:
         DataError: as `load_gtsrb`, and for the training set of the online competition: its
             tracks are numbered on their own, so the split would mix its parts.
     """
-    from cnn.data.gtsrb_layouts import has_official_tracks
-
     if not has_official_tracks(root):
         raise DataError(
             f"{root} holds the online competition's training set (GTSRB/Training, as torchvision "
@@ -141,7 +86,7 @@ def split_part(data: ImageSet, part: Part) -> ImageSet:
 
     Args:
         data: from `load_tracks`. What it lacks of the part is counted in a logged warning.
-        part: one of `cnn.data.track_split.PARTS`.
+        part: one of `cnn.data.image_set.PARTS`.
 
     Raises:
         DataError: if it has none of them.
@@ -158,3 +103,90 @@ def split_part(data: ImageSet, part: Part) -> ImageSet:
     if missing:
         _log.warning("%d of the %d tracks of %s are missing", missing, len(names), part)
     return found
+
+
+def load_packed(path: Path, size: int, limit: int | None = None) -> ImageSet:
+    """Read ``train.parquet`` or ``test.parquet``.
+
+    Args:
+        path: the file. One with the column ``number`` is a test set.
+        size: side of the resized square images, pixels.
+        limit: read at most so many images, the first in order.
+
+    Raises:
+        DataError: if it cannot be read, lacks a column, holds a number that is missing or
+            out of range, the same frame twice, or an image that cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path}: {error}", expected="a Parquet file", hint="copy the file again"
+        ) from error
+    needed = {*_NEEDED, *({"frame"} if "track" in table.column_names else ())}
+    missing = sorted(needed - set(table.column_names))
+    if missing:
+        raise DataError(
+            f"{path}: columns {', '.join(table.column_names) or 'none'}",
+            expected=f"also {', '.join(missing)}",
+            hint="use the packed GTSRB form described in docs/data.md",
+        )
+    if not (
+        pa.types.is_binary(table["image"].type) or pa.types.is_large_binary(table["image"].type)
+    ):
+        raise DataError(
+            f"{path}: column image of type {table['image'].type}",
+            expected="binary: encoded images",
+            hint="use the packed GTSRB form described in docs/data.md",
+        )
+
+    def column(name: str, low: int, high: int) -> NDArray[np.int64]:
+        return narrowed(
+            table[name].to_numpy(), np.int64, f"{path}: column {name}", low=low, high=high
+        )
+
+    label = column("label", 0, N_CLASSES - 1)
+    track = frame = np.full(table.num_rows, -1)
+    if "number" in table.column_names:
+        keys = [column("number", 0, 2**31 - 1)]
+    elif "track" in table.column_names:
+        track, frame = column("track", 0, 2**31 - 1), column("frame", 0, _MOST)
+        keys = [label, track, frame]
+    else:  # a test set whose images have no numbers keeps the order of the file
+        keys = [np.arange(table.num_rows)]
+    order = np.lexsort(keys[::-1])
+    _refuse_twice(np.stack(keys, 1)[order], path)
+    width, height = column("width", 1, _MOST), column("height", 1, _MOST)
+    order = order[:limit]
+    return ImageSet.of(
+        _images(table["image"], order, size, path),
+        label=label[order],
+        track=track[order],
+        frame=frame[order],
+        width_px=width[order],
+        height_px=height[order],
+        what=str(path),
+    )
+
+
+def _refuse_twice(keys: NDArray[np.int64], path: Path) -> None:
+    """Refuse a set in which two rows, sorted, are the same frame."""
+    twice = np.flatnonzero((keys[1:] == keys[:-1]).all(1))
+    if len(twice):
+        which = "/".join(str(k) for k in keys[twice[0]])
+        raise DataError(
+            f"{path}: {len(twice)} frames that come twice, such as {which}",
+            expected="each class/track/frame, or number, once",
+            hint="remove the second rows",
+        )
+
+
+def _images(encoded: Any, order: NDArray[np.intp], size: int, path: Path) -> NDArray[np.uint8]:
+    images = np.empty((len(order), size, size, 3), np.uint8)
+    for row, i in enumerate(order):
+        data = encoded[int(i)].as_py()
+        images[row] = decode_rgb(data or b"", size, name=f"{path}, row {i}")
+    return images

@@ -1,5 +1,7 @@
 """The one reader of image files: an image is what a person sees, or it is refused.
 
+From there `resize_rgb` and `decode_rgb` make the network's input, in training and on the device.
+
 Everything that reads an encoded image (training data, folders of frames, Parquet) comes
 through `read_image`. Its rules are in docs/data.md, "Images". The network's own payloads
 have a narrower reader, `cnn.frame_codec`.
@@ -10,15 +12,19 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cnn.common.errors import DataError
-from cnn.data.image_profile import to_srgb
+
+if TYPE_CHECKING:
+    from PIL.ImageCms import ImageCmsTransform
 
 IMAGE_SUFFIXES: Final = frozenset(
     {".ppm", ".pgm", ".pbm", ".pnm", ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp"}
@@ -36,6 +42,8 @@ MAX_PIXELS: Final = 64_000_000
 """Largest image, width x height: a phone's 48 megapixels fit, a decompression bomb does not."""
 
 _FORMATS: Final = ("PPM", "PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+_SPACES: Final = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+"""Colour space in a profile's header (ICC.1:2022, 7.2.6) -> Pillow's mode."""
 _WHITE: Final = (255, 255, 255, 255)
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 """TIFF 6.0, section 8: tags, and a value of PhotometricInterpretation."""
@@ -224,3 +232,66 @@ def _on_white(image: Image.Image, name: str) -> Image.Image:
 
 def _refused(given: str, expected: str, hint: str) -> DataError:
     return DataError(given, expected=expected, hint=hint)
+
+
+def to_srgb(image: Image.Image, profile: bytes | None, is_grey: bool) -> Image.Image:
+    """The image with its colour profile (ICC) applied: its numbers become those of sRGB.
+
+    Phones write Display P3, cameras Adobe RGB: the same numbers mean other colours there. A
+    viewer shows the colours; the network was trained on sRGB.
+
+    Args:
+        image: of mode RGB or CMYK.
+        profile: as embedded; None is sRGB. One that is damaged, or made for other numbers
+            than the image has, is ignored, as viewers do.
+        is_grey: the file holds grey levels, which are RGB with three equal channels here.
+
+    Returns:
+        Mode RGB; the image itself where there is nothing to apply.
+    """
+    transform = _transform(profile) if profile else None
+    if transform is None:
+        return image
+    wanted = transform.input_mode
+    if wanted == "L" and is_grey:
+        return transform.apply(image.getchannel(0))
+    return transform.apply(image) if wanted == image.mode else image
+
+
+@lru_cache(16)
+def _transform(profile: bytes) -> ImageCmsTransform | None:
+    """From the profile to sRGB; None if it is sRGB, damaged, or of another colour space."""
+    from PIL import ImageCms  # most images have no profile, and a device starts without it
+
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = _SPACES.get(source.profile.xcolor_space)
+        is_srgb = "sRGB" in ImageCms.getProfileDescription(source)
+        if mode is None or is_srgb:
+            return None
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        srgb = ImageCms.createProfile("sRGB")
+        return ImageCms.buildTransform(source, srgb, mode, "RGB", intent)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+
+
+def resize_rgb(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Crop -> uint8 (size, size, 3), RGB, bilinear with area support when shrinking.
+
+    Raises:
+        DataError: if the image has no colours that can be shown (`cnn.data.image_file.to_rgb`).
+    """
+    image = to_rgb(image)
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def decode_rgb(data: bytes, size: int, *, name: str = "image") -> NDArray[np.uint8]:
+    """Encoded image -> uint8 (size, size, 3), upright, as `read_image` has it.
+
+    Raises:
+        DataError: if the bytes are no image that it reads.
+    """
+    return resize_rgb(read_image(data, name), size)

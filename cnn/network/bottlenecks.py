@@ -20,11 +20,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from cnn.action import N_EXITS
 from cnn.common.console import warn
 from cnn.common.errors import ConfigError
 from cnn.common.files import make_folder
-from cnn.data.gtsrb import ImageSet
+from cnn.data.image_set import ImageSet
 from cnn.network import weights_file as checkpoint
 from cnn.network.augment import augment
 from cnn.network.torch_device import DeviceChoice, Precision, choose_compute, parse_choice
@@ -37,6 +36,7 @@ from cnn.network.train_network import (
     to_batch,
 )
 from cnn.network.vgg import MultiExitVGG
+from cnn.topology import N_EXITS
 
 SPLITS = tuple(range(1, N_EXITS))
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.arch import ModelConfig
 from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError
-from cnn.data.gtsrb import ImageSet, load_tracks, split_part
+from cnn.data.gtsrb import load_tracks, split_part
+from cnn.data.image_set import ImageSet
+from cnn.model_config import ModelConfig
 from cnn.network import weights_file as checkpoint
-from cnn.network.accuracy import action_reliability
+from cnn.network.accuracy import action_reliability, collect_logits, fit_temperatures
 from cnn.network.bottlenecks import BottleneckConfig, train_bottlenecks
-from cnn.network.calibrate import collect_logits, fit_temperatures
 from cnn.network.export_bundle import write_bundle
 from cnn.network.torch_device import DeviceChoice, Precision, choose_compute
 from cnn.network.train_network import TrainConfig, train

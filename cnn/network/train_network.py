@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from cnn.arch import ModelConfig
 from cnn.common.errors import ConfigError
 from cnn.common.files import make_folder, write_text
-from cnn.data.gtsrb import ImageSet
+from cnn.data.image_set import ImageSet
+from cnn.model_config import ModelConfig
 from cnn.network import weights_file as checkpoint
 from cnn.network.augment import augment
 from cnn.network.torch_device import DeviceChoice, Precision, choose_compute, parse_choice

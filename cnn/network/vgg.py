@@ -16,8 +16,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from cnn.action import N_EXITS, Action
-from cnn.arch import VGG16_CONVS, ModelConfig
+from cnn.model_config import VGG16_CONVS, ModelConfig
+from cnn.topology import N_EXITS, Action
 
 CONTRAST_FLOOR = 0.02
 """About five grey levels of 255: added to an image's contrast before dividing by it."""

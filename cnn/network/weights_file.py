@@ -1,6 +1,6 @@
 """Training checkpoints: written whole or not at all, and enough to continue exactly.
 
-Each file carries its checksum (`cnn.common.checksums`). What a run resumes from is kept twice, the
+Each file carries its checksum (`cnn.common.outside`). What a run resumes from is kept twice, the
 newest and the one before it, so that damage to one leaves the other.
 """
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from cnn.arch import ModelConfig
-from cnn.common.checksums import is_sealed, seal
 from cnn.common.console import warn
 from cnn.common.errors import BundleError, ConfigError
 from cnn.common.files import replacing
+from cnn.common.outside import is_sealed, seal
+from cnn.model_config import ModelConfig
 from cnn.network.vgg import MultiExitVGG
 
 

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnn.common.errors import ConfigError
-from cnn.data.gtsrb import ImageSet
-from cnn.data.preprocess import resize_rgb
-from cnn.render.sign_camera import Light, View, mip_levels, shoot
-from cnn.render.sign_canvas import LAYER_PX
-from cnn.render.sign_scene import BACKGROUND_PX, background, fractal, sign_layer
-from cnn.render.signs import N_SIGNS, outline_points
+from cnn.data.image_file import resize_rgb
+from cnn.data.image_set import ImageSet
+from cnn.render.sign_camera import BACKGROUND_PX, Light, View, background, mip_levels, shoot
+from cnn.render.sign_canvas import LAYER_PX, fractal
+from cnn.render.signs import N_SIGNS, outline_points, sign_layer
 
 FAR_PX: Final = (15.0, 45.0)
 """Range of the sign's size in the first frame, pixels."""

@@ -1,7 +1,8 @@
-"""A camera that drives up to a sign: perspective, light, optics, sensor.
+"""A camera that drives up to a sign, and the world behind it: sky, trees, facades.
 
-The scene is painted in display brightness; the camera works in linear light, so that
-bright areas bloom and clip as they do on a sensor, and goes back at the end.
+The scene is painted once per track, in display brightness (uint8); the camera looks at it 30
+times. It works in linear light, so that bright areas bloom and clip as they do on a sensor, and
+goes back at the end.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from cnn.render.sign_canvas import EXTENT, LAYER_PX, Point
-from cnn.render.sign_scene import BACKGROUND_PX
+from cnn.render.sign_canvas import EXTENT, LAYER_PX, Colour, Point, fractal
 
+BACKGROUND_PX: Final = 256
+"""Side of a painted background, pixels."""
+
+_TWIGS: Final = (0.35, 0.3, 0.15, 0.12, 0.08)
 _GAMMA: Final = 2.2
 _TO_LINEAR: Final = ((np.arange(256) / 255.0) ** _GAMMA).astype(np.float32)
 _TO_DISPLAY: Final = np.round(255 * (np.arange(4096) / 4095.0) ** (1 / _GAMMA)).astype(np.uint8)
@@ -237,3 +241,82 @@ def _gaussian(x: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
         parts = (padded[k : k + n] if axis == 0 else padded[:, k : k + n] for k in range(len(taps)))
         x = sum((t * p for t, p in zip(taps, parts, strict=True)), np.zeros_like(x))
     return x
+
+
+def background(rng: np.random.Generator) -> Image.Image:
+    """A piece of the world behind the sign, RGB (BACKGROUND_PX square)."""
+    painter = (_woods, _foliage, _facade, _sky, _skyline)[
+        int(rng.choice(5, p=[0.34, 0.22, 0.18, 0.08, 0.18]))
+    ]
+    rgb = painter(rng)
+    return Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))
+
+
+def _mix(a: Colour, b: Colour, share: NDArray[np.float32]) -> NDArray[np.float32]:
+    first, second = np.array(a, np.float32), np.array(b, np.float32)
+    return first + share[..., None] * (second - first)
+
+
+def _sky(rng: np.random.Generator) -> NDArray[np.float32]:
+    height = np.linspace(0, 1, BACKGROUND_PX, dtype=np.float32)[:, None]
+    share = np.clip(0.7 * height + 0.5 * fractal(rng, BACKGROUND_PX, 2, 3), 0, 1)
+    zenith: Colour = (96, 138, 204) if rng.random() < 0.5 else (176, 186, 200)
+    return _mix(zenith, (236, 240, 246), share.astype(np.float32))
+
+
+def _foliage(rng: np.random.Generator) -> NDArray[np.float32]:
+    leaves = fractal(rng, BACKGROUND_PX, 20, 3)
+    clumps = fractal(rng, BACKGROUND_PX, 3, 2)
+    autumn = rng.random() < 0.4
+    light: Colour = (196, 150, 62) if autumn else (126, 150, 60)
+    rgb = _mix((18, 22, 14), light, np.clip(2.2 * leaves - 0.7, 0, 1) * (0.3 + 1.3 * clumps))
+    glints = (leaves > 0.7) & (clumps > 0.45)
+    rgb[glints] = (226, 226, 200)
+    return rgb
+
+
+def _woods(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Trunks and bare branches, before the sky or before more wood."""
+    bright = rng.random() < 0.55
+    rgb = _sky(rng) if bright else _mix((16, 16, 14), (92, 84, 70), fractal(rng, 256, 8, 4))
+    picture = Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    dark = int(rng.integers(14, 60))
+    for _ in range(int(rng.integers(40, 160))):
+        x, y = rng.uniform(-20, 276, 2)
+        angle = rng.normal(-np.pi / 2, 0.7)
+        reach, width = rng.uniform(30, 200), int(rng.choice([1, 2, 3, 5, 12], p=_TWIGS))
+        shade = int(dark * rng.uniform(0.6, 1.8))
+        end = (x + reach * np.cos(angle), y + reach * np.sin(angle))
+        draw.line((x, y, *end), fill=(shade, int(shade * 0.92), int(shade * 0.8)), width=width)
+    out = np.asarray(picture, dtype=np.float32)
+    return out * (0.3 + 1.4 * fractal(rng, BACKGROUND_PX, 48, 2))[..., None]
+
+
+def _facade(rng: np.random.Generator) -> NDArray[np.float32]:
+    """A wall of brick, plaster or concrete, with windows."""
+    walls: tuple[Colour, ...] = ((150, 78, 52), (206, 188, 150), (168, 166, 160), (112, 108, 104))
+    wall = np.array(walls[int(rng.integers(4))]) * rng.uniform(0.6, 1.15)
+    picture = Image.new("RGB", (BACKGROUND_PX, BACKGROUND_PX), tuple(int(v) for v in wall))
+    draw = ImageDraw.Draw(picture)
+    if rng.random() < 0.4:
+        mortar = tuple(int(v * 0.8) for v in wall)
+        for y in range(0, BACKGROUND_PX, 6):
+            draw.line((0, y, BACKGROUND_PX, y), fill=mortar)
+    step_x, step_y = rng.uniform(50, 130, 2)
+    glass = int(rng.integers(20, 90))
+    for x in np.arange(rng.uniform(-60, 0), BACKGROUND_PX, step_x):
+        for y in np.arange(rng.uniform(-60, 0), BACKGROUND_PX, step_y):
+            right, low = x + step_x * 0.5, y + step_y * 0.6
+            draw.rectangle((x, y, right, low), fill=(220, 220, 216))
+            draw.rectangle((x + 3, y + 3, right - 3, low - 3), fill=(glass, glass, glass + 10))
+    out = np.asarray(picture, dtype=np.float32)
+    return out * (0.85 + 0.3 * fractal(rng, BACKGROUND_PX, 3, 5))[..., None]
+
+
+def _skyline(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Something dark below, sky above."""
+    lower = (_woods, _foliage, _facade)[int(rng.integers(3))](rng)
+    ridge = fractal(rng, BACKGROUND_PX, 3, 3)[0] * 90 + rng.uniform(40, 170)
+    below = np.arange(BACKGROUND_PX)[:, None] > ridge[None, :]
+    return np.where(below[..., None], lower, _sky(rng))

@@ -1,8 +1,8 @@
-"""The 43 German road signs of GTSRB, drawn from vector shapes.
+"""The 43 German road signs of GTSRB, drawn from vector shapes, and what holds them up.
 
 Proportions follow the signs of the StVO (Anlagen 1 to 3): a red ring of about an eighth of
 the diameter, figures of two fifths of it, and warning triangles whose band is a twelfth of
-the side.
+the side. `sign_layer` paints one physical sign, once per track, in display brightness (uint8).
 """
 
 from __future__ import annotations
@@ -14,11 +14,22 @@ from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from cnn.common.errors import ConfigError
 from cnn.render import sign_pictograms as pictograms
-from cnn.render.sign_canvas import Canvas, Material, Point, inset
-from cnn.render.sign_glyphs import write
+from cnn.render.sign_canvas import (
+    EXTENT,
+    LAYER_PX,
+    Canvas,
+    Colour,
+    Material,
+    Point,
+    arc,
+    fractal,
+    inset,
+    write,
+)
 
 SIGN_NAMES: Final = (
     "speed limit 20", "speed limit 30", "speed limit 50", "speed limit 60", "speed limit 70",
@@ -41,6 +52,25 @@ _END_SIGNS: Final = (6, 32, 41, 42)
 _WARNINGS: Final = (11, *range(18, 32))
 
 Outline = Literal["disc", "triangle", "yield", "octagon", "diamond"]
+
+_PAINT: Final[dict[Material, Colour]] = {
+    Material.WHITE: (226, 226, 222),
+    Material.RED: (172, 26, 34),
+    Material.BLACK: (22, 22, 24),
+    Material.BLUE: (14, 66, 150),
+    Material.YELLOW: (238, 168, 24),
+    Material.GREY: (112, 112, 112),
+    Material.GREEN: (10, 122, 104),
+    Material.STEEL: (118, 120, 122),
+}
+"""Near the traffic colours RAL 9016, 3020, 9017, 5017, 1023, 7042 and 6024 in sRGB."""
+_FADED: Final[dict[Material, Colour]] = {
+    Material.RED: (214, 120, 66),
+    Material.BLUE: (70, 116, 178),
+    Material.YELLOW: (232, 196, 110),
+    Material.WHITE: (216, 212, 200),
+}
+"""Where those paints go after years of sun."""
 
 
 @functools.lru_cache(maxsize=N_SIGNS)
@@ -202,3 +232,66 @@ def _prohibition(canvas: Canvas, label: int) -> None:
         pictograms.car_rear(canvas, 0.29, 0.33, 0.5, Material.BLACK)
     elif label == 16:
         pictograms.truck_side(canvas)
+
+
+def sign_layer(label: int, rng: np.random.Generator) -> Image.Image:
+    """One physical sign with its post and neighbours, premultiplied RGBA (LAYER_PX square)."""
+    masks = sign_masks(label)
+    alpha = np.clip(sum(masks.values(), np.zeros((LAYER_PX, LAYER_PX), np.float32)), 0, 1)
+    wear = float(rng.beta(0.6, 3.0))
+    rgb = np.zeros((LAYER_PX, LAYER_PX, 3), dtype=np.float32)
+    for material, share in masks.items():
+        fresh = np.array(_PAINT[material])
+        old = np.array(_FADED.get(material, _PAINT[material]))
+        colour = (fresh + wear * (old - fresh)) * rng.uniform(0.97, 1.03, 3)
+        rgb += share[..., None] * colour.astype(np.float32)
+    dirt = 1 - rng.uniform(0, 0.14) * fractal(rng, LAYER_PX, 3, 4)
+    sign = np.dstack([np.clip(rgb * dirt[..., None], 0, 255), alpha * 255]).astype(np.uint8)
+    scene = _surroundings(label, rng)
+    front = Image.frombytes("RGBa", (LAYER_PX, LAYER_PX), sign.tobytes())
+    scene = Image.alpha_composite(scene, front.convert("RGBA"))
+    if rng.random() < 0.12:
+        _sticker(scene, rng)
+    return scene.convert("RGBa")
+
+
+def _surroundings(label: int, rng: np.random.Generator) -> Image.Image:
+    """Post behind the plate, sometimes a plate above or below; RGBA."""
+    layer = Image.new("RGBA", (LAYER_PX, LAYER_PX), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(layer)
+
+    def box(x0: float, y0: float, x1: float, y1: float, fill: tuple[int, int, int]) -> None:
+        p = [(v + EXTENT) / (2 * EXTENT) * LAYER_PX for v in (x0, y0, x1, y1)]
+        draw.rectangle((p[0], p[1], p[2], p[3]), fill=(*fill, 255))
+
+    steel = int(rng.integers(70, 160))
+    half, x = rng.uniform(0.05, 0.11), rng.normal(0, 0.03)
+    top = -EXTENT if rng.random() < 0.25 else rng.uniform(-1.1, -0.6)
+    if outline(label) == "triangle":
+        top = max(top, -0.95)
+    if rng.random() < 0.9:
+        box(x - half, top, x + half, EXTENT, (steel, steel, steel + 4))
+        box(x + half * 0.3, top, x + half, EXTENT, (steel // 2, steel // 2, steel // 2))
+    kind = rng.random()
+    if kind < 0.2:  # a white supplementary plate
+        y = rng.uniform(1.04, 1.14)
+        box(-0.8, y, 0.8, EXTENT, (30, 30, 30))
+        box(-0.76, y + 0.04, 0.76, EXTENT, (220, 220, 216))
+    elif kind < 0.4:  # another round or three-cornered sign, above or below
+        up = -1 if rng.random() < 0.4 else 1
+        centre = (0.0, up * rng.uniform(2.05, 2.2))
+        colours = [(172, 26, 34), (14, 66, 150), (226, 226, 222)]
+        outer = colours[int(rng.integers(3))]
+        for radius, fill in ((1.0, (226, 226, 222)), (0.95, outer)):
+            ring = arc(centre, radius, radius, 0, 360, 48)
+            scaled = [tuple((v + EXTENT) / (2 * EXTENT) * LAYER_PX for v in p) for p in ring]
+            draw.polygon(scaled, fill=(*fill, 255))
+    return layer
+
+
+def _sticker(scene: Image.Image, rng: np.random.Generator) -> None:
+    draw = ImageDraw.Draw(scene)
+    x, y = (rng.uniform(-0.6, 0.6, 2) + EXTENT) / (2 * EXTENT) * LAYER_PX
+    w, h = rng.uniform(4, 12, 2)
+    value = rng.integers(30, 230, 3)
+    draw.rectangle((x, y, x + w, y + h), fill=(int(value[0]), int(value[1]), int(value[2]), 255))

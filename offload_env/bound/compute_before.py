@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_ACTIONS, N_EXITS
+from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS
 from offload_env.world import LOCAL, World
 
 Floats = NDArray[np.float64]

@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS
+from cnn.topology import ACTIONS
 from offload_env.bound.compute_before import LOOKS, compute_ms, open_actions
 from offload_env.bound.frame_outcomes import CHOICE_OF, N_CHOICES, TIMED_OUT, Floats, Prices
 from offload_env.bound.relaxed import Links

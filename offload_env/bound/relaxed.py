@@ -34,7 +34,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS
+from cnn.topology import ACTIONS
 from offload_env.bound.compute_before import least_and_most
 from offload_env.bound.frame_outcomes import (
     CHOICE_OF,

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_ACTIONS
 from cnn.common.errors import ConfigError
+from cnn.topology import N_ACTIONS
 from offload_env.batch_simulator import OFFLOADS, BatchSimulator
 from offload_env.bound.frame_outcomes import ANSWERED_BY
 from offload_env.bound.programme import Relaxed, options

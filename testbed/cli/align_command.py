@@ -10,7 +10,7 @@ import typer
 
 from cnn.common.console import JsonFlag, emit_json
 from cnn.common.outputs import check_file
-from testbed.file_kinds import ALIGNED
+from testbed.common.output_kinds import ALIGNED
 
 
 def align(

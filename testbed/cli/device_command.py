@@ -10,8 +10,8 @@ import typer
 from cnn.common.console import JsonFlag, SeedOption, emit_json, given_options, warn
 from cnn.common.errors import ConfigError
 from cnn.common.outputs import check_file
+from testbed.common.output_kinds import RECORDS
 from testbed.deploy.log import quiet_libraries
-from testbed.file_kinds import RECORDS
 
 CONNECT_TIMEOUT_S = 5.0
 _ROW_BYTES: Final = 400

@@ -41,7 +41,7 @@ def chosen_policy(
         ConfigError: unless exactly one of the two is given.
         BundleError: if the file cannot be used.
     """
-    from cnn.action import Action
+    from cnn.topology import Action
     from testbed.policy.policies import StaticPolicy
     from testbed.policy.policy_file import PolicyBundle
     from testbed.policy.staged_policies import any_policy_from_bundle

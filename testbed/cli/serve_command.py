@@ -14,8 +14,8 @@ import typer
 from cnn.common.console import stderr_console, warn
 from cnn.common.files import write_text
 from cnn.common.outputs import check_file
+from testbed.common.output_kinds import PORT
 from testbed.deploy.log import dropped_lines, logged
-from testbed.file_kinds import PORT
 
 if TYPE_CHECKING:
     from testbed.common.signals import StopFlag

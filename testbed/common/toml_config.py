@@ -16,8 +16,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from cnn.common.errors import ConfigError
-from cnn.common.option_checks import MAX_INT, shown
+from cnn.common.errors import MAX_INT, ConfigError, shown
 from cnn.common.outside import file_bytes, refusing
 
 T = TypeVar("T")

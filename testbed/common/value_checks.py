@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cnn.common import option_checks as checks
+from cnn.common import errors as checks
 
 _MEND: Final = "correct the configuration file"
 

@@ -19,19 +19,18 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from cnn.action import ACTIONS, N_ACTIONS
 from cnn.bundle import Bundle
 from cnn.common.errors import DataError
-from cnn.common.locks import Claim
+from cnn.common.outputs import Claim
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, N_ACTIONS
 from testbed.costs.campaign_config import DISTURBED, Block, CampaignConfig
 from testbed.costs.campaign_policy import Schedule
-from testbed.costs.cost_model import RadioPower
-from testbed.costs.power import power_profile
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame
 from testbed.link.link_process import LinkProcess
 from testbed.meters.available import open_meter
+from testbed.meters.power import RadioPower, power_profile
 from testbed.policy.observer import Observer, Settings
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import RecordWriter, parquet_files, provenance, read_records

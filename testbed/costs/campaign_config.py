@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from cnn.action import N_ACTIONS
 from cnn.common.errors import ConfigError
+from cnn.topology import N_ACTIONS
 
 DISTURBED: Final = 1.15
 """A neighbour on the same core takes a third and more; the spread of quiet blocks is 5 %."""

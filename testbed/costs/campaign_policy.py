@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_ACTIONS
+from cnn.topology import N_ACTIONS
 from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import NetworkPolicy
 

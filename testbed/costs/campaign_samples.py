@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_ACTIONS
 from cnn.common.errors import DataError
+from cnn.topology import N_ACTIONS
 from testbed.costs.terms import Floats
 from testbed.records.record_file import Records
 

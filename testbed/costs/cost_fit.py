@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cnn.action import ACTIONS, N_EXITS
+from cnn.topology import ACTIONS, N_EXITS
 from testbed.costs.campaign_samples import Samples
 from testbed.costs.cost_model import CostModel
 from testbed.costs.measured_power import Powers
@@ -31,7 +31,7 @@ from testbed.costs.terms import (
     head_terms,
     server_terms,
 )
-from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
+from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def predict(
     away = np.where(local, 0.0, away + fit.server_ms[action])
     sent = np.where(local, 0.0, payload_bytes[action] + WIRE_OVERHEAD_BYTES)
     energy = (powers.busy_mw * compute + powers.idle_mw * away) / 1e3
-    energy += powers.radio.active_mw * away / 1e3 + powers.radio.tx_mw_per_mbps * 8e-6 * sent
+    energy += powers.radio.active_mw * away / 1e3 + powers.radio.mj_per_byte * sent
     return compute + away, energy
 
 

@@ -17,60 +17,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from cnn.action import N_ACTIONS
-from cnn.common.errors import ConfigError, DataError
+from cnn.common.errors import ConfigError, DataError, shown
 from cnn.common.files import write_text
-from cnn.common.option_checks import shown
 from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing
+from cnn.topology import N_ACTIONS
+from testbed.meters.power import RadioPower, is_amount
 
-MAX_AMOUNT: Final = 1e12
-"""Of milliseconds, bytes and milliwatts: far beyond any device, and sums of it stay finite."""
 MAX_JITTER: Final = 10.0
 """A factor of e^10; a machine's is below 0.5."""
-
-
-@dataclass(frozen=True, slots=True)
-class RadioPower:
-    """Modem power above the device's own idle power.
-
-    Attributes:
-        name: such as ``5g-nsa-lowband``.
-        tx_mw_per_mbps: extra power for each Mbit/s while sending.
-        active_mw: power while sending, waiting for the answer or receiving.
-        tail_mw: power after the last activity, for at most `tail_ms`.
-        tail_ms: how long the modem stays up after activity.
-        source: publication or file of the figures.
-
-    Raises:
-        ConfigError: if a figure is no finite number, or negative.
-    """
-
-    name: str
-    tx_mw_per_mbps: float
-    active_mw: float
-    tail_mw: float
-    tail_ms: float
-    source: str
-
-    def __post_init__(self) -> None:
-        figures = (self.tx_mw_per_mbps, self.active_mw, self.tail_mw, self.tail_ms)
-        texts = isinstance(self.name, str) and isinstance(self.source, str)
-        if not all(map(_is_amount, figures)) or not texts:
-            raise ConfigError(
-                f"power of modem {shown(self.name)}: {shown(figures)}",
-                expected="finite figures, none negative",
-                hint="correct the device profile",
-            )
-
-    def exchange_mj(self, sent_bytes: float, active_ms: float) -> float:
-        """Modem energy of one exchange that lasts `active_ms` from first byte sent to
-        answer read, millijoules. A slope in mW per Mbit/s is an energy per bit (nJ/bit),
-        so the sending term does not depend on the rate."""
-        return self.active_mw * active_ms / 1e3 + self.tx_mw_per_mbps * 8e-6 * sent_bytes
-
-    def tail_mj(self, elapsed_ms: float) -> float:
-        """Energy of `elapsed_ms` spent in the tail (the caller caps it at `tail_ms`)."""
-        return self.tail_mw * elapsed_ms / 1e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +74,7 @@ class CostModel:
     def __post_init__(self) -> None:
         for name in ("device_ms", "fallback_ms", "server_ms", "payload_bytes"):
             values = getattr(self, name)
-            if len(values) != N_ACTIONS or not all(map(_is_amount, values)):
+            if len(values) != N_ACTIONS or not all(map(is_amount, values)):
                 raise ConfigError(
                     f"cost model {shown(self.name)}: {name} = {shown(values)}",
                     expected=f"{N_ACTIONS} figures, none negative",
@@ -128,7 +82,7 @@ class CostModel:
                 )
         times = (self.wire_overhead_bytes, self.net_ms, self.slowdown, self.jitter)
         amounts = (*times, self.idle_mw, self.busy_mw)
-        sound = all(map(_is_amount, amounts)) and self.slowdown > 0 and self.jitter <= MAX_JITTER
+        sound = all(map(is_amount, amounts)) and self.slowdown > 0 and self.jitter <= MAX_JITTER
         if not sound or self.busy_mw < self.idle_mw:
             raise ConfigError(
                 f"cost model {shown(self.name)}: slowdown {shown(self.slowdown)}, "
@@ -165,8 +119,3 @@ class CostModel:
                 raw[name] = tuple(raw[name])
             raw["filled"] = tuple(raw.get("filled", ()))
             return cls(**raw)
-
-
-def _is_amount(value: object) -> bool:
-    """A number, finite and not negative; a bool is none."""
-    return type(value) in (int, float) and 0 <= value <= MAX_AMOUNT  # type: ignore[operator]

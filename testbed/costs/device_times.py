@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_EXITS, action_index
+from cnn.topology import N_EXITS, action_index
 from testbed.costs.cost_model import CostModel
 
 Floats = NDArray[np.float64]

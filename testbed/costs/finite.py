@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cnn.action import N_ACTIONS, N_EXITS
 from cnn.common.errors import DataError
-from testbed.costs.cost_model import MAX_AMOUNT
+from cnn.topology import N_ACTIONS, N_EXITS
+from testbed.records.measurement import MAX_AMOUNT
 from testbed.records.record_file import Records
 
 _NEEDED: Final = ("action", "queue_ms", "head_ms", "delay_ms", "uplink_bytes", "captured_s")

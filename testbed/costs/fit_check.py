@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_ACTIONS
 from cnn.common.errors import DataError
+from cnn.topology import ACTIONS, N_ACTIONS
 from testbed.costs.campaign_samples import Samples
 from testbed.costs.cost_fit import Fit, fit_samples, predict
 from testbed.costs.measured_power import Powers

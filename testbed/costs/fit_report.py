@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from cnn.action import ACTIONS
 from cnn.common.files import replacing, write_text
 from cnn.common.outputs import SOFTWARE
+from cnn.topology import ACTIONS
 from testbed.costs.cost_model import CostModel
 from testbed.costs.fit_check import HeldOut
 from testbed.costs.terms import DEVICE_TERMS, SERVER_TERMS, Floats

@@ -9,7 +9,7 @@ from scipy.optimize import nnls
 
 from cnn.common.errors import DataError
 from testbed.costs.campaign_samples import Samples
-from testbed.costs.cost_model import RadioPower
+from testbed.meters.power import RadioPower
 from testbed.records.record_file import Records
 
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from cnn.action import ACTIONS, N_ACTIONS
 from cnn.common.errors import DataError
+from cnn.topology import ACTIONS, N_ACTIONS
 from testbed.costs.cost_model import CostModel
 from testbed.costs.fit_check import mape
 from testbed.costs.identified import MIN_FRAMES
@@ -21,7 +21,7 @@ from testbed.costs.measured_power import Powers
 from testbed.costs.record_fit import RecordFit, fit_records
 from testbed.costs.record_samples import RecordSamples
 from testbed.costs.terms import IS_LOCAL, Floats
-from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
+from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
 BLOCKS: Final = 5
 """Stretches of time, each predicted by a fit to the other four."""
@@ -119,7 +119,7 @@ def predict(
         return compute + away, (powers.busy_mw * compute + powers.idle_mw * resting) / 1e3
     sent_bytes = sent * (samples.uplink_bytes + WIRE_OVERHEAD_BYTES)
     energy = (powers.busy_mw * compute + (powers.idle_mw + powers.radio.active_mw) * away) / 1e3
-    energy += powers.radio.tx_mw_per_mbps * 8e-6 * sent_bytes
+    energy += powers.radio.mj_per_byte * sent_bytes
     return compute + away, energy
 
 

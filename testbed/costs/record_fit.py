@@ -14,8 +14,8 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_EXITS
 from cnn.common.errors import DataError
+from cnn.topology import ACTIONS, N_EXITS
 from testbed.costs.cost_model import CostModel
 from testbed.costs.identified import MIN_FRAMES, BaseTerms, Mask, Measured
 from testbed.costs.measured_power import Powers
@@ -32,7 +32,7 @@ from testbed.costs.terms import (
     head_terms,
     server_terms,
 )
-from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
+from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
 _HEADS: Final = design(head_terms, SEGMENTS)
 _REST: Final = design(fallback_terms, SEGMENTS)

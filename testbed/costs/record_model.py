@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from cnn.action import ACTIONS
-from cnn.common.checksums import file_sha256
 from cnn.common.errors import DataError
+from cnn.common.outside import file_sha256
+from cnn.topology import ACTIONS
 from testbed.costs.cost_model import CostModel
 from testbed.costs.measured_power import Powers
 from testbed.costs.record_check import hold_out_actions, hold_out_times

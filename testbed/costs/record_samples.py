@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from cnn.action import ACTIONS, N_ACTIONS
 from cnn.common.errors import DataError
-from testbed.costs.cost_model import RadioPower
+from cnn.topology import ACTIONS, N_ACTIONS
 from testbed.costs.measured_power import Powers
-from testbed.costs.power import power_profile
 from testbed.costs.terms import IS_LOCAL, Floats
+from testbed.meters.power import RadioPower, power_profile
 from testbed.records.record_file import Records
 
 SPLIT: Final = np.array([0 if a.is_local else a.split for a in ACTIONS])

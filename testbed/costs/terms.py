@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_ACTIONS, N_EXITS, Action
+from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS, Action
 
 Floats = NDArray[np.float64]
 

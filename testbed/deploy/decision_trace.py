@@ -15,7 +15,7 @@ from typing import Final, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_ACTIONS, N_EXITS
+from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS
 from testbed.policy.decision_points import ANSWER, CANONICAL, LEGAL, N_STAGED
 from testbed.policy.observer import OBS_DIM, normalise
 from testbed.policy.policies import Policy

@@ -10,12 +10,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, Action
 from cnn.bundle import SEGMENTS, Bundle, load_bundle
 from cnn.common.errors import BundleError
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, Action
 from testbed.deploy.decision_trace import STAGE_START, ask
-from testbed.deploy.signature import TrustedKeys, signature_path
+from testbed.deploy.signing import TrustedKeys, signature_path
 from testbed.policy.decision_points import N_POINTS
 from testbed.policy.observer import OBS_DIM, STAGED_OBS_DIM
 from testbed.policy.policies import StaticPolicy

@@ -7,10 +7,10 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from cnn.action import ACTIONS
+from cnn.topology import ACTIONS
 from testbed.deploy.guarded_policy import Decision
-from testbed.deploy.tally import reason_kind
 from testbed.records.measurement import Measurement
+from testbed.records.run_summary import reason_kind
 
 DELAY_BUCKETS_S: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0)
 ENERGY_BUCKETS_J: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import Action
 from cnn.common.errors import DataError, RemoteError
 from cnn.common.outputs import check_folder
+from cnn.topology import Action
 from testbed.common.signals import StopFlag, stop_on_signals
 from testbed.deploy import systemd
 from testbed.deploy.assembly import (
@@ -42,7 +42,6 @@ from testbed.deploy.guarded_policy import GuardedPolicy
 from testbed.deploy.hot_swap import LiveRuntime, Swapper, Watcher
 from testbed.deploy.log import dropped_lines, event
 from testbed.deploy.record_rotation import RotatingRecords, lasting
-from testbed.deploy.tally import Tally
 from testbed.device.device_loop import Device
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.device.full_local import full_local_ms, speed_note
@@ -51,6 +50,7 @@ from testbed.meters.meter import Meter, NoMeter
 from testbed.policy.observer import Observer, Settings
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import provenance
+from testbed.records.run_summary import RunSummary
 from testbed.wire.client import MecClient
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ class DeviceService:
             _check_records(Path(file.records.folder))
         deployment = load(sources_of(file))
         self.task = task_of(file, deployment)
-        self.tally = Tally(self.task.deadline_ms)
-        self._since_report = Tally(self.task.deadline_ms)
+        self.summary = RunSummary(self.task.deadline_ms)
+        self._since_report = RunSummary(self.task.deadline_ms)
         self._full_local_ms: float | None = None
         self._guard = guard_of(file, deployment, self.task)
         safe = Action.parse(file.guard.safe_action).index
@@ -195,7 +195,7 @@ class DeviceService:
 
     def _measured(self, row: Measurement) -> None:
         decision = self._guarded.take(row.frame_id)
-        self.tally.add(row)
+        self.summary.add(row)
         self._since_report.add(row)
         self._swapper.observe(row)
         guard = self._guard
@@ -217,14 +217,14 @@ class DeviceService:
         every_s, now_s = self.file.log.every_s, time.monotonic()
         if every_s and now_s - self._reported_s >= every_s:
             event(_log, logging.INFO, "frames", **self._since_report.result())
-            self._since_report = Tally(self.task.deadline_ms)
+            self._since_report = RunSummary(self.task.deadline_ms)
             self._reported_s = now_s
 
     def _result(self) -> dict[str, Any]:
         records, guard = self._records, self._guard
         return {
             **self._what(),
-            **self.tally.result(),
+            **self.summary.result(),
             "swaps": self._swapper.swaps,
             "rollbacks": self._swapper.rollbacks,
             "swaps_refused": self._watcher.failures,
@@ -256,7 +256,7 @@ class DeviceService:
         if self._guard is not None:
             self._guard.watch(deployment.reference, task.deadline_ms)
         self.task, self._meter = task, meter
-        self.tally.deadline_ms = self._since_report.deadline_ms = task.deadline_ms
+        self.summary.deadline_ms = self._since_report.deadline_ms = task.deadline_ms
         self._say_speed()
         if self._stop.unit is not None:
             unit = self._stop.unit

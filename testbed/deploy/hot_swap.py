@@ -205,7 +205,7 @@ class Swapper:
         if self._client is not None:
             client = self._client
             yield lambda: client.use_bundle(deployment.model.hash)
-        yield lambda: setattr(self, "loadout", deployment)
+        yield lambda: setattr(self, "deployment", deployment)
         yield lambda: self._on_change(deployment)
 
 

@@ -11,7 +11,7 @@ pages have no checksums (a flipped bit reads as another row), one damaged inner 
 below it, and opening a database after a power cut needs room on the disk. Each batch would need
 its own checksum there, too.
 
-Older versions wrote a plain Arrow stream with the same ending; `testbed.deploy.old_journal`
+Older versions wrote a plain Arrow stream with the same ending; `testbed.deploy.record_folder`
 reads those.
 """
 

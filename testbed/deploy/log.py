@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
-from cnn.common.entry import EXIT_USER_ERROR
+from cnn.common.console import EXIT_USER_ERROR
 from cnn.common.errors import SliproadError
 from testbed.deploy.log_sink import CapturedStderr, LineSink, silence
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from cnn.common.errors import ConfigError, DataError
-from cnn.common.option_checks import require
+from cnn.common.errors import ConfigError, DataError, require
 from cnn.common.outputs import check_folder
 from testbed.deploy.assembly import device_config_of, plain_note, tls_of
 from testbed.deploy.device_file import DeviceFile

@@ -3,14 +3,23 @@
 Files are numbered in the order in which they were begun. That order, not the clock's, says
 which is the oldest: a device's clock may be set back while it runs, or be wrong at the start.
 Only files with exactly such a name are ever deleted.
+
+Journals of older versions are Arrow streams without checksums. Arrow's reader may end its process
+on damaged bytes, or ask for any amount of memory, so another process (this module as a program)
+reads them, with bounds on time and memory, and writes the Parquet file. What is passed on ends at
+the first batch that Arrow refuses, and leaves impossible rows out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
-from collections.abc import Iterable
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +29,8 @@ import pyarrow.parquet as pq
 from cnn.common.errors import DataError
 from cnn.common.files import Pending, sync
 from testbed.deploy.journal import Reading, UnreadableError, is_arrow_stream
-from testbed.deploy.old_journal import convert
 from testbed.records import seal
+from testbed.records.measurement import only_possible
 from testbed.records.record_file import read_records
 
 JOURNAL: Final = ".arrows"
@@ -34,8 +43,12 @@ process and a number in it. Sorted by name, those come first, and the others in 
 _OLD_PART: Final = f"{FINISHED}.part"
 """Ending of older versions' temporary files."""
 _PART: Final = re.compile(rf"\.{_NAME.pattern}\.[0-9a-f]{{8}}\.part\{FINISHED}")
-"""Name of a temporary file of `finish` (`cnn.common.temporaries`)."""
+"""Name of a temporary file of `finish` (`cnn.common.files`)."""
 _GROUP_ROWS: Final = 4096
+_OLD_LIMIT_S: Final = 300.0
+"""How long the process that reads an old journal may take."""
+_OLD_MEMORY: Final = 4 << 30
+"""Address space of that process, bytes; the libraries take 1 GB of it."""
 
 _log = logging.getLogger(__name__)
 
@@ -160,7 +173,7 @@ def write_parquet(batches: Iterable[pa.RecordBatch], path: Path) -> int:
 def _saved(journal: Path, part: Path) -> tuple[int, str]:
     """Rows written to `part`, and why the journal is to be set aside (empty: it is not)."""
     if is_arrow_stream(journal):
-        rows, left_out = convert(journal, part)
+        rows, left_out = _converted(journal, part)
         return rows, f"{left_out} impossible rows" if left_out else ""
     reading = Reading(journal)
     rows = write_parquet(reading, part)
@@ -171,3 +184,60 @@ def _named(folder: Path, ending: str) -> list[Path]:
     """Our own files of a folder with one ending, oldest first."""
     files = folder.glob(f"records-*{ending}")
     return sorted(p for p in files if _NAME.fullmatch(p.name.removesuffix(ending)))
+
+
+def _converted(journal: Path, target: Path) -> tuple[int, int]:
+    """Write the possible rows of an old journal to `target`, a finished Parquet file.
+
+    Returns:
+        Rows written (without any there is no file), and impossible rows left out.
+
+    Raises:
+        OSError: if the target cannot be written.
+        UnreadableError: if the process that read it crashed, or took too long.
+    """
+    command = [sys.executable, "-m", __name__, str(journal), str(target)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_OLD_LIMIT_S)
+        told = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        raise UnreadableError from error
+    if told["errno"]:
+        raise OSError(told["errno"], told["reason"])
+    return told["rows"], told["left_out"]
+
+
+def _old_batches(journal: Path) -> Iterator[pa.RecordBatch]:
+    with journal.open("rb") as file:
+        try:
+            for batch in pa.ipc.open_stream(file):
+                batch.validate(full=True)
+                yield batch
+        except (pa.ArrowException, EOFError, OSError, MemoryError):
+            return  # cut off or damaged here
+
+
+def _main() -> None:
+    """The process that reads an old journal; it prints what `_converted` reads."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (_OLD_MEMORY, _OLD_MEMORY))
+    journal, target = map(Path, sys.argv[1:])
+    left_out = 0
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        nonlocal left_out
+        for batch in _old_batches(journal):
+            rows = only_possible(batch)
+            left_out += batch.num_rows - rows.num_rows
+            yield rows
+
+    told = {"errno": 0, "reason": "", "rows": 0, "left_out": 0}
+    try:
+        told |= {"rows": write_parquet(batches(), target), "left_out": left_out}
+    except OSError as error:
+        told |= {"errno": error.errno or 5, "reason": error.strerror or str(error)}
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    _main()

@@ -31,7 +31,7 @@ import pyarrow as pa
 
 from cnn.common.errors import DataError
 from cnn.common.files import make_folder
-from cnn.common.locks import Claim
+from cnn.common.outputs import Claim
 from testbed.deploy.journal import Journal
 from testbed.deploy.log import event
 from testbed.deploy.record_folder import (

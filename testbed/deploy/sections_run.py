@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cnn.action import Action
-from cnn.common.option_checks import shown
+from cnn.common.errors import shown
 from cnn.frame_codec import FrameEncoding
+from cnn.topology import Action
 from testbed.common.value_checks import if_given, in_range, require
 from testbed.device.probing import ProbePlan
 from testbed.wire.address import parse_address, parse_host

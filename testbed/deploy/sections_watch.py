@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from cnn.action import Action
-from cnn.common.option_checks import shown
+from cnn.common.errors import shown
+from cnn.topology import Action
 from testbed.common.value_checks import in_range, require
 from testbed.wire.address import parse_host
 

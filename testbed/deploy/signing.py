@@ -1,31 +1,171 @@
-"""Making a key pair and signing bundles with it: where policies are trained, not on a device."""
+"""Signatures of policy files and model bundles, checked before anything in them is used.
+
+A hash finds damage; a signature finds that somebody else made the file. It is detached: one
+small JSON file beside the policy file, or beside the manifest in a model bundle's folder. Signed
+is the content hash, which covers everything in the file or folder, together with what kind of
+thing it is. The algorithm is Ed25519 (RFC 8032) of the package ``cryptography``, which only the
+extra ``signing`` installs; nothing here imports it before a key is read.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from cnn.bundle import load_bundle
-from cnn.common.errors import ConfigError, SliproadError
+from cnn.common.errors import BundleError, ConfigError, SliproadError
 from cnn.common.files import write_new, write_text
 from cnn.common.outputs import check_file
-from testbed.deploy.signature import (
-    ALGORITHM,
-    FORMAT,
-    Kind,
-    key_name,
-    signature_path,
-    signed_bytes,
-)
-from testbed.file_kinds import SIGNATURE
+from testbed.common.output_kinds import SIGNATURE
 from testbed.policy.policy_file import PolicyBundle
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+        Ed25519PrivateKey,
+        Ed25519PublicKey,
+    )
+
+Kind = Literal["policy", "model"]
+
+FORMAT: Final = 1
+ALGORITHM: Final = "ed25519"
+SUFFIX: Final = ".sig"
+_MAX_BYTES: Final = 4096
+"""A signature file has about 200 bytes, a public key in PEM about 120."""
+
+
+def signature_path(bundle: Path) -> Path:
+    """Where the signature of a policy file, or of a model bundle's folder, stands."""
+    signed = bundle / "manifest.json" if bundle.is_dir() else bundle
+    return signed.with_name(signed.name + SUFFIX)
+
+
+def signed_bytes(kind: Kind, content_hash: str) -> bytes:
+    """What is signed: the kind is in it, so that a signature of one is none of the other."""
+    return f"sliproad {kind} {FORMAT}\n{content_hash}\n".encode()
+
+
+def key_name(public: Ed25519PublicKey) -> str:
+    """Sixteen hexadecimal digits that stand for a key: of the SHA-256 of its 32 bytes."""
+    return hashlib.sha256(public.public_bytes_raw()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedKeys:
+    """Public keys of those who may say what a device runs.
+
+    Attributes:
+        keys: by `key_name`.
+    """
+
+    keys: Mapping[str, Ed25519PublicKey]
+
+    @classmethod
+    def read(cls, paths: Iterable[Path]) -> Self:
+        """Read public keys (PEM).
+
+        Raises:
+            ConfigError: if one cannot be read or is no Ed25519 public key.
+            ModuleNotFoundError: without the extra ``signing``.
+        """
+        read = [read_public_key(path) for path in paths]
+        return cls({key_name(key): key for key in read})
+
+    def check(self, bundle: Path, kind: Kind, content_hash: str) -> str:
+        """The name of the key that signed this content.
+
+        Args:
+            bundle: policy file or bundle folder; its signature stands beside it.
+            kind: which of the two.
+            content_hash: of what was read, computed from it.
+
+        Raises:
+            BundleError: if there is no signature, it is no trusted key's, or it belongs to
+                other content.
+        """
+        from cryptography.exceptions import InvalidSignature
+
+        path = signature_path(bundle)
+        name, signature = _read_signature(path)
+        key = self.keys.get(name)
+        if key is None:
+            raise BundleError(
+                f"{bundle} signed with key {name}",
+                expected=f"a trusted key: {', '.join(sorted(self.keys)) or 'there is none'}",
+                hint="sign it with one of them, or add that key to bundles.trusted_keys",
+            )
+        try:
+            key.verify(signature, signed_bytes(kind, content_hash))
+        except InvalidSignature as error:
+            raise BundleError(
+                f"{bundle} with content hash {content_hash[:12]}, and a signature of other content",
+                expected=f"a signature of this content by key {name}",
+                hint="copy bundle and signature again, or sign it with `sliproad testbed sign`",
+            ) from error
+        return name
+
+
+def read_public_key(path: Path) -> Ed25519PublicKey:
+    """An Ed25519 public key (PEM); raises `ConfigError` if it is none."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(_read(path))
+    except (OSError, ValueError, TypeError, _unsupported()) as error:
+        raise ConfigError(
+            f"trusted key {path} ({getattr(error, 'strerror', None) or error or type(error)})",
+            expected="a public key in PEM",
+            hint="give the .pub file that `sliproad testbed keygen` wrote",
+        ) from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigError(
+            f"trusted key {path} of type {type(key).__name__}",
+            expected="an Ed25519 public key",
+            hint="make one with `sliproad testbed keygen`",
+        )
+    return key
+
+
+def _unsupported() -> type[Exception]:
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    return UnsupportedAlgorithm
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        text = file.read(_MAX_BYTES + 1)
+    if len(text) > _MAX_BYTES:
+        raise ValueError(f"more than {_MAX_BYTES} bytes")
+    return text
+
+
+def _read_signature(path: Path) -> tuple[str, bytes]:
+    """Name of the key and the signature; raises `BundleError`."""
+    try:
+        raw: dict[str, Any] = json.loads(_read(path))
+        if (raw["format"], raw["algorithm"]) != (FORMAT, ALGORITHM):
+            raise ValueError(f"format {raw['format']!r}, algorithm {raw['algorithm']!r}")
+        return str(raw["key"]), base64.b64decode(raw["signature"], validate=True)
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"no signature {path}",
+            expected="a signature by a trusted key, since bundles.trusted_keys names some",
+            hint="sign it with `sliproad testbed sign`",
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(
+            f"signature {path} ({type(error).__name__}: {error})",
+            expected="a file written by `sliproad testbed sign`",
+            hint="sign it again",
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

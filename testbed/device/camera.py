@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnn.common.errors import ConfigError, DataError
-from cnn.data.preprocess import resize_rgb
+from cnn.data.image_file import resize_rgb
 
 PATIENCE_S: Final = 5.0
 """A live source that gives no new image for this long counts as gone, and so does one whose images

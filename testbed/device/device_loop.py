@@ -16,9 +16,9 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import Action, action_from_index
-from cnn.data.frame_features import frame_features
+from cnn.frame_table import frame_features
 from cnn.runtime import Features, SplitRuntime
+from cnn.topology import Action, action_from_index
 from testbed.common.clock import wait_until
 from testbed.device.device_config import DeviceConfig
 from testbed.device.frame_record import LinkTruth, Work, measurement, tail_overlap_ms

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from cnn.action import Action
+from cnn.topology import Action
 from testbed.device.frame_sources import CameraFrame
 from testbed.records.measurement import Measurement
 from testbed.wire.client import Reply

@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError, DataError
-from cnn.data.gtsrb import ImageSet, load_tracks, split_part
-from cnn.data.image_file import read_image
-from cnn.data.preprocess import resize_rgb
-from cnn.data.track_split import PARTS
+from cnn.data.gtsrb import load_tracks, split_part
+from cnn.data.image_file import read_image, resize_rgb
+from cnn.data.image_set import PARTS, ImageSet
 from cnn.make_frame_table import running_tracks
 from testbed.device.camera import (
     NewestImage,

@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from cnn.action import N_EXITS
 from cnn.runtime import SplitRuntime
+from cnn.topology import N_EXITS
 
 OTHER_SPEED: Final = 1.5
 """Factor between two speeds from which they are those of different devices."""

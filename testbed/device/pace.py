@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_EXITS, Action, action_index
+from cnn.topology import N_EXITS, Action, action_index
 from testbed.costs.cost_model import CostModel
 from testbed.costs.device_times import jitter_pool, resumed_ms, standing_ms
 

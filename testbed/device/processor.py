@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from cnn.action import Action
+from cnn.topology import Action
 from testbed.common.clock import wait_until
 from testbed.device.pace import Pace, PaceKept
 

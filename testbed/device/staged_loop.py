@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_EXITS, Action
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, N_EXITS, Action
 from testbed.device.frame_record import Work
 from testbed.device.frame_state import Stand
 from testbed.device.processor import Processor

@@ -16,9 +16,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import Action
 from cnn.frame_codec import FrameCodec, FrameEncoding
 from cnn.runtime import Features, SplitRuntime
+from cnn.topology import Action
 from testbed.common.clock import wait_until
 from testbed.device.breaker import CircuitBreaker
 from testbed.device.device_config import DeviceConfig
@@ -27,7 +27,7 @@ from testbed.device.probing import Prober
 from testbed.device.processor import Processor
 from testbed.policy.observer import Observer
 from testbed.wire.client import ExchangeFailed, Reply
-from testbed.wire.overhead import ENCODING_OVERHEAD_BYTES, WIRE_OVERHEAD_BYTES
+from testbed.wire.protocol import ENCODING_OVERHEAD_BYTES, WIRE_OVERHEAD_BYTES
 
 
 class Exchanger(Protocol):

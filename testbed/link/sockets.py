@@ -7,8 +7,7 @@ import struct
 from typing import Any, Final
 
 from cnn.common.errors import RemoteError
-from testbed.wire.address import check_port, join_address
-from testbed.wire.ports import check_free
+from testbed.wire.address import check_free, check_port, join_address
 
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER on, 0 s: close() then sends a reset."""

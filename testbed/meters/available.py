@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from cnn.common.errors import ConfigError
-from testbed.costs.power import power_profile
 from testbed.meters.battery import Batteries, BatteryMeter, find_batteries, find_mains
 from testbed.meters.jetson import JetsonMeter, find_rails, total_rail
 from testbed.meters.meter import Meter, NoMeter
-from testbed.meters.model_meter import ModelMeter
 from testbed.meters.nvml import NvmlMeter, count_gpus, load_nvml, open_nvml
+from testbed.meters.power import ModelMeter, power_profile
 from testbed.meters.rapl import RaplMeter, find_zones, stuck_zones
 from testbed.meters.sysfs import why_unreadable
 

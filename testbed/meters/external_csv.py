@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from cnn.common.csv_table import unclear_number
 from cnn.common.errors import DataError
-from cnn.common.text_file import decode
+from cnn.common.outside import decode
 from testbed.meters.power_columns import FORM, PowerColumns, find_columns
 from testbed.records.measurement import Measurement
 

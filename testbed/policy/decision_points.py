@@ -21,7 +21,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_ACTIONS, N_EXITS, Action, action_index
+from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS, Action, action_index
 from testbed.policy.observation_fields import OBS_DIM, STAGED_OBS_DIM
 
 ANSWER: Final = N_ACTIONS

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cnn.action import N_ACTIONS
 from cnn.common.errors import ConfigError
+from cnn.topology import N_ACTIONS
 from testbed.device.frame_sources import CameraFrame
 from testbed.policy.feedback import Feedback, Learner
 from testbed.policy.observer import OBS_DIM

@@ -13,7 +13,7 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import action_from_index
+from cnn.topology import action_from_index
 from testbed.records.measurement import Measurement
 
 Floats = NDArray[np.float64]

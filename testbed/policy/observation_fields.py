@@ -20,8 +20,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cnn.action import N_EXITS
 from cnn.common.errors import ConfigError
+from cnn.topology import N_EXITS
 
 MAX_RATE_MBPS: Final = 300.0
 MIN_MS_PER_KB: Final = 8.0 / MAX_RATE_MBPS

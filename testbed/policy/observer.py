@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cnn.action import N_EXITS
+from cnn.topology import N_EXITS
 from testbed.policy.device_settings import Settings
 from testbed.policy.estimators import PRIOR_RTT_MS, early_timeout_ms, fit_link, forget, smooth
 from testbed.policy.observation_fields import (

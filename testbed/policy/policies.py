@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import ACTIONS, N_ACTIONS, Action, action_from_index
 from cnn.common.errors import BundleError, ConfigError
+from cnn.topology import ACTIONS, N_ACTIONS, Action, action_from_index
 from testbed.policy.mlp import Mlp, best, unusable_network
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.policy_manifest import STAGED_KIND

@@ -18,9 +18,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.common.errors import BundleError, ConfigError
+from cnn.common.errors import BundleError, ConfigError, shown
 from cnn.common.files import replacing
-from cnn.common.option_checks import shown
 from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, npz_arrays, refusing
 from testbed.policy.observer import SCHEMA_HASH, STAGED_SCHEMA_HASH
 from testbed.policy.policy_manifest import STAGED_KIND, check_manifest

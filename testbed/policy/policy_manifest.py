@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_ACTIONS
-from cnn.common.option_checks import shown
+from cnn.common.errors import shown
+from cnn.topology import N_ACTIONS
 from testbed.policy.decision_points import N_STAGED
 from testbed.policy.observer import OBS_DIM, STAGED_OBS_DIM
 

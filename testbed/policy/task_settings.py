@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 from cnn.common.errors import ConfigError
 from testbed.common.toml_config import build
-from testbed.costs.power import power_profile
+from testbed.meters.power import power_profile
 from testbed.policy.device_settings import MAX_MJ, Settings
 
 _NEARLY: Final = 1e-6
@@ -42,7 +42,7 @@ class Task:
         timeout_ms: an answer is given up after this.
         deadline_ms: a frame answered later than this is a miss.
         max_queue_ms: a frame that has waited longer is skipped.
-        power: power profile ``device+modem`` of `testbed.costs.power`; empty says nothing.
+        power: power profile ``device+modem`` of `testbed.meters.power`; empty says nothing.
         energy_budget_mj: energy allowed for a drive; 0 is no budget.
         accuracy_floors: lowest and highest floor that the policy knows to serve, if it reads the
             floor as a wish of its user; `accuracy_floor`, among them, is then the default.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.action import N_ACTIONS, N_EXITS
+from cnn.topology import N_ACTIONS, N_EXITS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,10 +98,11 @@ class Measurement:
     looks: int = 0
 
 
-_MOST: Final = 1e12
-"""Beyond any figure of a frame: 30,000 years in seconds, 30 years in milliseconds, a terabyte."""
-_COUNT: Final = (0.0, _MOST)
-_FIGURE: Final = (-_MOST, _MOST)
+MAX_AMOUNT: Final = 1e12
+"""Beyond any figure of a frame or device: 30,000 years in seconds, 30 years in milliseconds, a
+terabyte, a gigawatt in milliwatts. Sums of it stay finite."""
+_COUNT: Final = (0.0, MAX_AMOUNT)
+_FIGURE: Final = (-MAX_AMOUNT, MAX_AMOUNT)
 _ACTION: Final = (0.0, N_ACTIONS - 1.0)
 _CLASS: Final = (-1.0, 2.0**31)
 _RANGES: Final[dict[str, tuple[float, float]]] = {

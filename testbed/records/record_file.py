@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 import cnn
 from cnn.common.errors import DataError
 from cnn.common.files import Pending, not_written
-from cnn.common.locks import Claim
+from cnn.common.outputs import Claim
 from testbed.records import seal
 from testbed.records.measurement import Measurement, impossible
 

@@ -21,7 +21,7 @@ from testbed.server.batching import Batcher
 from testbed.server.jobs import Job, Status
 from testbed.server.places import Places
 from testbed.server.server_metrics import ServerMetrics
-from testbed.wire.messages import (
+from testbed.wire.protocol import (
     INPUT_NAME,
     MODEL_NAME,
     OUTPUTS,
@@ -31,9 +31,8 @@ from testbed.wire.messages import (
     WireError,
     WireSpec,
     build_response,
-    check_model,
-    parse_request,
 )
+from testbed.wire.requests import check_model, parse_request
 
 FAULT_CODES: Final[dict[Fault, grpc.StatusCode]] = {
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,

@@ -24,10 +24,10 @@ from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from numpy.typing import NDArray
 
-from cnn.action import N_EXITS
 from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError
 from cnn.runtime import SplitRuntime
+from cnn.topology import N_EXITS
 from testbed.server.batching import Batcher
 from testbed.server.direct.calls import DirectCalls
 from testbed.server.inference_service import (
@@ -40,9 +40,8 @@ from testbed.server.inference_service import (
 from testbed.server.places import Places
 from testbed.server.server_metrics import MetricsEndpoint, ServerMetrics
 from testbed.server.watch import Watch
-from testbed.wire.address import check_port, join_address, parse_host
-from testbed.wire.messages import MODEL_NAME, SERVICE, WireSpec
-from testbed.wire.ports import PortInUseError, check_free
+from testbed.wire.address import PortInUseError, check_free, check_port, join_address, parse_host
+from testbed.wire.protocol import MODEL_NAME, SERVICE, WireSpec
 from testbed.wire.tls import ServerTls
 
 INFER_METHOD: Final = f"/{SERVICE}/ModelInfer"

@@ -11,8 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from testbed.wire.address import parse_host
-from testbed.wire.ports import check_free
+from testbed.wire.address import check_free, parse_host
 
 LATENCY_BUCKETS_S: Final = (
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0,
@@ -95,7 +94,7 @@ class ServerMetrics:
         Gauge(f"sliproad_{name}", meaning, registry=self.registry).set_function(value)
 
     def certificates(self, ends: Callable[[], dict[str, float]]) -> None:
-        """Show when the certificates in use end (`testbed.wire.tls.TlsWatch.not_after`)."""
+        """Show when the certificates in use end (`TlsWatch.not_after`)."""
         watch_certificates(self.registry, "sliproad_certificate_not_after_timestamp_seconds", ends)
 
     def value(self, name: str, **labels: str) -> float:

@@ -17,7 +17,7 @@ from typing import Final
 import grpc
 
 from testbed.server.inference_service import InferenceService
-from testbed.wire.messages import SERVICE
+from testbed.wire.protocol import SERVICE
 
 LOOK_S: Final = 0.5
 PROBE_S: Final = 1.0

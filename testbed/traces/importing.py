@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from cnn.common.errors import ConfigError, DataError
-from cnn.common.text_file import read_text
+from cnn.common.outside import read_text
 from testbed.traces.formats.byte_log import read_byte_log
 from testbed.traces.formats.gnettrack import read_gnettrack
 from testbed.traces.formats.iperf3 import read_iperf3

@@ -15,7 +15,7 @@ import numpy as np
 
 from cnn.common.csv_table import parse_csv_table, read_csv_table
 from cnn.common.errors import DataError
-from cnn.common.text_file import read_text
+from cnn.common.outside import read_text
 from testbed.traces.series import Floats, Series, generation
 
 COLUMN: Final = {"ul": "uplink_mbps", "rtt": "rtt_ms"}

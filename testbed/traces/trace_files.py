@@ -11,7 +11,7 @@ import numpy as np
 
 from cnn.common.errors import ConfigError, DataError
 from cnn.common.files import write_text
-from cnn.common.text_file import read_text
+from cnn.common.outside import read_text
 from testbed.traces.formats.mahimahi import mahimahi_trace
 from testbed.traces.formats.mahimahi import read_mahimahi as read_mahimahi
 from testbed.traces.importing import MAX_FILE_BYTES, foreign_format

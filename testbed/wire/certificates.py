@@ -1,4 +1,8 @@
-"""From when until when a certificate file is valid, and what is wrong with that today.
+"""Certificate files: when they are valid, whether they can be used, and newer ones.
+
+Both ends of TLS take renewed files without a restart. `TlsWatch` holds the contents in use. It
+takes new ones only if they can be used and are in date, so a file that is half written, or a
+certificate whose key has yet to follow, changes nothing.
 
 The standard library reads dates of a peer's certificate or of authorities alone, and the base
 install has no other reader, so the one field that is needed is read here: ``validity`` of a DER
@@ -7,13 +11,18 @@ certificate (RFC 5280, section 4.1; DER lengths: X.690, section 8.1.3).
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import ssl
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
+
+from cnn.common.errors import ConfigError
 
 _PEM: Final = re.compile(
     "-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL | re.ASCII
@@ -22,6 +31,11 @@ _SEQUENCE: Final = 0x30
 _UTC_TIME: Final = 0x17
 _GENERALISED_TIME: Final = 0x18
 _VERSION: Final = 0xA0
+
+Contents = dict[str, bytes]
+"""What stands in the files, by the names of the fields that hold their paths."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +80,9 @@ def validities_of(content: bytes) -> list[Validity]:
 
 
 def complaints(
-    chains: Iterable[Path], authorities: Iterable[Path], now: datetime | None = None
+    chains: Iterable[Path | None],
+    authorities: Iterable[Path | None],
+    now: datetime | None = None,
 ) -> list[str]:
     """One line for each file whose certificates are out of date; a file that is absent has none.
 
@@ -78,7 +94,7 @@ def complaints(
     now = now or datetime.now(UTC)
     lines = []
     for paths, most in ((chains, False), (authorities, True)):
-        for path in paths:
+        for path in filter(None, paths):
             bad = _complaints(path, now)
             if bad and (all(bad) if most else any(bad)):
                 name = "authorities" if most else "certificate"
@@ -133,3 +149,142 @@ def _time(der: bytes, at: int) -> tuple[datetime, int]:
 
 def _day(when: datetime) -> str:
     return f"{when:%Y-%m-%d %H:%M} UTC"
+
+
+class _Files(Protocol):
+    def contents(self) -> Contents: ...
+    def check(self) -> None: ...
+    def complaints(self) -> list[str]: ...
+
+
+class TlsWatch:
+    """The contents of TLS files that are in use, and newer ones once they can be used.
+
+    For several threads.
+
+    Args:
+        files: of either end.
+
+    Attributes:
+        contents: what is in use; empty before `load`.
+    """
+
+    def __init__(self, files: _Files) -> None:
+        self._files = files
+        self._lock = threading.Lock()
+        self._refused: object = None
+        self.contents: Contents = {}
+
+    def load(self) -> Contents:
+        """Use what the files hold now, in date or not; raises `ConfigError` if it cannot be."""
+        self.contents = read_whole(self._files)
+        return self.contents
+
+    def look(self) -> bool:
+        """Use what the files hold now if that is new and fit for use; True if so.
+
+        What is not fit is logged once, and the old contents stay in use.
+        """
+        with self._lock:
+            try:
+                found = self._files.contents()
+            except ConfigError as error:
+                self._refuse(str(error), str(error))
+                return False
+            if found == self.contents:
+                self._refused = None
+                return False
+            try:
+                if read_whole(self._files) != found:
+                    return False  # still being written
+            except ConfigError as error:
+                self._refuse(found, str(error))
+                return False
+            if lines := self._files.complaints():
+                self._refuse(found, lines[0])
+                return False
+            self._refused, self.contents = None, found
+            _log.info("new TLS files in use")
+            return True
+
+    def not_after(self) -> dict[str, float]:
+        """When what is in use ends, as Unix time in seconds: ``cert`` of the first certificate
+        of the chain to end, ``ca`` or ``client_ca`` of the last authority to end."""
+        ends: dict[str, float] = {}
+        for name in ("ca", "client_ca", "cert"):
+            content = self.contents.get(name, b"")
+            if found := [each.not_after.timestamp() for each in validities_of(content)]:
+                ends[name] = min(found) if name == "cert" else max(found)
+        return ends
+
+    def _refuse(self, what: object, why: str) -> None:
+        if what != self._refused:
+            _log.warning("new TLS files not used, the old ones stay in use: %s", why)
+        self._refused = what
+
+
+def system_authorities() -> bytes | None:
+    """PEM of the public authorities that this system trusts; None where it has no such file.
+
+    That file is the one that GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names, or else OpenSSL's, for which
+    SSL_CERT_FILE may name another. Without any, gRPC takes Mozilla's list as of its own release,
+    which grpcio brings along (``roots.pem``).
+    """
+    file = os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
+    file = file or ssl.get_default_verify_paths().cafile
+    return None if file is None else _read(Path(file))
+
+
+def read_whole(files: _Files) -> Contents:
+    """Contents that were checked, and stayed the same meanwhile; raises `ConfigError`."""
+    found = files.contents()
+    files.check()
+    if files.contents() != found:
+        raise ConfigError(
+            "TLS files that change while they are read",
+            expected="files that are written already",
+            hint="try again",
+        )
+    return found
+
+
+def contents_of(**paths: Path | None) -> Contents:
+    return {name: _read(path) for name, path in paths.items() if path is not None}
+
+
+def check_chain(cert: Path, key: Path) -> None:
+    # gRPC itself would only say that the port cannot be bound.
+    _read(cert)
+    _read(key)
+    try:
+        # A key behind a password must fail, not ask the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
+    except (OSError, ValueError) as error:  # ssl.SSLError, or a file that has just gone
+        raise ConfigError(
+            f"TLS certificate {cert} with key {key}: {error}",
+            expected="a PEM certificate and its PEM key without a password",
+            hint="check that the two files belong together",
+        ) from error
+
+
+def check_authorities(path: Path) -> None:
+    data = _read(path)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=data.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:  # also of an empty file
+        raise ConfigError(
+            f"TLS authorities {path}: {error}",
+            expected="one or more PEM certificates",
+            hint="give the file of the authority that signed the other end's certificate",
+        ) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"TLS file {path}: {error.strerror or error}",
+            expected="a readable PEM file",
+            hint="check the path and its permissions",
+        ) from error

@@ -25,22 +25,22 @@ from tritonclient.grpc import service_pb2 as pb
 from cnn.common.errors import RemoteError
 from cnn.frame_codec import FrameCodec
 from testbed.wire.address import join_address, parse_address
-from testbed.wire.connection import Connection
-from testbed.wire.forms import CLOCK_TOLERANCE_MS, printable
-from testbed.wire.messages import (
+from testbed.wire.certificates import TlsWatch
+from testbed.wire.connection import Connection, tls_reason
+from testbed.wire.protocol import (
+    CLOCK_TOLERANCE_MS,
     MODEL_NAME,
     SERVICE,
     Answer,
     WireError,
-    build_request,
     check_live,
     check_metadata,
-    id_field,
     parse_response,
+    printable,
     probe_message,
 )
-from testbed.wire.tls import TlsFiles, TlsWatch, channel_credentials
-from testbed.wire.tls_reason import tls_reason
+from testbed.wire.requests import build_request, id_field
+from testbed.wire.tls import TlsFiles, channel_credentials
 
 Reason = Literal["timeout", "refused", "unavailable", "rejected", "bad answer"]
 

@@ -11,10 +11,10 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from cnn.action import Action
 from cnn.common.errors import ConfigError, DataError
 from cnn.frame_codec import FRAME_CODECS, FrameCodec, decode_frame
-from testbed.wire.forms import (
+from cnn.topology import Action
+from testbed.wire.protocol import (
     HASH_CHARS,
     INPUT_NAME,
     MAX_DEADLINE_MS,

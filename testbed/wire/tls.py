@@ -1,109 +1,32 @@
-"""TLS by file paths, for both ends; files are read and checked before any socket opens.
-
-Both ends take renewed files without a restart. `TlsWatch` holds the contents in use. It takes new
-ones only if they can be used and are in date, so a file that is half written, or a certificate
-whose key has yet to follow, changes nothing.
-"""
+"""TLS by file paths, for both ends; files are read and checked before any socket opens."""
 
 from __future__ import annotations
 
-import logging
-import os
-import ssl
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import grpc
 
 from cnn.common.errors import ConfigError
-from testbed.wire.certificates import complaints, validities_of
+from testbed.wire.certificates import (
+    Contents,
+    TlsWatch,
+    check_authorities,
+    check_chain,
+    complaints,
+    contents_of,
+    read_whole,
+    system_authorities,
+)
 
 SYSTEM: Final = "system"
 """Instead of a file: the public authorities that this system trusts."""
 AGE_S: Final = 3600.0
 _AGE_GRACE_MS: Final = 30_000
 """Calls that are still under way on an old connection have so long to end."""
-
-Contents = dict[str, bytes]
-"""What stands in the files, by the names of the fields that hold their paths."""
 Refusal = tuple[grpc.StatusCode, str]
-
-_log = logging.getLogger(__name__)
-
-
-class _Files(Protocol):
-    def contents(self) -> Contents: ...
-    def check(self) -> None: ...
-    def complaints(self) -> list[str]: ...
-
-
-class TlsWatch:
-    """The contents of TLS files that are in use, and newer ones once they can be used.
-
-    For several threads.
-
-    Args:
-        files: of either end.
-
-    Attributes:
-        contents: what is in use; empty before `load`.
-    """
-
-    def __init__(self, files: _Files) -> None:
-        self._files = files
-        self._lock = threading.Lock()
-        self._refused: object = None
-        self.contents: Contents = {}
-
-    def load(self) -> Contents:
-        """Use what the files hold now, in date or not; raises `ConfigError` if it cannot be."""
-        self.contents = _read_whole(self._files)
-        return self.contents
-
-    def look(self) -> bool:
-        """Use what the files hold now if that is new and fit for use; True if so.
-
-        What is not fit is logged once, and the old contents stay in use.
-        """
-        with self._lock:
-            try:
-                found = self._files.contents()
-            except ConfigError as error:
-                self._refuse(str(error), str(error))
-                return False
-            if found == self.contents:
-                self._refused = None
-                return False
-            try:
-                if _read_whole(self._files) != found:
-                    return False  # still being written
-            except ConfigError as error:
-                self._refuse(found, str(error))
-                return False
-            if lines := self._files.complaints():
-                self._refuse(found, lines[0])
-                return False
-            self._refused, self.contents = None, found
-            _log.info("new TLS files in use")
-            return True
-
-    def not_after(self) -> dict[str, float]:
-        """When what is in use ends, as Unix time in seconds: ``cert`` of the first certificate
-        of the chain to end, ``ca`` or ``client_ca`` of the last authority to end."""
-        ends: dict[str, float] = {}
-        for name in ("ca", "client_ca", "cert"):
-            content = self.contents.get(name, b"")
-            if found := [each.not_after.timestamp() for each in validities_of(content)]:
-                ends[name] = min(found) if name == "cert" else max(found)
-        return ends
-
-    def _refuse(self, what: object, why: str) -> None:
-        if what != self._refused:
-            _log.warning("new TLS files not used, the old ones stay in use: %s", why)
-        self._refused = what
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,24 +52,24 @@ class TlsFiles:
 
     def contents(self) -> Contents:
         """What the files hold; raises `ConfigError` if one cannot be read."""
-        found = _contents(ca=self.ca, cert=self.cert, key=self.key)
+        found = contents_of(ca=self.ca, cert=self.cert, key=self.key)
         public = system_authorities() if self.ca is None else None
         return found if public is None else {**found, SYSTEM: public}
 
     def check(self) -> None:
         """Raise `ConfigError` if a file cannot be used."""
         if self.cert is not None and self.key is not None:
-            _check_chain(self.cert, self.key)
+            check_chain(self.cert, self.key)
         if self.ca is not None:
-            _check_authorities(self.ca)
+            check_authorities(self.ca)
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Channel credentials; raises `ConfigError` if a file cannot be used."""
-        return channel_credentials(_read_whole(self))
+        return channel_credentials(read_whole(self))
 
     def complaints(self) -> list[str]:
         """One line for each file that is out of date today."""
-        return complaints(_given(self.cert), _given(self.ca))
+        return complaints([self.cert], [self.ca])
 
     def describe(self) -> str:
         """Whom it trusts and what it shows, for people."""
@@ -200,13 +123,13 @@ class ServerTls:
 
     def contents(self) -> Contents:
         """What the files hold; raises `ConfigError` if one cannot be read."""
-        return _contents(client_ca=self.client_ca, cert=self.cert, key=self.key)
+        return contents_of(client_ca=self.client_ca, cert=self.cert, key=self.key)
 
     def check(self) -> None:
         """Raise `ConfigError` if a file cannot be used."""
-        _check_chain(self.cert, self.key)
+        check_chain(self.cert, self.key)
         if self.client_ca is not None:
-            _check_authorities(self.client_ca)
+            check_authorities(self.client_ca)
 
     def credentials(self) -> grpc.ServerCredentials:
         """Server credentials that follow the files; raises `ConfigError` if one cannot be used.
@@ -256,7 +179,7 @@ class ServerTls:
 
     def complaints(self) -> list[str]:
         """One line for each file that is out of date today."""
-        return complaints([self.cert], _given(self.client_ca))
+        return complaints([self.cert], [self.client_ca])
 
 
 def server_tls(
@@ -317,18 +240,6 @@ def channel_credentials(contents: Mapping[str, bytes]) -> grpc.ChannelCredential
     return grpc.ssl_channel_credentials(roots, contents.get("key"), contents.get("cert"))
 
 
-def system_authorities() -> bytes | None:
-    """PEM of the public authorities that this system trusts; None where it has no such file.
-
-    That file is the one that GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names, or else OpenSSL's, for which
-    SSL_CERT_FILE may name another. Without any, gRPC takes Mozilla's list as of its own release,
-    which grpcio brings along (``roots.pem``).
-    """
-    file = os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
-    file = file or ssl.get_default_verify_paths().cafile
-    return None if file is None else _read(Path(file))
-
-
 def caller_names(identity: Mapping[str, Iterable[bytes]]) -> set[str]:
     """Names in a client's certificate, from gRPC's ``auth_context()``: subject alternative names
     and common name."""
@@ -342,27 +253,6 @@ def _certificates(contents: Contents) -> grpc.ServerCertificateConfiguration:
     )
 
 
-def _read_whole(files: _Files) -> Contents:
-    """Contents that were checked, and stayed the same meanwhile; raises `ConfigError`."""
-    found = files.contents()
-    files.check()
-    if files.contents() != found:
-        raise ConfigError(
-            "TLS files that change while they are read",
-            expected="files that are written already",
-            hint="try again",
-        )
-    return found
-
-
-def _contents(**paths: Path | None) -> Contents:
-    return {name: _read(path) for name, path in paths.items() if path is not None}
-
-
-def _given(path: Path | None) -> list[Path]:
-    return [] if path is None else [path]
-
-
 def _check_pair(cert: Path | None, key: Path | None) -> None:
     if (cert is None) != (key is None):
         given, missing = ("certificate", "key") if key is None else ("key", "certificate")
@@ -371,41 +261,3 @@ def _check_pair(cert: Path | None, key: Path | None) -> None:
             expected="both or neither",
             hint="give the certificate and its private key together",
         )
-
-
-def _check_chain(cert: Path, key: Path) -> None:
-    # gRPC itself would only say that the port cannot be bound.
-    _read(cert)
-    _read(key)
-    try:
-        # A key behind a password must fail, not ask the terminal.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
-    except (OSError, ValueError) as error:  # ssl.SSLError, or a file that has just gone
-        raise ConfigError(
-            f"TLS certificate {cert} with key {key}: {error}",
-            expected="a PEM certificate and its PEM key without a password",
-            hint="check that the two files belong together",
-        ) from error
-
-
-def _check_authorities(path: Path) -> None:
-    data = _read(path)
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=data.decode("ascii"))
-    except (ssl.SSLError, ValueError) as error:  # also of an empty file
-        raise ConfigError(
-            f"TLS authorities {path}: {error}",
-            expected="one or more PEM certificates",
-            hint="give the file of the authority that signed the other end's certificate",
-        ) from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"TLS file {path}: {error.strerror or error}",
-            expected="a readable PEM file",
-            hint="check the path and its permissions",
-        ) from error

@@ -11,9 +11,9 @@ import pytest
 
 from agents.rollout import episode_keys
 from agents.train_config import TrainConfig
-from cnn.action import ACTIONS
-from cnn.arch import ModelConfig
 from cnn.frame_table import FrameTable, embedded_table
+from cnn.model_config import ModelConfig
+from cnn.topology import ACTIONS
 from offload_env.scenario import Constraint, Scenario, Timing
 from offload_env.simulator import FALLBACK, SKIPPED, Simulator
 from offload_env.world import World, build_world

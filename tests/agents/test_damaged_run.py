@@ -16,7 +16,7 @@ from agents import train_checkpoint as checkpoint
 from agents.run_files import check_run
 from agents.train_config import TrainConfig, config_of
 from agents.training import TrainResult, train
-from cnn.common.entry import plain
+from cnn.common.console import plain
 from cnn.common.errors import SliproadError
 
 

@@ -23,7 +23,7 @@ from agents.evaluation import (
 from agents.report import write_report
 from agents.rollout import episode_keys, simulate, summary
 from agents.terminal import comparison
-from cnn.action import Action
+from cnn.topology import Action
 from offload_env.scenario import Constraint
 from offload_env.simulator import Simulator
 from testbed.policy.policies import StaticPolicy

@@ -18,8 +18,8 @@ from agents.from_records import (
     world_from_records,
 )
 from agents.rollout import episode_keys
-from cnn.action import ACTIONS
 from cnn.common.errors import DataError
+from cnn.topology import ACTIONS
 from offload_env.world import World
 from testbed.records.record_file import read_records
 

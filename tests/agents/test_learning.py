@@ -10,7 +10,7 @@ import pytest
 from agents.rollout import action_shares, episode_keys, simulate, summary
 from agents.train_config import TrainConfig
 from agents.training import train
-from cnn.action import ACTIONS
+from cnn.topology import ACTIONS
 from testbed.policy.policies import StaticPolicy, load_policy
 
 CONFIG = TrainConfig(

@@ -15,8 +15,8 @@ from agents.cli import app
 from agents.export_policy import static_bundle
 from agents.off_policy import ESTIMATORS, Estimate, Log, estimate
 from agents.rollout import episode_keys, simulate
-from cnn.action import ACTIONS, Action
 from cnn.common.errors import DataError
+from cnn.topology import ACTIONS, Action
 from offload_env.batch_simulator import BatchSimulator
 from testbed.policy.exploration import ExploringPolicy
 from testbed.policy.observer import OBS_DIM

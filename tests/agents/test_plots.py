@@ -23,7 +23,7 @@ from agents.evaluation import evaluate
 from agents.plots import ink_on, plain_axes, plain_linear, plain_log
 from agents.report import best_baseline, driven_actions, driven_shares
 from agents.rollout import episode_keys, sample_observations, simulate
-from cnn.action import Action
+from cnn.topology import Action
 from offload_env.batch_simulator import FALLBACK, SKIPPED
 from testbed.policy.policies import RandomPolicy, StaticPolicy
 

@@ -15,8 +15,8 @@ from agents.cli import agent_app
 from agents.contenders import contenders_of, warn_of_other_task
 from agents.export_policy import static_bundle, task_of, with_task
 from agents.off_policy import warn_of_other_log
-from cnn.action import Action
 from cnn.common.errors import BundleError, SliproadError
+from cnn.topology import Action
 from offload_env.conditioned import Preferences, preferring
 from offload_env.world import World, build_world
 from testbed.policy.observer import Observer

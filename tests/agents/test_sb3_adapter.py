@@ -9,8 +9,8 @@ import pytest
 
 from agents.sb3_adapter import OffloadVecEnv
 from agents.training import error_probability
-from cnn.action import N_ACTIONS
 from cnn.common.errors import ConfigError
+from cnn.topology import N_ACTIONS
 from offload_env.errors import InvalidResetError
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import LOCAL

@@ -22,9 +22,9 @@ from agents.rollout import episode_keys, simulate
 from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
 from agents.train_config import TrainConfig
 from agents.training import error_probability, train
-from cnn.action import Action
 from cnn.common.errors import BundleError, ConfigError
 from cnn.frame_table import FrameTable
+from cnn.topology import Action
 from offload_env.batch_simulator import FALLBACK, SKIPPED
 from offload_env.staged_env import OffloadStagedEnv
 from offload_env.staged_vector_env import OffloadStagedVectorEnv

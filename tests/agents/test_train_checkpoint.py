@@ -160,7 +160,7 @@ def test_a_folder_with_the_users_own_files_under_our_names_is_refused(
 TRAINING = """
 import sys, time
 from pathlib import Path
-from cnn.common.locks import Claim
+from cnn.common.outputs import Claim
 with Claim(Path(sys.argv[1]), folder=True):
     print("held", flush=True)
     sys.stdin.readline()

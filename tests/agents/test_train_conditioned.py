@@ -20,9 +20,9 @@ from agents.train_conditioned import (
     train_conditioned,
 )
 from agents.train_config import TrainConfig
-from cnn.action import ACTIONS
+from cnn.topology import ACTIONS
 from offload_env.conditioned import FLOOR_AT, Preferences, preferring
-from testbed.costs.cost_model import RadioPower
+from testbed.meters.power import RadioPower
 from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import NetworkPolicy, StaticPolicy, load_policy
 from testbed.policy.policy_file import PolicyBundle

@@ -9,16 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn.action import ACTIONS
 from cnn.bundle import load_bundle
 from cnn.common.errors import DataError
-from cnn.data.conditions import another_drive
-from cnn.data.frame_features import frame_features
-from cnn.data.gtsrb import ImageSet
-from cnn.data.track_split import SPLICED, load_split
-from cnn.frame_table import FrameTable, embedded_table, join_tables
-from cnn.make_frame_table import make_table, make_varied_table, running_tracks
+from cnn.data.image_set import SPLICED, ImageSet, load_split
+from cnn.frame_table import FrameTable, embedded_table, frame_features, join_tables
+from cnn.make_frame_table import another_drive, make_table, make_varied_table, running_tracks
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS
 
 
 def small_set(n: int = 12) -> ImageSet:

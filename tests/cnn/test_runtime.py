@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from cnn.action import ACTIONS, Action
-from cnn.arch import ModelConfig
 from cnn.bundle import Bundle
 from cnn.common.errors import BundleError, DataError
+from cnn.model_config import ModelConfig
 from cnn.network.export_bundle import fold_batch_norm, half_weights, write_bundle
 from cnn.network.vgg import MultiExitVGG
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, Action
 
 SMALL = ModelConfig(width=0.25, input_size=32, latent_channels=(2, 4, 4, 8))
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cnn.action import ACTIONS, N_ACTIONS
-from cnn.arch import ModelConfig
 from cnn.frame_table import FrameTable
+from cnn.model_config import ModelConfig
+from cnn.topology import ACTIONS, N_ACTIONS
 from offload_env.scenario import Constraint, Price, Scenario, Timing
 from offload_env.server_load import ServerLoad
 from offload_env.world import World, build_world
-from testbed.costs.cost_model import CostModel, RadioPower
+from testbed.costs.cost_model import CostModel
+from testbed.meters.power import RadioPower
 from testbed.traces.trace import Trace
 
 SCENARIO = Scenario(

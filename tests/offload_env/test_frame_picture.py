@@ -8,8 +8,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from cnn.action import Action
 from cnn.common.errors import ConfigError
+from cnn.topology import Action
 from offload_env.env import OffloadEnv
 from offload_env.frame_picture import HEIGHT, WIDTH, Shown, paint
 from offload_env.live_env import OffloadLiveEnv

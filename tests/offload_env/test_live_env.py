@@ -18,9 +18,9 @@ from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import offload_env
-from cnn.action import ACTIONS, N_EXITS, action_index
 from cnn.bundle import load_bundle
 from cnn.common.errors import ConfigError
+from cnn.topology import ACTIONS, N_EXITS, action_index
 from offload_env.live_env import OffloadLiveEnv
 from offload_env.live_staged_env import OffloadLiveStagedEnv
 from offload_env.outcome import STATUS

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cnn.action import ACTIONS
 from cnn.common.errors import DataError
 from cnn.frame_table import FrameTable, embedded_table
+from cnn.topology import ACTIONS
 from offload_env.replay import Figures, computed_times, measured, repeat, simulate
 from offload_env.scenario import Scenario, load_scenario
 from offload_env.server_load import ServerLoad

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cnn.action import ACTIONS, N_ACTIONS, action_index
+from cnn.topology import ACTIONS, N_ACTIONS, action_index
 from offload_env import make_simulator
 from offload_env.server_load import CELL_MS, ServerLoad
 from offload_env.simulator import FALLBACK, OK, SKIPPED, Simulator

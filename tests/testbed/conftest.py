@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from cnn.action import N_ACTIONS, Action
 from cnn.bundle import embedded_bundle_path, manifest_hash
+from cnn.topology import N_ACTIONS, Action
 from testbed.policy.decision_points import ANSWER, N_STAGED
 from testbed.policy.observer import (
     OBS_DIM,

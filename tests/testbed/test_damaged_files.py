@@ -20,8 +20,7 @@ from cnn.frame_table import FrameTable, embedded_table
 from testbed.costs.cost_model import CostModel
 from testbed.costs.record_model import load_base
 from testbed.deploy.device_file import load_device_file
-from testbed.deploy.signature import TrustedKeys
-from testbed.deploy.signing import make_key_pair, sign
+from testbed.deploy.signing import TrustedKeys, make_key_pair, sign
 from testbed.link.link_record import LinkRecord
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.staged_policies import load_any_policy

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import DataError
-from cnn.common.text_file import read_text
+from cnn.common.outside import read_text
 from testbed.traces.formats.number_lines import are_whole, numbers_of
 from testbed.traces.trace import Trace, n_samples
 

@@ -11,7 +11,7 @@ from agents.baselines.linucb import LinUcbPolicy
 from agents.baselines.prediction import AT, AccuracyTable, Predictor, raw_observation
 from agents.baselines.rules import GreedyPolicy
 from agents.rollout import episode_keys, feedback, simulate, summary
-from cnn.action import ACTIONS
+from cnn.topology import ACTIONS
 from offload_env.batch_simulator import FALLBACK, OFFLOADS, BatchSimulator
 from testbed.policy.feedback import Feedback, Learner
 from testbed.policy.observer import OBS_DIM, normalise

@@ -17,7 +17,7 @@ from agents.baselines.rules import (
 )
 from agents.baselines.tuning import choose, measure, tuned_baselines
 from agents.rollout import episode_keys, simulate, summary
-from cnn.action import ACTIONS, N_EXITS, Action
+from cnn.topology import ACTIONS, N_EXITS, Action
 from offload_env.simulator import Simulator
 from testbed.policy.decision_points import ANSWER, LEGAL
 from testbed.policy.observer import FIELDS, OBS_DIM, STAGED_FIELDS, normalise

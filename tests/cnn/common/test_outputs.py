@@ -16,6 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 
+from cnn.bundle import BUNDLE
 from cnn.common.errors import DataError
 from cnn.common.outputs import (
     SOFTWARE,
@@ -28,8 +29,8 @@ from cnn.common.outputs import (
     picture_kind,
     text_kind,
 )
-from cnn.file_kinds import BUNDLE, FRAME_TABLE
 from cnn.frame_table import embedded_table
+from cnn.network_command_options import FRAME_TABLE
 
 MODEL = json_kind("a model", "some command", "weights", "name")
 PICTURE = picture_kind("a picture", "some command")

@@ -15,7 +15,7 @@ from threading import Thread
 import pytest
 
 from cnn.common.errors import DataError
-from cnn.common.locks import Claim
+from cnn.common.outputs import Claim
 from cnn.data.download import ARCHIVES, Archive, by_hand, download
 
 pytest.importorskip("pooch", reason="pooch comes with the extra [train]")

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from cnn.common.errors import DataError
-from cnn.data.image_file import MAX_PIXELS, read_image
-from cnn.data.preprocess import decode_rgb, resize_rgb
+from cnn.data.image_file import MAX_PIXELS, decode_rgb, read_image, resize_rgb
 
 HEIGHT, WIDTH = 5, 7
 GREY = (np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) * 7).astype(np.uint8)

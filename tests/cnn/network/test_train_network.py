@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from cnn.arch import ModelConfig
 from cnn.common.errors import BundleError, ConfigError
-from cnn.data.gtsrb import ImageSet
+from cnn.data.image_set import ImageSet
+from cnn.model_config import ModelConfig
 from cnn.network import weights_file as checkpoint
 from cnn.network.bottlenecks import BottleneckConfig, split_accuracy, train_bottlenecks
 from cnn.network.torch_device import Precision

@@ -9,7 +9,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from cnn.action import ACTIONS
+from cnn.topology import ACTIONS
 from offload_env.bound.compute_before import LOOKS, open_actions
 from offload_env.bound.on_time import endings
 from offload_env.bound.programme import Relaxed, options

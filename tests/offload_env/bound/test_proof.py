@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cnn.action import N_ACTIONS
 from cnn.common.errors import ConfigError
+from cnn.topology import N_ACTIONS
 from offload_env.batch_simulator import BatchSimulator
 from offload_env.bound.programme import Relaxed, options
 from offload_env.bound.proof import episode_keys, largest_premium, lower_bound

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn.action import N_ACTIONS
 from cnn.bundle import load_bundle
 from cnn.common.errors import ConfigError, DataError
-from cnn.common.locks import Claim
+from cnn.common.outputs import Claim
+from cnn.topology import N_ACTIONS
 from testbed.costs.campaign import _is_done, disturbed, run_campaign
 from testbed.costs.campaign_config import CampaignConfig, Condition
 from testbed.costs.cost_model import CostModel

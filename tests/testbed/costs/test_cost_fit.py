@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from cnn.action import ACTIONS, N_ACTIONS, Action
-from cnn.arch import ModelConfig
 from cnn.common.errors import DataError
+from cnn.model_config import ModelConfig
+from cnn.topology import ACTIONS, N_ACTIONS, Action
 from testbed.costs.campaign import EXTRA_COLUMNS
 from testbed.costs.campaign_samples import Samples, payloads_of, samples_of
 from testbed.costs.cost_fit import cost_model, fit_samples, predict
-from testbed.costs.cost_model import CostModel, RadioPower
+from testbed.costs.cost_model import CostModel
 from testbed.costs.fit_check import bootstrap, hold_out, mape, r_squared
 from testbed.costs.measured_power import Powers, powers_of
-from testbed.costs.power import power_profile
 from testbed.costs.robust import fit_terms
 from testbed.costs.terms import (
     DEVICE_TERMS,
@@ -30,10 +29,10 @@ from testbed.costs.terms import (
     server_terms,
 )
 from testbed.meters.meter import FrameActivity
-from testbed.meters.model_meter import ModelMeter
+from testbed.meters.power import ModelMeter, RadioPower, power_profile
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import RecordWriter, read_records
-from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
+from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
 CONFIG = ModelConfig()
 PAYLOAD = np.array([CONFIG.payload_bytes(a.exit, a.split) for a in ACTIONS], float)

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from cnn.action import ACTIONS
 from cnn.common.errors import SliproadError
+from cnn.topology import ACTIONS
 from testbed.cli.app import app
 from testbed.costs.finite import check_finite
 from testbed.records.measurement import Measurement

@@ -14,17 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cnn.action import ACTIONS, Action
-from cnn.arch import ModelConfig
 from cnn.bundle import load_bundle
 from cnn.common.errors import DataError
+from cnn.model_config import ModelConfig
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, Action
 from testbed.costs.campaign import EXTRA_COLUMNS
 from testbed.costs.campaign_samples import samples_of
 from testbed.costs.cost_fit import fit_samples
 from testbed.costs.cost_model import CostModel
 from testbed.costs.identified import MIN_FRAMES, Measured
-from testbed.costs.power import power_profile
 from testbed.costs.record_fit import head_rows
 from testbed.costs.record_model import SHIPPED, load_base, model_of_records
 from testbed.costs.record_samples import device_records
@@ -38,10 +37,11 @@ from testbed.costs.terms import (
     server_terms,
 )
 from testbed.device.frame_sources import open_frames
+from testbed.meters.power import power_profile
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import RecordWriter, read_all
 from testbed.server.server_process import ServerProcess
-from testbed.wire.overhead import WIRE_OVERHEAD_BYTES
+from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
 HASH = "ab" * 32
 CONFIG = ModelConfig()

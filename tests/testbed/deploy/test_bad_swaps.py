@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import testbed
-from cnn.action import N_ACTIONS, Action
 from cnn.bundle import load_bundle
 from cnn.common.errors import BundleError
+from cnn.topology import N_ACTIONS, Action
 from testbed.deploy.deployment import Sources, load
 from testbed.deploy.device_file import parse_device_file
 from testbed.deploy.device_service import DeviceService

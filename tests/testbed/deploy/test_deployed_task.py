@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn.action import Action
 from cnn.bundle import load_bundle
 from cnn.common.errors import BundleError
+from cnn.topology import Action
 from testbed.deploy.deployment import Sources, load
 from testbed.deploy.device_file import parse_device_file
 from testbed.deploy.device_service import DeviceService
@@ -139,7 +139,7 @@ def test_a_new_policy_brings_its_task_to_what_the_file_leaves_out(
     unit.run()
     told = replace(SECOND, deadline_ms=70.0)
     assert unit.task == told
-    assert unit.tally.deadline_ms == 70.0
+    assert unit.summary.deadline_ms == 70.0
     assert "frames.deadline_ms 70 contradicts the policy's 50; using 70" in warnings_of(caplog)
     (file,) = record_files(tmp_path / "rec")
     table = read_records(file).table

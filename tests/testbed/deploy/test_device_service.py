@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn.action import Action
 from cnn.bundle import load_bundle
+from cnn.topology import Action
 from testbed.deploy.record_rotation import record_files
 from testbed.deploy.signing import make_key_pair, sign
 from testbed.policy.observer import OBS_DIM

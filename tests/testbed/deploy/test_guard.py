@@ -11,20 +11,19 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from cnn.action import Action
 from cnn.bundle import load_bundle
 from cnn.common.errors import BundleError
 from cnn.runtime import SplitRuntime
-from testbed.costs.power import power_profile
-from testbed.deploy.guard import Guard, GuardSettings, Limits, unscaled
+from cnn.topology import Action
+from testbed.deploy.guard import Guard, GuardSettings, Limits
 from testbed.deploy.guarded_policy import Decision, GuardedPolicy
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.link.link_process import LinkProcess
-from testbed.meters.model_meter import ModelMeter
+from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.observer import FIELDS, OBS_DIM, Observer, Settings, normalise
 from testbed.policy.policies import PolicyBundle, StaticPolicy
-from testbed.policy.reference_profile import LEVELS, ReferenceProfile, window_means
+from testbed.policy.reference_profile import LEVELS, ReferenceProfile, unscaled, window_means
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import measurement_schema
 from testbed.server.server_process import ServerProcess

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cnn.action import Action
+from cnn.topology import Action
 from testbed.deploy.guarded_policy import MAX_SHADOW_ERRORS, REMEMBERED, GuardedPolicy
 from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import Policy, RandomPolicy, StaticPolicy

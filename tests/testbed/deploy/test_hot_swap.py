@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn.action import Action
 from cnn.bundle import load_bundle
 from cnn.common.errors import BundleError
+from cnn.topology import Action
 from testbed.deploy.deployment import Deployment, Sources, check_policy, check_runtime, load
 from testbed.deploy.guarded_policy import GuardedPolicy
 from testbed.deploy.hot_swap import LiveRuntime, Swapper, Watcher

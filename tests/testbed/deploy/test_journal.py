@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from testbed.deploy import old_journal
+from testbed.deploy import record_folder
 from testbed.deploy.journal import Journal, Reading
 from testbed.deploy.record_folder import recover
 from testbed.records.measurement import Measurement, only_possible
@@ -172,7 +172,7 @@ def test_an_old_journal_that_ends_its_reader_is_set_aside(
         dying = f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})"
         return real([command[0], "-c", dying], **more)  # type: ignore[call-overload, no-any-return]
 
-    monkeypatch.setattr(old_journal.subprocess, "run", run)
+    monkeypatch.setattr(record_folder.subprocess, "run", run)
     assert recover(tmp_path) == []
     assert [path.suffix for path in tmp_path.iterdir()] == [".damaged"]
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cnn.action import ACTIONS, Action
 from cnn.common.errors import BundleError
+from cnn.topology import ACTIONS, Action
 from testbed.deploy.decision_trace import STAGE_START
 from testbed.deploy.deployment import Deployment, Sources, check_policy, load
 from testbed.deploy.guarded_policy import Decision, GuardedPolicy

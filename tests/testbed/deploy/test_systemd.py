@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from agents.cli import app
-from cnn.common.entry import EXIT_USER_ERROR
+from cnn.common.console import EXIT_USER_ERROR
 from testbed.deploy.device_file import load_device_file
 from testbed.deploy.systemd import notify
 
@@ -43,7 +43,7 @@ def test_units_start_a_command_that_exists(path: Path) -> None:
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda p: p.stem)
 def test_an_error_that_stays_is_not_tried_for_ever(path: Path) -> None:
-    """Exit code 2 is the user's to fix (`cnn.common.entry`)."""
+    """Exit code 2 is the user's to fix (`cnn.common.console`)."""
     assert f"RestartPreventExitStatus={EXIT_USER_ERROR}" in path.read_text().splitlines()
 
 

@@ -23,7 +23,7 @@ from cnn.common.errors import ConfigError
 from testbed.cli.app import app
 from testbed.deploy.device_file import load_device_file
 from testbed.deploy.preflight import preflight
-from testbed.wire.ports import find_free
+from testbed.wire.address import find_free
 
 ROOT = Path(__file__).parents[3]
 DEVICE_FILE = """

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from cnn.action import Action
 from cnn.runtime import SplitRuntime
-from testbed.costs.power import power_profile
+from cnn.topology import Action
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
-from testbed.meters.model_meter import ModelMeter
+from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.observer import Observer, Settings
 from testbed.policy.policies import StaticPolicy
 

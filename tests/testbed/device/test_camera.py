@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnn.action import Action
 from cnn.bundle import load_bundle
 from cnn.common.errors import ConfigError, DataError
 from cnn.runtime import SplitRuntime
+from cnn.topology import Action
 from testbed.device.camera import NewestImage, VideoSource, square_rgb
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import camera_frames, open_frames

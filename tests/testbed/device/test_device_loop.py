@@ -19,24 +19,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn.action import ACTIONS, N_ACTIONS, Action
 from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError
 from cnn.frame_codec import FrameCodec, FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
-from testbed.costs.power import power_profile
+from cnn.topology import ACTIONS, N_ACTIONS, Action
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_record import tail_overlap_ms
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.meter import NoMeter
-from testbed.meters.model_meter import ModelMeter
+from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.observer import Observer, Settings
 from testbed.policy.policies import RandomPolicy, StaticPolicy
 from testbed.records.record_file import read_records
 from testbed.server.server_process import ServerProcess
 from testbed.wire.client import ExchangeFailed, MecClient, Reply
-from testbed.wire.messages import build_request
-from testbed.wire.overhead import ENCODING_OVERHEAD_BYTES, WIRE_OVERHEAD_BYTES
+from testbed.wire.protocol import ENCODING_OVERHEAD_BYTES, WIRE_OVERHEAD_BYTES
+from testbed.wire.requests import build_request
 
 SETTINGS = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
 

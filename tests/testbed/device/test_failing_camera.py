@@ -11,11 +11,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from cnn.action import Action
 from cnn.bundle import Bundle
 from cnn.common.errors import DataError
 from cnn.runtime import SplitRuntime
-from testbed.deploy.tally import reason_kind
+from cnn.topology import Action
 from testbed.device.camera import MAX_HUNG, NewestImage, View
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, live_frames
@@ -23,6 +22,7 @@ from testbed.meters.meter import NoMeter
 from testbed.policy.observer import Observer, Settings
 from testbed.policy.policies import StaticPolicy
 from testbed.records.measurement import Measurement
+from testbed.records.run_summary import reason_kind
 
 PATIENCE_S = 0.3
 

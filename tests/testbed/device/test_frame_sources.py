@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cnn.common.errors import ConfigError, DataError
-from cnn.data.gtsrb import ImageSet
+from cnn.data.image_set import ImageSet
 from testbed.device.frame_sources import (
     CameraFrame,
     cycled,

@@ -11,16 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn.action import ACTIONS, N_EXITS, Action, action_index
 from cnn.bundle import Bundle
 from cnn.common.errors import DataError
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, N_EXITS, Action, action_index
 from testbed.costs.cost_model import CostModel
-from testbed.costs.power import power_profile
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import open_frames
 from testbed.device.pace import Pace
-from testbed.meters.model_meter import ModelMeter
+from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.decision_points import ANSWER
 from testbed.policy.observer import Observer, Settings
 from testbed.records.measurement import Measurement

@@ -10,23 +10,22 @@ import time
 import numpy as np
 import pytest
 
-from cnn.action import Action
 from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError
 from cnn.runtime import SplitRuntime
-from testbed.costs.power import power_profile
+from cnn.topology import Action
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.device.probing import MAX_PROBE_BYTES, PROBE_OVERHEAD_BYTES, ProbePlan, Prober
 from testbed.link.link_process import LinkProcess
-from testbed.meters.model_meter import ModelMeter
+from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.observer import NEVER_S, Observer, Settings
 from testbed.policy.policies import StaticPolicy
 from testbed.records.measurement import Measurement
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace
 from testbed.wire.client import MecClient
-from testbed.wire.messages import probe_message
+from testbed.wire.protocol import probe_message
 
 POWER = power_profile("jetson-nano+5g-nsa-lowband")
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from cnn.action import ACTIONS, Action
 from cnn.bundle import Bundle
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, Action
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.device.frame_state import Stand

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cnn.common.errors import ConfigError
-from testbed.cli.machine_check import Finding, examine
+from testbed.cli.doctor_command import Finding, examine
 from testbed.meters import available
 from testbed.meters.available import MeterInfo, find_meters, open_meter
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn.action import ACTIONS, N_EXITS, action_index
+from cnn.topology import ACTIONS, N_EXITS, action_index
 from testbed.policy.decision_points import (
     ANSWER,
     BLOCK,

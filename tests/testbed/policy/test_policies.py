@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn.action import ACTIONS, N_ACTIONS
 from cnn.common.errors import BundleError, ConfigError
+from cnn.topology import ACTIONS, N_ACTIONS
 from testbed.policy.observer import OBS_DIM, SCHEMA_HASH
 from testbed.policy.policies import (
     NetworkPolicy,

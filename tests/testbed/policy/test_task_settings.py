@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn.action import N_ACTIONS
 from cnn.common.errors import BundleError, ConfigError
+from cnn.topology import N_ACTIONS
 from testbed.policy.observer import CONSTANTS_AT, OBS_DIM, SCHEMA_HASH, Observer
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.task_settings import UNTOLD, Task, contradictions, differing, told, untold_note

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from cnn.common.errors import DataError
 from testbed.cli.device_run import report
-from testbed.deploy.tally import Tally
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import (
     ROWS_PER_GROUP,
@@ -28,7 +27,7 @@ from testbed.records.record_file import (
     read_all,
     read_records,
 )
-from testbed.records.run_summary import summarise
+from testbed.records.run_summary import SAMPLE, RunSummary, summarise
 
 LOCAL = Measurement(
     frame_id=0, track=0, frame_in_track=3, label=5, action=1, exit_used=1, captured_s=0.25,
@@ -170,10 +169,25 @@ def test_energy_is_the_mean_of_the_frames_that_were_measured() -> None:
     result = summarise(rows, deadline_ms=100)
     assert (result["energy_mj"], result["energy_frames"]) == (3.0, 2)
     assert result["energy_source"] == "rapl:package-0"
-    running = Tally(100)
-    for row in rows:
-        running.add(row)
-    assert (running.result()["energy_mj"], running.result()["energy_frames"]) == (3.0, 2)
+
+
+def test_queued_frames_are_one_reason() -> None:
+    rows = [dataclasses.replace(SKIPPED, reason=f"queued {ms} ms") for ms in (201, 202)]
+    assert summarise([*rows, FALLBACK], deadline_ms=100)["reasons"] == {"queued": 2, "timeout": 1}
+
+
+def test_the_percentile_of_a_long_run_is_that_of_a_fair_sample() -> None:
+    summary = RunSummary(deadline_ms=100)
+    delays = np.random.default_rng(0).permutation(4 * SAMPLE)
+    for n, delay_ms in enumerate(delays, 1):
+        summary.add(dataclasses.replace(LOCAL, delay_ms=float(delay_ms)))
+        if n == SAMPLE:
+            exact = np.percentile(delays[:n], 95)
+            assert summary.result()["delay_p95_ms"] == pytest.approx(exact)
+    # Two standard errors of a percentile's rank are 0.4 % here.
+    result = summary.result()
+    assert result["delay_p95_ms"] == pytest.approx(0.95 * 4 * SAMPLE, rel=0.008)
+    assert result["delay_ms"] == pytest.approx(delays.mean())
 
 
 def test_energy_that_no_frame_has_is_none() -> None:
@@ -310,7 +324,7 @@ def test_a_disk_that_fills_up_is_one_clear_error_and_leaves_nothing(tmp_path: Pa
         "import dataclasses, random, resource, sys\n"
         "from pathlib import Path\n"
         "sys.path.insert(0, sys.argv[2])\n"
-        "from test_parquet import LOCAL, DataError, RecordWriter\n"
+        "from test_record_file import LOCAL, DataError, RecordWriter\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
         "try:\n"
         "    with RecordWriter(Path(sys.argv[1]), {}) as writer:\n"

@@ -16,7 +16,8 @@ import json, os, sys, threading, time
 import grpc, numpy as np
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
-from testbed.wire.messages import SERVICE, build_request
+from testbed.wire.requests import build_request
+from testbed.wire.protocol import SERVICE
 
 target, connections, calls, exit, split = sys.argv[1], *map(int, sys.argv[2:])
 bundle = load_bundle()

@@ -29,7 +29,7 @@ from testbed.server import (
 from testbed.server.direct import calls
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.client import ExchangeFailed, MecClient
-from testbed.wire.messages import build_request
+from testbed.wire.requests import build_request
 
 BUNDLE = load_bundle()
 RUNTIME = SplitRuntime(BUNDLE)
@@ -174,7 +174,7 @@ def test_never_deaf(direct: bool, owner: Any, name: str, monkeypatch: pytest.Mon
 
 def test_a_server_that_answers_nothing_exits_with_70() -> None:
     serve = (
-        "import typer; from cnn.common.entry import run_app;"
+        "import typer; from cnn.common.console import run_app;"
         "from testbed.cli.serve_command import serve;"
         "from testbed.server.inference_service import InferenceService as service;"
         "service.begin = lambda *_: lambda: None;"

@@ -21,15 +21,16 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from cnn.action import ACTIONS, Action
 from cnn.bundle import load_bundle
 from cnn.common.errors import ConfigError
 from cnn.frame_codec import FrameEncoding
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, Action
 from testbed.server.mec_server import MecServer, ServerConfig
+from testbed.wire.address import PortInUseError
 from testbed.wire.client import MecClient
-from testbed.wire.messages import build_request, parse_response
-from testbed.wire.ports import PortInUseError
+from testbed.wire.protocol import parse_response
+from testbed.wire.requests import build_request
 
 BUNDLE = load_bundle()
 OFFLOADS = [action for action in ACTIONS if not action.is_local]

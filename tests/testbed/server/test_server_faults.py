@@ -26,13 +26,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
 from testbed.wire.client import ExchangeFailed, MecClient
-from testbed.wire.messages import build_request, parse_response
+from testbed.wire.protocol import parse_response
+from testbed.wire.requests import build_request
 
 ROOT = Path(__file__).parents[3]
 BUNDLE = load_bundle()
 RUNTIME = SplitRuntime(BUNDLE)
 SERVE = (
-    "import typer; from cnn.common.entry import run_app;"
+    "import typer; from cnn.common.console import run_app;"
     "from testbed.cli.serve_command import serve;"
     "app = typer.Typer(); app.command()(serve); run_app(app)"
 )

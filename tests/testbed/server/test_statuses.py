@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
 from testbed.server.mec_server import MecServer, ServerConfig
-from testbed.wire.messages import build_request
+from testbed.wire.requests import build_request
 
 BUNDLE = load_bundle()
 RUNTIME = SplitRuntime(BUNDLE)

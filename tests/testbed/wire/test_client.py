@@ -15,20 +15,15 @@ import psutil
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
-from cnn.action import ACTIONS, Action
 from cnn.bundle import load_bundle
 from cnn.common.errors import RemoteError
 from cnn.frame_codec import FrameCodec, FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
+from cnn.topology import ACTIONS, Action
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.client import ExchangeFailed, MecClient
-from testbed.wire.messages import (
-    WireSpec,
-    build_request,
-    build_response,
-    check_request,
-    id_field,
-)
+from testbed.wire.protocol import WireSpec, build_response
+from testbed.wire.requests import build_request, check_request, id_field
 
 BUNDLE = load_bundle()
 OFFLOADS = [action for action in ACTIONS if not action.is_local]

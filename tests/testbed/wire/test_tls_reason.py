@@ -14,8 +14,8 @@ from cnn.bundle import load_bundle
 from cnn.common.errors import RemoteError
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.client import MecClient
+from testbed.wire.connection import tls_reason
 from testbed.wire.tls import ServerTls, TlsFiles
-from testbed.wire.tls_reason import tls_reason
 
 BUNDLE = load_bundle()
 DAY = timedelta(days=1)

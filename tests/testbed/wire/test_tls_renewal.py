@@ -24,9 +24,10 @@ from cnn.common.errors import ConfigError, RemoteError
 from cnn.runtime import SplitRuntime
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.address import parse_address
+from testbed.wire.certificates import TlsWatch
 from testbed.wire.client import MecClient
 from testbed.wire.connection import Connection
-from testbed.wire.tls import ServerTls, TlsFiles, TlsWatch
+from testbed.wire.tls import ServerTls, TlsFiles
 
 BUNDLE = load_bundle()
 RUNTIME = SplitRuntime(BUNDLE)

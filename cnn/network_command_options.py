@@ -1,0 +1,118 @@
+"""What the commands of ``sliproad cnn`` share: options, the data folder, the files they write."""
+
+from __future__ import annotations
+
+import os
+import signal
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Final
+
+import typer
+
+from cnn.common.console import command_line
+from cnn.common.errors import DataError, require
+from cnn.common.outputs import FileKind, check_folder, json_kind, npz_kind, picture_kind
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="GTSRB folder. Without it: the folder gtsrb in the environment variable "
+        "SLIPROAD_DATA.",
+        show_default=False,
+    ),
+]
+BundleOption = Annotated[
+    Path | None,
+    typer.Option("--bundle", help="Model bundle folder; the shipped one if not given."),
+]
+PrecisionOption = Annotated[
+    str, typer.Option("--precision", help="int8 (faster, half the size) or float32.")
+]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", min=1, max=256, help="Threads of the runtime.")
+]
+PRECISIONS: Final = ("int8", "float32")
+MAX_DRIVES: Final = 100
+"""More drives of a frame table; each is as large as the part itself."""
+
+
+def checked_precision(given: str) -> None:
+    """Raise `ConfigError` unless a bundle can have that precision; before any work."""
+    require(given in PRECISIONS, f"--precision {given}", " or ".join(PRECISIONS), "use int8")
+
+
+@contextmanager
+def resumable(context: typer.Context) -> Iterator[None]:
+    """At SIGINT or SIGTERM the block ends, and the line that resumes the command is printed."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    except KeyboardInterrupt:
+        line = command_line(context)
+        typer.echo("\nevery finished epoch is kept; resume with", err=True)
+        typer.echo(line if "--resume" in line.split() else f"{line} --resume", err=True)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def data_folder(given: Path | None) -> Path:
+    """The GTSRB folder meant by ``--data`` or ``SLIPROAD_DATA``; `DataError` if none is."""
+    if given is not None:
+        if not given.is_dir():
+            raise DataError(
+                f"data folder {given} does not exist",
+                expected="a folder with GTSRB",
+                hint="give another path with --data",
+            )
+        return given
+    root = os.environ.get("SLIPROAD_DATA")
+    if not root:
+        raise DataError(
+            "no data folder given",
+            expected="--data DIR or the environment variable SLIPROAD_DATA",
+            hint="`sliproad cnn download --help` says where GTSRB comes from",
+        )
+    return data_folder(Path(root) / "gtsrb")
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """torch.save writes a zip whose ``data.pkl`` names the network's settings."""
+    with zipfile.ZipFile(path) as archive:
+        pickles = [n for n in archive.namelist() if n.endswith("/data.pkl")]
+        return bool(pickles) and b"latent_channels" in archive.read(pickles[0])
+
+
+FRAME_TABLE: Final = npz_kind(
+    "a frame table", "sliproad cnn table", "meta", "bundle_hash", "source", "format"
+)
+DIAGRAM: Final = picture_kind("a reliability diagram", "sliproad cnn evaluate")
+_CHECKPOINT: Final = FileKind("a checkpoint", "sliproad cnn train", _is_checkpoint)
+_RESUMED: Final = ("last.pt", "last.previous.pt", "bottlenecks.pt", "bottlenecks.previous.pt")
+_RECORD: Final = json_kind("a training record", "sliproad cnn train", "config", "history")
+RUN: Final = {
+    **dict.fromkeys((*_RESUMED, "backbone.pt", "network.pt"), _CHECKPOINT),
+    "train.json": _RECORD,
+}
+"""A training run, beside ``bundle/`` and TensorBoard's own files, whose names are unique."""
+
+
+def check_run(out: Path, resume: bool, room: int) -> None:
+    """Raise `DataError` unless `out` can hold a training run, in place of one at most.
+
+    Of a run to resume, files may be damaged, if one proves that it is a run: what is read has
+    checksums, the rest is written anew.
+    """
+    is_run = any(kind.holds(out / name) for name, kind in RUN.items())
+    kinds = {name: replace(kind, proves=lambda path: True) for name, kind in RUN.items()}
+    check_folder(out, kinds if resume and is_run else RUN, room)
