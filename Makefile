@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 # Files of tests run side by side, each file in one process.
 JOBS ?= 2
+# In the order that tests/conftest.py gives them, the slowest first.
+SIDE_BY_SIDE := --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 SOURCES := cnn testbed offload_env agents tests examples benchmarks
 
 # The folder of measured data, if there is one; tests that need it skip without it.
@@ -16,7 +18,7 @@ endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint types format docs build constraints clean
+.PHONY: help venv demo test quick check lint types format docs build constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,7 +41,10 @@ demo: $(STAMP) ## train, compare, deploy and measure on this machine (under 5 mi
 	$(BIN)/sliproad demo
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --durations=15 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=15 $(PYTEST_ARGS)
+
+quick: $(STAMP) ## run the quick tests (under 2 minutes): no training, no processes over a network
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow' $(PYTEST_ARGS)
 
 check: lint types test ## everything CI runs: format, lint, types, tests
 

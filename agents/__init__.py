@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agents.from_records import log_of, world_from_records
     from agents.off_policy import Estimate, estimate
     from agents.report import write_report
-    from agents.rollout import Rollout, episode_keys, simulate, summary
+    from agents.rollout import Rollout, simulate, summary
     from agents.train_config import TrainConfig
     from agents.training import TrainResult, exported, train
 
@@ -30,7 +30,6 @@ __all__ = [
     "TrainResult",
     "best_static",
     "bundle_of",
-    "episode_keys",
     "estimate",
     "evaluate",
     "exported",
@@ -56,7 +55,7 @@ _NAMES_OF: Final = {
     "from_records": ("log_of", "world_from_records"),
     "off_policy": ("Estimate", "estimate"),
     "report": ("write_report",),
-    "rollout": ("Rollout", "episode_keys", "simulate", "summary"),
+    "rollout": ("Rollout", "simulate", "summary"),
     "train_config": ("TrainConfig",),
     "training": ("TrainResult", "exported", "train"),
 }

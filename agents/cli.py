@@ -140,8 +140,7 @@ def scenarios(
     """
     from dataclasses import asdict
 
-    from offload_env.scenario import load_scenario, scenario_names
-    from offload_env.scenario_text import scenario_toml
+    from offload_env.scenario import load_scenario, scenario_names, scenario_toml
 
     if name is not None:
         scenario = load_scenario(name)

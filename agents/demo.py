@@ -22,7 +22,7 @@ from agents.live_run import (
     warm_runtime,
 )
 from agents.report import write_report
-from agents.rollout import episode_keys, simulate
+from agents.rollout import simulate
 from agents.terminal import (
     COLUMNS,
     Comparison,
@@ -36,6 +36,7 @@ from agents.training import TrainResult, train
 from cnn.common.errors import ConfigError, RemoteError
 from cnn.common.files import write_bytes
 from cnn.frame_table import FrameTable
+from offload_env.episode import episode_keys
 from offload_env.scenario import load_scenario
 from offload_env.world import World, build_world, load_traces
 from testbed.device.pace import PaceKept

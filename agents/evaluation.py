@@ -17,11 +17,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from agents.baselines.tuning import tuned_baselines
-from agents.rollout import Rollout, episode_keys, mean_figures, simulate, summary
+from agents.rollout import Rollout, mean_figures, simulate, summary
 from agents.run_files import write_table
 from cnn.common.files import write_text
 from cnn.topology import ACTIONS
 from offload_env.bound.search import best_schedule
+from offload_env.episode import episode_keys
 from offload_env.world import MAIN, World
 from testbed.policy.policies import StaticPolicy
 from testbed.policy.staged_policies import AnyPolicy

@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cnn
-from agents.rollout import episode_keys, staged_frame
+from agents.rollout import staged_frame
 from agents.run_files import named
 from agents.train_config import TrainConfig
 from cnn.common.errors import BundleError
 from cnn.topology import Action
-from offload_env.batch_simulator import SKIPPED, BatchOutcome
-from offload_env.conditioned import Preferences
-from offload_env.staged_batch import StagedBatchSimulator
+from offload_env.batch_simulator import SKIPPED, BatchOutcome, BatchSimulator
+from offload_env.episode import episode_keys
+from offload_env.preferences import Preferences
 from offload_env.world import World
 from testbed.policy.decision_points import staged_name
 from testbed.policy.observer import FIELDS, SCHEMA_HASH, STAGED_FIELDS, STAGED_SCHEMA_HASH
@@ -257,7 +257,7 @@ def promise_of(
     The energies count as those of the model meter with the scenario's power profile; a
     scenario that keeps the cost model's own powers is comparable with no meter.
     """
-    simulator = StagedBatchSimulator(world, len(keys))
+    simulator = BatchSimulator(world, len(keys))
     simulator.reset(keys)
     policy.reset()
     outcomes: list[BatchOutcome] = []
@@ -268,7 +268,7 @@ def promise_of(
         if isinstance(policy, StagedPolicy):
             outcomes.append(staged_frame(simulator, policy))
         else:
-            outcomes.append(simulator.step(policy.decide_batch(observations)))
+            outcomes.append(simulator.settle(policy.decide_batch(observations)))
 
     def stack(name: str) -> NDArray[np.float64]:
         return np.stack([getattr(o, name) for o in outcomes], axis=1).astype(np.float64)

@@ -24,14 +24,16 @@ from cnn.bundle import load_bundle
 from cnn.common.errors import RemoteError
 from cnn.frame_table import FrameTable
 from cnn.runtime import SplitRuntime
+from offload_env.episode import Plan
 from offload_env.outcome import Outcome
 from offload_env.replay import source_table
 from offload_env.server_load import ServerLoad
-from offload_env.staged_simulator import StagedSimulator
-from offload_env.world import POOL, Plan, World, build_world
+from offload_env.simulator import Simulator
+from offload_env.world import POOL, World, build_world
 from testbed.device.pace import Pace, PaceKept
 from testbed.link.link_process import LinkProcess
 from testbed.link.link_record import LinkRecord
+from testbed.policy.decision_points import STAGED
 from testbed.policy.staged_policies import AnyPolicy, StagedPolicy
 from testbed.records.record_file import Records, read_records
 from testbed.server.server_process import ServerProcess
@@ -243,7 +245,7 @@ def replay(
         device_jitter=np.resize(factors, POOL),
         server_ms=world.server_ms * server_ratio,
     )
-    simulator = StagedSimulator(world)
+    simulator = Simulator(world)
     outcomes: list[Outcome] = []
     for k in range(_REPLAYS):
         simulator.reset(Plan(k, 0, offset_ms, 0, k * len(factors)), range(len(table)))
@@ -259,14 +261,14 @@ def replay(
     )
 
 
-def _frame(simulator: StagedSimulator, policy: AnyPolicy) -> Outcome:
+def _frame(simulator: Simulator, policy: AnyPolicy) -> Outcome:
     """Decide about the frame in front until it has ended."""
     if not isinstance(policy, StagedPolicy):
-        return simulator.step(policy.decide(simulator.observe()))
+        return simulator.settle(policy.decide(simulator.observe()))
     outcome = None
     while outcome is None:
-        chosen = policy.decide(simulator.observe_staged(), simulator.point)
-        outcome = simulator.take(chosen)
+        chosen = policy.decide(simulator.observe(STAGED), simulator.point)
+        outcome = simulator.advance(chosen)
     return outcome
 
 

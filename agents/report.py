@@ -23,12 +23,13 @@ from agents import action_plots, plots
 from agents.action_plots import FINISHED_LOCALLY, NOT_DRIVEN
 from agents.baselines.prediction import AT, raw_observation
 from agents.evaluation import AGENT, BEST_STATIC, STAGED, Evaluation
-from agents.rollout import Rollout, episode_keys, sample_observations
+from agents.rollout import Rollout, sample_observations
 from agents.terminal import COLUMNS, cells, comparison
 from agents.train_config import MARGIN
 from cnn.common.files import write_text
 from cnn.topology import ACTIONS
 from offload_env.batch_simulator import FALLBACK, SKIPPED
+from offload_env.episode import episode_keys
 from offload_env.world import World
 from testbed.policy.observer import scale_one
 from testbed.policy.policies import Policy

@@ -16,20 +16,13 @@ from numpy.typing import NDArray
 
 from cnn.topology import N_EXITS
 from offload_env.batch_simulator import EXIT, OFFLOADS, SKIPPED, BatchOutcome, BatchSimulator
-from offload_env.staged_batch import StagedBatchSimulator
 from offload_env.world import World
-from testbed.policy.decision_points import ANSWER, CANONICAL, REPAIR, TIMES_OUT_EARLY
+from testbed.policy.decision_points import ANSWER, CANONICAL, REPAIR, STAGED, TIMES_OUT_EARLY
 from testbed.policy.feedback import Feedback, Learner
 from testbed.policy.policies import Policy
 from testbed.policy.staged_policies import AnyPolicy, StagedPolicy
 
 Floats = NDArray[np.float64]
-
-
-def episode_keys(seed: int, episodes: int) -> NDArray[np.uint64]:
-    """Keys of `episodes` drives, uint64 (B,), all from one seed."""
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 2**64, episodes, dtype=np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +74,7 @@ def simulate(world: World, policy: AnyPolicy, keys: NDArray[np.uint64]) -> Rollo
     A staged policy meets the same frames, traces and random numbers; its ``action`` is the
     pair (exit, split) that a frame amounts to.
     """
-    simulator = StagedBatchSimulator(world, len(keys))
+    simulator = BatchSimulator(world, len(keys))
     simulator.reset(keys)
     policy.reset()
     outcomes: list[BatchOutcome] = []
@@ -91,7 +84,7 @@ def simulate(world: World, policy: AnyPolicy, keys: NDArray[np.uint64]) -> Rollo
         if isinstance(policy, StagedPolicy):
             outcomes.append(staged_frame(simulator, policy))
             continue
-        outcomes.append(simulator.step(policy.decide_batch(simulator.observe())))
+        outcomes.append(simulator.settle(policy.decide_batch(simulator.observe())))
         if isinstance(policy, Learner):
             policy.learn(feedback(world, outcomes[-1]))
 
@@ -115,7 +108,7 @@ def simulate(world: World, policy: AnyPolicy, keys: NDArray[np.uint64]) -> Rollo
     )
 
 
-def staged_frame(simulator: StagedBatchSimulator, policy: StagedPolicy) -> BatchOutcome:
+def staged_frame(simulator: BatchSimulator, policy: StagedPolicy) -> BatchOutcome:
     """Decide about the frame in front of every lane until it has ended in all of them."""
     skipped = simulator.lanes.queue > simulator.world.scenario.timing.max_queue_ms
     ended: list[tuple[NDArray[np.intp], BatchOutcome]] = []
@@ -136,7 +129,7 @@ def staged_frame(simulator: StagedBatchSimulator, policy: StagedPolicy) -> Batch
     lanes = np.flatnonzero(~skipped)
     while len(lanes):
         points = simulator.point[lanes]
-        chosen = policy.decide_batch(simulator.observe_staged()[lanes], points)
+        chosen = policy.decide_batch(simulator.observe(STAGED)[lanes], points)
         chosen = REPAIR[points, chosen]
         looks = (chosen != ANSWER) & ~OFFLOADS[CANONICAL[chosen]]
         exits = EXIT[chosen[looks]]
@@ -215,5 +208,5 @@ def sample_observations(
     seen = []
     for _ in range(min(frames, world.scenario.timing.n_frames)):
         seen.append(simulator.observe())
-        simulator.step(policy.decide_batch(seen[-1]))
+        simulator.settle(policy.decide_batch(seen[-1]))
     return np.concatenate(seen)

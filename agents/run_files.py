@@ -134,7 +134,7 @@ def check_run(out: Path, resume: bool = False) -> None:
 
 def keep_scenario(scenario: Scenario, out: Path) -> Path:
     """Write ``out/scenario/NAME.toml``, in the place of what an earlier run kept there."""
-    from offload_env.scenario_text import anchored, scenario_toml
+    from offload_env.scenario import anchored, scenario_toml
 
     path = out / SCENARIO / f"{scenario.name}.toml"
     text = scenario_toml(anchored(scenario))
@@ -147,8 +147,7 @@ def keep_scenario(scenario: Scenario, out: Path) -> Path:
 
 def _is_kept(path: Path) -> bool:
     """Whether a file is, to the letter, what `keep_scenario` writes."""
-    from offload_env.scenario import load_scenario
-    from offload_env.scenario_text import scenario_toml
+    from offload_env.scenario import load_scenario, scenario_toml
 
     try:
         text = path.read_text()

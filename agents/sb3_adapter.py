@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from cnn.common.errors import ConfigError
 from cnn.topology import N_ACTIONS
 from offload_env.batch_simulator import FALLBACK, LOCAL_ARRAY, SKIPPED
-from offload_env.resetting import checked_options
+from offload_env.env_input import checked_options
 from offload_env.vector_env import OffloadVectorEnv
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 
 from agents.sb3_adapter import OffloadVecEnv
-from offload_env.staged_vector_env import OffloadStagedVectorEnv
+from offload_env.vector_env import OffloadStagedVectorEnv
 from testbed.policy.decision_points import LEGAL, N_STAGED
 
 

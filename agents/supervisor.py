@@ -27,10 +27,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import train_checkpoint as checkpoint
 from agents.export_policy import layers_of
-from agents.rollout import episode_keys, simulate, summary
+from agents.rollout import simulate, summary
 from agents.sb3_adapter import OffloadVecEnv
 from agents.train_config import TrainConfig
 from cnn.topology import ACTIONS
+from offload_env.episode import episode_keys
 from offload_env.world import World
 from testbed.common.signals import StopFlag
 from testbed.policy.policies import NetworkPolicy

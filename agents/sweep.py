@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from agents.baselines.tuning import best_static
 from agents.evaluation import Interval, floor_on, interval, keeps, resamples
-from agents.rollout import Rollout, episode_keys, simulate, summary
+from agents.rollout import Rollout, simulate, summary
 from agents.run_files import CONFIG, POLICY, kept_scenario, write_table
 from agents.train_config import TrainConfig
 from cnn.common.errors import BundleError, require, shown
 from cnn.common.files import write_bytes, write_text
-from offload_env.conditioned import Preferences, preferring
-from offload_env.scenario_text import anchored
+from offload_env.episode import episode_keys
+from offload_env.preferences import Preferences, preferring
+from offload_env.scenario import anchored
 from offload_env.world import MAIN, World
 from testbed.policy.policies import Policy, StaticPolicy, load_policy
 from testbed.policy.policy_file import PolicyBundle

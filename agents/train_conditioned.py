@@ -1,6 +1,6 @@
 """One policy for every user: trained over drives with weights and floors of their own.
 
-As `agents.training`, on `offload_env.conditioned`. Two things differ. The price of a wrong
+As `agents.training`, on `offload_env.preferences`. Two things differ. The price of a wrong
 answer is a function of what is asked for: bilinear between the nodes of a small grid over
 floor and weight, each node moved by its own dual ascent. And floors lie within about one
 per cent, a twentieth of their field's range, so the network is trained on that one input
@@ -26,14 +26,15 @@ from stable_baselines3.common.utils import set_random_seed
 from agents import train_checkpoint as checkpoint
 from agents.baselines.prediction import Floats
 from agents.export_policy import bundle_of, task_of
-from agents.rollout import episode_keys, simulate
+from agents.rollout import simulate
 from agents.sb3_adapter import OffloadVecEnv
 from agents.supervisor import Report, Watch, stop_when_told
 from agents.train_config import TrainConfig
 from agents.training import error_probability, ppo_settings
 from cnn.common.outputs import Claim
-from offload_env.conditioned import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
-from offload_env.scenario_text import anchored, scenario_toml
+from offload_env.episode import episode_keys
+from offload_env.preferences import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
+from offload_env.scenario import anchored, scenario_toml
 from offload_env.world import World
 from testbed.policy.observer import FIELDS
 from testbed.policy.policies import Policy, policy_from_bundle

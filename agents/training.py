@@ -30,9 +30,8 @@ from agents.train_config import TrainConfig
 from cnn.common.errors import ConfigError, DataError
 from cnn.common.outputs import Claim
 from cnn.frame_table import FrameTable
-from offload_env.scenario_text import anchored
-from offload_env.staged_vector_env import OffloadStagedVectorEnv
-from offload_env.vector_env import OffloadVectorEnv
+from offload_env.scenario import anchored
+from offload_env.vector_env import OffloadStagedVectorEnv, OffloadVectorEnv
 from offload_env.world import World, build_world
 from testbed.policy.policy_file import PolicyBundle
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from agents.evaluation import interval, resamples
-from agents.rollout import episode_keys, simulate, summary
+from agents.rollout import simulate, summary
+from offload_env.episode import episode_keys
 from offload_env.world import build_world
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.staged_policies import any_policy_from_bundle

@@ -30,8 +30,8 @@ from tqdm import tqdm
 from agents.baselines.rules import FULL_LOCAL
 from agents.baselines.tuning import best_static
 from agents.live_run import FrameSource, frame_table, replay, run_live, warm_runtime
-from agents.rollout import episode_keys
 from agents.train_config import MARGIN
+from offload_env.episode import episode_keys
 from offload_env.world import World, build_world
 from testbed.device.pace import PaceKept
 from testbed.policy.policies import StaticPolicy

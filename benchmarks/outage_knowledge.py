@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from agents.baselines.tuning import best_static
 from agents.contenders import shipped_policy
 from agents.evaluation import floor_on, gap_closed
-from agents.rollout import episode_keys, uplink_now
+from agents.rollout import uplink_now
 from agents.train_config import MARGIN
 from cnn.topology import N_EXITS, Action
 from offload_env.batch_simulator import BatchSimulator
 from offload_env.bound.proof import lower_bound
+from offload_env.episode import episode_keys
 from offload_env.outcome import FALLBACK
 from offload_env.world import World, build_world
 from testbed.policy.policies import Policy
@@ -102,7 +103,7 @@ def drive(world: World, policy: Policy, keys: Keys, local: Action | None) -> dic
         actions = policy.decide_batch(simulator.observe())
         if local is not None:
             actions = np.where(down[-1], local.index, actions)
-        outcomes.append(simulator.step(actions))
+        outcomes.append(simulator.settle(actions))
     failed = np.stack([o.status == FALLBACK for o in outcomes], axis=1)
     return {
         "cost": float(np.mean([o.cost for o in outcomes])),

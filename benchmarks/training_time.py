@@ -22,9 +22,10 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from agents import training
 from agents.contenders import shipped_policy
-from agents.rollout import episode_keys, simulate, summary
+from agents.rollout import simulate, summary
 from agents.supervisor import greedy_policy
 from agents.train_config import TrainConfig
+from offload_env.episode import episode_keys
 from offload_env.world import World, build_world
 from testbed.policy.policies import Policy, load_policy
 

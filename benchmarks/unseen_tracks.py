@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.evaluation import floor_on
-from agents.rollout import episode_keys, simulate
+from agents.rollout import simulate
 from agents.train_config import MARGIN, TrainConfig
 from agents.training import train
 from cnn.frame_table import FrameTable, embedded_table
+from offload_env.episode import episode_keys
 from offload_env.scenario import load_scenario
 from offload_env.world import World, build_world
 from testbed.policy.policies import Policy, policy_from_bundle

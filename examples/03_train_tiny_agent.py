@@ -12,8 +12,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from agents import TrainConfig, episode_keys, simulate, summary, train
+from agents import TrainConfig, simulate, summary, train
 from cnn import Action
+from offload_env.episode import episode_keys
 from offload_env.world import build_world
 from testbed.policy.policies import Policy, StaticPolicy, policy_from_bundle
 

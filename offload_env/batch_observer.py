@@ -1,4 +1,4 @@
-"""The observations of many lanes at once, as `testbed.policy.observer` makes one."""
+"""`testbed.policy.observer.Observer` with arrays: what many devices learn and observe."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.topology import N_EXITS
-from offload_env.lanes import Lanes
+from cnn.topology import ACTIONS, N_EXITS
+from offload_env.lanes import Indices, Lanes
 from offload_env.world import World
+from testbed.policy.decision_points import FRAME, DecisionSpace
+from testbed.policy.estimators import fit_link, forget, smooth
 from testbed.policy.observation_fields import (
     CONSTANTS_AT,
     FEATURES_AT,
@@ -17,9 +19,13 @@ from testbed.policy.observation_fields import (
     MIN_MS_PER_KB,
     N_LOG,
     OBS_DIM,
+    RECENT,
     STAGED_FIELDS,
 )
 
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+_EXIT: Final = np.array([a.exit for a in ACTIONS])
 _BASE: Final = np.array([np.log(f.low) if f.scale == "log" else f.low for f in FIELDS], np.float32)[
     :, None
 ]
@@ -48,14 +54,14 @@ class BatchObserver:
         self._constants = np.array(world.settings.scaled(), np.float32)[:, None]
         self._lane_numbers = np.arange(n)
 
-    def observe(self, s: Lanes) -> NDArray[np.float32]:
-        """Observations now, float32 (B, `OBS_DIM`), a new array."""
-        return np.ascontiguousarray(self._columns(s, OBS_DIM).T)
+    def observe(self, s: Lanes, space: DecisionSpace = FRAME) -> NDArray[np.float32]:
+        """Observations now, float32 (B, ``space.obs_dim``), a new array."""
+        out = self._columns(s, space.obs_dim)
+        if space.name == "staged":
+            self._write_stage(s, out[OBS_DIM:])
+        return np.ascontiguousarray(out.T)
 
-    def observe_staged(self, s: Lanes) -> NDArray[np.float32]:
-        """Staged observations now, float32 (B, `STAGED_OBS_DIM`), a new array."""
-        out = self._columns(s, len(STAGED_FIELDS))
-        stage = out[OBS_DIM:]
+    def _write_stage(self, s: Lanes, stage: NDArray[np.float32]) -> None:
         stage[:N_EXITS] = -1.0
         stage[s.position % N_EXITS, self._lane_numbers] = 1.0
         stage[N_EXITS] = 2.0 * s.stage_confidence - 1.0
@@ -65,7 +71,6 @@ class BatchObserver:
         spent = s.compute + s.waited + s.rest
         log = np.log(np.clip(spent, _SPENT.least, _SPENT.most) / _SPENT.low)
         stage[N_EXITS + 4] = log * (2 / np.log(_SPENT.high / _SPENT.low)) - 1.0
-        return np.ascontiguousarray(out.T)
 
     def _columns(self, s: Lanes, n_fields: int) -> NDArray[np.float32]:
         settings = self.world.settings
@@ -110,3 +115,70 @@ class BatchObserver:
         np.take(self._features, s.row, axis=1, out=out[FEATURES_AT:CONSTANTS_AT], mode="clip")
         out[CONSTANTS_AT:OBS_DIM] = self._constants
         return out
+
+
+def learn_link(
+    s: Lanes,
+    size: Floats,
+    answered: Bools,
+    fell: Bools,
+    end: Floats,
+    transfer: Floats,
+    wait: Floats,
+) -> None:
+    """`Observer.record_transfer`, `record_server` and `record_failure` where they apply."""
+    end_s = end * 1e-3
+    x = size * 1e-3 * answered
+    y = transfer * answered
+    np.copyto(s.residual_ms, y - (s.rtt_ms + s.ms_per_kb * x), where=answered)
+    keep = np.where(answered, forget(end_s - s.transfer_s), 1.0)
+    s.s0 = keep * s.s0 + answered
+    s.sx = keep * s.sx + x
+    s.sxx = keep * s.sxx + x * x
+    s.sy = keep * s.sy + y
+    s.sxy = keep * s.sxy + x * y
+    s.rtt_ms, s.ms_per_kb = fit_link(s.s0, s.sx, s.sxx, s.sy, s.sxy)
+    mean, spread = smooth(s.mean_ms, s.spread_ms, y)
+    np.copyto(s.mean_ms, mean, where=answered)
+    np.copyto(s.spread_ms, spread, where=answered)
+    np.copyto(s.transfer_s, end_s, where=answered)
+    np.copyto(s.failure_s, end_s, where=fell)
+    s.failures = (s.failures + fell) * ~answered
+    np.copyto(s.server_s, end_s, where=answered)
+    np.copyto(s.server_wait_ms, wait, where=answered)
+
+
+def learn_answer(
+    s: Lanes,
+    used: NDArray[np.int64],
+    answer: NDArray[np.int32],
+    confidence: NDArray[np.float32],
+    skip: Bools,
+    any_skip: bool,
+    lane_numbers: Indices,
+) -> None:
+    """`Observer.record_answer`, or `record_skipped` where a frame was skipped."""
+    prediction = answer >> 1
+    exit = _EXIT.take(used)
+    lanes: NDArray[np.intp] | slice = slice(None)
+    if any_skip:
+        lanes = np.flatnonzero(~skip)
+        prediction, exit, confidence = prediction[lanes], exit[lanes], confidence[lanes]
+        numbers = lanes
+    else:
+        numbers = lane_numbers[: len(s)]
+    s.confidences[exit - 1, numbers] = confidence
+    s.last_confidence[lanes] = confidence
+    s.last_exit[lanes] = exit
+    s.last_prediction[lanes] = prediction
+    s.recent[s.answers[lanes].astype(np.int64) % RECENT, numbers] = prediction
+    s.answers[lanes] += 1.0
+    # Lanes that skipped keep their agreement: their last prediction is unchanged.
+    same = (s.recent == s.last_prediction.astype(np.int16)).view(np.int8)
+    count = same.sum(0, dtype=np.int8)
+    agreement = count / np.clip(s.answers, 1.0, RECENT)
+    if any_skip:
+        s.agreement[lanes] = agreement[lanes]
+    else:
+        s.agreement = agreement
+    s.confidence_sum[lanes] += confidence

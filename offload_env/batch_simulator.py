@@ -12,20 +12,29 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.topology import ACTIONS, N_ACTIONS
-from offload_env.batch_learning import learn_answer, learn_link
-from offload_env.batch_observer import BatchObserver
-from offload_env.hashing import Keys
+from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS
+from offload_env.batch_observer import BatchObserver, learn_answer, learn_link
+from offload_env.episode import Keys
+from offload_env.exchange import BatchExchanges, Exchange
 from offload_env.lanes import Indices, Lanes
-from offload_env.outcome import FALLBACK, OK, SKIPPED, BatchOutcome, Exchange
-from offload_env.server_load import CELL_MS
+from offload_env.outcome import FALLBACK, OK, SKIPPED, BatchOutcome
 from offload_env.world import LOCAL, POOL, World
+from testbed.policy.decision_points import (
+    ANSWER,
+    CANONICAL,
+    FRAME,
+    POINT,
+    TIMES_OUT_EARLY,
+    DecisionSpace,
+)
+from testbed.policy.estimators import early_timeout_ms
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 OFFLOADS: Final = np.array([not a.is_local for a in ACTIONS])
 EXIT: Final = np.array([a.exit for a in ACTIONS])
+SPLIT: Final = np.array([a.split for a in ACTIONS])
 LOCAL_OF: Final = np.array([LOCAL[a.exit - 1] for a in ACTIONS])
 LOCAL_ARRAY: Final = np.array(LOCAL)
 
@@ -45,7 +54,7 @@ class BatchSimulator:
         cost, table = world.cost, world.table
         radio = cost.radio
         self._has_tail = radio.tail_ms > 0
-        self._has_load = bool(world.server_work_ms.any())
+        self._exchanges = BatchExchanges(world)
         self._mj_per_byte = radio.tx_mw_per_mbps * 8e-6
         sizes = world.sent_bytes
         self._sent_bytes = sizes.ravel()
@@ -57,13 +66,12 @@ class BatchSimulator:
         self._observer = BatchObserver(world, n)
         self._lane_numbers = np.arange(n)
 
-    def reset(self, keys: Keys) -> None:
-        """Start the episodes of `keys`, uint64 (B,), in all lanes."""
-        self.lanes = self._begin(keys)
-
-    def reset_some(self, lanes: Indices, keys: Keys) -> None:
-        """Start new episodes in some lanes only."""
-        self.lanes.put(lanes, self._begin(keys))
+    def reset(self, keys: Keys, lanes: Indices | None = None) -> None:
+        """Start the episodes of `keys`, uint64 (B,), in some lanes only or in all."""
+        if lanes is None:
+            self.lanes = self._begin(keys)
+        else:
+            self.lanes.put(lanes, self._begin(keys))
 
     @property
     def started(self) -> bool:
@@ -83,10 +91,8 @@ class BatchSimulator:
     def _begin(self, keys: Keys) -> Lanes:
         plans = self.world.plans(keys)
         s = Lanes.begin(plans, self.world.pool.lanes(plans.trace))
-        price = self.world.scenario.price
         s.floor[:] = self.world.settings.accuracy_floor
-        s.delay_price[:] = price.delay_weight / self.world.delay_ref_ms
-        s.energy_price[:] = price.energy_weight / self.world.energy_ref_mj
+        s.delay_price[:], s.energy_price[:] = self.world.delay_price, self.world.energy_price
         s.row = self.world.track_batch(keys, np.zeros(len(keys), np.int64))
         self._draw_jitter(s)
         return s
@@ -94,9 +100,20 @@ class BatchSimulator:
     def _draw_jitter(self, s: Lanes) -> None:
         at = (s.jitter_at + s.frame) & (POOL - 1)
         s.jitter = self.world.device_jitter.take(at)
-        s.far_jitter = self.world.server_jitter.take(at)
+        s.server_factor = self.world.server_jitter.take(at)
 
-    def step(self, actions: NDArray[np.int64]) -> BatchOutcome:
+    @property
+    def point(self) -> NDArray[np.int64]:
+        """Decision point of each lane, int64 (B,), see `testbed.policy.decision_points`."""
+        s = self.lanes
+        points: NDArray[np.int64] = POINT[s.timed_out, s.position, s.evaluated]
+        return points
+
+    def observe(self, space: DecisionSpace = FRAME) -> NDArray[np.float32]:
+        """Observations now, float32 (B, ``space.obs_dim``), a new array."""
+        return self._observer.observe(self.lanes, space)
+
+    def settle(self, actions: NDArray[np.int64]) -> BatchOutcome:
         """Decide `actions` (int (B,), 0..19) for the frames in front of all lanes."""
         s = self.lanes
         actions = np.asarray(actions, np.int64)
@@ -104,22 +121,119 @@ class BatchSimulator:
         compute = self.world.device_ms.take(actions) * s.jitter
         return self._finish(s, actions, compute, skip)
 
-    def _exchanges(self, s: Lanes, action: NDArray[np.int64], sent: Floats) -> Exchange[Floats]:
-        """Hand the payloads of `action` to the radio at `sent`; nothing changes in `s`."""
-        w = self.world
-        radio = np.maximum(sent, s.radio_free)
+    def advance(
+        self, chosen: NDArray[np.int64], lanes: Indices | None = None
+    ) -> tuple[Indices, BatchOutcome]:
+        """Carry out staged actions that are legal at `point`, in some lanes or in all.
+
+        Args:
+            chosen: int64 (K,), 0..35.
+            lanes: intp (K,), ascending; the others wait.
+
+        Returns:
+            (ended, outcome): intp (M,), the lanes whose frame ended, and what it cost there.
+            Whatever is decided about a frame that has waited too long skips it.
+        """
+        lanes = self._lane_numbers if lanes is None else lanes
+        skip = self.lanes.queue[lanes] > self.world.scenario.timing.max_queue_ms
+        pair, answer = CANONICAL[chosen], chosen == ANSWER
+        evaluates = ~OFFLOADS[pair] & ~answer & ~skip
+        if evaluates.any():
+            self.evaluate_some(lanes[evaluates], EXIT[pair[evaluates]])
+        answer |= evaluates & (EXIT[pair] == N_EXITS)
+        ends = answer | ~evaluates
+        ending = lanes[ends]
+        # A skipped frame spends nothing, wherever it "answers" from.
+        ended, outcome = self.finish_some(
+            ending, pair[ends], (answer & ~skip)[ends], TIMES_OUT_EARLY[chosen[ends]]
+        )
+        return ending[ended], outcome.part(ended)
+
+    def evaluate_some(self, lanes: Indices, exits: NDArray[np.int64]) -> None:
+        """In `lanes`, run on to `exits` (1..5) and learn their answers."""
+        s, w = self.lanes, self.world
+        local = LOCAL_ARRAY[exits - 1]
+        timed_out, block = s.timed_out[lanes] > 0, s.position[lanes]
+        extra = w.device_ms[local] - np.where(timed_out, w.resumed_ms[block], w.standing_ms[block])
+        spent = np.maximum(extra, 0.0) * s.jitter[lanes]
+        s.compute[lanes] = s.compute[lanes] + np.where(timed_out, 0.0, spent)
+        s.rest[lanes] = s.rest[lanes] + np.where(timed_out, spent, 0.0)
+        at = s.row[lanes] * N_ACTIONS + local
+        seen = self._confidence.take(at).astype(np.float64)
+        prediction = (self._answers.take(at) >> 1).astype(np.int64)
+        before, last = s.stage_prediction[lanes], s.last_prediction[lanes]
+        s.stage_frame[lanes] = np.where(before < 0, 0.0, np.where(before == prediction, 1.0, -1.0))
+        s.stage_track[lanes] = np.where(last < 0, 0.0, np.where(last == prediction, 1.0, -1.0))
+        s.stage_confidence[lanes] = seen
+        s.stage_prediction[lanes] = prediction
+        s.position[lanes] = exits
+        s.evaluated[lanes] = exits
+        s.confidences[exits - 1, lanes] = seen
+
+    def finish_some(
+        self, lanes: Indices, actions: NDArray[np.int64], answer: Bools, early: Bools
+    ) -> tuple[Bools, BatchOutcome]:
+        """In `lanes`, answer with the exit evaluated last, or send.
+
+        A frame whose answer does not come in time stays open: the device may evaluate exits from
+        where it sent.
+
+        Args:
+            lanes: intp (K,), ascending.
+            actions: int64 (K,), canonical actions; where `answer`, ignored.
+            answer: bool (K,), answer with the last exit; elsewhere send.
+            early: bool (K,), where it sends, time out early.
+
+        Returns:
+            (ended, outcome): bool (K,), whose frame ended, and what it cost; elsewhere the
+            outcome's figures mean nothing.
+        """
+        whole = len(lanes) == self.n
+        s, w = self.lanes if whole else self.lanes.take(lanes), self.world
+        actions = np.where(answer, LOCAL_ARRAY[np.maximum(s.evaluated, 1) - 1], actions)
+        extra = np.maximum(w.device_ms[actions] - w.standing_ms[s.position], 0.0)
+        compute = np.where(answer, s.compute, s.compute + extra * s.jitter)
+        skip = s.queue > w.scenario.timing.max_queue_ms
+        exchanges = self._exchange(s, actions, s.start + compute)
+        timeout_ms = w.scenario.timing.timeout_ms
+        early_ms = early_timeout_ms(s.mean_ms, s.spread_ms, s.server_wait_ms)
+        timeout = np.where(early, np.minimum(early_ms, timeout_ms), timeout_ms)
+        times_out = OFFLOADS.take(actions) & ~skip & (exchanges.total_ms > timeout)
+        late = np.flatnonzero(times_out)
+        kept = s.take(late)
+        waiting = Exchange(*(part[late] for part in exchanges))
+        self._time_out(kept, actions[late], compute[late], timeout[late], waiting)
+        outcome = self._finish(s, actions, compute, skip, exchanges)
+        if not whole:
+            self.lanes.put(lanes, s)
+        self.lanes.put(lanes[late], kept)
+        return ~times_out, outcome
+
+    def _time_out(
+        self,
+        s: Lanes,
+        action: NDArray[np.int64],
+        compute: Floats,
+        timeout: Floats,
+        exchanges: Exchange[Floats],
+    ) -> None:
+        """Send, wait for `timeout` in vain; the frame stays open."""
+        s.radio_free = exchanges.left_ms
+        s.compute, s.waited = compute, timeout
+        s.wasted_mj = self._mj_per_byte * exchanges.size
+        s.sent_action, s.position = action, SPLIT.take(action)
+        s.timed_out[:] = 1
+        s.failure_s = ((s.start + compute) + timeout) * 1e-3
+        s.failures = s.failures + 1.0
+
+    def _exchange(self, s: Lanes, action: NDArray[np.int64], sent: Floats) -> Exchange[Floats]:
+        """What would come of handing the payloads of `action` to the radio at `sent`."""
         if self._sizes is not None:
             size = self._sizes.take(action)
         else:
             size = self._sent_bytes.take(s.row * N_ACTIONS + action)
-        left, up = w.pool.send(s.lane, radio + s.offset, 8.0 * size)
-        left -= s.offset
-        arrive = left + up
-        wait = self._wait(s, arrive) if self._has_load else self._nothing(s)
-        far = w.server_ms.take(action) * s.far_jitter
-        down = w.pool.one_way(s.lane, ((arrive + wait) + far) + s.offset)
-        transfer = (left - sent) + up + down + w.cost.net_ms
-        return Exchange(size, left, transfer, wait, transfer + wait + far)
+        server_ms = self.world.server_ms.take(action) * s.server_factor
+        return self._exchanges.of(s.lane, s.offset, s.cell0, sent, s.radio_free, size, server_ms)
 
     def _finish(
         self,
@@ -137,7 +251,7 @@ class BatchSimulator:
             compute = np.where(skip, 0.0, compute)
         start = s.start
         sent = start + compute
-        size, left, transfer, wait, exchange = exchanges or self._exchanges(s, action, sent)
+        size, left, transfer, wait, exchange = exchanges or self._exchange(s, action, sent)
         np.copyto(s.radio_free, left, where=off)
         fell = exchange > timing.timeout_ms
         answered = off & ~fell
@@ -211,15 +325,6 @@ class BatchSimulator:
         self._next_row(s)
         return outcome
 
-    def _nothing(self, s: Lanes) -> Floats:
-        return np.zeros(len(s))
-
-    def _wait(self, s: Lanes, arrive: Floats) -> Floats:
-        cell = (arrive / CELL_MS).astype(np.int64)
-        work = self.world.server_work_ms.take(np.minimum(s.cell0 + cell, POOL - 1))
-        wait: Floats = np.maximum(work - (arrive - cell * CELL_MS), 0.0)
-        return wait
-
     def _tail(self, s: Lanes, off: Bools, sent: Floats, end: Floats, next_start: Floats) -> Floats:
         tail_ms = self.world.cost.radio.tail_ms
         if not self._has_tail:
@@ -235,12 +340,8 @@ class BatchSimulator:
     def _next_row(self, s: Lanes) -> None:
         ended = np.flatnonzero(self.world.track_end.take(s.row))
         s.row = s.row + 1
-        if s.position.any() or s.compute.any():
-            for array in (s.position, s.evaluated, s.timed_out, s.stage_confidence, s.stage_track):
-                array[:] = 0
-            for array in (s.stage_frame, s.compute, s.waited, s.wasted_mj, s.rest):
-                array[:] = 0.0
-            s.stage_prediction[:] = -1
+        if s.position.any() or s.timed_out.any():
+            s.forget_decisions()
         if len(ended) == 0:
             return
         s.row[ended] = self.world.track_batch(s.key[ended], s.tracks[ended])
@@ -250,7 +351,3 @@ class BatchSimulator:
         for array in (s.last_confidence, s.last_exit, s.agreement, s.answers):
             array[ended] = 0.0
         s.last_prediction[ended] = -1
-
-    def observe(self) -> NDArray[np.float32]:
-        """Observations now, float32 (B, `OBS_DIM`), a new array."""
-        return self._observer.observe(self.lanes)

@@ -1,26 +1,34 @@
-"""`sliproad/Offload-v0`: one decision a frame."""
+"""`sliproad/Offload-v0` and `sliproad/OffloadStaged-v0`: one decision a frame, or several."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.topology import N_ACTIONS
-from offload_env.action_check import checked_action
-from offload_env.errors import RenderModeError, ResetNeededError
-from offload_env.frame_picture import Picture, Shown, describe, paint
-from offload_env.from_mapping import from_mapping
-from offload_env.resetting import asked_key, checked_seed, draw_key
-from offload_env.reward import Multipliers
+from offload_env.env_input import (
+    ResetNeededError,
+    asked_key,
+    check_render_mode,
+    checked_action,
+    checked_seed,
+    draw_key,
+    from_mapping,
+)
+from offload_env.frame_picture import METADATA, Picture, rendered, shown_of
+from offload_env.outcome import Outcome
+from offload_env.reward import Multipliers, frame_info, open_info
 from offload_env.scenario import Scenario, Split
-from offload_env.simulator import EXIT, Outcome, Simulator
+from offload_env.simulator import EXIT, Simulator
 from offload_env.world import World, build_world
-from testbed.policy.observer import OBS_DIM, STAGED_FIELDS, scaled_bounds
+from testbed.policy.decision_points import FRAME, LEGAL, REPAIR, STAGED, DecisionSpace
+from testbed.policy.observer import STAGED_FIELDS, scaled_bounds
+
+Step = tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]
 
 
 def observation_box(n: int) -> gym.Space[NDArray[np.float32]]:
@@ -117,15 +125,13 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
 
     Raises:
         RenderModeError, InvalidResetError, InvalidActionError, ResetNeededError: of
-            `offload_env.errors`, from the method that was given what it cannot use. An action
+            `offload_env.env_input`, from the method that was given what it cannot use. An action
             that is refused changes nothing.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012
-        "render_modes": ["ansi", "rgb_array"],
-        "render_fps": 10,
-    }
-    simulator: Simulator
+    metadata: dict[str, Any] = METADATA
+    space: ClassVar[DecisionSpace] = FRAME
+    """What is decided: a whole frame at once, or one decision point after the other."""
 
     @from_mapping
     def __init__(
@@ -139,19 +145,19 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     ) -> None:
         self.render_mode = check_render_mode(render_mode, self.metadata)
         self.world = world if world is not None else build_world(scenario, split)
-        self.critical_lagrange = 0.0
         self.set_lagrange(lagrange)
-        self._set_up()
+        self.simulator = Simulator(self.world)
+        self.action_space = gym.spaces.Discrete(self.space.n_actions)
+        self.observation_space = observation_box(self.space.obs_dim)
+        self._staged = self.space == STAGED
         self._n_frames = self.world.scenario.timing.n_frames
         self._critical: list[bool] = self.world.critical.tolist()
+        self._prices = (
+            self.world.delay_price,
+            self.world.energy_price,
+            self.world.scenario.price.miss,
+        )
         self._last: Outcome | None = None
-        self._terms = CostTerms(self.world)
-
-    def _set_up(self) -> None:
-        """Simulator and spaces."""
-        self.simulator = Simulator(self.world)
-        self.action_space = gym.spaces.Discrete(N_ACTIONS)
-        self.observation_space = observation_box(OBS_DIM)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -161,110 +167,122 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         super().reset(seed=checked_seed(seed))
         self.simulator.reset(self.world.plan(draw_key(self.np_random) if key is None else key))
         self._last = None
-        return self._observe(), {}
+        return self.simulator.observe(self.space), {}
 
-    def _observe(self) -> NDArray[np.float32]:
-        return self.simulator.observe()
-
-    def step(
-        self, action: np.int64 | int
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Run the frame in front under `action`; the observation is of the next frame."""
+    def step(self, action: np.int64 | int) -> Step:
+        """Carry out a decision; the observation is of the next decision, mostly of a new frame."""
         simulator = self.simulator
-        check_started(simulator)
-        outcome = simulator.step(checked_action(action, N_ACTIONS))
+        self._check_started()
+        number = checked_action(action, self.space.n_actions)
+        if self._staged:
+            chosen = int(REPAIR[simulator.point, number])
+            advanced = simulator.advance(chosen)
+            if advanced is None:
+                return simulator.observe(self.space), 0.0, False, False, open_info(chosen)
+            outcome = advanced
+        else:
+            outcome = simulator.settle(number)
         self._last = outcome
         critical = self._critical[outcome.row]
-        reward = -outcome.cost - self._price(outcome.correct, critical)
+        info = frame_info(
+            outcome, EXIT[outcome.used], float(outcome.correct), critical, self._prices
+        )
+        if self._staged:
+            info["frame_done"] = True
         return (
-            simulator.observe(),
-            reward,
+            simulator.observe(self.space),
+            -outcome.cost - self._price(outcome.correct, critical),
             False,
             simulator.frame >= self._n_frames,
-            self._terms.info(outcome, critical),
+            info,
         )
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """bool (20,): every action is legal."""
-        return np.ones(N_ACTIONS, bool)
+        """bool (n_actions,), what is legal now; every action is where one decides a frame."""
+        if not self._staged:
+            return np.ones(N_ACTIONS, bool)
+        self._check_started()
+        return np.array(LEGAL[self.simulator.point])
 
     def render(self) -> str | Picture | None:
         """The last frame that ended, as `render_mode` says."""
         if self.render_mode is None:
             return None
-        check_started(self.simulator)
+        self._check_started()
         if self._last is None:
             shown = shown_of(self.world, self.simulator.row, 0)
         else:
             shown = shown_of(self.world, self._last.row, self.simulator.frame - 1, self._last)
-        return describe(shown) if self.render_mode == "ansi" else paint(self.world, shown)
+        return rendered(self.world, shown, self.render_mode)
+
+    def _check_started(self) -> None:
+        if self.simulator.frame < 0:
+            raise ResetNeededError(
+                "no drive has begun", expected="reset before step and render", hint="call reset"
+            )
 
 
-class CostTerms:
-    """Splits an outcome's cost into its terms, for ``info``."""
+class OffloadStagedEnv(OffloadEnv):
+    """Decide again after every exit that the device evaluates, knowing its confidence.
 
-    def __init__(self, world: World) -> None:
-        price = world.scenario.price
-        self.delay = price.delay_weight / world.delay_ref_ms
-        self.energy = price.energy_weight / world.energy_ref_mj
-        self.miss = price.miss
+    ## Description
+    As `OffloadEnv`, but a frame is not settled by one decision. The device is at a decision
+    point after block p (0 at first). It may run on to a block S and send from there to exit E,
+    or run on to exit E, evaluate its class and calibrated confidence, and then decide again.
+    Every exit that is evaluated costs its head's device time. If no answer comes to what was
+    sent, the frame stays open: the device goes on from block S, evaluates an exit there and
+    answers, but does not send this frame again.
 
-    def info(self, outcome: Outcome, critical: bool) -> dict[str, Any]:
-        """The info of one frame."""
-        delay = self.delay * outcome.delay_ms
-        energy = self.energy * outcome.energy_mj
-        miss = self.miss * outcome.miss
-        return {
-            "delay_ms": outcome.delay_ms,
-            "energy_mj": outcome.energy_mj,
-            "accuracy": float(outcome.correct),
-            "cost": outcome.cost,
-            "cost_delay": delay,
-            "cost_energy": energy,
-            "cost_miss": miss,
-            "cost_budget": outcome.cost - ((delay + energy) + miss),
-            "queue_ms": outcome.queue_ms,
-            "action": outcome.action,
-            "exit_used": EXIT[outcome.used],
-            "status": outcome.status,
-            "critical": critical,
-        }
+    ## Action Space
+    ``Discrete(36)``. After block p, whose exit was evaluated last (0: none):
 
+    | action | legal if | what happens |
+    |---|---|---|
+    | (E, S), S < E, 0..19 | S >= p, E > p | run to S, encode, send to exit E; wait |
+    | (E, E), 0..19 | E > p | run to E, evaluate exit E; E = 5 answers and ends |
+    | 20 | p > 0 | answer with the exit evaluated last: the frame ends |
+    | 21..35, early time-out | as 0..19 with S < E, in order | the same, but wait less |
 
-def check_started(simulator: Simulator) -> None:
-    """Raise `ResetNeededError` before the first ``reset``."""
-    if simulator.frame < 0:
-        raise ResetNeededError(
-            "no drive has begun", expected="reset before step and render", hint="call reset"
-        )
+    An answer before the time-out ends the frame. The early time-out is what two usual exchanges
+    take (`testbed.policy.estimators.early_timeout_ms`), if that is less.
+    After a time-out at block S only exits that were not evaluated yet, from S on, and 20 are legal.
 
+    `action_masks` says which are legal. An illegal action is not an error (many learners
+    know no masks): one whose exit lies behind is "answer", one whose split lies behind
+    splits at p, what would send after a time-out evaluates its exit, and 20 with nothing
+    evaluated evaluates the nearest exit.
 
-def check_render_mode(render_mode: str | None, metadata: Mapping[str, Any]) -> str | None:
-    """One of ``metadata["render_modes"]`` or None; raises `RenderModeError` otherwise."""
-    modes: list[str] = metadata["render_modes"]
-    if render_mode is not None and render_mode not in modes:
-        raise RenderModeError(
-            f"render_mode {render_mode}",
-            expected=f"{', '.join(modes)}, or None",
-            hint="choose one of them",
-        )
-    return render_mode
+    ## Observation Space
+    ``Box`` of 43 float32: `testbed.policy.observer.STAGED_FIELDS`, that is the 33
+    elements of `OffloadEnv` (with the confidences of this frame's exits as they are seen)
+    and
 
+    | index | name | unit | low | high | scale |
+    |---|---|---|---|---|---|
+    | 33-37 | stands_at_0 .. 4 | 1 | 0 | 1 | linear |
+    | 38 | stage_confidence | 1 | 0 | 1 | linear |
+    | 39 | stage_agrees_track | 1 | 0 | 1 | linear |
+    | 40 | stage_agrees_frame | 1 | 0 | 1 | linear |
+    | 41 | stage_gave_up | 1 | 0 | 1 | linear |
+    | 42 | stage_spent_ms | ms | 0.1 | 1000 | log |
 
-def shown_of(world: World, row: int, number: int, outcome: Outcome | None = None) -> Shown:
-    """A frame of the table as `offload_env.frame_picture` shows it, after its outcome or before."""
-    label, track = int(world.table.label[row]), int(world.table.track[row])
-    if outcome is None:
-        return Shown(number, label, track)
-    return Shown(
-        number,
-        label,
-        track,
-        action=outcome.action,
-        exit_used=EXIT[outcome.used],
-        status=outcome.status,
-        delay_ms=outcome.delay_ms,
-        energy_mj=outcome.energy_mj,
-        correct=bool(outcome.correct),
-        cost=outcome.cost,
-    )
+    ## Rewards
+    0 while a frame is open, and that of `OffloadEnv` when it ends.
+
+    ## Starting State
+    As `OffloadEnv`.
+
+    ## Episode End
+    Never terminated; truncated when ``n_frames`` frames are done.
+
+    ## Info
+    As `OffloadEnv`, and ``frame_done``. While a frame is open, figures are 0, ``action`` is
+    the pair that was run just now and the status 3 (deciding). ``action`` of a finished frame
+    is the canonical action that it amounts to: the pair sent, if one was (``exit_used`` says
+    which exit's answer stands).
+
+    ## Arguments
+    As `OffloadEnv`.
+    """
+
+    space = STAGED

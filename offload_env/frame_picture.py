@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,13 @@ from PIL import Image, ImageDraw, ImageFont
 from cnn.render.rendered_tracks import render_tracks
 from cnn.render.signs import N_SIGNS
 from cnn.topology import ACTIONS, N_EXITS
-from offload_env.outcome import SKIPPED, STATUS
+from offload_env.outcome import SKIPPED, STATUS, Outcome
 from offload_env.world import World
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
+METADATA: Final[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}
+"""What every environment's ``metadata`` says about `rendered`."""
 WIDTH: Final = 400
 HEIGHT: Final = 160
 _SIGN_PX: Final = 120
@@ -57,6 +59,30 @@ class Shown:
     energy_mj: float = 0.0
     correct: bool = False
     cost: float = 0.0
+
+
+def shown_of(world: World, row: int, number: int, outcome: Outcome | None = None) -> Shown:
+    """Frame `number`, `row` of the table, after its outcome or before."""
+    label, track = int(world.table.label[row]), int(world.table.track[row])
+    if outcome is None:
+        return Shown(number, label, track)
+    return Shown(
+        number,
+        label,
+        track,
+        action=outcome.action,
+        exit_used=ACTIONS[outcome.used].exit,
+        status=outcome.status,
+        delay_ms=outcome.delay_ms,
+        energy_mj=outcome.energy_mj,
+        correct=bool(outcome.correct),
+        cost=outcome.cost,
+    )
+
+
+def rendered(world: World, shown: Shown, render_mode: str) -> str | Picture:
+    """A frame as an environment's `render_mode` says: ``ansi`` or ``rgb_array``."""
+    return describe(shown) if render_mode == "ansi" else paint(world, shown)
 
 
 def describe(shown: Shown) -> str:

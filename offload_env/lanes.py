@@ -2,84 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.topology import N_EXITS
+from offload_env.episode import Plans
 from offload_env.simulator import LONG_AGO_MS
 from offload_env.trace_pool import Lane
-from offload_env.world import Plans
 from testbed.policy.observer import NEVER_S, PRIOR_RTT_MS, RECENT, fit_link
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Indices = NDArray[np.intp]
-
-_FLOATS: Final = (
-    # where the episode runs
-    "offset",
-    # device and radio, milliseconds since the start of the episode
-    "start",
-    "queue",
-    "captured",
-    "radio_free",
-    "last_end",
-    "jitter",
-    "far_jitter",
-    "compute",
-    "spent_mj",
-    # estimators, as in `testbed.policy.observer.Observer`
-    "s0",
-    "sx",
-    "sxx",
-    "sy",
-    "sxy",
-    "rtt_ms",
-    "ms_per_kb",
-    "mean_ms",
-    "spread_ms",
-    "residual_ms",
-    "transfer_s",
-    "failure_s",
-    "server_s",
-    "failures",
-    "server_wait_ms",
-    "confidence_sum",
-    "last_confidence",
-    "last_exit",
-    "agreement",
-    "answers",
-    # what is asked for: accuracy floor, prices of a millisecond and of a millijoule
-    "floor",
-    "delay_price",
-    "energy_price",
-    # the stage within a frame
-    "stage_confidence",
-    "stage_track",
-    "stage_frame",
-    # an exchange of this frame on which the device gave up
-    "waited",
-    "wasted_mj",
-    "rest",
-)
-_INTS: Final = (
-    "frame",
-    "row",
-    "tracks",
-    "cell0",
-    "jitter_at",
-    "last_prediction",
-    "position",
-    "stage_prediction",
-    "evaluated",
-    "timed_out",
-    "sent_action",
-)
+PerExit = NDArray[np.float64]
+Recent = NDArray[np.int16]
 
 
+@dataclass(init=False, eq=False, slots=True)
 class Lanes:
     """All state of B episodes; every attribute's last axis has one element a lane.
 
@@ -87,18 +29,25 @@ class Lanes:
     float64 (5, B), ``recent`` int16 (`RECENT`, B) with -1 where empty.
     """
 
-    __slots__ = (*_FLOATS, *_INTS, "confidences", "key", "lane", "recent")
-
+    # the episode
+    key: NDArray[np.uint64]
+    lane: Lane
     offset: Floats
+    cell0: Ints
+    jitter_at: Ints
+    frame: Ints
+    row: Ints
+    tracks: Ints
+    # device and radio, milliseconds since the start of the episode
     start: Floats
     queue: Floats
     captured: Floats
     radio_free: Floats
     last_end: Floats
     jitter: Floats
-    far_jitter: Floats
-    compute: Floats
+    server_factor: Floats
     spent_mj: Floats
+    # estimators, as in `testbed.policy.observer.Observer`
     s0: Floats
     sx: Floats
     sxx: Floats
@@ -119,30 +68,27 @@ class Lanes:
     last_exit: Floats
     agreement: Floats
     answers: Floats
+    last_prediction: Ints
+    confidences: PerExit
+    recent: Recent
+    # what is asked for: accuracy floor, prices of a millisecond and of a millijoule
     floor: Floats
     delay_price: Floats
     energy_price: Floats
+    # decisions on the frame in front
+    compute: Floats
+    position: Ints
+    evaluated: Ints
     stage_confidence: Floats
     stage_track: Floats
     stage_frame: Floats
+    stage_prediction: Ints
+    # an exchange of this frame that timed out
+    timed_out: Ints
+    sent_action: Ints
     waited: Floats
     wasted_mj: Floats
     rest: Floats
-    frame: Ints
-    row: Ints
-    tracks: Ints
-    cell0: Ints
-    jitter_at: Ints
-    last_prediction: Ints
-    position: Ints
-    stage_prediction: Ints
-    evaluated: Ints
-    timed_out: Ints
-    sent_action: Ints
-    confidences: Floats
-    key: NDArray[np.uint64]
-    lane: Lane
-    recent: NDArray[np.int16]
 
     @classmethod
     def begin(cls, plans: Plans, lane: Lane) -> Lanes:
@@ -169,24 +115,44 @@ class Lanes:
         new.stage_prediction[:] = -1
         return new
 
+    def forget_decisions(self) -> None:
+        """Nothing has been decided about the frame in front of any lane yet."""
+        for name in _OF_FRAME:
+            getattr(self, name)[:] = 0
+        self.stage_prediction[:] = -1
+
     def take(self, lanes: Indices) -> Lanes:
         """A copy of some lanes."""
         part = Lanes()
-        for name in (*_FLOATS, *_INTS, "key"):
+        for name in _LINES:
             setattr(part, name, getattr(self, name)[lanes])
-        part.confidences = self.confidences[:, lanes]
-        part.recent = self.recent[:, lanes]
+        for name in _TABLES:
+            setattr(part, name, getattr(self, name)[:, lanes])
         part.lane = Lane(*(getattr(self.lane, f.name)[lanes] for f in fields(Lane)))
         return part
 
     def put(self, lanes: Indices, part: Lanes) -> None:
         """Write lanes back, as taken by `take` or newly begun."""
-        for name in (*_FLOATS, *_INTS, "key"):
+        for name in _LINES:
             getattr(self, name)[lanes] = getattr(part, name)
-        self.confidences[:, lanes] = part.confidences
-        self.recent[:, lanes] = part.recent
+        for name in _TABLES:
+            getattr(self, name)[:, lanes] = getattr(part, name)
         for f in fields(Lane):
             getattr(self.lane, f.name)[lanes] = getattr(part.lane, f.name)
 
     def __len__(self) -> int:
         return len(self.key)
+
+
+def _named(kind: str) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(Lanes) if field.type == kind)
+
+
+_FLOATS: Final = _named("Floats")
+_INTS: Final = _named("Ints")
+_LINES: Final = (*_FLOATS, *_INTS, "key")
+_TABLES: Final = ("confidences", "recent")
+_OF_FRAME: Final = (
+    *("position", "evaluated", "timed_out", "compute", "waited", "wasted_mj", "rest"),
+    *("stage_confidence", "stage_track", "stage_frame"),
+)

@@ -1,10 +1,10 @@
-"""`sliproad/OffloadLive-v0`: every step is a real frame through the real testbed."""
+"""`sliproad/OffloadLive-v0` and `OffloadLiveStaged-v0`: real frames through the real testbed."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import gymnasium as gym
 import numpy as np
@@ -12,17 +12,30 @@ from numpy.typing import NDArray
 
 from cnn.common.errors import DataError
 from cnn.topology import N_ACTIONS, action_from_index
-from offload_env.action_check import checked_action
-from offload_env.env import check_render_mode, observation_box
-from offload_env.frame_picture import Picture, Shown, describe, paint
-from offload_env.from_mapping import from_mapping
+from offload_env.env import Step, observation_box
+from offload_env.env_input import (
+    asked_key,
+    check_render_mode,
+    checked_action,
+    checked_seed,
+    draw_key,
+    from_mapping,
+)
+from offload_env.frame_picture import METADATA, Picture, Shown, rendered
 from offload_env.live_rig import LiveRig
-from offload_env.outcome import STATUS
-from offload_env.resetting import asked_key, checked_seed, draw_key
-from offload_env.reward import Multipliers
+from offload_env.outcome import NOTHING, STATUS
+from offload_env.reward import Multipliers, frame_info, open_info
 from offload_env.scenario import Scenario, Split
 from offload_env.world import World, build_world
-from testbed.policy.observer import FIELDS, OBS_DIM
+from testbed.policy.decision_points import (
+    CANONICAL,
+    FRAME,
+    LEGAL,
+    REPAIR,
+    STAGED,
+    DecisionSpace,
+)
+from testbed.policy.observer import FIELDS
 
 if TYPE_CHECKING:
     from testbed.device.pace import PaceKept
@@ -67,10 +80,9 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     Call `close` to end the processes (``with contextlib.closing(env)``).
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012
-        "render_modes": ["ansi", "rgb_array"],
-        "render_fps": 10,
-    }
+    metadata: dict[str, Any] = METADATA
+    space: ClassVar[DecisionSpace] = FRAME
+    """What is decided: a whole frame at once, or one decision point after the other."""
 
     @from_mapping
     def __init__(
@@ -87,9 +99,9 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     ) -> None:
         self.render_mode = check_render_mode(render_mode, self.metadata)
         self.world = world if world is not None else build_world(scenario, split)
-        self.action_space = gym.spaces.Discrete(N_ACTIONS)
-        self.observation_space = observation_box(OBS_DIM)
-        self.critical_lagrange = 0.0
+        self.action_space = gym.spaces.Discrete(self.space.n_actions)
+        self.observation_space = observation_box(self.space.obs_dim)
+        self._staged = self.space == STAGED
         self.set_lagrange(lagrange)
         self._n_frames = n_frames or self.world.scenario.timing.n_frames
         self._rig = LiveRig(self.world, frames, self._n_frames, paced)
@@ -108,19 +120,38 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         observation = self._rig.receive()
         # The drive starts with its first capture: by definition nothing has queued.
         observation[QUEUE_AT] = -1.0
-        return observation, {}
+        return self._before_deciding(observation), {}
 
-    def step(
-        self, action: np.int64 | int
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Carry out `action` on the frame in hand and wait for the next one's capture."""
+    def _before_deciding(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The observation before the first decision on the frame in hand."""
+        if not self._staged:
+            return observation
+        if self._rig.skipped:
+            return self._rig.look_staged(observation)
+        return self._rig.device.begin_stages(observation)
+
+    def step(self, action: np.int64 | int) -> Step:
+        """Carry out a decision; where it ends the frame, wait for the next one's capture."""
         device = self._rig.device
-        chosen = checked_action(action, N_ACTIONS)
+        chosen = checked_action(action, self.space.n_actions)
+        if not self._staged:
+            if not self._rig.skipped:
+                device.process(chosen)
+            return self._finish(chosen)
+        chosen = int(REPAIR[device.point, chosen])
         if not self._rig.skipped:
-            device.process(chosen)
-        return self._finish(chosen)
+            seen = device.take_stage(chosen)
+            if seen is not None:
+                return seen, 0.0, False, False, open_info(chosen)
+        observation, reward, terminated, truncated, info = self._finish(int(CANONICAL[chosen]))
+        info["frame_done"] = True
+        if truncated:
+            seen = self._rig.look_staged(observation)
+        else:
+            seen = self._before_deciding(observation)
+        return seen, reward, terminated, truncated, info
 
-    def _finish(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def _finish(self, action: int) -> Step:
         """The frame in hand has ended: wait for the next one, and account for it."""
         device = self._rig.device
         self._image = self._rig.image
@@ -143,8 +174,8 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         return observation, float(reward), False, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """bool (20,): every action is legal."""
-        return np.ones(N_ACTIONS, bool)
+        """bool (n_actions,), what is legal now; every action is where one decides a frame."""
+        return np.array(LEGAL[self._rig.device.point]) if self._staged else np.ones(N_ACTIONS, bool)
 
     def render(self) -> str | Picture | None:
         """The last frame that ended, as `render_mode` says."""
@@ -166,7 +197,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
                 correct=bool(row.correct),
                 cost=self._cost,
             )
-        return describe(shown) if self.render_mode == "ansi" else paint(self.world, shown)
+        return rendered(self.world, shown, self.render_mode)
 
     @property
     def pace_kept(self) -> PaceKept | None:
@@ -203,27 +234,22 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
                 expected="labelled frames, since the reward needs them",
                 hint="use render or gtsrb:policy-test",
             )
-        price, energy = world.scenario.price, float(row.energy_mj or 0.0)
+        energy = float(row.energy_mj or 0.0)
         miss = row.status == "skipped" or row.delay_ms > world.scenario.timing.deadline_ms
-        terms = {
-            "cost_delay": price.delay_weight / world.delay_ref_ms * row.delay_ms,
-            "cost_energy": price.energy_weight / world.energy_ref_mj * energy,
-            "cost_miss": price.miss * float(miss),
-            "cost_budget": self._budget_cost(energy),
-        }
-        return {
-            "delay_ms": row.delay_ms,
-            "energy_mj": energy,
-            "accuracy": float(bool(row.correct)),
-            "cost": sum(terms.values()),
-            **terms,
-            "queue_ms": row.queue_ms,
-            "action": row.action,
-            "exit_used": row.exit_used,
-            "status": STATUS.index(row.status),
-            "critical": row.label in world.scenario.constraint.critical_classes,
-            "measurement": row,
-        }
+        cost = world.frame_cost(row.delay_ms, energy, float(miss)) + self._budget_cost(energy)
+        outcome = NOTHING._replace(
+            action=row.action,
+            status=STATUS.index(row.status),
+            queue_ms=row.queue_ms,
+            delay_ms=row.delay_ms,
+            energy_mj=energy,
+            miss=miss,
+            cost=cost,
+        )
+        critical = row.label in world.scenario.constraint.critical_classes
+        prices = world.delay_price, world.energy_price, world.scenario.price.miss
+        info = frame_info(outcome, row.exit_used, float(bool(row.correct)), critical, prices)
+        return {**info, "measurement": row}
 
     def _budget_cost(self, energy_mj: float) -> float:
         """What a frame is charged once the drive's energy budget is spent."""
@@ -231,3 +257,26 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         self._spent_mj += energy_mj
         over = 0 < price.energy_budget_mj < self._spent_mj
         return price.over_budget if over else 0.0
+
+
+class OffloadLiveStagedEnv(OffloadLiveEnv):
+    """`OffloadStagedEnv` on the real testbed, as `OffloadLiveEnv` is `OffloadEnv` on it.
+
+    ## Description
+    The device that runs here computes, evaluates exits, sends and measures as
+    `sliproad testbed device` does with a staged policy; a step is one of its decisions.
+    ``step`` returns when the exit's answer is known or, at the end of a frame, when the next
+    one has been captured.
+
+    ## Action Space, Observation Space, Rewards, Episode End
+    As `OffloadStagedEnv`: ``Discrete(36)`` with the same masks, 43 elements, 0 while a frame
+    is open. Every action on a frame that waited too long ends it, skipped.
+
+    ## Info
+    As `OffloadStagedEnv`, and ``measurement`` where ``frame_done``.
+
+    ## Starting State, Arguments
+    As `OffloadLiveEnv`.
+    """
+
+    space = STAGED

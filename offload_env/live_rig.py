@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
 from cnn.topology import action_from_index
-from offload_env.errors import ResetNeededError
+from offload_env.env_input import ResetNeededError
 from offload_env.world import World
 from testbed.device.pace import Pace
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Number = TypeVar("Number", float, Floats)
+"""Of one episode, or of many: an array of one element a lane."""
 
 OK: Final = 0
 FALLBACK: Final = 1
@@ -18,27 +20,6 @@ DECIDING: Final = 3
 """Of a frame that is still open: a staged device has not answered yet."""
 STATUS: Final = ("ok", "fallback", "skipped", "deciding")
 """Name of each status."""
-
-
-Number = TypeVar("Number", float, Floats)
-
-
-class Exchange(NamedTuple, Generic[Number]):
-    """What would come of sending one payload, or one in every lane (arrays (B,)).
-
-    Attributes:
-        size: bytes on the uplink.
-        left_ms: when the last of them has left.
-        transfer_ms: the exchange less the server's wait and compute.
-        wait_ms: at the server.
-        total_ms: from the hand-over to the radio until the answer.
-    """
-
-    size: Number
-    left_ms: Number
-    transfer_ms: Number
-    wait_ms: Number
-    total_ms: Number
 
 
 class Outcome(NamedTuple):
@@ -81,6 +62,10 @@ class Outcome(NamedTuple):
     correct: bool
     miss: bool
     cost: float
+
+
+NOTHING: Final = Outcome._make([0.0] * len(Outcome._fields))._replace(status=DECIDING)
+"""Of a frame that is still open."""
 
 
 class BatchOutcome(NamedTuple):

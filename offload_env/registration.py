@@ -14,11 +14,11 @@ IDS = {
         "offload_env.vector_env:OffloadVectorEnv",
     ),
     "sliproad/OffloadStaged-v0": (
-        "offload_env.staged_env:OffloadStagedEnv",
-        "offload_env.staged_vector_env:OffloadStagedVectorEnv",
+        "offload_env.env:OffloadStagedEnv",
+        "offload_env.vector_env:OffloadStagedVectorEnv",
     ),
     "sliproad/OffloadLive-v0": ("offload_env.live_env:OffloadLiveEnv", None),
-    "sliproad/OffloadLiveStaged-v0": ("offload_env.live_staged_env:OffloadLiveStagedEnv", None),
+    "sliproad/OffloadLiveStaged-v0": ("offload_env.live_env:OffloadLiveStagedEnv", None),
 }
 """Environment id -> entry points of the single and of the vector environment."""
 

@@ -22,10 +22,11 @@ from cnn.data.image_set import ImageSet
 from cnn.frame_table import FrameTable
 from cnn.make_frame_table import make_table
 from cnn.runtime import SplitRuntime
+from offload_env.episode import Plan
 from offload_env.scenario import Scenario
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import FALLBACK, SKIPPED, Outcome, Simulator
-from offload_env.world import POOL, Plan, build_world
+from offload_env.world import POOL, build_world
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.link.link_record import LinkRecord
 from testbed.records.measurement import Measurement
@@ -168,17 +169,17 @@ class RepeatingSimulator(Simulator):
     """A simulator that computes for given times."""
 
     def repeat(self, action: int, computed: Computed) -> Outcome:
-        """As `step`; what is not given takes the cost model's mean time."""
+        """As `settle`; what is not given takes the cost model's mean time."""
         self._start += computed.stall_ms
         self._queue += computed.stall_ms
         if self.will_skip:
             return self._skip(action)
         world = self.world
-        self._jitter = self._far_jitter = 1.0
+        self._jitter = self._server_factor = 1.0
         if computed.fallback_ms is not None and world.fallback_ms[action] > 0:
             self._jitter = computed.fallback_ms / float(world.fallback_ms[action])
         if computed.server_ms is not None:
-            self._far_jitter = computed.server_ms / float(world.server_ms[action])
+            self._server_factor = computed.server_ms / float(world.server_ms[action])
         mean_ms = float(world.device_ms[action])
         return self._finish(action, mean_ms if computed.device_ms is None else computed.device_ms)
 
@@ -243,7 +244,7 @@ def simulate(
     outcomes = list[Outcome]()
     for k in range(draws):
         simulator.reset(replace(plan, key=k, jitter_at=k * POOL // draws), range(len(table)))
-        outcomes += [simulator.step(row.action) for row in rows]
+        outcomes += [simulator.settle(row.action) for row in rows]
     return simulated(outcomes)
 
 

@@ -3,6 +3,9 @@
 "One frame on the device" of docs/architecture.md, exactly: a sequential device, a FIFO
 radio in which abandoned bytes leave first, time-outs, local fallback, skipped frames, the
 modem's tail. `offload_env.batch_simulator` does the same operations in the same order with arrays.
+
+A frame is either settled at once by one action, or advanced decision by decision: exits are
+evaluated one after the other until the device answers or sends.
 """
 
 from __future__ import annotations
@@ -13,16 +16,21 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.topology import ACTIONS
-from offload_env.outcome import FALLBACK, OK, SKIPPED, STATUS, Exchange, Outcome
-from offload_env.server_load import CELL_MS
-from offload_env.world import LOCAL, POOL, Plan, World
+from cnn.topology import ACTIONS, N_EXITS
+from offload_env.episode import Plan
+from offload_env.exchange import Exchange, Exchanges
+from offload_env.outcome import FALLBACK, OK, SKIPPED, STATUS, Outcome
+from offload_env.world import LOCAL, POOL, World
+from testbed.policy.decision_points import ANSWER, CANONICAL, FRAME, POINT, DecisionSpace
 from testbed.policy.observer import Observer
 
 LONG_AGO_MS: Final = -1e12
 EXIT: Final = tuple(action.exit for action in ACTIONS)
 SPLIT: Final = tuple(action.split for action in ACTIONS)
 IS_LOCAL: Final = tuple(action.is_local for action in ACTIONS)
+POINTS: Final[list[list[list[int]]]] = POINT.tolist()
+PAIR: Final[list[int]] = CANONICAL.tolist()
+"""Canonical pair that a staged action runs."""
 
 __all__ = ["FALLBACK", "LONG_AGO_MS", "OK", "SKIPPED", "STATUS", "Outcome", "Simulator"]
 
@@ -30,11 +38,14 @@ __all__ = ["FALLBACK", "LONG_AGO_MS", "OK", "SKIPPED", "STATUS", "Outcome", "Sim
 class Simulator:
     """Simulates episodes of one world, one at a time.
 
-    Call `reset` with a plan, then `observe` and `step` in turn. Nothing ends by itself:
-    the caller counts frames (`frame`).
+    Call `reset` with a plan, then `observe` and `settle` (or `advance`) in turn. Nothing ends by
+    itself: the caller counts frames (`frame`).
 
     Args:
         world: shared and never changed.
+
+    Attributes:
+        exits: (exit, prediction, confidence) of the exits evaluated on this frame, in order.
     """
 
     def __init__(self, world: World) -> None:
@@ -42,22 +53,23 @@ class Simulator:
         timing, price, cost = world.scenario.timing, world.scenario.price, world.cost
         self._period, self._timeout = timing.period_ms, timing.timeout_ms
         self._deadline, self._max_queue = timing.deadline_ms, timing.max_queue_ms
-        self._delay_price = price.delay_weight / world.delay_ref_ms
-        self._energy_price = price.energy_weight / world.energy_ref_mj
+        self._delay_price, self._energy_price = world.delay_price, world.energy_price
         self._miss_price, self._over_price = price.miss, price.over_budget
         self._budget = price.energy_budget_mj
-        self._busy, self._idle, self._net = cost.busy_mw, cost.idle_mw, cost.net_ms
+        self._busy, self._idle = cost.busy_mw, cost.idle_mw
         self._active, self._tail_mw = cost.radio.active_mw, cost.radio.tail_mw
         self._tail = cost.radio.tail_ms
         # Plain lists: indexing them is several times faster than indexing an array.
         self._device_ms: list[float] = world.device_ms.tolist()
         self._fallback_ms: list[float] = world.fallback_ms.tolist()
+        self._standing: list[float] = world.standing_ms.tolist()
+        self._resumed: list[float] = world.resumed_ms.tolist()
         self._server_ms: list[float] = world.server_ms.tolist()
         self._sent_bytes: list[list[float]] = world.sent_bytes.tolist()
         self._mj_per_byte = cost.radio.tx_mw_per_mbps * 8e-6
         self._device_jitter: list[float] = world.device_jitter.tolist()
         self._server_jitter: list[float] = world.server_jitter.tolist()
-        self._work: list[float] = world.server_work_ms.tolist()
+        self._exchanges = Exchanges(world)
         self._correct: list[list[bool]] = world.correct.tolist()
         self._prediction: list[list[int]] = world.table.prediction.tolist()
         self._confidence: list[list[float]] = world.table.confidence.astype(float).tolist()
@@ -75,8 +87,7 @@ class Simulator:
                 a row that does not follow its predecessor starts a new track.
         """
         self._plan, self._rows = plan, None if rows is None else list(rows)
-        self._send = self.world.pool.sender(plan.trace)
-        self._offset, self._cell0 = plan.offset_ms, plan.server_cell
+        self._exchanges.start(plan)
         self.frame = 0
         self._tracks = 1
         self._row = self._rows[0] if self._rows else self.world.track(plan.key, 0)
@@ -85,6 +96,7 @@ class Simulator:
         self._last_end = LONG_AGO_MS
         self._spent_mj = 0.0
         self.observer.reset(0.0)
+        self._forget_decisions()
         self._arrive()
 
     @property
@@ -125,39 +137,129 @@ class Simulator:
         self._queue = self._start - captured
         jitter_at = (self._plan.jitter_at + self.frame) & (POOL - 1)
         self._jitter = self._device_jitter[jitter_at]
-        self._far_jitter = self._server_jitter[jitter_at]
+        self._server_factor = self._server_jitter[jitter_at]
 
-    def observe(self) -> NDArray[np.float32]:
-        """The device's observation now, float32 (`OBS_DIM`,)."""
-        return np.array(self.observe_list(), np.float32)
+    def _forget_decisions(self) -> None:
+        """Nothing has been decided about the frame in front yet."""
+        self._compute = 0.0
+        self._position = self._timed_out = 0
+        self._waited = self._rest = self._wasted_mj = 0.0
+        self.exits: list[tuple[int, int, float]] = []
 
-    def observe_list(self) -> list[float]:
-        """`observe` as a plain list."""
-        return self.observer.scaled(
+    @property
+    def point(self) -> int:
+        """Decision point of the frame in front, see `testbed.policy.decision_points`."""
+        evaluated = self.exits[-1][0] if self.exits else 0
+        return POINTS[self._timed_out][self._position][evaluated]
+
+    def observe(self, space: DecisionSpace = FRAME) -> NDArray[np.float32]:
+        """The device's observation now, float32 (``space.obs_dim``,)."""
+        seen = self.observer.scaled(
             self._start * 1e-3, self._features[self._row], self._queue, self.tail_left_ms
         )
+        if space.name == "staged":
+            spent_ms = self._compute + self._waited + self._rest
+            seen += self.observer.scaled_stage(
+                self.exits, self._position, spent_ms, bool(self._timed_out)
+            )
+        return np.array(seen, np.float32)
 
-    def step(self, action: int) -> Outcome:
+    def settle(self, action: int) -> Outcome:
         """Decide `action` (0..19) for the frame in front and let it run to its answer."""
         if self._queue > self._max_queue:
             return self._skip(action)
         return self._finish(action, self._device_ms[action] * self._jitter)
 
+    def advance(self, chosen: int) -> Outcome | None:
+        """Carry out a staged action (0..35) that is legal at `point`.
+
+        Returns:
+            The frame's outcome, or None if it is still open. Whatever is decided about a frame
+            that has waited too long skips it.
+        """
+        pair = PAIR[chosen]
+        if self.will_skip:
+            return self._skip(pair)
+        if chosen == ANSWER:
+            return self.answer()
+        if SPLIT[pair] < EXIT[pair]:
+            return self.send(pair, early=chosen > ANSWER)
+        self.evaluate_exit(EXIT[pair])
+        return self.answer() if EXIT[pair] == N_EXITS else None
+
+    def evaluate_exit(self, exit: int) -> None:
+        """Run on to `exit` (above the last one evaluated) and learn its answer."""
+        local = LOCAL[exit - 1]
+        # From block p on, not from the frame: blocks 1..p have run already.
+        before = self._resumed if self._timed_out else self._standing
+        extra = self._device_ms[local] - before[self._position]
+        spent = (extra if extra > 0.0 else 0.0) * self._jitter
+        if self._timed_out:
+            self._rest = self._rest + spent
+        else:
+            self._compute = self._compute + spent
+        self._position = exit
+        seen = self._confidence[self._row][local]
+        self.exits.append((exit, self._prediction[self._row][local], seen))
+        self.observer.record_exit(exit, seen)
+
+    def answer(self) -> Outcome:
+        """Answer with the exit evaluated last."""
+        local = LOCAL[self.exits[-1][0] - 1]
+        if self._timed_out:
+            return self._answer_after_timeout(local)
+        return self._finish(local, self._compute)
+
+    def send(self, action: int, early: bool = False) -> Outcome | None:
+        """Run on to the action's split and send from there to its exit.
+
+        Returns:
+            The frame's outcome, or None if no answer came before the time-out (the early one if
+            `early`): the frame stays open.
+        """
+        extra = self._device_ms[action] - self._standing[self._position]
+        compute = self._compute + (extra if extra > 0.0 else 0.0) * self._jitter
+        timeout = self._timeout
+        if early:
+            timeout = min(self.observer.early_timeout_ms(), timeout)
+        exchange = self._exchange(action, self._start + compute)
+        if exchange.total_ms <= timeout:
+            return self._finish(action, compute, exchange)
+        self._radio_free = exchange.left_ms
+        self._compute, self._waited = compute, timeout
+        self._wasted_mj = self._mj_per_byte * exchange.size
+        self._sent_action, self._position, self._timed_out = action, SPLIT[action], 1
+        self.observer.record_failure(((self._start + compute) + timeout) * 1e-3)
+        return None
+
+    def _answer_after_timeout(self, local: int) -> Outcome:
+        sent = self._start + self._compute
+        end = sent + self._waited
+        self._free = free = end + self._rest
+        tail = self._tail_around(sent, end, free)
+        self._last_end = end
+        self._learn_answer(local)
+        return self._close(
+            self._sent_action,
+            local,
+            FALLBACK,
+            self._compute,
+            self._waited,
+            0.0,
+            0.0,
+            self._rest,
+            self._wasted_mj,
+            tail,
+        )
+
     def _exchange(self, action: int, sent: float) -> Exchange[float]:
         """What would come of handing the action's payload to the radio at `sent`."""
-        radio = sent if sent > self._radio_free else self._radio_free
-        size = self._sent_bytes[self._row][action]
-        left, up = self._send(radio + self._offset, 8.0 * size)
-        left -= self._offset
-        arrive = left + up
-        cell = int(arrive / CELL_MS)
-        at = self._cell0 + cell
-        wait = self._work[at if at < POOL else POOL - 1] - (arrive - cell * CELL_MS)
-        wait = wait if wait > 0.0 else 0.0
-        far = self._server_ms[action] * self._far_jitter
-        down = self._send.one_way(((arrive + wait) + far) + self._offset)
-        transfer = (left - sent) + up + down + self._net
-        return Exchange(size, left, transfer, wait, transfer + wait + far)
+        return self._exchanges.of(
+            sent,
+            self._radio_free,
+            self._sent_bytes[self._row][action],
+            self._server_ms[action] * self._server_factor,
+        )
 
     def _finish(
         self, action: int, compute: float, exchanged: Exchange[float] | None = None
@@ -168,8 +270,7 @@ class Simulator:
         observer = self.observer
         if IS_LOCAL[action]:
             end = free = sent
-            tail = min(self._next_start(free), self._last_end + self._tail) - self._start
-            tail = tail if tail > 0.0 else 0.0
+            tail = self._tail_without_exchange(free)
         else:
             size, left, transfer, wait, exchange = exchanged or self._exchange(action, sent)
             self._radio_free = left
@@ -198,6 +299,11 @@ class Simulator:
         next_captured = (self.frame + 1) * self._period
         return free if free > next_captured else next_captured
 
+    def _tail_without_exchange(self, free: float) -> float:
+        """What of this frame's time the modem spends in the tail of an earlier exchange."""
+        tail = min(self._next_start(free), self._last_end + self._tail) - self._start
+        return tail if tail > 0.0 else 0.0
+
     def _tail_around(self, sent: float, end: float, free: float) -> float:
         """What of this frame's time the modem spends in a tail, before and after an exchange."""
         before = min(sent, self._last_end + self._tail) - self._start
@@ -212,9 +318,8 @@ class Simulator:
 
     def _skip(self, action: int) -> Outcome:
         self._free = self._start
-        tail = min(self._next_start(self._start), self._last_end + self._tail) - self._start
         self.observer.record_skipped()
-        tail = tail if tail > 0.0 else 0.0
+        tail = self._tail_without_exchange(self._start)
         return self._close(action, action, SKIPPED, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, tail)
 
     def _close(
@@ -264,12 +369,14 @@ class Simulator:
             miss,
             cost,
         )
+        if self.exits or self._timed_out:
+            self._forget_decisions()
         self.frame += 1
-        self._advance_row()
+        self._next_row()
         self._arrive()
         return outcome
 
-    def _advance_row(self) -> None:
+    def _next_row(self) -> None:
         row = self._row
         if self._rows is not None:
             following = self._rows[self.frame] if self.frame < len(self._rows) else row

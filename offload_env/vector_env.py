@@ -1,10 +1,10 @@
-"""Native vector environment of `sliproad/Offload-v0`: B drives as arrays."""
+"""Native vector environments of `sliproad/Offload-v0` and `OffloadStaged-v0`: arrays of drives."""
 
 from __future__ import annotations
 
 import operator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -14,19 +14,33 @@ from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
 from cnn.topology import N_ACTIONS
-from offload_env.action_check import checked_actions
 from offload_env.batch_simulator import EXIT, BatchSimulator
-from offload_env.env import check_render_mode, observation_box, shown_of
-from offload_env.errors import ResetNeededError
-from offload_env.frame_picture import Picture, Shown, describe, paint
-from offload_env.from_mapping import from_mapping
-from offload_env.hashing import Keys
-from offload_env.outcome import BatchOutcome, Outcome
-from offload_env.resetting import LaneSeeds, Seeds, asked_keys, asked_lanes, checked_options
-from offload_env.reward import Multipliers
+from offload_env.env import observation_box
+from offload_env.env_input import (
+    LaneSeeds,
+    ResetNeededError,
+    Seeds,
+    asked_keys,
+    asked_lanes,
+    check_render_mode,
+    checked_actions,
+    checked_options,
+    from_mapping,
+)
+from offload_env.episode import Keys
+from offload_env.frame_picture import METADATA, Picture, Shown, rendered, shown_of
+from offload_env.outcome import DECIDING, BatchOutcome, Outcome
+from offload_env.reward import Multipliers, frame_info
 from offload_env.scenario import Scenario, Split
 from offload_env.world import World, build_world
-from testbed.policy.observer import OBS_DIM
+from testbed.policy.decision_points import (
+    CANONICAL,
+    FRAME,
+    LEGAL,
+    REPAIR,
+    STAGED,
+    DecisionSpace,
+)
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -68,13 +82,13 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012
-        "render_modes": ["ansi", "rgb_array"],
-        "render_fps": 10,
+        **METADATA,
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
+    space: ClassVar[DecisionSpace] = FRAME
+    """What is decided: a whole frame at once, or one decision point after the other."""
 
     single_action_space: gym.spaces.Discrete
-    simulator: BatchSimulator
 
     @from_mapping
     def __init__(
@@ -95,12 +109,13 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.world = world if world is not None else build_world(scenario, split)
         self.num_envs = num_envs
-        self.critical_lagrange = 0.0
         self.set_lagrange(lagrange)
-        self._set_up()
+        self.simulator = BatchSimulator(self.world, num_envs)
+        self.single_action_space = gym.spaces.Discrete(self.space.n_actions)
+        self.single_observation_space = observation_box(self.space.obs_dim)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self._n_actions = int(self.single_action_space.n)
+        self._staged = self.space == STAGED
         self._seeds = LaneSeeds(num_envs)
         self._n_frames = self.world.scenario.timing.n_frames
         self._limit = _step_limit(max_episode_steps)
@@ -108,12 +123,6 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         self._ended = np.zeros(num_envs, bool)
         """Lanes whose drive ended in the step before and has not begun again."""
         self._shown: list[Shown | None] = [None] * num_envs
-
-    def _set_up(self) -> None:
-        """Simulator and spaces of one lane."""
-        self.simulator = BatchSimulator(self.world, self.num_envs)
-        self.single_action_space = gym.spaces.Discrete(N_ACTIONS)
-        self.single_observation_space = observation_box(OBS_DIM)
 
     def reset(
         self,
@@ -136,10 +145,7 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         return self._observe(), {}
 
     def _begin(self, lanes: NDArray[np.intp], keys: Keys) -> None:
-        if len(lanes) == self.num_envs:
-            self.simulator.reset(keys)
-        else:
-            self.simulator.reset_some(lanes, keys)
+        self.simulator.reset(keys, None if len(lanes) == self.num_envs else lanes)
         self._steps[lanes] = 0
         self._ended[lanes] = False
         if self.render_mode is not None:
@@ -147,12 +153,12 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
                 self._shown[lane] = None
 
     def _observe(self) -> NDArray[np.float32]:
-        return self.simulator.observe()
+        return self.simulator.observe(self.space)
 
     def step(self, actions: NDArray[np.int64]) -> StepResult:
         """Take one decision in every lane; the observations are of the next ones."""
         self._check_started()
-        chosen = checked_actions(actions, self.num_envs, self._n_actions)
+        chosen = checked_actions(actions, self.num_envs, self.space.n_actions)
         if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
             raise ResetNeededError(
                 f"the drive of lane {int(self._ended.argmax())} has ended",
@@ -174,14 +180,43 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         return observation, reward, np.zeros(self.num_envs, bool), truncated, info
 
     def _advance(self, actions: NDArray[np.int64]) -> tuple[Floats, dict[str, Any]]:
-        """Run the frame in front of every lane: reward, float64 (B,), and info."""
-        outcome = self.simulator.step(actions)
+        """Carry out a decision in every lane: reward, float64 (B,), and info."""
+        if not self._staged:
+            outcome = self.simulator.settle(actions)
+            return self._account(np.arange(self.num_envs), outcome)
+        chosen = REPAIR[self.simulator.point, actions]
+        ended, outcome = self.simulator.advance(chosen)
+        price, of_ended = self._account(ended, outcome)
+        done, reward = np.zeros(self.num_envs, bool), np.zeros(self.num_envs)
+        done[ended], reward[ended] = True, price
+        info: dict[str, Any] = {"frame_done": done}
+        for name, values in of_ended.items():
+            info[name] = np.zeros(self.num_envs, values.dtype)
+            info[name][ended] = values
+        info["status"][~done] = DECIDING
+        info["action"][~done] = CANONICAL[chosen[~done]]
+        return reward, info
+
+    def _account(
+        self, lanes: NDArray[np.intp], outcome: BatchOutcome
+    ) -> tuple[Floats, dict[str, Any]]:
+        """Reward and info of the frames that ended in K lanes, new arrays (K,)."""
         critical = self.world.critical.take(outcome.row)
         reward: Floats = -outcome.cost - self._price(outcome.correct, critical)
         if self.render_mode is not None:
-            self._show(np.arange(self.num_envs), outcome)
+            self._show(lanes, outcome)
         s = self.simulator.lanes
-        return reward, frame_info(self.world, outcome, critical, s.delay_price, s.energy_price)
+        delay_price, energy_price = s.delay_price, s.energy_price
+        if len(lanes) < self.num_envs:
+            delay_price, energy_price = delay_price[lanes], energy_price[lanes]
+        info = frame_info(
+            outcome._replace(action=outcome.action.copy()),  # it may be the caller's own array
+            EXIT.take(outcome.used),
+            outcome.correct.astype(np.float64),
+            critical,
+            (delay_price, energy_price, self.world.scenario.price.miss),
+        )
+        return reward, info
 
     def _begin_in_same_step(self, truncated: Bools, info: dict[str, Any]) -> NDArray[np.float32]:
         """Lanes that ended begin the next drive; what ended goes into `info`."""
@@ -212,8 +247,12 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         info.update({f"_{name}": ran.copy() for name in info})
 
     def action_masks(self) -> Bools:
-        """bool (B, 20): every action is legal."""
-        return np.ones((self.num_envs, N_ACTIONS), bool)
+        """bool (B, n_actions), what is legal now; every action is where one decides a frame."""
+        if not self._staged:
+            return np.ones((self.num_envs, N_ACTIONS), bool)
+        self._check_started()
+        masks: Bools = LEGAL[self.simulator.point]
+        return masks
 
     def render(self) -> tuple[str | Picture, ...] | None:
         """The last frame that ended in every lane, as `render_mode` says."""
@@ -222,9 +261,7 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         self._check_started()
         rows = self.simulator.row.tolist()
         shown = [s or shown_of(self.world, rows[k], 0) for k, s in enumerate(self._shown)]
-        if self.render_mode == "ansi":
-            return tuple(describe(s) for s in shown)
-        return tuple(paint(self.world, s) for s in shown)
+        return tuple(rendered(self.world, s, self.render_mode) for s in shown)
 
     def _show(self, lanes: NDArray[np.intp], outcome: BatchOutcome) -> None:
         """Keep the frames that ended in `lanes` for `render`."""
@@ -241,39 +278,15 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
             )
 
 
-def frame_info(
-    world: World, outcome: BatchOutcome, critical: Bools, delay_price: Floats, energy_price: Floats
-) -> dict[str, Any]:
-    """The info of the frames in `outcome`, arrays (B,), new ones.
+class OffloadStagedVectorEnv(OffloadVectorEnv):
+    """`OffloadStagedEnv` for ``num_envs`` drives at once; lane k equals a single one.
 
-    Args:
-        world: for the other prices.
-        outcome: of B frames.
-        critical: bool (B,), of each frame's class.
-        delay_price, energy_price: float64 (B,), of a millisecond and of a millijoule.
+    As `OffloadVectorEnv` (seeds, autoreset, options); lanes finish their frames at
+    different steps. ``info["frame_done"]`` (bool (B,)) says in which lanes the figures are
+    those of a finished frame; elsewhere they are 0 and the status is 3 (deciding).
     """
-    price = world.scenario.price
-    delay, energy = delay_price * outcome.delay_ms, energy_price * outcome.energy_mj
-    miss = price.miss * outcome.miss
-    return {
-        "delay_ms": outcome.delay_ms,
-        "energy_mj": outcome.energy_mj,
-        "accuracy": outcome.correct.astype(np.float64),
-        "cost": outcome.cost,
-        "cost_delay": delay,
-        "cost_energy": energy,
-        "cost_miss": miss,
-        "cost_budget": (
-            outcome.cost - ((delay + energy) + miss)
-            if price.energy_budget_mj
-            else np.zeros(len(miss))
-        ),
-        "queue_ms": outcome.queue_ms,
-        "action": outcome.action.copy(),  # it may be the caller's own array
-        "exit_used": EXIT.take(outcome.used),
-        "status": outcome.status,
-        "critical": critical,
-    }
+
+    space = STAGED
 
 
 def _mode(mode: AutoresetMode | str) -> AutoresetMode:

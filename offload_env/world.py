@@ -25,8 +25,8 @@ from offload_env.derived import (
     accuracy_floor,
     check_fit,
 )
-from offload_env.hashing import Keys, draw, draw_batch, unit, unit_batch
-from offload_env.plan import Plan, Plans
+from offload_env.episode import Keys, Plan, Plans, draw, draw_batch, unit, unit_batch
+from offload_env.outcome import Number
 from offload_env.read_only import read_only, read_only_fields
 from offload_env.scenario import SPLITS, Scenario, Split, load_scenario
 from offload_env.server_load import CELL_MS
@@ -41,8 +41,6 @@ __all__ = [
     "LOCAL",
     "MAIN",
     "POOL",
-    "Plan",
-    "Plans",
     "World",
     "build_world",
     "load_cost",
@@ -164,13 +162,22 @@ class World:
                 row += 1
         return rows
 
-    def frame_cost(self, delay_ms: Floats, energy_mj: Floats, miss: Floats) -> Floats:
+    @property
+    def delay_price(self) -> float:
+        """Cost of a millisecond of delay."""
+        return self.scenario.price.delay_weight / self.delay_ref_ms
+
+    @property
+    def energy_price(self) -> float:
+        """Cost of a millijoule."""
+        return self.scenario.price.energy_weight / self.energy_ref_mj
+
+    def frame_cost(self, delay_ms: Number, energy_mj: Number, miss: Number) -> Number:
         """Cost of frames by the scenario's price (without the energy budget)."""
-        price = self.scenario.price
         return (
-            (price.delay_weight / self.delay_ref_ms) * delay_ms
-            + (price.energy_weight / self.energy_ref_mj) * energy_mj
-            + price.miss * miss
+            self.delay_price * delay_ms
+            + self.energy_price * energy_mj
+            + self.scenario.price.miss * miss
         )
 
 

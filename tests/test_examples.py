@@ -16,7 +16,7 @@ EXAMPLES = {
         ["--frames", "20"],
         ["10 frames answered by the server", "10 frames finished on the device", "lost: 0"],
     ),
-    "03_train_tiny_agent.py": ([], ["cost"]),
+    "03_train_tiny_agent.py": (["--steps", "16384"], ["trained on 16384 frames", "agent  "]),
     "04_write_a_policy.py": ([], ["quick answers just now: e5s2", "slow answers just now: e3s3"]),
 }
 
@@ -25,6 +25,7 @@ def test_every_example_is_tested() -> None:
     assert {p.name for p in (ROOT / "examples").glob("*.py")} == set(EXAMPLES)
 
 
+@pytest.mark.slow(25)
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_example_runs(name: str, tmp_path: Path) -> None:
     arguments, expected = EXAMPLES[name]

@@ -22,10 +22,11 @@ import pytest
 
 from agents.baselines.rules import FULL_LOCAL
 from agents.contenders import shipped_agents, shipped_path
-from agents.rollout import Rollout, episode_keys, simulate
+from agents.rollout import Rollout, simulate
 from cnn.bundle import load_bundle
 from cnn.model_config import ModelConfig
 from cnn.topology import ACTIONS
+from offload_env.episode import episode_keys
 from offload_env.scenario import scenario_names
 from offload_env.world import build_world
 from testbed.costs.campaign_samples import Samples

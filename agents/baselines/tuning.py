@@ -25,8 +25,9 @@ from agents.baselines.rules import (
     ThresholdPolicy,
     static_policies,
 )
-from agents.rollout import episode_keys, simulate, summary
+from agents.rollout import simulate, summary
 from agents.train_config import MARGIN
+from offload_env.episode import episode_keys
 from offload_env.world import World
 from testbed.policy.policies import RandomPolicy, StaticPolicy
 from testbed.policy.staged_policies import AnyPolicy

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from cnn.topology import ACTIONS
 from offload_env.bound.compute_before import LOOKS, compute_ms, open_actions
 from offload_env.bound.frame_outcomes import CHOICE_OF, N_CHOICES, TIMED_OUT, Floats, Prices
+from offload_env.episode import Plans
 from offload_env.server_load import CELL_MS
-from offload_env.world import LOCAL, POOL, Plans, World
+from offload_env.world import LOCAL, POOL, World
 
 OFFLOADS = np.array([not a.is_local for a in ACTIONS])
 _EXIT = np.array([a.exit for a in ACTIONS])

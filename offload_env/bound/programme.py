@@ -20,7 +20,7 @@ from offload_env.bound.frame_outcomes import ANSWERED_BY, N_QUIET, SKIP, Floats,
 from offload_env.bound.on_time import punctual
 from offload_env.bound.radio_busy import jammed, may_jam
 from offload_env.bound.relaxed import late
-from offload_env.hashing import Keys
+from offload_env.episode import Keys
 from offload_env.world import World
 
 Ints = NDArray[np.int64]

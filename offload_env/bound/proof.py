@@ -66,7 +66,7 @@ from cnn.common.errors import ConfigError
 from offload_env.bound.compute_before import least_and_most
 from offload_env.bound.cutting_plane import maximise
 from offload_env.bound.programme import Relaxed, options
-from offload_env.hashing import Keys
+from offload_env.episode import Keys
 from offload_env.world import World
 
 Floats = NDArray[np.float64]
@@ -96,11 +96,6 @@ class LowerBound:
     critical_multiplier: float = 0.0
     critical_floor: float = 0.0
     premium: float = 0.0
-
-
-def episode_keys(seed: int, n: int) -> Keys:
-    """Keys of `n` episodes for evaluation, uint64 (n,); equal seeds give equal episodes."""
-    return np.random.default_rng(seed).integers(0, 2**63, n).astype(np.uint64)
 
 
 def lower_bound(

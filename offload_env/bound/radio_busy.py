@@ -18,8 +18,9 @@ from cnn.topology import ACTIONS
 from offload_env.bound.compute_before import LOOKS, compute_ms, open_actions
 from offload_env.bound.frame_outcomes import CHOICE_OF, N_CHOICES, TIMED_OUT, Floats, Prices
 from offload_env.bound.relaxed import Links
+from offload_env.episode import Plans
 from offload_env.trace_pool import SLACK_BITS
-from offload_env.world import POOL, Plans, World
+from offload_env.world import POOL, World
 from testbed.policy.estimators import PATIENCE, PRIOR_RTT_MS
 
 

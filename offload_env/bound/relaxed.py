@@ -45,9 +45,10 @@ from offload_env.bound.frame_outcomes import (
     Floats,
     Prices,
 )
+from offload_env.episode import Plans
 from offload_env.server_load import CELL_MS
 from offload_env.trace_pool import Lane
-from offload_env.world import LOCAL, POOL, Plans, World
+from offload_env.world import LOCAL, POOL, World
 
 _LOCAL: Final = list(LOCAL)
 _SENDING: Final = list(SENDING)

@@ -14,7 +14,7 @@ from offload_env.batch_simulator import OFFLOADS, BatchSimulator
 from offload_env.bound.frame_outcomes import ANSWERED_BY
 from offload_env.bound.programme import Relaxed, options
 from offload_env.bound.proof import LowerBound, bound_and_relaxed
-from offload_env.hashing import Keys
+from offload_env.episode import Keys
 from offload_env.simulator import SKIPPED
 from offload_env.world import World
 
@@ -151,7 +151,7 @@ def replay(world: World, keys: Keys, actions: Ints) -> Schedule:
     """Run given actions, int64 (E, n), through the simulator."""
     simulator = BatchSimulator(world, len(keys))
     simulator.reset(keys)
-    outcomes = [simulator.step(actions[:, i]) for i in range(actions.shape[1])]
+    outcomes = [simulator.settle(actions[:, i]) for i in range(actions.shape[1])]
     return Schedule(
         actions,
         np.stack([o.cost for o in outcomes], 1),
@@ -198,7 +198,7 @@ def beam_search(
         action = np.tile(np.arange(N_ACTIONS), len(owner))
         simulator = BatchSimulator(world, len(parent))
         simulator.lanes = state.take(parent)
-        outcome = simulator.step(action)
+        outcome = simulator.settle(action)
         price = multiplier + critical * world.critical[outcome.row]
         total = score[parent] + outcome.cost + price * (1.0 - outcome.correct)
         sent = OFFLOADS[action] & (outcome.status != SKIPPED)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from agents.rollout import episode_keys
 from agents.train_config import TrainConfig
 from cnn.frame_table import FrameTable, embedded_table
 from cnn.model_config import ModelConfig
 from cnn.topology import ACTIONS
+from offload_env.episode import episode_keys
 from offload_env.scenario import Constraint, Scenario, Timing
 from offload_env.simulator import FALLBACK, SKIPPED, Simulator
 from offload_env.world import World, build_world
@@ -51,6 +51,27 @@ def made_cost_model(table: FrameTable, full_local_ms: float, jitter: float) -> C
         power_source="made up for tests",
         radio=RadioPower("made up", 10.0, 500.0, 300.0, 0.0, "made up for tests"),
     )
+
+
+FEW = {
+    "THRESHOLDS": (0.6, 0.9, 0.99),
+    "PRICES": (1.0, 30.0),
+    "BUDGETS": (0.6, 1.0),
+    "BANDIT_PRICES": (5.0, 30.0),
+    "LAST": (3, 5),
+    "OPTIMISM_MS": (0.0, 4.0),
+    "KEEP": (0.97, 0.9),
+}
+"""Smaller grids for `agents.baselines.tuning`."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_candidates() -> Iterator[None]:
+    """Baselines are tuned on a quarter of their candidates; whole grids take ten seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, values in FEW.items():
+            patch.setattr(f"agents.baselines.tuning.{name}", values)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +115,7 @@ def recorded_drive(world: World, path: Path, seed: int, explore: float | None = 
         frames = range(world.scenario.timing.n_frames)
         for i in policy.following(frames):  # type: ignore[arg-type, assignment]
             action = policy.decide(simulator.observe())
-            out = simulator.step(action)
+            out = simulator.settle(action)
             sent = out.status != SKIPPED and not ACTIONS[action].is_local
             answered = sent and out.status != FALLBACK
             server_ms = out.exchange_ms - out.transfer_ms - out.server_wait_ms

@@ -270,7 +270,8 @@ def test_ctrl_c_keeps_the_work_and_says_how_to_go_on(
     assert "Traceback" not in errors
     assert (tmp_path / "my run" / "checkpoint" / "model.zip").is_file()
     (line,) = [x for x in errors.splitlines() if x.startswith("sliproad agent train --resume")]
-    arguments = [*shlex.split(line)[2:], "--steps", "20000", "--json"]
+    manifest = json.loads((tmp_path / "my run" / "checkpoint" / "manifest.json").read_text())
+    steps = manifest["step"] + 2048
     monkeypatch.chdir(tmp_path)
-    result = run(*arguments)
-    assert result["steps"] == 20000
+    result = run(*shlex.split(line)[2:], "--steps", steps, "--json")
+    assert result["steps"] == steps

@@ -21,9 +21,10 @@ from agents.evaluation import (
     resamples,
 )
 from agents.report import write_report
-from agents.rollout import episode_keys, simulate, summary
+from agents.rollout import simulate, summary
 from agents.terminal import comparison
 from cnn.topology import Action
+from offload_env.episode import episode_keys
 from offload_env.scenario import Constraint
 from offload_env.simulator import Simulator
 from testbed.policy.policies import StaticPolicy
@@ -84,7 +85,7 @@ def test_batched_rollout_equals_the_scalar_simulator(worlds) -> None:
     for drive, key in enumerate(keys):
         simulator = Simulator(world)
         simulator.reset(world.plan(int(key)))
-        outcomes = [simulator.step(policy.decide(simulator.observe())) for _ in range(40)]
+        outcomes = [simulator.settle(policy.decide(simulator.observe())) for _ in range(40)]
         np.testing.assert_allclose(rollout.delay_ms[drive], [o.delay_ms for o in outcomes])
         np.testing.assert_allclose(rollout.energy_mj[drive], [o.energy_mj for o in outcomes])
         np.testing.assert_array_equal(rollout.correct[drive], [o.correct for o in outcomes])

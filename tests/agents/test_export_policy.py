@@ -16,8 +16,9 @@ import torch
 from stable_baselines3 import DQN, PPO
 
 from agents.export_policy import bundle_of, promise_of, static_bundle
-from agents.rollout import episode_keys, simulate
+from agents.rollout import simulate
 from cnn.topology import N_ACTIONS, Action
+from offload_env.episode import episode_keys
 from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import RandomPolicy, StaticPolicy, load_policy
 from testbed.policy.reference_profile import LEVELS

@@ -17,9 +17,9 @@ from agents.from_records import (
     traces_of,
     world_from_records,
 )
-from agents.rollout import episode_keys
 from cnn.common.errors import DataError
 from cnn.topology import ACTIONS
+from offload_env.episode import episode_keys
 from offload_env.world import World
 from testbed.records.record_file import read_records
 

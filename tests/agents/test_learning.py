@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.rollout import action_shares, episode_keys, simulate, summary
+from agents.rollout import action_shares, simulate, summary
 from agents.train_config import TrainConfig
 from agents.training import train
 from cnn.topology import ACTIONS
+from offload_env.episode import episode_keys
 from testbed.policy.policies import StaticPolicy, load_policy
 
 CONFIG = TrainConfig(

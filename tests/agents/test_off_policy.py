@@ -14,10 +14,11 @@ from agents.baselines.rules import EdgentPolicy, GreedyPolicy
 from agents.cli import app
 from agents.export_policy import static_bundle
 from agents.off_policy import ESTIMATORS, Estimate, Log, estimate
-from agents.rollout import episode_keys, simulate
+from agents.rollout import simulate
 from cnn.common.errors import DataError
 from cnn.topology import ACTIONS, Action
 from offload_env.batch_simulator import BatchSimulator
+from offload_env.episode import episode_keys
 from testbed.policy.exploration import ExploringPolicy
 from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import Policy, StaticPolicy
@@ -34,7 +35,7 @@ def log_in(world, policy: ExploringPolicy, keys: np.ndarray) -> Log:
     for _ in range(world.scenario.timing.n_frames):
         seen = simulator.observe()
         action = policy.decide_batch(seen)
-        done = simulator.step(action)
+        done = simulator.settle(action)
         steps.append((seen, action, policy.propensities, done.cost, done.delay_ms))
     seen, action, propensity, cost, delay = (
         np.stack(part, 1).reshape(-1, *part[0].shape[1:]) for part in zip(*steps, strict=True)

@@ -22,9 +22,10 @@ from agents.baselines.prediction import AT, raw_observation
 from agents.evaluation import evaluate
 from agents.plots import ink_on, plain_axes, plain_linear, plain_log
 from agents.report import best_baseline, driven_actions, driven_shares
-from agents.rollout import episode_keys, sample_observations, simulate
+from agents.rollout import sample_observations, simulate
 from cnn.topology import Action
 from offload_env.batch_simulator import FALLBACK, SKIPPED
+from offload_env.episode import episode_keys
 from testbed.policy.policies import RandomPolicy, StaticPolicy
 
 KEYS = episode_keys(3, 4)

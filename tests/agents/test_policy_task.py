@@ -17,7 +17,7 @@ from agents.export_policy import static_bundle, task_of, with_task
 from agents.off_policy import warn_of_other_log
 from cnn.common.errors import BundleError, SliproadError
 from cnn.topology import Action
-from offload_env.conditioned import Preferences, preferring
+from offload_env.preferences import Preferences, preferring
 from offload_env.world import World, build_world
 from testbed.policy.observer import Observer
 from testbed.policy.policy_file import PolicyBundle

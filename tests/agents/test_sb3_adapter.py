@@ -11,7 +11,7 @@ from agents.sb3_adapter import OffloadVecEnv
 from agents.training import error_probability
 from cnn.common.errors import ConfigError
 from cnn.topology import N_ACTIONS
-from offload_env.errors import InvalidResetError
+from offload_env.env_input import InvalidResetError
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import LOCAL
 

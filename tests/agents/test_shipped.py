@@ -20,11 +20,13 @@ from agents.cli import app
 from agents.contenders import shipped_agents
 from agents.evaluation import floor_on
 from agents.export_policy import with_task
-from agents.rollout import episode_keys, simulate
+from agents.rollout import simulate
+from offload_env.episode import episode_keys
 from offload_env.scenario import scenario_names
-from offload_env.staged_simulator import StagedSimulator
+from offload_env.simulator import Simulator
 from offload_env.world import build_world
 from testbed.meters.available import open_meter
+from testbed.policy.decision_points import STAGED
 from testbed.policy.observer import CONSTANTS_AT, Observer, Settings
 from testbed.policy.policies import StaticPolicy, load_policy
 from testbed.policy.policy_file import PolicyBundle
@@ -140,7 +142,7 @@ def both_decide(
     observation at a time; the simulator's decisions are carried out.
     """
     world = build_world(name, "test")
-    simulator = StagedSimulator(world)
+    simulator = Simulator(world)
     simulator.observer = Listening(world.settings, device)
     simulator.reset(world.plan(int(episode_keys(seed, 1)[0])))
     policy = load_any_policy(shipped_file(name, staged), world.table.bundle_hash)
@@ -156,16 +158,16 @@ def both_decide(
         if not isinstance(policy, StagedPolicy):
             simulated.append(int(policy.decide_batch(simulator.observe()[None])[0]))
             decided.append(policy.decide(seen()))
-            simulator.step(simulated[-1])
+            simulator.settle(simulated[-1])
             continue
         outcome = None
         while outcome is None:
             point, base = simulator.point, seen()  # what the last look changed is in it
-            batch = simulator.observe_staged()[None], np.array([point])
+            batch = simulator.observe(STAGED)[None], np.array([point])
             simulated.append(int(policy.decide_batch(*batch)[0]))
             stage = np.array(simulator.observer.stage, np.float32)
             decided.append(policy.decide(np.concatenate([base, stage]), point))
-            outcome = simulator.take(simulated[-1])
+            outcome = simulator.advance(simulated[-1])
     return simulated, decided
 
 

@@ -18,7 +18,7 @@ from agents.evaluation import AGENT, STAGED, evaluate
 from agents.export_policy import bundle_of
 from agents.live_run import replay
 from agents.report import write_report
-from agents.rollout import episode_keys, simulate
+from agents.rollout import simulate
 from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
 from agents.train_config import TrainConfig
 from agents.training import error_probability, train
@@ -26,8 +26,9 @@ from cnn.common.errors import BundleError, ConfigError
 from cnn.frame_table import FrameTable
 from cnn.topology import Action
 from offload_env.batch_simulator import FALLBACK, SKIPPED
-from offload_env.staged_env import OffloadStagedEnv
-from offload_env.staged_vector_env import OffloadStagedVectorEnv
+from offload_env.env import OffloadStagedEnv
+from offload_env.episode import episode_keys
+from offload_env.vector_env import OffloadStagedVectorEnv
 from offload_env.world import build_world
 from testbed.policy.decision_points import LEGAL, N_STAGED, REPAIR, staged_name
 from testbed.policy.observer import FEATURES_AT, STAGED_OBS_DIM, STAGED_SCHEMA_HASH

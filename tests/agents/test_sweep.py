@@ -12,13 +12,14 @@ import pytest
 
 from agents import train_checkpoint as checkpoint
 from agents.evaluation import floor_on
-from agents.rollout import episode_keys, simulate
+from agents.rollout import simulate
 from agents.supervisor import TrainingInterrupted
 from agents.sweep import check_preferences, default_floors, evaluate_sweep, frontier, train_all
 from agents.train_config import TrainConfig
 from agents.training import train
 from cnn.common.errors import ConfigError
-from offload_env.conditioned import preferring
+from offload_env.episode import episode_keys
+from offload_env.preferences import preferring
 from offload_env.world import MAIN
 from testbed.policy.policies import StaticPolicy
 

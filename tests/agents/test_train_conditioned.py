@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.rollout import action_shares, episode_keys, simulate
+from agents.rollout import action_shares, simulate
 from agents.supervisor import TrainingInterrupted
 from agents.train_conditioned import (
     PriceGrid,
@@ -21,7 +21,8 @@ from agents.train_conditioned import (
 )
 from agents.train_config import TrainConfig
 from cnn.topology import ACTIONS
-from offload_env.conditioned import FLOOR_AT, Preferences, preferring
+from offload_env.episode import episode_keys
+from offload_env.preferences import FLOOR_AT, Preferences, preferring
 from testbed.meters.power import RadioPower
 from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import NetworkPolicy, StaticPolicy, load_policy

@@ -12,13 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn.common.errors import SliproadError
-from offload_env.action_check import checked_action, checked_actions
-from offload_env.conditioned import ConditionedVectorEnv
-from offload_env.env import OffloadEnv
-from offload_env.errors import InvalidActionError
-from offload_env.staged_env import OffloadStagedEnv
-from offload_env.staged_vector_env import OffloadStagedVectorEnv
-from offload_env.vector_env import OffloadVectorEnv
+from offload_env.env import OffloadEnv, OffloadStagedEnv
+from offload_env.env_input import InvalidActionError, checked_action, checked_actions
+from offload_env.preferences import ConditionedVectorEnv
+from offload_env.vector_env import OffloadStagedVectorEnv, OffloadVectorEnv
 from offload_env.world import World
 
 SINGLES = [OffloadEnv, OffloadStagedEnv]

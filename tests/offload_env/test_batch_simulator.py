@@ -35,9 +35,9 @@ def _compare(world: World, seed: int) -> np.ndarray:
         assert observed.shape == (LANES, OBS_DIM)
         np.testing.assert_allclose(observed, [s.observe() for s in single], atol=2e-6)
         actions = rng.integers(0, 20, LANES)
-        together = batch.step(actions)
+        together = batch.settle(actions)
         for k, simulator in enumerate(single):
-            alone = simulator.step(int(actions[k]))
+            alone = simulator.settle(int(actions[k]))
             assert alone == tuple(column[k] for column in together)
             seen[alone.status] += 1
     return seen
@@ -70,10 +70,10 @@ def test_resetting_some_lanes_leaves_the_others_alone(world: World) -> None:
     two.reset(keys)
     for _ in range(10):
         actions = rng.integers(0, 20, 8)
-        one.step(actions)
-        two.step(actions)
+        one.settle(actions)
+        two.settle(actions)
     some = np.array([1, 5])
-    one.reset_some(some, keys[[0, 3]])
+    one.reset(keys[[0, 3]], some)
     fresh = BatchSimulator(world, 2)
     fresh.reset(keys[[0, 3]])
     for _ in range(30):
@@ -81,9 +81,9 @@ def test_resetting_some_lanes_leaves_the_others_alone(world: World) -> None:
         np.testing.assert_array_equal(one.observe()[others], two.observe()[others])
         np.testing.assert_array_equal(one.observe()[some], fresh.observe())
         actions = rng.integers(0, 20, 8)
-        one.step(actions)
-        two.step(actions)
-        fresh.step(actions[some])
+        one.settle(actions)
+        two.settle(actions)
+        fresh.settle(actions[some])
 
 
 @pytest.mark.parametrize("seed", [4, 5])
@@ -94,7 +94,7 @@ def test_rows_follow_the_tracks(world: World, seed: int) -> None:
     rows = []
     for _ in range(60):
         rows.append(simulator.row)
-        simulator.step(0)
+        simulator.settle(0)
     np.testing.assert_array_equal(rows, world.rows(key, 60))
     for before, after in itertools.pairwise(rows):
         if world.table.track[after] == world.table.track[before] and after > before:

@@ -13,8 +13,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from cnn.common.errors import ConfigError
-from offload_env.env import OffloadEnv
-from offload_env.staged_env import OffloadStagedEnv
+from offload_env.env import OffloadEnv, OffloadStagedEnv
 from offload_env.world import World
 
 SINGLES = [OffloadEnv, OffloadStagedEnv]

@@ -10,13 +10,11 @@ import pytest
 
 from cnn.common.errors import ConfigError
 from cnn.topology import Action
-from offload_env.env import OffloadEnv
+from offload_env.env import OffloadEnv, OffloadStagedEnv
 from offload_env.frame_picture import HEIGHT, WIDTH, Shown, paint
 from offload_env.live_env import OffloadLiveEnv
 from offload_env.outcome import SKIPPED
-from offload_env.staged_env import OffloadStagedEnv
-from offload_env.staged_vector_env import OffloadStagedVectorEnv
-from offload_env.vector_env import OffloadVectorEnv
+from offload_env.vector_env import OffloadStagedVectorEnv, OffloadVectorEnv
 from offload_env.world import World
 
 PAIRS = [(OffloadEnv, OffloadVectorEnv), (OffloadStagedEnv, OffloadStagedVectorEnv)]

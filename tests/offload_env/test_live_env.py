@@ -21,8 +21,7 @@ import offload_env
 from cnn.bundle import load_bundle
 from cnn.common.errors import ConfigError
 from cnn.topology import ACTIONS, N_EXITS, action_index
-from offload_env.live_env import OffloadLiveEnv
-from offload_env.live_staged_env import OffloadLiveStagedEnv
+from offload_env.live_env import OffloadLiveEnv, OffloadLiveStagedEnv
 from offload_env.outcome import STATUS
 from offload_env.world import World
 from testbed.policy.decision_points import ANSWER, LEGAL, N_STAGED

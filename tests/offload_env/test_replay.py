@@ -10,11 +10,12 @@ import pytest
 from cnn.common.errors import DataError
 from cnn.frame_table import FrameTable, embedded_table
 from cnn.topology import ACTIONS
+from offload_env.episode import Plan
 from offload_env.replay import Figures, computed_times, measured, repeat, simulate
 from offload_env.scenario import Scenario, load_scenario
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import STATUS, Outcome, Simulator
-from offload_env.world import Plan, build_world
+from offload_env.world import build_world
 from testbed.link.link_record import LinkRecord
 from testbed.records.measurement import Measurement
 from testbed.traces.generator import generate_trace
@@ -42,7 +43,7 @@ def _run(
     simulator = Simulator(world)
     simulator.reset(Plan(0, 0, offset_s * 1e3, 0, jitter_at), range(N))
     rng = np.random.default_rng(0)
-    outcomes = [simulator.step(int(rng.integers(20))) for _ in range(N)]
+    outcomes = [simulator.settle(int(rng.integers(20))) for _ in range(N)]
     rows = [_measurement(scenario, table, i, o) for i, o in enumerate(outcomes)]
     return rows, LinkRecord(trace, 1000.0, offset_s - 3.0, None, (), "user-space"), outcomes
 

@@ -12,7 +12,6 @@ from cnn.topology import ACTIONS, N_ACTIONS, action_index
 from offload_env import make_simulator
 from offload_env.server_load import CELL_MS, ServerLoad
 from offload_env.simulator import FALLBACK, OK, SKIPPED, Simulator
-from offload_env.staged_simulator import StagedSimulator
 from offload_env.world import LOCAL, MAIN, POOL, World
 from testbed.policy.decision_points import POINT
 from testbed.traces.trace import Trace
@@ -53,8 +52,8 @@ def _steady(
     )
 
 
-def _start(world: World, offset_ms: float = 0.0) -> StagedSimulator:
-    simulator = StagedSimulator(world)
+def _start(world: World, offset_ms: float = 0.0) -> Simulator:
+    simulator = Simulator(world)
     simulator.reset(replace(world.plan(7), offset_ms=offset_ms))
     return simulator
 
@@ -67,7 +66,7 @@ def test_a_single_frame_costs_what_the_cost_model_says(
     """The formulas of `testbed.costs.cost_model`, written out again here."""
     world = _steady(make_world, [mbps])
     cost = world.cost
-    outcome = _start(world).step(action)
+    outcome = _start(world).settle(action)
     compute = cost.slowdown * cost.device_ms[action]
     waiting = radio = 0.0
     if not ACTIONS[action].is_local:
@@ -95,14 +94,14 @@ def test_a_single_frame_costs_what_the_cost_model_says(
 
 def test_full_local_costs_one(make_world: MakeWorld) -> None:
     world = _steady(make_world, [10.0])
-    assert _start(world).step(MAIN).cost == pytest.approx(1.0)
+    assert _start(world).settle(MAIN).cost == pytest.approx(1.0)
 
 
 def test_an_outage_times_out_and_the_device_finishes_by_itself(make_world: MakeWorld) -> None:
     world = _steady(make_world, [0.0, 0.0, 30.0])
     cost, action = world.cost, action_index(4, 2)
     simulator = _start(world)
-    outcome = simulator.step(action)
+    outcome = simulator.settle(action)
     compute = cost.slowdown * cost.device_ms[action]
     fallback = cost.slowdown * cost.fallback_ms[action]
     assert outcome.status == FALLBACK
@@ -125,7 +124,9 @@ def test_giving_up_early_costs_the_wait_and_what_is_looked_at_after(
     world = _steady(make_world, [30.0, 0.0, 0.0], tail_ms=tail_ms)
     cost, action = world.cost, action_index(5, 2)
     simulator = _start(world, offset_ms=790.0)
-    before = simulator.step(action_index(1, 0))  # before the outage: it learns how long that takes
+    before = simulator.settle(
+        action_index(1, 0)
+    )  # before the outage: it learns how long that takes
     observer = simulator.observer
     usual = 2 * (observer.transfer_mean_ms + before.server_wait_ms)
     patience = usual + 4 * observer.transfer_spread_ms
@@ -161,7 +162,7 @@ def test_a_hurried_answer_that_comes_is_an_answer(make_world: MakeWorld) -> None
     world = _steady(make_world, [30.0])
     patient, early = _start(world), _start(world)
     for simulator in (patient, early):
-        simulator.step(0)
+        simulator.settle(0)
     action = action_index(4, 1)
     assert early.send(action, early=True) == patient.send(action)
 
@@ -173,13 +174,13 @@ def test_abandoned_bytes_leave_first(make_world: MakeWorld) -> None:
     cost = world.cost
     bits = 8 * (cost.payload_bytes[action] + cost.wire_overhead_bytes)
     simulator = _start(world, offset_ms=700.0)
-    assert simulator.step(action).status == FALLBACK  # sent at 0, link opens at 300
-    outcome = simulator.step(action)  # sent at 200, leaves after the first one
+    assert simulator.settle(action).status == FALLBACK  # sent at 0, link opens at 300
+    outcome = simulator.settle(action)  # sent at 200, leaves after the first one
     first_left = 300.0 + bits / 1000.0
     assert first_left > 350.0
     # Its 57 ms of transmission start at 357 ms: beyond the time-out at 350 ms.
     assert outcome.status == FALLBACK
-    third = simulator.step(action)  # sent at 400: two payloads are ahead of it
+    third = simulator.settle(action)  # sent at 400: two payloads are ahead of it
     answer = 300.0 + 3 * bits / 1000.0 + 20.0 + cost.net_ms + cost.server_ms[action]
     if answer - 400.0 <= 150.0:
         assert third.delay_ms == pytest.approx(answer - 400.0)
@@ -193,10 +194,10 @@ def test_a_late_frame_is_skipped_and_the_next_one_is_not(make_world: MakeWorld) 
     world = _steady(make_world, [0.0, 10.0], timing=replace(timing, timeout_ms=40.0))
     simulator = _start(world)
     action = action_index(5, 0)
-    first = simulator.step(action)
+    first = simulator.settle(action)
     busy_until = first.delay_ms
     assert busy_until == pytest.approx(40.0 + 2.0 * world.cost.fallback_ms[action])
-    second = simulator.step(action)  # captured at 30 ms
+    second = simulator.settle(action)  # captured at 30 ms
     queue = busy_until - 30.0
     assert queue > 20.0
     assert second.status == SKIPPED
@@ -204,7 +205,7 @@ def test_a_late_frame_is_skipped_and_the_next_one_is_not(make_world: MakeWorld) 
     assert second.miss
     assert second.delay_ms == second.queue_ms == pytest.approx(queue)
     assert second.energy_mj == 0.0
-    third = simulator.step(LOCAL[0])  # captured at 60 ms
+    third = simulator.settle(LOCAL[0])  # captured at 60 ms
     assert third.status == OK
     assert third.queue_ms == pytest.approx(max(0.0, busy_until - 60.0))
 
@@ -215,9 +216,9 @@ def test_the_tail_is_paid_once_and_in_full(make_world: MakeWorld) -> None:
     cost = world.cost
     send, stay = action_index(5, 0), LOCAL[0]
     simulator = _start(world)
-    outcomes = [simulator.step(a) for a in (send, stay, stay, send, send)]
+    outcomes = [simulator.settle(a) for a in (send, stay, stay, send, send)]
     no_tail = _start(_steady(make_world, [40.0]))
-    plain = [no_tail.step(a) for a in (send, stay, stay, send, send)]
+    plain = [no_tail.settle(a) for a in (send, stay, stay, send, send)]
     tail_ms = [
         (a.radio_mj - b.radio_mj) * 1e3 / cost.radio.tail_mw
         for a, b in zip(outcomes, plain, strict=True)
@@ -238,7 +239,7 @@ def test_tail_left_is_what_the_device_would_know(make_world: MakeWorld) -> None:
     world = _steady(make_world, [40.0], tail_ms=250.0)
     simulator = _start(world)
     assert simulator.tail_left_ms == 0.0
-    outcome = simulator.step(action_index(5, 0))
+    outcome = simulator.settle(action_index(5, 0))
     assert simulator.tail_left_ms == pytest.approx(250.0 - (200.0 - outcome.delay_ms))
 
 
@@ -248,7 +249,7 @@ def test_the_server_makes_us_wait_as_its_work_says(make_world: MakeWorld) -> Non
     plan, action, waits = world.plan(7), action_index(5, 0), []
     for _ in range(40):
         now = simulator.now_ms
-        busy, free = simulator.step(action), calm.step(action)
+        busy, free = simulator.settle(action), calm.settle(action)
         waits.append(busy.server_wait_ms)
         if busy.status != OK:
             continue
@@ -267,7 +268,7 @@ def test_jitter_multiplies_compute_and_has_mean_one(make_world: MakeWorld) -> No
     assert np.log(world.device_jitter).std() == pytest.approx(world.cost.jitter, rel=0.02)
     simulator, plan = _start(world), world.plan(7)
     for i in range(5):
-        outcome = simulator.step(MAIN)
+        outcome = simulator.settle(MAIN)
         jitter = world.device_jitter[(plan.jitter_at + i) % POOL]
         if outcome.status == OK:
             assert outcome.compute_ms == pytest.approx(world.device_ms[MAIN] * jitter)
@@ -292,8 +293,8 @@ def test_staged_frames_add_up(make_world: MakeWorld) -> None:
     assert answered.action == LOCAL[1]
     assert answered.compute_ms == pytest.approx(2.0 * cost.device_ms[LOCAL[1]])
     direct = _start(world)
-    direct.step(0)
-    same = direct.step(LOCAL[1])
+    direct.settle(0)
+    same = direct.settle(LOCAL[1])
     assert same.cost == pytest.approx(answered.cost)
 
 
@@ -323,11 +324,11 @@ def test_explicit_rows_are_followed_and_break_tracks(world: World) -> None:
     for row in rows:
         assert simulator.row == row
         seen.append(simulator.observer.answers)
-        simulator.step(MAIN)
+        simulator.settle(MAIN)
     assert seen == [0, 1, 0, 1]
 
 
 def test_make_simulator_is_reproducible() -> None:
     one, two = make_simulator("urban-5g", "test", 3), make_simulator("urban-5g", "test", 3)
     np.testing.assert_array_equal(one.observe(), two.observe())
-    assert one.step(3) == two.step(3)
+    assert one.settle(3) == two.settle(3)

@@ -11,12 +11,10 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from cnn.common.errors import ConfigError
-from offload_env.conditioned import ConditionedVectorEnv
-from offload_env.env import OffloadEnv
-from offload_env.errors import ResetNeededError
-from offload_env.staged_env import OffloadStagedEnv
-from offload_env.staged_vector_env import OffloadStagedVectorEnv
-from offload_env.vector_env import OffloadVectorEnv
+from offload_env.env import OffloadEnv, OffloadStagedEnv
+from offload_env.env_input import ResetNeededError
+from offload_env.preferences import ConditionedVectorEnv
+from offload_env.vector_env import OffloadStagedVectorEnv, OffloadVectorEnv
 from offload_env.world import World
 
 PAIRS = [(OffloadEnv, OffloadVectorEnv), (OffloadStagedEnv, OffloadStagedVectorEnv)]

@@ -22,11 +22,9 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import offload_env
 from cnn.common.errors import BundleError, ConfigError, DataError, RemoteError, SliproadError
-from offload_env import errors
-from offload_env.env import OffloadEnv
-from offload_env.staged_env import OffloadStagedEnv
-from offload_env.staged_vector_env import OffloadStagedVectorEnv
-from offload_env.vector_env import OffloadVectorEnv
+from offload_env import env_input
+from offload_env.env import OffloadEnv, OffloadStagedEnv
+from offload_env.vector_env import OffloadStagedVectorEnv, OffloadVectorEnv
 from offload_env.world import World
 
 IDS = ["sliproad/Offload-v0", "sliproad/OffloadStaged-v0"]
@@ -72,7 +70,7 @@ def test_a_specification_makes_the_same_again(name: str) -> None:
 @pytest.mark.filterwarnings("ignore")  # Gymnasium says in warnings that a worker failed
 def test_a_worker_hands_its_error_to_the_caller() -> None:
     envs = gym.make_vec(IDS[0], 2, vectorization_mode="async")
-    with pytest.raises(errors.InvalidResetError, match="unknown reset option kye"):
+    with pytest.raises(env_input.InvalidResetError, match="unknown reset option kye"):
         envs.reset(options={"kye": 3})
     envs.close(terminate=True)
 
@@ -80,7 +78,11 @@ def test_a_worker_hands_its_error_to_the_caller() -> None:
 @pytest.mark.parametrize(
     "kind",
     [SliproadError, ConfigError, DataError, BundleError, RemoteError]
-    + [e for e in vars(errors).values() if isinstance(e, type) and e.__module__ == errors.__name__],
+    + [
+        e
+        for e in vars(env_input).values()
+        if isinstance(e, type) and e.__module__ == env_input.__name__
+    ],
 )
 def test_an_error_survives_the_way_to_another_process(kind: Any) -> None:
     error = kind("this", expected="that", hint="do so")

@@ -10,9 +10,10 @@ import pytest
 from agents.baselines.linucb import LinUcbPolicy
 from agents.baselines.prediction import AT, AccuracyTable, Predictor, raw_observation
 from agents.baselines.rules import GreedyPolicy
-from agents.rollout import episode_keys, feedback, simulate, summary
+from agents.rollout import feedback, simulate, summary
 from cnn.topology import ACTIONS
 from offload_env.batch_simulator import FALLBACK, OFFLOADS, BatchSimulator
+from offload_env.episode import episode_keys
 from testbed.policy.feedback import Feedback, Learner
 from testbed.policy.observer import OBS_DIM, normalise
 from testbed.records.measurement import Measurement
@@ -115,7 +116,7 @@ def test_feedback_is_what_a_device_could_measure(make_world) -> None:
     simulator.reset(episode_keys(0, 20))
     seen = set()
     for _ in range(30):
-        outcome = simulator.step(np.arange(20))
+        outcome = simulator.settle(np.arange(20))
         told = feedback(world, outcome)
         local = [a.is_local for a in ACTIONS]
         assert np.isnan(told.exchange_ms[local]).all()

@@ -16,8 +16,9 @@ from agents.baselines.rules import (
     ThresholdPolicy,
 )
 from agents.baselines.tuning import choose, measure, tuned_baselines
-from agents.rollout import episode_keys, simulate, summary
+from agents.rollout import simulate, summary
 from cnn.topology import ACTIONS, N_EXITS, Action
+from offload_env.episode import episode_keys
 from offload_env.simulator import Simulator
 from testbed.policy.decision_points import ANSWER, LEGAL
 from testbed.policy.observer import FIELDS, OBS_DIM, STAGED_FIELDS, normalise
@@ -59,7 +60,7 @@ def test_predictions_are_the_simulators_single_frame_costs(uplink_mbps, make_wor
         # The rule knows the mean size of an action's payload, the simulator this frame's.
         if not action.is_local and np.ptp(world.sent_bytes[:, action.index]) > 0:
             continue
-        outcome = simulator.step(action.index)
+        outcome = simulator.settle(action.index)
         assert delay[0, action.index] == pytest.approx(outcome.delay_ms, rel=1e-9)
         assert energy[0, action.index] == pytest.approx(outcome.energy_mj, rel=1e-6)
         assert cost[0, action.index] == pytest.approx(outcome.cost, rel=1e-6)

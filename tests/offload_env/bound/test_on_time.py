@@ -13,10 +13,9 @@ from cnn.topology import ACTIONS
 from offload_env.bound.compute_before import LOOKS, open_actions
 from offload_env.bound.on_time import endings
 from offload_env.bound.programme import Relaxed, options
-from offload_env.bound.proof import episode_keys
 from offload_env.bound.radio_busy import may_jam
-from offload_env.simulator import FALLBACK, Outcome
-from offload_env.staged_simulator import StagedSimulator
+from offload_env.episode import episode_keys
+from offload_env.simulator import FALLBACK, Outcome, Simulator
 from offload_env.world import World
 from testbed.traces.trace import Trace
 
@@ -31,7 +30,7 @@ def _ways() -> Iterator[Way]:
 
 
 def _go(
-    simulator: StagedSimulator,
+    simulator: Simulator,
     evaluated: tuple[int, ...],
     action: int,
     early: bool = False,
@@ -47,7 +46,7 @@ def _go(
         then: exits looked at after giving up; None is the action's.
     """
     if simulator.will_skip:
-        return simulator.step(action)
+        return simulator.settle(action)
     for exit in evaluated:
         simulator.evaluate_exit(exit)
     if ACTIONS[action].is_local:
@@ -94,7 +93,7 @@ def test_a_punctual_frame_costs_what_the_simulator_says(worlds: list[World]) -> 
         end = endings(world, plans, rows, captured, evaluated)
         for e, key in enumerate(keys):
             for k, action in enumerate(open_actions(evaluated)):
-                simulator = StagedSimulator(world)
+                simulator = Simulator(world)
                 simulator.reset(world.plan(int(key)))
                 outcome = _go(simulator, evaluated, int(action))
                 if outcome.status == FALLBACK:  # the simulator adds its parts up one by one
@@ -117,7 +116,7 @@ def test_no_staged_sequence_beats_the_relaxation(which: int, worlds: list[World]
     world, ways = worlds[which], list(_ways())
     for key in episode_keys(6 + which, 4):
         relaxed = Relaxed(options(world, np.array([key], np.uint64), 2))
-        simulator = StagedSimulator(world)
+        simulator = Simulator(world)
         costs, errors = [], []
         for first, second in product(ways, ways):
             simulator.reset(world.plan(int(key)))
@@ -136,7 +135,7 @@ def test_giving_up_early_does_not_beat_the_relaxation(which: int, worlds: list[W
     rng, timed_out = np.random.default_rng(0), 0
     for key in episode_keys(9 + which, 6):
         relaxed = Relaxed(options(world, np.array([key], np.uint64), 3))
-        simulator = StagedSimulator(world)
+        simulator = Simulator(world)
         costs, errors = [], []
         for _ in range(2500):
             simulator.reset(world.plan(int(key)))
@@ -163,7 +162,7 @@ def test_a_busy_radio_is_foreseen(make_world: Callable[..., World]) -> None:
     assert foreseen.mean() < 0.6
     ways, rng, busy = list(_ways_after_giving_up()), np.random.default_rng(1), 0
     for episode, key in enumerate(keys):
-        simulator = StagedSimulator(world)
+        simulator = Simulator(world)
         simulator.reset(world.plan(int(key)))
         for frame in range(n):
             if simulator.queue_ms == 0 and simulator.radio_free_ms > simulator.now_ms:

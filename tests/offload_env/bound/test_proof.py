@@ -12,8 +12,9 @@ from cnn.common.errors import ConfigError
 from cnn.topology import N_ACTIONS
 from offload_env.batch_simulator import BatchSimulator
 from offload_env.bound.programme import Relaxed, options
-from offload_env.bound.proof import episode_keys, largest_premium, lower_bound
+from offload_env.bound.proof import largest_premium, lower_bound
 from offload_env.bound.search import Schedule, beam_search, best_schedule, relaxed_schedule, replay
+from offload_env.episode import episode_keys
 from offload_env.world import World
 from testbed.traces.trace import Trace
 
@@ -135,7 +136,7 @@ def test_replay_equals_stepping(world: World) -> None:
     batch = BatchSimulator(world, 5)
     batch.reset(keys)
     for i in range(20):
-        np.testing.assert_array_equal(batch.step(actions[:, i]).cost, schedule.cost[:, i])
+        np.testing.assert_array_equal(batch.settle(actions[:, i]).cost, schedule.cost[:, i])
 
 
 def _cheapest(every: Schedule) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""Counter-based random numbers: one 64-bit key decides everything about an episode.
+"""Episodes: one 64-bit key decides everything that an episode meets.
 
-The key is drawn from the environment's seeded `numpy.random.Generator`; draw n of a key
-is a hash of both, so a single environment and one lane of a batch see the same drive
-without holding a generator each.
+The key is drawn from a seeded `numpy.random.Generator`; draw n of a key is a hash of both, so
+a single environment and one lane of a batch see the same drive without holding a generator each.
 
 The hash is splitmix64 (G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom number
 generators", OOPSLA 2014; constants of S. Vigna's public-domain reference).
@@ -10,17 +9,24 @@ generators", OOPSLA 2014; constants of S. Vigna's public-domain reference).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Keys = NDArray[np.uint64]
+Floats = NDArray[np.float64]
 
 _MASK: Final = 2**64 - 1
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _MIX1: Final = 0xBF58476D1CE4E5B9
 _MIX2: Final = 0x94D049BB133111EB
+
+
+def episode_keys(seed: int, episodes: int) -> Keys:
+    """Keys of `episodes` drives, uint64 (B,), all from one seed; equal seeds give equal keys."""
+    return np.random.default_rng(seed).integers(0, 2**64, episodes, dtype=np.uint64)
 
 
 def draw(key: int, n: int) -> int:
@@ -49,6 +55,36 @@ def unit(number: int) -> float:
     return (number >> 11) * 2.0**-53
 
 
-def unit_batch(numbers: Keys) -> NDArray[np.float64]:
+def unit_batch(numbers: Keys) -> Floats:
     """`unit` for arrays."""
     return (numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one episode meets, before any decision.
+
+    Attributes:
+        key: the episode's 64-bit key; tracks are drawn from it.
+        trace: number of the trace in the pool.
+        offset_ms: where in the trace the episode starts.
+        server_cell: where in the server's work it starts.
+        jitter_at: where in the jitter pools it starts.
+    """
+
+    key: int
+    trace: int
+    offset_ms: float
+    server_cell: int
+    jitter_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """`Plan` for many episodes: arrays of one element each."""
+
+    key: Keys
+    trace: NDArray[np.int64]
+    offset_ms: Floats
+    server_cell: NDArray[np.int64]
+    jitter_at: NDArray[np.int64]

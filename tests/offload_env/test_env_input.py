@@ -10,12 +10,10 @@ import pytest
 from gymnasium.vector import SyncVectorEnv
 
 from cnn.common.errors import ConfigError
-from offload_env.conditioned import ConditionedVectorEnv
-from offload_env.env import OffloadEnv
-from offload_env.errors import InvalidResetError
-from offload_env.staged_env import OffloadStagedEnv
-from offload_env.staged_vector_env import OffloadStagedVectorEnv
-from offload_env.vector_env import OffloadVectorEnv
+from offload_env.env import OffloadEnv, OffloadStagedEnv
+from offload_env.env_input import InvalidResetError
+from offload_env.preferences import ConditionedVectorEnv
+from offload_env.vector_env import OffloadStagedVectorEnv, OffloadVectorEnv
 from offload_env.world import World
 
 SINGLES = [OffloadEnv, OffloadStagedEnv]

@@ -1,17 +1,26 @@
-"""What ``reset`` may be given: seeds and options, checked before anything changes."""
+"""What environments are given: arguments, seeds, reset options and actions, checked first.
+
+One rule and one error for every environment; what is refused changes nothing. Each error is one
+of sliproad's and one that Gymnasium's users expect.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
+from gymnasium import error
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
-from offload_env.errors import InvalidResetError
-from offload_env.hashing import Keys
+from cnn.common.errors import ConfigError
+from offload_env.episode import Keys
+
+P = ParamSpec("P")
+Self = TypeVar("Self")
 
 MAX_KEY: Final = 2**64 - 1
 """Greatest key of an episode."""
@@ -19,23 +28,55 @@ Seeds = int | Sequence[int | None] | NDArray[np.integer] | None
 Lanes = NDArray[np.intp]
 
 
+class InvalidActionError(ConfigError, error.InvalidAction):
+    """An action is not in the action space."""
+
+
+class InvalidResetError(ConfigError, error.Error, ValueError):
+    """A seed or an option of ``reset`` cannot be used."""
+
+
+class ResetNeededError(ConfigError, error.ResetNeeded):
+    """A step was taken before ``reset``, or in a drive that has ended."""
+
+
+class RenderModeError(ConfigError, error.UnsupportedMode):
+    """A render mode is not offered."""
+
+
+def from_mapping(
+    init: Callable[Concatenate[Self, P], None],
+) -> Callable[Concatenate[Self, P], None]:
+    """Let ``Env(config)`` mean ``Env(**config)`` where `config` is a mapping.
+
+    RLlib calls the class that ``AlgorithmConfig.environment(Env, env_config={...})`` names with
+    an ``EnvContext``, a dict, as the only argument
+    (`ray.rllib.env.single_agent_env_runner.SingleAgentEnvRunner.make_env`). An unknown key is a
+    `TypeError`, as an unknown argument is.
+    """
+
+    @wraps(init)
+    def wrapped(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            by_name: Callable[..., None] = init
+            by_name(self, **{**args[0], **kwargs})
+        else:
+            init(self, *args, **kwargs)
+
+    return wrapped
+
+
 def draw_key(rng: np.random.Generator) -> int:
     """The key of the next episode."""
     return int(rng.integers(0, 2**63))
 
 
-def episode_key(options: Mapping[str, Any] | None, rng: np.random.Generator) -> int:
-    """The key in reset's options, or the next one of the generator.
+def asked_key(options: Mapping[str, Any] | None) -> int | None:
+    """The key in the options of a single environment's ``reset``, if there is one.
 
     Raises:
         InvalidResetError: if another option is given, or the key is not an integer of 64 bits.
     """
-    key = asked_key(options)
-    return draw_key(rng) if key is None else key
-
-
-def asked_key(options: Mapping[str, Any] | None) -> int | None:
-    """The key in the options of a single environment's ``reset``; raises as `episode_key`."""
     options = checked_options(options, ("key",))
     return checked_key(options["key"]) if "key" in options else None
 
@@ -170,3 +211,77 @@ class LaneSeeds:
     def keys(self, lanes: Lanes) -> Keys:
         """Keys of the next episodes of some lanes."""
         return np.array([draw_key(self._rngs[k]) for k in lanes.tolist()], np.uint64)
+
+
+def check_render_mode(render_mode: str | None, metadata: Mapping[str, Any]) -> str | None:
+    """One of ``metadata["render_modes"]`` or None; raises `RenderModeError` otherwise."""
+    modes: list[str] = metadata["render_modes"]
+    if render_mode is not None and render_mode not in modes:
+        raise RenderModeError(
+            f"render_mode {render_mode}",
+            expected=f"{', '.join(modes)}, or None",
+            hint="choose one of them",
+        )
+    return render_mode
+
+
+def checked_action(action: Any, n: int) -> int:
+    """An action of ``Discrete(n)`` as a Python integer.
+
+    Args:
+        action: an integer of any kind: Python's, numpy's, an array or tensor of shape ().
+        n: number of actions.
+
+    Raises:
+        InvalidActionError: if it is no integer, or not in 0..n-1. A float is never rounded.
+    """
+    try:
+        number = operator.index(action)
+    except TypeError:
+        _refuse(f"action {_said(action)}", f"an integer from 0 to {n - 1}")
+    if not 0 <= number < n:
+        _refuse(f"action {number}", f"an integer from 0 to {n - 1}")
+    return number
+
+
+def checked_actions(actions: Any, n_envs: int, n: int) -> NDArray[np.int64]:
+    """Actions of ``MultiDiscrete([n] * n_envs)`` as int64 (n_envs,).
+
+    Args:
+        actions: an array, or a sequence, of `n_envs` integers.
+        n_envs: number of drives.
+        n: number of actions in each.
+
+    Raises:
+        InvalidActionError: if the shape is another, or one of them is no integer in 0..n-1.
+    """
+    expected = f"{n_envs} integers from 0 to {n - 1}, one a lane"
+    try:
+        array = np.asarray(actions)
+    except (TypeError, ValueError):  # of unequal lengths, or a tensor that is not on the CPU
+        _refuse(f"actions {_said(actions)}", expected)
+    if array.shape != (n_envs,) or array.dtype.kind not in "iub":
+        _refuse(f"actions {_said(array if array.ndim else actions)}", expected)
+    numbers = array.astype(np.int64, copy=False)
+    # As unsigned numbers the negative ones are large: one comparison instead of two.
+    outside = numbers.view(np.uint64) >= n
+    if np.count_nonzero(outside):  # several times faster than any()
+        lane = int(outside.argmax())
+        _refuse(f"action {array[lane]} in lane {lane}", f"an integer from 0 to {n - 1}")
+    return numbers
+
+
+def _said(value: Any) -> str:
+    """What a value is, in words."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and len(shape):
+        return f"of shape {tuple(shape)} and type {dtype}"
+    if isinstance(value, str | int | float | np.number | np.ndarray):
+        return f"{value} of type {type(value).__name__ if dtype is None else dtype}"
+    return f"of type {type(value).__name__}"
+
+
+def _refuse(given: str, expected: str) -> NoReturn:
+    raise InvalidActionError(
+        given, expected=expected, hint="take it from the environment's action_space"
+    )

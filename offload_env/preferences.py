@@ -16,8 +16,8 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
-from offload_env.from_mapping import from_mapping
-from offload_env.hashing import Keys, draw_batch, unit_batch
+from offload_env.env_input import from_mapping
+from offload_env.episode import Keys, draw_batch, unit_batch
 from offload_env.scenario import Scenario, Split
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import MAIN, World

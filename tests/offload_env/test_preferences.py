@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnn.common.errors import ConfigError
-from offload_env.conditioned import ConditionedVectorEnv, Preferences, preferring
+from offload_env.preferences import ConditionedVectorEnv, Preferences, preferring
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import MAIN
 
