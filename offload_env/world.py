@@ -32,8 +32,7 @@ from offload_env.scenario import SPLITS, Scenario, Split, load_scenario
 from offload_env.server_load import CELL_MS
 from offload_env.sources import load_cost, load_table, load_traces
 from offload_env.trace_pool import TracePool
-from testbed.costs.cost_model import CostModel
-from testbed.costs.device_times import jitter_pool, resumed_ms, standing_ms
+from testbed.costs.cost_model import CostModel, jitter_pool, resumed_ms, standing_ms
 from testbed.policy.observer import FEATURES_AT, Settings, normalise
 from testbed.traces.trace import Trace
 

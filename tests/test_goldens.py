@@ -29,8 +29,8 @@ from cnn.topology import ACTIONS
 from offload_env.episode import episode_keys
 from offload_env.scenario import scenario_names
 from offload_env.world import build_world
-from testbed.costs.campaign_samples import Samples
 from testbed.costs.cost_fit import fit_samples
+from testbed.costs.samples import Samples
 from testbed.costs.terms import DEVICE_TERMS, SERVER_TERMS, device_terms, head_terms, server_terms
 from testbed.policy.policies import StaticPolicy
 from testbed.policy.staged_policies import StagedPolicy, load_any_policy

@@ -12,15 +12,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.topology import ACTIONS
-from offload_env.bound.compute_before import LOOKS, compute_ms, open_actions
-from offload_env.bound.frame_outcomes import CHOICE_OF, N_CHOICES, TIMED_OUT, Floats, Prices
+from offload_env.bound.frame_outcomes import (
+    EVALUATED,
+    OUTCOME_OF,
+    SENDS,
+    TIME_OUT_OF,
+    Costs,
+    Floats,
+    Ints,
+    Prices,
+    compute_ms,
+    open_actions,
+    server_wait_ms,
+)
 from offload_env.episode import Plans
-from offload_env.server_load import CELL_MS
 from offload_env.world import LOCAL, POOL, World
-
-OFFLOADS = np.array([not a.is_local for a in ACTIONS])
-_EXIT = np.array([a.exit for a in ACTIONS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,43 +34,26 @@ class Ending:
     """Ways through one frame for E episodes of n frames, by the state that they lead to.
 
     Attributes:
-        late: bool (E, n, K), the next frame starts late.
-        fell: bool (E, n, K), the exchange timed out.
+        delayed: bool (E, n, K), the next frame starts late.
+        timed_out: bool (E, n, K), the exchange timed out.
         ready_ms: float64 (E, n, K), hand-over to the radio, since the start of the episode.
         answer_ms: float64 (E, n, K), end of the exchange (answer or time-out).
         delay_ms: float64 (E, n, K).
         energy_mj: float64 (E, n, K), without the modem's tail.
     """
 
-    late: NDArray[np.bool_]
-    fell: NDArray[np.bool_]
+    delayed: NDArray[np.bool_]
+    timed_out: NDArray[np.bool_]
     ready_ms: Floats
     answer_ms: Floats
     delay_ms: Floats
     energy_mj: Floats
 
 
-@dataclass(frozen=True, slots=True)
-class Punctual:
-    """Least costs of every choice of a punctual frame, float64 (2, E, n, 26) each.
-
-    The first index says whether the next frame is punctual (0) or not (1); inf where a choice
-    does not lead there. With A the end of the exchange and T the price of the tail:
-
-    Attributes:
-        far: cost without tail + T (capture of the next frame - A); without an exchange the
-            cost alone.
-        near: `far` + T * hand-over.
-    """
-
-    far: Floats
-    near: Floats
-
-
-def punctual(
-    world: World, plans: Plans, rows: NDArray[np.int64], captured_ms: Floats, prices: Prices
-) -> Punctual:
-    """All ways through punctual frames, the cheapest of each choice kept.
+def on_time_costs(
+    world: World, plans: Plans, rows: Ints, captured_ms: Floats, prices: Prices
+) -> Costs:
+    """All ways through frames on time, the cheapest of each outcome kept, (2, E, n, 26).
 
     Args:
         world: scenario and split.
@@ -73,61 +62,46 @@ def punctual(
         captured_ms: float64 (n + 1,).
         prices: of delay, energy and tail.
     """
-    shape = (2, *rows.shape, N_CHOICES)
-    far, near = np.full(shape, np.inf), np.full(shape, np.inf)
-    deadline_ms = world.scenario.timing.deadline_ms
-    for evaluated in LOOKS:
+    costs = Costs.none(2, *rows.shape)
+    for evaluated in EVALUATED:
         end = endings(world, plans, rows, captured_ms, evaluated)
-        cost = prices.cost(end.delay_ms, end.energy_mj, deadline_ms)
+        cost = prices.cost(end.delay_ms, end.energy_mj, world.scenario.timing.deadline_ms)
         for k, action in enumerate(open_actions(evaluated)):
-            sends = bool(OFFLOADS[action])
-            own = cost[..., k]
-            if sends:
+            own, handed = cost[..., k], np.zeros(())
+            if SENDS[action]:
                 own = own + prices.tail * (captured_ms[1:] - end.answer_ms[..., k])
-            handed = own + prices.tail * end.ready_ms[..., k] if sends else own
-            for late in (False, True):
-                there = end.late[..., k] == late
-                _keep(far[int(late)], CHOICE_OF[action], own, there & ~end.fell[..., k])
-                _keep(near[int(late)], CHOICE_OF[action], handed, there & ~end.fell[..., k])
-                if sends:
-                    choice = TIMED_OUT + _EXIT[action] - 1
-                    _keep(far[int(late)], choice, own, there & end.fell[..., k])
-                    _keep(near[int(late)], choice, handed, there & end.fell[..., k])
-    _give_up(world, far, near, prices)
-    return Punctual(far, near)
+                handed = prices.tail * end.ready_ms[..., k]
+            timed_out = end.timed_out[..., k]
+            for to in (0, 1):
+                there = end.delayed[..., k] == to
+                costs.keep(to, OUTCOME_OF[action], own, handed, there & ~timed_out)
+                costs.keep(to, TIME_OUT_OF[action], own, handed, there & timed_out)
+    _allow_early_time_outs(world, costs, prices)
+    return costs
 
 
-def _give_up(world: World, far: Floats, near: Floats, prices: Prices) -> None:
-    """Allow for a device that gives up, answers locally, and is late for the next frame.
+def _allow_early_time_outs(world: World, costs: Costs, prices: Prices) -> None:
+    """Allow for a device that times out early, answers locally, and is late for the next frame.
 
     It costs no less than plain local processing, and the device has been at work until the next
-    capture. (One that is not late is the plain local choice to the bound:
+    capture. (One that is not late is the plain local outcome to the bound:
     `offload_env.bound.proof`.)
     """
     timing, cost = world.scenario.timing, world.cost
-    least_mw = min(cost.busy_mw, cost.idle_mw + cost.radio.active_mw)
+    least_mw = min(cost.busy_mw, cost.exchange_mw)
     # Late means beyond the next capture: a deadline that comes no later is missed.
     until = np.array(np.nextafter(timing.period_ms, np.inf))
     least_mj = np.array(least_mw * timing.period_ms / 1e3)
     busy = prices.cost(until, least_mj, timing.deadline_ms)
-    for choice in CHOICE_OF[list(LOCAL)]:
-        local = np.minimum(far[0, ..., choice], far[1, ..., choice])
-        for costs in (far, near):
-            np.minimum(costs[1, ..., choice], np.maximum(local, busy), out=costs[1, ..., choice])
-
-
-def _keep(least: Floats, choice: int, cost: Floats, where: NDArray[np.bool_]) -> None:
-    np.minimum(least[..., choice], cost, out=least[..., choice], where=where)
+    for outcome in OUTCOME_OF[list(LOCAL)]:
+        local = np.minimum(*costs.after_tail[..., outcome])
+        costs.keep(1, outcome, np.maximum(local, busy), 0.0, np.array(True))
 
 
 def endings(
-    world: World,
-    plans: Plans,
-    rows: NDArray[np.int64],
-    captured_ms: Floats,
-    evaluated: tuple[int, ...],
+    world: World, plans: Plans, rows: Ints, captured_ms: Floats, evaluated: tuple[int, ...]
 ) -> Ending:
-    """Every open action after the looks, with the simulator's arithmetic.
+    """Every action that is open after the evaluated exits, with the simulator's arithmetic.
 
     Returns:
         K = number of `open_actions(evaluated)`.
@@ -137,13 +111,12 @@ def endings(
     at = (plans.jitter_at[:, None] + np.arange(n)) & (POOL - 1)
     jitter = world.device_jitter[at]
     actions = open_actions(evaluated)
-    off = OFFLOADS[actions]
+    off = SENDS[actions]
     compute = compute_ms(world, jitter, evaluated)
     captured, following = captured_ms[:-1, None], captured_ms[1:, None]
     sent = captured + compute
     size = world.sent_bytes[rows][..., actions]
-    each = n * len(actions)
-    lane = pool.lanes(np.repeat(plans.trace, each))
+    lane = pool.lanes(np.repeat(plans.trace, n * len(actions)))
     offset = plans.offset_ms[:, None, None]
     left, up = (
         part.reshape(sent.shape)
@@ -151,19 +124,16 @@ def endings(
     )
     left = left - offset
     arrive = left + up
-    cell = (arrive / CELL_MS).astype(np.int64)
-    work = world.server_work_ms[np.minimum(plans.server_cell[:, None, None] + cell, POOL - 1)]
-    wait = np.maximum(work - (arrive - cell * CELL_MS), 0.0)
-    far = world.server_ms[actions] * world.server_jitter[at][..., None]
-    back = (((arrive + wait) + far) + offset).ravel()
+    wait = server_wait_ms(world, plans.server_cell[:, None, None], arrive)
+    serve = world.server_ms[actions] * world.server_jitter[at][..., None]
+    back = (((arrive + wait) + serve) + offset).ravel()
     down = pool.one_way(lane, back).reshape(sent.shape)
-    exchange = (left - sent) + up + down + cost.net_ms + wait + far
-    fell = (exchange > timing.timeout_ms) & off
+    exchange = (left - sent) + up + down + cost.net_ms + wait + serve
+    timed_out = (exchange > timing.timeout_ms) & off
     exchange = np.minimum(exchange, timing.timeout_ms) * off
-    fallback = world.fallback_ms[actions] * jitter[..., None] * fell
+    fallback = world.fallback_ms[actions] * jitter[..., None] * timed_out
     end = sent + exchange
     free = end + fallback
-    hold_mw = cost.idle_mw + cost.radio.active_mw
-    energy = (cost.busy_mw * (compute + fallback) + hold_mw * exchange) / 1e3
-    energy = energy + cost.radio.tx_mw_per_mbps * 8e-6 * size * off
-    return Ending(free > following, fell, sent, end, free - captured, energy)
+    energy = (cost.busy_mw * (compute + fallback) + cost.exchange_mw * exchange) / 1e3
+    energy = energy + cost.radio.mj_per_byte * size * off
+    return Ending(free > following, timed_out, sent, end, free - captured, energy)

@@ -7,8 +7,8 @@ mean cost and e(x) its mean error <= 1 - f. For every multiplier m >= 0
     C(x) >= C(x) + m (e(x) - (1 - f)) >= min_y [C'(y) + m e(y)] - m (1 - f) =: L(m),
 
 where C' is the relaxed cost, at most the true one of every schedule, and the minimum runs over
-all sequences of choices, feasible or not. So max_m L(m) is a lower bound on the cost of every
-policy that keeps the floor.
+all sequences of frame outcomes, feasible or not. So max_m L(m) is a lower bound on the cost of
+every policy that keeps the floor.
 
 **Two floors.** A floor f_c on the share s_c of critical frames adds a second multiplier in the
 same way: with e_c(x) the errors on critical frames, per frame, ``+ m_c (e_c(x) - s_c (1 - f_c))``
@@ -20,30 +20,30 @@ none more than e_max. So there are at least (S - B) / e_max of them, and for eve
 0 <= p <= over_budget / e_max their charge is at least p (S - B): a premium on the price of
 energy, less p B / n a frame. The bound tries several premiums and keeps the highest.
 
-**Relaxed cost.** A frame is *punctual* if it starts when it is captured and no earlier payload
-occupies the radio; the first one is. A punctual frame's delay, its energy without the modem's
-tail, and whether the next one is punctual are those of the simulator, whatever came before:
-`offload_env.bound.on_time` lists them for every way through the frame, looks at exits included.
-After a frame that is not punctual the relaxed problem lets the next one be either; its costs
+**Relaxed cost.** A frame is *on time* if it starts when it is captured and no earlier payload
+occupies the radio; the first one is. The delay of a frame on time, its energy without the modem's
+tail, and whether the next one is on time are those of the simulator, whatever came before:
+`offload_env.bound.on_time` lists them for every way through the frame, evaluated exits included.
+All other frames are *delayed*: after one the relaxed problem lets the next one be either; its costs
 are bounded from below by `offload_env.bound.relaxed`. Hence every schedule is a path through
 these two states whose relaxed cost is at most its true one.
 
-**Giving up.** A staged device may give up waiting early and answer with any exit from there on.
+**Early time-out.** A staged device may stop waiting early and answer with any exit from there on.
 That costs no less than the same local answer without the exchange, which also frees the device no
 later and leaves no tail (a connected modem takes at least as much in an exchange as after it). So
 the bound counts it as that local answer, which can do better only for what the device
 leaves behind: if it is late for the next frame, it has been at work until then, which
 `offload_env.bound.on_time` charges; if not, at most the radio is still busy. Where that is
-possible, punctual frames that send are bounded from below as well (`offload_env.bound.radio_busy`).
+possible, frames on time that send are bounded from below as well (`offload_env.bound.relaxed`).
 
 **Tail.** Between the end A_j of one exchange and the hand-over t_k of the next the modem
 spends ``T min(t_k - A_j, tail)`` with T the price of tail time. With t_k >= r_k and
-min(t_k, A_j + tail) >= min(r_k, a_j + tail), r_k the hand-over (exact if k is punctual, else the
+min(t_k, A_j + tail) >= min(r_k, a_j + tail), r_k the hand-over (exact if k is on time, else the
 capture and the least compute) and a_j the least end of an exchange of frame j, this is at least
 
     T (min(r_k, a_j + tail) - c_(j+1))  +  T (c_(j+1) - A_j).
 
-The second term belongs to frame j alone: exact if j is punctual; otherwise an end later than
+The second term belongs to frame j alone: exact if j is on time; otherwise an end later than
 the least one lowers it by T for each millisecond but raises the delay's cost by D, so for
 T <= D the least end gives a lower bound (for T > D the tail is left out: nothing negative is
 dropped). The first term links j to the next exchange only; of the two branches of its minimum
@@ -56,22 +56,28 @@ radio, time-outs, tail) with knowledge of everything.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
-from offload_env.bound.compute_before import least_and_most
-from offload_env.bound.cutting_plane import maximise
+from offload_env.bound.frame_outcomes import Floats, least_and_most
 from offload_env.bound.programme import Relaxed, options
 from offload_env.episode import Keys
 from offload_env.world import World
 
-Floats = NDArray[np.float64]
+Evaluate = Callable[[Floats], tuple[float, Floats]]
+"""Multipliers (k,) -> value, gradient (k,)."""
 _PREMIUMS: Final = (0.0, 0.25, 0.5, 1.0)
 """Shares of the largest premium that are tried where there is an energy budget."""
+_ROUNDS: Final = 60
+_CLOSE: Final = 1e-7
+"""Relative gain that is not worth another evaluation."""
+_MOST: Final = 1e6
+"""No multiplier is raised beyond this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +116,13 @@ def lower_bound(
 
     Args:
         world: scenario and split.
-        keys: uint64 (E,), episodes; the floors are owed on average over all of them.
+        keys: uint64 (E,), episodes; the floors hold on average over all of them.
         floor: accuracy floor; None takes the world's.
         critical_floor: the same for the critical classes alone.
         n_frames: frames of each episode; None takes the scenario's.
 
     Raises:
-        ConfigError: if a floor is above 1 or no sequence of choices can keep it.
+        ConfigError: if a floor is above 1 or no sequence of outcomes can keep it.
     """
     return bound_and_relaxed(
         world, keys, floor=floor, critical_floor=critical_floor, n_frames=n_frames
@@ -140,23 +146,23 @@ def bound_and_relaxed(
     for share in _PREMIUMS if largest else (0.0,):
         relaxed = Relaxed(options(world, keys, n, share * largest))
         spent = share * largest * world.scenario.price.energy_budget_mj / n
-        bound = _dual(relaxed, floor, critical_floor, share * largest, spent)
+        bound = _best_multipliers(relaxed, floor, critical_floor, share * largest, spent)
         if best is None or bound.cost > best[0].cost:
             best = bound, relaxed
     assert best is not None
     return best
 
 
-def _dual(
+def _best_multipliers(
     relaxed: Relaxed, floor: float, critical_floor: float, premium: float, spent: float
 ) -> LowerBound:
     """The best Lagrangian bound for one premium, which takes `spent` off each frame."""
     opts = relaxed.opts
     share = float(opts.critical.mean())
-    owed = np.array([1.0 - floor, share * (1.0 - critical_floor)])
+    allowed = np.array([1.0 - floor, share * (1.0 - critical_floor)])
     least = opts.error.min(2)
     unavoidable = np.array([least.mean(), (least * opts.critical).mean()])
-    if (unavoidable > owed + 1e-12).any() or floor > 1:
+    if (unavoidable > allowed + 1e-12).any() or floor > 1:
         raise ConfigError(
             f"accuracy floor {floor}, of critical classes {critical_floor}",
             expected="floors that some sequence of actions keeps",
@@ -166,17 +172,17 @@ def _dual(
 
     def evaluate(at: Floats) -> tuple[float, Floats]:
         found = relaxed.solve(*at.tolist())
-        gradient = np.array([found.error, found.critical])[:k] - owed[:k]
-        return found.value - float(at @ owed[:k]) - spent, gradient
+        gradient = np.array([found.error, found.critical])[:k] - allowed[:k]
+        return found.value - float(at @ allowed[:k]) - spent, gradient
 
-    peak = maximise(evaluate, k)
+    value, at = maximise(evaluate, k)
     return LowerBound(
-        peak.value,
-        float(peak.at[0]),
+        value,
+        float(at[0]),
         floor,
         relaxed.episodes,
         relaxed.frames,
-        float(peak.at[1]) if k == 2 else 0.0,
+        float(at[1]) if k == 2 else 0.0,
         critical_floor if k == 2 else 0.0,
         premium,
     )
@@ -189,11 +195,72 @@ def largest_premium(world: World) -> float:
         return 0.0
     slowest = float(world.device_jitter.max())
     compute_ms = float(least_and_most(world)[1].max()) * slowest
-    # After an exchange it may go on from the frame, look at every exit, or just finish.
+    # After an exchange it may go on from the frame, evaluate every exit, or just finish.
     busy_ms = 2 * compute_ms
-    hold_mw = cost.idle_mw + cost.radio.active_mw
-    send_mj = cost.radio.tx_mw_per_mbps * 8e-6 * float(world.sent_bytes.max())
+    send_mj = cost.radio.mj_per_byte * float(world.sent_bytes.max())
     # From a frame's start to the next one's at most a period or all that it can do.
     window_ms = max(timing.period_ms, busy_ms + timing.timeout_ms)
-    most_mj = (cost.busy_mw * busy_ms + hold_mw * timing.timeout_ms) / 1e3
+    most_mj = (cost.busy_mw * busy_ms + cost.exchange_mw * timing.timeout_ms) / 1e3
     return price.over_budget / (most_mj + send_mj + cost.radio.tail_mw * window_ms / 1e3)
+
+
+def maximise(evaluate: Evaluate, k: int) -> tuple[float, Floats]:
+    """The largest value found over multipliers of at least 0, and where, by cutting planes.
+
+    Each evaluation gives a value and a gradient, that is a plane above the function. The highest
+    point below all planes found is tried next; the planes' own value there bounds what is left
+    to gain. Every value returned is one that was attained, so stopping early costs height only.
+
+    Args:
+        evaluate: concave and piecewise linear in its argument.
+        k: number of multipliers, 1 or 2.
+
+    Returns:
+        The value, and float64 (k,), the multipliers.
+    """
+    top = np.ones(k)
+    planes: list[tuple[Floats, float]] = []
+    best = -np.inf, np.zeros(k)
+    at = np.zeros(k)
+    for _ in range(_ROUNDS):
+        value, gradient = evaluate(at)
+        if value > best[0]:
+            best = value, at
+        planes.append((gradient, value - float(gradient @ at)))
+        top = np.where((at >= top) & (gradient > 0) & (top < _MOST), 4.0 * top, top)
+        at, hope = _highest(planes, top)
+        if hope <= best[0] + _CLOSE * max(abs(best[0]), _CLOSE):
+            break
+    return best
+
+
+def _highest(planes: list[tuple[Floats, float]], top: Floats) -> tuple[Floats, float]:
+    """Highest point (x, t) with t <= slope . x + offset for all planes and 0 <= x <= top.
+
+    Tries every corner, the common point of k + 1 planes or walls: for one multiplier, the usual
+    case, that is five times as fast as a general solver (`scipy.optimize.linprog`), which would
+    need scipy besides.
+    """
+    k = len(top)
+    slopes = np.array([slope for slope, _ in planes])
+    offsets = np.array([offset for _, offset in planes])
+    eye, nothing = np.eye(k), np.zeros((k, 1))
+    # Rows: coefficients of (x, t), right-hand side.
+    rows = np.concatenate(
+        [
+            np.hstack([-slopes, np.ones((len(planes), 1))]),
+            np.hstack([eye, nothing]),
+            np.hstack([eye, nothing]),
+        ]
+    )
+    right = np.concatenate([offsets, np.zeros(k), top])
+    sets = np.array(list(combinations(range(len(rows)), k + 1)))
+    systems, sides = rows[sets], right[sets]
+    regular = np.abs(np.linalg.det(systems)) > 1e-12
+    corners = np.linalg.solve(systems[regular], sides[regular][..., None])[..., 0]
+    x, t = corners[:, :k], corners[:, k]
+    below = (t[:, None] <= x @ slopes.T + offsets + 1e-9).all(1)
+    inside = ((x >= -1e-9) & (x <= top + 1e-9)).all(1)
+    t = np.where(below & inside, t, -np.inf)
+    highest = int(t.argmax())
+    return np.clip(x[highest], 0.0, top), float(t[highest])

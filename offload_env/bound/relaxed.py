@@ -1,11 +1,11 @@
-"""What a frame costs at least that starts late, or finds the radio busy.
+"""What a frame costs at least that starts late, or may find the radio busy.
 
-Notation: frame i is captured at c_i and computes for d on the device before it sends; a look
-at an exit on the way may make d longer, never shorter than d_i of the action alone. A frame
-that is not punctual starts later by some queue, so its payload reaches the radio at some
+Notation: frame i is captured at c_i and computes for d on the device before it sends; an exit
+that is evaluated on the way may make d longer, never shorter than d_i of the action alone. A frame
+that starts late, or finds the radio busy, has its payload reach the radio at some
 s >= c_i + d_i; as a frame that waits longer than ``max_queue_ms`` is skipped and an exchange
-longer than ``timeout_ms`` is given up, an answered exchange has ``s <= c_i + d_i + looks +
-max_queue_ms + timeout_ms`` =: the window, ``looks`` the most that looks add. Over that window:
+longer than ``timeout_ms`` is abandoned, an answered exchange has ``s <= c_i + d_i + evaluation +
+max_queue_ms + timeout_ms`` =: the window, ``evaluation`` the most that exits add. Over that window:
 
 * **Delay.** The payload has left at x(s), arrives at ``u = x + w(x)`` with w the one-way
   delay, is served at ``v = u + wait(u) + server`` and answered at ``v + w(v) + net``. x never
@@ -23,117 +23,196 @@ max_queue_ms + timeout_ms`` =: the window, ``looks`` the most that looks add. Ov
 
 Each is a lower bound for every schedule, clairvoyant ones included: labels, jitter, rates
 and waits are known here.
+
+**Radio busy.** After an early time-out a device may answer locally and be free for the next capture
+while the payload that it abandoned has not left. The next payload is handed over when its way
+through the frame says, to the millisecond, and leaves when the radio is free: no earlier than it
+would have. So its answer is no earlier than the lower envelope of the answers from there on, and
+both its delay and its exchange are at least what this makes of them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.topology import ACTIONS
-from offload_env.bound.compute_before import least_and_most
 from offload_env.bound.frame_outcomes import (
-    CHOICE_OF,
-    N_CHOICES,
+    EVALUATED,
+    OUTCOME_OF,
     SENDING,
+    SENDS,
     SKIP,
-    TIMED_OUT,
+    TIME_OUT_OF,
+    Costs,
     Floats,
+    Ints,
     Prices,
+    compute_ms,
+    least_and_most,
+    open_actions,
+    server_wait_ms,
 )
 from offload_env.episode import Plans
 from offload_env.server_load import CELL_MS
-from offload_env.trace_pool import Lane
+from offload_env.trace_pool import SLACK_BITS
 from offload_env.world import LOCAL, POOL, World
-
-_LOCAL: Final = list(LOCAL)
-_SENDING: Final = list(SENDING)
+from testbed.policy.estimators import PATIENCE, PRIOR_RTT_MS
 
 
-@dataclass(frozen=True, slots=True)
-class Late:
-    """Least costs of every choice of a frame that is not punctual, float64 (E, n, 26) each.
+def delayed_costs(
+    world: World, plans: Plans, rows: Ints, captured_ms: Floats, prices: Prices
+) -> tuple[Costs, Floats]:
+    """Least costs of frames that start late; arguments as `offload_env.bound.on_time`.
 
-    Attributes:
-        far, near: as in `offload_env.bound.on_time.Punctual`, wherever the choice leads.
-        answer_ms: earliest end of an exchange, since the start of the episode; inf where the
-            choice sends nothing or is impossible.
+    Returns:
+        The costs, (1, E, n, 26), whatever the state of the next frame; and the earliest end of an
+        exchange since the start of the episode, float64 (E, n), inf where none is possible.
     """
-
-    far: Floats
-    near: Floats
-    answer_ms: Floats
-
-
-def late(
-    world: World, plans: Plans, rows: NDArray[np.int64], captured_ms: Floats, prices: Prices
-) -> Late:
-    """The relaxed costs; arguments as `offload_env.bound.on_time.punctual`."""
     timing, cost, n = world.scenario.timing, world.cost, rows.shape[1]
     at = (plans.jitter_at[:, None] + np.arange(n)) & (POOL - 1)
     jitter, slow = world.device_jitter[at][..., None], world.server_jitter[at][..., None]
     least, most = least_and_most(world)
     compute = least * jitter
     captured = captured_ms[:-1, None]
-    ready = captured + compute
-    links = Links(
-        world, plans, ready[..., _SENDING].shape, float((most - least).max() * jitter.max())
-    )
-    bits = 8.0 * world.sent_bytes[rows][..., _SENDING]
-    server = (world.server_ms * slow)[..., _SENDING]
-    handed = ready[..., _SENDING]
-    answer = links.earliest_answer(handed, bits, server)
-    exchange = links.shortest_exchange(handed, bits, server)
-    possible = exchange <= timing.timeout_ms
-
-    shape = (*rows.shape, N_CHOICES)
-    far, near, answered = (np.full(shape, np.inf) for _ in range(3))
-    hold_mw = cost.idle_mw + cost.radio.active_mw
-    send_mj = cost.radio.tx_mw_per_mbps * 8e-6 * bits / 8.0
+    local, sending = list(LOCAL), list(SENDING)
+    costs = Costs.none(1, *rows.shape)
     own = prices.cost(compute, cost.busy_mw * compute / 1e3, timing.deadline_ms)
-    far[..., CHOICE_OF[_LOCAL]] = own[..., _LOCAL]
-    far[..., SKIP] = prices.delay * timing.max_queue_ms + prices.miss
-    busy = compute[..., _SENDING]
-    energy = (cost.busy_mw * busy + hold_mw * exchange) / 1e3 + send_mj
-    own = prices.cost(answer - captured, energy, timing.deadline_ms)
-    own = own + prices.tail * (captured_ms[1:, None] - answer)
-    sends = CHOICE_OF[_SENDING]
-    far[..., sends] = np.where(possible, own, np.inf)
-    near[..., sends] = np.where(possible, own + prices.tail * handed, np.inf)
-    answered[..., sends] = np.where(possible, answer, np.inf)
+    skipped = prices.delay * timing.max_queue_ms + prices.miss
+    for each in costs:
+        each[0][..., OUTCOME_OF[local]] = own[..., local]
+        each[0][..., SKIP] = skipped
 
-    given_up = handed + timing.timeout_ms
-    fallback = (world.fallback_ms * jitter)[..., _SENDING]
-    energy = (cost.busy_mw * (busy + fallback) + hold_mw * timing.timeout_ms) / 1e3 + send_mj
-    own = prices.cost(given_up + fallback - captured, energy, timing.deadline_ms)
-    own = own + prices.tail * (captured_ms[1:, None] - given_up)
-    for k, action in enumerate(SENDING):
-        choice = TIMED_OUT + ACTIONS[action].exit - 1
-        far[..., choice] = np.minimum(far[..., choice], own[..., k])
-        near[..., choice] = np.minimum(
-            near[..., choice], own[..., k] + prices.tail * handed[..., k]
-        )
-        answered[..., choice] = np.minimum(answered[..., choice], given_up[..., k])
-    near[..., : SKIP + 1] = far[..., : SKIP + 1]
-    return Late(far, near, answered)
+    busy, fallback = compute[..., sending], (world.fallback_ms * jitter)[..., sending]
+    handed = captured + busy
+    size = world.sent_bytes[rows][..., sending]
+    serve = (world.server_ms * slow)[..., sending]
+    links = Links(world, plans, handed.shape, float((most - least).max() * jitter.max()))
+    answer = links.earliest_answer(handed, 8.0 * size, serve)
+    exchange = links.shortest_exchange(handed, 8.0 * size, serve)
+    possible = exchange <= timing.timeout_ms
+    abandoned = handed + timing.timeout_ms
+    send_mj = cost.radio.mj_per_byte * size
+    earliest = np.full(rows.shape, np.inf)
+    for outcomes, end, after, lasts, where in (
+        (OUTCOME_OF[sending], answer, 0.0, exchange, possible),
+        (TIME_OUT_OF[sending], abandoned, fallback, timing.timeout_ms, np.ones_like(possible)),
+    ):
+        energy = (cost.busy_mw * (busy + after) + cost.exchange_mw * lasts) / 1e3 + send_mj
+        own = prices.cost(end + after - captured, energy, timing.deadline_ms)
+        own = own + prices.tail * (captured_ms[1:, None] - end)
+        for k, outcome in enumerate(outcomes):
+            costs.keep(0, outcome, own[..., k], prices.tail * handed[..., k], where[..., k])
+        earliest = np.minimum(earliest, np.where(where, end, np.inf).min(2))
+    return costs, earliest
+
+
+def may_be_busy(world: World, plans: Plans, captured_ms: Floats) -> NDArray[np.bool_]:
+    """Whether abandoned payloads can still occupy the radio at a capture, bool (E, n).
+
+    Say the radio is busy at the capture c_i, without a pause since frame j < i was sent at s. From
+    s until c_i the link then carries less than i - j of the largest payloads. After s the device
+    waited for the early time-out at least before frame j + 1 began, no later than ``max_queue_ms``
+    after its capture (at c_i, if j + 1 = i). An early time-out is at least two shortest round trips
+    of the trace (`testbed.policy.estimators.early_timeout_ms`: the mean starts at a prior and
+    learns from transfers).
+    """
+    pool, timing, n = world.pool, world.scenario.timing, len(captured_ms) - 1
+    most_bits = 8.0 * float(world.sent_bytes.max())
+    shortest = np.minimum(2.0 * pool.least_one_way_ms[plans.trace], PRIOR_RTT_MS)
+    waited = np.minimum(PATIENCE * shortest, timing.timeout_ms)[:, None]
+    lane = pool.lanes(np.repeat(plans.trace, n))
+
+    def carried(until_ms: Floats) -> Floats:
+        """Bits until times of the drive, (E, n); nothing before it begins."""
+        at = (plans.offset_ms[:, None] + np.maximum(until_ms, 0.0)).ravel()
+        return pool.carried_bits(lane, at).reshape(-1, n)
+
+    captured = captured_ms[:-1]
+    before = carried(np.broadcast_to(captured, (len(waited), n)))
+    # Of frames so shortly before, the capture at c_i limits when they were sent, not the queue.
+    near = max(1, math.ceil(timing.max_queue_ms / timing.period_ms))
+    busy = before - carried(captured - waited) < near * most_bits + SLACK_BITS
+    # Of all others at once: carried(c_i) - i payloads < carried(latest s) - j payloads.
+    frames = most_bits * np.arange(n)
+    sent = carried(captured_ms[1:] + timing.max_queue_ms - waited) - frames
+    most = np.maximum.accumulate(sent, axis=1)[:, : max(0, n - near - 1)]
+    busy[:, near + 1 :] |= (before - frames)[:, near + 1 :] < most + SLACK_BITS
+    busy[:, 0] = False
+    return busy
+
+
+def radio_busy_costs(
+    world: World,
+    plans: Plans,
+    rows: Ints,
+    captured_ms: Floats,
+    prices: Prices,
+    where: NDArray[np.bool_],
+) -> Costs:
+    """Least costs of the K frames in `where`, bool (E, n), that start on time; arguments as above.
+
+    Returns:
+        (2, K, 26); inf for outcomes that send nothing.
+    """
+    timing, cost = world.scenario.timing, world.cost
+    episode, frame = np.nonzero(where)
+    costs = Costs.none(2, len(frame))
+    if not len(frame):
+        return costs
+    these = Plans(*(getattr(plans, name)[episode] for name in Plans.__slots__))
+    at = (these.jitter_at + frame) & (POOL - 1)
+    jitter, slow = world.device_jitter[at], world.server_jitter[at][:, None]
+    captured, following = captured_ms[frame][:, None], captured_ms[frame + 1][:, None]
+    least_mw = min(cost.busy_mw, cost.exchange_mw)
+    for evaluated in EVALUATED:
+        actions = open_actions(evaluated)
+        sends = SENDS[actions]
+        compute, actions = compute_ms(world, jitter, evaluated)[:, sends], actions[sends]
+        handed = captured + compute
+        size = world.sent_bytes[rows[where]][:, actions]
+        links = Links(world, these, handed.shape, 0.0)
+        answer = links.earliest_answer(handed, 8.0 * size, world.server_ms[actions] * slow)
+        in_time = answer - handed <= timing.timeout_ms
+        fallback = world.fallback_ms[actions] * jitter[:, None]
+        for outcomes, end, after, possible in (
+            (OUTCOME_OF[actions], answer, 0.0, in_time),
+            (TIME_OUT_OF[actions], handed + timing.timeout_ms, fallback, np.ones_like(in_time)),
+        ):
+            busy_mj = cost.busy_mw * (compute + after) / 1e3
+            sent_mj = cost.exchange_mw * (end - handed) / 1e3 + cost.radio.mj_per_byte * size
+            free = end + after
+            # Late for the next frame: at work until its capture at least.
+            until = np.maximum(free, np.nextafter(following, np.inf))
+            for to, there in ((0, free), (1, until)):
+                energy = busy_mj + sent_mj + least_mw * (there - free) / 1e3
+                own = prices.cost(there - captured, energy, timing.deadline_ms)
+                own = own + prices.tail * (following - end)
+                for k, outcome in enumerate(outcomes):
+                    tail = prices.tail * handed[:, k]
+                    costs.keep(to, outcome, own[:, k], tail, possible[:, k])
+    return costs
 
 
 class Links:
-    """The link and server that each (episode, frame, action) meets."""
+    """The link and server that each (episode, frame, action) meets.
 
-    def __init__(self, world: World, plans: Plans, shape: tuple[int, ...], looks_ms: float) -> None:
+    Args:
+        world, plans: as above.
+        shape: (episodes, ...), of all times given.
+        more_ms: the most that evaluated exits add to the compute before the hand-over.
+    """
+
+    def __init__(self, world: World, plans: Plans, shape: tuple[int, ...], more_ms: float) -> None:
         self.world = world
         self.shape = shape
         each = int(np.prod(shape[1:]))
-        self.lane: Lane = world.pool.lanes(np.repeat(plans.trace, each))
+        self.lane = world.pool.lanes(np.repeat(plans.trace, each))
         self.offset = np.repeat(plans.offset_ms, each)
         self.cell0 = np.repeat(plans.server_cell, each)
         timing = world.scenario.timing
-        window_ms = looks_ms + timing.max_queue_ms + timing.timeout_ms
+        window_ms = more_ms + timing.max_queue_ms + timing.timeout_ms
         self.reach = window_ms + timing.timeout_ms
 
     def earliest_answer(self, ready: Floats, bits: Floats, server_ms: Floats) -> Floats:
@@ -141,9 +220,7 @@ class Links:
         net = self.world.cost.net_ms
         left, up = self.world.pool.send(self.lane, ready.ravel() + self.offset, bits.ravel())
         arrive = self._envelope(left, left + up) - self.offset
-        cell = (arrive / CELL_MS).astype(np.int64)
-        work = self.world.server_work_ms[np.minimum(self.cell0 + cell, POOL - 1)]
-        wait = np.maximum(work - (arrive - cell * CELL_MS), 0.0)
+        wait = server_wait_ms(self.world, self.cell0, arrive)
         served = ((arrive + wait) + server_ms.ravel()) + self.offset
         back = served + self.world.pool.one_way(self.lane, served)
         answer: Floats = (self._envelope(served, back) - self.offset) + net

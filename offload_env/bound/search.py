@@ -1,4 +1,4 @@
-"""The best feasible schedule found: a beam search in the real simulator, knowing everything."""
+"""The best feasible schedule found: a clairvoyant beam search in the real simulator."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from cnn.common.errors import ConfigError
 from cnn.topology import N_ACTIONS
 from offload_env.batch_simulator import OFFLOADS, BatchSimulator
-from offload_env.bound.frame_outcomes import ANSWERED_BY
+from offload_env.bound.frame_outcomes import ANSWERED_BY, Floats, Ints
 from offload_env.bound.programme import Relaxed, options
 from offload_env.bound.proof import LowerBound, bound_and_relaxed
 from offload_env.episode import Keys
 from offload_env.simulator import SKIPPED
 from offload_env.world import World
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 WIDTH: Final = 6
 """Beam width: states kept for each episode."""
 _SEARCHES: Final = 7
@@ -75,7 +73,7 @@ def best_schedule(
     Args:
         world: scenario and split.
         keys: uint64 (E,), episodes.
-        floor: accuracy owed on average over all episodes; None takes the world's.
+        floor: accuracy required on average over all episodes; None takes the world's.
         critical_floor: the same for the critical classes alone.
         n_frames: frames of each episode; None takes the scenario's.
         width: beam width; more is slower and better.
@@ -105,11 +103,11 @@ def best_schedule(
 
 @dataclass(frozen=True, slots=True)
 class Floors:
-    """Accuracy owed on average.
+    """Accuracy required on average.
 
     Attributes:
         all: on all frames.
-        critical: on the frames of critical classes; 0 if nothing is owed there.
+        critical: on the frames of critical classes; 0 if nothing is required there.
         is_critical: bool (E, n).
     """
 
@@ -118,15 +116,15 @@ class Floors:
     is_critical: NDArray[np.bool_]
 
     def spare(self, right: Floats, critical_right: Floats) -> tuple[float, float]:
-        """Right answers more than owed: on all frames, on critical ones.
+        """Right answers beyond those required: on all frames, on critical ones.
 
         Args:
             right: float64 (E,), right answers of every episode.
             critical_right: float64 (E,), those on critical frames.
         """
-        owed = self.all * self.is_critical.size
-        owed_critical = self.critical * float(self.is_critical.sum())
-        return float(right.sum()) - owed, float(critical_right.sum()) - owed_critical
+        required = self.all * self.is_critical.size
+        required_critical = self.critical * float(self.is_critical.sum())
+        return float(right.sum()) - required, float(critical_right.sum()) - required_critical
 
 
 @dataclass(slots=True)
@@ -204,8 +202,8 @@ def beam_search(
         sent = OFFLOADS[action] & (outcome.status != SKIPPED)
         latest = np.where(sent, i + 1, last[parent])
         whose, lanes = owner[parent], simulator.lanes
-        is_late = (lanes.queue > 0) | (lanes.radio_free > lanes.start)
-        hope = total + to_go[is_late.astype(np.int64), whose, i + 1, latest if knows_last else 0]
+        is_delayed = (lanes.queue > 0) | (lanes.radio_free > lanes.start)
+        hope = total + to_go[is_delayed.astype(np.int64), whose, i + 1, latest if knows_last else 0]
         keep = _survivors(whose, hope, simulator.lanes.start, latest, width)
         state = simulator.lanes.take(keep)
         owner, score, last = whose[keep], total[keep], latest[keep]
@@ -278,6 +276,5 @@ def _mix(found: list[Schedule], floors: Floors) -> Schedule:
 
 
 def relaxed_schedule(world: World, keys: Keys, multiplier: float, n: int) -> Schedule:
-    """The relaxation's own choices, run through the simulator (queues and all)."""
-    choices = Relaxed(options(world, keys, n)).choices(multiplier)
-    return replay(world, keys, ANSWERED_BY[choices])
+    """The relaxation's own outcomes, run through the simulator (queues and all)."""
+    return replay(world, keys, ANSWERED_BY[Relaxed(options(world, keys, n)).outcomes(multiplier)])

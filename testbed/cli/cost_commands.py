@@ -192,10 +192,9 @@ def _of_campaign(
     """Fit a campaign, print the figures, and return them."""
     from cnn.common.outside import file_sha256
     from testbed.costs import fit_check
-    from testbed.costs.campaign_samples import payloads_of, samples_of
     from testbed.costs.cost_fit import cost_model, fit_samples
     from testbed.costs.fit_report import write_report
-    from testbed.costs.measured_power import powers_of
+    from testbed.costs.samples import payloads_of, powers_of, samples_of
 
     with refusing(
         DataError,

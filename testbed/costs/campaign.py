@@ -12,12 +12,13 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from cnn.bundle import Bundle
 from cnn.common.errors import DataError
@@ -25,14 +26,13 @@ from cnn.common.outputs import Claim
 from cnn.runtime import SplitRuntime
 from cnn.topology import ACTIONS, N_ACTIONS
 from testbed.costs.campaign_config import DISTURBED, Block, CampaignConfig
-from testbed.costs.campaign_policy import Schedule
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame
 from testbed.link.link_process import LinkProcess
 from testbed.meters.available import open_meter
-from testbed.meters.power import RadioPower, power_profile
-from testbed.policy.observer import Observer, Settings
-from testbed.records.measurement import Measurement
+from testbed.meters.power import power_profile
+from testbed.policy.observer import OBS_DIM, Observer, Settings
+from testbed.policy.policies import NetworkPolicy
 from testbed.records.record_file import RecordWriter, parquet_files, provenance, read_records
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace_files import constant_trace
@@ -46,6 +46,8 @@ EXTRA_COLUMNS: Final = {
     "warm_up": pa.bool_(),
 }
 """Columns of a campaign beyond those of `Measurement`."""
+POLICY_WIDTHS: Final = (64, 64)
+"""Hidden layers of the policies that `sliproad agent train` makes unless told otherwise."""
 
 
 def run_campaign(
@@ -102,13 +104,11 @@ def _run(
         runtime.warm()
         threads = ("--threads", str(config.server_threads))
         with ServerProcess(bundle.path, options=threads) as server:
-            for block in missing:
-                _measure(config, block, runtime, server, frames, folder, fingerprint)
-                if progress is not None:
-                    progress(per_block)
-            for _ in range(config.repeats):
-                for block in disturbed(blocks, folder):
+            for repeat in range(1 + config.repeats):
+                for block in disturbed(blocks, folder) if repeat else missing:
                     _measure(config, block, runtime, server, frames, folder, fingerprint)
+                    if progress is not None and not repeat:
+                        progress(per_block)
     rows = _merge(config, blocks, folder, out, bundle.hash, fingerprint)
     _clear(blocks, folder)
     return rows
@@ -232,8 +232,7 @@ def _merge(
     fingerprint: str,
 ) -> int:
     read = [read_records(folder / f"{block.name}.parquet") for block in blocks]
-    radio: RadioPower = power_profile(config.power).radio
-    device = power_profile(config.power).device
+    profile = power_profile(config.power)
     source = provenance(
         kind="campaign",
         fingerprint=fingerprint,
@@ -241,8 +240,8 @@ def _merge(
         config=asdict(config),
         conditions={c.name: asdict(c) for c in config.conditions},
         emulation=DeviceConfig().describe(),
-        device_power=asdict(device),
-        radio_power=asdict(radio),
+        device_power=asdict(profile.device),
+        radio_power=asdict(profile.radio),
         actions=[action.name for action in ACTIONS],
         blocks=[
             {"name": b.name, **{k: r.source[k] for k in ("created", "load_average")}}
@@ -253,12 +252,40 @@ def _merge(
         for records in read:
             extra = [records.table[name].to_pylist() for name in EXTRA_COLUMNS]
             for row, *values in zip(records.rows(), *extra, strict=True):
-                writer.write(
-                    _renumbered(row, writer.rows),
-                    **dict(zip(EXTRA_COLUMNS, values, strict=True)),
-                )
+                of_row = dict(zip(EXTRA_COLUMNS, values, strict=True))
+                writer.write(replace(row, frame_id=writer.rows), **of_row)
         return writer.rows
 
 
-def _renumbered(row: Measurement, frame_id: int) -> Measurement:
-    return replace(row, frame_id=frame_id)
+class Schedule:
+    """A policy that plays a list of actions, and takes as long as one that thinks.
+
+    A network of the usual size decides beside it, and nobody listens: what a decision costs
+    belongs to what a frame costs. Asked again with the same observation, it repeats itself.
+    """
+
+    name = "campaign"
+    memoryless: Final = True
+
+    def __init__(self, actions: Sequence[int]) -> None:
+        self._actions = list(actions)
+        sizes = (OBS_DIM, *POLICY_WIDTHS, N_ACTIONS)
+        weights = [np.zeros((n, m), np.float32) for m, n in pairwise(sizes)]
+        self._network = NetworkPolicy(weights, [np.zeros(n, np.float32) for n in sizes[1:]])
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with the first action again."""
+        self._at = -1
+        self._seen: NDArray[np.float32] | None = None
+
+    def decide(self, observation: NDArray[np.float32]) -> int:
+        """The next action."""
+        self._network.decide(observation)
+        if observation is not self._seen:
+            self._at, self._seen = self._at + 1, observation
+        return self._actions[self._at]
+
+    def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The next action, for every row."""
+        return np.full(len(observations), self.decide(observations[0]), np.int64)

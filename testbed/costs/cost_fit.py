@@ -2,21 +2,19 @@
 
 Every term has a cause: blocks, exits, encoders and decoders take the same time in whatever
 action they run; a payload takes its bits over the rate and one round trip. All terms are
-non-negative. Times of computation are fitted by robust least squares (soft L1 on relative
-residuals), since a busy machine now and then takes much longer and never much shorter.
+non-negative. Times of computation are fitted by robust least squares (`testbed.costs.terms`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from cnn.topology import ACTIONS, N_EXITS
-from testbed.costs.campaign_samples import Samples
-from testbed.costs.cost_model import CostModel
-from testbed.costs.measured_power import Powers
-from testbed.costs.robust import fit_terms
+from testbed.costs.cost_model import CostModel, Floats
+from testbed.costs.samples import Powers, Samples
 from testbed.costs.terms import (
     DEVICE_TERMS,
     IS_LOCAL,
@@ -24,12 +22,13 @@ from testbed.costs.terms import (
     SEGMENTS,
     SEND,
     SERVER_TERMS,
-    Floats,
     design,
     device_terms,
     fallback_terms,
+    fit_terms,
     head_terms,
     server_terms,
+    spread,
 )
 from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
@@ -43,8 +42,11 @@ class Fit:
         server: by name in `SERVER_TERMS`.
         net_ms: constant of an exchange beyond transfer and round trip.
         server_wait_ms: median wait at the otherwise idle server.
-        jitter: half the central 68 % interval of ln(measured / modelled) device compute.
+        jitter: `spread` of device compute.
+        device_ms, fallback_ms, server_ms: float64 (20,), of every action, as in `CostModel`.
     """
+
+    filled: ClassVar[tuple[str, ...]] = ()
 
     device: dict[str, float]
     server: dict[str, float]
@@ -74,25 +76,20 @@ def fit_samples(samples: Samples, slowdown: float, payload_bytes: Floats) -> Fit
         slowdown: emulated slowdown of its device.
         payload_bytes: (20,), uplink payload of each action.
     """
-    table = design(device_terms, DEVICE_TERMS)
     device = _fit_device(samples, slowdown)
     sent = ~IS_LOCAL[samples.action]
     far_table = design(server_terms, SERVER_TERMS)
     far = _fit_server(samples.take(sent), device)
     known_ms = transfer_ms(samples, payload_bytes)[sent]
-    device_ms = table @ device
-    measured = samples.compute_ms / slowdown
-    ratio = np.log(np.maximum(measured, 1e-6) / device_ms[samples.action])
-    low, high = np.percentile(ratio, [15.87, 84.13])
-    fallback = design(fallback_terms, DEVICE_TERMS) @ device
+    device_ms = design(device_terms, DEVICE_TERMS) @ device
     return Fit(
         device=dict(zip(DEVICE_TERMS, device.tolist(), strict=True)),
         server=dict(zip(SERVER_TERMS, far.tolist(), strict=True)),
         net_ms=max(0.0, float(np.median(samples.transfer_ms[sent] - known_ms))),
         server_wait_ms=float(np.median(samples.server_queue_ms[sent])),
-        jitter=float(high - low) / 2,
+        jitter=spread(samples.compute_ms / slowdown, device_ms[samples.action]),
         device_ms=device_ms,
-        fallback_ms=fallback,
+        fallback_ms=design(fallback_terms, DEVICE_TERMS) @ device,
         server_ms=far_table @ far,
     )
 
@@ -150,23 +147,48 @@ def predict(
     away = transfer_ms(samples, payload_bytes) + fit.net_ms + fit.server_wait_ms
     away = np.where(local, 0.0, away + fit.server_ms[action])
     sent = np.where(local, 0.0, payload_bytes[action] + WIRE_OVERHEAD_BYTES)
-    energy = (powers.busy_mw * compute + powers.idle_mw * away) / 1e3
-    energy += powers.radio.active_mw * away / 1e3 + powers.radio.mj_per_byte * sent
-    return compute + away, energy
+    return compute + away, powers.energy_mj(compute, away, sent)
+
+
+class FittedTimes(Protocol):
+    """What a fit gives a cost model, as in `CostModel`; times at slowdown 1."""
+
+    @property
+    def device_ms(self) -> Floats: ...
+    @property
+    def fallback_ms(self) -> Floats: ...
+    @property
+    def server_ms(self) -> Floats: ...
+    @property
+    def net_ms(self) -> float: ...
+    @property
+    def jitter(self) -> float: ...
+    @property
+    def filled(self) -> tuple[str, ...]: ...
 
 
 def cost_model(
-    fit: Fit, payload_bytes: Floats, powers: Powers, *, name: str, source: str, bundle_hash: str
+    fit: FittedTimes,
+    payload_bytes: Floats,
+    powers: Powers,
+    *,
+    name: str,
+    source: str,
+    bundle_hash: str,
 ) -> CostModel:
     """The fit as the `CostModel` that environments read; its slowdown is 1."""
+
+    def rounded(values: Floats) -> tuple[float, ...]:
+        return tuple(round(v, 5) for v in values.tolist())
+
     return CostModel(
         name=name,
         source=source,
         bundle_hash=bundle_hash,
         slowdown=1.0,
-        device_ms=tuple(round(v, 5) for v in fit.device_ms.tolist()),
-        fallback_ms=tuple(round(v, 5) for v in fit.fallback_ms.tolist()),
-        server_ms=tuple(round(v, 5) for v in fit.server_ms.tolist()),
+        device_ms=rounded(fit.device_ms),
+        fallback_ms=rounded(fit.fallback_ms),
+        server_ms=rounded(fit.server_ms),
         payload_bytes=tuple(int(v) for v in payload_bytes),
         wire_overhead_bytes=float(WIRE_OVERHEAD_BYTES),
         net_ms=round(fit.net_ms, 5),
@@ -175,4 +197,5 @@ def cost_model(
         busy_mw=powers.busy_mw,
         power_source=powers.source,
         radio=powers.radio,
+        filled=fit.filled,
     )

@@ -8,6 +8,9 @@ Single frame, given the network state ``(uplink_mbps r, rtt_ms, server_wait_ms)`
     energy_mj   = (busy_mw * compute_ms + idle_mw * waiting_ms + radio) / 1000
 
 with the radio terms of `RadioPower`. Times are milliseconds, powers milliwatts.
+
+The model implies the times of a frame's parts, and how they spread: the simulator adds them up,
+an emulated device waits them out (`standing_ms`, `resumed_ms`, `jitter_pool`).
 """
 
 from __future__ import annotations
@@ -17,11 +20,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cnn.common.errors import ConfigError, DataError, shown
 from cnn.common.files import write_text
 from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing
-from cnn.topology import N_ACTIONS
+from cnn.topology import N_ACTIONS, N_EXITS, action_index
 from testbed.meters.power import RadioPower, is_amount
+
+Floats = NDArray[np.float64]
 
 MAX_JITTER: Final = 10.0
 """A factor of e^10; a machine's is below 0.5."""
@@ -100,6 +108,11 @@ class CostModel:
                 hint="correct the device profile",
             )
 
+    @property
+    def exchange_mw(self) -> float:
+        """Power during an exchange: of the device, which waits, and of its modem."""
+        return self.idle_mw + self.radio.active_mw
+
     def save(self, path: Path) -> None:
         """Write as JSON; written whole or not at all."""
         write_text(path, json.dumps(asdict(self), indent=1) + "\n")
@@ -119,3 +132,56 @@ class CostModel:
                 raw[name] = tuple(raw[name])
             raw["filled"] = tuple(raw.get("filled", ()))
             return cls(**raw)
+
+
+def jitter_pool(rng: np.random.Generator, spread: float, n: int) -> Floats:
+    """Lognormal factors with mean 1, so that mean costs equal the cost model's formulas.
+
+    Args:
+        rng: of the factors.
+        spread: standard deviation of their logarithm.
+        n: how many.
+
+    Returns:
+        float64 (n,).
+    """
+    return np.exp(spread * rng.standard_normal(n) - spread * spread / 2)
+
+
+def standing_ms(cost: CostModel) -> Floats:
+    """Device time of blocks 1..p without any exit or encoder, p = 0..5, and the overhead.
+
+    Finishing exit 5 from the frame costs blocks 1..5 and the exit, from block p it costs
+    the blocks after p and the exit: the difference is blocks 1..p. The overhead (capture,
+    features, decision) is what a local action costs beyond finishing from the frame: a frame
+    pays it once, however often it is decided about.
+
+    Returns:
+        float64 (6,), the cost model's slowdown included.
+    """
+    overhead = max(0.0, float(_beyond_finishing(cost).min()))
+    whole = cost.fallback_ms[action_index(N_EXITS, 0)]
+    parts = [whole - cost.fallback_ms[action_index(N_EXITS, p)] for p in range(N_EXITS)]
+    times = np.maximum.accumulate(np.array([*parts, max(whole, *parts)]))
+    times = np.maximum(times, 0.0)
+    times[1:] += overhead
+    return cost.slowdown * times
+
+
+def resumed_ms(cost: CostModel) -> Floats:
+    """As `standing_ms`, for going on from block p after an exchange, float64 (6,).
+
+    The overhead is spent at p = 0, too. A look from there costs its exit's local time less this.
+    """
+    times = standing_ms(cost)
+    times[0] = cost.slowdown * max(0.0, float(_beyond_finishing(cost).min()))
+    return times
+
+
+def _beyond_finishing(cost: CostModel) -> Floats:
+    """What each local action takes beyond finishing its exit from the frame, float64 (5,)."""
+    exits = range(1, N_EXITS + 1)
+    local = np.array([cost.device_ms[action_index(e, e)] for e in exits])
+    finish = np.array([cost.fallback_ms[action_index(e, 0)] for e in exits])
+    beyond: Floats = local - finish
+    return beyond

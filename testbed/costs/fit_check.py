@@ -1,68 +1,119 @@
-"""How good a fit is: errors on conditions it never saw, and bootstrap intervals."""
+"""How good a fit is: errors on frames it never saw, and bootstrap intervals.
+
+Of a campaign, each condition is predicted by a fit to the other ones. Of a device's records, each
+stretch of time or each action is. The link's true state is not in the records, so a frame's delay
+is then predicted given how long its transfer took and how long it waited at the server: what is
+tested are the times of computation on both sides, and the energy that follows from them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import DataError
 from cnn.topology import ACTIONS, N_ACTIONS
-from testbed.costs.campaign_samples import Samples
 from testbed.costs.cost_fit import Fit, fit_samples, predict
-from testbed.costs.measured_power import Powers
-from testbed.costs.terms import Floats
+from testbed.costs.cost_model import CostModel, Floats
+from testbed.costs.record_fit import RecordFit, fit_records
+from testbed.costs.record_samples import RecordSamples
+from testbed.costs.samples import Powers, Samples, Stages
+from testbed.costs.terms import IS_LOCAL, MIN_FRAMES
+from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
 INTERVAL: Final = (2.5, 97.5)
 """Percentiles of a bootstrap interval."""
+STRETCHES: Final = 5
+"""Stretches of time, each predicted by a fit to the other four."""
+
+Predicted = tuple[str, Stages, Floats, Floats]
+"""Name of what was held out, its frames, their modelled delay (ms) and energy (mJ)."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Measured and modelled figures of every action under every condition, each condition
-    predicted by a fit to the other ones.
+    """Medians of G groups of frames of one action, and what was predicted for them.
 
     Attributes:
-        condition: (C,), names.
-        delay_ms: float64 (C, 20), median measured delay.
-        delay_model_ms: float64 (C, 20), modelled.
-        energy_mj: float64 (C, 20), median measured energy; NaN where none was read.
-        energy_model_mj: float64 (C, 20), modelled.
+        condition: names of all that was held out: conditions, stretches of time, or actions.
+        of: int64 (G,), each group's position in `condition`.
+        action: int64 (G,), canonical number.
+        delay_ms, delay_model_ms: float64 (G,), measured and modelled.
+        energy_mj, energy_model_mj: float64 (G,); NaN where none was read.
         frame_delay_mape: mean absolute relative error of delay frame by frame.
     """
 
     condition: list[str]
+    of: NDArray[np.int64]
+    action: NDArray[np.int64]
     delay_ms: Floats
     delay_model_ms: Floats
     energy_mj: Floats
     energy_model_mj: Floats
     frame_delay_mape: float
 
+    @classmethod
+    def gather(cls, predicted: Iterable[Predicted], least: int = 1) -> HeldOut:
+        """Group what was predicted by action; groups of fewer than `least` frames do not count."""
+        names: list[str] = []
+        rows: list[tuple[float, ...]] = []
+        errors = [np.zeros(0)]
+        for name, test, delay, energy in predicted:
+            positive = test.delay_ms > 0
+            errors.append(np.abs(delay[positive] / test.delay_ms[positive] - 1))
+            for a in range(N_ACTIONS):
+                mine = test.action == a
+                if mine.sum() >= least:
+                    read = mine & np.isfinite(test.energy_mj) & np.isfinite(energy)
+                    delays = _median(test.delay_ms[mine]), _median(delay[mine])
+                    energies = _median(test.energy_mj[read]), _median(energy[read])
+                    rows.append((len(names), a, *delays, *energies))
+            names.append(name)
+        table, every = np.array(rows, np.float64).reshape(-1, 6), np.concatenate(errors)
+        of, action = table[:, :2].T.astype(np.int64)
+        frame_mape = float(np.mean(every)) if len(every) else np.nan
+        delay_ms, delay_model_ms, energy_mj, energy_model_mj = table[:, 2:].T
+        return cls(
+            names, of, action, delay_ms, delay_model_ms, energy_mj, energy_model_mj, frame_mape
+        )
+
     @property
     def delay_mape(self) -> float:
-        """Mean absolute relative error of delay over actions and conditions."""
+        """Mean absolute relative error of delay over all groups; NaN without any."""
         return mape(self.delay_ms, self.delay_model_ms)
 
     @property
     def energy_mape(self) -> float:
-        """Mean absolute relative error of energy over actions and conditions."""
+        """Mean absolute relative error of energy over all groups; NaN without any."""
         return mape(self.energy_mj, self.energy_model_mj)
 
     def by_action(self) -> dict[str, dict[str, float]]:
-        """Both errors of each action, over the conditions."""
-        return {
-            action.name: {
-                "delay_mape": mape(self.delay_ms[:, i], self.delay_model_ms[:, i]),
-                "energy_mape": mape(self.energy_mj[:, i], self.energy_model_mj[:, i]),
+        """Both errors of each action with a group."""
+        errors = {}
+        for a in np.unique(self.action):
+            mine = self.action == a
+            errors[ACTIONS[a].name] = {
+                "delay_mape": mape(self.delay_ms[mine], self.delay_model_ms[mine]),
+                "energy_mape": mape(self.energy_mj[mine], self.energy_model_mj[mine]),
             }
-            for i, action in enumerate(ACTIONS)
+        return errors
+
+    def errors(self) -> dict[str, Any]:
+        """All errors, JSON-able."""
+        return {
+            "delay_mape": self.delay_mape,
+            "energy_mape": self.energy_mape,
+            "groups": len(self.action),
+            "by_action": self.by_action(),
         }
 
 
 def hold_out(samples: Samples, slowdown: float, payload_bytes: Floats, powers: Powers) -> HeldOut:
-    """Leave each condition out once.
+    """Leave each condition of a campaign out once.
 
     Raises:
         DataError: with a single condition.
@@ -74,29 +125,70 @@ def hold_out(samples: Samples, slowdown: float, payload_bytes: Floats, powers: P
             expected="at least two, so that one can be held out",
             hint="run the campaign with more --condition options",
         )
-    cells = {k: np.full((len(names), N_ACTIONS), np.nan) for k in ("d", "dm", "e", "em")}
-    errors: list[Floats] = []
-    for c, name in enumerate(names):
-        seen, unseen = samples.condition != name, samples.condition == name
-        fit = fit_samples(samples.take(seen), slowdown, payload_bytes)
-        test = samples.take(unseen)
-        delay, energy = predict(test, fit, slowdown, payload_bytes, powers)
-        errors.append(np.abs(delay / test.delay_ms - 1))
-        for a in range(N_ACTIONS):
-            rows = test.action == a
-            cells["d"][c, a] = np.median(test.delay_ms[rows])
-            cells["dm"][c, a] = delay[rows][0]
-            read = rows & np.isfinite(test.energy_mj)
-            cells["e"][c, a] = np.median(test.energy_mj[read]) if read.any() else np.nan
-            cells["em"][c, a] = energy[rows][0]
-    return HeldOut(
-        names,
-        cells["d"],
-        cells["dm"],
-        cells["e"],
-        cells["em"],
-        float(np.mean(np.concatenate(errors))),
-    )
+
+    def predicted() -> Iterator[Predicted]:
+        for name in names:
+            unseen = samples.condition == name
+            fit = fit_samples(samples.take(~unseen), slowdown, payload_bytes)
+            test = samples.take(unseen)
+            yield name, test, *predict(test, fit, slowdown, payload_bytes, powers)
+
+    return HeldOut.gather(predicted())
+
+
+def hold_out_times(
+    samples: RecordSamples, slowdown: float, base: CostModel | None, powers: Powers
+) -> HeldOut:
+    """Predict each of `STRETCHES` of time by a fit to the others.
+
+    A stretch without which not everything is identified (and no base fills it) is left out.
+    """
+    stretch = np.arange(len(samples)) * STRETCHES // max(1, len(samples))
+
+    def predicted() -> Iterator[Predicted]:
+        for k in range(STRETCHES):
+            try:
+                fit = fit_records(samples.take(stretch != k), slowdown, base)
+            except DataError:
+                continue
+            test = samples.take(stretch == k)
+            yield f"stretch {k}", test, *predict_record(test, fit, slowdown, powers)
+
+    return HeldOut.gather(predicted(), MIN_FRAMES)
+
+
+def hold_out_actions(
+    samples: RecordSamples, slowdown: float, base: CostModel, powers: Powers
+) -> HeldOut:
+    """Predict each action from the others and the base: the error to expect of what is filled."""
+    taken = np.flatnonzero(np.bincount(samples.action, minlength=N_ACTIONS) >= MIN_FRAMES)
+
+    def predicted() -> Iterator[Predicted]:
+        for a in taken if len(taken) > 1 else ():
+            mine = samples.action == a
+            fit = fit_records(samples.take(~mine), slowdown, base)
+            test = samples.take(mine)
+            yield ACTIONS[a].name, test, *predict_record(test, fit, slowdown, powers)
+
+    return HeldOut.gather(predicted(), MIN_FRAMES)
+
+
+def predict_record(
+    samples: RecordSamples, fit: RecordFit, slowdown: float, powers: Powers
+) -> tuple[Floats, Floats]:
+    """Modelled delay (ms) and energy (mJ) of every frame, given its transfer and its wait."""
+    sent = ~IS_LOCAL[samples.action]
+    compute = slowdown * fit.device.of_frames(samples)
+    away = samples.transfer_ms + samples.server_queue_ms + sent * fit.server_ms[samples.action]
+    if powers.fitted:  # a hardware meter reads whole windows, and no modem
+        resting = np.maximum(samples.window_ms - compute, 0.0)
+        return compute + away, (powers.busy_mw * compute + powers.idle_mw * resting) / 1e3
+    sent_bytes = sent * (samples.uplink_bytes + WIRE_OVERHEAD_BYTES)
+    return compute + away, powers.energy_mj(compute, away, sent_bytes)
+
+
+def _median(values: Floats) -> float:
+    return float(np.median(values)) if len(values) else np.nan
 
 
 def mape(measured: Floats, modelled: Floats) -> float:

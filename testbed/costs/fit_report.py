@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,9 @@ import numpy as np
 
 from cnn.common.files import replacing, write_text
 from cnn.common.outputs import SOFTWARE
-from cnn.topology import ACTIONS
 from testbed.costs.cost_model import CostModel
 from testbed.costs.fit_check import HeldOut
-from testbed.costs.terms import DEVICE_TERMS, SERVER_TERMS, Floats
+from testbed.costs.terms import DEVICE_TERMS, IS_LOCAL, SERVER_TERMS
 
 _EQUATIONS = """\
 For action (E, S), uplink rate r (Mbit/s), round trip RTT (ms), server wait W (ms):
@@ -37,18 +37,8 @@ def write_report(
     """Write ``fit.md``, ``delay.png`` and ``energy.png`` into `folder`; returns their paths."""
     text = folder / "fit.md"
     write_text(text, _markdown(model, result, source))
-    delay = _scatter(
-        folder / "delay.png", held_out.delay_ms, held_out.delay_model_ms, held_out, "delay", "ms"
-    )
-    energy = _scatter(
-        folder / "energy.png",
-        held_out.energy_mj,
-        held_out.energy_model_mj,
-        held_out,
-        "energy",
-        "mJ",
-    )
-    return [text, delay, energy]
+    scatter = partial(_scatter, folder, held_out)
+    return [text, scatter("delay", "ms"), scatter("energy", "mJ")]
 
 
 def _markdown(model: CostModel, result: dict[str, Any], source: dict[str, Any]) -> str:
@@ -79,8 +69,8 @@ def _markdown(model: CostModel, result: dict[str, Any], source: dict[str, Any]) 
         "",
         "| term | ms | 95 % interval |",
         "|---|---|---|",
-        *_rows(result, "device", DEVICE_TERMS),
-        *_rows(result, "server", SERVER_TERMS),
+        *(_row(result, f"device_{name}_ms") for name in DEVICE_TERMS),
+        *(_row(result, f"server_{name}_ms") for name in SERVER_TERMS),
         _row(result, "net_ms"),
         "",
         "| action | delay error | energy error |",
@@ -94,28 +84,26 @@ def _markdown(model: CostModel, result: dict[str, Any], source: dict[str, Any]) 
     return "\n".join(lines)
 
 
-def _rows(result: dict[str, Any], side: str, terms: tuple[str, ...]) -> list[str]:
-    return [_row(result, f"{side}_{name}_ms") for name in terms]
-
-
 def _row(result: dict[str, Any], name: str) -> str:
     low, high = result["intervals"].get(name, (float("nan"), float("nan")))
     return f"| {name} | {result['coefficients'][name]:.4f} | {low:.4f} to {high:.4f} |"
 
 
-def _scatter(
-    path: Path, measured: Floats, modelled: Floats, held_out: HeldOut, what: str, unit: str
-) -> Path:
+def _scatter(folder: Path, held_out: HeldOut, what: str, unit: str) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    local = np.array([action.is_local for action in ACTIONS])
+    measured, modelled = (
+        getattr(held_out, f"{what}_{kind}{unit.lower()}") for kind in ("", "model_")
+    )
+    local = IS_LOCAL[held_out.action]
     for c, condition in enumerate(held_out.condition):
-        points = axes.plot(measured[c, ~local], modelled[c, ~local], "o", ms=4, label=condition)
-        axes.plot(measured[c, local], modelled[c, local], "x", ms=5, color=points[0].get_color())
+        sent, alone = (held_out.of == c) & ~local, (held_out.of == c) & local
+        points = axes.plot(measured[sent], modelled[sent], "o", ms=4, label=condition)
+        axes.plot(measured[alone], modelled[alone], "x", ms=5, color=points[0].get_color())
     known = measured[np.isfinite(measured)]
     if len(known):
         ends = [0.8 * known.min(), 1.25 * known.max()]
@@ -124,6 +112,7 @@ def _scatter(
     axes.set(xlabel=f"measured {what}, {unit}", ylabel=f"modelled {what}, {unit}")
     axes.set_title(f"{what}: held-out conditions (x: local actions)", fontsize=10)
     axes.legend(fontsize=8)
+    path = folder / f"{what}.png"
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=130, metadata={"Software": SOFTWARE})
     return path

@@ -16,23 +16,24 @@ from numpy.typing import NDArray
 
 from cnn.common.errors import DataError
 from cnn.topology import ACTIONS, N_EXITS
-from testbed.costs.cost_model import CostModel
-from testbed.costs.identified import MIN_FRAMES, BaseTerms, Mask, Measured
-from testbed.costs.measured_power import Powers
+from testbed.costs.cost_model import CostModel, Floats
 from testbed.costs.record_samples import SPLIT, RecordSamples
 from testbed.costs.terms import (
     IS_LOCAL,
+    MIN_FRAMES,
     OVERHEAD,
     SEGMENTS,
     SEND,
     SERVER_TERMS,
-    Floats,
+    BaseTerms,
+    Mask,
+    Measured,
     design,
     fallback_terms,
     head_terms,
     server_terms,
+    spread,
 )
-from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
 _HEADS: Final = design(head_terms, SEGMENTS)
 _REST: Final = design(fallback_terms, SEGMENTS)
@@ -109,7 +110,7 @@ class DeviceTimes:
         return out
 
     def of_frames(self, samples: RecordSamples) -> Floats:
-        """Modelled compute of each frame, the exits that it looked at included."""
+        """Modelled compute of each frame, the evaluated exits included."""
         out: Floats = self._beside(samples.action) + head_rows(samples) @ self.segments
         return out
 
@@ -132,7 +133,7 @@ class RecordFit:
         payload_known: bool (20,), whether a payload of that split was sent.
         net_ms: the base's. Records do not tell it from the round trip: 0 without a base, and
             it is then part of the round trips of traces recovered with this model.
-        jitter: half the central 68 % interval of ln(measured / modelled) device compute.
+        jitter: `spread` of device compute.
         server_wait_ms: median wait at the server; None if nothing was sent.
     """
 
@@ -152,6 +153,18 @@ class RecordFit:
         d = self.device
         return d.known & d.rest_known & self.server_known & self.payload_known
 
+    @property
+    def device_ms(self) -> Floats:
+        """Time of every action on the device when all goes well, float64 (20,)."""
+        return self.device.of_actions()
+
+    @property
+    def fallback_ms(self) -> Floats:
+        """Time to finish every action after its split, float64 (20,)."""
+        times: Floats = _REST @ self.device.segments
+        return times
+
+    @property
     def filled(self) -> tuple[str, ...]:
         """Figures that were not measured, such as ``server_ms e3s1``."""
         masks = {
@@ -179,8 +192,6 @@ def fit_records(samples: RecordSamples, slowdown: float, base: CostModel | None)
     payload, payload_known = _payloads(samples)
     if base is not None:
         payload = np.where(payload_known, payload, np.array(base.payload_bytes, np.float64))
-    ratio = np.log(np.maximum(samples.compute_ms / slowdown, 1e-6) / device.of_frames(samples))
-    low, high = np.percentile(ratio, [15.87, 84.13])
     fit = RecordFit(
         device=device,
         server_ms=_SERVER @ server,
@@ -189,7 +200,7 @@ def fit_records(samples: RecordSamples, slowdown: float, base: CostModel | None)
         payload_bytes=payload,
         payload_known=payload_known,
         net_ms=0.0 if base is None else base.net_ms,
-        jitter=float(high - low) / 2,
+        jitter=spread(samples.compute_ms / slowdown, device.of_frames(samples)),
         server_wait_ms=_median(samples.server_queue_ms[sent]),
     )
     if base is None and not fit.known.all():
@@ -203,34 +214,6 @@ def head_rows(samples: RecordSamples) -> Floats:
     for e, at in enumerate(_EXITS):
         rows[(samples.looks >> e) & 1 == 1, at] = 1.0
     return rows
-
-
-def record_cost_model(
-    fit: RecordFit, powers: Powers, *, name: str, source: str, bundle_hash: str
-) -> CostModel:
-    """The fit as the `CostModel` that environments read; its slowdown is 1."""
-
-    def rounded(values: Floats) -> tuple[float, ...]:
-        return tuple(round(v, 5) for v in values.tolist())
-
-    return CostModel(
-        name=name,
-        source=source,
-        bundle_hash=bundle_hash,
-        slowdown=1.0,
-        device_ms=rounded(fit.device.of_actions()),
-        fallback_ms=rounded(_REST @ fit.device.segments),
-        server_ms=rounded(fit.server_ms),
-        payload_bytes=tuple(int(v) for v in fit.payload_bytes),
-        wire_overhead_bytes=float(WIRE_OVERHEAD_BYTES),
-        net_ms=round(fit.net_ms, 5),
-        jitter=round(fit.jitter, 5),
-        idle_mw=powers.idle_mw,
-        busy_mw=powers.busy_mw,
-        power_source=powers.source,
-        radio=powers.radio,
-        filled=fit.filled(),
-    )
 
 
 def _payloads(samples: RecordSamples) -> tuple[Floats, Mask]:

@@ -13,11 +13,12 @@ import numpy as np
 from cnn.common.errors import DataError
 from cnn.common.outside import file_sha256
 from cnn.topology import ACTIONS
+from testbed.costs.cost_fit import cost_model
 from testbed.costs.cost_model import CostModel
-from testbed.costs.measured_power import Powers
-from testbed.costs.record_check import hold_out_actions, hold_out_times
-from testbed.costs.record_fit import RecordFit, fit_records, record_cost_model
+from testbed.costs.fit_check import hold_out_actions, hold_out_times
+from testbed.costs.record_fit import RecordFit, fit_records
 from testbed.costs.record_samples import DeviceRecords, device_records, powers_of_devices
+from testbed.costs.samples import Powers
 from testbed.records.record_file import Records, parquet_files
 
 SHIPPED: Final = "shipped"
@@ -57,8 +58,9 @@ def model_of_records(
     samples, slowdown = records.samples, records.slowdown
     powers = powers_of_devices(records) or _base_powers(base)
     fit = fit_records(samples, slowdown, base)
-    model = record_cost_model(
+    model = cost_model(
         fit,
+        fit.payload_bytes,
         powers,
         name=name,
         source=_source(path, records, fit, base),

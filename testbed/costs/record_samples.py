@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from cnn.common.errors import DataError
-from cnn.topology import ACTIONS, N_ACTIONS
-from testbed.costs.measured_power import Powers
-from testbed.costs.terms import IS_LOCAL, Floats
-from testbed.meters.power import RadioPower, power_profile
+from cnn.topology import ACTIONS
+from testbed.costs.cost_model import Floats
+from testbed.costs.samples import Powers, Stages, fit_powers, stages_of
+from testbed.costs.terms import IS_LOCAL
+from testbed.meters.power import power_profile
 from testbed.records.record_file import Records
 
 SPLIT: Final = np.array([0 if a.is_local else a.split for a in ACTIONS])
@@ -54,40 +54,18 @@ _HASH_DIGITS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
-class RecordSamples:
-    """Frames in the order in which they were recorded; arrays (N,), times in milliseconds.
+class RecordSamples(Stages):
+    """Frames in the order in which they were recorded; the device's times at its slowdown.
 
     Attributes:
-        action: int64, canonical number.
-        looks: int64, exits that a staged policy looked at, as in `Measurement`.
-        head_ms, encode_ms, compute_ms: the device's, as recorded (at its slowdown);
-            ``compute_ms`` is all that the frame took beyond exchange and server.
-        transfer_ms, server_queue_ms, server_ms: of the exchange; 0 if local.
-        delay_ms: without the wait for the device.
+        looks: int64, exits that a staged policy evaluated, as in `Measurement`.
         window_ms: until the next frame began; NaN if that is not recorded.
         uplink_bytes: payload.
-        energy_mj: NaN if it was not read, or by another meter than most frames.
     """
 
-    action: NDArray[np.int64]
     looks: NDArray[np.int64]
-    head_ms: Floats
-    encode_ms: Floats
-    compute_ms: Floats
-    transfer_ms: Floats
-    server_queue_ms: Floats
-    server_ms: Floats
-    delay_ms: Floats
     window_ms: Floats
     uplink_bytes: Floats
-    energy_mj: Floats
-
-    def __len__(self) -> int:
-        return len(self.action)
-
-    def take(self, rows: NDArray[Any]) -> RecordSamples:
-        """The rows `rows` (positions or mask)."""
-        return RecordSamples(*(getattr(self, name)[rows] for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +117,17 @@ def device_records(runs: Sequence[Records]) -> DeviceRecords:
         )
     networks = [_networks(r) for r in runs]
     last = next((n[-1] for n in reversed(networks) if len(n)), "")
-    parts, left_out = [], Counter[str]()
-    sources = Counter[str]()
+    left_out, sources = Counter[str](), Counter[str]()
+    parts, meters = [], []
     for records, network in zip(runs, networks, strict=True):
         keep = _kept(records, network == last, left_out)
         parts.append(_samples(records).take(keep))
-        known = np.isfinite(records.numbers("energy_mj")) & keep
-        sources.update(records.texts("energy_source")[known].tolist())
+        meters.append(records.texts("energy_source")[keep])
+        sources.update(meters[-1][np.isfinite(parts[-1].energy_mj)].tolist())
     meter = sources.most_common(1)[0][0] if sources else ""
-    for k, (records, network) in enumerate(zip(runs, networks, strict=True)):
-        keep = _kept(records, network == last, Counter())
-        other = records.texts("energy_source")[keep] != meter
-        parts[k].energy_mj[other] = np.nan
-    columns = (np.concatenate([getattr(p, n) for p in parts]) for n in RecordSamples.__slots__)
+    for part, read_by in zip(parts, meters, strict=True):
+        part.energy_mj[read_by != meter] = np.nan
+    columns = (np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(RecordSamples))
     samples = RecordSamples(*columns)
     if not len(samples):
         raise DataError(
@@ -197,25 +173,15 @@ def _kept(
 
 def _samples(records: Records) -> RecordSamples:
     """Every row of a file, whether it counts or not."""
-    zero = {
-        name: np.nan_to_num(records.numbers(name))
-        for name in ("encode_ms", "transfer_ms", "server_queue_ms", "server_ms")
-    }
-    delay_ms = records.numbers("delay_ms") - records.numbers("queue_ms")
     start_ms = records.numbers("captured_s") * 1e3 + records.numbers("queue_ms")
     window_ms = np.full(len(records), np.nan)
     follows = np.diff(records.numbers("frame_id")) == 1
     window_ms[:-1][follows] = np.diff(start_ms)[follows]
     return RecordSamples(
-        action=records.numbers("action").astype(np.int64),
+        **stages_of(records),
         looks=records.numbers("looks").astype(np.int64),
-        head_ms=records.numbers("head_ms"),
-        compute_ms=delay_ms - zero["transfer_ms"] - zero["server_queue_ms"] - zero["server_ms"],
-        delay_ms=delay_ms,
         window_ms=window_ms,
         uplink_bytes=records.numbers("uplink_bytes"),
-        energy_mj=records.numbers("energy_mj"),
-        **zero,
     )
 
 
@@ -231,17 +197,6 @@ def powers_of_devices(records: DeviceRecords) -> Powers | None:
         told = power_profile(profile)
         source = f"published: {told.device.source}"
         return Powers(told.device.idle_mw, told.device.busy_mw, told.radio, source)
-    s = records.samples
-    known = np.isfinite(s.energy_mj) & np.isfinite(s.window_ms)
-    if not records.energy_source or not known.any():
+    if not records.energy_source:
         return None
-    columns = np.stack([s.compute_ms, s.window_ms], 1)[known] / 1e3
-    # busy = idle + extra with extra >= 0, so that busy is never below idle.
-    extra_mw, idle_mw = nnls(columns, s.energy_mj[known])[0].tolist()
-    none = RadioPower("none", 0.0, 0.0, 0.0, 0.0, "the meter sees no modem")
-    return Powers(idle_mw, idle_mw + extra_mw, none, f"fitted to {records.energy_source}", True)
-
-
-def frames_of(samples: RecordSamples) -> NDArray[np.int64]:
-    """Frames of each action, int64 (20,)."""
-    return np.bincount(samples.action, minlength=N_ACTIONS)
+    return fit_powers(records.samples, records.samples.window_ms, records.energy_source)

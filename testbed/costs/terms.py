@@ -1,19 +1,24 @@
-"""The terms of the cost models: what runs on device and server in each action.
+"""The terms of the cost models: what runs on device and server in each action, and their fits.
 
-Blocks, exits, encoders and decoders take the same time in whatever action they run.
+Blocks, exits, encoders and decoders take the same time in whatever action they run. Fits are
+robust and non-negative, since a busy machine now and then takes much longer and never much
+shorter. They say which sums of terms follow from what was measured, and take a base for the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import least_squares
 
 from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS, Action
+from testbed.costs.cost_model import CostModel, Floats
 
-Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 OVERHEAD: Final = "overhead"
 SEND: Final = "send"
@@ -29,7 +34,15 @@ SEGMENTS: Final = (
 """Blocks and exits. Block 5 and exit 5 always run together, so they are one term."""
 DEVICE_TERMS: Final = (OVERHEAD, SEND, *SEGMENTS, *(f"enc{s}" for s in range(1, N_EXITS)))
 SERVER_TERMS: Final = (OVERHEAD, *SEGMENTS, *(f"dec{s}" for s in range(1, N_EXITS)))
-IS_LOCAL: Final[NDArray[np.bool_]] = np.array([a.is_local for a in ACTIONS])
+_SOFT: Final = 0.1
+"""Relative residual beyond which soft L1 grows linearly: about the spread of a quiet CPU."""
+_TIE: Final = 0.03
+"""Square root of the prior's weight against the rows' (about a thousandth)."""
+MIN_FRAMES: Final = 5
+"""A pattern of stages with fewer frames is not measured: their median could be one disturbance."""
+MAX_FRAMES: Final = 2000
+"""Frames of one pattern that enter a fit, evenly spread: more do not change a median."""
+IS_LOCAL: Final[Mask] = np.array([a.is_local for a in ACTIONS])
 
 
 def segment_terms(first: int, last: int, exit: int | None) -> list[str]:
@@ -72,3 +85,143 @@ def design(terms: Callable[[Action], Sequence[str]], names: Sequence[str]) -> Fl
         for name in terms(action):
             table[action.index, names.index(name)] += 1
     return table
+
+
+def fit_terms(rows: Floats, values: Floats, prior: Floats | None = None) -> Floats:
+    """Non-negative x with rows @ x near `values`, robust against values that are too large.
+
+    Args:
+        rows: float64 (N, n_terms).
+        values: float64 (N,), positive.
+        prior: float64 (n_terms,), decides in directions that the rows leave open; its
+            weight is that of a thousandth of the rows. Terms with prior 0 have none.
+    """
+    patterns, which = np.unique(rows, axis=0, return_inverse=True)
+    which = which.ravel()
+    scale = np.array([np.median(values[which == k]) for k in range(len(patterns))])
+    weight = 1 / np.maximum(scale, 1e-3)[which]
+    matrix = rows * (weight / _SOFT)[:, None]
+    target = values * weight / _SOFT
+    if prior is not None:
+        held = np.flatnonzero(prior > 0)
+        tie = np.zeros((len(held), rows.shape[1]))
+        tie[np.arange(len(held)), held] = _TIE * np.sqrt(len(rows)) / prior[held]
+        matrix = np.concatenate([matrix, tie])
+        target = np.concatenate([target, tie @ prior])
+
+    def residuals(x: Floats) -> Floats:
+        out: Floats = matrix @ x - target
+        return out
+
+    solution = least_squares(
+        residuals,
+        np.full(rows.shape[1], 0.1 * float(np.median(values))),
+        jac=lambda x: matrix,
+        bounds=(0, np.inf),
+        loss="soft_l1",
+    )
+    fitted: Floats = solution.x
+    return fitted
+
+
+def spread(measured: Floats, modelled: Floats) -> float:
+    """Half the central 68 % interval of ln(measured / modelled)."""
+    low, high = np.percentile(np.log(np.maximum(measured, 1e-6) / modelled), [15.87, 84.13])
+    return float(high - low) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Times of stages that ran together.
+
+    Attributes:
+        rows: float64 (N, n_terms), how often each term ran.
+        values: float64 (N,), what they took, milliseconds.
+    """
+
+    rows: Floats
+    values: Floats
+
+    @classmethod
+    def of(cls, rows: Floats, values: Floats) -> Self:
+        """Of patterns that ran often enough, and of those no more frames than a fit needs."""
+        runs = np.flatnonzero(rows.any(axis=1))
+        _, which = np.unique(rows[runs], axis=0, return_inverse=True)
+        kept: list[NDArray[Any]] = [np.zeros(0, np.int64)]
+        for k in range(which.max(initial=-1) + 1):
+            at = runs[which.ravel() == k]
+            if len(at) >= MIN_FRAMES:
+                kept.append(at[np.linspace(0, len(at) - 1, min(len(at), MAX_FRAMES)).astype(int)])
+        every = np.sort(np.concatenate(kept))
+        return cls(rows[every], values[every])
+
+    def identify(self, sums: Floats) -> Mask:
+        """Which sums of terms, the rows of float64 (M, n_terms), follow from what was measured."""
+        if not len(self.rows):
+            nothing: Mask = np.abs(sums).sum(axis=1) == 0
+            return nothing
+        patterns = np.unique(self.rows, axis=0)
+        _, singular, directions = np.linalg.svd(patterns, full_matrices=False)
+        basis = directions[singular > 1e-9 * singular[0]]
+        rest = sums - (sums @ basis.T) @ basis
+        known: Mask = np.abs(rest).max(axis=1, initial=0.0) < 1e-6
+        return known
+
+    def scale(self, terms: Floats) -> float | None:
+        """Measured over what `terms` say, median over the patterns; None if there are none."""
+        patterns, which = np.unique(self.rows, axis=0, return_inverse=True)
+        told = patterns @ terms
+        ratios = [
+            float(np.median(self.values[which.ravel() == k])) / told[k]
+            for k in range(len(patterns))
+            if told[k] > 0
+        ]
+        return float(np.median(ratios)) if ratios else None
+
+    def fit(self, prior: Floats | None) -> Floats:
+        """Every term, float64 (n_terms,); `prior` decides where the measurements leave it open."""
+        if len(self.rows):
+            return fit_terms(self.rows, self.values, prior)
+        return np.zeros(self.rows.shape[1]) if prior is None else prior
+
+
+@dataclass(frozen=True, slots=True)
+class BaseTerms:
+    """A cost model as terms, milliseconds at slowdown 1.
+
+    Attributes:
+        device: by name in `DEVICE_TERMS`; they all follow from the model's forty device times.
+        server: by name in `SERVER_TERMS`. A server's terms do not all follow from its times of
+            actions: where they do not, they are in proportion to the device's.
+    """
+
+    device: dict[str, float]
+    server: dict[str, float]
+
+    @classmethod
+    def of(cls, base: CostModel) -> Self:
+        """The terms of a model."""
+        rows = np.concatenate([design(t, DEVICE_TERMS) for t in (device_terms, fallback_terms)])
+        values = base.slowdown * np.array([*base.device_ms, *base.fallback_ms])
+        device = np.maximum(np.linalg.lstsq(rows, values, rcond=None)[0], 0.0)
+        named = dict(zip(DEVICE_TERMS, device.tolist(), strict=True))
+        alike = np.array([0.0 if n == OVERHEAD else named.get(n, 0.0) for n in SERVER_TERMS])
+        table, took = design(server_terms, SERVER_TERMS)[~IS_LOCAL], np.array(base.server_ms)
+        took = took[~IS_LOCAL]
+        speed = float(np.median(took / np.maximum(table @ alike, 1e-9)))
+        server = fit_terms(table, took, prior=speed * alike)
+        return cls(_named(DEVICE_TERMS, device), _named(SERVER_TERMS, server))
+
+    def of_device(self, names: tuple[str, ...], scale: float = 1.0) -> Floats:
+        """Some terms of the device, times `scale`."""
+        return scale * np.array([self.device[name] for name in names])
+
+    def of_server(self, scale: float = 1.0) -> Floats:
+        """The terms of the server, times `scale`."""
+        return scale * np.array(list(self.server.values()))
+
+
+def _named(names: tuple[str, ...], terms: Floats) -> dict[str, float]:
+    """By name; a term of 0 could not act as a prior, and becomes a thousandth of the others."""
+    least = 1e-3 * float(np.median(terms[terms > 0]))
+    return dict(zip(names, np.maximum(terms, least).tolist(), strict=True))

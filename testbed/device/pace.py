@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.topology import N_EXITS, Action, action_index
-from testbed.costs.cost_model import CostModel
-from testbed.costs.device_times import jitter_pool, resumed_ms, standing_ms
+from testbed.costs.cost_model import CostModel, jitter_pool, resumed_ms, standing_ms
 
 SHIPPED: Final = "shipped"
 """Name of the cost model that the package carries."""

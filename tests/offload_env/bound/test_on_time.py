@@ -1,4 +1,4 @@
-"""Every way through a punctual frame, staged ones included, against the simulator."""
+"""Every way through a frame on time, staged ones included, against the simulator."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 
 from cnn.topology import ACTIONS
-from offload_env.bound.compute_before import LOOKS, open_actions
+from offload_env.bound.frame_outcomes import EVALUATED, open_actions
 from offload_env.bound.on_time import endings
 from offload_env.bound.programme import Relaxed, options
-from offload_env.bound.radio_busy import may_jam
+from offload_env.bound.relaxed import may_be_busy
 from offload_env.episode import episode_keys
 from offload_env.simulator import FALLBACK, Outcome, Simulator
 from offload_env.world import World
 from testbed.traces.trace import Trace
 
 Way = tuple[tuple[int, ...], int]
-"""Exits looked at, and the action at the end."""
+"""Evaluated exits, and the action at the end."""
 
 
 def _ways() -> Iterator[Way]:
-    for evaluated in LOOKS:
+    for evaluated in EVALUATED:
         for action in open_actions(evaluated):
             yield evaluated, int(action)
 
@@ -40,10 +40,10 @@ def _go(
 
     Args:
         simulator: with the frame in front.
-        evaluated: exits looked at before `action`.
+        evaluated: exits evaluated before `action`.
         action: canonical.
-        early: give up early.
-        then: exits looked at after giving up; None is the action's.
+        early: time out early.
+        then: exits evaluated after the early time-out; None is the action's.
     """
     if simulator.will_skip:
         return simulator.settle(action)
@@ -60,7 +60,7 @@ def _go(
     return outcome
 
 
-def _ways_after_giving_up() -> Iterator[tuple[tuple[int, ...], int, bool, tuple[int, ...]]]:
+def _ways_after_time_outs() -> Iterator[tuple[tuple[int, ...], int, bool, tuple[int, ...]]]:
     """Arguments of `_go` for every way that sends, whatever it does if no answer comes."""
     for evaluated, action in _ways():
         split = ACTIONS[action].split
@@ -82,14 +82,14 @@ def worlds(make_world: Callable[..., World]) -> list[World]:
     return [make_world(price=price, cost=none), make_world(price=price, cost=long)]
 
 
-def test_a_punctual_frame_costs_what_the_simulator_says(worlds: list[World]) -> None:
+def test_a_frame_on_time_costs_what_the_simulator_says(worlds: list[World]) -> None:
     world = worlds[0]
     keys = episode_keys(5, 12)
     plans = world.plans(keys)
     rows = np.stack([world.rows(int(key), 2) for key in keys])
     captured = np.arange(3) * world.scenario.timing.period_ms
-    fell = late = 0
-    for evaluated in LOOKS:
+    timed_out = delayed = 0
+    for evaluated in EVALUATED:
         end = endings(world, plans, rows, captured, evaluated)
         for e, key in enumerate(keys):
             for k, action in enumerate(open_actions(evaluated)):
@@ -101,18 +101,18 @@ def test_a_punctual_frame_costs_what_the_simulator_says(worlds: list[World]) -> 
                 else:
                     assert end.delay_ms[e, 0, k] == outcome.delay_ms
                 assert end.energy_mj[e, 0, k] == pytest.approx(outcome.energy_mj, rel=1e-12)
-                assert end.fell[e, 0, k] == (outcome.status == FALLBACK)
+                assert end.timed_out[e, 0, k] == (outcome.status == FALLBACK)
                 if simulator.queue_ms > 0:
-                    assert end.late[e, 0, k]
-                fell += outcome.status == FALLBACK
-                late += simulator.queue_ms > 0
-    assert fell
-    assert late
+                    assert end.delayed[e, 0, k]
+                timed_out += outcome.status == FALLBACK
+                delayed += simulator.queue_ms > 0
+    assert timed_out
+    assert delayed
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_no_staged_sequence_beats_the_relaxation(which: int, worlds: list[World]) -> None:
-    """All ways through two frames, looks included, and every tail that follows."""
+    """All ways through two frames, evaluated exits included, and every tail that follows."""
     world, ways = worlds[which], list(_ways())
     for key in episode_keys(6 + which, 4):
         relaxed = Relaxed(options(world, np.array([key], np.uint64), 2))
@@ -129,9 +129,9 @@ def test_no_staged_sequence_beats_the_relaxation(which: int, worlds: list[World]
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_giving_up_early_does_not_beat_the_relaxation(which: int, worlds: list[World]) -> None:
-    """Some ways through three frames, with whatever a device may do after giving up."""
-    world, ways = worlds[which], list(_ways_after_giving_up())
+def test_an_early_time_out_does_not_beat_the_relaxation(which: int, worlds: list[World]) -> None:
+    """Some ways through three frames, with whatever a device may do after a time-out."""
+    world, ways = worlds[which], list(_ways_after_time_outs())
     rng, timed_out = np.random.default_rng(0), 0
     for key in episode_keys(9 + which, 6):
         relaxed = Relaxed(options(world, np.array([key], np.uint64), 3))
@@ -150,7 +150,7 @@ def test_giving_up_early_does_not_beat_the_relaxation(which: int, worlds: list[W
 
 
 def test_a_busy_radio_is_foreseen(make_world: Callable[..., World]) -> None:
-    """A frame that starts punctually behind abandoned payloads is one of `may_jam`'s."""
+    """A frame that starts on time behind abandoned payloads is one of `may_be_busy`'s."""
     rates = np.array([50.0, 0.0, 50.0, 2.0, 50.0, 50.0, 0.3, 50.0])
     trace = Trace(rates, np.full(8, 15.0), 0.2, "some outages", "5G", "generated")
     base = make_world()
@@ -158,9 +158,9 @@ def test_a_busy_radio_is_foreseen(make_world: Callable[..., World]) -> None:
     world = make_world(traces=[trace], timing=timing)
     n, keys = timing.n_frames, episode_keys(3, 40)
     captured = np.arange(n + 1) * timing.period_ms
-    foreseen = may_jam(world, world.plans(keys), captured)
+    foreseen = may_be_busy(world, world.plans(keys), captured)
     assert foreseen.mean() < 0.6
-    ways, rng, busy = list(_ways_after_giving_up()), np.random.default_rng(1), 0
+    ways, rng, busy = list(_ways_after_time_outs()), np.random.default_rng(1), 0
     for episode, key in enumerate(keys):
         simulator = Simulator(world)
         simulator.reset(world.plan(int(key)))

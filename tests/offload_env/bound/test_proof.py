@@ -12,7 +12,7 @@ from cnn.common.errors import ConfigError
 from cnn.topology import N_ACTIONS
 from offload_env.batch_simulator import BatchSimulator
 from offload_env.bound.programme import Relaxed, options
-from offload_env.bound.proof import largest_premium, lower_bound
+from offload_env.bound.proof import largest_premium, lower_bound, maximise
 from offload_env.bound.search import Schedule, beam_search, best_schedule, relaxed_schedule, replay
 from offload_env.episode import episode_keys
 from offload_env.world import World
@@ -220,3 +220,32 @@ def test_the_bound_leaves_little_where_frames_hardly_queue(
         value = relaxed.solve(multiplier).value
         assert value <= reached + 1e-12
         assert value == pytest.approx(reached, rel=2e-3)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("seed", range(8))
+def test_no_grid_point_is_higher_than_the_maximum(k: int, seed: int) -> None:
+    """The least of random planes, the last of which falls along every axis."""
+    rng = np.random.default_rng(seed)
+    slopes = np.vstack([rng.normal(0, 1, (12, k)), -np.ones((1, k))])
+    offsets = np.append(rng.uniform(0, 2, 12), 9.0)
+
+    def evaluate(at: np.ndarray) -> tuple[float, np.ndarray]:
+        values = slopes @ at + offsets
+        lowest = int(values.argmin())
+        return float(values[lowest]), slopes[lowest]
+
+    value, at = maximise(evaluate, k)
+    assert (at >= 0).all()
+    assert evaluate(at)[0] == value
+    axes = [np.linspace(0, 10, 201)] * k
+    grid = np.stack([axis.ravel() for axis in np.meshgrid(*axes)], 1)
+    assert value >= (grid @ slopes.T + offsets).min(1).max() - 1e-6
+
+
+def test_a_peak_far_from_the_origin_is_found() -> None:
+    def evaluate(at: np.ndarray) -> tuple[float, np.ndarray]:
+        slope = 1.0 if at[0] < 5000.0 else -1.0
+        return float(min(at[0], 10000.0 - at[0])), np.array([slope])
+
+    assert maximise(evaluate, 1)[1] == pytest.approx([5000.0])

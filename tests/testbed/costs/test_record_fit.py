@@ -20,17 +20,18 @@ from cnn.model_config import ModelConfig
 from cnn.runtime import SplitRuntime
 from cnn.topology import ACTIONS, Action
 from testbed.costs.campaign import EXTRA_COLUMNS
-from testbed.costs.campaign_samples import samples_of
 from testbed.costs.cost_fit import fit_samples
 from testbed.costs.cost_model import CostModel
-from testbed.costs.identified import MIN_FRAMES, Measured
 from testbed.costs.record_fit import head_rows
 from testbed.costs.record_model import SHIPPED, load_base, model_of_records
 from testbed.costs.record_samples import device_records
+from testbed.costs.samples import samples_of
 from testbed.costs.terms import (
     DEVICE_TERMS,
+    MIN_FRAMES,
     SEGMENTS,
     SERVER_TERMS,
+    Measured,
     device_terms,
     fallback_terms,
     head_terms,

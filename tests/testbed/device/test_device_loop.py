@@ -499,7 +499,7 @@ def test_sigterm_ends_cleanly_with_what_was_measured(tmp_path: Path) -> None:
     out = tmp_path / "run.parquet"
     program = (
         "from testbed.records import record_file; record_file.ROWS_PER_GROUP = 32;"
-        "from cnn.common.entry import run_app; from testbed.cli.app import app; run_app(app)"
+        "from cnn.common.console import run_app; from testbed.cli.app import app; run_app(app)"
     )
     command = [sys.executable, "-c", program, "device", "--local-only", "--action", "e1s1"]
     process = subprocess.Popen(

@@ -1,0 +1,177 @@
+"""The frames of a campaign that a fit uses, and the powers behind their energy figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from cnn.common.errors import DataError
+from cnn.topology import N_ACTIONS
+from testbed.costs.cost_model import Floats
+from testbed.meters.power import RadioPower
+from testbed.records.record_file import Records
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What the stages of N frames took; arrays (N,), milliseconds as measured.
+
+    Attributes:
+        action: int64, canonical number.
+        head_ms, encode_ms: of the device; 0 where there is no encoder.
+        compute_ms: what the frame took beyond exchange and server: the device's own time,
+            decision and Python overhead included, which no single stage shows.
+        transfer_ms, server_queue_ms, server_ms: of the exchange; 0 if local.
+        delay_ms: without the wait for the device.
+        energy_mj: NaN if it was not read.
+    """
+
+    action: NDArray[np.int64]
+    head_ms: Floats
+    encode_ms: Floats
+    compute_ms: Floats
+    transfer_ms: Floats
+    server_queue_ms: Floats
+    server_ms: Floats
+    delay_ms: Floats
+    energy_mj: Floats
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def take(self, rows: NDArray[Any]) -> Self:
+        """The rows `rows` (positions or mask)."""
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def stages_of(records: Records) -> dict[str, Any]:
+    """The columns of `Stages`, by name, every row of a file, whether it counts or not."""
+    exchange = ("transfer_ms", "server_queue_ms", "server_ms")
+    times = {name: np.nan_to_num(records.numbers(name)) for name in ("encode_ms", *exchange)}
+    delay_ms = records.numbers("delay_ms") - records.numbers("queue_ms")
+    compute_ms = delay_ms - times["transfer_ms"] - times["server_queue_ms"] - times["server_ms"]
+    return {
+        "action": records.numbers("action").astype(np.int64),
+        "head_ms": records.numbers("head_ms"),
+        "compute_ms": compute_ms,
+        "delay_ms": delay_ms,
+        "energy_mj": records.numbers("energy_mj"),
+        **times,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Samples(Stages):
+    """The frames of a campaign that count: answered as decided, warm-up excluded.
+
+    Attributes:
+        condition: str, name of the link.
+        round: int64.
+        uplink_mbps, rtt_ms: of the link.
+    """
+
+    condition: NDArray[np.str_]
+    round: NDArray[np.int64]
+    uplink_mbps: Floats
+    rtt_ms: Floats
+
+
+def samples_of(records: Records) -> Samples:
+    """Read what a fit needs from campaign records.
+
+    Raises:
+        DataError: if this is no campaign, or an action or condition has no frame.
+    """
+    if records.source.get("kind") != "campaign":
+        raise DataError(
+            f"records of kind {records.source.get('kind')!r}",
+            expected="records of `sliproad testbed campaign`",
+            hint="run a campaign first",
+        )
+    use = (records.texts("status") == "ok") & ~np.array(records.table["warm_up"].to_pylist(), bool)
+    condition, links = records.texts("condition"), records.source["conditions"]
+    samples = Samples(
+        **stages_of(records),
+        condition=condition,
+        round=records.numbers("round").astype(np.int64),
+        uplink_mbps=np.array([links[c]["uplink_mbps"] for c in condition], np.float64),
+        rtt_ms=np.array([links[c]["rtt_ms"] for c in condition], np.float64),
+    ).take(use)
+    for name in np.unique(samples.condition):
+        seen = np.unique(samples.action[samples.condition == name])
+        if len(seen) < N_ACTIONS:
+            raise DataError(
+                f"condition {name} with answered frames of {len(seen)} actions",
+                expected=f"of all {N_ACTIONS}",
+                hint="repeat the campaign with a longer --timeout-ms",
+            )
+    if not len(samples):
+        raise DataError("no answered frames", expected="a campaign", hint="repeat the campaign")
+    return samples
+
+
+def payloads_of(records: Records) -> Floats:
+    """Payload bytes that each action really sent, float64 (20,)."""
+    action = records.numbers("action").astype(np.int64)
+    sent = records.numbers("uplink_bytes")
+    return np.array([sent[action == a].max(initial=0.0) for a in range(N_ACTIONS)])
+
+
+@dataclass(frozen=True, slots=True)
+class Powers:
+    """Powers in the energy model, milliwatts, with their source.
+
+    ``fitted`` ones come from a hardware meter's readings, other ones from a publication.
+    """
+
+    idle_mw: float
+    busy_mw: float
+    radio: RadioPower
+    source: str
+    fitted: bool = False
+
+    def energy_mj(self, compute_ms: Floats, away_ms: Floats, sent_bytes: Floats) -> Floats:
+        """Modelled energy of frames with an exchange of `away_ms` (0 if local)."""
+        device_mj = (self.busy_mw * compute_ms + self.idle_mw * away_ms) / 1e3
+        radio = self.radio
+        return device_mj + (radio.active_mw * away_ms / 1e3 + radio.mj_per_byte * sent_bytes)
+
+
+def powers_of(records: Records, samples: Samples) -> Powers:
+    """Powers that the energy model uses.
+
+    With the model meter they are the published ones that made the energy figures. With a
+    hardware meter the device's two powers are fitted, and no modem is accounted for.
+
+    Raises:
+        DataError: if the campaign has no energy figures.
+    """
+    told = records.source
+    if told["config"]["meter"] == "model":
+        device, radio = told["device_power"], RadioPower(**told["radio_power"])
+        source = f"published: {device['source']}"
+        return Powers(device["idle_mw"], device["busy_mw"], radio, source)
+    powers = fit_powers(samples, samples.delay_ms, told["config"]["meter"])
+    if powers is None:
+        raise DataError(
+            f"a campaign with meter {told['config']['meter']!r} and no energy figure",
+            expected="energy of at least some frames",
+            hint="use --meter model, or see `sliproad testbed doctor`",
+        )
+    return powers
+
+
+def fit_powers(samples: Stages, window_ms: Floats, meter: str) -> Powers | None:
+    """Idle and busy power from readings over windows of `window_ms`; None without a reading."""
+    known = np.isfinite(samples.energy_mj) & np.isfinite(window_ms)
+    if not known.any():
+        return None
+    columns = np.stack([samples.compute_ms, window_ms], 1)[known] / 1e3
+    # busy = idle + extra with extra >= 0, so that busy is never below idle.
+    extra_mw, idle_mw = nnls(columns, samples.energy_mj[known])[0].tolist()
+    none = RadioPower("none", 0.0, 0.0, 0.0, 0.0, "the meter sees no modem")
+    return Powers(idle_mw, idle_mw + extra_mw, none, f"fitted to {meter}", True)
