@@ -134,13 +134,10 @@ class Evaluation:
         policies: figures by policy (see `agents.rollout.summary`), ``clairvoyant`` among
             them.
         intervals: 95 % bootstrap intervals of the mean cost, by policy.
-        differences: other policies' cost less the agent's, paired by drive; empty without
-            an agent.
-        differences_staged: the same against the staged agent.
+        differences: other policies' cost less a learnt one's, paired by drive, by learnt policy.
         bound_cost: cost below which no policy that keeps the floor can go.
-        gap_closed: share of the way from the best static pair to the bound; None without
-            an agent.
-        gap_closed_staged: the same of the staged agent.
+        gap_closed: share of the way from the best static pair to the bound, by learnt policy
+            that keeps the floor; None if there is no gap.
         rollouts: by policy.
         statics: figures of all twenty static pairs, by action name.
         best_static: name of the static pair chosen on training drives.
@@ -155,11 +152,9 @@ class Evaluation:
     floor: float
     policies: dict[str, dict[str, float]]
     intervals: dict[str, Interval]
-    differences: dict[str, Interval]
-    differences_staged: dict[str, Interval]
+    differences: dict[str, dict[str, Interval]]
     bound_cost: float
-    gap_closed: float | None
-    gap_closed_staged: float | None
+    gap_closed: dict[str, float | None]
     rollouts: dict[str, Rollout]
     statics: dict[str, dict[str, float]]
     best_static: str
@@ -188,8 +183,8 @@ class Evaluation:
             "scenario": self.scenario,
             "policies": {name: self._row(name) for name in self.policies},
             "bound_cost": self.bound_cost,
-            "gap_closed": self.gap_closed,
-            "gap_closed_staged": self.gap_closed_staged,
+            "gap_closed": self.gap_closed.get(AGENT),
+            "gap_closed_staged": self.gap_closed.get(STAGED),
             "gains_of": self.better,
             "keeps_floor": None if self.better is None else self.keeps_floor(self.better),
             "delay_gain": local["delay_ms"] / agent["delay_ms"] if agent else None,
@@ -197,8 +192,8 @@ class Evaluation:
             "floor": self.floor,
             "best_static": self.best_static,
             "cost_intervals": {k: asdict(v) for k, v in self.intervals.items()},
-            "cost_over_agent": {k: asdict(v) for k, v in self.differences.items()},
-            "cost_over_staged_agent": {k: asdict(v) for k, v in self.differences_staged.items()},
+            "cost_over_agent": self._cost_over(AGENT),
+            "cost_over_staged_agent": self._cost_over(STAGED),
             "drives": self.drives,
             "frames": self.frames,
             "seed": self.seed,
@@ -210,6 +205,9 @@ class Evaluation:
         if name in self.origins:
             row |= self.origins[name].as_json()
         return row
+
+    def _cost_over(self, name: str) -> dict[str, Any]:
+        return {k: asdict(v) for k, v in self.differences.get(name, {}).items()}
 
     def save(self, folder: Path) -> None:
         """Write ``evaluation.json`` and ``frames.parquet``, each whole or not at all."""
@@ -259,24 +257,16 @@ def evaluate(
     weights = resamples(drives, seed)
     per_drive = {name: r.cost.mean(1) for name, r in rollouts.items()}
 
-    def closed(name: str) -> float | None:
-        if name not in policies or not keeps(policies[name]["accuracy"], floor):
-            return None
-        return gap_closed(policies[BEST_STATIC]["cost"], policies[name]["cost"], bound.cost)
-
-    def differences(name: str) -> dict[str, Interval]:
-        return paired_differences(per_drive, name, weights) if name in rollouts else {}
-
+    kept = [name for name in agents if keeps(policies[name]["accuracy"], floor)]
+    static = policies[BEST_STATIC]["cost"]
     return Evaluation(
         scenario=test_world.scenario.name,
         floor=floor,
         policies=policies,
         intervals={name: interval(cost, weights) for name, cost in per_drive.items()},
-        differences=differences(AGENT),
-        differences_staged=differences(STAGED),
+        differences={name: paired_differences(per_drive, name, weights) for name in agents},
         bound_cost=bound.cost,
-        gap_closed=closed(AGENT),
-        gap_closed_staged=closed(STAGED),
+        gap_closed={n: gap_closed(static, policies[n]["cost"], bound.cost) for n in kept},
         rollouts=rollouts,
         statics=statics,
         best_static=baselines[BEST_STATIC].name,

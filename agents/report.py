@@ -165,7 +165,8 @@ def _comparison(result: Evaluation) -> Section:
     rows = []
     keys = sorted(result.policies, key=lambda name: result.policies[name]["cost"])
     for key, row in zip(keys, table.rows, strict=True):
-        interval, difference = result.intervals.get(key), result.differences.get(key)
+        interval = result.intervals.get(key)
+        difference = result.differences.get(AGENT, {}).get(key)
         over = "" if difference is None else f"{difference.mean:+.4f} "
         if difference is not None:
             over += f"({difference.low:+.4f} to {difference.high:+.4f})"
