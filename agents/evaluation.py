@@ -129,7 +129,7 @@ class Evaluation:
 
     Attributes:
         scenario: name.
-        floor: accuracy that is owed: the main exit's on the very same frames less the
+        floor: accuracy that is required: the main exit's on the very same frames less the
             scenario's margin, or the scenario's explicit floor.
         policies: figures by policy (see `agents.rollout.summary`), ``clairvoyant`` among
             them.
@@ -237,7 +237,7 @@ def evaluate(
         drives: test drives, each `scenario.timing.n_frames` frames.
         seed: of drives and bootstrap.
         tuning_drives: training drives a baseline's candidates are measured on.
-        origins: where the learnt policies come from, by name; told on in the result.
+        origins: where the learnt policies come from, by name; kept in the result.
         progress: called with the name of each policy when it is done.
     """
     baselines = tuned_baselines(train_world, seed, tuning_drives, progress=progress)
@@ -283,7 +283,7 @@ def keeps(accuracy: float, floor: float) -> bool:
 
 
 def floor_on(world: World, rows: NDArray[np.int64]) -> float:
-    """Accuracy owed on the frames `rows`: paired, so that no draw of frames is favoured."""
+    """Accuracy required on the frames `rows`: paired, so that no draw of frames is favoured."""
     constraint = world.scenario.constraint
     if constraint.accuracy_floor > 0:
         return constraint.accuracy_floor

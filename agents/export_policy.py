@@ -1,6 +1,6 @@
-"""A trained policy as a file: its weights, the task it was trained for, and what it promises.
+"""A trained policy as a file: its weights, the task it was trained for, its reference profile.
 
-The promise is the figures of the policy's own validation drives, which a device's guard holds it
+The profile is the figures of the policy's own validation drives, which a device's guard holds it
 to (`testbed.policy.reference_profile`). torch is imported only where a model is read: commands
 that judge a policy need the tasks here, not the models.
 """
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _OBSERVED: Final = {f.name: f for f in FIELDS if f.name in ("uplink_mbps", "rtt_ms")}
-"""What the promise says of the device's own estimates."""
+"""What the reference profile says of the device's own estimates."""
 
 
 def layers_of(model: BaseAlgorithm) -> tuple[list[NDArray[np.float32]], list[Any], str]:
@@ -178,7 +178,7 @@ def write(bundle: PolicyBundle, path: Path) -> Path:
 
 
 def task_of(world: World, preferences: Preferences | None = None) -> Task:
-    """The task of a policy that is trained in this world: what its device must be told.
+    """The task of a policy that is trained in this world: its device's settings.
 
     Args:
         world: of any split; the floor is that of the training frames, as the device knows it.
@@ -208,7 +208,7 @@ def task_of(world: World, preferences: Preferences | None = None) -> Task:
 def with_task(bundle: PolicyBundle, world: World) -> PolicyBundle:
     """The same policy, carrying the task of the world that it was trained in.
 
-    Weights, figures and promise stay as they are.
+    Weights, figures and reference profile stay as they are.
 
     Args:
         bundle: of any format.
@@ -249,7 +249,7 @@ def _check_origin(bundle: PolicyBundle, world: World) -> None:
             )
 
 
-def promise_of(
+def reference_profile_of(
     world: World, policy: AnyPolicy, keys: NDArray[np.uint64], window: int = WINDOW
 ) -> ReferenceProfile:
     """Drive the policy through the episodes `keys` (uint64 (B,)) and note what came of it.
@@ -297,7 +297,7 @@ def promise_of(
 def policy_of(
     model: Any, config: TrainConfig, world: World, validation: dict[str, float]
 ) -> PolicyBundle:
-    """Policy bundle of a model trained with `config` in `world`, with its task and its promise."""
+    """Policy bundle of a model trained with `config` in `world`, with task and profile."""
     bundle = bundle_of(
         model,
         actions=config.outputs,
@@ -320,6 +320,6 @@ def policy_of(
         task=task_of(world),
     )
     keys = episode_keys(config.validation_seed, config.validate_drives)
-    reference = promise_of(world, any_policy_from_bundle(bundle), keys)
+    reference = reference_profile_of(world, any_policy_from_bundle(bundle), keys)
     metrics = {**bundle.manifest["metrics"], "promise": reference.to_json()}
     return replace(bundle, manifest={**bundle.manifest, "metrics": metrics})

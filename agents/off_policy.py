@@ -236,7 +236,7 @@ def _cross_fit(
 
 
 def warn_of_other_log(path: Path, bundle: PolicyBundle, observations: NDArray[np.float32]) -> None:
-    """One line on standard error if a log's device was told another task than the policy's.
+    """One line on standard error if a log's device had another task than the policy's.
 
     Args:
         path: policy file.

@@ -15,7 +15,7 @@ import pytest
 import torch
 from stable_baselines3 import DQN, PPO
 
-from agents.export_policy import bundle_of, promise_of, static_bundle
+from agents.export_policy import bundle_of, reference_profile_of, static_bundle
 from agents.rollout import simulate
 from cnn.topology import N_ACTIONS, Action
 from offload_env.episode import episode_keys
@@ -143,7 +143,7 @@ def test_static_bundle(tmp_path: Path) -> None:
 def test_the_promise_is_made_of_the_same_drives_as_the_evaluation(make_world: object) -> None:
     world = make_world(10.0)  # type: ignore[operator]
     keys = episode_keys(3, 4)
-    reference = promise_of(world, RandomPolicy(5), keys, window=20)
+    reference = reference_profile_of(world, RandomPolicy(5), keys, window=20)
     rollout = simulate(world, RandomPolicy(5), keys)
     for name, values in (
         ("delay_ms", rollout.delay_ms),
@@ -167,6 +167,6 @@ def test_the_promise_is_made_of_the_same_drives_as_the_evaluation(make_world: ob
 
 def test_a_policy_that_never_changes_its_mind_has_no_shift(make_world: object) -> None:
     world = make_world(10.0)  # type: ignore[operator]
-    reference = promise_of(world, StaticPolicy(Action(3, 1)), episode_keys(1, 2))
+    reference = reference_profile_of(world, StaticPolicy(Action(3, 1)), episode_keys(1, 2))
     assert reference.action_shift == 0
     assert reference.actions[Action(3, 1).index] == 1
