@@ -13,7 +13,8 @@ The model is ridge regression on what `agents.baselines.prediction` predicts for
 fitted to the log itself by blocks: no frame is predicted by a model that saw it. Intervals are
 bootstrapped over blocks of consecutive frames.
 
-All three judge one frame's decision in the states that the log went through. What a decision
+They stay by hand: a few lines of numpy, and blocks of frames, which libraries of bandits do not
+know. All three judge one frame's decision in the states that the log went through. What a decision
 does to later frames (queue, modem tail, fresher knowledge of the link) is the logging policy's
 on average, not the candidate's: the further the candidate strays from the log, the less this
 says, which ``match`` and ``effective_frames`` show.

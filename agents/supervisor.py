@@ -119,7 +119,7 @@ def greedy_policy(model: Any, config: TrainConfig) -> NetworkPolicy | StagedNetw
 
 
 class Watch(BaseCallback):
-    """What watches over every training: the entropy bonus falls, a stopped run ends with a checkpoint.
+    """What watches over every training: entropy falls, a stopped run ends with a checkpoint.
 
     Args:
         config: of the run.
