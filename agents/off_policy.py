@@ -11,10 +11,10 @@ taken, and what came of it. Three estimators of the candidate's mean outcome:
 
 The model is ridge regression on what `agents.baselines.prediction` predicts for the action,
 fitted to the log itself by blocks: no frame is predicted by a model that saw it. Intervals are
-bootstrapped over blocks of consecutive frames.
+bootstrapped over blocks of consecutive frames. All this stays by hand: it is a few lines of
+numpy, and libraries of bandits do not know blocks of frames.
 
-They stay by hand: a few lines of numpy, and blocks of frames, which libraries of bandits do not
-know. All three judge one frame's decision in the states that the log went through. What a decision
+All three judge one frame's decision in the states that the log went through. What a decision
 does to later frames (queue, modem tail, fresher knowledge of the link) is the logging policy's
 on average, not the candidate's: the further the candidate strays from the log, the less this
 says, which ``match`` and ``effective_frames`` show.
