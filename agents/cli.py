@@ -181,14 +181,16 @@ def estimate(
     from agents.off_policy import MIN_EFFECTIVE, warn_of_other_log
     from agents.off_policy import estimate as run_estimate
     from offload_env.world import build_world
-    from testbed.policy.policies import policy_from_bundle
+    from testbed.policy.decision_points import FRAME
+    from testbed.policy.network_policy import policy_from_bundle
+    from testbed.policy.policies import require_space
     from testbed.policy.policy_file import PolicyBundle
     from testbed.records.record_file import read_all
 
     runs = read_all(records, warn)
     bundle = PolicyBundle.load(policy)
     bundle.check_fit(runs[0].source.get("bundle_hash"))
-    candidate = policy_from_bundle(bundle)
+    candidate = require_space(policy_from_bundle(bundle), FRAME)
     if not getattr(candidate, "memoryless", False):
         raise ConfigError(
             f"policy {policy} of kind {bundle.manifest.get('kind')!r}",

@@ -21,9 +21,10 @@ from cnn.common.outputs import check_folder
 from cnn.frame_table import FrameTable
 from offload_env.scenario import Scenario, load_scenario, scenario_names
 from offload_env.world import World, build_world
+from testbed.policy.decision_points import FRAME
+from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.policies import Policy
 from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.staged_policies import AnyPolicy, StagedPolicy, any_policy_from_bundle
 from testbed.policy.task_settings import differing, shown
 from testbed.traces.collection import load_collection
 
@@ -35,14 +36,14 @@ MAX_FRAMES = 2_000_000
 class Contender:
     """A learnt policy, ready to drive, what its file holds and where it comes from."""
 
-    policy: AnyPolicy
+    policy: Policy
     bundle: PolicyBundle
     origin: Origin
 
     @property
     def name(self) -> str:
         """Its row in an evaluation: ``agent`` or ``staged-agent``."""
-        return STAGED if isinstance(self.policy, StagedPolicy) else AGENT
+        return AGENT if self.policy.space is FRAME else STAGED
 
 
 def policy_file(path: Path) -> Path:
@@ -81,7 +82,7 @@ def contender(path: Path, bundle_hash: str | None, *, shipped: bool = False) -> 
     bundle.check_fit(bundle_hash)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     origin = Origin(file, digest, shipped, str(bundle.manifest.get("scenario", "")))
-    return Contender(any_policy_from_bundle(bundle), bundle, origin)
+    return Contender(policy_from_bundle(bundle), bundle, origin)
 
 
 def shipped_contenders(world: World) -> dict[str, Contender]:
@@ -95,15 +96,14 @@ def shipped_contenders(world: World) -> dict[str, Contender]:
     return found
 
 
-def shipped_agents(world: World) -> dict[str, AnyPolicy]:
+def shipped_agents(world: World) -> dict[str, Policy]:
     """The shipped policies of a world's scenario by name: ``agent``, ``staged-agent``."""
     return {name: c.policy for name, c in shipped_contenders(world).items()}
 
 
 def shipped_policy(world: World) -> Policy | None:
     """The shipped policy of one decision a frame; None if there is none that fits."""
-    found = shipped_agents(world).get(AGENT)
-    return None if isinstance(found, StagedPolicy) else found
+    return shipped_agents(world).get(AGENT)
 
 
 def shipped_path(scenario: str, staged: bool = False) -> Path:

@@ -40,8 +40,7 @@ from offload_env.episode import episode_keys
 from offload_env.scenario import load_scenario
 from offload_env.world import World, build_world, load_traces
 from testbed.device.pace import PaceKept
-from testbed.policy.policies import StaticPolicy
-from testbed.policy.staged_policies import AnyPolicy
+from testbed.policy.policies import Policy, StaticPolicy
 
 LIVE_SEED_OFFSET: Final = 500
 """Live frames are drawn from the demo's seed plus this."""
@@ -87,7 +86,7 @@ def run_demo(
     result.save(out)
     comparison(result).print()
     console.rule("3  drive live: device, link and MEC server as processes")
-    runs: dict[str, tuple[AnyPolicy, tuple[str, str]]] = {AGENT: (policy, ("--policy", str(path)))}
+    runs: dict[str, tuple[Policy, tuple[str, str]]] = {AGENT: (policy, ("--policy", str(path)))}
     runs["full-local"] = (StaticPolicy(FULL_LOCAL, "full-local"), ("--action", FULL_LOCAL.name))
     live = _live_or_why_not(test_world, runs, frames, seed, out, console)
     report = write_report(
@@ -153,7 +152,7 @@ class _Live:
 
 def _live_or_why_not(
     world: World,
-    runs: dict[str, tuple[AnyPolicy, tuple[str, str]]],
+    runs: dict[str, tuple[Policy, tuple[str, str]]],
     n: int,
     seed: int,
     out: Path,
@@ -175,7 +174,7 @@ def _live_or_why_not(
 
 def _live(
     world: World,
-    runs: dict[str, tuple[AnyPolicy, tuple[str, str]]],
+    runs: dict[str, tuple[Policy, tuple[str, str]]],
     n: int,
     seed: int,
     out: Path,

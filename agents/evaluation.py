@@ -24,8 +24,7 @@ from cnn.topology import ACTIONS
 from offload_env.bound.search import best_schedule
 from offload_env.episode import episode_keys
 from offload_env.world import MAIN, World
-from testbed.policy.policies import StaticPolicy
-from testbed.policy.staged_policies import AnyPolicy
+from testbed.policy.policies import Policy, StaticPolicy
 
 Floats = NDArray[np.float64]
 
@@ -220,7 +219,7 @@ class Evaluation:
 def evaluate(
     train_world: World,
     test_world: World,
-    agents: Mapping[str, AnyPolicy],
+    agents: Mapping[str, Policy],
     *,
     drives: int = 256,
     seed: int = 0,

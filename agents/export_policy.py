@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cnn
-from agents.rollout import staged_frame
+from agents.rollout import decide_frames
 from agents.run_files import named
 from agents.train_config import TrainConfig
 from cnn.common.errors import BundleError
@@ -30,11 +30,12 @@ from offload_env.episode import episode_keys
 from offload_env.preferences import Preferences
 from offload_env.world import World
 from testbed.policy.decision_points import staged_name
+from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.observer import FIELDS, SCHEMA_HASH, STAGED_FIELDS, STAGED_SCHEMA_HASH
+from testbed.policy.policies import Policy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.policy_manifest import STAGED_KIND
 from testbed.policy.reference_profile import WINDOW, ReferenceProfile, unscaled
-from testbed.policy.staged_policies import AnyPolicy, StagedPolicy, any_policy_from_bundle
 from testbed.policy.task_settings import Task, shown
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def _check_origin(bundle: PolicyBundle, world: World) -> None:
 
 
 def reference_profile_of(
-    world: World, policy: AnyPolicy, keys: NDArray[np.uint64], window: int = WINDOW
+    world: World, policy: Policy, keys: NDArray[np.uint64], window: int = WINDOW
 ) -> ReferenceProfile:
     """Drive the policy through the episodes `keys` (uint64 (B,)) and note what came of it.
 
@@ -265,10 +266,7 @@ def reference_profile_of(
     for _ in range(world.scenario.timing.n_frames):
         observations = simulator.observe()
         seen.append(observations[:, [field.index for field in _OBSERVED.values()]])
-        if isinstance(policy, StagedPolicy):
-            outcomes.append(staged_frame(simulator, policy))
-        else:
-            outcomes.append(simulator.settle(policy.decide_batch(observations)))
+        outcomes.append(decide_frames(simulator, policy))
 
     def stack(name: str) -> NDArray[np.float64]:
         return np.stack([getattr(o, name) for o in outcomes], axis=1).astype(np.float64)
@@ -320,6 +318,6 @@ def policy_of(
         task=task_of(world),
     )
     keys = episode_keys(config.validation_seed, config.validate_drives)
-    reference = reference_profile_of(world, any_policy_from_bundle(bundle), keys)
+    reference = reference_profile_of(world, policy_from_bundle(bundle), keys)
     metrics = {**bundle.manifest["metrics"], "promise": reference.to_json()}
     return replace(bundle, manifest={**bundle.manifest, "metrics": metrics})

@@ -33,8 +33,7 @@ from offload_env.world import POOL, World, build_world
 from testbed.device.pace import Pace, PaceKept
 from testbed.link.link_process import LinkProcess
 from testbed.link.link_record import LinkRecord
-from testbed.policy.decision_points import STAGED
-from testbed.policy.staged_policies import AnyPolicy, StagedPolicy
+from testbed.policy.policies import Policy, decide_frame
 from testbed.records.record_file import Records, read_records
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace
@@ -216,7 +215,7 @@ def replay(
     world: World,
     table: FrameTable,
     trace: Trace,
-    policy: AnyPolicy,
+    policy: Policy,
     offset_ms: float,
     seed: int,
     server_ratio: float = 1.0,
@@ -251,7 +250,7 @@ def replay(
         simulator.reset(Plan(k, 0, offset_ms, 0, k * len(factors)), range(len(table)))
         policy.reset()
         for _ in range(len(table)):
-            outcomes.append(_frame(simulator, policy))
+            outcomes.append(decide_frame(simulator, policy))
     return _figures(
         world,
         np.array([o.delay_ms for o in outcomes]),
@@ -259,17 +258,6 @@ def replay(
         np.array([o.correct for o in outcomes]),
         np.array([o.miss for o in outcomes]),
     )
-
-
-def _frame(simulator: Simulator, policy: AnyPolicy) -> Outcome:
-    """Decide about the frame in front until it has ended."""
-    if not isinstance(policy, StagedPolicy):
-        return simulator.settle(policy.decide(simulator.observe()))
-    outcome = None
-    while outcome is None:
-        chosen = policy.decide(simulator.observe(STAGED), simulator.point)
-        outcome = simulator.advance(chosen)
-    return outcome
 
 
 def _figures(

@@ -31,9 +31,9 @@ from cnn.topology import ACTIONS
 from offload_env.batch_simulator import FALLBACK, SKIPPED
 from offload_env.episode import episode_keys
 from offload_env.world import World
+from testbed.policy.decision_points import FRAME
 from testbed.policy.observer import scale_one
 from testbed.policy.policies import Policy
-from testbed.policy.staged_policies import AnyPolicy, StagedPolicy
 
 MAP_COLUMNS = 24
 MAP_DOUBTS = np.geomspace(1e-4, 1.0, 21)
@@ -75,7 +75,7 @@ class Section:
 def write_report(
     result: Evaluation,
     world: World,
-    agents: Mapping[str, AnyPolicy],
+    agents: Mapping[str, Policy],
     path: Path,
     *,
     learning: pd.DataFrame | None = None,
@@ -106,7 +106,7 @@ def write_report(
         sections.insert(1, _live(live, live_text))
     for name, policy in agents.items():
         sections.append(_timeline(result, world, deadline, name))
-        if not isinstance(policy, StagedPolicy):
+        if policy.space is FRAME:
             sections.append(_map(world, policy))
     if learning is not None and len(learning):
         floor = world.settings.accuracy_floor

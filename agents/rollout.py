@@ -15,14 +15,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnn.topology import N_EXITS
-from offload_env.batch_simulator import EXIT, OFFLOADS, SKIPPED, BatchOutcome, BatchSimulator
+from offload_env.batch_simulator import OFFLOADS, SKIPPED, BatchOutcome, BatchSimulator
 from offload_env.world import World
-from testbed.policy.decision_points import ANSWER, CANONICAL, REPAIR, STAGED, TIMES_OUT_EARLY
-from testbed.policy.feedback import Feedback, Learner
-from testbed.policy.policies import Policy
-from testbed.policy.staged_policies import AnyPolicy, StagedPolicy
+from testbed.policy.decision_points import FRAME, REPAIR, STAGED
+from testbed.policy.policies import Feedback, Learner, Policy
 
 Floats = NDArray[np.float64]
+
+_CLOSED: Final = N_EXITS - 1
+"""A decision point, not the start, of lanes whose frame has ended: nobody reads the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +69,10 @@ class Rollout:
         )
 
 
-def simulate(world: World, policy: AnyPolicy, keys: NDArray[np.uint64]) -> Rollout:
+def simulate(world: World, policy: Policy, keys: NDArray[np.uint64]) -> Rollout:
     """Drive one policy through the episodes `keys` (uint64 (B,)), all at once.
 
-    A staged policy meets the same frames, traces and random numbers; its ``action`` is the
-    pair (exit, split) that a frame amounts to.
+    The ``action`` of a staged policy is the pair (exit, split) that a frame amounts to.
     """
     simulator = BatchSimulator(world, len(keys))
     simulator.reset(keys)
@@ -81,10 +81,7 @@ def simulate(world: World, policy: AnyPolicy, keys: NDArray[np.uint64]) -> Rollo
     rates: list[Floats] = []
     for _ in range(world.scenario.timing.n_frames):
         rates.append(uplink_now(simulator))
-        if isinstance(policy, StagedPolicy):
-            outcomes.append(staged_frame(simulator, policy))
-            continue
-        outcomes.append(simulator.settle(policy.decide_batch(simulator.observe())))
+        outcomes.append(decide_frames(simulator, policy))
         if isinstance(policy, Learner):
             policy.learn(feedback(world, outcomes[-1]))
 
@@ -108,38 +105,26 @@ def simulate(world: World, policy: AnyPolicy, keys: NDArray[np.uint64]) -> Rollo
     )
 
 
-def staged_frame(simulator: BatchSimulator, policy: StagedPolicy) -> BatchOutcome:
-    """Decide about the frame in front of every lane until it has ended in all of them."""
-    skipped = simulator.lanes.queue > simulator.world.scenario.timing.max_queue_ms
+def decide_frames(simulator: BatchSimulator, policy: Policy) -> BatchOutcome:
+    """`testbed.policy.policies.decide_frame` for the frame in front of every lane.
+
+    A memoryless policy is asked about the lanes whose frame is open, any other about all.
+    """
+    if policy.space is FRAME:
+        return simulator.settle(policy.decide_batch(simulator.observe()))
+    memoryless = getattr(policy, "memoryless", False)
     ended: list[tuple[NDArray[np.intp], BatchOutcome]] = []
-
-    def finish(lanes: NDArray[np.intp], chosen: NDArray[np.int64]) -> NDArray[np.intp]:
-        """Answer or send; the lanes that gave up waiting and are still open."""
-        order = lanes.argsort()
-        lanes, chosen = lanes[order], chosen[order]
-        answer = (chosen == ANSWER) & ~skipped[lanes]
-        done, outcome = simulator.finish_some(
-            lanes, CANONICAL[chosen], answer, TIMES_OUT_EARLY[chosen]
-        )
-        ended.append((lanes[done], outcome.part(done)))
-        return lanes[~done]
-
-    if skipped.any():
-        finish(np.flatnonzero(skipped), np.full(int(skipped.sum()), ANSWER))
-    lanes = np.flatnonzero(~skipped)
+    lanes, points = np.arange(simulator.n), simulator.point
     while len(lanes):
-        points = simulator.point[lanes]
-        chosen = policy.decide_batch(simulator.observe(STAGED)[lanes], points)
-        chosen = REPAIR[points, chosen]
-        looks = (chosen != ANSWER) & ~OFFLOADS[CANONICAL[chosen]]
-        exits = EXIT[chosen[looks]]
-        looking = lanes[looks]
-        simulator.evaluate_some(looking, exits)
-        main = exits == N_EXITS  # its answer stands
-        ending = np.concatenate([lanes[~looks], looking[main]])
-        last = np.full(int(main.sum()), ANSWER)
-        timed_out = finish(ending, np.concatenate([chosen[~looks], last]))
-        lanes = np.sort(np.concatenate([looking[~main], timed_out]))
+        seen = simulator.observe(STAGED)
+        if memoryless:
+            chosen = policy.decide_batch(seen[lanes], points[lanes])
+        else:
+            chosen = policy.decide_batch(seen, points)[lanes]
+        ended.append(simulator.advance(REPAIR[points[lanes], chosen], lanes))
+        lanes = np.setdiff1d(lanes, ended[-1][0], assume_unique=True)
+        points = np.full(simulator.n, _CLOSED)
+        points[lanes] = simulator.point[lanes]
     whose = np.concatenate([lanes for lanes, _ in ended])
     return BatchOutcome.joined([outcome for _, outcome in ended], whose)
 

@@ -34,8 +34,9 @@ from cnn.topology import ACTIONS
 from offload_env.episode import episode_keys
 from offload_env.world import World
 from testbed.common.signals import StopFlag
-from testbed.policy.policies import NetworkPolicy
-from testbed.policy.staged_policies import AnyPolicy, StagedNetworkPolicy
+from testbed.policy.decision_points import FRAME, STAGED
+from testbed.policy.network_policy import NetworkPolicy
+from testbed.policy.policies import Policy
 
 _SAID: Final = (
     b"\nstopping: this update is finished and kept; Ctrl-C again ends at once and loses it\n"
@@ -110,12 +111,13 @@ class Progress:
         return pd.DataFrame(self.rows)
 
 
-def greedy_policy(model: Any, config: TrainConfig) -> NetworkPolicy | StagedNetworkPolicy:
+def greedy_policy(model: Any, config: TrainConfig) -> NetworkPolicy:
     """The policy that would be exported now."""
     weights, biases, activation = layers_of(model)
-    if config.env == "staged":
-        return StagedNetworkPolicy(weights, biases, activation=activation, actions=config.outputs)
-    return NetworkPolicy(weights, biases, activation=activation, actions=config.actions)
+    space = STAGED if config.env == "staged" else FRAME
+    return NetworkPolicy(
+        weights, biases, space=space, activation=activation, actions=config.outputs
+    )
 
 
 class Watch(BaseCallback):
@@ -238,7 +240,7 @@ class Supervisor(Watch):
         shown = ("cost", "accuracy", "delay_ms", "energy_mj")
         return {f"validation_{name}": figures[name] for name in shown}
 
-    def _greedy(self) -> AnyPolicy:
+    def _greedy(self) -> Policy:
         """The policy that is validated."""
         return greedy_policy(self.model, self.config)
 

@@ -29,7 +29,8 @@ from offload_env.episode import episode_keys
 from offload_env.preferences import Preferences, preferring
 from offload_env.scenario import anchored
 from offload_env.world import MAIN, World
-from testbed.policy.policies import Policy, StaticPolicy, load_policy
+from testbed.policy.network_policy import load_policy
+from testbed.policy.policies import Policy, StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
 
 CONDITIONED: Final = "conditioned"

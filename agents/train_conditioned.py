@@ -36,8 +36,9 @@ from offload_env.episode import episode_keys
 from offload_env.preferences import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
 from offload_env.scenario import anchored, scenario_toml
 from offload_env.world import World
+from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.observer import FIELDS
-from testbed.policy.policies import Policy, policy_from_bundle
+from testbed.policy.policies import Policy
 from testbed.policy.policy_file import PolicyBundle
 
 FLOOR_NODES: Final = 4

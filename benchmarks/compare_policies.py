@@ -22,8 +22,8 @@ from agents.evaluation import interval, resamples
 from agents.rollout import simulate, summary
 from offload_env.episode import episode_keys
 from offload_env.world import build_world
+from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.staged_policies import any_policy_from_bundle
 
 KEYS_SEED = 555_555
 """Far from the seeds of validation (1,000,003 and up) and of tuning and evaluation (0 and up)."""
@@ -46,7 +46,7 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     first = None
     for path, bundle in zip(options.policies, bundles, strict=True):
-        rollout = simulate(world, any_policy_from_bundle(bundle), keys)
+        rollout = simulate(world, policy_from_bundle(bundle), keys)
         per_drive = rollout.cost.mean(1)
         first = per_drive if first is None else first
         figures = summary(rollout)

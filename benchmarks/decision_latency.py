@@ -25,8 +25,9 @@ from stable_baselines3 import PPO
 from agents.export_policy import bundle_of
 from agents.train_config import TrainConfig
 from cnn.topology import N_ACTIONS
+from testbed.policy.network_policy import NetworkPolicy, load_policy
 from testbed.policy.observer import OBS_DIM
-from testbed.policy.policies import NetworkPolicy, Policy, load_policy
+from testbed.policy.policies import Policy
 
 WARM_UP = 200
 

@@ -34,8 +34,8 @@ from agents.train_config import MARGIN
 from offload_env.episode import episode_keys
 from offload_env.world import World, build_world
 from testbed.device.pace import PaceKept
-from testbed.policy.policies import StaticPolicy
-from testbed.policy.staged_policies import AnyPolicy, load_any_policy
+from testbed.policy.network_policy import load_policy
+from testbed.policy.policies import Policy, StaticPolicy
 
 FIGURES = ("delay_ms", "energy_mj", "accuracy", "cost")
 TURN = 100
@@ -58,14 +58,14 @@ def main() -> None:
         )
 
 
-def contenders(world: World, path: Path | None) -> dict[str, tuple[AnyPolicy, tuple[str, str]]]:
+def contenders(world: World, path: Path | None) -> dict[str, tuple[Policy, tuple[str, str]]]:
     """Each policy and the device's option for it."""
     assets, name = Path(str(resources.files("agents"))) / "assets", world.scenario.name
     files = {"agent": assets / f"{name}.policy", "staged-agent": assets / f"{name}.staged.policy"}
     if path is not None:
         files = {"agent": path}
     agents = {
-        key: (load_any_policy(file, world.table.bundle_hash), ("--policy", str(file)))
+        key: (load_policy(file, world.table.bundle_hash), ("--policy", str(file)))
         for key, file in files.items()
     }
     train = build_world(world.scenario, "train")

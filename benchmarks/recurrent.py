@@ -31,12 +31,14 @@ from agents.supervisor import Progress, Supervisor
 from agents.train_config import TrainConfig
 from agents.training import adapter_of, ppo_settings, train
 from offload_env.world import build_world
+from testbed.policy.decision_points import FRAME, START
 
 
 class RecurrentPolicy:
     """A recurrent model as a `testbed.policy.policies.Policy` that decides for many drives."""
 
     name = "recurrent"
+    space = FRAME
 
     def __init__(self, model: RecurrentPPO) -> None:
         self._model = model
@@ -46,11 +48,13 @@ class RecurrentPolicy:
         """Forget: new drives."""
         self._state = None
 
-    def decide(self, observation: NDArray[np.float32]) -> int:
+    def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
         """One drive's next action."""
         return int(self.decide_batch(observation[None])[0])
 
-    def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+    def decide_batch(
+        self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
         """The next action of every drive, int64 (B,)."""
         starts = np.full(len(observations), self._state is None)
         actions, self._state = self._model.predict(

@@ -27,7 +27,8 @@ from agents.supervisor import greedy_policy
 from agents.train_config import TrainConfig
 from offload_env.episode import episode_keys
 from offload_env.world import World, build_world
-from testbed.policy.policies import Policy, load_policy
+from testbed.policy.network_policy import load_policy
+from testbed.policy.policies import Policy
 
 WITHIN = 1.02
 JUDGE_SEED = 77_000_001

@@ -29,7 +29,8 @@ from cnn.frame_table import FrameTable, embedded_table
 from offload_env.episode import episode_keys
 from offload_env.scenario import load_scenario
 from offload_env.world import World, build_world
-from testbed.policy.policies import Policy, policy_from_bundle
+from testbed.policy.network_policy import policy_from_bundle
+from testbed.policy.policies import Policy
 
 PLAIN = "policy-train"
 """The table whose tracks are the physical signs; the varied one repeats them in this order."""

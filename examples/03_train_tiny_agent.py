@@ -16,7 +16,8 @@ from agents import TrainConfig, simulate, summary, train
 from cnn import Action
 from offload_env.episode import episode_keys
 from offload_env.world import build_world
-from testbed.policy.policies import Policy, StaticPolicy, policy_from_bundle
+from testbed.policy.network_policy import policy_from_bundle
+from testbed.policy.policies import Policy, StaticPolicy
 
 SCENARIO = "urban-5g"
 

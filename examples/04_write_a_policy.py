@@ -2,8 +2,9 @@
 
     python examples/04_write_a_policy.py
 
-A policy has a name, `reset`, `decide` and `decide_batch`. This one sends a frame if the last
-transfer was quick and fresh, and otherwise leaves at exit 3. Needs the base install only.
+A policy has a name, the space that it decides in, `reset`, `decide` and `decide_batch`. This one
+decides once a frame (`FRAME`): it sends the frame if the last transfer was quick and fresh, and
+otherwise leaves at exit 3. Needs the base install only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn import ACTIONS, Action
+from testbed.policy.decision_points import FRAME, START
 from testbed.policy.observer import FIELDS, Observer, Settings, scale_one
 from testbed.policy.policies import Policy
 
@@ -27,6 +29,7 @@ class QuickAndFresh:
     """
 
     name = "quick and fresh"
+    space = FRAME
 
     def __init__(self, quick_ms: float = 40.0, fresh_s: float = 5.0) -> None:
         self.offload = Action(exit=5, split=2).index
@@ -38,11 +41,13 @@ class QuickAndFresh:
     def reset(self) -> None:
         """No memory."""
 
-    def decide(self, observation: NDArray[np.float32]) -> int:
+    def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
         """One observation, float32 (OBS_DIM,) -> canonical action number."""
         return int(self.decide_batch(observation[None])[0])
 
-    def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+    def decide_batch(
+        self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
         """The same for float32 (B, OBS_DIM) -> int64 (B,)."""
         quick = observations[:, INDEX["transfer_mean_ms"]] < self.quick
         stale = observations[:, INDEX["transfer_age_s"]] > self.stale

@@ -32,8 +32,9 @@ from offload_env.world import build_world
 from testbed.costs.cost_fit import fit_samples
 from testbed.costs.samples import Samples
 from testbed.costs.terms import DEVICE_TERMS, SERVER_TERMS, device_terms, head_terms, server_terms
+from testbed.policy.decision_points import STAGED
+from testbed.policy.network_policy import load_policy
 from testbed.policy.policies import StaticPolicy
-from testbed.policy.staged_policies import StagedPolicy, load_any_policy
 from testbed.records.record_file import read_records
 from testbed.wire.protocol import WIRE_OVERHEAD_BYTES, InferCall, build_response, probe_message
 from testbed.wire.requests import build_request
@@ -70,8 +71,8 @@ def decisions() -> dict[str, Any]:
     with np.load(FOLDER / "observations.npz") as recorded:
         for name in scenario_names():
             for staged in (False, True):
-                policy = load_any_policy(shipped_path(name, staged), load_bundle().hash)
-                if isinstance(policy, StagedPolicy):
+                policy = load_policy(shipped_path(name, staged), load_bundle().hash)
+                if policy.space is STAGED:
                     chosen = policy.decide_batch(recorded["staged"], recorded["points"])
                 else:
                     chosen = policy.decide_batch(recorded["frame"])

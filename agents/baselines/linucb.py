@@ -31,7 +31,8 @@ from agents.baselines.prediction import (
     raw_observation,
 )
 from offload_env.world import World
-from testbed.policy.feedback import Feedback
+from testbed.policy.decision_points import FRAME, START
+from testbed.policy.policies import Feedback
 
 _FEATURES: Final = 4
 _BIAS_MS: Final = 10.0
@@ -51,6 +52,8 @@ class LinUcbPolicy:
         keep: weight that what was learnt keeps at each frame, (0, 1].
         accuracy_table: table of P(correct), measured on training frames.
     """
+
+    space: Final = FRAME
 
     def __init__(
         self,
@@ -79,11 +82,13 @@ class LinUcbPolicy:
         self._x = np.zeros((rows, _FEATURES))
         self._expected_ms = np.zeros(rows)
 
-    def decide(self, observation: NDArray[np.float32]) -> int:
+    def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
         """Canonical action number for one observation of one drive."""
         return int(self.decide_batch(np.asarray(observation)[None])[0])
 
-    def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+    def decide_batch(
+        self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
         """Canonical action numbers; another number of rows than before starts anew."""
         if len(observations) != self._rows:
             self._begin(len(observations))

@@ -35,7 +35,7 @@ from agents.baselines.prediction import (
 from cnn.topology import ACTIONS, N_EXITS, Action, action_index
 from offload_env.batch_simulator import LOCAL_ARRAY
 from offload_env.world import LOCAL, World
-from testbed.policy.decision_points import ANSWER, BLOCK, EVALUATED
+from testbed.policy.decision_points import ANSWER, BLOCK, EVALUATED, FRAME, STAGED, START
 from testbed.policy.observer import STAGED_FIELDS
 from testbed.policy.policies import Policy, StaticPolicy
 
@@ -48,15 +48,18 @@ class RulePolicy:
     """A rule without memory of its own: all it knows is in the observation."""
 
     name: str
+    space: Final = FRAME
 
     def reset(self) -> None:
         """Nothing to forget."""
 
-    def decide(self, observation: NDArray[np.float32]) -> int:
+    def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
         """Canonical action number for one observation."""
         return int(self.decide_batch(np.asarray(observation)[None])[0])
 
-    def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+    def decide_batch(
+        self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
         """Canonical action numbers for a batch."""
         return self.choose(raw_observation(observations))
 
@@ -170,7 +173,7 @@ class CascadePolicy:
     """
 
     memoryless: Final = True
-    staged: bool = True
+    space: Final = STAGED
 
     def __init__(self, world: World, sure: float, last: int) -> None:
         self.name = "spinn"
@@ -181,14 +184,16 @@ class CascadePolicy:
     def reset(self) -> None:
         """Nothing to forget."""
 
-    def decide(self, observation: NDArray[np.float32], point: int) -> int:
+    def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
         """Staged action for one observation."""
         return int(self.decide_batch(observation[None], np.array([point]))[0])
 
     def decide_batch(
-        self, observations: NDArray[np.float32], points: NDArray[np.int64]
+        self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
     ) -> NDArray[np.int64]:
         """Staged actions for a batch, int64 (B,)."""
+        if points is None:
+            points = np.full(len(observations), START)
         cost = self._predict.cost(raw_observation(observations))
         to_go = self._to_go(cost)
         chosen = np.full(len(cost), ANSWER, np.int64)

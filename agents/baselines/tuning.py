@@ -29,8 +29,7 @@ from agents.rollout import simulate, summary
 from agents.train_config import MARGIN
 from offload_env.episode import episode_keys
 from offload_env.world import World
-from testbed.policy.policies import RandomPolicy, StaticPolicy
-from testbed.policy.staged_policies import AnyPolicy
+from testbed.policy.policies import Policy, RandomPolicy, StaticPolicy
 
 THRESHOLDS: Final = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995)
 PRICES: Final = tuple(float(p) for p in np.geomspace(0.1, 1000, 17))
@@ -48,12 +47,12 @@ KEEP: Final = (0.97, 0.9, 0.99)
 class Candidate:
     """A policy and what it did on the training drives."""
 
-    policy: AnyPolicy
+    policy: Policy
     cost: float
     accuracy: float
 
 
-def measure(world: World, policy: AnyPolicy, keys: NDArray[np.uint64]) -> Candidate:
+def measure(world: World, policy: Policy, keys: NDArray[np.uint64]) -> Candidate:
     """Drive a policy and keep its mean cost and accuracy."""
     figures = summary(simulate(world, policy, keys))
     return Candidate(policy, figures["cost"], figures["accuracy"])
@@ -81,7 +80,7 @@ def tuned_baselines(
     drives: int = 128,
     margin: float = MARGIN,
     progress: Callable[[str], object] = lambda name: None,
-) -> dict[str, AnyPolicy]:
+) -> dict[str, Policy]:
     """Every baseline by name, with parameters chosen on training drives.
 
     Args:
@@ -99,10 +98,10 @@ def tuned_baselines(
     keys = episode_keys(seed, drives)
     floor = world.accuracy_floor + margin
 
-    def tune(candidates: Iterable[AnyPolicy]) -> AnyPolicy:
+    def tune(candidates: Iterable[Policy]) -> Policy:
         return choose((measure(world, p, keys) for p in candidates), floor).policy
 
-    out: dict[str, AnyPolicy] = {
+    out: dict[str, Policy] = {
         "full-local": StaticPolicy(FULL_LOCAL, "full-local"),
         "full-offload": StaticPolicy(FULL_OFFLOAD, "full-offload"),
         "random": RandomPolicy(seed),
@@ -134,7 +133,7 @@ def tuned_baselines(
 
 def _tuned_linucb(
     world: World, keys: NDArray[np.uint64], floor: float, accuracy_table: AccuracyTable
-) -> AnyPolicy:
+) -> Policy:
     """Price and optimism on a grid, then how long to remember, at the best of them."""
 
     def candidates(pairs: Iterable[tuple[float, float]], keep: float) -> list[Candidate]:

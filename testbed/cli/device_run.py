@@ -13,7 +13,7 @@ from cnn.common.errors import ConfigError
 if TYPE_CHECKING:
     from testbed.device.device_loop import Device
     from testbed.policy.exploration import ExploringPolicy
-    from testbed.policy.staged_policies import AnyPolicy
+    from testbed.policy.policies import Policy
     from testbed.policy.task_settings import Task
     from testbed.records.measurement import Measurement
 
@@ -34,7 +34,7 @@ TASK_FLAGS: Final = {
 
 def chosen_policy(
     path: Path | None, action: str | None, bundle_hash: str
-) -> tuple[AnyPolicy, Task | None]:
+) -> tuple[Policy, Task | None]:
     """The policy of a file and its task, or one action for every frame.
 
     Raises:
@@ -42,9 +42,9 @@ def chosen_policy(
         BundleError: if the file cannot be used.
     """
     from cnn.topology import Action
+    from testbed.policy.network_policy import policy_from_bundle
     from testbed.policy.policies import StaticPolicy
     from testbed.policy.policy_file import PolicyBundle
-    from testbed.policy.staged_policies import any_policy_from_bundle
 
     if (path is None) == (action is None):
         raise ConfigError(
@@ -56,7 +56,7 @@ def chosen_policy(
         return StaticPolicy(Action.parse(action or "")), None
     bundle = PolicyBundle.load(path)
     bundle.check_fit(bundle_hash)
-    return any_policy_from_bundle(bundle), bundle.task
+    return policy_from_bundle(bundle), bundle.task
 
 
 def task_told(policy: Path | None, task: Task | None, given: dict[str, Any]) -> Task:
@@ -77,12 +77,12 @@ def task_told(policy: Path | None, task: Task | None, given: dict[str, Any]) -> 
     return found
 
 
-def explorer_of(policy: AnyPolicy, epsilon: float, seed: int) -> ExploringPolicy:
+def explorer_of(policy: Policy, epsilon: float, seed: int) -> ExploringPolicy:
     """The policy, exploring; raises `ConfigError` for a staged one."""
+    from testbed.policy.decision_points import FRAME
     from testbed.policy.exploration import ExploringPolicy
-    from testbed.policy.staged_policies import StagedPolicy
 
-    if isinstance(policy, StagedPolicy):
+    if policy.space is not FRAME:
         raise ConfigError(
             f"--explore {epsilon:g} with a staged policy",
             expected="a policy that decides once a frame",

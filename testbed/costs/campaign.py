@@ -31,8 +31,9 @@ from testbed.device.frame_sources import CameraFrame
 from testbed.link.link_process import LinkProcess
 from testbed.meters.available import open_meter
 from testbed.meters.power import power_profile
+from testbed.policy.decision_points import FRAME, START
+from testbed.policy.network_policy import NetworkPolicy
 from testbed.policy.observer import OBS_DIM, Observer, Settings
-from testbed.policy.policies import NetworkPolicy
 from testbed.records.record_file import RecordWriter, parquet_files, provenance, read_records
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace_files import constant_trace
@@ -266,6 +267,7 @@ class Schedule:
 
     name = "campaign"
     memoryless: Final = True
+    space: Final = FRAME
 
     def __init__(self, actions: Sequence[int]) -> None:
         self._actions = list(actions)
@@ -279,13 +281,15 @@ class Schedule:
         self._at = -1
         self._seen: NDArray[np.float32] | None = None
 
-    def decide(self, observation: NDArray[np.float32]) -> int:
+    def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
         """The next action."""
         self._network.decide(observation)
         if observation is not self._seen:
             self._at, self._seen = self._at + 1, observation
         return self._actions[self._at]
 
-    def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+    def decide_batch(
+        self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
         """The next action, for every row."""
         return np.full(len(observations), self.decide(observations[0]), np.int64)

@@ -14,14 +14,13 @@ from cnn.bundle import SEGMENTS, Bundle, load_bundle
 from cnn.common.errors import BundleError
 from cnn.runtime import SplitRuntime
 from cnn.topology import ACTIONS, Action
-from testbed.deploy.decision_trace import STAGE_START, ask
+from testbed.deploy.guarded_policy import STAGE_START, ask
 from testbed.deploy.signing import TrustedKeys, signature_path
-from testbed.policy.decision_points import N_POINTS
-from testbed.policy.observer import OBS_DIM, STAGED_OBS_DIM
-from testbed.policy.policies import StaticPolicy
+from testbed.policy.decision_points import FRAME, N_POINTS, STAGED, START, DecisionSpace
+from testbed.policy.network_policy import policy_from_bundle
+from testbed.policy.policies import Policy, StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.reference_profile import ReferenceProfile
-from testbed.policy.staged_policies import AnyPolicy, any_policy_from_bundle, is_staged
 from testbed.policy.task_settings import Task
 
 DEVICE_SEGMENTS: Final = tuple(name for name in SEGMENTS if not name.startswith("dec"))
@@ -85,9 +84,9 @@ class Deployment:
 
     model: Bundle
     runtime: SplitRuntime
-    policy: AnyPolicy
+    policy: Policy
     policy_hash: str
-    shadow: AnyPolicy | None
+    shadow: Policy | None
     reference: ReferenceProfile | None
     stamp: Stamp
     task: Task | None = None
@@ -126,7 +125,7 @@ def load(
     reference = task = shadow_task = None
     if sources.policy is not None:
         bundle = _policy_file(sources.policy, model.hash, trusted)
-        policy: AnyPolicy = any_policy_from_bundle(bundle)
+        policy: Policy = policy_from_bundle(bundle)
         policy_hash, reference = bundle.content_hash[:12], ReferenceProfile.of_bundle(bundle)
         task = bundle.task
     else:
@@ -138,10 +137,10 @@ def load(
             expected="a policy file with a promise, or limits of your own",
             hint="train it with this version, or set guard.max_delay_ms or another limit",
         )
-    shadow: AnyPolicy | None = None
+    shadow: Policy | None = None
     if sources.shadow is not None:
         bundle = _policy_file(sources.shadow, model.hash, trusted)
-        shadow, shadow_task = any_policy_from_bundle(bundle), bundle.task
+        shadow, shadow_task = policy_from_bundle(bundle), bundle.task
     for each in (policy, shadow):
         if each is not None:
             check_policy(each, observations)
@@ -150,18 +149,17 @@ def load(
     )
 
 
-def check_policy(policy: AnyPolicy, observations: NDArray[np.float32] | None = None) -> None:
+def check_policy(policy: Policy, observations: NDArray[np.float32] | None = None) -> None:
     """Raise `BundleError` unless the policy decides finitely, alone as in a batch.
 
     Args:
-        policy: under test, of either kind; a staged one is asked at every stand. It is reset
-            afterwards.
+        policy: under test; a staged one is asked at every decision point. It is reset afterwards.
         observations: float32 (n, OBS_DIM), tried besides random ones and extremes.
     """
-    points = range(N_POINTS) if is_staged(policy) else (None,)
+    points = range(N_POINTS) if policy.space is STAGED else (START,)
     try:
         for point in points:
-            tried = _test_observations(observations, point)
+            tried = _test_observations(observations, policy.space, point)
             for row in tried:
                 ask(policy, row, point)
             outputs = getattr(policy, "outputs", None)
@@ -176,20 +174,22 @@ def check_policy(policy: AnyPolicy, observations: NDArray[np.float32] | None = N
         ) from error
 
 
-def _test_observations(seen: NDArray[np.float32] | None, point: int | None) -> NDArray[np.float32]:
+def _test_observations(
+    seen: NDArray[np.float32] | None, space: DecisionSpace, point: int
+) -> NDArray[np.float32]:
     """Random observations, extremes, and those `seen`, as they would be at the frame's start.
 
     Returns:
-        float32 (n, OBS_DIM), or (n, STAGED_OBS_DIM) for a staged policy (stand not None).
+        float32 (n, `space.obs_dim`).
     """
-    size = OBS_DIM if point is None else STAGED_OBS_DIM
-    rng = np.random.default_rng([_TEST_SEED, point or 0])
+    size = space.obs_dim
+    rng = np.random.default_rng([_TEST_SEED, point])
     random = rng.uniform(-1, 1, (_TEST_OBSERVATIONS, size)).astype(np.float32)
     extremes = np.array([[-1.0], [0.0], [1.0]], np.float32) * np.ones(size, np.float32)
     tried: list[NDArray[np.float32]] = [random, extremes]
     if seen is not None:
         start = np.tile(STAGE_START, (len(seen), 1))
-        tried.append(seen if point is None else np.concatenate([seen, start], axis=1))
+        tried.append(seen if space is FRAME else np.concatenate([seen, start], axis=1))
     return np.concatenate(tried)
 
 

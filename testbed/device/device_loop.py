@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +27,9 @@ from testbed.device.processor import Processor
 from testbed.device.staged_loop import Stages, decide_in_stages
 from testbed.device.uplink import Exchanger, Uplink
 from testbed.meters.meter import FrameActivity, Meter
-from testbed.policy.feedback import Feedback, Learner
+from testbed.policy.decision_points import FRAME
 from testbed.policy.observer import Observer, Settings
-from testbed.policy.policies import Policy
-from testbed.policy.staged_policies import AnyPolicy, is_staged
+from testbed.policy.policies import Feedback, Learner, Policy
 from testbed.records.measurement import Measurement
 
 __all__ = ["Device", "DeviceConfig", "LinkTruth"]
@@ -59,7 +57,7 @@ class Device:
         self,
         runtime: SplitRuntime,
         client: Exchanger | None,
-        policy: AnyPolicy,
+        policy: Policy,
         observer: Observer,
         meter: Meter,
         config: DeviceConfig,
@@ -142,11 +140,11 @@ class Device:
         if last is not None:
             yield last
 
-    def _act(self, observation: NDArray[np.float32], policy: AnyPolicy) -> None:
+    def _act(self, observation: NDArray[np.float32], policy: Policy) -> None:
         """Decide and carry it out, in one go or in stages."""
-        if not is_staged(policy):
-            action = cast(Policy, policy).decide(observation)
-            if not is_staged(policy):  # it may have gone back to a staged one while deciding
+        if policy.space is FRAME:
+            action = policy.decide(observation)
+            if policy.space is FRAME:  # it may have gone back to a staged one while deciding
                 self.process(action)
                 return
         self.begin_stages(observation)

@@ -16,7 +16,7 @@ from testbed.device.processor import Processor
 from testbed.device.uplink import Uplink
 from testbed.policy.decision_points import ANSWER, CANONICAL, TIMES_OUT_EARLY
 from testbed.policy.observer import FIELDS, Observer, scale_one
-from testbed.policy.staged_policies import StagedPolicy
+from testbed.policy.policies import Policy
 
 _AT: Final = {field.name: field.index for field in FIELDS}
 _CONFIDENCE_AT: Final = _AT["confidence_exit1"]
@@ -131,7 +131,7 @@ class Stages:
         return True
 
 
-def decide_in_stages(stages: Stages, policy: StagedPolicy) -> None:
+def decide_in_stages(stages: Stages, policy: Policy) -> None:
     """Carry a frame to its answer.
 
     Args:

@@ -8,7 +8,7 @@ estimated without driving it (`agents.off_policy`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
 from cnn.topology import N_ACTIONS
-from testbed.device.frame_sources import CameraFrame
-from testbed.policy.feedback import Feedback, Learner
-from testbed.policy.observer import OBS_DIM
-from testbed.policy.policies import Policy
+from testbed.policy.decision_points import FRAME, START
+from testbed.policy.observation_fields import OBS_DIM
+from testbed.policy.policies import Feedback, Learner, Policy
+
+Frame = TypeVar("Frame")
 
 
 class ExploringPolicy:
@@ -36,6 +37,8 @@ class ExploringPolicy:
     Raises:
         ConfigError: if epsilon is no share.
     """
+
+    space: Final = FRAME
 
     def __init__(self, policy: Policy, epsilon: float, seed: int = 0) -> None:
         if not 0 <= epsilon <= 1:
@@ -54,7 +57,7 @@ class ExploringPolicy:
         self._frame = 0
         self._decisions: dict[int, tuple[float, NDArray[np.float32]]] = {}
 
-    def following(self, frames: Iterable[CameraFrame]) -> Iterator[CameraFrame]:
+    def following(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         """The frames of a run, counted: the decision after each one is kept as its own."""
         for self._frame, frame in enumerate(frames):
             yield frame
@@ -70,14 +73,16 @@ class ExploringPolicy:
         propensity, observation = self._decisions.pop(frame_id, nothing)
         return {"propensity": propensity, "observation": observation}
 
-    def decide(self, observation: NDArray[np.float32]) -> int:
+    def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
         """An action for one observation; kept for `columns`."""
         wanted = np.array([self.policy.decide(observation)], np.int64)
         action = int(self._explore(wanted)[0])
         self._decisions[self._frame] = float(self.propensities[0]), observation.copy()
         return action
 
-    def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+    def decide_batch(
+        self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
         """Independent decisions, one a row."""
         return self._explore(self.policy.decide_batch(observations))
 

@@ -1,67 +1,123 @@
-"""Policies that a device runs with numpy alone, and the file they travel in.
+"""What decides: the policy protocol, the loop that asks it, and policies without a file.
 
-A policy sees the observation of `testbed.policy.observer` and answers with the canonical
-number of an action. `agents` writes policy files; nothing here imports it, torch or
-stable-baselines3.
+A policy answers in a decision space (`testbed.policy.decision_points.DecisionSpace`). In the
+frame space one decision settles a frame; in the staged space a frame is decided about at every
+decision point. A frame policy is a staged one that commits at its first decision point
+(`CommitOnce`). `agents` trains policies; nothing here imports it, torch or stable-baselines3.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.common.errors import BundleError, ConfigError
-from cnn.topology import ACTIONS, N_ACTIONS, Action, action_from_index
-from testbed.policy.mlp import Mlp, best, unusable_network
-from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.policy_manifest import STAGED_KIND
+from cnn.common.errors import BundleError
+from cnn.topology import N_ACTIONS, Action, action_from_index
+from testbed.policy.decision_points import FRAME, REPAIR, STAGED, START, DecisionSpace
+from testbed.policy.observation_fields import OBS_DIM
 
-__all__ = [
-    "NetworkPolicy",
-    "Policy",
-    "PolicyBundle",
-    "RandomPolicy",
-    "StaticPolicy",
-    "load_policy",
-    "policy_from_bundle",
-]
+if TYPE_CHECKING:
+    from testbed.records.measurement import Measurement
+
+Ended_co = TypeVar("Ended_co", covariant=True)
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """Chooses an action for every frame.
+    """Chooses an action at every decision point of its space.
+
+    A policy whose decisions depend on nothing but the observation and the point says so by an
+    attribute ``memoryless = True``: asking it twice then changes nothing.
 
     Attributes:
         name: shown in tables and records.
-
-    A policy whose decisions depend on nothing but the observation says so by an attribute
-    ``memoryless = True``: asking it twice then changes nothing.
+        space: `FRAME` or `STAGED`; a policy may change it between two frames.
     """
 
     name: str
 
+    @property
+    def space(self) -> DecisionSpace:
+        """The actions that it answers with, and the observation that it reads."""
+
     def reset(self) -> None:
         """Forget everything learnt since the start of the drive."""
 
-    def decide(self, observation: NDArray[np.float32]) -> int:
-        """Canonical action number for one observation, float32 (OBS_DIM,)."""
+    def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
+        """An action of the space for one observation.
 
-    def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Canonical action numbers, int64 (B,), for float32 (B, OBS_DIM).
-
-        Row b of successive calls belongs to drive b: a policy with memory keeps one
-        memory a row.
+        Args:
+            observation: float32 (`space.obs_dim`,).
+            point: where the device is within the frame, 0..19, at which a staged action must be
+                legal. A frame policy is asked at `START` alone, and may ignore it.
         """
+
+    def decide_batch(
+        self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """Actions, int64 (B,), for float32 (B, `space.obs_dim`) and int64 (B,).
+
+        Row b of successive calls belongs to drive b: a policy with memory keeps one memory a
+        row. No `points` are `START` in every row.
+        """
+
+
+class OpenFrame(Protocol[Ended_co]):
+    """A frame in front of a simulator or a device; `Ended_co` is what is left when it has ended."""
+
+    @property
+    def point(self) -> int:
+        """The decision point, 0..19."""
+
+    def observe(self, space: DecisionSpace = FRAME) -> NDArray[np.float32]:
+        """What a policy of `space` sees now, float32 (`space.obs_dim`,)."""
+
+    def settle(self, action: int) -> Ended_co:
+        """Carry the whole frame out as one canonical action, 0..19."""
+
+    def advance(self, action: int) -> Ended_co | None:
+        """Carry out one staged action that is legal at `point`; None if the frame is open."""
+
+
+def decide_frame(frame: OpenFrame[Ended_co], policy: Policy) -> Ended_co:
+    """Observe, ask the policy, and carry it out until the frame has ended.
+
+    A policy that has changed to the staged space while it decided is asked again there.
+    """
+    if policy.space is FRAME:
+        action = policy.decide(frame.observe())
+        if policy.space is FRAME:
+            return frame.settle(action)
+    ended = None
+    while ended is None:
+        ended = frame.advance(policy.decide(frame.observe(STAGED), frame.point))
+    return ended
+
+
+Checked = TypeVar("Checked", bound=Policy)
+
+
+def require_space(policy: Checked, space: DecisionSpace) -> Checked:
+    """The policy itself; raises `BundleError` unless it decides in `space`."""
+    if policy.space is space:
+        return policy
+    kinds = {FRAME: "a policy that decides once a frame", STAGED: "a staged policy"}
+    raise BundleError(
+        f"policy {policy.name!r}: {kinds[policy.space]}",
+        expected=kinds[space],
+        hint=f"give another policy, or train one with `sliproad agent train --env {space.name}`",
+    )
 
 
 class StaticPolicy:
     """Always the same action."""
 
     memoryless: Final = True
+    space: Final = FRAME
 
     def __init__(self, action: Action | int, name: str | None = None) -> None:
         self.action = action if isinstance(action, Action) else action_from_index(action)
@@ -71,11 +127,13 @@ class StaticPolicy:
     def reset(self) -> None:
         """Nothing to forget."""
 
-    def decide(self, observation: NDArray[np.float32]) -> int:
+    def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
         """The fixed action's number."""
         return self._index
 
-    def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+    def decide_batch(
+        self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
         """The fixed action's number, once a row."""
         return np.full(len(observations), self._index, np.int64)
 
@@ -83,167 +141,115 @@ class StaticPolicy:
 class RandomPolicy:
     """Uniform over `actions` (all 20 by default), from its own seeded generator."""
 
+    space: Final = FRAME
+
     def __init__(self, seed: int, actions: Sequence[int] = range(N_ACTIONS)) -> None:
         self.name = "random"
         self._seed = seed
         self._actions = np.asarray(actions, np.int64)
-        self._rng = np.random.default_rng(seed)
+        self.reset()
 
     def reset(self) -> None:
         """Start the sequence of random numbers anew."""
         self._rng = np.random.default_rng(self._seed)
 
-    def decide(self, observation: NDArray[np.float32]) -> int:
+    def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
         """A uniformly random action."""
         return int(self._rng.choice(self._actions))
 
-    def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+    def decide_batch(
+        self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
         """Independent uniformly random actions."""
         return self._rng.choice(self._actions, len(observations))
 
 
-class NetworkPolicy:
-    """Greedy policy of a multi-layer perceptron: the action with the largest output.
-
-    Outputs are logits (PPO) or action values (DQN); both are read by argmax.
+class CommitOnce:
+    """A frame policy in the staged space: decides at `START`, and keeps to it until the frame ends.
 
     Args:
-        weights: float32 (n_out, n_in) of every layer, input side first.
-        biases: float32 (n_out,) of every layer.
-        activation: ``tanh`` or ``relu``, after every layer but the last.
-        actions: canonical action number of each output.
-        name: shown in tables and records.
+        policy: decides once a frame.
 
     Raises:
-        BundleError: if the shapes do not chain, a number is not finite, or the
-            activation or an action is unknown.
+        BundleError: if the policy is staged already.
     """
 
-    memoryless: Final = True
+    space: Final = STAGED
 
-    def __init__(
-        self,
-        weights: Sequence[NDArray[np.float32]],
-        biases: Sequence[NDArray[np.float32]],
-        *,
-        activation: str = "tanh",
-        actions: Sequence[int] = range(N_ACTIONS),
-        name: str = "agent",
-    ) -> None:
-        self._network = Mlp(weights, biases, activation)
-        self._action_list = [int(a) for a in actions]
-        if len(actions) != self._network.n_outputs or not set(actions) <= set(range(N_ACTIONS)):
-            raise unusable_network(f"{self._network.n_outputs} outputs for actions {list(actions)}")
-        self.name = name
-        self.n_inputs = self._network.n_inputs
-        self._actions = np.asarray(actions, np.int64)
-        self._penalty = np.zeros(len(self._actions), np.float32)
-        self._masked = False
+    def __init__(self, policy: Policy) -> None:
+        self.policy = require_space(policy, FRAME)
+        self.name = policy.name
+        self._actions = np.zeros(1, np.int64)
 
     def reset(self) -> None:
-        """Nothing to forget: the network has no memory."""
+        """Start a drive."""
+        self.policy.reset()
 
-    def set_mask(self, allowed: NDArray[np.bool_] | None) -> None:
-        """Restrict decisions to the actions that are True in bool (20,); None allows all.
+    def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
+        """The policy's action at `START`; then what is left of it."""
+        if point == START:
+            self._actions = np.array([self.policy.decide(observation[:OBS_DIM])], np.int64)
+        return int(REPAIR[point, self._actions[0]])
 
-        Raises:
-            ConfigError: if no action of this policy is left.
-        """
-        self._masked = allowed is not None
-        if allowed is None:
-            return
-        keep = np.asarray(allowed, bool)[self._actions]
-        if not keep.any():
-            raise ConfigError(
-                "an action mask that forbids every action of the policy",
-                expected=f"at least one of {[ACTIONS[a].name for a in self._action_list]}",
-                hint="allow one of them",
-            )
-        self._penalty[:] = np.where(keep, 0.0, -np.inf)
+    def decide_batch(
+        self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """As `decide`, one drive a row: in every call all rows, in the same order."""
+        at = np.full(len(observations), START) if points is None else points
+        begins = at == START
+        if begins.any():
+            chosen = self.policy.decide_batch(observations[:, :OBS_DIM])
+            self._actions = chosen if begins.all() else np.where(begins, chosen, self._actions)
+        taken: NDArray[np.int64] = REPAIR[at, self._actions]
+        return taken
 
-    def decide(self, observation: NDArray[np.float32]) -> int:
-        """Action with the largest output, one observation."""
-        logits = self._network(observation)
-        if self._masked:
-            logits += self._penalty
-        return self._action_list[best(logits)]
-
-    def outputs(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Unmasked outputs, float32 (B, n_outputs), for float32 (B, n_inputs)."""
-        return self._network.batch(observations)
-
-    def decide_batch(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Actions with the largest outputs, one a row."""
-        logits = self.outputs(observations)
-        if self._masked:
-            logits = logits + self._penalty
-        actions: NDArray[np.int64] = self._actions[logits.argmax(1)]
-        return actions
+    def learn(self, feedback: Feedback) -> None:
+        """Passed on to a policy that learns."""
+        if isinstance(self.policy, Learner):
+            self.policy.learn(feedback)
 
 
-MALFORMED: Final = (KeyError, IndexError, TypeError, ValueError)
-"""What reading a manifest or arrays of another form raises."""
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What devices know after one frame of B drives; every array is (B,).
 
+    No label and no true rate: nothing that a device could not measure itself.
 
-def network_arguments(bundle: PolicyBundle) -> dict[str, Any]:
-    """What a network policy of either kind is made with; raises one of `MALFORMED`."""
-    manifest = bundle.manifest
-    n = int(manifest["layers"])
-    return {
-        "weights": [bundle.arrays[f"weight{i}"] for i in range(n)],
-        "biases": [bundle.arrays[f"bias{i}"] for i in range(n)],
-        **{key: manifest[key] for key in ("activation", "actions", "name")},
-    }
-
-
-def malformed(error: Exception) -> BundleError:
-    """The error of a bundle whose manifest or arrays have another form."""
-    return BundleError(
-        f"policy bundle with {type(error).__name__}: {error}",
-        expected="the arrays and keys of a policy file",
-        hint="export the policy again with `sliproad agent export`",
-    )
-
-
-def policy_from_bundle(bundle: PolicyBundle) -> NetworkPolicy | StaticPolicy:
-    """The policy inside a bundle.
-
-    Raises:
-        BundleError: if the bundle's kind or its arrays are not understood.
+    Attributes:
+        action: int64, canonical number decided.
+        exchange_ms: float64, from sending until the answer, or until it was given up; NaN
+            if nothing was sent.
+        delay_ms: float64, total processing delay.
+        energy_mj: float64; NaN without a meter.
+        confidence: float64, calibrated, of the answer; NaN if the frame was skipped.
     """
-    manifest = bundle.manifest
-    kind = manifest.get("kind")
-    try:
-        if kind == "static":
-            return StaticPolicy(int(manifest["actions"][0]), manifest["name"])
-        if kind == "mlp":
-            return NetworkPolicy(**network_arguments(bundle))
-    except MALFORMED as error:
-        raise malformed(error) from error
-    if kind == STAGED_KIND:
-        raise BundleError(
-            "a staged policy, which decides several times within a frame",
-            expected="a policy that decides once a frame",
-            hint="give it where a staged policy is asked for, or train with --env frame",
+
+    action: NDArray[np.int64]
+    exchange_ms: NDArray[np.float64]
+    delay_ms: NDArray[np.float64]
+    energy_mj: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, row: Measurement) -> Self:
+        """The feedback of one measured frame, B = 1."""
+        compute_ms = row.head_ms + (row.encode_ms or 0.0) + (row.fallback_ms or 0.0)
+        sent = row.status != "skipped" and not action_from_index(row.action).is_local
+        exchange = row.delay_ms - row.queue_ms - compute_ms if sent else None
+        figures: list[Any] = [exchange, row.delay_ms, row.energy_mj, row.confidence]
+        return cls(
+            np.array([row.action], np.int64),
+            *(np.array([np.nan if v is None else v], np.float64) for v in figures),
         )
-    raise BundleError(
-        f"policy of kind {kind!r}",
-        expected="'mlp' or 'static'",
-        hint="export the policy with this version of sliproad",
-    )
 
 
-def load_policy(path: Path | str, bundle_hash: str | None = None) -> NetworkPolicy | StaticPolicy:
-    """Read a policy file and refuse it unless it fits this device.
+@runtime_checkable
+class Learner(Protocol):
+    """A policy that learns from its own frames.
 
-    Args:
-        path: a ``.policy`` file.
-        bundle_hash: hash of the model bundle the device runs; None does not check it.
-
-    Raises:
-        BundleError: if the file is missing or corrupt, was made for another model
-            bundle, or reads another observation.
+    The device and the simulator tell it, after every frame and before the next decision, what
+    its last decision led to.
     """
-    bundle = PolicyBundle.load(Path(path))
-    bundle.check_fit(bundle_hash)
-    return policy_from_bundle(bundle)
+
+    def learn(self, feedback: Feedback) -> None:
+        """Take in what the last decision of each row led to; row b is drive b."""

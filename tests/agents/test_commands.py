@@ -27,7 +27,7 @@ from cnn.common.errors import BundleError, ConfigError, DataError
 from cnn.frame_table import embedded_table
 from offload_env.scenario import Scenario, load_scenario
 from offload_env.world import build_world
-from testbed.policy.policies import load_policy
+from testbed.policy.network_policy import load_policy
 from testbed.policy.policy_file import PolicyBundle
 
 ROOT = Path(__file__).parents[2]

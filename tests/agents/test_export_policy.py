@@ -19,8 +19,9 @@ from agents.export_policy import bundle_of, reference_profile_of, static_bundle
 from agents.rollout import simulate
 from cnn.topology import N_ACTIONS, Action
 from offload_env.episode import episode_keys
+from testbed.policy.network_policy import load_policy
 from testbed.policy.observer import OBS_DIM
-from testbed.policy.policies import RandomPolicy, StaticPolicy, load_policy
+from testbed.policy.policies import RandomPolicy, StaticPolicy
 from testbed.policy.reference_profile import LEVELS
 
 N_OBSERVATIONS = 100_000
@@ -122,7 +123,6 @@ import json, sys
 for name in ("torch", "stable_baselines3", "gymnasium", "pandas"):
     sys.modules[name] = None  # importing it would fail from here on
 import numpy as np
-from testbed.policy.policies import load_policy
 policy = load_policy({str(path)!r}, "f" * 64)
 x = np.random.default_rng(5).uniform(-1, 1, (1000, {OBS_DIM})).astype(np.float32)
 print(json.dumps([policy.decide(o) for o in x]))

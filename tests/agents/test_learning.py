@@ -12,7 +12,8 @@ from agents.train_config import TrainConfig
 from agents.training import train
 from cnn.topology import ACTIONS
 from offload_env.episode import episode_keys
-from testbed.policy.policies import StaticPolicy, load_policy
+from testbed.policy.network_policy import load_policy
+from testbed.policy.policies import StaticPolicy
 
 CONFIG = TrainConfig(
     scenario="toy",

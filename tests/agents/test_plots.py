@@ -97,7 +97,7 @@ def test_the_map_holds_only_what_was_driven(make_world) -> None:
     class Doubtful(StaticPolicy):
         """Sends after a doubtful answer, else leaves at exit 2."""
 
-        def decide_batch(self, observations):
+        def decide_batch(self, observations, points=None):
             error_probability = 1 - raw_observation(observations)[:, AT["last_confidence"]]
             return np.where(error_probability > 0.05, Action(5, 0).index, Action(2, 2).index)
 

@@ -26,12 +26,12 @@ from offload_env.scenario import scenario_names
 from offload_env.simulator import Simulator
 from offload_env.world import build_world
 from testbed.meters.available import open_meter
-from testbed.policy.decision_points import STAGED
+from testbed.policy.decision_points import FRAME, STAGED
+from testbed.policy.network_policy import load_policy
 from testbed.policy.observer import CONSTANTS_AT, Observer, Settings
-from testbed.policy.policies import StaticPolicy, load_policy
+from testbed.policy.policies import StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.reference_profile import ReferenceProfile
-from testbed.policy.staged_policies import StagedPolicy, load_any_policy
 from testbed.policy.task_settings import UNTOLD, told
 from testbed.records.record_file import read_records
 
@@ -145,7 +145,7 @@ def both_decide(
     simulator = Simulator(world)
     simulator.observer = Listening(world.settings, device)
     simulator.reset(world.plan(int(episode_keys(seed, 1)[0])))
-    policy = load_any_policy(shipped_file(name, staged), world.table.bundle_hash)
+    policy = load_policy(shipped_file(name, staged), world.table.bundle_hash)
     simulated: list[int] = []
     decided: list[int] = []
 
@@ -155,7 +155,7 @@ def both_decide(
         return device.observe(now_s, features, queue_ms, simulator.tail_left_ms)
 
     while simulator.frame < frames:
-        if not isinstance(policy, StagedPolicy):
+        if policy.space is FRAME:
             simulated.append(int(policy.decide_batch(simulator.observe()[None])[0]))
             decided.append(policy.decide(seen()))
             simulator.settle(simulated[-1])

@@ -14,7 +14,8 @@ import pytest
 import torch
 from sb3_contrib import MaskablePPO
 
-from agents.evaluation import AGENT, STAGED, evaluate
+from agents.evaluation import AGENT, evaluate
+from agents.evaluation import STAGED as STAGED_AGENT
 from agents.export_policy import bundle_of
 from agents.live_run import replay
 from agents.report import write_report
@@ -30,11 +31,11 @@ from offload_env.env import OffloadStagedEnv
 from offload_env.episode import episode_keys
 from offload_env.vector_env import OffloadStagedVectorEnv
 from offload_env.world import build_world
-from testbed.policy.decision_points import LEGAL, N_STAGED, REPAIR, staged_name
+from testbed.policy.decision_points import FRAME, LEGAL, N_STAGED, STAGED, START, staged_name
+from testbed.policy.network_policy import NetworkPolicy, load_policy
 from testbed.policy.observer import FEATURES_AT, STAGED_OBS_DIM, STAGED_SCHEMA_HASH
-from testbed.policy.policies import StaticPolicy, load_policy
+from testbed.policy.policies import CommitOnce, Policy, RandomPolicy, StaticPolicy, require_space
 from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.staged_policies import StagedNetworkPolicy, load_staged_policy
 
 N_OBSERVATIONS = 100_000
 ROUNDING = 64 * float(np.finfo(np.float32).eps)
@@ -45,54 +46,37 @@ def config(small_run: TrainConfig) -> TrainConfig:
     return replace(small_run, algo="maskable-ppo", env="staged")
 
 
-def random_policy(seed: int = 0, hidden: int = 16) -> StagedNetworkPolicy:
+def random_policy(seed: int = 0, hidden: int = 16) -> NetworkPolicy:
     """A staged policy that takes many paths."""
     rng = np.random.default_rng(seed)
     sizes = [STAGED_OBS_DIM, hidden, N_STAGED]
     weights = [rng.normal(0, 2 / n**0.5, (m, n)).astype(np.float32) for n, m in pairwise(sizes)]
-    return StagedNetworkPolicy(weights, [np.zeros(n, np.float32) for n in sizes[1:]])
+    biases = [np.zeros(n, np.float32) for n in sizes[1:]]
+    return NetworkPolicy(weights, biases, space=STAGED)
 
 
-class Frame:
-    """A policy that decides once a frame, as a staged one."""
-
-    staged = True
-
-    def __init__(self, action: Action) -> None:
-        self.name, self._action = action.name, action
-
-    def reset(self) -> None:
-        pass
-
-    def decide(self, observation: Any, point: int) -> int:
-        return int(REPAIR[point, self._action.index])
-
-    def decide_batch(self, observations: Any, points: Any) -> Any:
-        return REPAIR[points, self._action.index]
-
-
-class EitherWay(Frame):
+class ByBrightness(StaticPolicy):
     """Local processing of some frames, sending of others, as the brightness has it."""
 
-    def __init__(self) -> None:
-        super().__init__(Action(5, 5))
+    def decide(self, observation: Any, point: int = START) -> int:
+        return int(self.decide_batch(observation[None])[0])
 
-    def decide(self, observation: Any, point: int) -> int:
-        return int(self.decide_batch(observation[None], np.array([point]))[0])
-
-    def decide_batch(self, observations: Any, points: Any) -> Any:
+    def decide_batch(self, observations: Any, points: Any = None) -> Any:
         some = np.floor(1e3 * observations[:, FEATURES_AT]) % 2 == 0
-        wanted = np.where(some, Action(5, 5).index, Action(4, 1).index)
-        return REPAIR[points, wanted]
+        return np.where(some, self.action.index, Action(4, 1).index)
 
 
-@pytest.mark.parametrize("policy", [random_policy(), EitherWay()], ids=["many ways", "at once"])
+@pytest.mark.parametrize(
+    "policy",
+    [random_policy(), CommitOnce(ByBrightness(Action(5, 5), "at once"))],
+    ids=["many ways", "at once"],
+)
 def test_batched_staged_rollout_equals_the_single_environment(make_world, policy: Any) -> None:
     world = make_world([100.0, 0.3, 3.0], n_frames=40)
     keys = episode_keys(5, 3)
     rollout = simulate(world, policy, keys)
     env = OffloadStagedEnv(world=world)
-    evaluated, timed_out = policy.name == "e5s5", False
+    evaluated, timed_out = policy.name == "at once", False
     for drive, key in enumerate(keys):
         observation, _ = env.reset(options={"key": int(key)})
         done: list[dict[str, Any]] = []
@@ -106,19 +90,22 @@ def test_batched_staged_rollout_equals_the_single_environment(make_world, policy
             np.testing.assert_allclose(getattr(rollout, name)[drive], [i[name] for i in done])
         np.testing.assert_array_equal(rollout.correct[drive], [i["accuracy"] for i in done])
     assert evaluated
-    assert timed_out or policy.name == "e5s5"
+    assert timed_out or policy.name == "at once"
 
 
-@pytest.mark.parametrize("action", [Action(2, 2), Action(3, 1), Action(5, 5)], ids=str)
-def test_one_decision_a_frame_is_the_frame_level_policy(make_world, action: Action) -> None:
+@pytest.mark.parametrize(
+    "policy",
+    [StaticPolicy(a) for a in (Action(2, 2), Action(3, 1), Action(5, 5))] + [RandomPolicy(3)],
+    ids=lambda policy: policy.name,
+)
+def test_one_decision_a_frame_is_the_frame_level_policy(make_world, policy: Policy) -> None:
     world = make_world([100.0, 0.01, 3.0], n_frames=40)
     keys = episode_keys(1, 4)
-    staged, plain = (
-        simulate(world, Frame(action), keys),
-        simulate(world, StaticPolicy(action), keys),
-    )
+    staged, plain = (simulate(world, each, keys) for each in (CommitOnce(policy), policy))
     driven = plain.status != SKIPPED  # a skipped frame is not decided about
-    assert action.is_local or (plain.status == FALLBACK).any()
+    assert driven.mean() > 0.5
+    local = isinstance(policy, StaticPolicy) and policy.action.is_local
+    assert local or (plain.status == FALLBACK).any()
     np.testing.assert_array_equal(staged.action[driven], plain.action[driven])
     for name in ("delay_ms", "energy_mj", "cost", "correct", "row", "status"):
         np.testing.assert_allclose(getattr(staged, name), getattr(plain, name))
@@ -130,7 +117,10 @@ def test_the_replay_of_a_live_run_takes_policies_of_either_kind(action: Action) 
     table = first_frames(world.table, 150)
     of = {
         kind: replay(world, table, world.traces[0], policy, 500.0, seed=0)
-        for kind, policy in {"staged": Frame(action), "plain": StaticPolicy(action)}.items()
+        for kind, policy in {
+            "staged": CommitOnce(StaticPolicy(action)),
+            "plain": StaticPolicy(action),
+        }.items()
     }
     assert of["staged"] == pytest.approx(of["plain"])
 
@@ -220,7 +210,7 @@ class Blank(gymnasium.Env[Any, Any]):
         return LEGAL[0]
 
 
-def exported(path: Path) -> tuple[Any, StagedNetworkPolicy]:
+def exported(path: Path) -> tuple[Any, NetworkPolicy]:
     torch.manual_seed(3)
     kwargs = {"net_arch": [64, 64]}
     model = MaskablePPO("MlpPolicy", Blank(), policy_kwargs=kwargs, device="cpu")
@@ -237,7 +227,9 @@ def exported(path: Path) -> tuple[Any, StagedNetworkPolicy]:
         metrics={},
         provenance={},
     ).save(path)
-    return model, load_staged_policy(path, "f" * 64)
+    policy = load_policy(path, "f" * 64)
+    assert isinstance(policy, NetworkPolicy)
+    return model, policy
 
 
 def test_same_decisions_as_stable_baselines3_under_legal_masks(tmp_path: Path) -> None:
@@ -264,16 +256,17 @@ def test_same_decisions_as_stable_baselines3_under_legal_masks(tmp_path: Path) -
 def test_a_policy_file_is_refused_where_it_does_not_fit(tmp_path: Path) -> None:
     _, policy = exported(tmp_path / "s.policy")
     assert policy.name == "staged-agent"
+    assert require_space(policy, STAGED) is policy
     with pytest.raises(BundleError, match="staged"):
-        load_policy(tmp_path / "s.policy", "f" * 64)
+        require_space(policy, FRAME)
     with pytest.raises(BundleError, match="model bundle"):
-        load_staged_policy(tmp_path / "s.policy", "e" * 64)
+        load_policy(tmp_path / "s.policy", "e" * 64)
     bundle = PolicyBundle.load(tmp_path / "s.policy")
     assert bundle.manifest["observation"]["schema_hash"] == STAGED_SCHEMA_HASH
     other = {**bundle.manifest, "observation": {"schema_hash": "0" * 64}}
     PolicyBundle(other, bundle.arrays).save(tmp_path / "o.policy")
     with pytest.raises(BundleError, match="observation schema"):
-        load_staged_policy(tmp_path / "o.policy")
+        load_policy(tmp_path / "o.policy")
 
 
 def test_algorithm_and_environment_must_fit(config: TrainConfig) -> None:
@@ -298,18 +291,21 @@ def test_staged_training_resumes_bit_for_bit(
     parts = train(config, tmp_path / "parts", world=world, resume=True)
     for name, array in whole.bundle.arrays.items():
         np.testing.assert_array_equal(parts.bundle.arrays[name], array)
-    loaded = load_staged_policy(tmp_path / "whole" / "agent.policy", world.table.bundle_hash)
-    assert loaded.name == STAGED
+    loaded = load_policy(tmp_path / "whole" / "agent.policy", world.table.bundle_hash)
+    assert loaded.name == STAGED_AGENT
 
 
 def test_evaluation_pairs_staged_with_frame_level_policies(make_world, tmp_path: Path) -> None:
     world = make_world([100.0, 0.1, 0.1], floor=0.98, n_frames=30)
-    agents = {AGENT: StaticPolicy(Action(3, 3), AGENT), STAGED: Frame(Action(2, 2))}
+    agents = {
+        AGENT: StaticPolicy(Action(3, 3), AGENT),
+        STAGED_AGENT: CommitOnce(StaticPolicy(Action(2, 2))),
+    }
     test_world = replace(world, split="test")
     result = evaluate(world, test_world, agents, drives=4, tuning_drives=4)
-    np.testing.assert_array_equal(result.rollouts[STAGED].row, result.rollouts[AGENT].row)
+    np.testing.assert_array_equal(result.rollouts[STAGED_AGENT].row, result.rollouts[AGENT].row)
     out = result.as_json()
-    best, staged = (out["policies"][n]["cost"] for n in ("best-static", STAGED))
+    best, staged = (out["policies"][n]["cost"] for n in ("best-static", STAGED_AGENT))
     assert out["gap_closed_staged"] == pytest.approx((best - staged) / (best - out["bound_cost"]))
     assert out["cost_over_staged_agent"][AGENT]["mean"] == pytest.approx(
         out["policies"][AGENT]["cost"] - staged
@@ -317,7 +313,7 @@ def test_evaluation_pairs_staged_with_frame_level_policies(make_world, tmp_path:
     # Both keep the floor; e2s2 costs less than e3s3, so the gains are its gains.
     local = out["policies"]["full-local"]
     assert out["delay_gain"] == pytest.approx(
-        local["delay_ms"] / out["policies"][STAGED]["delay_ms"]
+        local["delay_ms"] / out["policies"][STAGED_AGENT]["delay_ms"]
     )
     text = write_report(result, test_world, agents, tmp_path / "report.html").read_text()
     assert "One drive of the staged agent" in text

@@ -24,8 +24,9 @@ from cnn.topology import ACTIONS
 from offload_env.episode import episode_keys
 from offload_env.preferences import FLOOR_AT, Preferences, preferring
 from testbed.meters.power import RadioPower
+from testbed.policy.network_policy import NetworkPolicy, load_policy
 from testbed.policy.observer import OBS_DIM
-from testbed.policy.policies import NetworkPolicy, StaticPolicy, load_policy
+from testbed.policy.policies import StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
 
 ASKED = Preferences((0.98, 0.995), (0.0, 1.0))

@@ -25,6 +25,7 @@ from offload_env.live_env import OffloadLiveEnv, OffloadLiveStagedEnv
 from offload_env.outcome import STATUS
 from offload_env.world import World
 from testbed.policy.decision_points import ANSWER, LEGAL, N_STAGED
+from testbed.policy.network_policy import load_policy
 from testbed.policy.observer import (
     OBS_DIM,
     STAGED_FIELDS,
@@ -33,7 +34,6 @@ from testbed.policy.observer import (
 )
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.policy_manifest import STAGED_KIND
-from testbed.policy.staged_policies import load_staged_policy
 from testbed.records.record_file import read_records
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace
@@ -172,7 +172,7 @@ def test_a_staged_policy_decides_here_as_in_the_device_process(
 ) -> None:
     path, out = tmp_path / "doubtful.policy", tmp_path / "rows.parquet"
     _doubtful(load_bundle().hash).save(path)
-    policy = load_staged_policy(path, load_bundle().hash)
+    policy = load_policy(path, load_bundle().hash)
 
     observation, _ = staged.reset(seed=5)
     rows, truncated = [], False

@@ -20,7 +20,8 @@ from cryptography.x509.oid import NameOID
 
 from cnn.bundle import embedded_bundle_path, manifest_hash
 from cnn.topology import N_ACTIONS, Action
-from testbed.policy.decision_points import ANSWER, N_STAGED
+from testbed.policy.decision_points import ANSWER, N_STAGED, STAGED
+from testbed.policy.network_policy import NetworkPolicy
 from testbed.policy.observer import (
     OBS_DIM,
     SCHEMA_HASH,
@@ -30,7 +31,6 @@ from testbed.policy.observer import (
 )
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.policy_manifest import STAGED_KIND
-from testbed.policy.staged_policies import StagedNetworkPolicy
 
 DAY = timedelta(days=1)
 
@@ -105,12 +105,12 @@ def write_staged_policy() -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def threshold_policy() -> Callable[..., StagedNetworkPolicy]:
+def threshold_policy() -> Callable[..., NetworkPolicy]:
     """``threshold_policy(look, send, threshold)`` -> such a policy in memory."""
 
-    def make(look: Action, send: Action, threshold: float) -> StagedNetworkPolicy:
+    def make(look: Action, send: Action, threshold: float) -> NetworkPolicy:
         arrays = _threshold_arrays(look, send, threshold)
-        return StagedNetworkPolicy([arrays["weight0"]], [arrays["bias0"]])
+        return NetworkPolicy([arrays["weight0"]], [arrays["bias0"]], space=STAGED)
 
     return make
 

@@ -22,8 +22,8 @@ from testbed.costs.record_model import load_base
 from testbed.deploy.device_file import load_device_file
 from testbed.deploy.signing import TrustedKeys, make_key_pair, sign
 from testbed.link.link_record import LinkRecord
+from testbed.policy.network_policy import load_policy
 from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.staged_policies import load_any_policy
 from testbed.traces.generator_parameters import load_models
 from testbed.traces.trace_files import constant_trace, read_trace, save_trace
 
@@ -39,7 +39,7 @@ def _policy(path: Path) -> None:
 
 
 def _read_policy(path: Path) -> Any:
-    load_any_policy(path, SHIPPED)
+    load_policy(path, SHIPPED)
     return PolicyBundle.load(path).content_hash
 
 

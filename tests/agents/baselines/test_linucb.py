@@ -14,8 +14,8 @@ from agents.rollout import feedback, simulate, summary
 from cnn.topology import ACTIONS
 from offload_env.batch_simulator import FALLBACK, OFFLOADS, BatchSimulator
 from offload_env.episode import episode_keys
-from testbed.policy.feedback import Feedback, Learner
 from testbed.policy.observer import OBS_DIM, normalise
+from testbed.policy.policies import Feedback, Learner
 from testbed.records.measurement import Measurement
 
 

@@ -20,10 +20,9 @@ from agents.rollout import simulate, summary
 from cnn.topology import ACTIONS, N_EXITS, Action
 from offload_env.episode import episode_keys
 from offload_env.simulator import Simulator
-from testbed.policy.decision_points import ANSWER, LEGAL
+from testbed.policy.decision_points import ANSWER, FRAME, LEGAL, STAGED
 from testbed.policy.observer import FIELDS, OBS_DIM, STAGED_FIELDS, normalise
 from testbed.policy.policies import Policy, StaticPolicy
-from testbed.policy.staged_policies import StagedPolicy
 
 INSIDE = st.lists(st.floats(0.01, 0.99), min_size=OBS_DIM, max_size=OBS_DIM)
 
@@ -157,7 +156,7 @@ def test_one_and_many_decide_alike(make_world) -> None:
     world = make_world(20.0, floor=0.98)
     x = observations(40)
     for name, policy in tuned_baselines(world, seed=2, drives=4).items():
-        if name != "random" and not isinstance(policy, StagedPolicy):
+        if name != "random" and policy.space is FRAME:
             assert policy.decide_batch(x).tolist() == [policy.decide(o) for o in x], name
 
 
@@ -176,7 +175,7 @@ def first_confident(confidence: np.ndarray, sure: float, last: int) -> int:
 def test_over_a_hopeless_link_it_is_branchynet(make_world, sure: float, last: int) -> None:
     world = make_world(0.1)
     policy = CascadePolicy(world, sure, last)
-    assert isinstance(policy, StagedPolicy)
+    assert policy.space is STAGED
     raw = np.zeros(len(STAGED_FIELDS))
     raw[AT["uplink_mbps"]], raw[AT["rtt_ms"]] = 0.1, 1000.0
     local = [Action(e, e).index for e in range(1, 6)]

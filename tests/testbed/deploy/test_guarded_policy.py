@@ -7,6 +7,7 @@ import pytest
 
 from cnn.topology import Action
 from testbed.deploy.guarded_policy import MAX_SHADOW_ERRORS, REMEMBERED, GuardedPolicy
+from testbed.policy.decision_points import START
 from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import Policy, RandomPolicy, StaticPolicy
 
@@ -21,7 +22,7 @@ class Wrong(StaticPolicy):
         super().__init__(Action(1, 1), "wrong")
         self.answer = answer
 
-    def decide(self, observation: np.ndarray) -> int:
+    def decide(self, observation: np.ndarray, point: int = START) -> int:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer  # type: ignore[return-value]

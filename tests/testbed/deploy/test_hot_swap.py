@@ -18,8 +18,10 @@ from testbed.deploy.hot_swap import LiveRuntime, Swapper, Watcher
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.meter import NoMeter
+from testbed.policy.decision_points import START
+from testbed.policy.network_policy import NetworkPolicy
 from testbed.policy.observer import OBS_DIM, Observer, Settings
-from testbed.policy.policies import NetworkPolicy, StaticPolicy
+from testbed.policy.policies import StaticPolicy
 from testbed.records.measurement import Measurement
 from testbed.server.server_process import ServerProcess
 from testbed.wire.client import MecClient
@@ -113,7 +115,7 @@ class FailsLater(StaticPolicy):
 
     left = 10**6
 
-    def decide(self, observation: np.ndarray) -> int:
+    def decide(self, observation: np.ndarray, point: int = START) -> int:
         self.left -= 1
         if self.left < 0:
             raise RuntimeError("out of ideas")

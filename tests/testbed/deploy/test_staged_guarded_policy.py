@@ -10,22 +10,21 @@ import pytest
 
 from cnn.common.errors import BundleError
 from cnn.topology import ACTIONS, Action
-from testbed.deploy.decision_trace import STAGE_START
 from testbed.deploy.deployment import Deployment, Sources, check_policy, load
-from testbed.deploy.guarded_policy import Decision, GuardedPolicy
+from testbed.deploy.guarded_policy import STAGE_START, Decision, GuardedPolicy
 from testbed.deploy.hot_swap import LiveRuntime, Swapper
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.meter import NoMeter
-from testbed.policy.decision_points import N_STAGED
+from testbed.policy.decision_points import N_STAGED, STAGED, START
+from testbed.policy.network_policy import NetworkPolicy
 from testbed.policy.observer import OBS_DIM, STAGED_OBS_DIM, Observer, Settings
-from testbed.policy.policies import StaticPolicy
-from testbed.policy.staged_policies import AnyPolicy, StagedNetworkPolicy
+from testbed.policy.policies import Policy, StaticPolicy
 from testbed.records.measurement import Measurement
 
 SAFE = Action(5, 5)
 SETTINGS = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
-Make = Callable[..., StagedNetworkPolicy]
+Make = Callable[..., NetworkPolicy]
 Rows = list[tuple[Measurement, Decision]]
 
 
@@ -42,8 +41,8 @@ def shipped() -> Deployment:
 def drive(
     shipped: Deployment,
     frames: list[CameraFrame],
-    first: AnyPolicy,
-    shadow: AnyPolicy | None = None,
+    first: Policy,
+    shadow: Policy | None = None,
     change: Callable[[Swapper, int], None] = lambda swapper, number: None,
 ) -> tuple[Rows, Swapper]:
     """A device without clock, server and meter; offloads fall back at the block they left."""
@@ -159,21 +158,21 @@ def test_a_safe_action_that_sends_is_finished_on_the_device(
     assert row.prediction == shipped.runtime.local(frames[0].image, safe.exit)[0]
 
 
-class Fails(StagedNetworkPolicy):
+class Fails(NetworkPolicy):
     """A threshold policy that from the `after`-th time on fails where it stands after a block."""
 
-    def __init__(self, plain: StagedNetworkPolicy, after: int, answer: object = None) -> None:
+    def __init__(self, plain: NetworkPolicy, after: int, answer: object = None) -> None:
         self.__dict__.update(plain.__dict__)
         self.left, self.answer = after, answer
 
-    def decide(self, observation: np.ndarray, position: int) -> int:
-        if position:
+    def decide(self, observation: np.ndarray, point: int = START) -> int:
+        if point:
             self.left -= 1
-        if position and self.left < 0:
+        if point and self.left < 0:
             if isinstance(self.answer, int):
                 return self.answer
             raise RuntimeError("out of ideas")
-        return super().decide(observation, position)
+        return super().decide(observation, point)
 
 
 @pytest.mark.parametrize("answer", [None, Action(4, 1).index, Action(2, 2).index, -1, N_STAGED])
@@ -227,7 +226,7 @@ class FailsOnce(StaticPolicy):
 
     left = 2
 
-    def decide(self, observation: np.ndarray) -> int:
+    def decide(self, observation: np.ndarray, point: int = START) -> int:
         self.left -= 1
         if self.left < 0:
             raise RuntimeError("out of ideas")
@@ -293,4 +292,4 @@ def test_the_self_test_asks_a_staged_policy_at_every_stand(threshold_policy: Mak
     weights = [np.full((64, STAGED_OBS_DIM), 3e38, np.float32), np.ones((N_STAGED, 64), np.float32)]
     biases = [np.zeros(64, np.float32), np.zeros(N_STAGED, np.float32)]
     with np.errstate(all="ignore"), pytest.raises(BundleError, match="self-test"):
-        check_policy(StagedNetworkPolicy(weights, biases, activation="relu"))
+        check_policy(NetworkPolicy(weights, biases, space=STAGED, activation="relu"))

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from testbed.device.frame_record import tail_overlap_ms
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.meter import NoMeter
 from testbed.meters.power import ModelMeter, power_profile
+from testbed.policy.decision_points import FRAME, START
 from testbed.policy.observer import Observer, Settings
 from testbed.policy.policies import RandomPolicy, StaticPolicy
 from testbed.records.record_file import read_records
@@ -62,6 +64,7 @@ class Sequence:
     """A policy that plays a list of actions."""
 
     name = "sequence"
+    space = FRAME
 
     def __init__(self, actions: Iterable[int]) -> None:
         self._actions = list(actions)
@@ -69,11 +72,11 @@ class Sequence:
     def reset(self) -> None:
         self._next = iter(self._actions)
 
-    def decide(self, observation: np.ndarray) -> int:
+    def decide(self, observation: np.ndarray, point: int = START) -> int:
         assert observation.dtype == np.float32
         return next(self._next)
 
-    def decide_batch(self, observations: np.ndarray) -> np.ndarray:
+    def decide_batch(self, observations: np.ndarray, points: Any = None) -> np.ndarray:
         raise NotImplementedError
 
 

@@ -20,7 +20,7 @@ from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import open_frames
 from testbed.device.pace import Pace
 from testbed.meters.power import ModelMeter, power_profile
-from testbed.policy.decision_points import ANSWER
+from testbed.policy.decision_points import ANSWER, FRAME, STAGED
 from testbed.policy.observer import Observer, Settings
 from testbed.records.measurement import Measurement
 
@@ -75,7 +75,7 @@ class Scripted:
     name = "scripted"
 
     def __init__(self, paths: Sequence[Sequence[int]], staged: bool) -> None:
-        self._paths, self.staged = paths, staged
+        self._paths, self.space = paths, STAGED if staged else FRAME
 
     def reset(self) -> None:
         self._left = iter([a for path in self._paths for a in path])

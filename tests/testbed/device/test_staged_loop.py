@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from testbed.policy.decision_points import (
     REPAIR,
     SENDING,
     SENDING_EARLY,
+    STAGED,
+    START,
     has_timed_out,
 )
 from testbed.policy.observer import STAGED_FIELDS, STAGED_OBS_DIM, Observer, Settings, scale_one
@@ -46,7 +49,7 @@ class Scripted:
     """Plays a list of staged actions a frame and remembers what it saw."""
 
     name = "scripted"
-    staged = True
+    space = STAGED
 
     def __init__(self, paths: Sequence[Sequence[int]]) -> None:
         self._paths = paths
@@ -56,7 +59,7 @@ class Scripted:
         self._left: list[int] = []
         self._next = iter(self._paths)
 
-    def decide(self, observation: np.ndarray, point: int) -> int:
+    def decide(self, observation: np.ndarray, point: int = START) -> int:
         if point == 0:
             self._left = list(next(self._next))
             self.seen.append([])
@@ -67,7 +70,7 @@ class Scripted:
         assert LEGAL[point, self._last]
         return self._last
 
-    def decide_batch(self, observations: np.ndarray, points: np.ndarray) -> np.ndarray:
+    def decide_batch(self, observations: np.ndarray, points: Any = None) -> np.ndarray:
         raise NotImplementedError
 
 

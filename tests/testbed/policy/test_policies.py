@@ -13,16 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn.common.errors import BundleError, ConfigError
-from cnn.topology import ACTIONS, N_ACTIONS
+from cnn.common.errors import BundleError
+from cnn.topology import N_ACTIONS
+from testbed.policy.network_policy import NetworkPolicy, load_policy
 from testbed.policy.observer import OBS_DIM, SCHEMA_HASH
-from testbed.policy.policies import (
-    NetworkPolicy,
-    Policy,
-    RandomPolicy,
-    StaticPolicy,
-    load_policy,
-)
+from testbed.policy.policies import Policy, RandomPolicy, StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
 
 HASH = "a" * 64
@@ -74,22 +69,6 @@ def test_outputs_are_mapped_to_the_action_table() -> None:
     expected = np.array([19, 0, 7])[policy.outputs(observations).argmax(1)]
     assert policy.decide_batch(observations).tolist() == expected.tolist()
     assert {policy.decide(o) for o in observations} == {0, 7, 19}
-
-
-def test_mask_leaves_the_best_allowed_action() -> None:
-    weights, biases = layers(5)
-    policy = NetworkPolicy(weights, biases)
-    local = np.array([a.is_local for a in ACTIONS])
-    observations = np.random.default_rng(6).normal(size=(500, OBS_DIM)).astype(np.float32)
-    free = policy.decide_batch(observations)
-    policy.set_mask(local)
-    expected = np.where(local, policy.outputs(observations), -np.inf).argmax(1)
-    assert policy.decide_batch(observations).tolist() == expected.tolist()
-    assert [policy.decide(o) for o in observations] == expected.tolist()
-    policy.set_mask(None)
-    assert policy.decide_batch(observations).tolist() == free.tolist()
-    with pytest.raises(ConfigError):
-        policy.set_mask(np.zeros(N_ACTIONS, bool))
 
 
 def test_static_and_random() -> None:
@@ -215,7 +194,7 @@ def test_runs_without_torch_gymnasium_and_stable_baselines3(tmp_path: Path) -> N
     bundle(9).save(path)
     code = (
         "import json, sys, numpy as np\n"
-        "from testbed.policy.policies import load_policy\n"
+        "from testbed.policy.network_policy import load_policy\n"
         f"policy = load_policy({str(path)!r})\n"
         f"x = np.random.default_rng(1).normal(size=(50, {OBS_DIM})).astype(np.float32)\n"
         "actions = [policy.decide(o) for o in x]\n"
