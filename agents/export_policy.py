@@ -20,12 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cnn
-from agents.rollout import decide_frames
+from agents.rollout import simulate
 from agents.run_files import named
 from agents.train_config import TrainConfig
 from cnn.common.errors import BundleError
 from cnn.topology import Action
-from offload_env.batch_simulator import SKIPPED, BatchOutcome, BatchSimulator
 from offload_env.episode import episode_keys
 from offload_env.preferences import Preferences
 from offload_env.world import World
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from torch import nn
 
-_OBSERVED: Final = {f.name: f for f in FIELDS if f.name in ("uplink_mbps", "rtt_ms")}
+_OBSERVED: Final = [f for f in FIELDS if f.name in ("uplink_mbps", "rtt_ms")]
 """What the reference profile says of the device's own estimates."""
 
 
@@ -258,36 +257,21 @@ def reference_profile_of(
     The energies count as those of the model meter with the scenario's power profile; a
     scenario that keeps the cost model's own powers is comparable with no meter.
     """
-    simulator = BatchSimulator(world, len(keys))
-    simulator.reset(keys)
-    policy.reset()
-    outcomes: list[BatchOutcome] = []
+    columns = [field.index for field in _OBSERVED]
     seen: list[NDArray[np.float32]] = []
-    for _ in range(world.scenario.timing.n_frames):
-        observations = simulator.observe()
-        seen.append(observations[:, [field.index for field in _OBSERVED.values()]])
-        outcomes.append(decide_frames(simulator, policy))
-
-    def stack(name: str) -> NDArray[np.float64]:
-        return np.stack([getattr(o, name) for o in outcomes], axis=1).astype(np.float64)
-
-    row, used = stack("row").astype(np.int64), stack("used").astype(np.int64)
-    skipped = stack("status") == SKIPPED
+    driven = simulate(world, policy, keys, seen=lambda x: seen.append(x[:, columns]))
     observed = np.stack(seen, axis=1)
     power = world.scenario.device.power
     return ReferenceProfile.of_drives(
         {
-            "delay_ms": stack("delay_ms"),
-            "energy_mj": stack("energy_mj"),
-            "confidence": np.where(skipped, np.nan, world.table.confidence[row, used]),
-            "miss_rate": stack("miss"),
-            **{
-                name: unscaled(field, observed[:, :, i])
-                for i, (name, field) in enumerate(_OBSERVED.items())
-            },
+            "delay_ms": driven.delay_ms,
+            "energy_mj": driven.energy_mj,
+            "confidence": driven.confidence,
+            "miss_rate": driven.miss,
+            **{f.name: unscaled(f, observed[:, :, i]) for i, f in enumerate(_OBSERVED)},
         },
-        stack("action").astype(np.int64),
-        window=min(window, len(outcomes)),
+        driven.action,
+        window=min(window, len(seen)),
         energy_source=f"model:{power}" if power else f"cost model {world.cost.name}",
     )
 

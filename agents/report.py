@@ -23,7 +23,7 @@ from agents import action_plots, plots
 from agents.action_plots import FINISHED_LOCALLY, NOT_DRIVEN
 from agents.baselines.prediction import AT, raw_observation
 from agents.evaluation import AGENT, BEST_STATIC, STAGED, Evaluation
-from agents.rollout import Rollout, sample_observations
+from agents.rollout import Rollout, simulate
 from agents.terminal import COLUMNS, cells, comparison
 from agents.train_config import MARGIN
 from cnn.common.files import write_text
@@ -270,7 +270,9 @@ def driven_actions(
     rate can hardly be told from them and lies at the end of its range most of the time. Only
     frames of tracks that had an answer count: before it there is no confidence.
     """
-    seen = sample_observations(world, policy, keys, frames)
+    observations: list[NDArray[np.float32]] = []
+    simulate(world, policy, keys, frames=frames, seen=observations.append)
+    seen = np.concatenate(observations)
     known = seen[:, AT["answers_on_track"]] > scale_one(AT["answers_on_track"], 0.5)
     seen = seen[known]
     actions = policy.decide_batch(seen) if len(seen) else np.empty(0, np.int64)

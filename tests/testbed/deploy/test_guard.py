@@ -22,7 +22,7 @@ from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.link.link_process import LinkProcess
 from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.observer import FIELDS, OBS_DIM, Observer, Settings, normalise
-from testbed.policy.policies import PolicyBundle, StaticPolicy
+from testbed.policy.policies import StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.reference_profile import LEVELS, ReferenceProfile, unscaled, window_means
 from testbed.records.measurement import Measurement
