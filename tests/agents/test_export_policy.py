@@ -123,6 +123,7 @@ import json, sys
 for name in ("torch", "stable_baselines3", "gymnasium", "pandas"):
     sys.modules[name] = None  # importing it would fail from here on
 import numpy as np
+from testbed.policy.network_policy import load_policy
 policy = load_policy({str(path)!r}, "f" * 64)
 x = np.random.default_rng(5).uniform(-1, 1, (1000, {OBS_DIM})).astype(np.float32)
 print(json.dumps([policy.decide(o) for o in x]))
