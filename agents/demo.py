@@ -39,7 +39,7 @@ from cnn.frame_table import FrameTable
 from offload_env.episode import episode_keys
 from offload_env.scenario import load_scenario
 from offload_env.world import World, build_world, load_traces
-from testbed.device.pace import PaceKept
+from testbed.device.processor import PaceKept
 from testbed.policy.policies import Policy, StaticPolicy
 
 LIVE_SEED_OFFSET: Final = 500

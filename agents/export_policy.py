@@ -32,8 +32,7 @@ from testbed.policy.decision_points import staged_name
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.observer import FIELDS, SCHEMA_HASH, STAGED_FIELDS, STAGED_SCHEMA_HASH
 from testbed.policy.policies import Policy
-from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.policy_manifest import STAGED_KIND
+from testbed.policy.policy_file import STAGED_KIND, PolicyBundle
 from testbed.policy.reference_profile import WINDOW, ReferenceProfile, unscaled
 from testbed.policy.task_settings import Task, shown
 

@@ -1,7 +1,7 @@
 """A live run: real frames through a device process, a link process and a server process.
 
 The link replays a trace that training never saw. The device keeps the pace of the scenario's
-(`testbed.device.pace`), so that the simulation of the very same frames, trace and policy can
+(`testbed.device.processor`), so that the simulation of the very same frames, trace and policy can
 be held against it: compute times are modelled on both sides, all else is measured live.
 """
 
@@ -30,7 +30,7 @@ from offload_env.replay import source_table
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import Simulator
 from offload_env.world import POOL, World, build_world
-from testbed.device.pace import Pace, PaceKept
+from testbed.device.processor import Pace, PaceKept
 from testbed.link.link_process import LinkProcess
 from testbed.link.link_record import LinkRecord
 from testbed.policy.policies import Policy, decide_frame

@@ -33,7 +33,7 @@ from agents.live_run import FrameSource, frame_table, replay, run_live, warm_run
 from agents.train_config import MARGIN
 from offload_env.episode import episode_keys
 from offload_env.world import World, build_world
-from testbed.device.pace import PaceKept
+from testbed.device.processor import PaceKept
 from testbed.policy.network_policy import load_policy
 from testbed.policy.policies import Policy, StaticPolicy
 

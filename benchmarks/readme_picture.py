@@ -22,7 +22,7 @@ from agents.drive_picture import Driven, drive_picture
 from agents.live_run import FrameSource, run_live
 from cnn.common.files import write_bytes
 from offload_env.world import build_world
-from testbed.device.pace import PaceKept
+from testbed.device.processor import PaceKept
 
 
 def main() -> None:

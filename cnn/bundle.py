@@ -14,24 +14,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from cnn.common.errors import BundleError, shown
+from cnn.common.errors import BundleError, ConfigError, shown
 from cnn.common.folders import FolderKind
 from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing, said
-from cnn.model_config import ModelConfig
-from cnn.topology import N_ACTIONS, N_EXITS
+from cnn.model_config import ModelConfig, NetworkConfig
+from cnn.topology import SHIPPED, Topology
 
 FORMAT: Final = 1
 MAX_SEGMENT_BYTES: Final = 256 * 2**20
 """The largest segment of VGG-16's own widths has 28 MB."""
 TEMPERATURES: Final = (1e-3, 1e3)
 """A fit looks from 0.2 to 10 (`cnn.network.accuracy`)."""
-SEGMENTS: Final = (
-    *(f"block{b}" for b in range(1, N_EXITS + 1)),
-    *(f"exit{e}" for e in range(1, N_EXITS + 1)),
-    *(f"enc{s}" for s in range(1, N_EXITS)),
-    *(f"dec{s}" for s in range(1, N_EXITS)),
-)
-"""Names of the ONNX segments; every weight lies in exactly one of them."""
+SEGMENTS: Final = SHIPPED.segments
+"""Names of the shipped bundle's ONNX segments; every weight lies in exactly one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +36,25 @@ class Bundle:
     Attributes:
         path: its folder.
         hash: SHA-256 over the manifest, which holds the SHA-256 of every segment.
-        config: shape of the network.
-        temperatures: 20 softmax temperatures, by action.
+        config: input and classes of the network; a `ModelConfig` if it is the VGG made here.
+        topology: its blocks, exits, splits and actions.
+        temperatures: softmax temperatures, by action.
         manifest: everything else (training provenance, metrics, dtypes).
     """
 
     path: Path
     hash: str
-    config: ModelConfig
+    config: NetworkConfig
+    topology: Topology
     temperatures: tuple[float, ...]
     manifest: dict[str, Any]
 
     def segment_path(self, name: str) -> Path:
-        """File of one of `SEGMENTS`."""
+        """File of one of the topology's segments."""
         return self.path / "segments" / f"{name}.onnx"
 
     def segment_bytes(self, name: str) -> bytes:
-        """Content of one of `SEGMENTS`, checked as it is read.
+        """Content of one of the topology's segments, checked as it is read.
 
         Raises:
             BundleError: if it cannot be read or is not what the manifest says.
@@ -89,9 +86,10 @@ def load_bundle(path: Path | None = None) -> Bundle:
         found = manifest_hash(manifest)
     if found != manifest.get("hash"):
         raise _broken(folder, f"manifest hash {found[:12]}, stated {manifest.get('hash')!s:.12}")
-    for name in SEGMENTS:
+    bundle = _parse(folder, manifest)
+    for name in bundle.topology.segments:
         _read_segment(folder, manifest, name)
-    return _parse(folder, manifest)
+    return bundle
 
 
 def _read_segment(folder: Path, manifest: dict[str, Any], name: str) -> bytes:
@@ -105,17 +103,40 @@ def _read_segment(folder: Path, manifest: dict[str, Any], name: str) -> bytes:
 
 def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
     with _reading(folder, "manifest field"):
-        raw = dict(manifest["config"])
-        raw["latent_channels"] = tuple(raw["latent_channels"])
-        config = ModelConfig(**raw)
+        config, topology = _network(manifest)
         temperatures = tuple(manifest["temperatures"])
-        if len(temperatures) != N_ACTIONS:
-            raise ValueError(f"{len(temperatures)} temperatures")
+        if len(temperatures) != topology.n_actions:
+            raise ValueError(f"{len(temperatures)} temperatures of {topology.n_actions} actions")
         low, high = TEMPERATURES
         for t in temperatures:
             if type(t) not in (int, float) or not low <= t <= high:
                 raise ValueError(f"temperature {shown(t)}, not from {low:g} to {high:g}")
-    return Bundle(folder, manifest["hash"], config, tuple(map(float, temperatures)), manifest)
+    return Bundle(
+        folder, manifest["hash"], config, topology, tuple(map(float, temperatures)), manifest
+    )
+
+
+def _network(manifest: dict[str, Any]) -> tuple[NetworkConfig, Topology]:
+    """Input and topology that a manifest states; an older one states a VGG's widths alone.
+
+    Raises:
+        Exception: whatever it raises that they cannot be read or do not fit together.
+    """
+    raw = dict(manifest["config"])
+    stated = Topology.from_json(manifest["topology"]) if "topology" in manifest else None
+    if "width" not in raw and stated is not None:
+        config = NetworkConfig(**raw)
+        topology = stated
+    else:
+        raw["latent_channels"] = tuple(raw["latent_channels"])
+        vgg = ModelConfig(**raw)
+        config, topology = vgg, vgg.topology()
+        if stated is not None:
+            topology.require_same(stated, "a topology", "its config says")
+    frame = (config.input_size, config.input_size, 3)
+    if 0 in topology.splits and topology.payload_shape(0) != frame:
+        raise ValueError(f"frames of {topology.payload_shape(0)}, and an input of {frame}")
+    return config, topology
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -159,7 +180,11 @@ def _bundle_files(folder: Path) -> Collection[str]:
     ours = {"format", "config", "segments", "temperatures"}
     if not ours <= manifest.keys():
         return ()
-    return {"manifest.json", "manifest.json.sig", *(f"segments/{n}.onnx" for n in SEGMENTS)}
+    try:
+        segments = Topology.from_json(manifest["topology"]).segments
+    except (KeyError, ConfigError):  # an older manifest, or a damaged one
+        segments = SEGMENTS
+    return {"manifest.json", "manifest.json.sig", *(f"segments/{n}.onnx" for n in segments)}
 
 
 BUNDLE: Final = FolderKind("a model bundle", "sliproad cnn export", _bundle_files)

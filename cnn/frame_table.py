@@ -17,10 +17,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.common.errors import DataError, narrowed, smallest_unsigned
+from cnn.common.errors import ConfigError, DataError, narrowed, smallest_unsigned
 from cnn.common.files import replacing
-from cnn.common.outside import file_bytes, json_object, npz_arrays, refusing
-from cnn.topology import N_ACTIONS
+from cnn.common.outside import file_bytes, json_object, npz_arrays, refusing, said
+from cnn.topology import SHIPPED, Topology
 
 FEATURES: Final = ("brightness", "contrast", "sharpness", "width_px", "height_px", "frame_in_track")
 """Columns of `FrameTable.features`, all known before any convolution runs.
@@ -38,6 +38,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
 }
 MAX_BYTES: Final = 512 * 2**20
 """Of a file's arrays; a frame has 172 bytes, so that is three million frames."""
+_AGAIN: Final = "make the table again with `sliproad cnn table`"
 _CONFIDENCE_STEPS: Final = 2**16 - 1
 """A saved confidence is a uint16, a share of this."""
 LUMA_WEIGHTS: Final = (0.299, 0.587, 0.114)
@@ -106,12 +107,13 @@ class FrameTable:
             observation.
         track: int32 (N,), running track number, 0.. in table order.
         frame: int16 (N,), frame number within its track, from 0.
-        prediction: int16 (N, 20), class answered by each action.
-        confidence: float32 (N, 20), calibrated probability of that class, [0, 1].
-        payload_bytes: int32 (N, 20), bytes that cross the uplink (0 if local).
+        prediction: int16 (N, A), class answered by each action.
+        confidence: float32 (N, A), calibrated probability of that class, [0, 1].
+        payload_bytes: int32 (N, A), bytes that cross the uplink (0 if local).
         features: float32 (N, 6), cheap features, columns as in `FEATURES`.
         bundle_hash: content hash of the model bundle that answered.
         source: where the frames come from, such as ``GTSRB policy-test``.
+        topology: of that network, with A actions.
 
     Raises:
         DataError: if the arrays do not fit together, or hold a number out of its range.
@@ -126,53 +128,46 @@ class FrameTable:
     features: NDArray[np.float32]
     bundle_hash: str
     source: str
+    topology: Topology = SHIPPED
 
     def __post_init__(self) -> None:
         n = len(self.label)
         shapes = {
             "track": (n,),
             "frame": (n,),
-            "prediction": (n, N_ACTIONS),
-            "confidence": (n, N_ACTIONS),
-            "payload_bytes": (n, N_ACTIONS),
+            "prediction": (n, self.topology.n_actions),
+            "confidence": (n, self.topology.n_actions),
+            "payload_bytes": (n, self.topology.n_actions),
             "features": (n, len(FEATURES)),
         }
         for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
-                raise DataError(
-                    f"frame table: {name} has shape {getattr(self, name).shape}",
-                    expected=f"{shape}",
-                    hint="make the table again with `sliproad cnn table`",
-                )
+            found = getattr(self, name).shape
+            _check(found == shape, f"{name} has shape {found}", f"{shape}")
         steps = np.diff(self.track, prepend=-1)
-        if n == 0 or steps[0] != 1 or np.any((steps < 0) | (steps > 1)):
-            raise DataError(
-                f"frame table with {n} frames",
-                expected="at least one frame, tracks contiguous and numbered from 0",
-                hint="make the table again with `sliproad cnn table`",
-            )
+        contiguous = n > 0 and steps[0] == 1 and not np.any((steps < 0) | (steps > 1))
+        _check(
+            bool(contiguous),
+            f"{n} frames, or tracks in disorder",
+            "at least one frame, tracks contiguous and numbered from 0",
+        )
         for name, (low, high) in _RANGES.items():
             values = getattr(self, name)
             fits = (values >= low) & (values <= high)  # NaN does not
-            if not fits.all():
-                raise DataError(
-                    f"frame table: {name} holds {values[~fits].flat[0]:g}",
-                    expected=f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}",
-                    hint="make the table again with `sliproad cnn table`",
-                )
-        if not np.isfinite(self.features).all():
-            raise DataError(
-                "frame table: a feature is no finite number",
-                expected="finite features",
-                hint="make the table again with `sliproad cnn table`",
+            wrong = values[~fits]
+            _check(
+                not wrong.size,
+                f"{name} holds {wrong.flat[0] if wrong.size else 0:g}",
+                f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}",
             )
+        finite = bool(np.isfinite(self.features).all())
+        _check(finite, "a feature is no finite number", "finite features")
 
     def __len__(self) -> int:
         return len(self.label)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """bool (N, 20): whether each action's answer is the true class."""
+        """bool (N, A): whether each action's answer is the true class."""
         return np.equal(self.prediction, self.label[:, None])
 
     @property
@@ -186,7 +181,8 @@ class FrameTable:
 
     def save(self, path: Path) -> None:
         """Write as a compressed ``.npz``; written whole or not at all."""
-        meta = json.dumps({"bundle_hash": self.bundle_hash, "source": self.source, "format": 1})
+        about = {"bundle_hash": self.bundle_hash, "source": self.source, "format": 1}
+        meta = json.dumps({**about, "topology": self.topology.to_json()})
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,
@@ -207,7 +203,7 @@ class FrameTable:
             DataError,
             f"frame table {path}",
             expected="a file written by `sliproad cnn table`",
-            hint="make the table again with `sliproad cnn table`",
+            hint=_AGAIN,
         ):
             arrays = npz_arrays(file_bytes(path, MAX_BYTES), MAX_BYTES)
             meta = json_object(arrays.pop("meta").tobytes())
@@ -215,6 +211,7 @@ class FrameTable:
                 raise ValueError(f"confidence of type {arrays['confidence'].dtype}")
             if not all(type(meta[key]) is str for key in ("bundle_hash", "source")):
                 raise ValueError("bundle_hash or source is no text")
+            topology = _stated_topology(meta)
             return cls(
                 label=narrowed(arrays["label"], np.int16, f"{path}: label"),
                 track=narrowed(arrays["track"], np.int32, f"{path}: track"),
@@ -225,7 +222,23 @@ class FrameTable:
                 features=arrays["features"].astype(np.float32),
                 bundle_hash=meta["bundle_hash"],
                 source=meta["source"],
+                topology=topology,
             )
+
+
+def _check(ok: bool, given: str, expected: str) -> None:
+    if not ok:
+        raise DataError(f"frame table: {given}", expected=expected, hint=_AGAIN)
+
+
+def _stated_topology(meta: dict[str, Any]) -> Topology:
+    """What a file's metadata says; an older one's are all of the shipped network."""
+    if "topology" not in meta:
+        return SHIPPED
+    try:
+        return Topology.from_json(meta["topology"])
+    except ConfigError as error:
+        raise ValueError(said(error)) from error
 
 
 def join_tables(tables: Sequence[FrameTable], source: str) -> FrameTable:
@@ -237,6 +250,7 @@ def join_tables(tables: Sequence[FrameTable], source: str) -> FrameTable:
 
     Raises:
         DataError: if there is no table, or different bundles answered.
+        ConfigError: if they are of networks with other exits or splits.
     """
     hashes = sorted({table.bundle_hash for table in tables})
     if len(hashes) != 1:
@@ -245,6 +259,9 @@ def join_tables(tables: Sequence[FrameTable], source: str) -> FrameTable:
             expected="at least one table, all of one bundle",
             hint="make the tables with the same bundle",
         )
+    topology = tables[0].topology
+    for table in tables:
+        topology.require_same(table.topology, f"a frame table ({table.source})", tables[0].source)
     first = np.cumsum([0, *(table.n_tracks for table in tables[:-1])])
 
     def joined(name: str) -> NDArray[Any]:
@@ -262,6 +279,7 @@ def join_tables(tables: Sequence[FrameTable], source: str) -> FrameTable:
         features=joined("features"),
         bundle_hash=hashes[0],
         source=source,
+        topology=topology,
     )
 
 

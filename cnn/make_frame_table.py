@@ -19,7 +19,6 @@ from cnn.common.errors import ConfigError, DataError, narrowed
 from cnn.data.image_set import SPLICED, ImageSet
 from cnn.frame_table import FEATURES, FrameTable, frame_features, join_tables
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,18 +158,21 @@ def action_logits(
 
     Returns:
         logits (B, n_classes) by (exit, split): (E, E) for local and full offloading
-        (the frame crosses the wire unchanged), (E, S) for every bottleneck 1 <= S < E.
+        (the frame crosses the wire unchanged), (E, S) for every bottleneck S < E.
     """
+    topology = runtime.topology
     out: dict[tuple[int, int], NDArray[np.float32]] = {}
     x = images
-    for block in range(1, N_EXITS + 1):
+    for block in range(1, topology.n_blocks + 1):
         x = runtime.forward(x, block, block)
-        out[block, block] = runtime.logits(x, block)
-        if block < N_EXITS:
+        if block in topology.exits:
+            out[block, block] = runtime.logits(x, block)
+        if block in topology.splits:
             y = runtime.received(runtime.payload(x, block), block)
-            for exit in range(block + 1, N_EXITS + 1):
-                y = runtime.forward(y, exit, exit)
-                out[exit, block] = runtime.logits(y, exit)
+            for later in range(block + 1, topology.n_blocks + 1):
+                y = runtime.forward(y, later, later)
+                if later in topology.exits:
+                    out[later, block] = runtime.logits(y, later)
     return out
 
 
@@ -228,12 +230,13 @@ def make_table(
             expected="frames with tracks (the training set, a part of it, or renders)",
             hint="choose a part such as policy-test",
         )
-    prediction = np.empty((len(data), N_ACTIONS), np.int16)
-    confidence = np.empty((len(data), N_ACTIONS), np.float32)
+    topology = runtime.topology
+    prediction = np.empty((len(data), topology.n_actions), np.int16)
+    confidence = np.empty((len(data), topology.n_actions), np.float32)
     for at in range(0, len(data), batch):
         rows = slice(at, min(at + batch, len(data)))
         logits = action_logits(runtime, data.images[rows])
-        for a in ACTIONS:
+        for a in topology.actions:
             key = (a.exit, a.exit if a.is_full_offload else a.split)
             prediction[rows, a.index], confidence[rows, a.index] = runtime.calibrated(
                 logits[key], a.exit, a.split
@@ -241,20 +244,17 @@ def make_table(
         if progress is not None:
             progress(rows.stop - rows.start)
     track, frame = running_tracks(data)
-    config = runtime.bundle.config
-    payload = narrowed(
-        [config.payload_bytes(a.exit, a.split) for a in ACTIONS], np.int32, "payload bytes"
-    )
     return FrameTable(
         label=data.label,
         track=track,
         frame=frame,
         prediction=prediction,
         confidence=np.clip(confidence, 0, 1),
-        payload_bytes=np.tile(payload, (len(data), 1)),
+        payload_bytes=np.tile(topology.payload_bytes, (len(data), 1)),
         features=all_features(data, frame),
         bundle_hash=runtime.bundle.hash,
         source=source,
+        topology=topology,
     )
 
 

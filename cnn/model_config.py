@@ -6,38 +6,50 @@ One multiply-accumulate is counted as one MAC (two FLOPs).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
-from cnn.common.errors import ConfigError, shown
-from cnn.topology import N_EXITS
+from cnn.common.errors import require, shown
+from cnn.topology import Topology
 
+N_BLOCKS: Final = 5
 VGG16_CONVS: Final = (2, 2, 3, 3, 3)
 VGG16_CHANNELS: Final = (64, 128, 256, 512, 512)
 """VGG-16 configuration D: Simonyan and Zisserman, arXiv 1409.1556, table 1."""
 
 
 @dataclass(frozen=True, slots=True)
-class BottleneckShape:
-    """Latent of the autoencoder at one split: (`channels`, `size`, `size`), one byte each."""
+class NetworkConfig:
+    """What a frame of a network looks like, and how many classes it tells apart.
 
-    channels: int
-    size: int
+    Attributes:
+        input_size: side of the square RGB input, pixels, 1..1024.
+        n_classes: number of classes, 2..32768 (a class is an int16 everywhere).
 
-    @property
-    def payload_bytes(self) -> int:
-        """Bytes on the uplink for one frame (uint8, not entropy-coded)."""
-        return self.channels * self.size * self.size
+    Raises:
+        ConfigError: if one is out of its range, or of another type.
+    """
+
+    input_size: int = 48
+    n_classes: int = 43
+
+    def __post_init__(self) -> None:
+        size, n = self.input_size, self.n_classes
+        fine = type(size) is int and 1 <= size <= 1024
+        require(fine, f"input_size {shown(size)} pixels", "1 to 1024", "try 48")
+        fine = type(n) is int and 2 <= n <= 2**15
+        require(fine, f"{shown(n)} classes", "2 to 32768", "GTSRB has 43")
 
 
 @dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """Shape of one network.
+class ModelConfig(NetworkConfig):
+    """Shape of one multi-exit VGG: five blocks, an exit and a split at each.
 
     Attributes:
+        input_size: as of `NetworkConfig`; a multiple of 16, 32..224.
+        n_classes: as of `NetworkConfig`.
         width: factor on VGG-16's channel counts, (0, 2].
-        input_size: side of the square RGB input, pixels; a multiple of 16, 32..224.
-        n_classes: number of road signs, 2..32768 (a class is an int16 everywhere).
         latent_channels: latent channels at splits 1..4, each 1..4096.
 
     Raises:
@@ -45,38 +57,24 @@ class ModelConfig:
     """
 
     width: float = 0.5
-    input_size: int = 48
-    n_classes: int = 43
     latent_channels: tuple[int, int, int, int] = (7, 24, 14, 48)
 
     def __post_init__(self) -> None:
-        whole = (self.input_size, self.n_classes, *self.latent_channels)
-        if type(self.width) not in (int, float) or any(type(n) is not int for n in whole):
-            raise ConfigError(
-                "a network's shape with something else than numbers",
-                expected="a width, and whole numbers beside it",
-                hint="correct it, or try the default",
-            )
-        if len(self.latent_channels) != 4 or not all(1 <= n <= 4096 for n in self.latent_channels):
-            raise ConfigError(
-                f"latent_channels {shown(self.latent_channels)}",
-                expected="four numbers from 1 to 4096",
-                hint="try the default",
-            )
-        if not 0 < self.width <= 2:
-            raise ConfigError(
-                f"width {shown(self.width)}", expected="0 < width <= 2", hint="try 0.5"
-            )
-        if self.input_size % 16 or not 32 <= self.input_size <= 224:
-            raise ConfigError(
-                f"input_size {shown(self.input_size)} pixels",
-                expected="a multiple of 16 in 32..224",
-                hint="try 48",
-            )
-        if not 2 <= self.n_classes <= 2**15:
-            raise ConfigError(
-                f"{shown(self.n_classes)} classes", expected="2 to 32768", hint="GTSRB has 43"
-            )
+        size, latent = self.input_size, self.latent_channels
+        whole = all(type(n) is int for n in (size, self.n_classes, *latent))
+        require(
+            whole and type(self.width) in (int, float),
+            "a network's shape with something else than numbers",
+            "a width, and whole numbers beside it",
+            "correct it, or try the default",
+        )
+        fine = len(latent) == 4 and all(1 <= n <= 4096 for n in latent)
+        given = f"latent_channels {shown(latent)}"
+        require(fine, given, "four numbers from 1 to 4096", "try the default")
+        require(0 < self.width <= 2, f"width {shown(self.width)}", "0 < width <= 2", "try 0.5")
+        fine = size % 16 == 0 and 32 <= size <= 224
+        require(fine, f"input_size {shown(size)} pixels", "a multiple of 16 in 32..224", "try 48")
+        NetworkConfig.__post_init__(self)  # a class with slots has no other `super()`
 
     def channels(self, block: int) -> int:
         """Output channels of `block` (1..5)."""
@@ -94,19 +92,25 @@ class ModelConfig:
         """
         return self.input_size >> min(block, 4)
 
-    def bottleneck(self, split: int) -> BottleneckShape:
-        """Latent shape at `split` (1..4)."""
+    def latent(self, split: int) -> tuple[int, int, int]:
+        """Shape (C, h, w) of the bottleneck's latent at `split` (1..4), one byte each."""
         size = self.size(split)
         halved = size // 2 if split <= 2 else size
-        return BottleneckShape(self.latent_channels[split - 1], halved)
+        return self.latent_channels[split - 1], halved, halved
+
+    def topology(self) -> Topology:
+        """Blocks, exits, splits and payloads of this network."""
+        frame = (self.input_size, self.input_size, 3)
+        return Topology(
+            n_blocks=N_BLOCKS,
+            exits=tuple(range(1, N_BLOCKS + 1)),
+            splits=tuple(range(N_BLOCKS)),
+            payload_shapes=(frame, *(self.latent(s) for s in range(1, N_BLOCKS))),
+        )
 
     def payload_bytes(self, exit: int, split: int) -> int:
         """Uplink bytes of action (exit, split): 0 if local, the raw frame if split is 0."""
-        if split == exit:
-            return 0
-        if split == 0:
-            return 3 * self.input_size**2
-        return self.bottleneck(split).payload_bytes
+        return 0 if split == exit else math.prod(self.topology().payload_shape(split))
 
     def block_macs(self, block: int) -> int:
         """MACs of one block for one frame (convolutions only)."""
@@ -133,7 +137,7 @@ class ModelConfig:
 
     def head_hidden(self, exit: int) -> int:
         """Width of the hidden linear layer of an exit head; 0 if there is none."""
-        return self.scaled(512) if exit == N_EXITS else 0
+        return self.scaled(512) if exit == N_BLOCKS else 0
 
     def head_macs(self, exit: int) -> int:
         """MACs of one exit head for one frame."""

@@ -13,6 +13,7 @@ from cnn.bundle import BUNDLE, load_bundle
 from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console
 from cnn.common.errors import ConfigError, require
 from cnn.common.outputs import ROOM, Claim, check_file, check_folder, check_whole_folder
+from cnn.model_config import PRESETS, ModelConfig
 from cnn.network_command_options import (
     DIAGRAM,
     FRAME_TABLE,
@@ -93,8 +94,6 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Fit backbone, exits and bottlenecks on the fit tracks; calibrate; write a bundle."""
-    from cnn.model_config import PRESETS
-
     if preset not in PRESETS:
         raise ConfigError(
             f"preset {preset!r}", expected=" or ".join(PRESETS), hint="name one of these"
@@ -179,11 +178,10 @@ def evaluate(
     table = Table(title=f"{result['frames']} images of {part}, bundle {loaded.hash[:12]}")
     for column in ("action", "accuracy %", "ECE", "ECE uncalibrated", "payload B"):
         table.add_column(column, justify="right")
-    from cnn.topology import ACTIONS
 
-    for a in ACTIONS:
+    for a in loaded.topology.actions:
         r = result["actions"][a.name]
-        payload = str(loaded.config.payload_bytes(a.exit, a.split))
+        payload = str(loaded.topology.payload_bytes[a.index])
         cells = (f"{100 * r['accuracy']:.2f}", f"{r['ece']:.4f}", f"{r['ece_uncalibrated']:.4f}")
         table.add_row(a.name, *cells, payload)
     Console().print(table)
@@ -209,7 +207,7 @@ def table(
     threads: ThreadsOption = 2,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run every frame of a part through all 20 actions of the exported network."""
+    """Run every frame of a part through all actions of the exported network."""
     check_file(out, FRAME_TABLE, room=_TABLE_BYTES * (1 + drives))
     from tqdm import tqdm
 
@@ -256,24 +254,24 @@ def download(
 
 @app.command()
 def info(bundle: BundleOption = None, as_json: JsonFlag = False) -> None:
-    """Shapes, operations (MACs), payloads (bytes) and the 20 actions of a bundle."""
-    from cnn.topology import ACTIONS, N_EXITS
-
+    """Shapes, operations (MACs), payloads (bytes) and the actions of a bundle."""
     loaded = load_bundle(bundle)
-    config = loaded.config
-    blocks = {
-        str(b): {
-            "channels": config.channels(b),
-            "size_px": config.size(b),
-            "macs": config.block_macs(b),
-            "exit_macs": config.head_macs(b),
-            "exit_share": config.head_macs(b) / config.block_macs(b),
+    config, topology = loaded.config, loaded.topology
+    blocks = {}
+    if isinstance(config, ModelConfig):  # of another network nothing is known but its topology
+        blocks = {
+            str(b): {
+                "channels": config.channels(b),
+                "size_px": config.size(b),
+                "macs": config.block_macs(b),
+                "exit_macs": config.head_macs(b),
+                "exit_share": config.head_macs(b) / config.block_macs(b),
+            }
+            for b in range(1, topology.n_blocks + 1)
         }
-        for b in range(1, N_EXITS + 1)
-    }
     actions = {
-        a.name: {"index": a.index, "payload_bytes": config.payload_bytes(a.exit, a.split)}
-        for a in ACTIONS
+        a.name: {"index": a.index, "payload_bytes": int(topology.payload_bytes[a.index])}
+        for a in topology.actions
     }
     if as_json:
         emit_json(
@@ -301,12 +299,13 @@ def info(bundle: BundleOption = None, as_json: JsonFlag = False) -> None:
             f"{r['exit_macs'] / 1e6:.2f}",
             f"{100 * r['exit_share']:.1f} %",
         )
-    console.print(shapes)
+    if blocks:
+        console.print(shapes)
     listing = Table(title="actions: leave at exit E, blocks 1..S on the device")
     for column in ("number", "name", "exit", "split", "uplink bytes"):
         listing.add_column(column, justify="right")
-    for a in ACTIONS:
-        payload = str(config.payload_bytes(a.exit, a.split))
+    for a in topology.actions:
+        payload = str(topology.payload_bytes[a.index])
         listing.add_row(str(a.index), a.name, str(a.exit), str(a.split), payload)
     console.print(listing)
 

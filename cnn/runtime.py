@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.bundle import SEGMENTS, Bundle
+from cnn.bundle import Bundle
 from cnn.common.errors import BundleError, ConfigError, DataError
 from cnn.common.outside import said
 from cnn.ort import onnxruntime as ort
@@ -39,6 +39,7 @@ class SplitRuntime:
         if threads < 1:
             raise ConfigError(f"{threads} threads", expected="at least 1", hint="try 1")
         self.bundle = bundle
+        self.topology = bundle.topology
         self.threads = threads
         self._sessions: dict[str, ort.InferenceSession] = {}
 
@@ -64,12 +65,8 @@ class SplitRuntime:
         return x
 
     def wire_shape(self, split: int) -> tuple[int, int, int]:
-        """Shape of one frame's uint8 payload at `split` (0..4), without the batch."""
-        config = self.bundle.config
-        if split == 0:
-            return (config.input_size, config.input_size, 3)
-        shape = config.bottleneck(split)
-        return (shape.channels, shape.size, shape.size)
+        """Shape of one frame's uint8 payload at `split`, without the batch."""
+        return self.topology.payload_shape(split)
 
     def payload(self, x: Features, split: int) -> NDArray[np.uint8]:
         """What crosses the uplink: the frame (split 0) or the quantised latent, uint8."""
@@ -91,7 +88,7 @@ class SplitRuntime:
 
         A confidence is at least 1 / n_classes; 0 says that the logits were no finite numbers.
         """
-        z = logits / self.bundle.temperatures[Action(exit, split).index]
+        z = logits / self.bundle.temperatures[self.topology.index(exit, split)]
         z = z - z.max(1, keepdims=True)
         confidence = np.nan_to_num(1 / np.exp(z).sum(1), nan=0.0)  # of logits that are no numbers
         return logits.argmax(1).astype(np.int16), confidence.astype(np.float32)
@@ -120,15 +117,19 @@ class SplitRuntime:
 
     def local(self, frame: NDArray[np.uint8], exit: int) -> tuple[int, float]:
         """Fully local answer of `exit`."""
-        return self.act(frame, Action(exit, exit))
+        return self.act(frame, self.topology.action(exit, exit))
 
-    def warm(self, segments: tuple[str, ...] = SEGMENTS, runs: int = 2) -> None:
-        """Load `segments` and run each `runs` times on zeros (first runs are slow).
+    def warm(self, segments: tuple[str, ...] | None = None, runs: int = 2) -> None:
+        """Load segments and run each `runs` times on zeros (first runs are slow).
+
+        Args:
+            segments: their names; None is all of the network's.
+            runs: of each.
 
         Raises:
             BundleError: if one cannot be loaded or does not run.
         """
-        for name in segments:
+        for name in self.topology.segments if segments is None else segments:
             session = self._session(name)
             spec = session.get_inputs()[0]
             shape = [1 if not isinstance(d, int) else d for d in spec.shape]

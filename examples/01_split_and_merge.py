@@ -8,10 +8,7 @@ Needs the base install only.
 
 from __future__ import annotations
 
-from cnn import ACTIONS
-from cnn.bundle import load_bundle
-from cnn.render.rendered_tracks import render_tracks
-from cnn.runtime import SplitRuntime
+from cnn import ACTIONS, SplitRuntime, load_bundle, render_tracks
 
 SEED = 7
 

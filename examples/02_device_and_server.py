@@ -18,9 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn import Action
-from cnn.bundle import load_bundle
-from cnn.runtime import SplitRuntime
+from cnn import Action, SplitRuntime, load_bundle
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.power import ModelMeter, power_profile

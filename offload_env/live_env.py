@@ -38,7 +38,7 @@ from testbed.policy.decision_points import (
 from testbed.policy.observer import FIELDS
 
 if TYPE_CHECKING:
-    from testbed.device.pace import PaceKept
+    from testbed.device.processor import PaceKept
     from testbed.link.link_record import LinkRecord
     from testbed.records.measurement import Measurement
 
@@ -74,7 +74,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         scenario, split, world, lagrange, render_mode: as in `OffloadEnv`.
         frames: ``render`` (road signs drawn here) or ``gtsrb:policy-test``.
         n_frames: frames of an episode; None takes the scenario's.
-        paced: emulate the scenario's device (`testbed.device.pace`); False takes this
+        paced: emulate the scenario's device (`testbed.device.processor`); False takes this
             machine as it is.
 
     Call `close` to end the processes (``with contextlib.closing(env)``).
@@ -128,7 +128,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
             return observation
         if self._rig.skipped:
             return self._rig.look_staged(observation)
-        return self._rig.device.begin_stages(observation)
+        return self._rig.device.frame.observe(STAGED)
 
     def step(self, action: np.int64 | int) -> Step:
         """Carry out a decision; where it ends the frame, wait for the next one's capture."""
@@ -136,13 +136,11 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         chosen = checked_action(action, self.space.n_actions)
         if not self._staged:
             if not self._rig.skipped:
-                device.process(chosen)
+                device.frame.settle(chosen)
             return self._finish(chosen)
         chosen = int(REPAIR[device.point, chosen])
-        if not self._rig.skipped:
-            seen = device.take_stage(chosen)
-            if seen is not None:
-                return seen, 0.0, False, False, open_info(chosen)
+        if not self._rig.skipped and device.frame.advance(chosen) is None:
+            return device.frame.observe(STAGED), 0.0, False, False, open_info(chosen)
         observation, reward, terminated, truncated, info = self._finish(int(CANONICAL[chosen]))
         info["frame_done"] = True
         if truncated:

@@ -14,7 +14,7 @@ from cnn.common.errors import ConfigError
 from cnn.topology import action_from_index
 from offload_env.env_input import ResetNeededError
 from offload_env.world import World
-from testbed.device.pace import Pace
+from testbed.device.processor import Pace
 
 if TYPE_CHECKING:
     from cnn.runtime import SplitRuntime

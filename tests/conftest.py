@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from cnn.bundle import Bundle
+    from cnn.topology import Topology
 
 # Before anything imports ONNX Runtime, whatever a test imports first (`cnn.ort`).
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -77,6 +86,100 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         own.update((id(mark), mark.args[0]) for mark in item.iter_markers("slow"))
     total = {path: sum(own.values()) for path, own in seconds.items()}
     items.sort(key=lambda item: -total[item.path])
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
+    """``tiny_bundle(topology, n_classes=4)``: a model bundle of that form, weights random.
+
+    The topology may have any blocks, exits, splits and payloads; frames are square. Bundles of
+    equal topologies are the same one.
+    """
+    made: dict[tuple[Topology, int], Bundle] = {}
+
+    def bundle(topology: Topology, n_classes: int = 4) -> Bundle:
+        if (topology, n_classes) not in made:
+            folder = tmp_path_factory.mktemp("tiny") / "bundle"
+            made[topology, n_classes] = _write_tiny_bundle(folder, topology, n_classes)
+        return made[topology, n_classes]
+
+    return bundle
+
+
+_TINY_FEATURES = (4, 4, 4)
+"""(C, h, w) of every block's output in a tiny network."""
+
+
+def _write_tiny_bundle(folder: Path, topology: Topology, n_classes: int) -> Bundle:
+    from cnn.bundle import load_bundle, manifest_hash
+
+    size = topology.payload_shape(0)[0] if 0 in topology.splits else 8
+    rng = np.random.default_rng(n_classes)
+    (folder / "segments").mkdir(parents=True)
+    segments = {}
+    for name in topology.segments:
+        content = _tiny_segment(name, topology, n_classes, size, rng)
+        (folder / "segments" / f"{name}.onnx").write_bytes(content)
+        segments[name] = {"sha256": hashlib.sha256(content).hexdigest()}
+    manifest: dict[str, Any] = {
+        "format": 1,
+        "config": {"input_size": size, "n_classes": n_classes},
+        "topology": topology.to_json(),
+        "segments": segments,
+        "temperatures": [1.0 + 0.1 * a for a in range(topology.n_actions)],
+    }
+    manifest["hash"] = manifest_hash(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return load_bundle(folder)
+
+
+def _tiny_segment(
+    name: str, topology: Topology, n_classes: int, size: int, rng: np.random.Generator
+) -> bytes:
+    """One segment, ``x`` -> ``y``: flattened, one random matrix, a non-linearity, reshaped."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    kind, at = name.rstrip("0123456789"), int(name.lstrip("abcdefghijklmnopqrstuvwxyz"))
+    inside, outside = TensorProto.FLOAT, TensorProto.FLOAT
+    shape_in, shape_out, last = _TINY_FEATURES, _TINY_FEATURES, ["Relu"]
+    if name == "block1":
+        inside, shape_in = TensorProto.UINT8, (size, size, 3)
+    elif kind == "dec":
+        inside, shape_in = TensorProto.UINT8, topology.payload_shape(at)
+    elif kind == "enc":
+        outside, shape_out = TensorProto.UINT8, topology.payload_shape(at)
+        last = ["Sigmoid", "Scale", "Round", "ToByte"]
+    elif kind == "exit":
+        shape_out, last = (n_classes,), ["Identity"]
+    n_in, n_out = math.prod(shape_in), math.prod(shape_out)
+    scale = (0.01 if inside == TensorProto.UINT8 else 1.0) / math.sqrt(n_in)
+    constants = {
+        "matrix": (rng.normal(0, scale, (n_in, n_out)) * 3).astype(np.float32),
+        "levels": np.array(255, np.float32),
+        "shape": np.array([-1, *shape_out]),
+    }
+    nodes = [
+        helper.make_node("Cast", ["x"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["float"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "matrix"], ["0"]),
+    ]
+    for i, step in enumerate(last):
+        steps: dict[str, tuple[str, list[str], dict[str, Any]]] = {
+            "Scale": ("Mul", ["levels"], {}),
+            "ToByte": ("Cast", [], {"to": TensorProto.UINT8}),
+        }
+        operator, more, attributes = steps.get(step, (step, [], {}))
+        nodes.append(helper.make_node(operator, [str(i), *more], [str(i + 1)], **attributes))
+    nodes.append(helper.make_node("Reshape", [str(len(last)), "shape"], ["y"]))
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("x", inside, ["batch", *shape_in])],
+        [helper.make_tensor_value_info("y", outside, ["batch", *shape_out])],
+        [numpy_helper.from_array(value, key) for key, value in constants.items()],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    return bytes(helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString())
 
 
 def pytest_report_header() -> str:

@@ -18,10 +18,10 @@ TRAINING = {"torch", "stable_baselines3", "sb3_contrib"}
 # Every module that may import torch or stable-baselines3; all others run without them.
 TRAINING_MODULES = {
     "cnn/network/augment.py",
-    "cnn/network/bottlenecks.py",
     "cnn/network/weights_file.py",
     "cnn/network/export_bundle.py",
     "cnn/network/vgg.py",
+    "cnn/network/fitting.py",
     "cnn/network/torch_device.py",
     "cnn/network/train_network.py",
     "agents/train_checkpoint.py",

@@ -16,7 +16,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cnn.common.errors import DataError, narrowed
+from cnn.common.errors import narrowed
 
 Part = Literal["cnn-fit", "cnn-val", "policy-train", "policy-test"]
 PARTS: Final[tuple[Part, ...]] = ("cnn-fit", "cnn-val", "policy-train", "policy-test")
@@ -124,21 +124,6 @@ def load_split() -> dict[Part, list[str]]:
     text = (resources.files("cnn") / "assets" / "track_split.json").read_text()
     raw = json.loads(text)
     return {part: list(raw["parts"][part]) for part in PARTS}
-
-
-def part_of_tracks(split: Mapping[Part, list[str]]) -> dict[str, Part]:
-    """Invert a split: track name -> part; raises `DataError` if a track is in two parts."""
-    out: dict[str, Part] = {}
-    for part, names in split.items():
-        for name in names:
-            if name in out:
-                raise DataError(
-                    f"track {name} in both {out[name]} and {part}",
-                    expected="every track in one part",
-                    hint="make the split anew with `make_split`",
-                )
-            out[name] = part
-    return out
 
 
 def _sort_key(name: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ log-likelihood.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from cnn.common.outputs import SOFTWARE
 from cnn.data.image_set import ImageSet
 from cnn.make_frame_table import action_logits
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS, N_EXITS, Action
+from cnn.topology import Action
 
 N_BINS: Final = 15
 """Equal-width confidence bins of the expected calibration error, as in Guo et al."""
@@ -35,15 +36,16 @@ def collect_logits(
     progress: Callable[[int], object] = lambda done: None,
     batch: int = 64,
 ) -> NDArray[np.float32]:
-    """Uncalibrated logits of every frame and action, float32 (N, 20, n_classes).
+    """Uncalibrated logits of every frame and action, float32 (N, A, n_classes).
 
     `progress` is called with the number of frames just done.
     """
-    out = np.empty((len(data), len(ACTIONS), runtime.bundle.config.n_classes), np.float32)
+    actions = runtime.topology.actions
+    out = np.empty((len(data), len(actions), runtime.bundle.config.n_classes), np.float32)
     for at in range(0, len(data), batch):
         rows = slice(at, min(at + batch, len(data)))
         logits = action_logits(runtime, data.images[rows])
-        for a in ACTIONS:
+        for a in actions:
             out[rows, a.index] = logits[a.exit, a.exit if a.is_full_offload else a.split]
         progress(rows.stop - rows.start)
     return out
@@ -79,8 +81,8 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int16]) -> f
 
 
 def fit_temperatures(logits: NDArray[np.float32], labels: NDArray[np.int16]) -> tuple[float, ...]:
-    """One temperature per action, from logits (N, 20, n_classes)."""
-    return tuple(fit_temperature(logits[:, a.index], labels) for a in ACTIONS)
+    """One temperature per action, from logits (N, A, n_classes)."""
+    return tuple(fit_temperature(logits[:, a], labels) for a in range(logits.shape[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +116,10 @@ def reliability(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> 
 def action_reliability(
     logits: NDArray[np.float32], labels: NDArray[np.int16], temperatures: tuple[float, ...]
 ) -> list[Reliability]:
-    """Reliability of each of the 20 actions at `temperatures`."""
+    """Reliability of each action at `temperatures`, from logits (N, A, n_classes)."""
     out = []
-    for a in ACTIONS:
-        p = softmax(logits[:, a.index], temperatures[a.index])
+    for index, temperature in enumerate(temperatures):
+        p = softmax(logits[:, index], temperature)
         out.append(reliability(p.max(1), p.argmax(1) == labels))
     return out
 
@@ -142,10 +144,10 @@ def evaluate(
     """
     if len(data) == 0:
         raise DataError("no images", expected="at least one", hint="check the data folder")
-    bundle = runtime.bundle
+    bundle, topology = runtime.bundle, runtime.topology
     logits = collect_logits(runtime, data, progress)
     after = action_reliability(logits, data.label, bundle.temperatures)
-    before = action_reliability(logits, data.label, (1.0,) * len(ACTIONS))
+    before = action_reliability(logits, data.label, (1.0,) * topology.n_actions)
     correct = logits.argmax(2) == data.label[:, None]
 
     def entry(a: Action) -> dict[str, float]:
@@ -156,13 +158,14 @@ def evaluate(
         }
 
     if plots is not None:
-        reliability_diagram(before, after, plots / "reliability.png")
+        unsplit = {e: topology.index(e, e) for e in topology.exits}
+        reliability_diagram(before, after, unsplit, plots / "reliability.png")
     return {
         "frames": len(data),
         "bundle": bundle.hash,
-        "exits": {str(e): entry(Action(e, e)) for e in range(1, N_EXITS + 1)},
-        "actions": {a.name: entry(a) for a in ACTIONS},
-        "payload_bytes": {str(s): bundle.config.payload_bytes(N_EXITS, s) for s in range(N_EXITS)},
+        "exits": {str(a.exit): entry(a) for a in topology.actions if a.is_local},
+        "actions": {a.name: entry(a) for a in topology.actions},
+        "payload_bytes": {str(s): math.prod(topology.payload_shape(s)) for s in topology.splits},
     }
 
 
@@ -171,16 +174,23 @@ def _area(share: Any) -> Any:
     return 12 + 60 * np.sqrt(share)
 
 
-def reliability_diagram(before: list[Reliability], after: list[Reliability], path: Path) -> None:
-    """One panel an exit: how often a stated confidence came true, before and after scaling."""
+def reliability_diagram(
+    before: list[Reliability], after: list[Reliability], unsplit: dict[int, int], path: Path
+) -> None:
+    """One panel an exit: how often a stated confidence came true, before and after scaling.
+
+    `unsplit` is the number of each exit's local action, by exit.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, N_EXITS, figsize=(15, 4.0), sharey=True, layout="constrained")
-    for e, ax in enumerate(axes, 1):
-        index = Action(e, e).index
+    fig, axes = plt.subplots(
+        1, len(unsplit), figsize=(3 * len(unsplit), 4.0), sharey=True, layout="constrained"
+    )
+    axes = np.atleast_1d(axes)
+    for (e, index), ax in zip(unsplit.items(), axes, strict=True):
         ax.plot([0, 1], [0, 1], color="0.7", lw=1)
         series = ((before, "before", "tab:orange", "o"), (after, "after", "tab:blue", "s"))
         for which, name, colour, marker in series:

@@ -32,10 +32,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from cnn.bundle import BUNDLE, FORMAT, SEGMENTS, Bundle, load_bundle, manifest_hash
 from cnn.common.errors import BundleError
 from cnn.common.folders import replacing_folder
+from cnn.model_config import N_BLOCKS
 from cnn.network.vgg import CONTRAST_FLOOR, LATENT_LEVELS, MultiExitVGG
 from cnn.ort import onnxruntime as ort
 from cnn.runtime import SplitRuntime
-from cnn.topology import N_ACTIONS, N_EXITS
+from cnn.topology import N_ACTIONS
 
 # isort: split
 # After cnn.ort, which sets what ONNX Runtime reads when it is loaded.
@@ -118,7 +119,7 @@ def segment_modules(net: MultiExitVGG) -> dict[str, tuple[nn.Module, Tensor]]:
     """Every segment as (module, example input with batch 2)."""
     config = net.config
     out: dict[str, tuple[nn.Module, Tensor]] = {}
-    for i in range(1, N_EXITS + 1):
+    for i in range(1, N_BLOCKS + 1):
         block = fold_batch_norm(cast(nn.Sequential, net.blocks[i - 1]))
         head = fold_batch_norm(cast(nn.Sequential, net.exits[i - 1]))
         half_weights(block)
@@ -131,14 +132,13 @@ def segment_modules(net: MultiExitVGG) -> dict[str, tuple[nn.Module, Tensor]]:
             before = config.size(i - 1)
             out[f"block{i}"] = (block, torch.zeros(2, config.channels(i - 1), before, before))
         out[f"exit{i}"] = (head, torch.zeros(2, c, size, size))
-        if i < N_EXITS:
+        if i < N_BLOCKS:
             encoder = fold_batch_norm(cast(nn.Sequential, net.encoders[i - 1]))
             decoder = fold_batch_norm(cast(nn.Sequential, net.decoders[i - 1]))
             half_weights(encoder)
             half_weights(decoder)
-            latent = config.bottleneck(i)
             out[f"enc{i}"] = (_Encoder(encoder), torch.zeros(2, c, size, size))
-            code = torch.zeros(2, latent.channels, latent.size, latent.size, dtype=torch.uint8)
+            code = torch.zeros(2, *config.latent(i), dtype=torch.uint8)
             out[f"dec{i}"] = (_Decoder(decoder), code)
     return {name: out[name] for name in SEGMENTS}
 
@@ -249,11 +249,11 @@ def segment_inputs(runtime: Any, images: NDArray[np.uint8]) -> dict[str, NDArray
     """
     out: dict[str, NDArray[Any]] = {}
     x: NDArray[Any] = images
-    for block in range(1, 6):
+    for block in range(1, N_BLOCKS + 1):
         out[f"block{block}"] = x
         x = runtime.forward(x, block, block)
         out[f"exit{block}"] = x
-        if block < 5:
+        if block < N_BLOCKS:
             out[f"enc{block}"] = x
             out[f"dec{block}"] = runtime.payload(x, block)
     return out
@@ -298,6 +298,7 @@ def write_bundle(
         "format": FORMAT,
         "precision": "float32",
         "config": asdict(net.config),
+        "topology": net.config.topology().to_json(),
         "segments": segments,
         "temperatures": [round(float(t), 6) for t in temperatures],
         "normalisation": f"per image: (x - mean) / (contrast + {CONTRAST_FLOOR}), x in [0, 1]",

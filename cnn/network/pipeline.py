@@ -17,10 +17,9 @@ from cnn.data.image_set import ImageSet
 from cnn.model_config import ModelConfig
 from cnn.network import weights_file as checkpoint
 from cnn.network.accuracy import action_reliability, collect_logits, fit_temperatures
-from cnn.network.bottlenecks import BottleneckConfig, train_bottlenecks
 from cnn.network.export_bundle import write_bundle
 from cnn.network.torch_device import DeviceChoice, Precision, choose_compute
-from cnn.network.train_network import TrainConfig, train
+from cnn.network.train_network import BottleneckConfig, TrainConfig, train, train_bottlenecks
 from cnn.network.vgg import MultiExitVGG
 from cnn.runtime import SplitRuntime
 

@@ -1,14 +1,19 @@
-"""Joint training of the five exits, with distillation from the main exit."""
+"""Fit the network: the five exits together, then the four bottlenecks against what they learned.
+
+The exits are trained jointly, with distillation from the main exit. The bottlenecks' targets are
+the frozen network's own features and answers, so no label is needed: every step splits the batch
+in four, and part S passes bottleneck S. The first two get the larger parts: they squeeze most
+and sit before most layers.
+"""
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,70 +22,41 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from cnn.common.console import warn
 from cnn.common.errors import ConfigError
 from cnn.common.files import make_folder, write_text
 from cnn.data.image_set import ImageSet
-from cnn.model_config import ModelConfig
+from cnn.model_config import N_BLOCKS, ModelConfig
 from cnn.network import weights_file as checkpoint
-from cnn.network.augment import augment
-from cnn.network.torch_device import DeviceChoice, Precision, choose_compute, parse_choice
+from cnn.network.fitting import Fit, FitConfig, channels_last, run_of, share_right
+from cnn.network.torch_device import choose_compute
 from cnn.network.vgg import MultiExitVGG
+
+SPLITS: Final = tuple(range(1, N_BLOCKS))
+"""Blocks with a bottleneck behind them."""
 
 
 @dataclass(frozen=True, slots=True)
-class TrainConfig:
+class TrainConfig(FitConfig):
     """How to fit the backbone and its exits.
 
     Attributes:
-        epochs: passes over the fit tracks.
-        batch_size: images a step.
-        lr: peak learning rate of AdamW (linear warm-up, cosine decay).
         weight_decay: AdamW's decoupled weight decay.
         distil: weight of the KL term that pulls early exits to the main exit.
         temperature: softmax temperature of that term.
         exit_weights: weight of each exit's loss.
         label_smoothing: of the cross entropy.
         ema: decay of the averaged weights that are evaluated and exported.
-        strength: of the augmentation.
-        device: ``auto`` (a CUDA GPU if there is one), ``cpu`` or ``cuda``.
-        precision: ``fp32``, ``bf16``, ``fp16`` (CUDA only) or ``auto``: see `choose_compute`.
         threads: torch threads; 0 leaves torch's choice.
-        seed: of everything random.
     """
 
-    epochs: int = 24
-    batch_size: int = 128
-    lr: float = 3e-3
     weight_decay: float = 0.05
     distil: float = 0.5
     temperature: float = 3.0
     exit_weights: tuple[float, float, float, float, float] = (0.6, 0.8, 1.0, 1.0, 1.2)
     label_smoothing: float = 0.05
     ema: float = 0.998
-    strength: float = 1.0
-    device: DeviceChoice = "auto"
-    precision: Precision = "auto"
     threads: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        parse_choice(self.device, self.precision)
-        if self.epochs < 1 or self.batch_size < 2:
-            raise ConfigError(
-                f"epochs {self.epochs}, batch size {self.batch_size}",
-                expected="at least 1 epoch and 2 images a batch",
-                hint="give larger numbers",
-            )
-
-
-def channels_last(model: MultiExitVGG) -> MultiExitVGG:
-    """The same network with weights laid out for faster convolutions on a processor."""
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-
-def to_batch(images: np.ndarray[Any, Any], index: Tensor) -> Tensor:
-    """uint8 (N, H, W, 3) rows `index` -> float32 (B, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(images[index.numpy()]).permute(0, 3, 1, 2).float() / 255
 
 
 def exit_loss(logits: list[Tensor], labels: Tensor, config: TrainConfig) -> Tensor:
@@ -101,78 +77,9 @@ def exit_loss(logits: list[Tensor], labels: Tensor, config: TrainConfig) -> Tens
     return total
 
 
-def epoch_order(labels: np.ndarray[Any, Any], g: torch.Generator) -> Tensor:
-    """Row numbers of one epoch: rare signs drawn more often (weight count^-0.5)."""
-    counts = np.bincount(labels)
-    weights = torch.from_numpy(counts[labels].astype(np.float64) ** -0.5)
-    return torch.multinomial(weights, len(labels), replacement=True, generator=g)
-
-
-@torch.no_grad()
-def exit_accuracy(model: MultiExitVGG, data: ImageSet, batch: int = 256) -> list[float]:
+def exit_accuracy(model: MultiExitVGG, data: ImageSet) -> list[float]:
     """Accuracy of the five unsplit exits, in [0, 1]."""
-    model.eval()
-    hits = np.zeros(5)
-    device = next(model.parameters()).device
-    for at in range(0, len(data), batch):
-        rows = torch.arange(at, min(at + batch, len(data)))
-        labels = torch.from_numpy(data.label[at : at + batch].astype(np.int64))
-        for e, out in enumerate(model(to_batch(data.images, rows).to(device))):
-            hits[e] += (out.argmax(1).cpu() == labels).sum().item()
-    return [float(h) for h in hits / len(data)]
-
-
-def backward_step(
-    loss: Tensor,
-    parameters: Sequence[Tensor],
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> None:
-    """One optimiser step on `loss`, gradients clipped to norm 5.
-
-    The clipping sees true gradients: they are unscaled first. A step whose gradients
-    overflowed float16 is left out by the scaler, which then scales less.
-    """
-    optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    scaler.unscale_(optimizer)
-    torch.nn.utils.clip_grad_norm_(parameters, 5.0)
-    scaler.step(optimizer)
-    scaler.update()
-
-
-def run_of(config: Any, model: ModelConfig, fit: ImageSet) -> dict[str, Any]:
-    """What must not change when a run is resumed: settings, network, images; plain values.
-
-    Where it computes may change, and so may the number of epochs.
-    """
-    may_change = ("epochs", "device", "precision", "threads")
-    values = {name: value for name, value in asdict(config).items() if name not in may_change}
-    run: dict[str, Any] = json.loads(
-        json.dumps({**values, "model": asdict(model), "images": len(fit)})
-    )
-    return run
-
-
-class Averaged:
-    """Exponential moving average of weights; batch-norm statistics are averaged too."""
-
-    def __init__(self, model: MultiExitVGG, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval()
-        self.decay = decay
-        self.steps = 0
-
-    @torch.no_grad()
-    def update(self, model: MultiExitVGG) -> None:
-        """Move the average towards `model`; early steps move faster."""
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        source = model.state_dict()
-        for name, value in self.model.state_dict().items():
-            if value.dtype.is_floating_point:
-                value.lerp_(source[name], 1 - decay)
-            else:
-                value.copy_(source[name])
+    return list(share_right(model, data, lambda x: zip("12345", model(x), strict=True)).values())
 
 
 def train(
@@ -202,82 +109,203 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    g = torch.Generator().manual_seed(config.seed)
     model = channels_last(MultiExitVGG(model_config)).to(compute.device)
-    averaged = Averaged(model, config.ema)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+    fitting = Fit(
+        model,
+        list(model.parameters()),
+        config,
+        compute,
+        n_images=len(fit),
+        decay=config.ema,
+        weight_decay=config.weight_decay,
+        warm_steps=lambda steps: max(1, steps // 20),
     )
-    steps = config.epochs * (len(fit) // config.batch_size)
-    warm = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda k: min((k + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(k / steps, 1))) + 1e-3),
-    )
-    scaler = compute.scaler()
     history: list[dict[str, Any]] = []
-    last = out / "last.pt"
-    run = run_of(config, model_config, fit)
+    last, run = out / "last.pt", run_of(config, model_config, fit)
     if resume and (state := checkpoint.load_newest(last, run)) is not None:
-        model.load_state_dict(state["live"])
-        averaged.model.load_state_dict(state["model"])
-        averaged.steps = state["ema_steps"]
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        g.set_state(state["generator"])
-        torch.set_rng_state(state["torch_rng"])
-        compute.set_rng_state(state.get("device_rng"))
-        if scaler.is_enabled() and state.get("scaler"):
-            scaler.load_state_dict(state["scaler"])
+        fitting.resume(state)
         history = state["history"]
+
+    def loss_of(x: Tensor, labels: Tensor) -> Tensor:
+        with compute.autocast():
+            logits = model(x)
+        return exit_loss([o.float() for o in logits], compute.to_device(labels), config)
+
     make_folder(out)
     with SummaryWriter(str(out)) as board:
-        for epoch in range(len(history), config.epochs):
-            model.train()
-            order = epoch_order(fit.label, g)
-            batches = order[: len(order) // config.batch_size * config.batch_size].view(
-                -1, config.batch_size
-            )
-            losses = []
-            bar = tqdm(batches, desc=f"epoch {epoch + 1}/{config.epochs}", disable=not progress)
-            for rows in bar:
-                labels = torch.from_numpy(fit.label[rows.numpy()].astype(np.int64))
-                x = augment(to_batch(fit.images, rows), labels, g, config.strength)
-                x = compute.to_device(x.contiguous(memory_format=torch.channels_last))
-                with compute.autocast():
-                    logits = model(x)
-                loss = exit_loss([o.float() for o in logits], compute.to_device(labels), config)
-                backward_step(loss, list(model.parameters()), optimizer, scaler)
-                schedule.step()
-                averaged.update(model)
-                losses.append(loss.item())
-                bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")
-            accuracy = exit_accuracy(averaged.model, val)
-            record = {"epoch": epoch + 1, "loss": float(np.mean(losses)), "val": accuracy}
-            history.append(record)
-            board.add_scalar("loss/fit", record["loss"], epoch + 1)
+        for epoch in range(len(history) + 1, config.epochs + 1):
+            bar = {"desc": f"epoch {epoch}/{config.epochs}", "disable": not progress}
+            loss = fitting.epoch(fit, [model], loss_of, bar)
+            accuracy = exit_accuracy(fitting.averaged.model, val)
+            history.append({"epoch": epoch, "loss": loss, "val": accuracy})
+            board.add_scalar("loss/fit", loss, epoch)
             for e, a in enumerate(accuracy, 1):
-                board.add_scalar(f"accuracy/val_exit{e}", a, epoch + 1)
+                board.add_scalar(f"accuracy/val_exit{e}", a, epoch)
             if progress:
-                tqdm.write(f"epoch {epoch + 1}: val " + " ".join(f"{a:.4f}" for a in accuracy))
-            checkpoint.save_next(
-                last,
-                {
-                    "run": run,
-                    **checkpoint.model_state(averaged.model),
-                    "live": model.state_dict(),
-                    "ema_steps": averaged.steps,
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "generator": g.get_state(),
-                    "torch_rng": torch.get_rng_state(),
-                    "device_rng": compute.rng_state(),
-                    "scaler": scaler.state_dict(),
-                    "history": history,
-                },
-            )
+                tqdm.write(f"epoch {epoch}: val " + " ".join(f"{a:.4f}" for a in accuracy))
+            checkpoint.save_next(last, {"run": run, **fitting.state(), "history": history})
     final = out / "backbone.pt"
-    checkpoint.save(final, checkpoint.model_state(averaged.model))
+    checkpoint.save(final, checkpoint.model_state(fitting.averaged.model))
     record = {"config": asdict(config), "compute": compute.describe(), "history": history}
     write_text(out / "train.json", json.dumps(record, indent=1))
+    return final
+
+
+@dataclass(frozen=True, slots=True)
+class BottleneckConfig(FitConfig):
+    """How to fit the bottlenecks.
+
+    Attributes:
+        shares: parts of a batch that pass bottlenecks 1..4; 0 leaves one as it is.
+        feature_weight: weight of the feature error relative to the answers' divergence.
+        temperature: softmax temperature of the answers' divergence.
+    """
+
+    epochs: int = 8
+    strength: float = 0.8
+    shares: tuple[float, float, float, float] = (0.375, 0.375, 0.125, 0.125)
+    feature_weight: float = 1.0
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        FitConfig.__post_init__(self)  # a class with slots has no other `super()`
+        if min(self.shares) < 0 or not 0.99 < sum(self.shares) < 1.01 or self.batch_size < 8:
+            raise ConfigError(
+                f"shares {self.shares} of a batch of {self.batch_size}",
+                expected="four shares >= 0 that sum to 1, and at least 8 images",
+                hint="correct the configuration",
+            )
+
+
+def _fingerprint(net: MultiExitVGG) -> str:
+    """SHA-256 of the network as it is before its bottlenecks are fitted."""
+    found = hashlib.sha256()
+    for name, value in net.state_dict().items():
+        found.update(name.encode())
+        found.update(value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def _teacher(net: MultiExitVGG, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    features, logits = [], []
+    f = net.normalise(x)
+    for block, head in zip(net.blocks, net.exits, strict=True):
+        f = block(f)
+        features.append(f)
+        logits.append(head(f).float())
+    return features, logits
+
+
+def bottleneck_loss(
+    net: MultiExitVGG,
+    features: list[Tensor],
+    logits: list[Tensor],
+    split: int,
+    config: BottleneckConfig,
+) -> Tensor:
+    """Feature error after bottleneck `split` plus divergence of every later exit's answer."""
+    target = features[split - 1]
+    decoded = net.through_bottleneck(target, split)
+    error = (decoded.float() - target.float()).square().mean()
+    loss = config.feature_weight * error / target.float().square().mean().clamp_min(1e-6)
+    f, t = decoded, config.temperature
+    for e in range(split + 1, N_BLOCKS + 1):
+        f = net.blocks[e - 1](f)
+        student = F.log_softmax(net.exits[e - 1](f).float() / t, 1)
+        teacher = F.softmax(logits[e - 1] / t, 1)
+        loss = loss + t * t * F.kl_div(student, teacher, reduction="batchmean")
+    return loss
+
+
+def split_accuracy(net: MultiExitVGG, data: ImageSet) -> dict[str, float]:
+    """Accuracy of every (exit, split) with 1 <= split < exit, by action name."""
+
+    def answers(x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        f = net.normalise(x)
+        for s in SPLITS:
+            f = net.blocks[s - 1](f)
+            logits = net.exits_from(net.blocks[s](net.through_bottleneck(f, s)), s + 1)
+            yield from ((f"e{e}s{s}", z) for e, z in enumerate(logits, s + 1))
+
+    return share_right(net, data, answers)
+
+
+def train_bottlenecks(
+    net: MultiExitVGG,
+    fit: ImageSet,
+    val: ImageSet,
+    config: BottleneckConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    report: Callable[[str], None] = tqdm.write,
+) -> Path:
+    """Fit encoders and decoders of `net` in place; returns the final checkpoint's path.
+
+    The backbone and the exits stay as they are, batch-norm statistics included. Writes
+    ``bottlenecks.pt`` after every epoch; with `resume`, continues from it or, if it is damaged,
+    from the epoch before it. `net` is moved to the chosen device.
+
+    Raises:
+        ConfigError: if the device or precision asked for is not to be had here, or the run to
+            resume has other settings.
+        BundleError: if there is a checkpoint to resume from, but none that is whole.
+    """
+    compute = choose_compute(config.device, config.precision)
+    torch.manual_seed(config.seed)
+    edges = np.rint(np.cumsum([0.0, *config.shares]) * config.batch_size).astype(int)
+    wanted = [s for s in SPLITS if edges[s] > edges[s - 1]]
+    channels_last(net).to(compute.device).eval().requires_grad_(False)
+    trained = [m[s - 1] for m in (net.encoders, net.decoders) for s in wanted]
+    parameters = [p for module in trained for p in module.requires_grad_(True).parameters()]
+    fitting = Fit(
+        net,
+        parameters,
+        config,
+        compute,
+        n_images=len(fit),
+        decay=0.995,
+        weight_decay=1e-3,
+        warm_steps=lambda steps: 100,
+    )
+    done, last = 0, out / "bottlenecks.pt"
+    run, backbone = run_of(config, net.config, fit), _fingerprint(net)
+    state = checkpoint.load_newest(last, run) if resume else None
+    if state is not None and state.get("backbone", backbone) != backbone:
+        warn(f"{last} is of another backbone: the bottlenecks are fitted anew")
+    elif state is not None:
+        fitting.resume(state)
+        done = state["epoch"]
+
+    def loss_of(x: Tensor, labels: Tensor) -> Tensor:
+        loss = torch.zeros((), device=compute.device)
+        with compute.autocast():
+            with torch.no_grad():
+                features, logits = _teacher(net, x)
+            for s in wanted:
+                part = slice(edges[s - 1], edges[s])
+                loss = loss + bottleneck_loss(
+                    net, [f[part] for f in features], [z[part] for z in logits], s, config
+                )
+        return loss
+
+    make_folder(out)
+    with SummaryWriter(str(out)) as board:
+        for epoch in range(done + 1, config.epochs + 1):
+            desc = f"bottlenecks {epoch}/{config.epochs}"
+            bar = {"desc": desc, "disable": not progress, "mininterval": 1.0}
+            loss = fitting.epoch(fit, trained, loss_of, bar)
+            board.add_scalar("loss/bottlenecks", loss, epoch)
+            if epoch == config.epochs or epoch % 2 == 0:
+                accuracy = split_accuracy(fitting.averaged.model, val)
+                for name, value in accuracy.items():
+                    board.add_scalar(f"accuracy/val_{name}", value, epoch)
+                text = " ".join(f"{n} {a:.4f}" for n, a in accuracy.items())
+                report(f"bottlenecks {epoch}: loss {loss:.3f} val {text}")
+            checkpoint.save_next(
+                last, {"run": run, "backbone": backbone, **fitting.state(), "epoch": epoch}
+            )
+    final = out / "network.pt"
+    checkpoint.save(final, checkpoint.model_state(fitting.averaged.model))
     return final

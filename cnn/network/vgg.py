@@ -16,8 +16,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from cnn.model_config import VGG16_CONVS, ModelConfig
-from cnn.topology import N_EXITS, Action
+from cnn.model_config import N_BLOCKS, VGG16_CONVS, ModelConfig
+from cnn.topology import Action
 
 CONTRAST_FLOOR = 0.02
 """About five grey levels of 255: added to an image's contrast before dividing by it."""
@@ -41,7 +41,7 @@ def make_block(config: ModelConfig, block: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i in range(VGG16_CONVS[block - 1]):
         layers += _conv(c_in if i == 0 else c, c)
-    if block < N_EXITS:
+    if block < N_BLOCKS:
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers)
 
@@ -76,20 +76,18 @@ class _RoundSTE(torch.autograd.Function):
 
 def make_encoder(config: ModelConfig, split: int) -> nn.Sequential:
     """Device side of bottleneck `split`: features -> latent in [0, 1], (B, L, h, w)."""
-    c, latent = config.channels(split), config.bottleneck(split)
-    stride = config.size(split) // latent.size
+    c, (latent, size, _) = config.channels(split), config.latent(split)
+    stride = config.size(split) // size
     hidden = {1: config.scaled(128), 2: config.scaled(256)}.get(split, config.scaled(128))
-    return nn.Sequential(
-        *_conv(c, hidden, stride), nn.Conv2d(hidden, latent.channels, 1), nn.Sigmoid()
-    )
+    return nn.Sequential(*_conv(c, hidden, stride), nn.Conv2d(hidden, latent, 1), nn.Sigmoid())
 
 
 def make_decoder(config: ModelConfig, split: int) -> nn.Sequential:
     """Server side of bottleneck `split`: latent in [0, 1] -> features (B, C, H, W) >= 0."""
-    c, latent = config.channels(split), config.bottleneck(split)
-    scale = config.size(split) // latent.size
+    c, (latent, size, _) = config.channels(split), config.latent(split)
+    scale = config.size(split) // size
     hidden = {1: config.scaled(256), 2: config.scaled(512)}.get(split, config.channels(split))
-    layers: list[nn.Module] = [*_conv(latent.channels, hidden)]
+    layers: list[nn.Module] = [*_conv(latent, hidden)]
     if split <= 2:  # the server has the time, and these two have the most to restore
         layers += _conv(hidden, hidden)
     layers += [nn.Conv2d(hidden, c * scale * scale, 3, padding=1)]
@@ -109,8 +107,8 @@ class MultiExitVGG(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        exits = range(1, N_EXITS + 1)
-        splits = range(1, N_EXITS)
+        exits = range(1, N_BLOCKS + 1)
+        splits = range(1, N_BLOCKS)
         self.blocks = nn.ModuleList(make_block(config, b) for b in exits)
         self.exits = nn.ModuleList(make_exit(config, e) for e in exits)
         self.encoders = nn.ModuleList(make_encoder(config, s) for s in splits)
@@ -148,7 +146,7 @@ class MultiExitVGG(nn.Module):
     def exits_from(self, features: Tensor, block: int) -> list[Tensor]:
         """Logits of exits `block`..5, given the output of `block` (1..5)."""
         logits = [self.exits[block - 1](features)]
-        for b in range(block + 1, N_EXITS + 1):
+        for b in range(block + 1, N_BLOCKS + 1):
             features = self.blocks[b - 1](features)
             logits.append(self.exits[b - 1](features))
         return logits

@@ -212,15 +212,14 @@ def device(
     from cnn.runtime import SplitRuntime
     from testbed.cli.device_run import (
         chosen_policy,
+        chosen_task,
         explorer_of,
         report,
         run_device,
-        task_told,
     )
     from testbed.device.device_loop import Device, DeviceConfig
     from testbed.device.frame_sources import open_frames, prepared
-    from testbed.device.full_local import full_local_ms, speed_note
-    from testbed.device.pace import Pace
+    from testbed.device.processor import Pace, full_local_ms, speed_note
     from testbed.meters.available import open_meter
     from testbed.policy.observer import Observer
     from testbed.records.run_summary import summarise
@@ -262,7 +261,7 @@ def device(
         "max_queue_ms": max_queue_ms,
         "power": power,
     }
-    task = task_told(policy, own, given)
+    task = chosen_task(policy, own, given)
     config = DeviceConfig(
         period_ms=task.period_ms,
         timeout_ms=task.timeout_ms,

@@ -59,7 +59,7 @@ def chosen_policy(
     return policy_from_bundle(bundle), bundle.task
 
 
-def task_told(policy: Path | None, task: Task | None, given: dict[str, Any]) -> Task:
+def chosen_task(policy: Path | None, task: Task | None, given: dict[str, Any]) -> Task:
     """The task that the device runs; what contradicts the policy's, or is assumed, is said.
 
     Args:
@@ -67,11 +67,11 @@ def task_told(policy: Path | None, task: Task | None, given: dict[str, Any]) -> 
         task: what it says.
         given: flags by field of the task; None is not given.
     """
-    from testbed.policy.task_settings import contradictions, told, untold_note
+    from testbed.policy.task_settings import assumptions_note, contradictions, effective_task
 
-    found = told(task, given)
+    found = effective_task(task, given)
     if policy is not None and task is None:
-        warn(untold_note(policy, given))
+        warn(assumptions_note(policy, given))
     for line in contradictions(task, given, TASK_FLAGS):
         warn(line)
     return found

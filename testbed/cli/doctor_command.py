@@ -164,7 +164,7 @@ def _providers() -> list[str]:
 def _bundle(path: Path | None) -> Iterator[Finding]:
     from cnn.bundle import load_bundle
     from cnn.runtime import SplitRuntime
-    from testbed.device.full_local import full_local_ms
+    from testbed.device.processor import full_local_ms
 
     try:
         model = load_bundle(path)

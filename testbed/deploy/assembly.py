@@ -12,8 +12,15 @@ from testbed.deploy.device_file import DeviceFile
 from testbed.deploy.guard import Guard, GuardSettings, Limits
 from testbed.deploy.log import event
 from testbed.device.device_loop import DeviceConfig
-from testbed.device.pace import Pace
-from testbed.policy.task_settings import Task, contradictions, differing, shown, told, untold_note
+from testbed.device.processor import Pace
+from testbed.policy.task_settings import (
+    Task,
+    assumptions_note,
+    contradictions,
+    differing,
+    effective_task,
+    shown,
+)
 from testbed.wire.address import is_loopback, parse_address
 from testbed.wire.client import MecClient
 from testbed.wire.tls import TlsFiles, client_tls
@@ -63,11 +70,11 @@ def task_of(file: DeviceFile, deployment: Deployment) -> Task:
         field: getattr(getattr(file, section), key) for field, (section, key) in TASK_KEYS.items()
     }
     if file.bundles.policy is not None and deployment.task is None:
-        event(_log, logging.WARNING, untold_note(file.bundles.policy, given))
+        event(_log, logging.WARNING, assumptions_note(file.bundles.policy, given))
     names = {field: ".".join(key) for field, key in TASK_KEYS.items()}
     for line in contradictions(deployment.task, given, names):
         event(_log, logging.WARNING, line)
-    task = told(deployment.task, given)
+    task = effective_task(deployment.task, given)
     if deployment.shadow_task is not None:
         others = differing(deployment.shadow_task, task.to_json())
         if others:

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.bundle import SEGMENTS, Bundle, load_bundle
-from cnn.common.errors import BundleError
+from cnn.common.errors import BundleError, ConfigError
 from cnn.runtime import SplitRuntime
 from cnn.topology import ACTIONS, Action
 from testbed.deploy.guarded_policy import STAGE_START, ask
 from testbed.deploy.signing import TrustedKeys, signature_path
+from testbed.meters.power import power_profile
 from testbed.policy.decision_points import FRAME, N_POINTS, STAGED, START, DecisionSpace
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.policies import Policy, StaticPolicy
@@ -232,6 +233,13 @@ def _policy_file(path: Path, bundle_hash: str, trusted: TrustedKeys | None) -> P
     if trusted is not None:
         trusted.check(path, "policy", bundle.content_hash)
     bundle.check_fit(bundle_hash)
+    if bundle.task is not None and bundle.task.power:
+        try:
+            power_profile(bundle.task.power)
+        except ConfigError as error:
+            raise BundleError(
+                f"policy file {path} with {error.given}", expected=error.expected, hint=error.hint
+            ) from error
     return bundle
 
 

@@ -44,7 +44,7 @@ from testbed.deploy.log import dropped_lines, event
 from testbed.deploy.record_rotation import RotatingRecords, lasting
 from testbed.device.device_loop import Device
 from testbed.device.frame_sources import CameraFrame, open_frames
-from testbed.device.full_local import full_local_ms, speed_note
+from testbed.device.processor import full_local_ms, speed_note
 from testbed.meters.available import open_meter
 from testbed.meters.meter import Meter, NoMeter
 from testbed.policy.observer import Observer, Settings

@@ -8,7 +8,7 @@ from cnn.common.errors import shown
 from cnn.frame_codec import FrameEncoding
 from cnn.topology import Action
 from testbed.common.value_checks import if_given, in_range, require
-from testbed.device.probing import ProbePlan
+from testbed.device.link_checks import ProbePlan
 from testbed.wire.address import parse_address, parse_host
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from cnn.common.errors import ConfigError
 from cnn.frame_codec import FrameEncoding
-from testbed.device.pace import Pace
-from testbed.device.probing import ProbePlan
+from testbed.device.link_checks import ProbePlan
+from testbed.device.processor import Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +21,15 @@ class DeviceConfig:
         deadline_ms: a longer delay is a miss; only reported, never acted on.
         max_queue_ms: a frame that has waited longer is skipped.
         pause_ms: with period 0, idle time before each capture.
-        pace: of an emulated slower device (`testbed.device.pace`); None is this machine.
+        pace: of an emulated slower device (`testbed.device.processor`); None is this machine.
         breaker_failures: failed exchanges in a row after which the device stays local until
-            the server infers again (`testbed.device.breaker`); 0 (the default) never does, as
+            the server infers again (`testbed.device.link_checks`); 0 (the default) never does, as
             in the simulator.
         breaker_backoff_ms: first pause before it is asked to, doubled at each failure up to
             1250 (or this, if it is longer).
         seed: of the spread of the back-off and of the pace.
         frame_encoding: how split 0 sends the frame: ``raw``, ``webp`` or ``jpeg[:quality]``.
-        probe_budget_per_min: most probes a minute while idle (`testbed.device.probing`);
+        probe_budget_per_min: most probes a minute while idle (`testbed.device.link_checks`);
             0, the default, never probes, as in the simulator.
         probe_bytes: padding of a probe.
         probe_stale_s: age of the newest transfer from which a probe is worth its price.

@@ -16,20 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.frame_table import frame_features
-from cnn.runtime import Features, SplitRuntime
-from cnn.topology import Action, action_from_index
+from cnn.runtime import SplitRuntime
 from testbed.common.clock import wait_until
 from testbed.device.device_config import DeviceConfig
+from testbed.device.frame_in_hand import FrameInHand
 from testbed.device.frame_record import LinkTruth, Work, measurement, tail_overlap_ms
 from testbed.device.frame_sources import CameraFrame
-from testbed.device.pace import PaceKept
-from testbed.device.processor import Processor
-from testbed.device.staged_loop import Stages, decide_in_stages
+from testbed.device.processor import PaceKept, Processor
 from testbed.device.uplink import Exchanger, Uplink
 from testbed.meters.meter import FrameActivity, Meter
-from testbed.policy.decision_points import FRAME
+from testbed.policy.decision_points import START
 from testbed.policy.observer import Observer, Settings
-from testbed.policy.policies import Feedback, Learner, Policy
+from testbed.policy.policies import Feedback, Learner, Policy, decide_frame
 from testbed.records.measurement import Measurement
 
 __all__ = ["Device", "DeviceConfig", "LinkTruth"]
@@ -38,15 +36,15 @@ __all__ = ["Device", "DeviceConfig", "LinkTruth"]
 class Device:
     """One device running one policy.
 
-    `run` is the whole loop. Live environments step it themselves: `receive` a frame,
-    `process` an action (or `begin_stages` and `take_stage` until it ends), and read the
-    frame's measurement from `finished` after the next `receive` (the modem's tail ends when
-    the next frame starts) or `finish`.
+    `run` is the whole loop. Live environments step it themselves: `receive` a frame, carry out
+    what was decided by `frame` (`testbed.device.frame_in_hand.FrameInHand`), and read the frame's
+    measurement from `finished` after the next `receive` (the modem's tail ends when the next
+    frame starts) or `finish`.
 
     Args:
         runtime: the network; warm it before the first frame.
         client: connection to the MEC server; None makes every offloading action fall back.
-        policy: decides in `run`: once a frame, or after every exit if it is staged.
+        policy: decides in `run`.
         observer: what the device knows.
         meter: energy of each frame's window.
         config: settings.
@@ -76,8 +74,7 @@ class Device:
     def reset(self) -> None:
         """Start a new drive: the clock, the estimators and the breaker begin anew."""
         self.finished = None
-        self._work: Work | None = None
-        self._stages: Stages | None = None
+        self._frame: FrameInHand | None = None
         self._origin_s: float | None = None
         self._paced_from = (0, 0.0)
         self._adopting: tuple[DeviceConfig, Settings, Meter] | None = None
@@ -110,7 +107,7 @@ class Device:
         if self._adopting is None:
             return
         (self.config, settings, self._meter), self._adopting = self._adopting, None
-        self._observer.tell(settings)
+        self._observer.adopt(settings)
         self._uplink.follow(self.config)
         self._paced_from = self._count, captured_s
 
@@ -131,7 +128,7 @@ class Device:
             if done is not None and isinstance(self._policy, Learner):
                 self._policy.learn(Feedback.of(done))
             if observation is not None:
-                self._act(observation, self._policy)
+                decide_frame(self.frame, self._policy)
             if done is not None:
                 yield done
             if self._stop.is_set():
@@ -140,54 +137,17 @@ class Device:
         if last is not None:
             yield last
 
-    def _act(self, observation: NDArray[np.float32], policy: Policy) -> None:
-        """Decide and carry it out, in one go or in stages."""
-        if policy.space is FRAME:
-            action = policy.decide(observation)
-            if policy.space is FRAME:  # it may have gone back to a staged one while deciding
-                self.process(action)
-                return
-        self.begin_stages(observation)
-        assert self._stages is not None
-        decide_in_stages(self._stages, policy)
-
-    def begin_stages(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Begin a frame that is decided in stages; `observation` is what `receive` returned.
-
-        Returns:
-            The staged observation of the first decision, float32 (`STAGED_OBS_DIM`,).
-        """
-        work = self._open_work("begin_stages")
-        self._stages = Stages(
-            work,
-            observation,
-            runtime=self._runtime,
-            observer=self._observer,
-            processor=self._processor,
-            uplink=self._uplink,
-            timeout_ms=self.config.timeout_ms,
-        )
-        return self._stages.seen
+    @property
+    def frame(self) -> FrameInHand:
+        """The frame in hand, skipped or not; raises `RuntimeError` if there is none."""
+        if self._frame is None:
+            raise RuntimeError("no frame in hand: call receive first")
+        return self._frame
 
     @property
     def point(self) -> int:
-        """Where the device is in a frame decided in stages (`testbed.policy.decision_points`)."""
-        return 0 if self._stages is None else self._stages.point
-
-    def take_stage(self, chosen: int) -> NDArray[np.float32] | None:
-        """Carry out a legal staged action (`testbed.policy.decision_points`) on the frame in hand.
-
-        Returns:
-            The next staged observation, or None if the frame has ended.
-        """
-        if self._stages is None:
-            raise RuntimeError("take_stage needs a frame on which begin_stages was called")
-        return self._stages.seen if self._stages.take(chosen) else None
-
-    def _open_work(self, who: str) -> Work:
-        if self._work is None or self._work.status == "skipped":
-            raise RuntimeError(f"{who} needs a frame that receive did not skip")
-        return self._work
+        """Decision point of the frame in hand (`testbed.policy.decision_points`)."""
+        return START if self._frame is None else self._frame.point
 
     def receive(self, frame: CameraFrame) -> NDArray[np.float32] | None:
         """Wait for this frame's capture; close the frame before it into `finished`.
@@ -198,7 +158,7 @@ class Device:
             while waiting.
         """
         captured_s = self._next_capture_s(frame.waited_s)
-        self._settle()
+        self._finalise()
         self._uplink.while_idle(self._work, captured_s, self._stop)
         wait_until(captured_s, self._stop)
         if frame.refresh is not None:
@@ -223,7 +183,6 @@ class Device:
         self._meter.begin()
         self._processor.start(self._count, start_s)
         work = Work(frame, self._count, captured_s, start_s, start_s)
-        self._work, self._stages = work, None
         self._count += 1
         if frame.track != self._track:
             self._track = frame.track
@@ -233,27 +192,26 @@ class Device:
             why = f"camera: {frame.fault}" if frame.fault else f"queued {queue_ms:.0f} ms"
             work.status, work.reason = "skipped", why
             self._observer.record_skipped()
-            return None
-        return self._observe(work, queue_ms)
-
-    def process(self, action: int) -> None:
-        """Carry out the action (canonical number, 0..19) on the frame just received."""
-        work = self._open_work("process")
-        work.action = chosen = action_from_index(int(action))
-        blocks_ms, rest_ms = self._processor.parts_ms(chosen)
-        x = self._head(work, chosen, blocks_ms)
-        if not chosen.is_local and not self._uplink.offload(
-            work, chosen, x, self.config.timeout_ms, rest_ms
-        ):
-            self._fall_back(work, chosen, x)
-        work.free_s = self._processor.now_s()
+            seen = None
+        else:
+            seen = self._observe(work, queue_ms)
+        self._frame = FrameInHand(
+            work,
+            seen,
+            runtime=self._runtime,
+            observer=self._observer,
+            processor=self._processor,
+            uplink=self._uplink,
+            timeout_ms=self.config.timeout_ms,
+        )
+        return seen
 
     def finish(self) -> Measurement | None:
         """Close the last frame, as if the next one had started when it would have."""
         work = self._work
         if work is None:
             return None
-        self._settle()
+        self._finalise()
         next_s = max(work.captured_s + self.config.period_ms / 1e3, work.free_s)
         wait_until(next_s, self._stop)
         self._close(next_s)
@@ -273,10 +231,14 @@ class Device:
             self._paced_from = self._count, captured_s
         return captured_s
 
-    def _settle(self) -> None:
+    @property
+    def _work(self) -> Work | None:
+        return None if self._frame is None else self._frame.work
+
+    def _finalise(self) -> None:
         """Learn from the frame in hand and write it down, while the device has time for it."""
         work = self._work
-        if work is None or work.settled is not None:
+        if work is None or work.measured is not None:
             return
         for learn in work.pending_updates:
             learn()
@@ -285,7 +247,7 @@ class Device:
         truth: tuple[float | None, float | None] = (None, None)
         if self._link_truth is not None and work.uplink_bytes:
             truth = self._link_truth(*work.exchanges[0])
-        work.settled = measurement(work, self._origin_s or 0.0, truth)
+        work.measured = measurement(work, self._origin_s or 0.0, truth)
 
     def _observe(self, work: Work, queue_ms: float) -> NDArray[np.float32]:
         f = work.frame
@@ -293,34 +255,9 @@ class Device:
         tail_left_ms = self._meter.tail_ms - (work.start_s - self._uplink.exchange_end_s) * 1e3
         return self._observer.observe(work.start_s, features, queue_ms, max(0.0, tail_left_ms))
 
-    def _head(self, work: Work, action: Action, pace_ms: float) -> Features:
-        """Blocks 1..S, and exit E if that is all; fills in a local answer."""
-        runtime = self._runtime
-
-        def head() -> tuple[Features, tuple[int, float] | None]:
-            x = runtime.forward(runtime.start(work.frame.image), 1, action.split)
-            answer = runtime.answer(x, action.exit, action.split) if action.is_local else None
-            return x, answer
-
-        (x, answer), work.head_ms = self._processor.run(head, pace_ms)
-        if answer is not None:
-            work.prediction, work.confidence = answer
-        return x
-
-    def _fall_back(self, work: Work, action: Action, x: Features) -> None:
-        """Finish from the features in hand: blocks S+1..E and exit E."""
-        runtime, exit, pace = self._runtime, action.exit, self._processor.pace
-        pace_ms = 0.0 if pace is None else pace.fallback_ms[action.index]
-
-        def rest() -> tuple[int, float]:
-            return runtime.answer(runtime.forward(x, action.split + 1, exit), exit, exit)
-
-        (work.prediction, work.confidence), work.fallback_ms = self._processor.run(rest, pace_ms)
-        work.status = "fallback"
-
     def _close(self, end_s: float) -> None:
         """The frame in hand ends at `end_s`: read the meter, make its measurement."""
-        work, self._work = self._work, None
+        work, self._frame = self._work, None
         if work is None:
             return
         # Whatever the device does for this frame while it does not wait for an answer.
@@ -338,9 +275,9 @@ class Device:
         )
         if reading.energy_mj is not None:
             self._observer.record_energy(reading.energy_mj)
-        assert work.settled is not None
+        assert work.measured is not None
         self.finished = replace(
-            work.settled,
+            work.measured,
             compute_mj=reading.compute_mj,
             radio_mj=reading.radio_mj,
             idle_mj=reading.idle_mj,

@@ -42,7 +42,7 @@ class Work:
     confidence: float | None = None
     status: str = "ok"
     reason: str = ""
-    settled: Measurement | None = None
+    measured: Measurement | None = None
     pending_updates: list[Callable[[], None]] = field(default_factory=list)
     probes: int = 0
     looks: int = 0

@@ -20,10 +20,9 @@ from cnn.frame_codec import FrameCodec, FrameEncoding
 from cnn.runtime import Features, SplitRuntime
 from cnn.topology import Action
 from testbed.common.clock import wait_until
-from testbed.device.breaker import CircuitBreaker
 from testbed.device.device_config import DeviceConfig
 from testbed.device.frame_record import Work
-from testbed.device.probing import Prober
+from testbed.device.link_checks import CircuitBreaker, Prober
 from testbed.device.processor import Processor
 from testbed.policy.observer import Observer
 from testbed.wire.client import ExchangeFailed, Reply

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from cnn.common.errors import BundleError
 from testbed.policy.decision_points import FRAME, LEGAL, STAGED, START, DecisionSpace
 from testbed.policy.policies import StaticPolicy
-from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.policy_manifest import STAGED_KIND
+from testbed.policy.policy_file import SPACES, PolicyBundle
 
 ACTIVATIONS: Final = ("tanh", "relu")
 
@@ -203,12 +202,12 @@ def policy_from_bundle(bundle: PolicyBundle) -> NetworkPolicy | StaticPolicy:
     try:
         if kind == "static":
             return StaticPolicy(int(manifest["actions"][0]), manifest["name"])
-        if kind in ("mlp", STAGED_KIND):
+        if kind in SPACES:
             layers = range(int(manifest["layers"]))
             return NetworkPolicy(
                 [bundle.arrays[f"weight{i}"] for i in layers],
                 [bundle.arrays[f"bias{i}"] for i in layers],
-                space=STAGED if kind == STAGED_KIND else FRAME,
+                space=SPACES[kind],
                 **{key: manifest[key] for key in ("activation", "actions", "name")},
             )
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -219,7 +218,7 @@ def policy_from_bundle(bundle: PolicyBundle) -> NetworkPolicy | StaticPolicy:
         ) from error
     raise BundleError(
         f"policy of kind {kind!r}",
-        expected=f"'mlp', {STAGED_KIND!r} or 'static'",
+        expected=f"one of {', '.join(SPACES)}",
         hint="export the policy with this version of sliproad",
     )
 

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cnn.topology import N_EXITS
-from testbed.policy.device_settings import Settings
 from testbed.policy.estimators import PRIOR_RTT_MS, early_timeout_ms, fit_link, forget, smooth
 from testbed.policy.observation_fields import (
     CONSTANTS_AT,
@@ -37,6 +36,7 @@ from testbed.policy.observation_fields import (
     scaled_bounds,
     schema_hash,
 )
+from testbed.policy.task_settings import Settings
 
 __all__ = [
     "CONSTANTS_AT",
@@ -75,10 +75,10 @@ class Observer:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.tell(settings)
+        self.adopt(settings)
         self.reset(0.0)
 
-    def tell(self, settings: Settings) -> None:
+    def adopt(self, settings: Settings) -> None:
         """The task is another from now on; what was learnt stays."""
         self.settings = settings
         self._constants = settings.scaled()

@@ -2,7 +2,7 @@
 
 The file is a numpy ``.npz`` archive whose member ``manifest`` holds JSON. It is read with
 bounds on its size (`cnn.common.outside`), and every number that a device would follow is checked
-(`testbed.policy.policy_manifest`), so a file from elsewhere can be refused but not do harm.
+(`check_manifest`), so a file from elsewhere can be refused but not do harm.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from cnn.common.errors import BundleError, ConfigError, shown
 from cnn.common.files import replacing
 from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, npz_arrays, refusing
-from testbed.policy.observer import SCHEMA_HASH, STAGED_SCHEMA_HASH
-from testbed.policy.policy_manifest import STAGED_KIND, check_manifest
+from testbed.policy.decision_points import FRAME, STAGED
+from testbed.policy.observation_fields import SCHEMA_HASH, STAGED_SCHEMA_HASH
 from testbed.policy.reference_profile import ReferenceProfile
 from testbed.policy.task_settings import Task
 
@@ -33,6 +33,13 @@ TASKLESS_FORMAT: Final = 1
 MAX_UNPACKED_BYTES: Final = 64 * 2**20
 """A policy of two hidden layers of 128 is about 0.1 MB; 64 MB leaves room for any MLP."""
 
+STAGED_KIND: Final = "mlp-staged"
+MAX_LAYERS: Final = 16
+MAX_WIDTH: Final = 4096
+"""Of a layer, which bounds what a decision takes; trained ones have 3 layers of 64 or 128."""
+_MAX_TEXT: Final = 200
+SPACES: Final = {"static": FRAME, "mlp": FRAME, STAGED_KIND: STAGED}
+"""The decision space of each kind of policy."""
 _PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """Names of arrays that end where a shape begins."""
 _MEND: Final = "export the policy again with `sliproad agent export`"
@@ -147,8 +154,8 @@ class PolicyBundle:
             bundle_hash: hash of the model bundle in use; None does not check it.
         """
         stated = (self.manifest.get("observation") or {}).get("schema_hash")
-        staged = self.manifest.get("kind") == STAGED_KIND
-        schema_hash = STAGED_SCHEMA_HASH if staged else SCHEMA_HASH
+        space = SPACES.get(self.manifest.get("kind", ""), FRAME)
+        schema_hash = STAGED_SCHEMA_HASH if space is STAGED else SCHEMA_HASH
         if stated != schema_hash:
             raise BundleError(
                 f"policy that reads observation schema {str(stated)[:12]}",
@@ -173,3 +180,45 @@ def _read_members(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.floa
         if array.dtype != np.float32:
             raise ValueError(f"array {name} has type {array.dtype}")
     return json_object(text), members
+
+
+def check_manifest(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """Raise ValueError unless the manifest and the arrays are those of a policy.
+
+    Not the task and the reference profile, which have classes of their own, nor figures that only
+    people read. Of a kind that is not known nothing else is checked: nobody can run it.
+    """
+    for key in ("kind", "name", "bundle_hash", "scenario", "activation"):
+        _text(key, manifest.get(key, ""))
+    for key in ("observation", "metrics", "provenance"):
+        if not isinstance(manifest.get(key) or {}, Mapping):
+            raise ValueError(f"{key} is no JSON object")
+    kind = manifest.get("kind")
+    if kind not in SPACES:
+        return
+    n_inputs, n_actions = SPACES[kind].obs_dim, SPACES[kind].n_actions
+    actions = manifest.get("actions")
+    if not isinstance(actions, list) or not 0 < len(actions) <= n_actions:
+        raise ValueError(f"actions is no list of 1 to {n_actions} numbers")
+    for action in actions:
+        _whole("action", action, 0, n_actions - 1)
+    n_layers = 0
+    if kind != "static":
+        n_layers = _whole("layers", manifest.get("layers"), 1, MAX_LAYERS)
+    if arrays.keys() != {f"{part}{i}" for part in ("weight", "bias") for i in range(n_layers)}:
+        raise ValueError(f"arrays other than the weight and bias of {n_layers} layers")
+    if any(max(array.shape, default=0) > MAX_WIDTH for array in arrays.values()):
+        raise ValueError(f"a layer wider than {MAX_WIDTH}")
+    if n_layers and arrays["weight0"].shape[-1:] != (n_inputs,):
+        raise ValueError(f"a network that does not read {n_inputs} numbers")
+
+
+def _text(key: str, value: Any) -> None:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT or not value.isprintable():
+        raise ValueError(f"{key} is no line of at most {_MAX_TEXT} characters")
+
+
+def _whole(key: str, value: Any, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{key} {shown(value)}, no whole number from {low} to {high}")
+    return value

@@ -3,7 +3,7 @@
 A policy decides as in training only if it is told the same floor and weights, its observation
 is scaled by the same full local time, and frames come and are given up at the same pace. So its
 file carries all of that (``task`` in the manifest of format 2). Whatever is given explicitly
-comes before it, and before `UNTOLD`, which stands in where no policy says anything.
+comes before it, and before `DEFAULT_TASK`, which stands in where no policy says anything.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any, Final, Self
 
 from cnn.common.errors import ConfigError
 from testbed.common.toml_config import build
-from testbed.meters.power import power_profile
-from testbed.policy.device_settings import MAX_MJ, Settings
+from testbed.policy.observation_fields import CONSTANTS_AT, FIELDS, scale_one
 
+MAX_MJ: Final = 1e12
+_, _FLOOR, _SHARE, _FULL = FIELDS[CONSTANTS_AT:]
 _NEARLY: Final = 1e-6
 """Relative difference below which two numbers are the same: a period given as a rate is rounded."""
 _LEAST_MS: Final = 1e-3
@@ -26,6 +27,50 @@ _MOST_MS: Final = 3.6e6
 """An hour: every clock can wait for it."""
 _RANGES: Final = {"accuracy_floor": "accuracy_floors", "delay_share": "delay_shares"}
 """Wishes of a user, and the fields with the range of each that the policy serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a scenario tells its device once, before the drive.
+
+    Attributes:
+        radio_5g: the modem is on 5G (otherwise LTE).
+        accuracy_floor: constraint on mean accuracy, [0, 1].
+        delay_share: w_delay / (w_delay + w_energy), [0, 1].
+        full_local_ms: mean time of full local processing on this device, 0.01..100,000.
+        energy_budget_mj: energy allowed for the drive, at most 1e12; 0 is no budget.
+
+    Raises:
+        ConfigError: if one is out of the range that the observation can show
+            (`testbed.policy.observation_fields.Field.reach`), or no number.
+    """
+
+    radio_5g: bool
+    accuracy_floor: float
+    delay_share: float
+    full_local_ms: float
+    energy_budget_mj: float = 0.0
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "accuracy floor": (self.accuracy_floor, _FLOOR.least, _FLOOR.most, ""),
+            "delay share": (self.delay_share, _SHARE.least, _SHARE.most, ""),
+            "full local processing": (self.full_local_ms, _FULL.least, _FULL.most, " ms"),
+            "energy budget": (self.energy_budget_mj, 0.0, MAX_MJ, " mJ"),
+        }
+        for name, (value, least, most, unit) in ranges.items():
+            if not least <= value <= most:  # NaN is not
+                raise ConfigError(
+                    f"{name} {value:g}{unit}",
+                    expected=f"{least:g} to {most:g}{unit}",
+                    hint="correct the scenario, or what the device is told",
+                )
+
+    def scaled(self) -> tuple[float, float, float, float]:
+        """The four constant elements of the observation, scaled."""
+        raw = (float(self.radio_5g), self.accuracy_floor, self.delay_share, self.full_local_ms)
+        r, f, d, t = (scale_one(CONSTANTS_AT + i, value) for i, value in enumerate(raw))
+        return r, f, d, t
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +127,9 @@ class Task:
                 _require(fits, f"{name} {value:g}", f"{low:g} to {_MOST_MS:g} ms")
         budget = self.energy_budget_mj
         _require(0 <= budget <= MAX_MJ, f"energy_budget_mj {budget:g}", f"0 to {MAX_MJ:g} mJ")
-        if self.power:
-            power_profile(self.power)
+        device, plus, modem = self.power.partition("+")
+        named = not self.power or (device and plus and modem)
+        _require(bool(named), f"power {self.power!r}", "a power profile device+modem")
 
     def settings(self, measured_ms: float | None = None) -> Settings:
         """What the observation says of the task.
@@ -121,8 +167,8 @@ class Task:
         return build(cls, dict(raw), "task")
 
 
-def told(task: Task | None, given: Mapping[str, Any]) -> Task:
-    """What a device does: what is given, else the policy's task, else `UNTOLD`.
+def effective_task(task: Task | None, given: Mapping[str, Any]) -> Task:
+    """What a device does: what is given, else the policy's task, else `DEFAULT_TASK`.
 
     Args:
         task: of the policy; None if its file says nothing, or there is no file.
@@ -131,9 +177,9 @@ def told(task: Task | None, given: Mapping[str, Any]) -> Task:
     Raises:
         ConfigError: if a given value is impossible.
     """
-    base = task or UNTOLD
+    base = task or DEFAULT_TASK
     if not base.power:
-        base = replace(base, power=UNTOLD.power)
+        base = replace(base, power=DEFAULT_TASK.power)
     chosen = {name: value for name, value in given.items() if value is not None}
     # Whoever asks for something else has it, served well or not: the range is the file's.
     return replace(base, accuracy_floors=None, delay_shares=None, **chosen)
@@ -169,7 +215,7 @@ def contradictions(
 
     Args:
         task: of the policy; None contradicts nothing.
-        given: as in `told`.
+        given: as in `effective_task`.
         names: how each field is named where it was given. A name with ``fps`` in it counts the
             period in frames a second.
     """
@@ -185,14 +231,14 @@ def contradictions(
     return lines
 
 
-def untold_note(path: Path | str, given: Mapping[str, Any]) -> str:
+def assumptions_note(path: Path | str, given: Mapping[str, Any]) -> str:
     """What to say of a policy file without a task: what a device assumes, and how to mend it.
 
     Args:
         path: the file.
-        given: as in `told`.
+        given: as in `effective_task`.
     """
-    assumed = {**UNTOLD.to_json(), "full_local_ms": "as measured"}
+    assumed = {**DEFAULT_TASK.to_json(), "full_local_ms": "as measured"}
     left = {k: v for k, v in assumed.items() if v and given.get(k) is None}
     return (
         f"policy file {path} (format 1) does not say its task; assuming "
@@ -213,7 +259,7 @@ def _require(ok: bool, given: str, expected: str) -> None:
         raise ConfigError(given, expected=expected, hint="correct the setting")
 
 
-UNTOLD: Final = Task(
+DEFAULT_TASK: Final = Task(
     tech="5G",
     accuracy_floor=0.95,
     delay_share=0.5,

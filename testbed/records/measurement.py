@@ -57,7 +57,7 @@ class Measurement:
         uplink_mbps: true mean uplink capacity of the link while this frame was sent, if
             the link says so; None otherwise (never part of an observation).
         rtt_ms: true base round trip of the link at that time, likewise.
-        probes: probes sent before the next frame (`testbed.device.probing`);
+        probes: probes sent before the next frame (`testbed.device.link_checks`);
             their modem energy is in `radio_mj`.
         probe_bytes: bytes they put on the uplink, framing included.
         looks: exits that a staged policy looked at on the device, bit e - 1 for exit e; 0 if

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from agents.demo import run_demo
-from testbed.device.pace import PaceKept
+from testbed.device.processor import PaceKept
 from testbed.records.record_file import read_records
 from testbed.server.server_process import ServerProcess
 

@@ -32,7 +32,7 @@ from testbed.policy.observer import CONSTANTS_AT, Observer, Settings
 from testbed.policy.policies import StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.reference_profile import ReferenceProfile
-from testbed.policy.task_settings import UNTOLD, told
+from testbed.policy.task_settings import DEFAULT_TASK, effective_task
 from testbed.records.record_file import read_records
 
 ASSETS = Path(str(resources.files("agents"))) / "assets"
@@ -65,7 +65,7 @@ def shipped_file(name: str, staged: bool) -> Path:
 def test_a_file_carries_the_task_of_its_scenario(name: str, staged: bool) -> None:
     """Also: written again from its scenario it is the same file, so nobody wrote it by hand."""
     bundle, world = PolicyBundle.load(shipped_file(name, staged)), build_world(name, "test")
-    task = told(bundle.task, {})
+    task = effective_task(bundle.task, {})
     assert task.settings() == world.settings
     timing = world.scenario.timing
     for field in ("period_ms", "timeout_ms", "deadline_ms", "max_queue_ms"):
@@ -175,7 +175,7 @@ def both_decide(
 def test_a_device_that_is_told_nothing_else_decides_as_the_simulator(
     name: str, staged: bool
 ) -> None:
-    task = told(PolicyBundle.load(shipped_file(name, staged)).task, {})
+    task = effective_task(PolicyBundle.load(shipped_file(name, staged)).task, {})
     for seed in (1, 2):
         simulated, decided = both_decide(name, staged, Observer(task.settings()), 120, seed)
         assert decided == simulated
@@ -183,7 +183,7 @@ def test_a_device_that_is_told_nothing_else_decides_as_the_simulator(
 
 def test_a_device_that_is_told_otherwise_does_not() -> None:
     """What the task is worth: the same drives with the settings of a device that knows none."""
-    other = Observer(replace(UNTOLD, full_local_ms=80.0).settings())
+    other = Observer(replace(DEFAULT_TASK, full_local_ms=80.0).settings())
     apart = []
     for seed in range(4):
         simulated, decided = both_decide("urban-5g", False, other, 120, seed)

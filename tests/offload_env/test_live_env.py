@@ -32,8 +32,7 @@ from testbed.policy.observer import (
     STAGED_OBS_DIM,
     STAGED_SCHEMA_HASH,
 )
-from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.policy_manifest import STAGED_KIND
+from testbed.policy.policy_file import STAGED_KIND, PolicyBundle
 from testbed.records.record_file import read_records
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace

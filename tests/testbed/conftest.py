@@ -29,8 +29,7 @@ from testbed.policy.observer import (
     STAGED_OBS_DIM,
     STAGED_SCHEMA_HASH,
 )
-from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.policy_manifest import STAGED_KIND
+from testbed.policy.policy_file import STAGED_KIND, PolicyBundle
 
 DAY = timedelta(days=1)
 

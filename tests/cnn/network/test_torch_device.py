@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cnn.common.errors import ConfigError
+from cnn.network.fitting import backward_step
 from cnn.network.torch_device import Compute, Machine, choose_compute, parse_choice
-from cnn.network.train_network import backward_step
 
 OLD_GPU = Machine(cuda=True, cuda_bf16=False, cpu_bf16=True)
 NEW_GPU = Machine(cuda=True, cuda_bf16=True, cpu_bf16=False)

@@ -15,9 +15,16 @@ from cnn.common.errors import BundleError, ConfigError
 from cnn.data.image_set import ImageSet
 from cnn.model_config import ModelConfig
 from cnn.network import weights_file as checkpoint
-from cnn.network.bottlenecks import BottleneckConfig, split_accuracy, train_bottlenecks
 from cnn.network.torch_device import Precision
-from cnn.network.train_network import TrainConfig, exit_accuracy, exit_loss, train
+from cnn.network.train_network import (
+    BottleneckConfig,
+    TrainConfig,
+    exit_accuracy,
+    exit_loss,
+    split_accuracy,
+    train,
+    train_bottlenecks,
+)
 from cnn.network.vgg import MultiExitVGG
 
 TINY = ModelConfig(width=0.125, input_size=32, n_classes=4, latent_channels=(4, 8, 8, 8))

@@ -26,7 +26,7 @@ from testbed.deploy.device_service import DeviceService
 from testbed.policy.observer import OBS_DIM, SCHEMA_HASH
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.reference_profile import LEVELS, MAX_WINDOW
-from testbed.policy.task_settings import UNTOLD
+from testbed.policy.task_settings import DEFAULT_TASK
 
 SHIPPED = load_bundle().hash
 OLD, NEW = Action(3, 3), Action(2, 2)
@@ -48,7 +48,7 @@ PROMISE: dict[str, Any] = {
     "energy_source": "model:jetson-nano+5g-nsa-lowband",
     "levels": list(LEVELS),
 }
-TASK = {**UNTOLD.to_json(), "full_local_ms": 80.0, "timeout_ms": 90.0}
+TASK = {**DEFAULT_TASK.to_json(), "full_local_ms": 80.0, "timeout_ms": 90.0}
 
 
 def write(path: Path, action: Action = NEW, **changed: Any) -> None:

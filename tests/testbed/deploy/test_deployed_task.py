@@ -19,7 +19,7 @@ from testbed.deploy.device_service import DeviceService
 from testbed.deploy.record_rotation import record_files
 from testbed.policy.observer import CONSTANTS_AT
 from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.task_settings import UNTOLD, Task
+from testbed.policy.task_settings import DEFAULT_TASK, Task
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import read_records
 
@@ -77,10 +77,12 @@ def test_without_a_policy_that_says_the_defaults_hold(
     tmp_path: Path, write_policy: WritePolicy, caplog: pytest.LogCaptureFixture
 ) -> None:
     action = service(tmp_path, "[drive]\naccuracy_floor = 0.9\n", 'action = "e1s1"').task
-    assert action == replace(UNTOLD, accuracy_floor=0.9)
+    assert action == replace(DEFAULT_TASK, accuracy_floor=0.9)
     assert warnings_of(caplog) == []
     write(tmp_path / "a.policy", None, write_policy, Action(1, 1))
-    assert service(tmp_path, "[frames]\ntimeout_ms = 60\n").task == replace(UNTOLD, timeout_ms=60.0)
+    assert service(tmp_path, "[frames]\ntimeout_ms = 60\n").task == replace(
+        DEFAULT_TASK, timeout_ms=60.0
+    )
     (line,) = warnings_of(caplog)
     assert "format 1" in line
     assert "accuracy_floor 0.95" in line

@@ -21,7 +21,7 @@ from cnn.topology import Action
 from testbed.deploy.deployment import Sources, load
 from testbed.deploy.signing import TrustedKeys, make_key_pair, sign, signature_path, signed_bytes
 from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.task_settings import UNTOLD
+from testbed.policy.task_settings import DEFAULT_TASK
 
 SHIPPED = load_bundle().hash
 LOOK, SEND = Action(1, 1), Action(3, 1)
@@ -257,11 +257,11 @@ def test_without_the_extra_it_is_named(
 
 
 def test_a_signature_covers_the_policys_task(key: Path, policy: Path) -> None:
-    task = UNTOLD.to_json() | {"full_local_ms": 80.0}
+    task = DEFAULT_TASK.to_json() | {"full_local_ms": 80.0}
     bundle = PolicyBundle.load(policy)
     replace(bundle, manifest={**bundle.manifest, "task": task}).save(policy)
     sign(policy, key)
-    assert load(sources(policy, key)).task == replace(UNTOLD, full_local_ms=80.0)
+    assert load(sources(policy, key)).task == replace(DEFAULT_TASK, full_local_ms=80.0)
     other = {**task, "accuracy_floor": 0.5}
     replace(bundle, manifest={**bundle.manifest, "task": other}).save(policy)
     with pytest.raises(BundleError, match="other content"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from testbed.device.breaker import AGAIN_S, MAX_BACKOFF_S, MAX_DOUBLINGS, CircuitBreaker
+from testbed.device.link_checks import AGAIN_S, MAX_BACKOFF_S, MAX_DOUBLINGS, CircuitBreaker
 
 SPREAD = 1.2
 """A back-off is a fifth shorter or longer at most."""

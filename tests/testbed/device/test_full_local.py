@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testbed.device.full_local import speed_note
+from testbed.device.processor import speed_note
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from cnn.runtime import SplitRuntime
 from cnn.topology import Action
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
-from testbed.device.probing import MAX_PROBE_BYTES, PROBE_OVERHEAD_BYTES, ProbePlan, Prober
+from testbed.device.link_checks import MAX_PROBE_BYTES, PROBE_OVERHEAD_BYTES, ProbePlan, Prober
 from testbed.link.link_process import LinkProcess
 from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.observer import NEVER_S, Observer, Settings

@@ -7,8 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from testbed.device.pace import Pace, PaceKept
-from testbed.device.processor import Processor
+from testbed.device.processor import Pace, PaceKept, Processor
 
 
 def steady(ms: float) -> Pace:

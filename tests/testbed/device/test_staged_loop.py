@@ -13,7 +13,6 @@ from cnn.runtime import SplitRuntime
 from cnn.topology import ACTIONS, Action
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
-from testbed.device.frame_state import Stand
 from testbed.link.link_process import LinkProcess
 from testbed.meters.meter import NoMeter
 from testbed.policy.decision_points import (
@@ -200,12 +199,19 @@ def test_no_block_runs_twice(
         ran.extend(range(first, last + 1))
         return forward(x, first, last)  # type: ignore[arg-type]
 
-    point = Stand.before(runtime, frames[0].image)
+    settings = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
+    device = Device(
+        runtime, None, Scripted([]), Observer(settings), NoMeter(), DeviceConfig(period_ms=0)
+    )
+    device.receive(frames[0])
     monkeypatch.setattr(runtime, "forward", counted)
-    point.look(1)
-    point.look(3)
-    payload = runtime.payload(point.run_to(4), 4)
+    assert device.frame.advance(Action(1, 1).index) is None
+    assert device.frame.advance(Action(3, 3).index) is None
+    assert device.frame.advance(Action(5, 4).index) is None  # there is no server
     assert ran == [1, 2, 3, 4]
+    assert device.frame.advance(Action(5, 5).index) is device.frame
+    assert ran == [1, 2, 3, 4, 5]
     monkeypatch.undo()
-    whole = runtime.payload(runtime.forward(runtime.start(frames[0].image), 1, 4), 4)
-    np.testing.assert_array_equal(payload, whole)
+    row = device.finish()
+    assert row is not None
+    assert row.prediction == runtime.local(frames[0].image, 5)[0]

@@ -1,0 +1,178 @@
+"""The frame in hand, from decision to decision, until there is an answer.
+
+It is a `testbed.policy.policies.OpenFrame`, as the simulators are: `settle` carries out a whole
+frame, `advance` one staged action. Both compute and send in the same way; no block runs twice.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn.runtime import Features, SplitRuntime
+from cnn.topology import ACTIONS, N_EXITS, Action, action_from_index
+from testbed.device.frame_record import Work
+from testbed.device.processor import Processor
+from testbed.device.uplink import Uplink
+from testbed.policy.decision_points import (
+    ANSWER,
+    CANONICAL,
+    FRAME,
+    POINT,
+    TIMES_OUT_EARLY,
+    DecisionSpace,
+)
+from testbed.policy.observation_fields import FIELDS, scale_one
+from testbed.policy.observer import Observer
+
+_AT: Final = {field.name: field.index for field in FIELDS}
+_CONFIDENCE_AT: Final = _AT["confidence_exit1"]
+
+
+class FrameInHand:
+    """A frame of which some blocks have run and some exits are evaluated.
+
+    Args:
+        work: the frame's record so far; its answer, times and looks are filled in.
+        seen: float32 (`OBS_DIM`,), the observation as the frame begins; None if it is skipped.
+        runtime: the network.
+        observer: learns the confidence of every exit evaluated.
+        processor: runs everything.
+        uplink: the way to the server.
+        timeout_ms: longest wait for an answer.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        seen: NDArray[np.float32] | None,
+        *,
+        runtime: SplitRuntime,
+        observer: Observer,
+        processor: Processor,
+        uplink: Uplink,
+        timeout_ms: float,
+    ) -> None:
+        self.work = work
+        self._seen = seen
+        self._runtime, self._observer = runtime, observer
+        self._processor, self._uplink = processor, uplink
+        self._timeout_ms = timeout_ms
+        self._features: Features | None = None
+        self._block = 0
+        self._exits: list[tuple[int, int, float]] = []  # exit, prediction, confidence
+        self._timed_out = False
+        self._spent_ms = 0.0
+
+    @property
+    def point(self) -> int:
+        """The decision point, 0..19 (`testbed.policy.decision_points`), while the frame is open."""
+        evaluated = self._exits[-1][0] if self._exits else 0
+        return int(POINT[int(self._timed_out), self._block, evaluated])
+
+    def observe(self, space: DecisionSpace = FRAME) -> NDArray[np.float32]:
+        """What a policy of `space` sees at `point`, float32 (`space.obs_dim`,)."""
+        base = self._begun()
+        if space is FRAME:
+            return base
+        return self._observer.observe_stage(
+            base, self._exits, self._block, self._spent_ms, self._timed_out
+        )
+
+    def settle(self, action: int) -> Self:
+        """Carry the whole frame out as one canonical action, 0..19.
+
+        If no answer comes, the device goes on to the exit that was meant.
+        """
+        self._begun()
+        pair = action_from_index(int(action))
+        if pair.is_local:
+            self._evaluate(pair.exit, self._parts_ms(pair)[0])
+        elif not self._send(pair, self._timeout_ms):
+            pace = self._processor.pace
+            self._evaluate(pair.exit, 0.0 if pace is None else pace.fallback_ms[pair.index])
+        return self._ended()
+
+    def advance(self, action: int) -> Self | None:
+        """Carry out one staged action that is legal at `point`; None if the frame is open."""
+        self._begun()
+        if action == ANSWER:
+            return self._ended()
+        pair = ACTIONS[int(CANONICAL[action])]
+        if pair.is_local:
+            self._evaluate(pair.exit, self._parts_ms(pair)[0])
+            self.work.looks |= 1 << (pair.exit - 1)
+            if pair.exit == N_EXITS:
+                return self._ended()
+            confidence = self._exits[-1][2]
+            self._observer.record_exit(pair.exit, confidence)
+            self._show(_CONFIDENCE_AT + pair.exit - 1, confidence)
+        else:
+            timeout_ms = self._timeout_ms
+            if TIMES_OUT_EARLY[action]:
+                timeout_ms = min(self._observer.early_timeout_ms(), timeout_ms)
+            if self._send(pair, timeout_ms):
+                return self._ended()
+            if self.work.exchanges:  # otherwise nothing was sent: no server, or an open breaker
+                self._show(_AT["failures"], self._observer.failures + 1)
+                self._show(_AT["failure_age_s"], 0.0)
+        self._spent_ms = (self._processor.now_s() - self.work.start_s) * 1e3
+        return None
+
+    def _begun(self) -> NDArray[np.float32]:
+        if self._seen is None:
+            raise RuntimeError("a frame that was skipped is not decided about")
+        return self._seen
+
+    def _ended(self) -> Self:
+        self.work.free_s = self._processor.now_s()
+        return self
+
+    def _show(self, at: int, value: float) -> None:
+        """An element of the observation has changed within the frame."""
+        self._seen = self._begun().copy()
+        self._seen[at] = scale_one(at, value)
+
+    def _parts_ms(self, pair: Action) -> tuple[float, float]:
+        """What an emulated device takes from here: to the end of the blocks, and on."""
+        return self._processor.parts_ms(pair, self._block, self._timed_out)
+
+    def _run_to(self, block: int) -> Features:
+        """Run on to a block, at least the one that ran last; the features there."""
+        if self._features is None:
+            self._features = self._runtime.start(self.work.frame.image)
+        self._features = self._runtime.forward(self._features, self._block + 1, block)
+        self._block = block
+        return self._features
+
+    def _evaluate(self, exit: int, pace_ms: float) -> None:
+        """Run on to an exit; its answer stands until there is another."""
+
+        def answer() -> tuple[int, float]:
+            return self._runtime.answer(self._run_to(exit), exit, exit)
+
+        work = self.work
+        (prediction, confidence), took_ms = self._processor.run(answer, pace_ms)
+        work.exit_used, work.prediction, work.confidence = exit, prediction, confidence
+        self._exits.append((exit, prediction, confidence))
+        if self._timed_out:
+            work.fallback_ms = (work.fallback_ms or 0.0) + took_ms
+        else:
+            work.head_ms += took_ms
+            work.action = Action(exit, exit)
+
+    def _send(self, pair: Action, timeout_ms: float) -> bool:
+        """Run on to the split and send from there; True if an answer came in time."""
+        work = self.work
+        work.action = pair
+        blocks_ms, rest_ms = self._parts_ms(pair)
+        x, head_ms = self._processor.run(partial(self._run_to, pair.split), blocks_ms)
+        work.head_ms += head_ms
+        if self._uplink.offload(work, pair, x, timeout_ms, rest_ms):
+            return True
+        self._timed_out = True
+        work.status, work.fallback_ms = "fallback", 0.0
+        return False
