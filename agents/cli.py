@@ -111,9 +111,17 @@ def evaluate(
     Baselines are tuned on training drives only. All policies meet the same frames, traces
     and random numbers. Without a policy the shipped ones are judged, and named so.
     """
-    from agents.contenders import Given, judge
+    from agents.contenders import judge, paths_of
 
-    judged = judge(Given(run, policy, staged_policy, scenario, traces, frames), episodes, seed, out)
+    judged = judge(
+        paths_of(run, policy, staged_policy),
+        scenario=scenario,
+        traces=traces,
+        frames=frames,
+        episodes=episodes,
+        seed=seed,
+        out=out,
+    )
     if json:
         emit_json(judged.as_json())
 

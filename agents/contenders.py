@@ -112,45 +112,49 @@ def shipped_path(scenario: str, staged: bool = False) -> Path:
     return Path(str(resources.files("agents"))) / "assets" / name
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What the command line names; empty or None where it names nothing.
+def paths_of(run: Path | None, policy: Path | None, staged_policy: Path | None) -> list[Path]:
+    """The policies to judge, of those that the command line names: files or runs' folders.
 
-    Attributes:
-        run, policy, staged_policy: policy files or runs' folders.
-        scenario: name or file.
-        traces: folder of measured traces.
-        frames: frame table.
+    Raises:
+        ConfigError: if two of them mean the same.
     """
-
-    run: Path | None
-    policy: Path | None
-    staged_policy: Path | None
-    scenario: str
-    traces: Path | None
-    frames: Path | None
-
-    def paths(self) -> list[Path]:
-        """The policies to judge."""
-        if self.run is not None and self.policy is not None:
-            raise ConfigError(
-                f"both {self.run} and --policy {self.policy}",
-                expected="one of the two",
-                hint="leave --policy out",
-            )
-        return [p for p in (self.run or self.policy, self.staged_policy) if p is not None]
+    if run is not None and policy is not None:
+        raise ConfigError(
+            f"both {run} and --policy {policy}",
+            expected="one of the two",
+            hint="leave --policy out",
+        )
+    return [path for path in (run or policy, staged_policy) if path is not None]
 
 
-def judge(given: Given, episodes: int, seed: int, out: Path | None) -> Evaluation:
-    """Evaluate, print the comparison, and write the files if `out` is given."""
-    paths = given.paths()
+def judge(
+    paths: list[Path],
+    *,
+    scenario: str,
+    traces: Path | None,
+    frames: Path | None,
+    episodes: int,
+    seed: int,
+    out: Path | None,
+) -> Evaluation:
+    """Evaluate, print the comparison, and write the files if `out` is given.
+
+    Args:
+        paths: policy files or runs' folders; the shipped policies if there are none.
+        scenario: name or file; empty takes the one that the policy was trained for.
+        traces: folder of measured traces, instead of the scenario's.
+        frames: frame table, instead of the scenario's.
+        episodes: test drives.
+        seed: of drives and bootstrap.
+        out: folder.
+    """
     if out is not None:
         check_folder(out, EVALUATION)
     loaded = [contender(path, None) for path in paths]  # before the worlds: quick to refuse
-    scenario = scenario_to_judge(given.scenario, paths, loaded)
-    affordable(scenario, episodes)
-    train_world = build_world(scenario, "train")
-    test_world = _test_world(scenario, given.traces, given.frames)
+    chosen = scenario_to_judge(scenario, paths, loaded)
+    affordable(chosen, episodes)
+    train_world = build_world(chosen, "train")
+    test_world = _test_world(chosen, traces, frames)
     judged = contenders_of(paths, test_world)
     agents = {name: c.policy for name, c in judged.items()}
     with steps_progress(stderr_console(), "evaluating") as progress:

@@ -244,7 +244,7 @@ def _json(result: Evaluation, live: _Live, frames: int, report: Path) -> dict[st
         "report": str(report),
         "floor": result.floor,
         "bound_cost": result.bound_cost,
-        "gap_closed": result.gap_closed,
+        "gap_closed": result.gap_closed.get(AGENT),
     }
 
 

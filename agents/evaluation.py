@@ -17,11 +17,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from agents.baselines.tuning import tuned_baselines
-from agents.rollout import PERCENTILES, Rollout, simulate, summary
+from agents.rollout import Rollout, mean_figures, simulate, summary
 from agents.run_files import write_table
 from cnn.common.files import write_text
 from cnn.topology import ACTIONS
-from offload_env.bound.search import Schedule, best_schedule
+from offload_env.bound.search import best_schedule
 from offload_env.episode import episode_keys
 from offload_env.world import MAIN, World
 from testbed.policy.policies import Policy, StaticPolicy
@@ -128,18 +128,15 @@ class Evaluation:
 
     Attributes:
         scenario: name.
-        floor: accuracy that is owed: the main exit's on the very same frames less the
+        floor: accuracy that is required: the main exit's on the very same frames less the
             scenario's margin, or the scenario's explicit floor.
         policies: figures by policy (see `agents.rollout.summary`), ``clairvoyant`` among
             them.
         intervals: 95 % bootstrap intervals of the mean cost, by policy.
-        differences: other policies' cost less the agent's, paired by drive; empty without
-            an agent.
-        differences_staged: the same against the staged agent.
+        differences: other policies' cost less a learnt one's, paired by drive, by learnt policy.
         bound_cost: cost below which no policy that keeps the floor can go.
-        gap_closed: share of the way from the best static pair to the bound; None without
-            an agent.
-        gap_closed_staged: the same of the staged agent.
+        gap_closed: share of the way from the best static pair to the bound, by learnt policy
+            that keeps the floor; None if there is no gap.
         rollouts: by policy.
         statics: figures of all twenty static pairs, by action name.
         best_static: name of the static pair chosen on training drives.
@@ -154,11 +151,9 @@ class Evaluation:
     floor: float
     policies: dict[str, dict[str, float]]
     intervals: dict[str, Interval]
-    differences: dict[str, Interval]
-    differences_staged: dict[str, Interval]
+    differences: dict[str, dict[str, Interval]]
     bound_cost: float
-    gap_closed: float | None
-    gap_closed_staged: float | None
+    gap_closed: dict[str, float | None]
     rollouts: dict[str, Rollout]
     statics: dict[str, dict[str, float]]
     best_static: str
@@ -187,8 +182,8 @@ class Evaluation:
             "scenario": self.scenario,
             "policies": {name: self._row(name) for name in self.policies},
             "bound_cost": self.bound_cost,
-            "gap_closed": self.gap_closed,
-            "gap_closed_staged": self.gap_closed_staged,
+            "gap_closed": self.gap_closed.get(AGENT),
+            "gap_closed_staged": self.gap_closed.get(STAGED),
             "gains_of": self.better,
             "keeps_floor": None if self.better is None else self.keeps_floor(self.better),
             "delay_gain": local["delay_ms"] / agent["delay_ms"] if agent else None,
@@ -196,8 +191,8 @@ class Evaluation:
             "floor": self.floor,
             "best_static": self.best_static,
             "cost_intervals": {k: asdict(v) for k, v in self.intervals.items()},
-            "cost_over_agent": {k: asdict(v) for k, v in self.differences.items()},
-            "cost_over_staged_agent": {k: asdict(v) for k, v in self.differences_staged.items()},
+            "cost_over_agent": self._cost_over(AGENT),
+            "cost_over_staged_agent": self._cost_over(STAGED),
             "drives": self.drives,
             "frames": self.frames,
             "seed": self.seed,
@@ -209,6 +204,9 @@ class Evaluation:
         if name in self.origins:
             row |= self.origins[name].as_json()
         return row
+
+    def _cost_over(self, name: str) -> dict[str, Any]:
+        return {k: asdict(v) for k, v in self.differences.get(name, {}).items()}
 
     def save(self, folder: Path) -> None:
         """Write ``evaluation.json`` and ``frames.parquet``, each whole or not at all."""
@@ -238,7 +236,7 @@ def evaluate(
         drives: test drives, each `scenario.timing.n_frames` frames.
         seed: of drives and bootstrap.
         tuning_drives: training drives a baseline's candidates are measured on.
-        origins: where the learnt policies come from, by name; told on in the result.
+        origins: where the learnt policies come from, by name; kept in the result.
         progress: called with the name of each policy when it is done.
     """
     baselines = tuned_baselines(train_world, seed, tuning_drives, progress=progress)
@@ -252,28 +250,22 @@ def evaluate(
     progress("clairvoyant (searching)")
     floor = floor_on(test_world, rollouts["full-local"].row)
     bound, schedule = best_schedule(test_world, keys, floor=floor)
-    policies[CLAIRVOYANT] = _clairvoyant(schedule)
+    policies[CLAIRVOYANT] = mean_figures(
+        schedule.cost, schedule.delay_ms, schedule.energy_mj, schedule.accuracy, schedule.miss
+    )
     weights = resamples(drives, seed)
     per_drive = {name: r.cost.mean(1) for name, r in rollouts.items()}
 
-    def closed(name: str) -> float | None:
-        if name not in policies or not keeps(policies[name]["accuracy"], floor):
-            return None
-        return gap_closed(policies[BEST_STATIC]["cost"], policies[name]["cost"], bound.cost)
-
-    def differences(name: str) -> dict[str, Interval]:
-        return paired_differences(per_drive, name, weights) if name in rollouts else {}
-
+    kept = [name for name in agents if keeps(policies[name]["accuracy"], floor)]
+    static = policies[BEST_STATIC]["cost"]
     return Evaluation(
         scenario=test_world.scenario.name,
         floor=floor,
         policies=policies,
         intervals={name: interval(cost, weights) for name, cost in per_drive.items()},
-        differences=differences(AGENT),
-        differences_staged=differences(STAGED),
+        differences={name: paired_differences(per_drive, name, weights) for name in agents},
         bound_cost=bound.cost,
-        gap_closed=closed(AGENT),
-        gap_closed_staged=closed(STAGED),
+        gap_closed={n: gap_closed(static, policies[n]["cost"], bound.cost) for n in kept},
         rollouts=rollouts,
         statics=statics,
         best_static=baselines[BEST_STATIC].name,
@@ -290,22 +282,8 @@ def keeps(accuracy: float, floor: float) -> bool:
 
 
 def floor_on(world: World, rows: NDArray[np.int64]) -> float:
-    """Accuracy owed on the frames `rows`: paired, so that no draw of frames is favoured."""
+    """Accuracy required on the frames `rows`: paired, so that no draw of frames is favoured."""
     constraint = world.scenario.constraint
     if constraint.accuracy_floor > 0:
         return constraint.accuracy_floor
     return max(0.0, float(world.correct[rows, MAIN].mean()) - constraint.accuracy_margin)
-
-
-def _clairvoyant(schedule: Schedule) -> dict[str, float]:
-    """Figures of the best feasible schedule found, as `agents.rollout.summary`."""
-    out = {
-        "cost": schedule.mean_cost,
-        "delay_ms": float(schedule.delay_ms.mean()),
-        "energy_mj": float(schedule.energy_mj.mean()),
-        "accuracy": schedule.mean_accuracy,
-        "deadline_miss": float(schedule.miss.mean()),
-    }
-    for q, value in zip(PERCENTILES, np.percentile(schedule.delay_ms, PERCENTILES), strict=True):
-        out[f"delay_p{q}_ms"] = float(value)
-    return out

@@ -1,6 +1,6 @@
-"""A trained policy as a file: its weights, the task it was trained for, and what it promises.
+"""A trained policy as a file: its weights, the task it was trained for, its reference profile.
 
-The promise is the figures of the policy's own validation drives, which a device's guard holds it
+The profile is the figures of the policy's own validation drives, which a device's guard holds it
 to (`testbed.policy.reference_profile`). torch is imported only where a model is read: commands
 that judge a policy need the tasks here, not the models.
 """
@@ -20,30 +20,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cnn
-from agents.rollout import decide_frames
+from agents.rollout import simulate
 from agents.run_files import named
 from agents.train_config import TrainConfig
 from cnn.common.errors import BundleError
 from cnn.topology import Action
-from offload_env.batch_simulator import SKIPPED, BatchOutcome, BatchSimulator
 from offload_env.episode import episode_keys
 from offload_env.preferences import Preferences
 from offload_env.world import World
-from testbed.deploy.guard import unscaled
 from testbed.policy.decision_points import staged_name
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.observer import FIELDS, SCHEMA_HASH, STAGED_FIELDS, STAGED_SCHEMA_HASH
 from testbed.policy.policies import Policy
 from testbed.policy.policy_file import STAGED_KIND, PolicyBundle
-from testbed.policy.reference_profile import WINDOW, ReferenceProfile
+from testbed.policy.reference_profile import WINDOW, ReferenceProfile, unscaled
 from testbed.policy.task_settings import Task, shown
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from torch import nn
 
-_OBSERVED: Final = {f.name: f for f in FIELDS if f.name in ("uplink_mbps", "rtt_ms")}
-"""What the promise says of the device's own estimates."""
+_OBSERVED: Final = [f for f in FIELDS if f.name in ("uplink_mbps", "rtt_ms")]
+"""What the reference profile says of the device's own estimates."""
 
 
 def layers_of(model: BaseAlgorithm) -> tuple[list[NDArray[np.float32]], list[Any], str]:
@@ -179,7 +177,7 @@ def write(bundle: PolicyBundle, path: Path) -> Path:
 
 
 def task_of(world: World, preferences: Preferences | None = None) -> Task:
-    """The task of a policy that is trained in this world: what its device must be told.
+    """The task of a policy that is trained in this world: its device's settings.
 
     Args:
         world: of any split; the floor is that of the training frames, as the device knows it.
@@ -209,7 +207,7 @@ def task_of(world: World, preferences: Preferences | None = None) -> Task:
 def with_task(bundle: PolicyBundle, world: World) -> PolicyBundle:
     """The same policy, carrying the task of the world that it was trained in.
 
-    Weights, figures and promise stay as they are.
+    Weights, figures and reference profile stay as they are.
 
     Args:
         bundle: of any format.
@@ -250,7 +248,7 @@ def _check_origin(bundle: PolicyBundle, world: World) -> None:
             )
 
 
-def promise_of(
+def reference_profile_of(
     world: World, policy: Policy, keys: NDArray[np.uint64], window: int = WINDOW
 ) -> ReferenceProfile:
     """Drive the policy through the episodes `keys` (uint64 (B,)) and note what came of it.
@@ -258,36 +256,21 @@ def promise_of(
     The energies count as those of the model meter with the scenario's power profile; a
     scenario that keeps the cost model's own powers is comparable with no meter.
     """
-    simulator = BatchSimulator(world, len(keys))
-    simulator.reset(keys)
-    policy.reset()
-    outcomes: list[BatchOutcome] = []
+    columns = [field.index for field in _OBSERVED]
     seen: list[NDArray[np.float32]] = []
-    for _ in range(world.scenario.timing.n_frames):
-        observations = simulator.observe()
-        seen.append(observations[:, [field.index for field in _OBSERVED.values()]])
-        outcomes.append(decide_frames(simulator, policy))
-
-    def stack(name: str) -> NDArray[np.float64]:
-        return np.stack([getattr(o, name) for o in outcomes], axis=1).astype(np.float64)
-
-    row, used = stack("row").astype(np.int64), stack("used").astype(np.int64)
-    skipped = stack("status") == SKIPPED
+    driven = simulate(world, policy, keys, seen=lambda x: seen.append(x[:, columns]))
     observed = np.stack(seen, axis=1)
     power = world.scenario.device.power
     return ReferenceProfile.of_drives(
         {
-            "delay_ms": stack("delay_ms"),
-            "energy_mj": stack("energy_mj"),
-            "confidence": np.where(skipped, np.nan, world.table.confidence[row, used]),
-            "miss_rate": stack("miss"),
-            **{
-                name: unscaled(field, observed[:, :, i])
-                for i, (name, field) in enumerate(_OBSERVED.items())
-            },
+            "delay_ms": driven.delay_ms,
+            "energy_mj": driven.energy_mj,
+            "confidence": driven.confidence,
+            "miss_rate": driven.miss,
+            **{f.name: unscaled(f, observed[:, :, i]) for i, f in enumerate(_OBSERVED)},
         },
-        stack("action").astype(np.int64),
-        window=min(window, len(outcomes)),
+        driven.action,
+        window=min(window, len(seen)),
         energy_source=f"model:{power}" if power else f"cost model {world.cost.name}",
     )
 
@@ -295,7 +278,7 @@ def promise_of(
 def policy_of(
     model: Any, config: TrainConfig, world: World, validation: dict[str, float]
 ) -> PolicyBundle:
-    """Policy bundle of a model trained with `config` in `world`, with its task and its promise."""
+    """Policy bundle of a model trained with `config` in `world`, with task and profile."""
     bundle = bundle_of(
         model,
         actions=config.outputs,
@@ -318,6 +301,6 @@ def policy_of(
         task=task_of(world),
     )
     keys = episode_keys(config.validation_seed, config.validate_drives)
-    reference = promise_of(world, policy_from_bundle(bundle), keys)
+    reference = reference_profile_of(world, policy_from_bundle(bundle), keys)
     metrics = {**bundle.manifest["metrics"], "promise": reference.to_json()}
     return replace(bundle, manifest={**bundle.manifest, "metrics": metrics})

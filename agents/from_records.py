@@ -51,7 +51,7 @@ class Exchanges:
 
     Attributes:
         sent_s: float64, when the payload was handed to the radio, since the run's start.
-        ended_s: float64, when the answer came or was given up.
+        ended_s: float64, when the answer came or the exchange timed out.
         sent_bytes: float64, payload and framing.
         transfer_ms: float64, without the server and the device's own network work; NaN if
             no answer came.
@@ -178,7 +178,7 @@ def device_speed(runs: Sequence[Records], world: World) -> float | None:
         status = records.texts("status")
         own_exit = np.where(IS_LOCAL, 1 << (EXIT - 1), 0)[action]
         looks = records.numbers("looks").astype(np.int64)
-        # Exits that a staged policy looked at on its way are in head_ms, and in no action's time.
+        # Exits that a staged policy evaluated on its way are in head_ms, and in no action's time.
         plain = looks & ~own_exit == 0
         head = records.numbers("head_ms") + np.nan_to_num(records.numbers("encode_ms"))
         computed = plain & (SPLIT[action] > 0) & np.isin(status, ("ok", "fallback"))

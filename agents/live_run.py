@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.rollout import mean_figures
 from cnn.bundle import load_bundle
 from cnn.common.errors import RemoteError
 from cnn.frame_table import FrameTable
@@ -192,17 +193,16 @@ def _settings(world: World, source: FrameSource, n: int, profile: Path, out: Pat
 
 def _run(command: list[str]) -> None:
     """The device to its end; it never outlives this call. Its progress goes to stderr."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        status = process.wait()
-    finally:
-        if process.poll() is None:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            status = process.wait()
+        except BaseException:
             process.terminate()
             try:
                 process.wait(_STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
+            raise
     if status:
         raise RemoteError(
             f"the device process ended with status {status}",
@@ -268,14 +268,7 @@ def _figures(
     miss: NDArray[np.bool_],
 ) -> dict[str, float]:
     cost = world.frame_cost(delay_ms, energy_mj, miss.astype(np.float64))
-    return {
-        "cost": float(cost.mean()),
-        "delay_ms": float(delay_ms.mean()),
-        "delay_p99_ms": float(np.percentile(delay_ms, 99)),
-        "energy_mj": float(energy_mj.mean()),
-        "accuracy": float(correct.mean()),
-        "deadline_miss": float(miss.mean()),
-    }
+    return mean_figures(cost, delay_ms, energy_mj, correct, miss)
 
 
 def warm_runtime() -> SplitRuntime:

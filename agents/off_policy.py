@@ -11,7 +11,8 @@ taken, and what came of it. Three estimators of the candidate's mean outcome:
 
 The model is ridge regression on what `agents.baselines.prediction` predicts for the action,
 fitted to the log itself by blocks: no frame is predicted by a model that saw it. Intervals are
-bootstrapped over blocks of consecutive frames.
+bootstrapped over blocks of consecutive frames. All this stays by hand: it is a few lines of
+numpy, and libraries of bandits do not know blocks of frames.
 
 All three judge one frame's decision in the states that the log went through. What a decision
 does to later frames (queue, modem tail, fresher knowledge of the link) is the logging policy's
@@ -236,7 +237,7 @@ def _cross_fit(
 
 
 def warn_of_other_log(path: Path, bundle: PolicyBundle, observations: NDArray[np.float32]) -> None:
-    """One line on standard error if a log's device was told another task than the policy's.
+    """One line on standard error if a log's device had another task than the policy's.
 
     Args:
         path: policy file.

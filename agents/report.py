@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from agents import action_plots, plots
 from agents.action_plots import FINISHED_LOCALLY, NOT_DRIVEN
 from agents.baselines.prediction import AT, raw_observation
 from agents.evaluation import AGENT, BEST_STATIC, STAGED, Evaluation
-from agents.rollout import Rollout, sample_observations
+from agents.rollout import Rollout, simulate
 from agents.terminal import COLUMNS, cells, comparison
 from agents.train_config import MARGIN
 from cnn.common.files import write_text
@@ -72,39 +72,6 @@ class Section:
         return base64.b64encode(self.png).decode() if self.png else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a report says.
-
-    Attributes:
-        title: heading.
-        summary: the result in one or two sentences.
-        facts: scenario, seeds, frames, hashes, versions.
-        sections: in order.
-    """
-
-    title: str
-    summary: str
-    facts: Mapping[str, Any]
-    sections: Sequence[Section] = field(default_factory=tuple)
-
-    def html(self) -> str:
-        """The page; everything from outside is escaped."""
-        page = resources.files("agents").joinpath("assets/report.html").read_text(encoding="utf-8")
-        return (
-            Environment(autoescape=True)
-            .from_string(page)
-            .render(
-                title=self.title, summary=self.summary, facts=self.facts, sections=self.sections
-            )
-        )
-
-    def save(self, path: Path) -> Path:
-        """Write the page; written whole or not at all."""
-        write_text(path, self.html())
-        return path
-
-
 def write_report(
     result: Evaluation,
     world: World,
@@ -151,13 +118,16 @@ def write_report(
                 png=plots.learning_curve(learning, floor, MARGIN),
             )
         )
-    report = Report(
+    template = resources.files("agents").joinpath("assets/report.html").read_text(encoding="utf-8")
+    page = Environment(autoescape=True).from_string(template)  # all from outside is escaped
+    content = page.render(
         title=f"sliproad: {result.scenario}",
         summary=_summary(result),
         facts={**_facts(result, world), **(facts or {})},
         sections=sections,
     )
-    return report.save(path)
+    write_text(path, content)
+    return path
 
 
 def _summary(result: Evaluation) -> str:
@@ -195,16 +165,13 @@ def _comparison(result: Evaluation) -> Section:
     rows = []
     keys = sorted(result.policies, key=lambda name: result.policies[name]["cost"])
     for key, row in zip(keys, table.rows, strict=True):
-        interval, difference = result.intervals.get(key), result.differences.get(key)
-        rows.append(
-            (
-                *row,
-                "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}",
-                ""
-                if difference is None
-                else f"{difference.mean:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})",
-            )
-        )
+        interval = result.intervals.get(key)
+        difference = result.differences.get(AGENT, {}).get(key)
+        over = "" if difference is None else f"{difference.mean:+.4f} "
+        if difference is not None:
+            over += f"({difference.low:+.4f} to {difference.high:+.4f})"
+        ends = "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"
+        rows.append((*row, ends, over))
     columns = (*table.columns, "cost, 95 % interval", "cost over the agent, paired")
     text = (
         "Means over all frames. Every policy met the same frames, traces and random numbers; "
@@ -221,9 +188,7 @@ def _live(live: Mapping[str, Mapping[str, float]], text: str) -> Section:
 
 
 def _frontier(result: Evaluation) -> Section:
-    statics = {
-        name: figures for name, figures in result.statics.items() if np.isfinite(figures["cost"])
-    }
+    statics = {name: m for name, m in result.statics.items() if np.isfinite(m["cost"])}
     return Section(
         "Cost and accuracy",
         "Left and up is better. Grey: the twenty static pairs (those within the picture). "
@@ -305,7 +270,9 @@ def driven_actions(
     rate can hardly be told from them and lies at the end of its range most of the time. Only
     frames of tracks that had an answer count: before it there is no confidence.
     """
-    seen = sample_observations(world, policy, keys, frames)
+    observations: list[NDArray[np.float32]] = []
+    simulate(world, policy, keys, frames=frames, seen=observations.append)
+    seen = np.concatenate(observations)
     known = seen[:, AT["answers_on_track"]] > scale_one(AT["answers_on_track"], 0.5)
     seen = seen[known]
     actions = policy.decide_batch(seen) if len(seen) else np.empty(0, np.int64)

@@ -7,6 +7,7 @@ therefore paired frame by frame.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,8 +70,23 @@ class Rollout:
         )
 
 
-def simulate(world: World, policy: Policy, keys: NDArray[np.uint64]) -> Rollout:
+def simulate(
+    world: World,
+    policy: Policy,
+    keys: NDArray[np.uint64],
+    *,
+    frames: int | None = None,
+    seen: Callable[[NDArray[np.float32]], object] | None = None,
+) -> Rollout:
     """Drive one policy through the episodes `keys` (uint64 (B,)), all at once.
+
+    Args:
+        world: where.
+        policy: reset first; one that learns is told what came of its decisions.
+        keys: of the episodes.
+        frames: of each episode, from its start; None takes all.
+        seen: called before each frame's decision with the frame-level observations,
+            float32 (B, OBS_DIM).
 
     The ``action`` of a staged policy is the pair (exit, split) that a frame amounts to.
     """
@@ -79,8 +95,11 @@ def simulate(world: World, policy: Policy, keys: NDArray[np.uint64]) -> Rollout:
     policy.reset()
     outcomes: list[BatchOutcome] = []
     rates: list[Floats] = []
-    for _ in range(world.scenario.timing.n_frames):
+    n_frames = world.scenario.timing.n_frames
+    for _ in range(n_frames if frames is None else min(frames, n_frames)):
         rates.append(uplink_now(simulator))
+        if seen is not None:
+            seen(simulator.observe())
         outcomes.append(decide_frames(simulator, policy))
         if isinstance(policy, Learner):
             policy.learn(feedback(world, outcomes[-1]))
@@ -156,14 +175,22 @@ PERCENTILES: Final = (50, 95, 99)
 
 def summary(rollout: Rollout) -> dict[str, float]:
     """Means and percentiles over all frames of all drives."""
+    r = rollout
+    return mean_figures(r.cost, r.delay_ms, r.energy_mj, r.correct, r.miss)
+
+
+def mean_figures(
+    cost: Floats, delay_ms: Floats, energy_mj: Floats, correct: NDArray[Any], miss: NDArray[Any]
+) -> dict[str, float]:
+    """What `summary` says, of frames in arrays of any one shape; right and missed ones are 1."""
     out = {
-        "cost": float(rollout.cost.mean()),
-        "delay_ms": float(rollout.delay_ms.mean()),
-        "energy_mj": float(rollout.energy_mj.mean()),
-        "accuracy": float(rollout.correct.mean()),
-        "deadline_miss": float(rollout.miss.mean()),
+        "cost": float(cost.mean()),
+        "delay_ms": float(delay_ms.mean()),
+        "energy_mj": float(energy_mj.mean()),
+        "accuracy": float(correct.mean()),
+        "deadline_miss": float(miss.mean()),
     }
-    for q, value in zip(PERCENTILES, np.percentile(rollout.delay_ms, PERCENTILES), strict=True):
+    for q, value in zip(PERCENTILES, np.percentile(delay_ms, PERCENTILES), strict=True):
         out[f"delay_p{q}_ms"] = float(value)
     return out
 
@@ -173,17 +200,3 @@ def action_shares(rollout: Rollout, n: int = 20) -> Floats:
     counts = np.bincount(rollout.action.ravel(), minlength=n)
     shares: Floats = counts / counts.sum()
     return shares
-
-
-def sample_observations(
-    world: World, policy: Policy, keys: NDArray[np.uint64], frames: int = 100
-) -> NDArray[np.float32]:
-    """Observations met on the way, float32 (frames * B, OBS_DIM)."""
-    simulator = BatchSimulator(world, len(keys))
-    simulator.reset(keys)
-    policy.reset()
-    seen = []
-    for _ in range(min(frames, world.scenario.timing.n_frames)):
-        seen.append(simulator.observe())
-        simulator.settle(policy.decide_batch(seen[-1]))
-    return np.concatenate(seen)

@@ -43,6 +43,9 @@ _SAID: Final = (
 )
 
 
+Report = Callable[[int, dict[str, float]], object]
+
+
 class TrainingInterrupted(KeyboardInterrupt):
     """A training was told to stop, and everything up to `step` is kept in `out`.
 
@@ -117,18 +120,65 @@ def greedy_policy(model: Any, config: TrainConfig) -> NetworkPolicy:
     )
 
 
-class Supervisor(BaseCallback):
-    """See the module's text.
+class Watch(BaseCallback):
+    """What watches over every training: entropy falls, a stopped run ends with a checkpoint.
 
     Args:
         config: of the run.
         world: training world.
-        env: the adapter whose multiplier is moved.
+        env: the adapter whose price of a wrong answer is moved.
         out: folder of checkpoints and the best model.
-        progress: state, new or read from a checkpoint.
         report: called after each rollout with the steps done and the newest log row.
         stop: once set, the run is checkpointed before its next rollout and ends with
-            `agents.supervisor.TrainingInterrupted`.
+            `TrainingInterrupted`.
+    """
+
+    next_checkpoint: int
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        world: World,
+        env: OffloadVecEnv,
+        out: Path,
+        report: Report = lambda step, row: None,
+        stop: StopFlag | None = None,
+    ) -> None:
+        super().__init__()
+        self._told = stop or StopFlag()
+        self.config, self.world, self.env, self.out = config, world, env, out
+        self._report = report
+
+    @property
+    def left(self) -> float:
+        """Share of the training that is still ahead."""
+        return max(0.0, 1.0 - self.num_timesteps / self.config.steps)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        """After an update and before the next rollout: the one moment to checkpoint."""
+        if self.config.algo != "dqn":
+            self.model.ent_coef = self.config.entropy * self.left  # type: ignore[attr-defined]
+        told = self._told.is_set()
+        due = told or self.num_timesteps >= self.next_checkpoint
+        if due and self.env.sums.frames == 0:  # DQN's log rows span many of its rollouts
+            self.checkpoint()
+            if told:
+                raise TrainingInterrupted(self.out, self.num_timesteps)
+
+    def checkpoint(self) -> None:
+        """Write everything needed to go on exactly from here."""
+        raise NotImplementedError
+
+
+class Supervisor(Watch):
+    """See the module's text.
+
+    Args:
+        progress: state, new or read from a checkpoint.
+        config, world, env, out, report, stop: as `Watch`.
     """
 
     def __init__(
@@ -138,14 +188,11 @@ class Supervisor(BaseCallback):
         env: OffloadVecEnv,
         out: Path,
         progress: Progress,
-        report: Callable[[int, dict[str, float]], object] = lambda step, row: None,
+        report: Report = lambda step, row: None,
         stop: StopFlag | None = None,
     ) -> None:
-        super().__init__()
-        self._told = stop or StopFlag()
-        self.config, self.world, self.env, self.out = config, world, env, out
-        self.state = progress
-        self._report = report
+        super().__init__(config, world, env, out, report, stop)
+        self.state, self.next_checkpoint = progress, progress.next_checkpoint
         self._target = world.accuracy_floor + config.margin
         self._keys = episode_keys(config.validation_seed, config.validate_drives)
         self._began_s = time.monotonic()
@@ -154,18 +201,6 @@ class Supervisor(BaseCallback):
 
     def _on_step(self) -> bool:
         return not self._stop
-
-    def _on_rollout_start(self) -> None:
-        """After an update and before the next rollout: the one moment to checkpoint."""
-        if self.config.algo != "dqn":
-            left = max(0.0, 1.0 - self.num_timesteps / self.config.steps)
-            self.model.ent_coef = self.config.entropy * left  # type: ignore[attr-defined]
-        told = self._told.is_set()
-        due = told or self.num_timesteps >= self.state.next_checkpoint
-        if due and self.env.sums.frames == 0:  # DQN's log rows span many of its rollouts
-            self.checkpoint()
-            if told:
-                raise TrainingInterrupted(self.out, self.num_timesteps)
 
     def _on_rollout_end(self) -> None:
         single = self.env.sums.frames < self.config.n_envs * self.config.n_steps
@@ -184,8 +219,7 @@ class Supervisor(BaseCallback):
     def _ascend(self, accuracy: float) -> None:
         # The rate falls with the learning rate: a rollout's accuracy is noisy, since errors come
         # by track, and towards the end the price must settle.
-        left = max(0.0, 1.0 - self.num_timesteps / self.config.steps)
-        rate = self.config.dual_rate * (0.1 + 0.9 * left)
+        rate = self.config.dual_rate * (0.1 + 0.9 * self.left)
         missing = self._target - accuracy
         self.state.multiplier = max(0.0, self.state.multiplier + rate * missing)
         self.env.multiplier = self.state.multiplier
@@ -203,12 +237,8 @@ class Supervisor(BaseCallback):
         else:
             state.since_best += 1
         self._stop = bool(config.patience) and state.since_best >= config.patience
-        return {
-            "validation_cost": figures["cost"],
-            "validation_accuracy": figures["accuracy"],
-            "validation_delay_ms": figures["delay_ms"],
-            "validation_energy_mj": figures["energy_mj"],
-        }
+        shown = ("cost", "accuracy", "delay_ms", "energy_mj")
+        return {f"validation_{name}": figures[name] for name in shown}
 
     def _greedy(self) -> Policy:
         """The policy that is validated."""
@@ -242,7 +272,8 @@ class Supervisor(BaseCallback):
     def checkpoint(self) -> None:
         """Write everything needed to go on exactly from here."""
         state = self.state
-        state.next_checkpoint = self.num_timesteps + self.config.checkpoint_every
+        self.next_checkpoint = self.num_timesteps + self.config.checkpoint_every
+        state.next_checkpoint = self.next_checkpoint
         now_s = time.monotonic()
         state.seconds += now_s - self._began_s
         self._began_s = now_s

@@ -50,7 +50,7 @@ class Sweep:
         scenario: its name.
         points: one row a policy and preference: ``policy``, ``floor`` (as the device is
             told it), ``owed`` (the same on the test frames), ``delay_share``, the figures of
-            `agents.rollout.summary`, ``keeps_floor`` (accuracy at least what is owed),
+            `agents.rollout.summary`, ``keeps_floor`` (accuracy at least what is required),
             ``on_frontier``.
         differences: conditioned policy's cost less the specialist's, paired by drive, by
             (floor, share).
@@ -71,7 +71,7 @@ class Sweep:
         return ratios
 
     def below_floor(self) -> list[str]:
-        """A line for every learnt policy that misses what is owed under some preference."""
+        """A line for every learnt policy that misses what is required under some preference."""
         missed = self.points[~self.points["keeps_floor"].astype(bool)]
         lines = []
         for name in (SPECIALIST, CONDITIONED):

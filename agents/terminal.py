@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from agents.evaluation import AGENT, BEST_STATIC, CLAIRVOYANT, STAGED, Evaluation
+from agents.evaluation import AGENT, BEST_STATIC, CLAIRVOYANT, Evaluation
 
 
 @contextmanager
@@ -137,10 +137,9 @@ def _notes(result: Evaluation) -> list[str]:
         f"accuracy floor {100 * result.floor:.2f} %; no policy that keeps it costs less than "
         f"{result.bound_cost:.4f}"
     ]
-    closed = {AGENT: result.gap_closed, STAGED: result.gap_closed_staged}
-    for name, share in closed.items():
-        who = f"the {name.replace('-', ' ')}"
-        if name in result.policies and not result.keeps_floor(name):
+    for name in result.differences:  # the learnt ones
+        who, share = f"the {name.replace('-', ' ')}", result.gap_closed.get(name)
+        if not result.keeps_floor(name):
             missing = 100 * (result.floor - result.policies[name]["accuracy"])
             notes.append(
                 f"{who} MISSES the accuracy floor by {missing:.2f} points: its cost does not "

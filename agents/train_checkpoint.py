@@ -1,5 +1,8 @@
 """Checkpoints of a training run that it can be continued from bit for bit.
 
+They stay by hand: stable-baselines3's `CheckpointCallback` keeps neither the environment's state
+nor the random states.
+
 A checkpoint is a folder: the model with its optimiser, the replay buffer of DQN, and one file
 with every random state, the state of all lanes, the supervisor's progress and the best model.
 ``manifest.json``, written last, has the SHA-256 of each. The folder is written beside its place,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,14 +31,22 @@ if TYPE_CHECKING:
     from testbed.policy.policy_file import PolicyBundle
 
 
-def _setting(name: str) -> Any:
-    """Option that sets a training's setting; its default is the setting's own."""
-    words = {"records": "from-records"}
-    option = f"--{words.get(name, name).replace('_', '-')}"
-    return typer.Option(option, help=setting_help(name), show_default=False)
+def _setting(name: str, *option: str) -> Any:
+    """Option that sets a training's setting; its default is the setting's own.
+
+    Commands read what was given by `_given`.
+    """
+    return typer.Option(*option, help=setting_help(name), show_default=False)
+
+
+def _given(context: typer.Context) -> dict[str, Any]:
+    """The settings of a training that the command line names."""
+    names = {setting.name for setting in fields(TrainConfig)}
+    return {k: v for k, v in context.params.items() if k in names and v is not None}
 
 
 def train(
+    context: typer.Context,
     scenario: Annotated[str | None, _setting("scenario")] = None,
     steps: Annotated[int | None, _setting("steps")] = None,
     algo: Annotated[str | None, _setting("algo")] = None,
@@ -58,7 +67,7 @@ def train(
     dual_start: Annotated[float | None, _setting("dual_start")] = None,
     dual_rate: Annotated[float | None, _setting("dual_rate")] = None,
     validate_every: Annotated[int | None, _setting("validate_every")] = None,
-    from_records: Annotated[Path | None, _setting("records")] = None,
+    records: Annotated[Path | None, _setting("records", "--from-records")] = None,
     seed: Annotated[int | None, _setting("seed")] = None,
     json: JsonFlag = False,
 ) -> None:
@@ -67,24 +76,8 @@ def train(
     Writes the run's settings, scenario, checkpoints, TensorBoard log, learning curve and
     agent.policy. Ctrl-C keeps the work, and --resume continues it.
     """
-    options: dict[str, Any] = {
-        "scenario": scenario,
-        "algo": algo,
-        "env": env,
-        "seed": seed,
-        "steps": steps,
-        "n_envs": n_envs,
-        "hidden": hidden,
-        "learning_rate": learning_rate,
-        "gamma": gamma,
-        "margin": margin,
-        "dual_start": dual_start,
-        "dual_rate": dual_rate,
-        "validate_every": validate_every,
-        "records": from_records,
-    }
     check_run(out, resume)
-    config = config_of({k: v for k, v in options.items() if v is not None}, out, resume)
+    config = config_of(_given(context), out, resume)
     from agents.terminal import training_progress
     from agents.training import train as run_training
 
@@ -271,8 +264,7 @@ def sweep(
     from offload_env.scenario import load_scenario
     from offload_env.world import build_world
 
-    options = {"scenario": scenario, "seed": seed, "steps": steps}
-    config = TrainConfig(**{k: v for k, v in options.items() if v is not None})  # type: ignore[arg-type]
+    config = TrainConfig(**_given(context))
     check_folder(out, SWEEP)
     given, shares = _numbers("--floors", floors), _numbers("--weights", weights)
     loaded = load_scenario(config.scenario)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import set_random_seed
 
 from agents import train_checkpoint as checkpoint
@@ -30,7 +28,7 @@ from agents.baselines.prediction import Floats
 from agents.export_policy import bundle_of, task_of
 from agents.rollout import simulate
 from agents.sb3_adapter import OffloadVecEnv
-from agents.supervisor import TrainingInterrupted, stop_when_told
+from agents.supervisor import Report, Watch, stop_when_told
 from agents.train_config import TrainConfig
 from agents.training import error_probability, ppo_settings
 from cnn.common.outputs import Claim
@@ -38,7 +36,6 @@ from offload_env.episode import episode_keys
 from offload_env.preferences import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
 from offload_env.scenario import anchored, scenario_toml
 from offload_env.world import World
-from testbed.common.signals import StopFlag
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.observer import FIELDS
 from testbed.policy.policies import Policy
@@ -51,8 +48,6 @@ _DUAL_SHARE: Final = 0.25
 noisier, and neighbours move together through the interpolation."""
 _SHORTFALL_PRICE: Final = 100.0
 """Cost per unit of accuracy that validation charges for what a preference's floor lacks."""
-
-Report = Callable[[int, dict[str, float]], object]
 
 
 class PriceGrid:
@@ -171,40 +166,25 @@ class ConditionedResult:
     validation: list[dict[str, float]]
 
 
-class _Watch(BaseCallback):
+class _ConditionedWatch(Watch):
     """Dual ascent after every rollout, validation from time to time, the best one kept."""
 
+    env: ConditionedVecEnv
+
     def __init__(
-        self,
-        config: TrainConfig,
-        world: World,
-        env: ConditionedVecEnv,
-        report: Report,
-        run: Path,
-        stop: StopFlag,
+        self, config: TrainConfig, world: World, env: ConditionedVecEnv, *given: Any
     ) -> None:
-        super().__init__()
-        self.config, self.world, self.env, self._report = config, world, env, report
-        self._run, self._stop = run, stop
+        super().__init__(config, world, env, *given)
         self.best: PolicyBundle | None = None
         self.validation: list[dict[str, float]] = []
         self._score, self._due = math.inf, config.validate_every
-        self._next_checkpoint = config.checkpoint_every
+        self.next_checkpoint = config.checkpoint_every
         self._keys = episode_keys(config.validation_seed, max(8, config.validate_drives // 4))
 
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
-        left = max(0.0, 1.0 - self.num_timesteps / self.config.steps)
-        self.model.ent_coef = self.config.entropy * left  # type: ignore[attr-defined]
-        told = self._stop.is_set()
-        if told or self.num_timesteps >= self._next_checkpoint:
-            self._next_checkpoint = self.num_timesteps + self.config.checkpoint_every
-            env = self.env.env
-            checkpoint.save(self.model, env, self._state(), self._run, self.settings())
-            if told:
-                raise TrainingInterrupted(self._run, self.num_timesteps)
+    def checkpoint(self) -> None:
+        """Write everything needed to go on exactly from here."""
+        self.next_checkpoint = self.num_timesteps + self.config.checkpoint_every
+        checkpoint.save(self.model, self.env.env, self._state(), self.out, self.settings())
 
     def settings(self) -> dict[str, Any]:
         """What tells this run from any other one, as plain values."""
@@ -221,7 +201,7 @@ class _Watch(BaseCallback):
             "validation": self.validation,
             "score": self._score,
             "due": self._due,
-            "next_checkpoint": self._next_checkpoint,
+            "next_checkpoint": self.next_checkpoint,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -231,7 +211,7 @@ class _Watch(BaseCallback):
         env._floor, env._delay_share = state["asked"]
         self.best, self.validation = state["best"], state["validation"]
         self._score, self._due = state["score"], state["due"]
-        self._next_checkpoint = state["next_checkpoint"]
+        self.next_checkpoint = state["next_checkpoint"]
 
     def _on_rollout_end(self) -> None:
         means, _ = self.env.sums.take()
@@ -321,7 +301,7 @@ def train_conditioned(
         grid = PriceGrid(asked, config.dual_start, config.margin)
         adapter = ConditionedVecEnv(env, grid, error_probability(world.table))
         with stop_when_told() as stop:
-            watch = _Watch(config, world, adapter, report, run, stop)
+            watch = _ConditionedWatch(config, world, adapter, run, report, stop)
             model = _resumed(adapter, watch, run)
             if model is None:
                 adapter.seed(config.seed)
@@ -341,7 +321,7 @@ def train_conditioned(
         return ConditionedResult(bundle, asked, grid.values, watch.validation)
 
 
-def _resumed(adapter: ConditionedVecEnv, watch: _Watch, run: Path) -> Any:
+def _resumed(adapter: ConditionedVecEnv, watch: _ConditionedWatch, run: Path) -> Any:
     """The model of a checkpoint in `run` of the same task, everything put back; None without."""
     if not checkpoint.exists(run):
         return None

@@ -37,14 +37,12 @@ MARGIN: Final = 0.001
 A bootstrap over the 196 policy-train tracks puts what exit 1 loses against the main exit at
 0.82 points and its one-sided 95 % bound at 1.24: 0.4 points may be missing on other tracks.
 """
-
-
 MAX_ROLLOUT: Final = 2**22
 """Decisions of a rollout: an observation takes some 170 bytes, so this is 0.7 GB."""
 
 
-def _number(default: float, low: float, high: float, help: str = "") -> Any:
-    """A setting that is a number from `low` to `high`, with its option's help, if it has one."""
+def _number(default: float, low: float, high: float, help: str) -> Any:
+    """A setting that is a number from `low` to `high`."""
     return field(default=default, metadata={"range": (low, high), "help": help})
 
 
@@ -54,37 +52,20 @@ def _text(default: str, help: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """One training run.
+    """One training run. Each setting says beside its value what it is; here is what more to know.
 
     Attributes:
-        scenario: scenario's name or file.
-        algo: ``ppo`` or ``dqn`` for one decision a frame, ``maskable-ppo`` for several.
-        env: ``frame`` (`sliproad/Offload-v0`) or ``staged`` (`sliproad/OffloadStaged-v0`).
-        steps: decisions in all; with ``frame`` one a frame.
-        seed: of everything random.
-        n_envs: parallel lanes of the vector environment.
-        n_steps: steps of every lane between two PPO updates.
-        batch_size: transitions of a gradient step.
-        epochs: passes of PPO over a rollout.
-        learning_rate: Adam's, falling linearly to a tenth.
-        gamma: discount a frame. A choice reaches only a few frames ahead (queue, modem
-            tail, fresher network knowledge), so a short horizon loses little and keeps
-            the noise of far frames out of the advantage.
-        gae_lambda: generalised advantage estimation.
-        entropy: PPO's entropy bonus at the start, falling linearly to 0.
-        hidden: width of both hidden layers.
-        dual_rate: multiplier added per unit of missing accuracy and update, at the start; falls
-            linearly to a tenth.
-        dual_start: multiplier at the start, cost per unit of accuracy.
-        margin: accuracy asked for above the floor in training and validation. Errors come
-            by track, and there are few tracks: what early exits lose against the main
-            exit on other tracks differs by about as much as on the training tracks.
-        validate_every: steps between validations on training drives of their own.
-        validate_drives: drives of one validation.
-        patience: validations without a better policy before training stops; 0 never does.
-        checkpoint_every: steps between checkpoints that a run can be resumed from.
-        records: record file or folder of a deployed device whose link and speed it learns on;
-            empty takes the scenario's.
+        env: ``frame`` is `sliproad/Offload-v0`, ``staged`` is `sliproad/OffloadStaged-v0`.
+        learning_rate: falls linearly to a tenth, as `dual_rate`; `entropy` falls to 0.
+        gamma: a choice reaches only a few frames ahead (queue, modem tail, fresher network
+            knowledge), so a short horizon loses little and keeps the noise of far frames out of
+            the advantage.
+        hidden: a larger network's policy file is refused (`PolicyBundle`).
+        margin: in training and validation. Errors come by track, and there are few tracks: what
+            early exits lose against the main exit on other tracks differs by about as much as on
+            the training tracks.
+        validate_every: on training drives of their own.
+        records: file or folder; empty takes the scenario's link and speed.
         actions: canonical numbers of the actions offered, ascending; a staged agent needs e5s5
             among them, with which it can always go on after an early time-out (`outputs`).
     """
@@ -95,22 +76,21 @@ class TrainConfig:
     steps: int = _number(2_000_000, 1, 10**10, "Decisions to train on")
     seed: int = _number(0, 0, MAX_SEED, "Seed of everything random")
     n_envs: int = _number(128, 1, 65_536, "Parallel drives")
-    n_steps: int = _number(64, 1, 65_536)
-    batch_size: int = _number(1024, 2, 2**22)
-    epochs: int = _number(4, 1, 1000)
+    n_steps: int = _number(64, 1, 65_536, "Steps of every drive between two updates")
+    batch_size: int = _number(1024, 2, 2**22, "Transitions of a gradient step")
+    epochs: int = _number(4, 1, 1000, "Passes of PPO over a rollout")
     learning_rate: float = _number(3e-3, 1e-9, 1, "Adam's, at the start")
     gamma: float = _number(0.9, 0, 0.999999, "Discount a frame")
-    gae_lambda: float = _number(0.9, 0, 1)
-    entropy: float = _number(0.01, 0, 100)
-    # A larger network's policy file is refused (`PolicyBundle`).
+    gae_lambda: float = _number(0.9, 0, 1, "Of generalised advantage estimation")
+    entropy: float = _number(0.01, 0, 100, "PPO's entropy bonus at the start")
     hidden: int = _number(64, 1, 2048, "Width of both layers")
     dual_rate: float = _number(300.0, 0, 1e6, "How fast that price follows missing accuracy")
     dual_start: float = _number(10.0, 0, 1e6, "Price of a wrong answer at the start")
     margin: float = _number(MARGIN, 0, 1, "Accuracy asked for above the floor")
     validate_every: int = _number(250_000, 1, 10**10, "Decisions between two validations")
-    validate_drives: int = _number(256, 1, 10_000)
-    patience: int = _number(0, 0, 10**9)
-    checkpoint_every: int = _number(500_000, 1, 10**10)
+    validate_drives: int = _number(256, 1, 10_000, "Drives of one validation")
+    patience: int = _number(0, 0, 10**9, "Validations without a better policy to stop at; 0: never")
+    checkpoint_every: int = _number(500_000, 1, 10**10, "Decisions between two checkpoints")
     records: str = _text(
         "", "Records of a deployed device: train on its link and at its speed; none"
     )

@@ -25,7 +25,7 @@ from agents.from_records import recorded_traces, world_from_records
 from agents.run_files import CONFIG, POLICY, check_run, keep_scenario, kept_scenario, write_table
 from agents.sb3_adapter import OffloadVecEnv
 from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
-from agents.supervisor import Progress, Supervisor, stop_when_told
+from agents.supervisor import Progress, Report, Supervisor, stop_when_told
 from agents.train_config import TrainConfig
 from cnn.common.errors import ConfigError, DataError
 from cnn.common.outputs import Claim
@@ -35,7 +35,6 @@ from offload_env.vector_env import OffloadStagedVectorEnv, OffloadVectorEnv
 from offload_env.world import World, build_world
 from testbed.policy.policy_file import PolicyBundle
 
-Report = Callable[[int, dict[str, float]], object]
 _PRIOR: Final = 4.0
 """Pseudo-answers, with the mean of all answers of the bin's confidence, in every bin."""
 

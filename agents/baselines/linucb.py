@@ -119,7 +119,7 @@ class LinUcbPolicy:
     def _context(self, raw: Floats) -> tuple[Floats, Floats]:
         """Features (B, 20, 4) and the exchange that the device predicts by itself (B, 20).
 
-        Nothing counts beyond the time-out: an exchange that takes longer is given up.
+        Nothing counts beyond the time-out: an exchange that takes longer times out.
         """
         parts = np.minimum(self._predict.exchange_parts_ms(raw), self._timeout_ms)
         x = np.concatenate([np.full((*parts.shape[:2], 1), _BIAS_MS), parts], axis=2)

@@ -60,7 +60,7 @@ class Predictor:
         # Frames differ in size; before one is encoded only the mean is known.
         sent_bytes = world.sent_bytes.mean(0)
         self._bits = 8.0 * sent_bytes
-        self._send_mj = radio.tx_mw_per_mbps * 8e-6 * sent_bytes
+        self._send_mj = radio.mj_per_byte * sent_bytes
         self._tail_ms, self._tail_mw = radio.tail_ms, radio.tail_mw
         self._waiting_mw = world.cost.idle_mw + radio.active_mw
 

@@ -211,18 +211,18 @@ class CascadePolicy:
         return chosen
 
     def _to_go(self, cost: Floats) -> list[Floats]:
-        """Expected cost of looking on after block p = 0..last - 1, each float64 (B,).
+        """Expected cost of evaluating on after block p = 0..last - 1, each float64 (B,).
 
-        From the end: after the last exit its answer stands; before it a look ends the frame
-        if it is confident, else the better of sending and looking on follows.
+        From the end: after the last exit its answer stands; before it an exit ends the
+        frame if it is confident, else the better of sending and evaluating on follows.
         """
         out: list[Floats] = []
         after = cost[:, LOCAL[self.last - 1]]
         for p in range(self.last - 1, -1, -1):
             q = self._undecided[p] if p + 1 < self.last else 0.0
-            look: Floats = (1.0 - q) * cost[:, LOCAL[p]] + q * after
-            out.append(look)
-            after = np.minimum(look, cost[:, action_index(self.last, p)])
+            evaluate: Floats = (1.0 - q) * cost[:, LOCAL[p]] + q * after
+            out.append(evaluate)
+            after = np.minimum(evaluate, cost[:, action_index(self.last, p)])
         return out[::-1]
 
 

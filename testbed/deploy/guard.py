@@ -14,7 +14,7 @@ import logging
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from cnn.topology import N_ACTIONS
 from testbed.deploy.device_file import GuardSection
 from testbed.deploy.guarded_policy import Decision
 from testbed.deploy.log import event
-from testbed.policy.observer import FIELDS, Field
-from testbed.policy.reference_profile import ReferenceProfile
+from testbed.policy.observer import FIELDS
+from testbed.policy.reference_profile import ReferenceProfile, unscaled
 from testbed.records.measurement import Measurement
 
 State = Literal["policy", "safe", "trial"]
@@ -273,11 +273,3 @@ class Guard:
             self.drift = tuple(outside)
             event(_log, logging.INFO, "drift", outside=outside)
         return [f"drift of {name}" for name in outside] if self._settings.act_on_drift else []
-
-
-def unscaled(field: Field, scaled: Any) -> Any:
-    """Raw values of an observation's element in [-1, 1] (clipped where it was clipped)."""
-    share = (scaled + 1) / 2
-    if field.scale == "log":
-        return field.low * (field.high / field.low) ** share
-    return field.low + share * (field.high - field.low)

@@ -21,6 +21,7 @@ from cnn.common.outside import refusing
 from cnn.topology import N_ACTIONS
 
 if TYPE_CHECKING:
+    from testbed.policy.observation_fields import Field
     from testbed.policy.policy_file import PolicyBundle
 
 RANGES: Final = {
@@ -163,6 +164,14 @@ class ReferenceProfile:
             action_shift=float(np.quantile(shift, 0.99)),
             energy_source=energy_source,
         )
+
+
+def unscaled(field: Field, scaled: Any) -> Any:
+    """Raw values of an observation's element in [-1, 1] (clipped where it was clipped)."""
+    share = (scaled + 1) / 2
+    if field.scale == "log":
+        return field.low * (field.high / field.low) ** share
+    return field.low + share * (field.high - field.low)
 
 
 def _check(name: str, figures: tuple[float, ...], n: int, low: float, high: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agents.train_config import TrainConfig
 from cnn.frame_table import FrameTable, embedded_table
 from cnn.model_config import ModelConfig
 from cnn.topology import ACTIONS
@@ -16,8 +17,7 @@ from offload_env.episode import episode_keys
 from offload_env.scenario import Constraint, Scenario, Timing
 from offload_env.simulator import FALLBACK, SKIPPED, Simulator
 from offload_env.world import World, build_world
-from testbed.costs.cost_model import CostModel
-from testbed.meters.power import RadioPower
+from testbed.costs.cost_model import CostModel, RadioPower
 from testbed.policy.exploration import ExploringPolicy
 from testbed.policy.policies import RandomPolicy
 from testbed.records.measurement import Measurement
@@ -160,3 +160,45 @@ def recorded_drive(world: World, path: Path, seed: int, explore: float | None = 
 def drive() -> Callable[..., Path]:
     """See `recorded_drive`."""
     return recorded_drive
+
+
+@pytest.fixture(scope="session")
+def small_run() -> TrainConfig:
+    """Settings of a training of eight rollouts of 256 frames; a checkpoint after every fourth."""
+    return TrainConfig(
+        scenario="toy",
+        steps=8 * 256,
+        n_envs=16,
+        n_steps=16,
+        batch_size=128,
+        epochs=2,
+        hidden=16,
+        validate_every=1024,
+        validate_drives=2,
+        checkpoint_every=1024,
+        seed=5,
+    )
+
+
+class PowerCutError(Exception):
+    """Ends a training where it stands."""
+
+
+def cut_off_training(
+    config: TrainConfig, out: Path, world: World, at: int, *, resume: bool = False
+) -> None:
+    """A training that ends abruptly after so many steps."""
+    from agents.training import train
+
+    def stop(step: int, row: dict[str, float]) -> None:
+        if step >= at:
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        train(config, out, world=world, resume=resume, report=stop)
+
+
+@pytest.fixture(scope="session")
+def cut_off() -> Callable[..., None]:
+    """See `cut_off_training`."""
+    return cut_off_training

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import agents
 from agents.cli import agent_app
-from agents.contenders import Given, contender, scenario_to_judge
+from agents.contenders import contender, paths_of, scenario_to_judge
 from agents.export_policy import task_of
 from cnn.common.errors import BundleError, ConfigError, DataError
 from cnn.frame_table import embedded_table
@@ -226,8 +226,7 @@ def short_urban() -> Scenario:
 
 def test_a_policy_is_judged_in_the_scenario_it_was_trained_for(tmp_path: Path) -> None:
     assets = Path(agents.__file__).parent / "assets"
-    given = Given(None, assets / "highway-lte.policy", None, "", None, None)
-    paths = given.paths()
+    paths = paths_of(None, assets / "highway-lte.policy", None)
     judged = [contender(p, None) for p in paths]
     assert scenario_to_judge("", paths, judged).name == "highway-lte"
     assert scenario_to_judge("urban-5g", paths, judged).name == "urban-5g"

@@ -19,28 +19,17 @@ from agents.training import TrainResult, train
 from cnn.common.console import plain
 from cnn.common.errors import SliproadError
 
-CONFIG = TrainConfig(
-    scenario="toy",
-    steps=8 * 256,
-    n_envs=16,
-    n_steps=16,
-    batch_size=128,
-    epochs=2,
-    hidden=16,
-    validate_every=512,
-    validate_drives=2,
-    checkpoint_every=512,
-    seed=5,
-)
-DQN = replace(CONFIG, algo="dqn")
 
-
-class InterruptedRunError(Exception):
-    """Stands for a power cut."""
+@pytest.fixture(scope="module")
+def config(small_run: TrainConfig) -> TrainConfig:
+    """A checkpoint and a validation after every other rollout."""
+    return replace(small_run, validate_every=512, checkpoint_every=512)
 
 
 @pytest.fixture(scope="module")
-def runs(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+def runs(
+    make_world: Any, cut_off: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Any]:
     """A run that was cut off, and what it would have become, for each algorithm."""
     made: dict[str, tuple[Path, TrainResult]] = {}
 
@@ -48,13 +37,7 @@ def runs(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[
         if config.algo not in made:
             folder = tmp_path_factory.mktemp(config.algo)
             whole = train(config, folder / "whole", world=make_world(20.0))
-
-            def stop(step: int, row: dict[str, float]) -> None:
-                if step >= 6 * 256:
-                    raise InterruptedRunError
-
-            with pytest.raises(InterruptedRunError):
-                train(config, folder / "cut", world=make_world(20.0), report=stop)
+            cut_off(config, folder / "cut", make_world(20.0), 6 * 256)
             made[config.algo] = folder / "cut", whole
         return made[config.algo]
 
@@ -106,8 +89,9 @@ def test_a_damaged_checkpoint_leaves_the_one_before_it(
     make_world: Any,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    config: TrainConfig,
 ) -> None:
-    config = DQN if name == "replay.pkl" else CONFIG
+    config = replace(config, algo="dqn") if name == "replay.pkl" else config
     cut, whole = runs(config)
     out = tmp_path / "run"
     shutil.copytree(cut, out)
@@ -137,8 +121,9 @@ def test_any_other_damage_is_one_line_or_changes_nothing(
     runs: Callable[..., Any],
     make_world: Any,
     tmp_path: Path,
+    config: TrainConfig,
 ) -> None:
-    cut, whole = runs(CONFIG)
+    cut, whole = runs(config)
     out = tmp_path / "run"
     shutil.copytree(cut, out)
     if name == "both checkpoints":
@@ -170,10 +155,10 @@ def test_any_other_damage_is_one_line_or_changes_nothing(
 
 
 def test_every_flipped_bit_of_a_checkpoint_is_found(
-    runs: Callable[..., Any], tmp_path: Path
+    runs: Callable[..., Any], tmp_path: Path, config: TrainConfig
 ) -> None:
     """One bit of every file, at places all over it; the manifest's step is for people only."""
-    cut, _ = runs(CONFIG)
+    cut, _ = runs(config)
     folder = tmp_path / "checkpoint"
     shutil.copytree(cut / "checkpoint", folder)
     rng = np.random.default_rng(0)
@@ -190,17 +175,17 @@ def test_every_flipped_bit_of_a_checkpoint_is_found(
 
 
 def test_a_damaged_checkpoint_does_not_take_the_place_of_the_whole_one_before_it(
-    runs: Callable[..., Any], make_world: Any, tmp_path: Path
+    runs: Callable[..., Any],
+    make_world: Any,
+    tmp_path: Path,
+    config: TrainConfig,
+    cut_off: Callable[..., None],
 ) -> None:
-    cut, whole = runs(CONFIG)
+    cut, whole = runs(config)
     out = tmp_path / "run"
     shutil.copytree(cut, out)
     flip(out / "checkpoint" / "state.pkl")
 
-    def stop(step: int, row: dict[str, float]) -> None:
-        raise InterruptedRunError
-
     for _ in range(3):  # each time before a new one is written
-        with pytest.raises(InterruptedRunError):
-            train(CONFIG, out, world=make_world(20.0), resume=True, report=stop)
-    assert same(train(CONFIG, out, world=make_world(20.0), resume=True), whole)
+        cut_off(config, out, make_world(20.0), 0, resume=True)
+    assert same(train(config, out, world=make_world(20.0), resume=True), whole)

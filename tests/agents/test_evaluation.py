@@ -1,4 +1,4 @@
-"""Evaluation: paired drives, figures that add up, a report that is one whole file."""
+"""Evaluation: intervals against theory, paired drives, figures that add up, one whole report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents.evaluation import AGENT, evaluate, keeps
+from agents.evaluation import (
+    AGENT,
+    evaluate,
+    gap_closed,
+    interval,
+    keeps,
+    paired_differences,
+    resamples,
+)
 from agents.report import write_report
 from agents.rollout import simulate, summary
 from agents.terminal import comparison
@@ -20,6 +28,39 @@ from offload_env.episode import episode_keys
 from offload_env.scenario import Constraint
 from offload_env.simulator import Simulator
 from testbed.policy.policies import StaticPolicy
+
+
+def test_interval_agrees_with_the_standard_error() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    found = interval(values, resamples(400, 1))
+    half = 1.96 * values.std(ddof=1) / np.sqrt(400)
+    assert found.mean == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - half, abs=0.25 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.25 * half)
+
+
+def test_pairing_removes_what_drives_share() -> None:
+    rng = np.random.default_rng(2)
+    drive = rng.normal(0, 10, 100)
+    per_drive = {"a": drive + 1.0, "b": drive + rng.normal(0, 0.1, 100)}
+    found = paired_differences(per_drive, "b", resamples(100, 3))
+    assert list(found) == ["a"]
+    assert 0.95 < found["a"].low < found["a"].high < 1.05
+
+
+def test_resamples_are_seeded_and_whole() -> None:
+    a, b = resamples(10, 1), resamples(10, 1)
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(a.sum(1), 1.0)
+    assert not np.array_equal(a, resamples(10, 2))
+
+
+def test_gap_closed() -> None:
+    assert gap_closed(1.0, 1.0, 0.5) == 0.0
+    assert gap_closed(1.0, 0.5, 0.5) == 1.0
+    assert gap_closed(1.0, 0.625, 0.5) == 0.75
+    assert gap_closed(0.5, 0.5, 0.5) is None
+
 
 DRIVES = 6
 
@@ -151,7 +192,7 @@ def below(worlds):
 
 def test_a_policy_below_the_floor_closes_no_gap(below, worlds, tmp_path: Path) -> None:
     assert not below.keeps_floor(AGENT)
-    assert below.gap_closed is None
+    assert AGENT not in below.gap_closed
     assert below.as_json()["policies"][AGENT]["keeps_floor"] is False
     notes = " ".join(comparison(below).notes)
     assert "MISSES the accuracy floor" in notes

@@ -1,4 +1,4 @@
-"""An exported policy decides as stable-baselines3 does, without torch in the process."""
+"""An exported policy decides as stable-baselines3 does, without torch; what it promises."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ import pytest
 import torch
 from stable_baselines3 import DQN, PPO
 
-from agents.export_policy import bundle_of, static_bundle
+from agents.export_policy import bundle_of, reference_profile_of, static_bundle
+from agents.rollout import simulate
 from cnn.topology import N_ACTIONS, Action
+from offload_env.episode import episode_keys
 from testbed.policy.network_policy import load_policy
 from testbed.policy.observer import OBS_DIM
+from testbed.policy.policies import RandomPolicy, StaticPolicy
+from testbed.policy.reference_profile import LEVELS
 
 N_OBSERVATIONS = 100_000
 ROUNDING = 64 * float(np.finfo(np.float32).eps)
@@ -119,6 +123,7 @@ import json, sys
 for name in ("torch", "stable_baselines3", "gymnasium", "pandas"):
     sys.modules[name] = None  # importing it would fail from here on
 import numpy as np
+from testbed.policy.network_policy import load_policy
 policy = load_policy({str(path)!r}, "f" * 64)
 x = np.random.default_rng(5).uniform(-1, 1, (1000, {OBS_DIM})).astype(np.float32)
 print(json.dumps([policy.decide(o) for o in x]))
@@ -134,3 +139,35 @@ def test_static_bundle(tmp_path: Path) -> None:
     policy = load_policy(tmp_path / "s.policy", "f" * 64)
     assert policy.name == "static e5s5"
     assert policy.decide(np.zeros(OBS_DIM, np.float32)) == 19
+
+
+def test_the_promise_is_made_of_the_same_drives_as_the_evaluation(make_world: object) -> None:
+    world = make_world(10.0)  # type: ignore[operator]
+    keys = episode_keys(3, 4)
+    reference = reference_profile_of(world, RandomPolicy(5), keys, window=20)
+    rollout = simulate(world, RandomPolicy(5), keys)
+    for name, values in (
+        ("delay_ms", rollout.delay_ms),
+        ("energy_mj", rollout.energy_mj),
+        ("confidence", rollout.confidence),
+        ("miss_rate", rollout.miss),
+    ):
+        drives, frames = values.shape
+        means = [
+            np.nanmean(values[d, i : i + 20]) for d in range(drives) for i in range(frames - 19)
+        ]
+        assert reference.quantiles[name] == pytest.approx(np.quantile(means, LEVELS), rel=1e-5)
+    shares = np.bincount(rollout.action.ravel(), minlength=20) / rollout.action.size
+    assert reference.actions == pytest.approx(shares)
+    assert reference.windows == drives * (frames - 19)
+    low, high = reference.low("uplink_mbps"), reference.high("uplink_mbps")
+    assert low is not None
+    assert high is not None
+    assert 0.1 <= low <= high <= 300
+
+
+def test_a_policy_that_never_changes_its_mind_has_no_shift(make_world: object) -> None:
+    world = make_world(10.0)  # type: ignore[operator]
+    reference = reference_profile_of(world, StaticPolicy(Action(3, 1)), episode_keys(1, 2))
+    assert reference.action_shift == 0
+    assert reference.actions[Action(3, 1).index] == 1

@@ -22,7 +22,7 @@ from agents.baselines.prediction import AT, raw_observation
 from agents.evaluation import evaluate
 from agents.plots import ink_on, plain_axes, plain_linear, plain_log
 from agents.report import best_baseline, driven_actions, driven_shares
-from agents.rollout import sample_observations, simulate
+from agents.rollout import simulate
 from cnn.topology import Action
 from offload_env.batch_simulator import FALLBACK, SKIPPED
 from offload_env.episode import episode_keys
@@ -103,7 +103,9 @@ def test_the_map_holds_only_what_was_driven(make_world) -> None:
 
     policy = Doubtful(Action(2, 2))
     found = driven_actions(world, policy, KEYS, 60)
-    seen = raw_observation(sample_observations(world, policy, KEYS, 60))
+    observations: list[np.ndarray] = []
+    simulate(world, policy, KEYS, seen=observations.append)
+    seen = raw_observation(np.concatenate(observations))
     seen = seen[seen[:, AT["answers_on_track"]] > 0.5]
     met = set()
     for took, sure in zip(seen[:, AT["transfer_mean_ms"]], seen[:, AT["last_confidence"]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,37 +17,16 @@ from agents.training import train
 from cnn.common.errors import ConfigError, DataError
 from testbed.policy.observer import OBS_DIM
 
-PPO = TrainConfig(
-    scenario="toy",
-    steps=8 * 256,
-    n_envs=16,
-    n_steps=16,
-    batch_size=128,
-    epochs=2,
-    hidden=16,
-    validate_every=1024,
-    validate_drives=2,
-    checkpoint_every=1024,
-    seed=5,
-)
-
-
-class InterruptedRunError(Exception):
-    """Stands for Ctrl-C or a power cut."""
-
 
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
-def test_resume_is_bit_for_bit(algo: str, make_world, tmp_path: Path) -> None:
+def test_resume_is_bit_for_bit(
+    algo: str, make_world, tmp_path: Path, small_run: TrainConfig, cut_off: Callable[..., None]
+) -> None:
     world = make_world(20.0)
-    config = replace(PPO, algo=algo)
+    config = replace(small_run, algo=algo)
     whole = train(config, tmp_path / "whole", world=world)
 
-    def stop(step: int, row: dict[str, float]) -> None:
-        if step >= 5 * 256:
-            raise InterruptedRunError
-
-    with pytest.raises(InterruptedRunError):
-        train(config, tmp_path / "parts", world=world, report=stop)
+    cut_off(config, tmp_path / "parts", world, 5 * 256)
     parts = train(config, tmp_path / "parts", world=world, resume=True)
     for name, array in whole.bundle.arrays.items():
         np.testing.assert_array_equal(parts.bundle.arrays[name], array)
@@ -55,10 +35,12 @@ def test_resume_is_bit_for_bit(algo: str, make_world, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
-def test_a_run_told_to_stop_keeps_everything(algo: str, make_world, tmp_path: Path) -> None:
+def test_a_run_told_to_stop_keeps_everything(
+    algo: str, make_world, tmp_path: Path, small_run: TrainConfig
+) -> None:
     """Told before any checkpoint was due, it resumes and ends as the uninterrupted run does."""
     world = make_world(20.0)
-    config = replace(PPO, algo=algo, checkpoint_every=10**9)
+    config = replace(small_run, algo=algo, checkpoint_every=10**9)
     whole = train(config, tmp_path / "whole", world=world)
 
     def tell(step: int, row: dict[str, float]) -> None:
@@ -76,58 +58,64 @@ def test_a_run_told_to_stop_keeps_everything(algo: str, make_world, tmp_path: Pa
     np.testing.assert_array_equal(whole.log[columns], parts.log[columns])
 
 
-def test_a_second_signal_ends_at_once(make_world, tmp_path: Path) -> None:
+def test_a_second_signal_ends_at_once(make_world, tmp_path: Path, small_run: TrainConfig) -> None:
     def tell(step: int, row: dict[str, float]) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt) as stopped:
-        train(PPO, tmp_path / "run", world=make_world(20.0), report=tell)
+        train(small_run, tmp_path / "run", world=make_world(20.0), report=tell)
     assert not isinstance(stopped.value, TrainingInterrupted)
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_changed_scenario_is_not_resumed(make_world, tmp_path: Path) -> None:
-    train(PPO, tmp_path / "run", world=make_world(20.0))
+def test_a_changed_scenario_is_not_resumed(
+    make_world, tmp_path: Path, small_run: TrainConfig
+) -> None:
+    train(small_run, tmp_path / "run", world=make_world(20.0))
     with pytest.raises(ConfigError, match="scenario"):
-        train(PPO, tmp_path / "run", world=make_world(20.0, n_frames=50), resume=True)
+        train(small_run, tmp_path / "run", world=make_world(20.0, n_frames=50), resume=True)
 
 
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
 def test_a_run_of_a_version_with_narrower_bounds_is_resumed(
-    algo: str, make_world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    algo: str,
+    make_world,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    small_run: TrainConfig,
+    cut_off: Callable[..., None],
 ) -> None:
     """Checkpoints hold the space of their environment, once a box from -1 to 1."""
     world = make_world(20.0)
-    config = replace(PPO, algo=algo)
-
-    def stop(step: int, row: dict[str, float]) -> None:
-        if step >= 5 * 256:
-            raise InterruptedRunError
+    config = replace(small_run, algo=algo)
 
     with monkeypatch.context() as older:
         box = gymnasium.spaces.Box(-1, 1, (OBS_DIM,), np.float32)
         older.setattr("offload_env.vector_env.observation_box", lambda n: box)
-        with pytest.raises(InterruptedRunError):
-            train(config, tmp_path, world=world, report=stop)
+        cut_off(config, tmp_path, world, 5 * 256)
     parts = train(config, tmp_path, world=world, resume=True)
     assert parts.log["step"].max() == config.steps
 
 
-def test_same_seed_same_policy_other_seed_another(make_world, tmp_path: Path) -> None:
+def test_same_seed_same_policy_other_seed_another(
+    make_world, tmp_path: Path, small_run: TrainConfig
+) -> None:
     world = make_world(20.0)
-    a = train(PPO, tmp_path / "a", world=world).bundle.arrays
-    b = train(PPO, tmp_path / "b", world=world).bundle.arrays
-    c = train(replace(PPO, seed=6), tmp_path / "c", world=world).bundle.arrays
+    a = train(small_run, tmp_path / "a", world=world).bundle.arrays
+    b = train(small_run, tmp_path / "b", world=world).bundle.arrays
+    c = train(replace(small_run, seed=6), tmp_path / "c", world=world).bundle.arrays
     assert all(np.array_equal(a[k], b[k]) for k in a)
     assert not all(np.array_equal(a[k], c[k]) for k in a)
 
 
-def test_refuses_to_resume_nothing_or_something_else(make_world, tmp_path: Path) -> None:
+def test_refuses_to_resume_nothing_or_something_else(
+    make_world, tmp_path: Path, small_run: TrainConfig
+) -> None:
     world = make_world(20.0)
     with pytest.raises(DataError):
-        train(PPO, tmp_path / "none", world=world, resume=True)
-    train(PPO, tmp_path / "run", world=world)
+        train(small_run, tmp_path / "none", world=world, resume=True)
+    train(small_run, tmp_path / "run", world=world)
     with pytest.raises(ConfigError):
-        train(replace(PPO, gamma=0.5), tmp_path / "run", world=world, resume=True)
+        train(replace(small_run, gamma=0.5), tmp_path / "run", world=world, resume=True)

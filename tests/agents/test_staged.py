@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -38,21 +39,11 @@ from testbed.policy.policy_file import PolicyBundle
 
 N_OBSERVATIONS = 100_000
 ROUNDING = 64 * float(np.finfo(np.float32).eps)
-CONFIG = TrainConfig(
-    scenario="toy",
-    algo="maskable-ppo",
-    env="staged",
-    steps=8 * 256,
-    n_envs=16,
-    n_steps=16,
-    batch_size=128,
-    epochs=2,
-    hidden=16,
-    validate_every=1024,
-    validate_drives=2,
-    checkpoint_every=1024,
-    seed=5,
-)
+
+
+@pytest.fixture(scope="module")
+def config(small_run: TrainConfig) -> TrainConfig:
+    return replace(small_run, algo="maskable-ppo", env="staged")
 
 
 def random_policy(seed: int = 0, hidden: int = 16) -> NetworkPolicy:
@@ -278,33 +269,26 @@ def test_a_policy_file_is_refused_where_it_does_not_fit(tmp_path: Path) -> None:
         load_policy(tmp_path / "o.policy")
 
 
-def test_algorithm_and_environment_must_fit() -> None:
+def test_algorithm_and_environment_must_fit(config: TrainConfig) -> None:
     for wrong in ({"env": "staged"}, {"algo": "maskable-ppo"}, {"env": "other"}):
         with pytest.raises(ConfigError):
             TrainConfig(**wrong)
-    some = replace(CONFIG, actions=(0, 1, 2, 19))
+    some = replace(config, actions=(0, 1, 2, 19))
     assert [staged_name(a) for a in some.outputs] == [
         *("e1s0", "e1s1", "e2s0", "e5s5", "answer", "e1s0-hurried", "e2s0-hurried")
     ]
     with pytest.raises(ConfigError, match="e5s5"):
-        replace(CONFIG, actions=(0, 1))
+        replace(config, actions=(0, 1))
 
 
-class InterruptedRunError(Exception):
-    """Stands for Ctrl-C or a power cut."""
-
-
-def test_staged_training_resumes_bit_for_bit(make_world, tmp_path: Path) -> None:
+def test_staged_training_resumes_bit_for_bit(
+    make_world, tmp_path: Path, config: TrainConfig, cut_off: Callable[..., None]
+) -> None:
     world = make_world(20.0)
-    whole = train(CONFIG, tmp_path / "whole", world=world)
+    whole = train(config, tmp_path / "whole", world=world)
 
-    def stop(step: int, row: dict[str, float]) -> None:
-        if step >= 5 * 256:
-            raise InterruptedRunError
-
-    with pytest.raises(InterruptedRunError):
-        train(CONFIG, tmp_path / "parts", world=world, report=stop)
-    parts = train(CONFIG, tmp_path / "parts", world=world, resume=True)
+    cut_off(config, tmp_path / "parts", world, 5 * 256)
+    parts = train(config, tmp_path / "parts", world=world, resume=True)
     for name, array in whole.bundle.arrays.items():
         np.testing.assert_array_equal(parts.bundle.arrays[name], array)
     loaded = load_policy(tmp_path / "whole" / "agent.policy", world.table.bundle_hash)

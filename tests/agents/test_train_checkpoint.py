@@ -24,36 +24,6 @@ from cnn.common.errors import DataError
 
 Kills = Callable[[str, Path], Iterator[int]]
 
-CONFIG = TrainConfig(
-    scenario="toy",
-    steps=8 * 256,
-    n_envs=16,
-    n_steps=16,
-    batch_size=128,
-    epochs=2,
-    hidden=16,
-    validate_every=1024,
-    validate_drives=2,
-    checkpoint_every=1024,
-    seed=5,
-)
-
-
-class InterruptedRunError(Exception):
-    """Stands for a power cut."""
-
-
-def interrupted(config: TrainConfig, out: Path, world: Any, at: int) -> None:
-    """A run that ends abruptly after so many steps."""
-
-    def stop(step: int, row: dict[str, float]) -> None:
-        if step >= at:
-            raise InterruptedRunError
-
-    with pytest.raises(InterruptedRunError):
-        train(config, out, world=world, report=stop)
-
-
 SAVING = """
 import pickle
 from pathlib import Path
@@ -72,10 +42,14 @@ state["progress"].seconds = 1e6
 
 
 def test_a_kill_at_any_step_of_a_checkpoint_leaves_one_to_resume_from(
-    tmp_path: Path, make_world: Any, kill_at_every_step: Kills
+    tmp_path: Path,
+    make_world: Any,
+    kill_at_every_step: Kills,
+    small_run: TrainConfig,
+    cut_off: Callable[..., None],
 ) -> None:
     world, kept, out = make_world(20.0), tmp_path / "kept", tmp_path / "run"
-    interrupted(CONFIG, kept, world, 5 * 256)
+    cut_off(small_run, kept, world, 5 * 256)
     shutil.copytree(kept / "checkpoint", kept / "checkpoint.previous")
     shutil.copytree(kept, out)
     program = SAVING.format(kept=str(kept)) + (
@@ -90,7 +64,7 @@ def test_a_kill_at_any_step_of_a_checkpoint_leaves_one_to_resume_from(
     seen = []
     for step in kill_at_every_step(program, out):
         assert checkpoint._is_whole(out / "checkpoint")
-        _, progress = checkpoint.load("ppo", out, adapter_of(CONFIG, world))
+        _, progress = checkpoint.load("ppo", out, adapter_of(small_run, world))
         seen.append(progress.seconds == 1e6)
         if step == 3:  # the old one, beside half a new one
             shutil.copytree(out, tmp_path / "early")
@@ -100,19 +74,23 @@ def test_a_kill_at_any_step_of_a_checkpoint_leaves_one_to_resume_from(
         shutil.copytree(kept, out)
     assert seen == sorted(seen)
     assert {False, True} == set(seen)
-    whole = train(CONFIG, tmp_path / "whole", world=world)
+    whole = train(small_run, tmp_path / "whole", world=world)
     for name in ("early", "late"):
-        resumed = train(CONFIG, tmp_path / name, world=world, resume=True)
+        resumed = train(small_run, tmp_path / name, world=world, resume=True)
         for key, array in whole.bundle.arrays.items():
             np.testing.assert_array_equal(resumed.bundle.arrays[key], array)
         assert not [p.name for p in (tmp_path / name).iterdir() if p.name.startswith(".")]
 
 
 def test_a_kill_at_any_step_leaves_the_best_model_with_its_own_figures(
-    tmp_path: Path, make_world: Any, kill_at_every_step: Kills
+    tmp_path: Path,
+    make_world: Any,
+    kill_at_every_step: Kills,
+    small_run: TrainConfig,
+    cut_off: Callable[..., None],
 ) -> None:
     kept, out = tmp_path / "kept", tmp_path / "run"
-    interrupted(CONFIG, kept, make_world(20.0), 5 * 256)
+    cut_off(small_run, kept, make_world(20.0), 5 * 256)
     program = SAVING.format(kept=str(kept)) + (
         "weights = next(model.policy.parameters())\n"
         "def change():\n"
@@ -132,28 +110,28 @@ def test_a_kill_at_any_step_leaves_the_best_model_with_its_own_figures(
 
 
 def test_what_an_earlier_run_left_in_the_folder_is_not_taken_for_this_one_s(
-    tmp_path: Path, make_world: Any
+    tmp_path: Path, make_world: Any, small_run: TrainConfig, cut_off: Callable[..., None]
 ) -> None:
     world, out = make_world(20.0), tmp_path / "run"
-    train(CONFIG, out, world=world)
-    other = replace(CONFIG, gamma=0.5)
-    assert _trained(out, CONFIG)
-    interrupted(other, out, world, 256)  # before its first validation and checkpoint
+    train(small_run, out, world=world)
+    other = replace(small_run, gamma=0.5)
+    assert _trained(out, small_run)
+    cut_off(other, out, world, 256)  # before its first validation and checkpoint
     assert TrainConfig.load(out / "config.json") == other
     with pytest.raises(DataError, match="earlier run"):
         checkpoint.load_best("ppo", out)
     with pytest.raises(DataError, match="earlier run"):
         train(other, out, world=world, resume=True)
     assert not _trained(out, other)
-    assert _trained(out, CONFIG)  # the policy is still the old one's, and says so
+    assert _trained(out, small_run)  # the policy is still the old one's, and says so
 
 
 def test_files_from_before_they_carried_their_settings_still_load(
-    tmp_path: Path, make_world: Any
+    tmp_path: Path, make_world: Any, small_run: TrainConfig, cut_off: Callable[..., None]
 ) -> None:
     """Checkpoint and best model as an earlier version wrote them."""
     world, out = make_world(20.0), tmp_path / "run"
-    interrupted(CONFIG, out, world, 5 * 256)
+    cut_off(small_run, out, world, 5 * 256)
     path = out / "checkpoint" / "state.pkl"
     state = pickle.loads(path.read_bytes())
     del state["settings"], state["checksums"]
@@ -163,18 +141,18 @@ def test_files_from_before_they_carried_their_settings_still_load(
     model.save(out / "best.zip")
     (out / "best.json").write_text(json.dumps(figures))
     assert checkpoint.load_best("ppo", out)[1] == figures
-    train(CONFIG, out, world=world, resume=True)
+    train(small_run, out, world=world, resume=True)
 
 
 @pytest.mark.parametrize("name", ["best.zip", "agent.policy", "config.json", "checkpoint/notes"])
 def test_a_folder_with_the_users_own_files_under_our_names_is_refused(
-    tmp_path: Path, make_world: Any, name: str
+    tmp_path: Path, make_world: Any, name: str, small_run: TrainConfig
 ) -> None:
     path = tmp_path / "run" / name
     path.parent.mkdir(parents=True)
     path.write_text("mine")
     with pytest.raises(DataError, match=path.name):
-        train(CONFIG, tmp_path / "run", world=make_world(20.0))
+        train(small_run, tmp_path / "run", world=make_world(20.0))
     assert path.read_text() == "mine"
     assert len(list((tmp_path / "run").rglob("*"))) == len(Path(name).parts)
 
@@ -189,7 +167,9 @@ with Claim(Path(sys.argv[1]), folder=True):
 """
 
 
-def test_a_second_training_in_the_same_folder_is_refused(tmp_path: Path, make_world: Any) -> None:
+def test_a_second_training_in_the_same_folder_is_refused(
+    tmp_path: Path, make_world: Any, small_run: TrainConfig
+) -> None:
     out = tmp_path / "run"
     other = subprocess.Popen(
         [sys.executable, "-c", TRAINING, str(out)],
@@ -201,7 +181,7 @@ def test_a_second_training_in_the_same_folder_is_refused(tmp_path: Path, make_wo
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(DataError, match=f"in use by process {other.pid}"):
-            train(CONFIG, out, world=make_world(20.0))
+            train(small_run, out, world=make_world(20.0))
         assert list(out.iterdir()) == []
     finally:
         other.communicate("\n", timeout=60)

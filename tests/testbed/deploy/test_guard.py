@@ -16,7 +16,7 @@ from cnn.common.errors import BundleError
 from cnn.runtime import SplitRuntime
 from cnn.topology import Action
 from testbed.deploy.device_file import GuardSection
-from testbed.deploy.guard import Guard, Limits, unscaled
+from testbed.deploy.guard import Guard, Limits
 from testbed.deploy.guarded_policy import Decision, GuardedPolicy
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
@@ -25,7 +25,7 @@ from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.observer import FIELDS, OBS_DIM, Observer, Settings, normalise
 from testbed.policy.policies import StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
-from testbed.policy.reference_profile import LEVELS, ReferenceProfile, window_means
+from testbed.policy.reference_profile import LEVELS, ReferenceProfile, unscaled, window_means
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import measurement_schema
 from testbed.server.server_process import ServerProcess
