@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS
-from offload_env.batch_observer import BatchObserver, learn_answer, learn_link
 from offload_env.episode import Keys
 from offload_env.exchange import BatchExchanges, Exchange
-from offload_env.lanes import Indices, Lanes
+from offload_env.lanes import BatchObserver, Indices, Lanes, learn_answer, learn_link
 from offload_env.outcome import FALLBACK, OK, SKIPPED, BatchOutcome
 from offload_env.world import LOCAL, POOL, World
 from testbed.policy.decision_points import (
@@ -55,7 +54,7 @@ class BatchSimulator:
         radio = cost.radio
         self._has_tail = radio.tail_ms > 0
         self._exchanges = BatchExchanges(world)
-        self._mj_per_byte = radio.tx_mw_per_mbps * 8e-6
+        self._mj_per_byte = radio.mj_per_byte
         sizes = world.sent_bytes
         self._sent_bytes = sizes.ravel()
         # Without a per-frame codec every frame sends the same bytes: a table of 20.
@@ -139,17 +138,17 @@ class BatchSimulator:
         pair, answer = CANONICAL[chosen], chosen == ANSWER
         evaluates = ~OFFLOADS[pair] & ~answer & ~skip
         if evaluates.any():
-            self.evaluate_some(lanes[evaluates], EXIT[pair[evaluates]])
+            self._evaluate(lanes[evaluates], EXIT[pair[evaluates]])
         answer |= evaluates & (EXIT[pair] == N_EXITS)
         ends = answer | ~evaluates
         ending = lanes[ends]
         # A skipped frame spends nothing, wherever it "answers" from.
-        ended, outcome = self.finish_some(
+        ended, outcome = self._answer_or_send(
             ending, pair[ends], (answer & ~skip)[ends], TIMES_OUT_EARLY[chosen[ends]]
         )
         return ending[ended], outcome.part(ended)
 
-    def evaluate_some(self, lanes: Indices, exits: NDArray[np.int64]) -> None:
+    def _evaluate(self, lanes: Indices, exits: NDArray[np.int64]) -> None:
         """In `lanes`, run on to `exits` (1..5) and learn their answers."""
         s, w = self.lanes, self.world
         local = LOCAL_ARRAY[exits - 1]
@@ -170,7 +169,7 @@ class BatchSimulator:
         s.evaluated[lanes] = exits
         s.confidences[exits - 1, lanes] = seen
 
-    def finish_some(
+    def _answer_or_send(
         self, lanes: Indices, actions: NDArray[np.int64], answer: Bools, early: Bools
     ) -> tuple[Bools, BatchOutcome]:
         """In `lanes`, answer with the exit evaluated last, or send.
