@@ -18,11 +18,10 @@ from types import TracebackType
 from typing import Any, Final
 
 from cnn.common.errors import ConfigError, RemoteError
-from testbed.link.delivery import LinkSchedule
-from testbed.link.link_record import LinkRecord
+from testbed.link.connections import listen as listen_on
+from testbed.link.connections import resolve
 from testbed.link.proxy import SEGMENT_BYTES, Proxy
-from testbed.link.sockets import listen as listen_on
-from testbed.link.sockets import resolve
+from testbed.link.transfer import LinkRecord, LinkSchedule
 from testbed.traces.trace import Trace
 
 BUFFER_BYTES: Final = 256 * 1024

@@ -18,7 +18,7 @@ from typing import Any
 
 from cnn.common.errors import RemoteError, SliproadError
 from testbed.link.emulator import BUFFER_BYTES, LinkEmulator
-from testbed.link.link_record import LinkRecord
+from testbed.link.transfer import LinkRecord
 from testbed.traces.trace import Trace
 from testbed.traces.trace_files import trace_from_json, trace_to_json
 

@@ -29,7 +29,7 @@ from typing import Final
 import numpy as np
 
 from cnn.common.errors import SliproadError
-from testbed.link.link_record import LinkRecord
+from testbed.link.transfer import LinkRecord
 from testbed.traces.trace import Trace
 
 PREFIX: Final = "sliproad-"
