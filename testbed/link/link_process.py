@@ -14,13 +14,16 @@ import subprocess
 import sys
 import threading
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from cnn.common.errors import RemoteError, SliproadError
+from testbed.common.child_process import wait_for_end
 from testbed.link.emulator import BUFFER_BYTES, LinkEmulator
 from testbed.link.transfer import LinkRecord
 from testbed.traces.trace import Trace
 from testbed.traces.trace_files import trace_from_json, trace_to_json
+
+STOP_S: Final = 5.0
 
 
 class LinkProcess:
@@ -116,17 +119,7 @@ class LinkProcess:
 
     def close(self) -> None:
         """Reset every connection and end the process."""
-        child = self._child
-        assert child.stdin is not None
-        assert child.stdout is not None
-        with contextlib.suppress(OSError):
-            child.stdin.close()
-        try:
-            child.wait(5)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        child.stdout.close()
+        wait_for_end(self._child, STOP_S)
 
     def __enter__(self) -> LinkProcess:
         return self

@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
 
 from cnn.common.errors import RemoteError
+from testbed.common.child_process import wait_for_end, wait_for_file
 
 START_S: Final = 60.0
 STOP_S: Final = 10.0
@@ -60,25 +61,18 @@ class ServerProcess:
             self._process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
             )
-            until_s = time.monotonic() + START_S
-            while not port_file.exists():
-                if self._process.poll() is not None or time.monotonic() > until_s:
-                    raise self._failed(self._process)
-                time.sleep(0.02)
+            if not wait_for_file(self._process, port_file, START_S):
+                raise self._failed(self._process)
             self.port = int(port_file.read_text())
         return self
 
     def kill(self) -> None:
         """End it at once (SIGKILL), as a crash would."""
-        if self._process is not None:
-            self._process.kill()
-            self._wait(self._process)
+        self._end(subprocess.Popen.kill)
 
     def stop(self) -> None:
         """Let it drain and end (SIGTERM)."""
-        if self._process is not None:
-            self._process.terminate()
-            self._wait(self._process)
+        self._end(subprocess.Popen.terminate)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -86,13 +80,11 @@ class ServerProcess:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _wait(self, process: subprocess.Popen[str]) -> None:
-        try:
-            process.communicate(timeout=STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-        self._process = None
+    def _end(self, ask: Callable[[subprocess.Popen[str]], None]) -> None:
+        if self._process is not None:
+            ask(self._process)
+            wait_for_end(self._process, STOP_S)
+            self._process = None
 
     def _failed(self, process: subprocess.Popen[str]) -> RemoteError:
         process.kill()
