@@ -9,10 +9,11 @@ bits whose first bit may leave at time s has left at the earliest t with B(t) >=
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 
@@ -250,6 +251,56 @@ class LinkRecord:
                 ),
                 backend=str(raw["backend"]),
             )
+
+
+class Link(ABC):
+    """A link between a device and a server that runs; a context manager, closed at the end.
+
+    Args:
+        trace: what it replays, repeated.
+        start_offset_s: trace time at the start, seconds.
+        downlink_mbps: capacity towards the device; None if unlimited.
+        backend: ``user-space`` or ``tc``.
+    """
+
+    def __init__(
+        self, trace: Trace, start_offset_s: float, downlink_mbps: float | None, backend: str
+    ) -> None:
+        self.trace = trace
+        self._offset_s, self._downlink_mbps, self._backend = start_offset_s, downlink_mbps, backend
+        self._last_record: LinkRecord | None = None
+
+    @abstractmethod
+    def _so_far(self) -> tuple[float | None, tuple[tuple[float, float], ...]]:
+        """When the trace started, and the cuts, in `time.monotonic`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Reset every connection and stop."""
+
+    def record(self) -> LinkRecord:
+        """What the link replays and has done, for truth and replay."""
+        start_time, cuts = self._so_far()
+        last = self._last_record
+        if last is None or (last.start_time, last.cuts) != (start_time, cuts):
+            last = self._last_record = LinkRecord(
+                self.trace, start_time, self._offset_s, self._downlink_mbps, cuts, self._backend
+            )
+        return last
+
+    def state_at(self, monotonic_s: float) -> tuple[float, float]:
+        """True uplink capacity (Mbit/s) and base round trip (ms) at a moment."""
+        return self.record().state_at(monotonic_s)
+
+    def truth(self, sent_s: float, done_s: float) -> tuple[float, float]:
+        """Mean capacity (Mbit/s) and round trip (ms) between two moments (`LinkRecord.truth`)."""
+        return self.record().truth(sent_s, done_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _finite(value: float) -> float:
