@@ -8,13 +8,17 @@ from typing import Final
 
 from cnn.common.errors import ConfigError, DataError
 from cnn.common.outside import read_text
-from testbed.traces.formats.byte_log import read_byte_log
-from testbed.traces.formats.gnettrack import read_gnettrack
-from testbed.traces.formats.iperf3 import read_iperf3
-from testbed.traces.formats.mahimahi import mahimahi_trace
-from testbed.traces.formats.rates import UNITS, read_pensieve, read_rates
-from testbed.traces.measured import Measured, check_options, needs_rtt, trace_of
+from testbed.traces.gnettrack import read_gnettrack
+from testbed.traces.iperf3 import read_iperf3
+from testbed.traces.number_files import (
+    UNITS,
+    mahimahi_trace,
+    read_byte_log,
+    read_pensieve,
+    read_rates,
+)
 from testbed.traces.recognise import IMPORTABLE, MAHIMAHI, UNKNOWN, Recognised, recognise
+from testbed.traces.series import Measured, check_options, needs_rtt, trace_of
 from testbed.traces.trace import Trace
 
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024

@@ -12,14 +12,13 @@ import numpy as np
 from cnn.common.errors import ConfigError, DataError
 from cnn.common.files import write_text
 from cnn.common.outside import read_text
-from testbed.traces.formats.mahimahi import mahimahi_trace
-from testbed.traces.formats.mahimahi import read_mahimahi as read_mahimahi
-from testbed.traces.importing import MAX_FILE_BYTES, foreign_format
-from testbed.traces.measured import Measured, check_options, needs_rtt, trace_of
+from testbed.traces.number_files import mahimahi_trace
+from testbed.traces.number_files import read_mahimahi as read_mahimahi
 from testbed.traces.recognise import MAHIMAHI, OURS, SAMPLES, recognise
 from testbed.traces.sample_files import samples_of, techs_of
-from testbed.traces.series import Series, generation
+from testbed.traces.series import Measured, Series, check_options, generation, needs_rtt, trace_of
 from testbed.traces.trace import Trace
+from testbed.traces.trace_files import MAX_FILE_BYTES, foreign_format
 
 FORMAT: Final = "sliproad-trace-1"
 
@@ -91,7 +90,7 @@ def read_trace(
     """One trace from a file: JSON (ours), CSV (samples) or Mahimahi, told by its content.
 
     Any of them may be packed with gzip. Files of other formats are refused by name
-    (`testbed.traces.importing` reads them).
+    (`testbed.traces.trace_files` reads them).
 
     Args:
         path: the file.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cnn.common.errors import ConfigError, DataError
 from testbed.traces.collection import load_traces
 from testbed.traces.drive_split import TRAIN_GROUPS, in_part, part_of
-from testbed.traces.formats.mahimahi import read_mahimahi
+from testbed.traces.number_files import read_mahimahi
 from testbed.traces.sample_files import read_series
 from testbed.traces.series import Series, answered, cut_at_gaps, generation, resample
 from testbed.traces.trace_files import constant_trace, read_trace, save_trace

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cnn.common.errors import ConfigError, DataError
-from testbed.traces.formats.mahimahi import mahimahi_trace, read_mahimahi
+from testbed.traces.number_files import mahimahi_trace, read_mahimahi
 from testbed.traces.trace_files import read_trace
 
 PACKET_BITS = 1500 * 8
