@@ -175,7 +175,8 @@ def _choose_trace(
     """The one trace that the options ask for; raises `ConfigError` unless it is exactly one."""
     from cnn.common.errors import ConfigError
     from testbed.traces.generator import generate_trace
-    from testbed.traces.trace_files import constant_trace, read_trace
+    from testbed.traces.trace import constant_trace
+    from testbed.traces.trace_files import read_trace
 
     if sum(value is not None for value in (path, kind, rate_mbps)) != 1:
         raise ConfigError(

@@ -12,6 +12,10 @@ from cnn.common.errors import RemoteError
 from testbed.wire.address import check_free, check_port, join_address
 
 
+_RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER on, 0 s: close() then sends a reset."""
+
+
 class Flow:
     """One direction of one connection."""
 
@@ -122,10 +126,6 @@ class Connections:
             self.by_fd.pop(fd, None)
         connection.up.pending.clear()
         connection.down.pending.clear()
-
-
-_RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER on, 0 s: close() then sends a reset."""
 
 
 def reset(side: socket.socket) -> None:

@@ -19,8 +19,7 @@ from cnn.common.errors import RemoteError, SliproadError
 from testbed.common.child_process import wait_for_end
 from testbed.link.emulator import BUFFER_BYTES, LinkEmulator
 from testbed.link.transfer import Link
-from testbed.traces.trace import Trace
-from testbed.traces.trace_files import trace_from_json, trace_to_json
+from testbed.traces.trace import Trace, trace_from_json, trace_to_json
 
 STOP_S: Final = 5.0
 

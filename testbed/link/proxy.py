@@ -31,6 +31,10 @@ _Item = tuple[float, Connection, Flow, memoryview | None]
 """Due (trace time), connection, flow, bytes; empty bytes are the end, None is a reset."""
 
 
+_BIN_MS: Final = 0.05
+_BINS: Final = 4000
+
+
 class Proxy:
     """What the link's thread does. Other threads call `hold` and `stop`, and read the rest.
 
@@ -282,10 +286,6 @@ class Proxy:
             return
         self._connections.watch(connection, flow.destination)
         self._connections.watch(connection, flow.source)
-
-
-_BIN_MS: Final = 0.05
-_BINS: Final = 4000
 
 
 class Lateness:

@@ -8,6 +8,7 @@ bits whose first bit may leave at time s has left at the earliest t with B(t) >=
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left
@@ -18,10 +19,9 @@ from typing import Final, Self
 import numpy as np
 
 from cnn.common.errors import ConfigError, DataError
+from cnn.common.files import write_text
 from cnn.common.outside import file_bytes, json_object, refusing
-from testbed.traces.importing import MAX_FILE_BYTES
-from testbed.traces.trace import Trace
-from testbed.traces.trace_files import trace_from_json, trace_to_json, write_json
+from testbed.traces.trace import MAX_FILE_BYTES, Trace, trace_from_json, trace_to_json
 
 SLACK_BITS: Final = 1e-3
 """A payload that misses the end of a sample by less than this has left within the sample.
@@ -218,17 +218,15 @@ class LinkRecord:
 
     def save(self, path: Path) -> None:
         """Write as JSON (``link.json``); written whole or not at all."""
-        write_json(
-            path,
-            {
-                "trace": trace_to_json(self.trace),
-                "start_monotonic_s": self.start_time,
-                "start_offset_s": self.start_offset_s,
-                "downlink_mbps": self.downlink_mbps,
-                "cuts_monotonic_s": [list(cut) for cut in self.cuts],
-                "backend": self.backend,
-            },
-        )
+        content = {
+            "trace": trace_to_json(self.trace),
+            "start_monotonic_s": self.start_time,
+            "start_offset_s": self.start_offset_s,
+            "downlink_mbps": self.downlink_mbps,
+            "cuts_monotonic_s": self.cuts,
+            "backend": self.backend,
+        }
+        write_text(path, json.dumps(content) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> LinkRecord:

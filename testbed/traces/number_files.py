@@ -22,10 +22,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError, DataError
-from cnn.common.text_file import read_text
-from testbed.traces.measured import Measured, time_order
-from testbed.traces.series import Floats
+from testbed.traces.series import Floats, Measured, time_order
 from testbed.traces.trace import Trace, n_samples
+
+
+BITS: Final = 1500 * 8
+"""Bits of one delivery opportunity (mahimahi's own queue counts 1504, with 4 of its tunnel)."""
+LONGEST_MS: Final = 7 * 24 * 3600 * 1000
+_NAMED_SO: Final = re.compile(r"(\.(up|down|trace|mahi|mahimahi)|\d ?[kmg]?bps)$", re.IGNORECASE)
+"""How Mahimahi's files are called: ``ATT-LTE-driving.up``, ``12mbps.trace``, ``12mbps``."""
+_SURELY_TIMES: Final = 20
+"""So many different numbers in rising order are times: rates do not come sorted."""
+_CLOCKS_DIFFER: Final = 0.05
+"""A row whose two clocks (since the start, since the last row) differ by less than this share of
+its length has no gap before it; its bytes are spread over the time since the row before."""
+UNITS: Final = {"bps": 1e-6, "kbps": 1e-3, "mbps": 1.0, "kBps": 8e-3, "MBps": 8.0}
+"""Names of rates -> Mbit/s (the last two count bytes)."""
 
 
 def numbers_of(text: str) -> NDArray[np.float64] | None:
@@ -52,36 +64,21 @@ def are_whole(text: str) -> bool:
     return not any(mark in text for mark in ".eE")
 
 
-BITS: Final = 1500 * 8
-"""Bits of one delivery opportunity (mahimahi's own queue counts 1504, with 4 of its tunnel)."""
-
-LONGEST_MS: Final = 7 * 24 * 3600 * 1000
-
-_NAMED_SO: Final = re.compile(r"(\.(up|down|trace|mahi|mahimahi)|\d ?[kmg]?bps)$", re.IGNORECASE)
-"""How Mahimahi's files are called: ``ATT-LTE-driving.up``, ``12mbps.trace``, ``12mbps``."""
-_SURELY_TIMES: Final = 20
-"""So many different numbers in rising order are times: rates do not come sorted."""
-
-
-def read_mahimahi(path: Path, rtt_ms: float, period_s: float = 0.1) -> Trace:
+def mahimahi_trace(text: str, path: Path, rtt_ms: float, period_s: float = 0.1) -> Trace:
     """A Mahimahi file as a trace with exactly its bits in exactly its length.
 
     The trace's period is the one nearest below `period_s` of which a pass is a whole number;
     a pass shorter than `period_s` is one constant rate.
 
     Args:
-        path: text file.
+        text: content of the file.
+        path: names the trace.
         rtt_ms: base round trip, which such files do not hold.
         period_s: longest spacing of the trace, seconds.
 
     Raises:
         DataError: it is no such file.
     """
-    return mahimahi_trace(read_text(path), path, rtt_ms, period_s)
-
-
-def mahimahi_trace(text: str, path: Path, rtt_ms: float, period_s: float = 0.1) -> Trace:
-    """`read_mahimahi` of a text; `path` names the trace."""
     times_ms = _times(text, path)
     pass_ms, period_ms = int(times_ms[-1]), period_s * 1e3
     n_samples(pass_ms / 1e3, period_s, path.name)
@@ -146,11 +143,6 @@ def _is_time(line: str) -> bool:
     return not text or (text.isascii() and text.isdigit() and len(text) < 18)
 
 
-_CLOCKS_DIFFER: Final = 0.05
-"""A row whose two clocks (since the start, since the last row) differ by less than this share of
-its length has no gap before it; its bytes are spread over the time since the row before."""
-
-
 def read_byte_log(text: str, path: Path, name: str) -> Measured:
     """A log of either data set; `name` is ``hsdpa`` or ``ghent``.
 
@@ -198,10 +190,6 @@ def read_byte_log(text: str, path: Path, name: str) -> Measured:
     start = end - np.minimum(seconds, since)
     origin = f"{path.name} ({'Ghent 4G' if name == 'ghent' else 'Norway HSDPA'})"
     return Measured(path.name, origin, "LTE", start, end, bits / seconds / 1e6, None, tuple(notes))
-
-
-UNITS: Final = {"bps": 1e-6, "kbps": 1e-3, "mbps": 1.0, "kBps": 8e-3, "MBps": 8.0}
-"""Names of rates -> Mbit/s (the last two count bytes)."""
 
 
 def read_pensieve(text: str, path: Path) -> Measured:
