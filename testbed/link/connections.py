@@ -11,7 +11,6 @@ from typing import Any, Final
 from cnn.common.errors import RemoteError
 from testbed.wire.address import check_free, check_port, join_address
 
-
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER on, 0 s: close() then sends a reset."""
 

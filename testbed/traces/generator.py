@@ -10,8 +10,8 @@ and R a quantile function, plus stalls: packets sent while the link stalls for h
 when it ends, so a packet sent t ms into the stall waits h - t. (That is how spikes look in
 every set.) Capacity and round trip are independent: they were never measured together.
 
-`testbed.traces.generator` holds the parameters, `testbed.traces.generator_fit` fits
-them.
+`testbed.traces.generator_fit` fits the parameters; ``assets/trace_models.json`` holds those
+shipped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ KINDS: Final = ("urban-5g", "highway-lte", "poor-coverage")
 
 GRID: Final = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 """Probabilities at which quantile functions are kept; linear between them."""
-
 
 MAX_TRACE_S: Final = 24 * 3600.0
 """Longest trace that is generated, seconds."""

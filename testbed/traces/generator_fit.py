@@ -20,7 +20,6 @@ from cnn.common.errors import DataError
 from testbed.traces.generator import GRID, LevelModel, RttModel, TraceModel
 from testbed.traces.series import Floats
 
-
 BASE_QUANTILE: Final = 0.25
 """A series' base round trip is this quantile: below its stalls even where they are many."""
 MAX_BASE_MS: Final = 1000.0

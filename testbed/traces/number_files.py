@@ -25,7 +25,6 @@ from cnn.common.errors import ConfigError, DataError
 from testbed.traces.series import Floats, Measured, time_order
 from testbed.traces.trace import Trace, n_samples
 
-
 BITS: Final = 1500 * 8
 """Bits of one delivery opportunity (mahimahi's own queue counts 1504, with 4 of its tunnel)."""
 LONGEST_MS: Final = 7 * 24 * 3600 * 1000

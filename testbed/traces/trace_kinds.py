@@ -17,7 +17,6 @@ import numpy as np
 from cnn.common.errors import ConfigError
 from testbed.traces.series import Series
 
-
 TRAIN_GROUPS: Final[frozenset[str]] = frozenset(
     {
         "sa24-20241101",
