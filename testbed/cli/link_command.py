@@ -233,8 +233,8 @@ def import_command(
     What was counted, merged, held or left out on the way is printed, and kept in the trace.
     """
     check_file(out, TRACE, inputs=(measurement,))
-    from testbed.traces.importing import ImportOptions, import_trace
-    from testbed.traces.trace_files import save_trace
+    from testbed.traces.trace import save_trace
+    from testbed.traces.trace_files import ImportOptions, import_trace
 
     trace = import_trace(
         measurement,
