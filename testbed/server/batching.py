@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
-from testbed.server.fair_queue import FairQueue
-from testbed.server.jobs import Job, Status, WaitEstimate
+from testbed.server.fair_queue import FairQueue, Job, Status, WaitEstimate
 
 Compute = Callable[[NDArray[np.uint8], int, int], tuple[NDArray[np.int16], NDArray[np.float32]]]
 """(payloads, exit, split) -> (predictions, confidences), as `SplitRuntime.tail`."""

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from testbed.server import batching, fair_queue, jobs
+from testbed.server import batching, fair_queue
 from testbed.server.batching import Batcher
-from testbed.server.jobs import Job, Status
+from testbed.server.fair_queue import Job, Status
 
 Threads = Literal["batcher", "callers"]
 Answers = tuple[NDArray[np.int16], NDArray[np.float32]]
-FILES = {str(Path(str(module.__file__))) for module in (batching, fair_queue, jobs)}
+FILES = {str(Path(str(module.__file__))) for module in (batching, fair_queue)}
 NOTHING = ("with ", "try:", "else:", "finally:")
 """Lines at which nothing is done that could fail (of a ``with``: its end, with the lock held)."""
 

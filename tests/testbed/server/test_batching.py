@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
 from testbed.server.batching import Batcher
-from testbed.server.jobs import Job, Status, WaitEstimate
+from testbed.server.fair_queue import Job, Status, WaitEstimate
 
 Answers = tuple[NDArray[np.int16], NDArray[np.float32]]
 

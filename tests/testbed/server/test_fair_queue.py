@@ -9,8 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.server.fair_queue import FairQueue
-from testbed.server.jobs import Job
+from testbed.server.fair_queue import FairQueue, Job
 
 CLIENTS = ("ipv4:10.0.0.1:1", "ipv4:10.0.0.1:2", "ipv4:10.0.0.2:1", "ipv6:%5Bfe80::1%5D:7", "unix:")
 TAILS = ((5, 2), (3, 1))
