@@ -16,8 +16,7 @@ from agents import TrainConfig, simulate, summary, train
 from cnn import Action
 from offload_env.episode import episode_keys
 from offload_env.world import build_world
-from testbed.policy.network_policy import policy_from_bundle
-from testbed.policy.policies import Policy, StaticPolicy
+from testbed import Policy, StaticPolicy, policy_from_bundle
 
 SCENARIO = "urban-5g"
 
