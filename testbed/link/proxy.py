@@ -30,7 +30,6 @@ _END: Final = memoryview(b"")
 _Item = tuple[float, Connection, Flow, memoryview | None]
 """Due (trace time), connection, flow, bytes; empty bytes are the end, None is a reset."""
 
-
 _BIN_MS: Final = 0.05
 _BINS: Final = 4000
 

@@ -36,7 +36,6 @@ SEPARATORS: Final = ",;\t"
 PREAMBLE: Final = 50
 """Lines that an instrument may write about itself before the header."""
 
-
 FORM: Final = (
     "a header, a time column (time_s or unix_s: seconds since 1970; timestamp: ISO 8601) and "
     "power_mw, power_w, or voltage_v with current_a; units may be in brackets: Power (mW)"

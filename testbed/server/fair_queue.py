@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import InitVar, dataclass, field
 from itertools import chain
@@ -33,11 +32,7 @@ from numpy.typing import NDArray
 
 Status = Literal["queued", "running", "answered", "expired", "cancelled", "refused", "failed"]
 
-WAIT_MEMORY_S = 0.5
-"""Time constant of the expected-wait average: a few frames at 10 to 30 frames/s."""
-
 _log = logging.getLogger(__name__)
-
 
 QUANTUM: Final = 1
 """Frames granted at each turn. The least possible, so that a client with one job at a time waits
@@ -62,8 +57,8 @@ class Job:
         compute_ms: decoder and tail of its batch.
         next_wait_ms: queue wait that a request arriving at its end must expect.
         then: called once with the job when its status is final, by whichever thread made it
-            so; it must not block. Without it `wait` tells. If it raises it is called once more,
-            an answered job being ``failed`` then, so that the caller learns of it.
+            so; it must not block. If it raises it is called once more, an answered job being
+            ``failed`` then, so that the caller learns of it.
     """
 
     exit: int
@@ -81,13 +76,11 @@ class Job:
     queue_ms: float = field(default=0.0, init=False)
     compute_ms: float = field(default=0.0, init=False)
     next_wait_ms: float = field(default=0.0, init=False)
-    finished: threading.Event | None = field(init=False)
     _then: list[Callable[[Job], None]] = field(init=False)
 
     def __post_init__(self, then: Callable[[Job], None] | None) -> None:
         self.frames = max(1, len(self.payload))
         self._then = [then] if then else []
-        self.finished = None if then else threading.Event()
 
     @property
     def is_open(self) -> bool:
@@ -105,8 +98,6 @@ class Job:
         An exception of `then` (`MemoryError` included) is logged and goes no further: it
         concerns this job only.
         """
-        if self.finished is not None:
-            self.finished.set()
         try:
             then = self._then.pop()  # one thread gets it; a job and it must not keep each other
         except IndexError:
@@ -122,32 +113,9 @@ class Job:
                 raise
             _log.exception("a caller could not be told that its job is %s", self.status)
 
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the end of a job without `then`; False after `timeout_s`."""
-        return self.finished is None or self.finished.wait(timeout_s)
-
     def expired(self, now_s: float) -> bool:
         """True once its deadline has passed."""
         return self.deadline_s is not None and now_s >= self.deadline_s
-
-
-class WaitEstimate:
-    """Exponentially weighted mean of queue waits that fades while nothing arrives."""
-
-    def __init__(self, memory_s: float = WAIT_MEMORY_S) -> None:
-        self._memory_s = memory_s
-        self._mean_ms = 0.0
-        self._at_s = -math.inf
-
-    def add(self, wait_ms: float, now_s: float) -> None:
-        """A batch began after its requests had waited `wait_ms` on average."""
-        keep = math.exp(-max(0.0, now_s - self._at_s) / self._memory_s)
-        self._mean_ms = keep * self._mean_ms + (1 - keep) * wait_ms
-        self._at_s = now_s
-
-    def value_ms(self, now_s: float) -> float:
-        """The wait that a request arriving now must expect."""
-        return self._mean_ms * math.exp(-max(0.0, now_s - self._at_s) / self._memory_s)
 
 
 class _Connection:

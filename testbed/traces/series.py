@@ -36,7 +36,6 @@ MAX_HOLD_S = 2.0
 RETRANSMISSION_MS = 200.0
 """Linux's shortest TCP retransmission time-out (TCP_RTO_MIN, include/net/tcp.h: HZ / 5)."""
 
-
 MAX_STEP_BACK_S: Final = 2.0
 """Rows that go back in time by more are not late rows but another run, or a clock change."""
 

@@ -164,9 +164,11 @@ def test_a_tail_without_memory_fails_its_own_jobs_only() -> None:
 
     deaths: list[BaseException] = []
     batcher = Batcher(tail, on_death=deaths.append)
-    statuses = [batcher.run(one) for one in (simple(1), simple(3), simple(1), simple(3))]
-    assert statuses == ["failed", "answered", "failed", "answered"]
+    brought = [simple(1), simple(3), simple(1), simple(3)]
+    for one in brought:
+        batcher.submit(one)
     assert batcher.close(20)
+    assert [one.status for one in brought] == ["failed", "answered", "failed", "answered"]
     assert deaths == []
 
 
@@ -198,7 +200,9 @@ def test_the_callback_of_a_death_may_close() -> None:
         thread.join(20)
     assert told == ["failed"]
     assert closed == [False]
-    assert batcher.run(simple()) == "failed"
+    late = simple()
+    batcher.submit(late)
+    assert late.status == "failed"
 
 
 def simple(tail: int = 3, then: Any = None) -> Job:
