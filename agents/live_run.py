@@ -32,7 +32,7 @@ from offload_env.simulator import Simulator
 from offload_env.world import POOL, World, build_world
 from testbed.device.processor import Pace, PaceKept
 from testbed.link.link_process import LinkProcess
-from testbed.link.link_record import LinkRecord
+from testbed.link.transfer import LinkRecord
 from testbed.policy.policies import Policy, decide_frame
 from testbed.records.record_file import Records, read_records
 from testbed.server.server_process import ServerProcess

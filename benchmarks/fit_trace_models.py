@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 from pathlib import Path
 
 from cnn.common.errors import SliproadError
+from cnn.common.files import write_text
 from cnn.common.outputs import check_file, json_kind
 from testbed.traces.collection import rtt_series, uplink_series
+from testbed.traces.generator import TraceModel
 from testbed.traces.generator_fit import fit_model
-from testbed.traces.generator_parameters import TraceModel
 from testbed.traces.series import cut_at_gaps, resample
-from testbed.traces.trace_files import write_json
 from testbed.traces.trace_kinds import SELECTIONS
 
 STEP_S = {"urban-5g": 0.5, "highway-lte": 0.1, "poor-coverage": 0.5}
@@ -83,7 +84,7 @@ def main() -> None:
         models = [fit_kind(options.data, kind).to_json() for kind in SELECTIONS]
     except SliproadError as error:
         parser.error(str(error))
-    write_json(options.out, {"models": models})
+    write_text(options.out, json.dumps({"models": models}) + "\n")
     print(f"{options.out}: {', '.join(model['kind'] for model in models)}")
 
 

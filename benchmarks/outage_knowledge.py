@@ -33,7 +33,7 @@ from offload_env.episode import episode_keys
 from offload_env.outcome import FALLBACK
 from offload_env.world import World, build_world
 from testbed.policy.policies import Policy
-from testbed.traces.levels import OUTAGE_MBPS
+from testbed.traces.generator_fit import OUTAGE_MBPS
 
 Keys = NDArray[np.uint64]
 

@@ -58,7 +58,7 @@ from offload_env.replay import (
 from offload_env.scenario import load_scenario
 from offload_env.simulator import FALLBACK, SKIPPED
 from testbed.common.output_kinds import LINK_RECORD, RECORDS
-from testbed.link.link_record import LinkRecord
+from testbed.link.transfer import LinkRecord
 from testbed.records.record_file import RecordWriter, provenance, read_records
 
 FILES = {

@@ -21,8 +21,7 @@ from cnn.common.errors import SliproadError
 from cnn.common.files import replacing
 from cnn.common.outputs import SOFTWARE, check_file, picture_kind
 from testbed.traces.collection import load_traces
-from testbed.traces.generator import generate_trace
-from testbed.traces.generator_parameters import KINDS, load_models
+from testbed.traces.generator import KINDS, generate_trace, load_models
 from testbed.traces.trace import Trace
 from testbed.traces.trace_statistics import distribution_distance, summary
 

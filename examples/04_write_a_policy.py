@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn import ACTIONS, Action
-from testbed.policy.decision_points import FRAME, START
-from testbed.policy.observer import FIELDS, Observer, Settings, scale_one
-from testbed.policy.policies import Policy
+from testbed import FIELDS, FRAME, START, Observer, Policy, Settings, scale_one
 
 INDEX = {field.name: field.index for field in FIELDS}
 

@@ -38,7 +38,7 @@ from testbed.policy.observer import FIELDS
 
 if TYPE_CHECKING:
     from testbed.device.processor import PaceKept
-    from testbed.link.link_record import LinkRecord
+    from testbed.link.transfer import LinkRecord
     from testbed.records.measurement import Measurement
 
 QUEUE_AT: Final = next(f.index for f in FIELDS if f.name == "queue_ms")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from testbed.device.device_loop import Device
     from testbed.device.frame_sources import CameraFrame
     from testbed.link.link_process import LinkProcess
-    from testbed.link.link_record import LinkRecord
+    from testbed.link.transfer import LinkRecord
 
 CONNECT_TIMEOUT_S: Final = 10.0
 

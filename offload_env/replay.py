@@ -28,7 +28,7 @@ from offload_env.server_load import ServerLoad
 from offload_env.simulator import FALLBACK, SKIPPED, Outcome, Simulator
 from offload_env.world import POOL, build_world
 from testbed.device.frame_sources import CameraFrame, open_frames
-from testbed.link.link_record import LinkRecord
+from testbed.link.transfer import LinkRecord
 from testbed.records.measurement import Measurement
 
 DRAWS: Final = 16

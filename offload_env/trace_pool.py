@@ -1,31 +1,25 @@
 """The traces of a scenario, laid end to end for many episodes at once.
 
-`testbed.link.transfer` answers one query at a time for anybody; this is the same inverse of
-the capacity's integral in the form a simulator needs: an episode keeps its trace's
+`testbed.link.transfer` answers one query at a time (a `Sender` is one); `TracePool.send` is the
+same inverse of the capacity's integral for many episodes at once. An episode keeps its trace's
 constants (a `Lane`), times are milliseconds, and the scalar and the array path perform the
 same floating-point operations in the same order, so that they agree bit for bit.
 """
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
+from testbed.link.transfer import SLACK_BITS, CapacityIntegral
 from testbed.traces.trace import Trace
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-SLACK_BITS: Final = 1e-3
-"""A payload that misses the end of a sample by less than this has left within the sample;
-otherwise rounding could push a payload that exactly fits before an outage beyond it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,50 +159,19 @@ class TracePool:
         return Sender(self, trace)
 
 
-class Sender:
-    """`TracePool.send` for one trace, with Python floats."""
+class Sender(CapacityIntegral):
+    """`TracePool.send` for one trace, with Python floats; milliseconds."""
 
-    __slots__ = (
-        "_before",
-        "_duration",
-        "_first",
-        "_length",
-        "_one_ways",
-        "_period",
-        "_rates",
-        "_start",
-        "_total",
-    )
+    __slots__ = ("_one_ways",)
 
     def __init__(self, pool: TracePool, trace: int) -> None:
-        self._first = int(pool.first[trace])
-        self._length = int(pool.length[trace])
-        self._period = float(pool.period_ms[trace])
-        self._start = float(pool.start_bits[trace])
-        self._total = float(pool.total_bits[trace])
-        self._duration = float(pool.duration_ms[trace])
-        self._rates, self._one_ways, self._before = pool._rates, pool._one_ways, pool._before
+        period, first = float(pool.period_ms[trace]), int(pool.first[trace])
+        super().__init__(pool._rates, pool._before, period, first, int(pool.length[trace]))
+        self._one_ways = pool._one_ways
 
     def __call__(self, start_ms: float, bits: float) -> tuple[float, float]:
         """(end_ms, one_way_ms) of a payload of `bits` that may leave from `start_ms` on."""
-        period, first, length = self._period, self._first, self._length
-        sample = int(start_ms / period)
-        passes, k = divmod(sample, length)
-        at = first + k
-        rate = self._rates[at]
-        inside_ms = start_ms - sample * period
-        if bits <= rate * (period - inside_ms):
-            return start_ms + bits / max(rate, 1e-300), self._one_ways[at]
-        goal = self._before[at] + rate * inside_ms + bits
-        more = max(math.ceil((goal - self._start - SLACK_BITS) / self._total) - 1.0, 0.0)
-        goal -= more * self._total
-        last = first + length - 1
-        at = min(
-            max(bisect_left(self._before, goal - SLACK_BITS, first, last + 2) - 1, first), last
-        )
-        needed = (goal - self._before[at]) / max(self._rates[at], 1e-300)
-        needed = min(max(needed, 0.0), period)
-        end = ((passes + more) * self._duration + (at - first) * period) + needed
+        end, at = self.finish(start_ms, bits)
         return end, self._one_ways[at]
 
     def one_way(self, at_ms: float) -> float:

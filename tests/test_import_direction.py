@@ -13,6 +13,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = ("cnn", "testbed", "offload_env", "agents")
+PARTS = (
+    "common", "wire", "traces", "link", "records", "meters",
+    "policy", "device", "server", "costs", "deploy", "cli",
+)  # fmt: skip
+"""Folders of `testbed`: each imports from those before it alone."""
+BACKWARDS = {"testbed/device/pace.py: testbed.costs.cost_model"}
+"""What does not keep to that yet."""
 TRAINING = {"torch", "stable_baselines3", "sb3_contrib"}
 
 # Every module that may import torch or stable-baselines3; all others run without them.
@@ -72,6 +79,19 @@ def test_no_import_points_to_the_right(package: str) -> None:
         if (bad := against_direction(package, path.read_text()))
     }
     assert not wrong
+
+
+def test_parts_of_the_testbed_import_one_way() -> None:
+    backwards = set()
+    for part in PARTS:
+        later = PARTS[PARTS.index(part) + 1 :]
+        for path in modules(f"testbed/{part}"):
+            for _, name in imported_names(path.read_text()):
+                if name.startswith(tuple(f"testbed.{other}." for other in later)):
+                    backwards.add(f"{path.relative_to(ROOT)}: {name}")
+    assert backwards == BACKWARDS
+    folders = {path.parent.name for path in (ROOT / "testbed").glob("*/__init__.py")}
+    assert folders == set(PARTS)
 
 
 @pytest.mark.parametrize("package", ORDER)

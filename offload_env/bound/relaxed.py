@@ -56,8 +56,8 @@ from offload_env.bound.frame_outcomes import (
 from offload_env.episode import Plans
 from offload_env.exchange import server_wait_ms
 from offload_env.server_load import CELL_MS
-from offload_env.trace_pool import SLACK_BITS
 from offload_env.world import LOCAL, POOL, World
+from testbed.link.transfer import SLACK_BITS
 from testbed.policy.estimators import PATIENCE, PRIOR_RTT_MS
 
 

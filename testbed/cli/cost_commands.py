@@ -153,13 +153,13 @@ def fit(
         check_file(out, COST_MODEL, room=65_536, inputs=(records,))
     if report is not None:
         check_folder(report, FIT_REPORT)
-    from testbed.costs.finite import check_finite
     from testbed.costs.record_samples import COLUMNS, MAX_ROWS
+    from testbed.records.measurement import check_header
     from testbed.records.record_file import read_all
 
     runs = read_all(records, warn, columns=COLUMNS, max_rows=MAX_ROWS)
     for run in runs:
-        check_finite(run, str(records))
+        check_header(run.table, run.source, str(records))
     if [run.source.get("kind") for run in runs] == ["campaign"]:
         if base is not None:
             raise ConfigError(

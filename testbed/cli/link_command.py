@@ -175,7 +175,8 @@ def _choose_trace(
     """The one trace that the options ask for; raises `ConfigError` unless it is exactly one."""
     from cnn.common.errors import ConfigError
     from testbed.traces.generator import generate_trace
-    from testbed.traces.trace_files import constant_trace, read_trace
+    from testbed.traces.trace import constant_trace
+    from testbed.traces.trace_files import read_trace
 
     if sum(value is not None for value in (path, kind, rate_mbps)) != 1:
         raise ConfigError(
@@ -232,8 +233,8 @@ def import_command(
     What was counted, merged, held or left out on the way is printed, and kept in the trace.
     """
     check_file(out, TRACE, inputs=(measurement,))
-    from testbed.traces.importing import ImportOptions, import_trace
-    from testbed.traces.trace_files import save_trace
+    from testbed.traces.trace import save_trace
+    from testbed.traces.trace_files import ImportOptions, import_trace
 
     trace = import_trace(
         measurement,

@@ -105,8 +105,8 @@ def serve(
         check_file(port_file, PORT, room=4096)
     from cnn.bundle import load_bundle
     from testbed.common.signals import stop_on_signals
-    from testbed.server.cpu_scheduling import prefer_throughput
     from testbed.server.mec_server import MecServer, ServerConfig
+    from testbed.server.server_process import prefer_throughput
     from testbed.wire.address import is_loopback, parse_host
     from testbed.wire.tls import server_tls
 

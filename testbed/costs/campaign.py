@@ -36,7 +36,7 @@ from testbed.policy.network_policy import NetworkPolicy
 from testbed.policy.observer import OBS_DIM, Observer, Settings
 from testbed.records.record_file import RecordWriter, parquet_files, provenance, read_records
 from testbed.server.server_process import ServerProcess
-from testbed.traces.trace_files import constant_trace
+from testbed.traces.trace import constant_trace
 from testbed.wire.client import MecClient
 
 _log = logging.getLogger(__name__)

@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import threading
 import time
-from types import TracebackType
 from typing import Any, Final
 
 from cnn.common.errors import ConfigError, RemoteError
-from testbed.link.delivery import LinkSchedule
-from testbed.link.link_record import LinkRecord
+from testbed.link.connections import listen as listen_on
+from testbed.link.connections import resolve
 from testbed.link.proxy import SEGMENT_BYTES, Proxy
-from testbed.link.sockets import listen as listen_on
-from testbed.link.sockets import resolve
+from testbed.link.transfer import Link, LinkSchedule
 from testbed.traces.trace import Trace
 
 BUFFER_BYTES: Final = 256 * 1024
@@ -30,7 +28,7 @@ BUFFER_BYTES: Final = 256 * 1024
 the proxy stops reading and the sender's own buffers fill."""
 
 
-class LinkEmulator:
+class LinkEmulator(Link):
     """A user-space link between a device and a server.
 
     Use as a context manager, or call `close`. Trace time starts with the first connection,
@@ -69,10 +67,8 @@ class LinkEmulator:
                 expected=f"an offset from 0 up and at least {2 * SEGMENT_BYTES} bytes",
                 hint="correct them",
             )
-        self.trace = trace
-        self._offset_s, self._downlink_mbps = start_offset_s, downlink_mbps
+        super().__init__(trace, start_offset_s, downlink_mbps, "user-space")
         self._cuts: list[tuple[float, float]] = []
-        self._last_record: LinkRecord | None = None
         schedule = LinkSchedule(trace, downlink_mbps)
         server = resolve(upstream)
         listener = listen_on(listen, buffer_bytes)
@@ -118,29 +114,8 @@ class LinkEmulator:
         self._cuts.append((now, now + seconds))
         self._proxy.hold(now + seconds, drop)
 
-    def state_at(self, monotonic_s: float) -> tuple[float, float]:
-        """True uplink capacity (Mbit/s) and base round trip (ms) at a moment."""
-        return self.record().state_at(monotonic_s)
-
-    def truth(self, sent_s: float, done_s: float) -> tuple[float, float]:
-        """Mean capacity (Mbit/s) and round trip (ms) between two moments (`LinkRecord.truth`)."""
-        return self.record().truth(sent_s, done_s)
-
-    def record(self) -> LinkRecord:
-        """What the link replays and has done, for truth and replay."""
-        cuts = tuple(self._cuts)
-        last = self._last_record
-        if last is None or last.cuts != cuts or last.start_time != self._proxy.start_time:
-            last = LinkRecord(
-                self.trace,
-                self._proxy.start_time,
-                self._offset_s,
-                self._downlink_mbps,
-                cuts,
-                "user-space",
-            )
-            self._last_record = last
-        return last
+    def _so_far(self) -> tuple[float | None, tuple[tuple[float, float], ...]]:
+        return self._proxy.start_time, tuple(self._cuts)
 
     def stats(self) -> dict[str, Any]:
         """Counts, and how late bytes came out compared with the schedule (milliseconds)."""
@@ -163,14 +138,3 @@ class LinkEmulator:
                 expected="a link that runs until it is closed",
                 hint="report this with the trace and the command",
             ) from failure
-
-    def __enter__(self) -> LinkEmulator:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -13,17 +13,18 @@ import os
 import subprocess
 import sys
 import threading
-from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from cnn.common.errors import RemoteError, SliproadError
+from testbed.common.child_process import wait_for_end
 from testbed.link.emulator import BUFFER_BYTES, LinkEmulator
-from testbed.link.link_record import LinkRecord
-from testbed.traces.trace import Trace
-from testbed.traces.trace_files import trace_from_json, trace_to_json
+from testbed.link.transfer import Link
+from testbed.traces.trace import Trace, trace_from_json, trace_to_json
+
+STOP_S: Final = 5.0
 
 
-class LinkProcess:
+class LinkProcess(Link):
     """A `LinkEmulator` in a child process. Use as a context manager, or call `close`.
 
     Args: as for `LinkEmulator`.
@@ -42,11 +43,9 @@ class LinkProcess:
         downlink_mbps: float | None = None,
         buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
-        self.trace = trace
-        self._start_offset_s, self._downlink_mbps = start_offset_s, downlink_mbps
+        super().__init__(trace, start_offset_s, downlink_mbps, "user-space")
         self._start_time: float | None = None
         self._cuts: tuple[tuple[float, float], ...] = ()
-        self._last_record: LinkRecord | None = None
         self._one_order = threading.Lock()
         self._child = subprocess.Popen(
             [sys.executable, "-m", "testbed.link.link_process"],
@@ -87,28 +86,8 @@ class LinkProcess:
         cuts = self._order({"order": "cut", "seconds": seconds, "drop": drop})["cuts"]
         self._cuts = tuple((float(first), float(end)) for first, end in cuts)
 
-    def state_at(self, monotonic_s: float) -> tuple[float, float]:
-        """True uplink capacity (Mbit/s) and base round trip (ms) at a moment."""
-        return self.record().state_at(monotonic_s)
-
-    def truth(self, sent_s: float, done_s: float) -> tuple[float, float]:
-        """Mean capacity (Mbit/s) and round trip (ms) between two moments (`LinkRecord.truth`)."""
-        return self.record().truth(sent_s, done_s)
-
-    def record(self) -> LinkRecord:
-        """What the link replays and has done, for truth and replay."""
-        last = self._last_record
-        if last is None or last.start_time is None or last.cuts != self._cuts:
-            last = LinkRecord(
-                self.trace,
-                self.start_time,
-                self._start_offset_s,
-                self._downlink_mbps,
-                self._cuts,
-                "user-space",
-            )
-            self._last_record = last
-        return last
+    def _so_far(self) -> tuple[float | None, tuple[tuple[float, float], ...]]:
+        return self.start_time, self._cuts
 
     def stats(self) -> dict[str, Any]:
         """Counts and lateness (`LinkEmulator.stats`)."""
@@ -116,28 +95,7 @@ class LinkProcess:
 
     def close(self) -> None:
         """Reset every connection and end the process."""
-        child = self._child
-        assert child.stdin is not None
-        assert child.stdout is not None
-        with contextlib.suppress(OSError):
-            child.stdin.close()
-        try:
-            child.wait(5)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        child.stdout.close()
-
-    def __enter__(self) -> LinkProcess:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        wait_for_end(self._child, STOP_S)
 
     def _order(self, order: dict[str, Any]) -> dict[str, Any]:
         child = self._child

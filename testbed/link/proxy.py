@@ -15,11 +15,10 @@ import time
 from collections import deque
 from typing import Any, Final
 
-from testbed.link.connections import Connection, Connections, Flow
-from testbed.link.delivery import LinkSchedule
-from testbed.link.lateness import Lateness
-from testbed.link.priority import raise_priority
-from testbed.link.sockets import reset
+import numpy as np
+
+from testbed.link.connections import Connection, Connections, Flow, reset
+from testbed.link.transfer import LinkSchedule
 
 SEGMENT_BYTES: Final = 1448
 """Bytes that travel together: one TCP segment on an Ethernet link with time stamps."""
@@ -31,13 +30,16 @@ _END: Final = memoryview(b"")
 _Item = tuple[float, Connection, Flow, memoryview | None]
 """Due (trace time), connection, flow, bytes; empty bytes are the end, None is a reset."""
 
+_BIN_MS: Final = 0.05
+_BINS: Final = 4000
+
 
 class Proxy:
     """What the link's thread does. Other threads call `hold` and `stop`, and read the rest.
 
     Args:
         schedule: when bytes come out.
-        upstream: family and address of the server (`testbed.link.sockets.resolve`).
+        upstream: family and address of the server (`testbed.link.connections.resolve`).
         listener: where devices connect; closed at the end.
         offset_s: trace time at the start, seconds.
         buffer_bytes: bound of bytes inside the link per connection and direction.
@@ -283,3 +285,40 @@ class Proxy:
             return
         self._connections.watch(connection, flow.destination)
         self._connections.watch(connection, flow.source)
+
+
+class Lateness:
+    """Counts lateness in bins of 0.05 ms up to 0.2 s; the last one holds what is later."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(_BINS, np.int64)
+        self._latest_ms = 0.0
+
+    def note(self, late_ms: float) -> None:
+        """Count a segment that came out so late."""
+        self._latest_ms = max(self._latest_ms, late_ms)
+        self._counts[min(int(late_ms / _BIN_MS), _BINS - 1)] += 1
+
+    def stats(self) -> dict[str, float]:
+        """``late_ms_p50``, ``_p95``, ``_p99`` (absent if nothing was counted), ``_max``."""
+        total = int(self._counts.sum())
+        below = np.cumsum(self._counts) / max(total, 1)
+        late = {
+            f"late_ms_p{p}": float(np.searchsorted(below, p / 100) + 1) * _BIN_MS
+            for p in (50, 95, 99)
+        }
+        return {**(late if total else {}), "late_ms_max": self._latest_ms}
+
+
+def raise_priority() -> str:
+    """Ask the system to run this thread before ordinary ones; how it went, in a word.
+
+    With root (CAP_SYS_NICE) it becomes ``realtime``: a link that waits its turn behind busy
+    processes is late by tens of milliseconds. It sleeps nearly all the time, so nothing else
+    starves. Without the right it stays ``normal``.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    except OSError:
+        return "normal"
+    return "realtime"

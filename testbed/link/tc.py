@@ -23,13 +23,12 @@ import time
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 import numpy as np
 
 from cnn.common.errors import SliproadError
-from testbed.link.link_record import LinkRecord
+from testbed.link.transfer import Link
 from testbed.traces.trace import Trace
 
 PREFIX: Final = "sliproad-"
@@ -45,7 +44,7 @@ OUTAGE_BITS_PER_S: Final = 8
 _CLONE_NEWNET: Final = 0x40000000  # <linux/sched.h>
 
 
-class TcLink:
+class TcLink(Link):
     """A link shaped by the kernel. Use as a context manager, or call `close`.
 
     A process may have one at a time: its names carry the process number.
@@ -80,18 +79,13 @@ class TcLink:
             raise
         if not self.has_netem:
             trace = replace(trace, rtt_ms=np.zeros(len(trace.rtt_ms)))
-        self.trace, self._offset_s = trace, start_offset_s
+        super().__init__(trace, start_offset_s, None, "tc")
         self.start_time = time.monotonic()
         self._thread = threading.Thread(target=self._follow, name="sliproad-tc", daemon=True)
         self._thread.start()
 
-    def record(self) -> LinkRecord:
-        """What the link replays, for truth and replay."""
-        return LinkRecord(self.trace, self.start_time, self._offset_s, None, (), "tc")
-
-    def state_at(self, monotonic_s: float) -> tuple[float, float]:
-        """True uplink capacity (Mbit/s) and added round trip (ms) at a moment."""
-        return self.record().state_at(monotonic_s)
+    def _so_far(self) -> tuple[float | None, tuple[tuple[float, float], ...]]:
+        return self.start_time, ()
 
     def close(self) -> None:
         """Stop and remove the namespace and the veth pair."""
@@ -104,17 +98,6 @@ class TcLink:
             self._tc.wait()
             self._tc = None
         _remove(self.namespace, self._outer)
-
-    def __enter__(self) -> TcLink:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _build(self) -> None:
         inner, outer = self._inner, self._outer

@@ -1,194 +1,307 @@
-"""How long a payload takes over a trace: the exact inverse of the capacity's integral.
+"""What a link does over time: when bytes that enter it come out, and what it was like meanwhile.
 
-A trace's capacity r(t) is constant within a sample and repeats when the trace ends. With
-B(t), the bits that could have left by time t, a payload of b bits whose first bit may leave
-at time s has left at the earliest t with B(t) >= B(s) + b. Outages (r = 0) need no special
-case: B is flat there and the earliest t lies beyond them.
-
-`CapacityIntegral` answers for one trace (scalars fast, arrays vectorised), `TraceStack` for
-many traces at once (one array element names its trace).
+Pure arithmetic, no sockets, no clock. A trace's capacity r(t) is constant within a sample and
+repeats when the trace ends. With B(t), the bits that could have left by time t, a payload of b
+bits whose first bit may leave at time s has left at the earliest t with B(t) >= B(s) + b. Outages
+(r = 0) need no special case: B is flat there and the earliest t lies beyond them.
 """
 
 from __future__ import annotations
 
+import json
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Sequence
-from typing import overload
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from cnn.common.errors import ConfigError
-from testbed.traces.trace import Trace
+from cnn.common.errors import ConfigError, DataError
+from cnn.common.files import write_text
+from cnn.common.outside import file_bytes, json_object, refusing
+from testbed.traces.trace import MAX_FILE_BYTES, Trace, trace_from_json, trace_to_json
 
-Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
-
-SLACK_BITS = 1e-3
+SLACK_BITS: Final = 1e-3
 """A payload that misses the end of a sample by less than this has left within the sample.
 Without it, rounding could push a payload that exactly fits before an outage beyond it."""
 
 
 class CapacityIntegral:
-    """Integral of one trace's uplink capacity and its inverse.
+    """Integral of one trace's uplink capacity and its exact inverse, for one query at a time.
+
+    The unit of time is the caller's. The trace may be one of several that lie end to end in the
+    lists (`offload_env.trace_pool`); it is repeated for ever.
 
     Args:
-        trace: repeated for ever; times are seconds from its first sample and not negative.
+        rates: capacity of each sample, bits in a unit of time.
+        bits_before: running total of bits at the start of each sample, and after the last.
+        period: duration of a sample.
+        first: number of the trace's first sample.
+        length: how many samples it has; None takes all from `first` on.
     """
 
-    def __init__(self, trace: Trace) -> None:
-        self._stack = TraceStack([trace])
-        self._period_s = float(trace.period_s)
-        self._rate: list[float] = (trace.uplink_mbps * 1e6).tolist()
-        self._cumulative: list[float] = self._stack.cumulative_bits[0].tolist()
-        self._total: float = self._cumulative[-1]
-        self._duration_s = len(self._rate) * self._period_s
+    __slots__ = ("_before", "_duration", "_first", "_length", "_period", "_rates", "_total")
 
-    @overload
-    def bits_until(self, t_s: float) -> float: ...
-    @overload
-    def bits_until(self, t_s: Floats) -> Floats: ...
-    def bits_until(self, t_s: float | Floats) -> float | Floats:
-        """Bits that can leave from time 0 to `t_s` (seconds, scalar or array)."""
-        if isinstance(t_s, np.ndarray):
-            return self._stack.bits_until(np.zeros(t_s.shape, np.int64), t_s)
-        passes, i, inside_s = self._locate(t_s)
-        return passes * self._total + self._cumulative[i] + self._rate[i] * inside_s
+    def __init__(
+        self,
+        rates: list[float],
+        bits_before: list[float],
+        period: float,
+        first: int = 0,
+        length: int | None = None,
+    ) -> None:
+        self._rates, self._before, self._period, self._first = rates, bits_before, period, first
+        self._length = len(rates) - first if length is None else length
+        self._total = bits_before[first + self._length] - bits_before[first]
+        self._duration = self._length * period
 
-    @overload
-    def finish_s(self, start_s: float, bits: float) -> float: ...
-    @overload
-    def finish_s(self, start_s: Floats, bits: ArrayLike) -> Floats: ...
-    def finish_s(self, start_s: float | Floats, bits: ArrayLike) -> float | Floats:
-        """Time at which the last of `bits` that may leave from `start_s` on has left.
+    @classmethod
+    def of(cls, trace: Trace) -> CapacityIntegral:
+        """Of one trace, in seconds."""
+        rates = trace.uplink_mbps * 1e6
+        before = np.concatenate([[0.0], np.cumsum(rates * trace.period_s)])
+        return cls(rates.tolist(), before.tolist(), float(trace.period_s))
+
+    def bits_until(self, time: float) -> float:
+        """Bits that can leave from time 0 to `time`, which is not negative."""
+        sample = int(time / self._period)
+        passes, k = divmod(sample, self._length)
+        at = self._first + k
+        inside = self._rates[at] * (time - sample * self._period)
+        return passes * self._total + (self._before[at] - self._before[self._first]) + inside
+
+    def finish(self, start: float, bits: float) -> tuple[float, int]:
+        """When the last of `bits` that may leave from `start` on has left, and in which sample.
 
         Args:
-            start_s: seconds from the start of the trace, scalar or array.
-            bits: payload, scalar or array that broadcasts with `start_s`; 0 takes no time.
+            start: from the start of the trace, not negative.
+            bits: payload; 0 takes no time.
 
         Returns:
-            Seconds from the start of the trace; a float if `start_s` is one.
+            (end, number of a sample in the lists).
         """
-        if isinstance(start_s, np.ndarray):
-            start, size = np.broadcast_arrays(start_s, np.asarray(bits, np.float64))
-            return self._stack.finish_s(np.zeros(start.shape, np.int64), start, size)
-        return self._finish_one(float(start_s), float(bits))  # type: ignore[arg-type]
-
-    def _locate(self, t_s: float) -> tuple[int, int, float]:
-        """Pass, sample number and time within the sample of `t_s`."""
-        k = int(t_s / self._period_s)
-        inside_s = t_s - k * self._period_s
-        passes, i = divmod(k, len(self._rate))
-        return passes, i, inside_s if inside_s > 0 else 0.0
-
-    def _finish_one(self, start_s: float, bits: float) -> float:
-        if bits <= 0:
-            return start_s
-        passes, i, inside_s = self._locate(start_s)
-        rate = self._rate[i]
-        if bits <= rate * (self._period_s - inside_s) + SLACK_BITS and rate > 0:
-            sample_end_s = (passes * len(self._rate) + i + 1) * self._period_s
-            return min(start_s + bits / rate, max(sample_end_s, start_s))
-        rest = self._cumulative[i] + rate * inside_s + bits
-        more = math.ceil((rest - SLACK_BITS) / self._total) - 1
-        rest -= more * self._total
-        after = bisect_left(self._cumulative, rest - SLACK_BITS, 1)
-        needed_s = (rest - self._cumulative[after - 1]) / self._rate[after - 1]
-        whole_s = (passes + more) * self._duration_s + (after - 1) * self._period_s
-        return whole_s + min(needed_s, self._period_s)
+        period, first, length, before = self._period, self._first, self._length, self._before
+        sample = int(start / period)
+        passes, k = divmod(sample, length)
+        at = first + k
+        rate = self._rates[at]
+        inside = start - sample * period
+        if bits <= rate * (period - inside):
+            return start + bits / max(rate, 1e-300), at
+        goal = before[at] + rate * inside + bits
+        more = max(math.ceil((goal - before[first] - SLACK_BITS) / self._total) - 1.0, 0.0)
+        goal -= more * self._total
+        last = first + length - 1
+        at = min(max(bisect_left(before, goal - SLACK_BITS, first, last + 2) - 1, first), last)
+        needed = min(max((goal - before[at]) / max(self._rates[at], 1e-300), 0.0), period)
+        return ((passes + more) * self._duration + (at - first) * period) + needed, at
 
 
-class TraceStack:
-    """Many traces side by side; every array argument has one element per query.
+class LinkSchedule:
+    """Due times of segments, in seconds of trace time.
 
-    Traces may differ in length and period. Queries name their trace by number.
+    Uplink: one FIFO radio for all connections. A segment that enters at time a leaves when the
+    integral of the capacity, from the moment the one before it has left (or a), reaches its bits;
+    it comes out half a round trip later. Downlink: half a round trip, and a constant capacity if
+    one is given. The round trip is the trace's when the segment enters the air's far side (uplink)
+    or the link (downlink); bytes never overtake.
 
     Args:
-        traces: at least one.
-
-    Attributes:
-        cumulative_bits: per trace, float64 (T + 1,): bits that can leave by each sample's start.
+        trace: uplink capacity and round trip, repeated.
+        downlink_mbps: capacity towards the device, Mbit/s; None is unlimited.
     """
 
-    def __init__(self, traces: Sequence[Trace]) -> None:
-        if not traces:
-            raise ConfigError("no traces", expected="at least one", hint="give a trace source")
-        lengths = np.array([len(trace.uplink_mbps) for trace in traces], np.int64)
-        self._length: Indices = lengths
-        self._period_s: Floats = np.array([trace.period_s for trace in traces])
-        self._first: Indices = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        self._uplink_mbps: Floats = np.concatenate([trace.uplink_mbps for trace in traces])
-        self._rtt_ms: Floats = np.concatenate([trace.rtt_ms for trace in traces])
-        self._rate: Floats = self._uplink_mbps * 1e6
-        self.cumulative_bits: list[Floats] = [_cumulative(trace) for trace in traces]
-        self._total: Floats = np.array([bits[-1] for bits in self.cumulative_bits])
-        # All cumulative curves end to end on one rising axis: one searchsorted serves them all.
-        self._offset: Floats = np.concatenate([[0.0], np.cumsum(self._total)[:-1]])
-        self._start_bits: Floats = np.concatenate([c[:-1] for c in self.cumulative_bits])
-        self._axis: Floats = np.concatenate(
-            [c[1:] + o for c, o in zip(self.cumulative_bits, self._offset, strict=True)]
-        )
-
-    def sample(self, which: Indices, t_s: Floats) -> Indices:
-        """Number (into `uplink_mbps` and `rtt_ms` laid end to end) of the sample at `t_s`."""
-        k = (t_s / self._period_s[which]).astype(np.int64)
-        return self._first[which] + k % self._length[which]
-
-    def uplink_mbps(self, which: Indices, t_s: Floats) -> Floats:
-        """Capacity at `t_s`, Mbit/s."""
-        return self._uplink_mbps[self.sample(which, t_s)]
-
-    def rtt_ms(self, which: Indices, t_s: Floats) -> Floats:
-        """Base round trip at `t_s`, milliseconds."""
-        return self._rtt_ms[self.sample(which, t_s)]
-
-    def bits_until(self, which: Indices, t_s: Floats) -> Floats:
-        """Bits that can leave trace `which` from time 0 to `t_s`."""
-        passes, at, inside_s = self._locate(which, t_s)
-        return passes * self._total[which] + self._start_bits[at] + self._rate[at] * inside_s
-
-    def finish_s(self, which: Indices, start_s: Floats, bits: Floats) -> Floats:
-        """As `CapacityIntegral.finish_s`, element by element.
-
-        Args:
-            which: int64 (...,), trace numbers.
-            start_s: float64, same shape, seconds from the start of the trace.
-            bits: float64, same shape.
-        """
-        passes, at, inside_s = self._locate(which, start_s)
-        period_s, rate = self._period_s[which], self._rate[at]
-        left_bits = rate * (period_s - inside_s)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            finish = start_s + np.minimum(bits / rate, period_s - inside_s)
-        finish = np.where(bits > 0, finish, start_s)
-        # Most payloads leave within the sample they start in; only the others search.
-        long = (bits > 0) & ((bits > left_bits + SLACK_BITS) | (rate <= 0))
-        if long.any():
-            finish[long] = self._search(
-                which[long], passes[long], (self._start_bits[at] + rate * inside_s + bits)[long]
+    def __init__(self, trace: Trace, downlink_mbps: float | None = None) -> None:
+        if downlink_mbps is not None and downlink_mbps <= 0:
+            raise ConfigError(
+                f"downlink capacity {downlink_mbps} Mbit/s",
+                expected="more than 0, or none for unlimited",
+                hint="correct it",
             )
-        return finish
+        self._integral = CapacityIntegral.of(trace)
+        self._one_way_s: list[float] = (trace.rtt_ms / 2e3).tolist()
+        self._period_s = trace.period_s
+        self._down_bits_per_s = None if downlink_mbps is None else downlink_mbps * 1e6
+        self._up_free_s = self._down_free_s = 0.0
+        self._up_last_s = self._down_last_s = 0.0
 
-    def _locate(self, which: Indices, t_s: Floats) -> tuple[Indices, Indices, Floats]:
-        k = (t_s / self._period_s[which]).astype(np.int64)
-        inside_s = np.maximum(t_s - k * self._period_s[which], 0.0)
-        passes, i = np.divmod(k, self._length[which])
-        return passes, self._first[which] + i, inside_s
+    def one_way_s(self, time_s: float) -> float:
+        """Half the base round trip at a trace time, seconds."""
+        return self._one_way_s[int(time_s / self._period_s) % len(self._one_way_s)]
 
-    def _search(self, which: Indices, passes: Indices, rest: Floats) -> Floats:
-        total = self._total[which]
-        more = np.ceil((rest - SLACK_BITS) / total) - 1
-        rest = rest - more * total
-        at = np.searchsorted(self._axis, self._offset[which] + rest - SLACK_BITS)
-        at = np.minimum(at, self._first[which] + self._length[which] - 1)
-        needed_s = (rest - self._start_bits[at]) / self._rate[at]
-        samples = (passes + more) * self._length[which] + (at - self._first[which])
-        period_s = self._period_s[which]
-        finish: Floats = samples * period_s + np.minimum(needed_s, period_s)
-        return finish
+    def uplink_due_s(self, entered_s: float, size_bytes: int) -> float:
+        """When a segment (or, with 0 bytes, a sign such as the end of a connection) comes out."""
+        left_s = max(entered_s, self._up_free_s)
+        if size_bytes:
+            left_s = self._integral.finish(left_s, 8.0 * size_bytes)[0]
+        self._up_free_s = left_s
+        self._up_last_s = max(left_s + self.one_way_s(left_s), self._up_last_s)
+        return self._up_last_s
+
+    def downlink_due_s(self, entered_s: float, size_bytes: int) -> float:
+        """As `uplink_due_s`, towards the device."""
+        left_s = max(entered_s, self._down_free_s)
+        if size_bytes and self._down_bits_per_s is not None:
+            left_s += 8.0 * size_bytes / self._down_bits_per_s
+        self._down_free_s = left_s
+        self._down_last_s = max(left_s + self.one_way_s(entered_s), self._down_last_s)
+        return self._down_last_s
+
+    def hold_until(self, time_s: float) -> None:
+        """Nothing more leaves in either direction before `time_s` (the link is cut)."""
+        self._up_free_s = max(self._up_free_s, time_s)
+        self._down_free_s = max(self._down_free_s, time_s)
 
 
-def _cumulative(trace: Trace) -> Floats:
-    bits = np.cumsum(trace.uplink_mbps * 1e6 * trace.period_s)
-    return np.concatenate([[0.0], bits])
+@dataclass(frozen=True, slots=True)
+class LinkRecord:
+    """What a link did: its trace, when that started, and when the link was cut.
+
+    With this, anyone on the same host can say the true state at a moment of the monotonic clock
+    (CLOCK_MONOTONIC is one clock for all processes of a host), and a simulation can replay a
+    live run over the same link.
+
+    Attributes:
+        trace: what the link replays, repeated.
+        start_time: `time.monotonic` at which the replay started; None if it has not yet.
+        start_offset_s: trace time at that moment, seconds.
+        downlink_mbps: capacity towards the device; None if unlimited.
+        cuts: (from, to) in `time.monotonic`, when nothing passed in either direction.
+        backend: ``user-space`` or ``tc``.
+    """
+
+    trace: Trace
+    start_time: float | None
+    start_offset_s: float
+    downlink_mbps: float | None
+    cuts: tuple[tuple[float, float], ...]
+    backend: str
+    _integral: CapacityIntegral = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_integral", CapacityIntegral.of(self.trace))
+
+    def trace_time_s(self, monotonic_s: float) -> float:
+        """Seconds since the start of the trace; `start_offset_s` before the link started."""
+        if self.start_time is None:
+            return self.start_offset_s
+        return max(monotonic_s - self.start_time, 0.0) + self.start_offset_s
+
+    def state_at(self, monotonic_s: float) -> tuple[float, float]:
+        """True uplink capacity (Mbit/s, 0 in a cut) and base round trip (ms) at a moment."""
+        trace = self.trace
+        i = int(self.trace_time_s(monotonic_s) / trace.period_s) % len(trace.uplink_mbps)
+        cut = any(first <= monotonic_s < end for first, end in self.cuts)
+        return 0.0 if cut else float(trace.uplink_mbps[i]), float(trace.rtt_ms[i])
+
+    def mean_uplink_mbps(self, from_s: float, to_s: float) -> float:
+        """Mean capacity between two moments of the monotonic clock, cuts counted as 0."""
+        if to_s <= from_s:
+            return self.state_at(from_s)[0]
+
+        def bits(first: float, end: float) -> float:
+            until = self._integral.bits_until
+            return until(self.trace_time_s(end)) - until(self.trace_time_s(first))
+
+        total = bits(from_s, to_s)
+        for first, end in self.cuts:
+            first, end = max(first, from_s), min(end, to_s)
+            if first < end:
+                total -= bits(first, end)
+        return max(total, 0.0) / (to_s - from_s) / 1e6
+
+    def truth(self, sent_s: float, done_s: float) -> tuple[float, float]:
+        """Mean capacity (Mbit/s) from `sent_s` to `done_s`, and round trip (ms) at `sent_s`."""
+        return self.mean_uplink_mbps(sent_s, done_s), self.state_at(sent_s)[1]
+
+    def save(self, path: Path) -> None:
+        """Write as JSON (``link.json``); written whole or not at all."""
+        content = {
+            "trace": trace_to_json(self.trace),
+            "start_monotonic_s": self.start_time,
+            "start_offset_s": self.start_offset_s,
+            "downlink_mbps": self.downlink_mbps,
+            "cuts_monotonic_s": self.cuts,
+            "backend": self.backend,
+        }
+        write_text(path, json.dumps(content) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> LinkRecord:
+        """Read a file written by `save`; raises `DataError` if it is not one."""
+        with refusing(
+            DataError,
+            f"link record {path}",
+            expected="a link.json written by a run or a campaign",
+            hint="give the folder of the run's records",
+        ):
+            raw = json_object(file_bytes(path, MAX_FILE_BYTES))
+            start, downlink = raw["start_monotonic_s"], raw["downlink_mbps"]
+            return cls(
+                trace=trace_from_json(raw["trace"], str(path)),
+                start_time=None if start is None else _finite(start),
+                start_offset_s=_finite(raw["start_offset_s"]),
+                downlink_mbps=None if downlink is None else _finite(downlink),
+                cuts=tuple(
+                    (_finite(first), _finite(end)) for first, end in raw["cuts_monotonic_s"]
+                ),
+                backend=str(raw["backend"]),
+            )
+
+
+class Link(ABC):
+    """A link between a device and a server that runs; a context manager, closed at the end.
+
+    Args:
+        trace: what it replays, repeated.
+        start_offset_s: trace time at the start, seconds.
+        downlink_mbps: capacity towards the device; None if unlimited.
+        backend: ``user-space`` or ``tc``.
+    """
+
+    def __init__(
+        self, trace: Trace, start_offset_s: float, downlink_mbps: float | None, backend: str
+    ) -> None:
+        self.trace = trace
+        self._offset_s, self._downlink_mbps, self._backend = start_offset_s, downlink_mbps, backend
+        self._last_record: LinkRecord | None = None
+
+    @abstractmethod
+    def _so_far(self) -> tuple[float | None, tuple[tuple[float, float], ...]]:
+        """When the trace started, and the cuts, in `time.monotonic`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Reset every connection and stop."""
+
+    def record(self) -> LinkRecord:
+        """What the link replays and has done, for truth and replay."""
+        start_time, cuts = self._so_far()
+        last = self._last_record
+        if last is None or (last.start_time, last.cuts) != (start_time, cuts):
+            last = self._last_record = LinkRecord(
+                self.trace, start_time, self._offset_s, self._downlink_mbps, cuts, self._backend
+            )
+        return last
+
+    def state_at(self, monotonic_s: float) -> tuple[float, float]:
+        """True uplink capacity (Mbit/s) and base round trip (ms) at a moment."""
+        return self.record().state_at(monotonic_s)
+
+    def truth(self, sent_s: float, done_s: float) -> tuple[float, float]:
+        """Mean capacity (Mbit/s) and round trip (ms) between two moments (`LinkRecord.truth`)."""
+        return self.record().truth(sent_s, done_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _finite(value: float) -> float:
+    if isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{value} is no finite number")
+    return float(value)

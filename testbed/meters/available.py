@@ -9,11 +9,10 @@ from typing import Final
 from cnn.common.errors import ConfigError
 from testbed.meters.battery import Batteries, BatteryMeter, find_batteries, find_mains
 from testbed.meters.jetson import JetsonMeter, find_rails, total_rail
-from testbed.meters.meter import Meter, NoMeter
+from testbed.meters.meter import Meter, NoMeter, why_unreadable
 from testbed.meters.nvml import NvmlMeter, count_gpus, load_nvml, open_nvml
 from testbed.meters.power import ModelMeter, power_profile
 from testbed.meters.rapl import RaplMeter, find_zones, stuck_zones
-from testbed.meters.sysfs import why_unreadable
 
 METERS: Final = ("model", "rapl", "jetson", "battery", "nvml", "none")
 

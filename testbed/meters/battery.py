@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from testbed.meters.sampled import SampledMeter
-from testbed.meters.sysfs import read_int, read_text
+from testbed.meters.meter import SampledMeter, read_int, read_text
 
 STALE_S: Final = 300.0
 """A discharging battery whose gauge shows the same for so long does not measure: at 5 W that

@@ -36,8 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from testbed.meters.sampled import SampledMeter
-from testbed.meters.sysfs import read_int, read_text, why_unreadable
+from testbed.meters.meter import SampledMeter, read_int, read_text, why_unreadable
 
 TOTAL_RAILS: Final = ("VIN", "VDD_IN", "POM_5V_IN", "5V_IN", "SYS_VIN")
 """Rails that contain all others; the first that is there counts."""

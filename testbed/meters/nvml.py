@@ -14,8 +14,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from testbed.meters.meter import CounterMeter, EnergyReading, FrameActivity, Meter, unmeasured
-from testbed.meters.sampled import SampledMeter
+from testbed.meters.meter import (
+    CounterMeter,
+    EnergyReading,
+    FrameActivity,
+    Meter,
+    SampledMeter,
+    unmeasured,
+)
 
 
 def load_nvml() -> Any | None:

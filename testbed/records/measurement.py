@@ -6,13 +6,14 @@ Durations come from a monotonic clock. A figure that could not be measured is No
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.common.errors import DataError
 from cnn.topology import N_ACTIONS, N_EXITS
 
 if TYPE_CHECKING:
@@ -166,6 +167,33 @@ def only_possible(rows: pa.RecordBatch) -> pa.RecordBatch:
     for _, bad in impossible(rows):
         keep &= ~bad
     return rows if keep.all() else rows.filter(pa.array(keep))
+
+
+def check_header(rows: pa.Table, source: Mapping[str, Any], where: str) -> None:
+    """Raise `DataError` unless a record file's header holds possible figures of its links.
+
+    Args:
+        rows: of a campaign or a device.
+        source: the header: ``slowdown`` (absent: 1), and of a campaign ``uplink_mbps`` and
+            ``rtt_ms`` of every condition.
+        where: named in the error.
+    """
+    try:
+        figures = [float(source.get("slowdown", 1.0))]
+        if source.get("kind") == "campaign":
+            told = source["conditions"]
+            for condition in set(rows["condition"].to_pylist()):
+                rate, rtt = (float(told[condition][name]) for name in ("uplink_mbps", "rtt_ms"))
+                figures += [rate, 1.0 if rtt == 0 else rtt]
+        sound = all(0 < figure <= MAX_AMOUNT for figure in figures)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        sound = False
+    if not sound:
+        raise DataError(
+            f"records {where}: a header without the links' figures, or with impossible ones",
+            expected="slowdown, and uplink_mbps and rtt_ms of every condition",
+            hint="measure again, or give another file",
+        )
 
 
 _ALWAYS: Final = frozenset(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -22,11 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
-from testbed.server.fair_queue import FairQueue
-from testbed.server.jobs import Job, Status, WaitEstimate
+from testbed.server.fair_queue import FairQueue, Job, Status
 
 Compute = Callable[[NDArray[np.uint8], int, int], tuple[NDArray[np.int16], NDArray[np.float32]]]
 """(payloads, exit, split) -> (predictions, confidences), as `SplitRuntime.tail`."""
+
+WAIT_MEMORY_S = 0.5
+"""Time constant of the expected-wait average: a few frames at 10 to 30 frames/s."""
 
 _log = logging.getLogger(__name__)
 
@@ -100,34 +103,6 @@ class Batcher:
     def queue_length(self) -> int:
         """Requests waiting now."""
         return len(self._queue)
-
-    def run(self, job: Job, timeout_s: float | None = None, client: str = "") -> Status:
-        """Bring a job and wait for its end; returns its status.
-
-        ``refused`` if the queue is full or closed, or if the job later gives way to another
-        client's. A job that is not done `timeout_s` after now is withdrawn and comes back
-        ``expired``.
-        """
-        job.client = client
-        ended: list[Job] = []
-        try:
-            with self._changed:
-                at_once = not self._closed and not self._queue and self._busy < self._workers
-                if at_once:
-                    ended.append(job)
-                    self._busy += 1
-                else:
-                    self._put(job, ended)
-            if at_once:
-                self._run_batch([job])
-            _tell(ended)
-        except Exception as error:
-            self._not_put(error, job, ended)
-        if not job.wait(timeout_s):
-            self.withdraw(job, "expired")
-            if not job.wait(0):  # its batch is running: nobody waits for it
-                return "expired"
-        return job.status
 
     def submit(self, job: Job, client: str = "") -> None:
         """Bring a job and return at once; its `then` is told how it ended.
@@ -340,6 +315,25 @@ class Batcher:
                 job.compute_ms = compute_ms
                 start = end
                 job.finish("answered")
+
+
+class WaitEstimate:
+    """Exponentially weighted mean of queue waits that fades while nothing arrives."""
+
+    def __init__(self, memory_s: float = WAIT_MEMORY_S) -> None:
+        self._memory_s = memory_s
+        self._mean_ms = 0.0
+        self._at_s = -math.inf
+
+    def add(self, wait_ms: float, now_s: float) -> None:
+        """A batch began after its requests had waited `wait_ms` on average."""
+        keep = math.exp(-max(0.0, now_s - self._at_s) / self._memory_s)
+        self._mean_ms = keep * self._mean_ms + (1 - keep) * wait_ms
+        self._at_s = now_s
+
+    def value_ms(self, now_s: float) -> float:
+        """The wait that a request arriving now must expect."""
+        return self._mean_ms * math.exp(-max(0.0, now_s - self._at_s) / self._memory_s)
 
 
 def _settle(jobs: Iterable[Job], status: Status) -> None:

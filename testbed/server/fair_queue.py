@@ -1,4 +1,6 @@
-"""The waiting jobs of all clients, bounded and shared by frames; no thread and no lock here.
+"""Requests as jobs, and the waiting ones of all clients, bounded and shared by frames.
+
+There is no thread and no lock here.
 
 Clients take turns by deficit round robin (M. Shreedhar and G. Varghese, "Efficient fair queuing
 using deficit round robin", IEEE/ACM Transactions on Networking 4(3), 1996, doi 10.1109/90.502236;
@@ -17,16 +19,103 @@ paid it or the queue is empty.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import InitVar, dataclass, field
 from itertools import chain
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
-from testbed.server.jobs import Job
+import numpy as np
+from numpy.typing import NDArray
+
+Status = Literal["queued", "running", "answered", "expired", "cancelled", "refused", "failed"]
+
+_log = logging.getLogger(__name__)
 
 QUANTUM: Final = 1
 """Frames granted at each turn. The least possible, so that a client with one job at a time waits
 for one batch, not for a full turn of each other client."""
+Member = TypeVar("Member", "_Connection", "_Host")
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request on its way through the batcher.
+
+    Attributes:
+        exit, split: key of the batch it may join.
+        payload: uint8 (B, ...).
+        frames: B; what it counts for in the queue.
+        client: who brought it (see `testbed.server.fair_queue.FairQueue`).
+        arrived_s: monotonic time of arrival.
+        deadline_s: monotonic time after which nobody wants the answer; None if never.
+        at_once: it found the server idle, so it is not held back for company.
+        status: where it stands; the result fields are set when it is ``answered``.
+        queue_ms: wait until its batch began.
+        compute_ms: decoder and tail of its batch.
+        next_wait_ms: queue wait that a request arriving at its end must expect.
+        then: called once with the job when its status is final, by whichever thread made it
+            so; it must not block. If it raises it is called once more, an answered job being
+            ``failed`` then, so that the caller learns of it.
+    """
+
+    exit: int
+    split: int
+    payload: NDArray[np.uint8]
+    arrived_s: float = field(kw_only=True)
+    deadline_s: float | None = field(default=None, kw_only=True)
+    then: InitVar[Callable[[Job], None] | None] = field(default=None, kw_only=True)
+    frames: int = field(init=False)
+    client: str = field(default="", init=False)
+    at_once: bool = field(default=False, init=False)
+    status: Status = field(default="queued", init=False)
+    predictions: NDArray[np.int16] | None = field(default=None, init=False)
+    confidences: NDArray[np.float32] | None = field(default=None, init=False)
+    queue_ms: float = field(default=0.0, init=False)
+    compute_ms: float = field(default=0.0, init=False)
+    next_wait_ms: float = field(default=0.0, init=False)
+    _then: list[Callable[[Job], None]] = field(init=False)
+
+    def __post_init__(self, then: Callable[[Job], None] | None) -> None:
+        self.frames = max(1, len(self.payload))
+        self._then = [then] if then else []
+
+    @property
+    def is_open(self) -> bool:
+        """True until its final status is set."""
+        return self.status in ("queued", "running")
+
+    def finish(self, status: Status) -> None:
+        """Set the final status and tell whoever waits."""
+        self.status = status
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell whoever waits that the final status is set; does nothing a second time.
+
+        An exception of `then` (`MemoryError` included) is logged and goes no further: it
+        concerns this job only.
+        """
+        try:
+            then = self._then.pop()  # one thread gets it; a job and it must not keep each other
+        except IndexError:
+            return
+        try:
+            then(self)
+        except BaseException as error:
+            if self.status == "answered":
+                self.status = "failed"
+            with contextlib.suppress(Exception):
+                then(self)
+            if not isinstance(error, Exception):
+                raise
+            _log.exception("a caller could not be told that its job is %s", self.status)
+
+    def expired(self, now_s: float) -> bool:
+        """True once its deadline has passed."""
+        return self.deadline_s is not None and now_s >= self.deadline_s
 
 
 class _Connection:
@@ -43,9 +132,6 @@ class _Connection:
 
     def matching(self, exit: int, split: int) -> Iterator[Job]:
         return (job for job in self.jobs if job.exit == exit and job.split == split)
-
-
-Member = TypeVar("Member", "_Connection", "_Host")
 
 
 class _Ring(Generic[Member]):

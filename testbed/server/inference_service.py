@@ -18,7 +18,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from cnn import __version__
 from testbed.server.batching import Batcher
-from testbed.server.jobs import Job, Status
+from testbed.server.fair_queue import Job, Status
 from testbed.server.places import Places
 from testbed.server.server_metrics import ServerMetrics
 from testbed.wire.protocol import (

@@ -15,8 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import grpc
 import numpy as np
@@ -25,7 +24,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from numpy.typing import NDArray
 
 from cnn.bundle import Bundle
-from cnn.common.errors import ConfigError
+from cnn.common.errors import in_range
 from cnn.runtime import SplitRuntime
 from cnn.topology import N_EXITS
 from testbed.server.batching import Batcher
@@ -108,12 +107,7 @@ class ServerConfig:
             ("queue", 1, 4096),
             ("drain_s", 0, 3600),
         ):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(
-                    f"server option {name} = {getattr(self, name)}",
-                    expected=f"{low}..{high}",
-                    hint="correct the option",
-                )
+            in_range(f"server option {name} =", getattr(self, name), low, high)
 
 
 class MecServer:
@@ -173,7 +167,7 @@ class MecServer:
             with contextlib.suppress(Exception):  # a watcher that cannot be told
                 self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
 
-    def start(self) -> MecServer:
+    def start(self) -> Self:
         """Load and warm the tails, then listen; returns itself."""
         config = self.config
         check_free(config.host, config.port, what="server")
@@ -236,15 +230,10 @@ class MecServer:
         self._release()
         return drained and not self._failures
 
-    def __enter__(self) -> MecServer:
+    def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _queue_length(self) -> int:

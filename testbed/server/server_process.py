@@ -1,15 +1,18 @@
-"""A MEC server as a child process: for campaigns, demonstrations and fault tests."""
+"""A MEC server as a child process, and how the system schedules a server."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
 
 from cnn.common.errors import RemoteError
+from testbed.common.child_process import wait_for_end, wait_for_file
 
 START_S: Final = 60.0
 STOP_S: Final = 10.0
@@ -19,7 +22,7 @@ class ServerProcess:
     """``python -m testbed serve`` with its own process, ended when the context is left.
 
     It shares this machine's processors with the device that it serves, and so keeps the
-    system's usual scheduling (see `testbed.server.cpu_scheduling`) unless `options` say otherwise.
+    system's usual scheduling (see `prefer_throughput`) unless `options` say otherwise.
 
     Args:
         bundle: model bundle folder; None is the shipped one.
@@ -60,25 +63,18 @@ class ServerProcess:
             self._process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
             )
-            until_s = time.monotonic() + START_S
-            while not port_file.exists():
-                if self._process.poll() is not None or time.monotonic() > until_s:
-                    raise self._failed(self._process)
-                time.sleep(0.02)
+            if not wait_for_file(self._process, port_file, START_S):
+                raise self._failed(self._process)
             self.port = int(port_file.read_text())
         return self
 
     def kill(self) -> None:
         """End it at once (SIGKILL), as a crash would."""
-        if self._process is not None:
-            self._process.kill()
-            self._wait(self._process)
+        self._end(subprocess.Popen.kill)
 
     def stop(self) -> None:
         """Let it drain and end (SIGTERM)."""
-        if self._process is not None:
-            self._process.terminate()
-            self._wait(self._process)
+        self._end(subprocess.Popen.terminate)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -86,13 +82,11 @@ class ServerProcess:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _wait(self, process: subprocess.Popen[str]) -> None:
-        try:
-            process.communicate(timeout=STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-        self._process = None
+    def _end(self, ask: Callable[[subprocess.Popen[str]], None]) -> None:
+        if self._process is not None:
+            ask(self._process)
+            wait_for_end(self._process, STOP_S)
+            self._process = None
 
     def _failed(self, process: subprocess.Popen[str]) -> RemoteError:
         process.kill()
@@ -103,3 +97,25 @@ class ServerProcess:
             expected=f"a server that listens within {START_S:g} s",
             hint="start one by hand with `sliproad testbed serve` and read its output",
         )
+
+
+def prefer_throughput() -> str:
+    """Ask the system not to interrupt a computing thread for every message; how it went.
+
+    ``batch`` (Linux's SCHED_BATCH, sched(7); no right is needed): a thread of this process that
+    wakes waits for its turn where every processor is busy, instead of cutting in. It holds for
+    the threads there are and those they start. A server with a free processor sees no
+    difference. Where the system has no such policy, or an administrator chose one, nothing
+    changes: ``normal`` or ``as given``.
+    """
+    if not hasattr(os, "SCHED_BATCH"):
+        return "normal"
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        return "as given"
+    try:
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):  # a thread that has just ended
+                os.sched_setscheduler(int(task.name), os.SCHED_BATCH, os.sched_param(0))
+    except OSError:
+        return "normal"
+    return "batch"

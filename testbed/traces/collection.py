@@ -16,7 +16,6 @@ from typing import Final
 import numpy as np
 
 from cnn.common.errors import DataError
-from testbed.traces.drive_split import in_part
 from testbed.traces.sample_files import read_series
 from testbed.traces.series import (
     Floats,
@@ -28,7 +27,7 @@ from testbed.traces.series import (
     without_start,
 )
 from testbed.traces.trace import Trace
-from testbed.traces.trace_kinds import Selection, select
+from testbed.traces.trace_kinds import Selection, in_part, select
 
 SLOW_START_S: Final = {"sa24": 2.0}
 """Seconds at the start of a set's uplink tests in which TCP had not yet filled the link."""
@@ -84,7 +83,7 @@ def load_collection(
     Args:
         folder: the collection, or a folder with ``traces`` in it.
         kind: ``urban-5g``, ``highway-lte`` or ``poor-coverage``.
-        part: ``train``, ``test`` or ``all`` (split by drive, `testbed.traces.drive_split`).
+        part: ``train``, ``test`` or ``all`` (split by drive, `testbed.traces.trace_kinds`).
         period_s: spacing of the traces' samples, seconds.
         min_duration_s: shorter pieces are left out.
 

@@ -10,38 +10,160 @@ and R a quantile function, plus stalls: packets sent while the link stalls for h
 when it ends, so a packet sent t ms into the stall waits h - t. (That is how spikes look in
 every set.) Capacity and round trip are independent: they were never measured together.
 
-`testbed.traces.generator_parameters` holds the parameters, `testbed.traces.generator_fit` fits
-them.
+`testbed.traces.generator_fit` fits the parameters; ``assets/trace_models.json`` holds those
+shipped.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.common.errors import ConfigError
-from testbed.traces.generator_parameters import (
-    GRID,
-    LevelModel,
-    RttModel,
-    TraceModel,
-    shipped_models,
-)
+from cnn.common.errors import ConfigError, DataError
+from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing
 from testbed.traces.series import Floats, Series, resample
 from testbed.traces.trace import Trace
 
+KINDS: Final = ("urban-5g", "highway-lte", "poor-coverage")
+
+GRID: Final = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+"""Probabilities at which quantile functions are kept; linear between them."""
+
 MAX_TRACE_S: Final = 24 * 3600.0
 """Longest trace that is generated, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class LevelModel:
+    """One level of the capacity.
+
+    Attributes:
+        share: fraction of the time outside outages, also the chance to start in it.
+        capacity_mbps: quantiles at `GRID`.
+        steadiness: share of z's variance in an AR(1) process; the rest is fresh each step.
+        persistence: correlation of that process from one step to the next.
+        dwell_shape: Weibull shape of the time in the level.
+        dwell_scale_s: Weibull scale, seconds.
+        following: per level, chance to be the next one (0 for itself).
+        outages_per_s: onsets for each second in the level outside outages.
+        outage_s: quantiles of their lengths at `GRID`, seconds.
+    """
+
+    share: float
+    capacity_mbps: tuple[float, ...]
+    steadiness: float
+    persistence: float
+    dwell_shape: float
+    dwell_scale_s: float
+    following: tuple[float, ...]
+    outages_per_s: float
+    outage_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RttModel:
+    """The base round trip.
+
+    Attributes:
+        step_s: spacing at which it was fitted, seconds.
+        base_ms: quantiles at `GRID` of the bases of the measured series.
+        ratio: quantiles at `GRID` of round trip over its series' base, outside stalls.
+        steadiness: share of y's variance in an AR(1) process; the rest is fresh each step.
+        persistence: correlation of that process from one step to the next.
+        stalls_per_s: mean onsets a second.
+        stall_clumping: shape of the gamma distribution (mean 1) of a trace's own onset rate
+            over the mean one; small means few traces have most stalls.
+        stall_ms: quantiles at `GRID` of their lengths.
+    """
+
+    step_s: float
+    base_ms: tuple[float, ...]
+    ratio: tuple[float, ...]
+    steadiness: float
+    persistence: float
+    stalls_per_s: float
+    stall_clumping: float
+    stall_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TraceModel:
+    """Everything the generator needs for one kind.
+
+    Attributes:
+        kind: such as ``urban-5g``.
+        tech: ``5G`` or ``LTE``.
+        step_s: spacing at which the capacity was fitted; it is constant within a step.
+        levels: from low to high.
+        rtt: round trips.
+        provenance: sets, drives, counts, command and date of the fit.
+    """
+
+    kind: str
+    tech: str
+    step_s: float
+    levels: tuple[LevelModel, ...]
+    rtt: RttModel
+    provenance: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary that `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> TraceModel:
+        """A model from `to_json`'s dictionary; raises `DataError` if it is not one."""
+        try:
+            levels = tuple(LevelModel(**_tuples(level)) for level in raw["levels"])
+            rtt = RttModel(**_tuples(raw["rtt"]))
+            rest = {k: raw[k] for k in ("kind", "tech", "step_s", "provenance")}
+            return cls(levels=levels, rtt=rtt, **rest)
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"trace model: {error}",
+                expected="parameters written by benchmarks/fit_trace_models.py",
+                hint="fit the models again",
+            ) from error
+
+
+def load_models(path: Path | None = None) -> dict[str, TraceModel]:
+    """Models by kind, from a file or (None) the ones shipped."""
+    with refusing(
+        DataError,
+        f"trace models {path or 'shipped with the package'}",
+        expected="parameters written by benchmarks/fit_trace_models.py",
+        hint="install the package again, or fit the models again",
+    ):
+        if path is None:
+            data = resources.files("testbed").joinpath("assets/trace_models.json").read_bytes()
+        else:
+            data = file_bytes(path, MAX_JSON_BYTES)
+        models = [TraceModel.from_json(model) for model in json_object(data)["models"]]
+    return {model.kind: model for model in models}
+
+
+@cache
+def shipped_models() -> dict[str, TraceModel]:
+    """The models shipped, read once; not to be changed."""
+    return load_models()
+
+
+def _tuples(raw: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
 
 
 def generate_trace(kind: str, seed: int, duration_s: float = 120.0, period_s: float = 0.1) -> Trace:
     """A trace of a kind from the shipped models; equal arguments give equal traces.
 
     Args:
-        kind: one of `testbed.traces.generator_parameters.KINDS`.
+        kind: one of `testbed.traces.generator.KINDS`.
         seed: any whole number from 0 up.
         duration_s: length of one pass, at least one period.
         period_s: spacing of the samples, seconds.

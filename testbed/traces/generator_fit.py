@@ -8,15 +8,36 @@ off as right-censored.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import NormalDist
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from testbed.traces.generator_fit_rtt import fit_rtt
-from testbed.traces.generator_parameters import GRID, LevelModel, TraceModel
-from testbed.traces.levels import Labelled, label, runs
-from testbed.traces.normal_scores import memory, quantiles
+from cnn.common.errors import DataError
+from testbed.traces.generator import GRID, LevelModel, RttModel, TraceModel
 from testbed.traces.series import Floats
+
+BASE_QUANTILE: Final = 0.25
+"""A series' base round trip is this quantile: below its stalls even where they are many."""
+MAX_BASE_MS: Final = 1000.0
+"""A series above this was stalled throughout and has no base; it is left out of the fit."""
+STALL_RATIO: Final = 2.0
+STALL_MS: Final = 30.0
+"""A round trip this much above its series' base (factor, and at least milliseconds) is a
+stall of the link."""
+Flags = NDArray[np.bool_]
+Levels = NDArray[np.int64]
+OUTAGE_MBPS: Final = 0.05
+"""Below this a sample is an outage: a 12 kB payload would take 2 s."""
+SMOOTH_S: Final = 5.0
+"""Window of the running median that decides the level, seconds."""
+SHORTEST_STAY_S: Final = 2.0
+"""Shorter stays in a level are counted to the one before."""
+LONG_LAG_S: Final = 2.0
+"""Lag of the second correlation that the fit of a level's memory uses, seconds."""
 
 
 def fit_model(
@@ -134,3 +155,165 @@ def _outages(traces: list[Labelled], k: int, step_s: float) -> tuple[Floats, int
         if trace.out[first] and trace.level[first] == k
     ]
     return np.array(lengths), len(lengths)
+
+
+def fit_rtt(series: Sequence[Floats], step_s: float) -> RttModel:
+    """Fit round trips, one array a series."""
+    base = np.array([np.quantile(rtt, BASE_QUANTILE) for rtt in series])
+    usable = base < MAX_BASE_MS
+    series = [rtt for rtt, use in zip(series, usable, strict=True) if use]
+    base = base[usable]
+    if not series:
+        raise DataError(
+            f"no round-trip series with a base below {MAX_BASE_MS:g} ms",
+            expected="at least one",
+            hint="check the selection",
+        )
+    ratios, calm, lengths, counts = [], [], [], []
+    for rtt, typical in zip(series, base, strict=True):
+        stalled = rtt > max(STALL_RATIO * typical, typical + STALL_MS)
+        ratios.append(rtt / typical)
+        calm.append(~stalled)
+        new = _stalls(rtt - typical, stalled, step_s)
+        lengths += new
+        counts.append(len(new))
+    reference = np.concatenate(ratios)[np.concatenate(calm)]
+    steadiness, persistence = memory(ratios, calm, reference, step_s)
+    durations_s = np.array([len(rtt) * step_s for rtt in series])
+    return RttModel(
+        step_s=step_s,
+        base_ms=quantiles(base),
+        ratio=quantiles(reference),
+        steadiness=steadiness,
+        persistence=persistence,
+        stalls_per_s=round(sum(counts) / float(durations_s.sum()), 6),
+        stall_clumping=_clumping(np.array(counts), durations_s),
+        stall_ms=quantiles(np.array(lengths)) if lengths else (0.0,) * len(GRID),
+    )
+
+
+def _stalls(excess_ms: Floats, stalled: Flags, step_s: float) -> list[float]:
+    """Lengths (ms) of the stalls: in a stretch, each rise begins another one."""
+    lengths = []
+    for first, end in runs(stalled):
+        if not stalled[first]:
+            continue
+        expected = 0.0
+        for i in range(first, end):
+            if excess_ms[i] > expected + STALL_MS:  # above what the stall before leaves over
+                lengths.append(float(excess_ms[i]))
+                expected = float(excess_ms[i])
+            expected = max(expected - step_s * 1e3, 0.0)
+    return lengths
+
+
+def _clumping(counts: NDArray[np.int64], durations_s: Floats) -> float:
+    """Gamma shape of the series' onset rates, by moments: var = mean + mean**2 / shape."""
+    expected = durations_s * counts.sum() / durations_s.sum()
+    extra = float(((counts - expected) ** 2 - expected).sum())
+    if extra <= 0 or counts.sum() == 0:
+        return 100.0  # no clumping to see: nearly equal rates
+    return round(min(max(float((expected**2).sum()) / extra, 0.05), 100.0), 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One trace with its outages and levels."""
+
+    capacity: Floats
+    out: Flags
+    level: Levels
+
+
+def label(capacities: Sequence[Floats], step_s: float, n_levels: int) -> list[Labelled]:
+    """Outages and levels of every trace; traces that are one outage are left out."""
+    smooth = []
+    for capacity in capacities:
+        out = capacity < OUTAGE_MBPS
+        if not out.all():
+            smooth.append((capacity, out, _running_median(capacity, out, step_s)))
+    if not smooth:
+        raise DataError(
+            "no trace with any capacity", expected="at least one", hint="check the selection"
+        )
+    pooled = np.concatenate([s[~out] for _, out, s in smooth])
+    borders = np.quantile(pooled, np.arange(1, n_levels) / n_levels)
+    return [
+        Labelled(capacity, out, _without_short_stays(np.searchsorted(borders, s), step_s))
+        for capacity, out, s in smooth
+    ]
+
+
+def _running_median(capacity: Floats, out: Flags, step_s: float) -> Floats:
+    """Median over `SMOOTH_S` around each step, outages left out; carried over long outages."""
+    half = max(1, round(SMOOTH_S / step_s / 2))
+    padded = np.pad(np.where(out, np.nan, capacity), half, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
+    some = np.isfinite(windows).any(axis=1)
+    known = np.flatnonzero(some)
+    medians = np.nanmedian(windows[some], axis=1)
+    nearest = np.clip(np.searchsorted(known, np.arange(len(capacity)), "right") - 1, 0, None)
+    return np.asarray(medians[nearest])
+
+
+def _without_short_stays(level: Levels, step_s: float) -> Levels:
+    level = level.copy()
+    shortest = round(SHORTEST_STAY_S / step_s)
+    for first, end in runs(level)[1:]:
+        if end - first < shortest:
+            level[first:end] = level[first - 1]
+    return level
+
+
+def runs(values: NDArray[Any]) -> list[tuple[int, int]]:
+    """First and one-past-last index of each stretch of equal values."""
+    if len(values) == 0:
+        return []
+    border = np.flatnonzero(values[1:] != values[:-1]) + 1
+    edges = [0, *border.tolist(), len(values)]
+    return list(pairwise(edges))
+
+
+def quantiles(values: Floats) -> tuple[float, ...]:
+    """Quantiles at `GRID`, to six digits."""
+    return tuple(float(f"{v:.6g}") for v in np.quantile(values, GRID))
+
+
+def normal_scores(values: Floats, reference: Floats) -> Floats:
+    """Standard normal scores of `values` by their mid-rank in `reference`."""
+    ordered = np.sort(reference)
+    rank = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+    u = (rank / 2 + 0.5) / (len(ordered) + 1)
+    inverse = NormalDist().inv_cdf
+    return np.array([inverse(min(max(p, 1e-6), 1 - 1e-6)) for p in u.tolist()])
+
+
+def memory(
+    pieces: Sequence[Floats], keep: Sequence[Flags], reference: Floats, step_s: float
+) -> tuple[float, float]:
+    """Steadiness and persistence of the scores z (see `LevelModel`), from their correlation
+    over one step and over `LONG_LAG_S`: a fast part that one step forgets, a slow AR(1)."""
+    long = max(2, round(LONG_LAG_S / step_s))
+    near = _correlation(pieces, keep, reference, 1)
+    far = _correlation(pieces, keep, reference, long)
+    if near <= 0 or far <= 0:
+        return round(near, 4), 0.0
+    persistence = min((far / near) ** (1 / (long - 1)), 0.999)
+    return round(min(near / persistence, 1.0), 4), round(persistence, 4)
+
+
+def _correlation(
+    pieces: Sequence[Floats], keep: Sequence[Flags], reference: Floats, lag: int
+) -> float:
+    """Correlation (0..1) of the scores of samples `lag` apart, all kept from one to the other."""
+    first, second = [], []
+    for values, kept in zip(pieces, keep, strict=True):
+        inside = np.concatenate([[0], np.cumsum(kept)])
+        whole = np.flatnonzero(inside[lag + 1 :] - inside[: -lag - 1] == lag + 1)
+        first.append(values[whole])
+        second.append(values[whole + lag])
+    a = normal_scores(np.concatenate(first), reference)
+    b = normal_scores(np.concatenate(second), reference)
+    if len(a) < 10 or a.std() == 0 or b.std() == 0:
+        return 0.0
+    return min(max(float(np.corrcoef(a, b)[0, 1]), 0.0), 1.0)

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.csv_table import header_of
-from testbed.traces.formats.mahimahi import may_be_rates
-from testbed.traces.formats.number_lines import are_whole, numbers_of
+from testbed.traces.number_files import are_whole, may_be_rates, numbers_of
 
 OURS: Final = "sliproad"
 SAMPLES: Final = "samples"

@@ -1,15 +1,21 @@
-"""A network trace: uplink capacity and base round trip over time."""
+"""A network trace: uplink capacity and base round trip over time, and its JSON file."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import DataError
+from cnn.common.files import write_text
 
+FORMAT: Final = "sliproad-trace-1"
+MAX_FILE_BYTES: Final = 256 * 1024 * 1024
+"""Larger trace files are refused rather than read into memory."""
 MAX_SAMPLES: Final = 10_000_000
 """Longer traces are refused where files are read: a week at 0.1 s is 6 million."""
 
@@ -74,3 +80,55 @@ def n_samples(length_s: float, period_s: float, name: str) -> int:
             hint="check the unit of its times, cut it, or ask for longer samples",
         )
     return max(1, round(count))
+
+
+def constant_trace(uplink_mbps: float, rtt_ms: float) -> Trace:
+    """A trace of one sample: the same capacity and round trip for ever."""
+    return Trace(
+        uplink_mbps=np.array([float(uplink_mbps)]),
+        rtt_ms=np.array([float(rtt_ms)]),
+        period_s=1.0,
+        name=f"constant:{uplink_mbps:g}-mbps:{rtt_ms:g}-ms",
+        tech="5G",
+        source="generated: constant",
+    )
+
+
+def trace_to_json(trace: Trace) -> dict[str, Any]:
+    """A plain dictionary that `trace_from_json` reads back exactly."""
+    return {
+        "format": FORMAT,
+        "name": trace.name,
+        "tech": trace.tech,
+        "source": trace.source,
+        "period_s": trace.period_s,
+        "uplink_mbps": trace.uplink_mbps.tolist(),
+        "rtt_ms": trace.rtt_ms.tolist(),
+    }
+
+
+def trace_from_json(raw: dict[str, Any], where: str) -> Trace:
+    """A trace from `trace_to_json`'s dictionary; `where` names the source in errors."""
+    try:
+        if raw["format"] != FORMAT:
+            raise ValueError(f"format {raw['format']}")
+        return Trace(
+            uplink_mbps=np.asarray(raw["uplink_mbps"], dtype=np.float64),
+            rtt_ms=np.asarray(raw["rtt_ms"], dtype=np.float64),
+            period_s=float(raw["period_s"]),
+            name=str(raw["name"]),
+            tech=str(raw["tech"]),
+            source=str(raw["source"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        said = f"nothing under {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise DataError(
+            f"{where}: {said}",
+            expected=f"a trace of format {FORMAT}",
+            hint="write it again, or give another file",
+        ) from error
+
+
+def save_trace(trace: Trace, path: Path) -> None:
+    """Write one trace as JSON, whole or not at all; raises `DataError` if it cannot be."""
+    write_text(path, json.dumps(trace_to_json(trace)) + "\n")

@@ -1,84 +1,44 @@
-"""Trace files of one trace: our own JSON, sample CSVs, Mahimahi packet-delivery files."""
+"""Trace files of one trace: our own, and foreign measurements (which reader, told what)."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from cnn.common.errors import ConfigError, DataError
-from cnn.common.files import write_text
 from cnn.common.outside import read_text
-from testbed.traces.formats.mahimahi import mahimahi_trace
-from testbed.traces.formats.mahimahi import read_mahimahi as read_mahimahi
-from testbed.traces.importing import MAX_FILE_BYTES, foreign_format
-from testbed.traces.measured import Measured, check_options, needs_rtt, trace_of
-from testbed.traces.recognise import MAHIMAHI, OURS, SAMPLES, recognise
+from testbed.traces.gnettrack import read_gnettrack
+from testbed.traces.iperf3 import read_iperf3
+from testbed.traces.number_files import (
+    UNITS,
+    mahimahi_trace,
+    read_byte_log,
+    read_pensieve,
+    read_rates,
+)
+from testbed.traces.recognise import (
+    IMPORTABLE,
+    MAHIMAHI,
+    OURS,
+    SAMPLES,
+    UNKNOWN,
+    Recognised,
+    recognise,
+)
 from testbed.traces.sample_files import samples_of, techs_of
-from testbed.traces.series import Series, generation
-from testbed.traces.trace import Trace
+from testbed.traces.series import Measured, Series, check_options, generation, needs_rtt, trace_of
+from testbed.traces.trace import MAX_FILE_BYTES, Trace, trace_from_json
 
-FORMAT: Final = "sliproad-trace-1"
-
-
-def trace_to_json(trace: Trace) -> dict[str, Any]:
-    """A plain dictionary that `trace_from_json` reads back exactly."""
-    return {
-        "format": FORMAT,
-        "name": trace.name,
-        "tech": trace.tech,
-        "source": trace.source,
-        "period_s": trace.period_s,
-        "uplink_mbps": trace.uplink_mbps.tolist(),
-        "rtt_ms": trace.rtt_ms.tolist(),
-    }
-
-
-def trace_from_json(raw: dict[str, Any], where: str) -> Trace:
-    """A trace from `trace_to_json`'s dictionary; `where` names the source in errors."""
-    try:
-        if raw["format"] != FORMAT:
-            raise ValueError(f"format {raw['format']}")
-        return Trace(
-            uplink_mbps=np.asarray(raw["uplink_mbps"], dtype=np.float64),
-            rtt_ms=np.asarray(raw["rtt_ms"], dtype=np.float64),
-            period_s=float(raw["period_s"]),
-            name=str(raw["name"]),
-            tech=str(raw["tech"]),
-            source=str(raw["source"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        said = f"nothing under {error.args[0]}" if isinstance(error, KeyError) else str(error)
-        raise DataError(
-            f"{where}: {said}",
-            expected=f"a trace of format {FORMAT}",
-            hint="write it again, or give another file",
-        ) from error
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` as JSON, whole or not at all; raises `DataError` if it cannot be."""
-    write_text(path, json.dumps(content) + "\n")
-
-
-def constant_trace(uplink_mbps: float, rtt_ms: float) -> Trace:
-    """A trace of one sample: the same capacity and round trip for ever."""
-    return Trace(
-        uplink_mbps=np.array([float(uplink_mbps)]),
-        rtt_ms=np.array([float(rtt_ms)]),
-        period_s=1.0,
-        name=f"constant:{uplink_mbps:g}-mbps:{rtt_ms:g}-ms",
-        tech="5G",
-        source="generated: constant",
-    )
-
-
-def save_trace(trace: Trace, path: Path) -> None:
-    """Write one trace as JSON."""
-    write_json(path, trace_to_json(trace))
+DIRECTIONS: Final = ("up", "down")
+_TAKEN_BY: Final = {
+    "direction": ("gnettrack", "iperf3"),
+    "spacing_s": ("rates",),
+    "unit": ("rates",),
+}
 
 
 def read_trace(
@@ -91,7 +51,7 @@ def read_trace(
     """One trace from a file: JSON (ours), CSV (samples) or Mahimahi, told by its content.
 
     Any of them may be packed with gzip. Files of other formats are refused by name
-    (`testbed.traces.importing` reads them).
+    (`import_trace` reads them).
 
     Args:
         path: the file.
@@ -162,3 +122,115 @@ def _samples(text: str, path: Path, name: str | None) -> Measured:
         pings = Series(name, path.name, "rtt", "", "", "", time, rtt_ms, spacing_s)
     tech = techs_of(text, path)[name] or generation(name)
     return Measured(name, path.name, tech, time, end, uplink, pings)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """What a foreign file does not say.
+
+    Attributes:
+        format: a key of `IMPORTABLE`; None tells it by the content.
+        rtt_ms: constant base round trip; None takes the file's own.
+        tech: ``5G`` or ``LTE``; None takes what the file says, else LTE.
+        direction: ``up`` or ``down``, for formats with both; None is ``up``.
+        spacing_s: seconds between the lines of a file with one rate a line.
+        unit: of such a file's rates.
+        period_s: spacing of the trace, seconds.
+    """
+
+    format: str | None = None
+    rtt_ms: float | None = None
+    tech: str | None = None
+    direction: str | None = None
+    spacing_s: float | None = None
+    unit: str | None = None
+    period_s: float = 0.1
+
+
+def import_trace(path: Path, options: ImportOptions) -> Trace:
+    """A foreign file as a trace; `Trace.source` says what was counted on the way.
+
+    Raises:
+        ConfigError: an option is missing or unknown.
+        DataError: the file is not of the format, or unclear.
+    """
+    _check("format", options.format, tuple(IMPORTABLE))
+    _check("tech", options.tech, ("5G", "LTE"))
+    _check("direction", options.direction, DIRECTIONS)
+    _check("unit", options.unit, tuple(UNITS))
+    check_options(options.rtt_ms, options.period_s)
+    text = read_text(path, MAX_FILE_BYTES)
+    name = options.format or _recognised(text, path)
+    _refuse_unused(name, options)
+    if name == MAHIMAHI:
+        if options.rtt_ms is None:
+            raise needs_rtt(path)
+        trace = mahimahi_trace(text, path, options.rtt_ms, options.period_s)
+        return replace(trace, tech=options.tech or trace.tech)
+    measured = _read(name, text, path, options)
+    measured = replace(measured, tech=options.tech or measured.tech)
+    return trace_of(measured, options.rtt_ms, options.period_s, path)
+
+
+def foreign_format(path: Path, found: Recognised) -> DataError:
+    """What to say about a trace file that is not read as it is."""
+    if found.name in IMPORTABLE:
+        names = " or ".join(f"--format {name}" for name in found.ask or (found.name,))
+        hint = f"import it: sliproad testbed traces import {path} --out FILE {names}"
+    else:
+        hint = f"sliproad testbed traces import reads {', '.join(IMPORTABLE)}"
+    return DataError(
+        f"{path}: {found.words}",
+        expected="a trace of sliproad (JSON), samples (CSV) or a Mahimahi file",
+        hint=hint,
+    )
+
+
+def _recognised(text: str, path: Path) -> str:
+    """The name of the importable format that the text surely is in."""
+    found = recognise(text, path.name)
+    if found.name not in IMPORTABLE:
+        raise DataError(
+            f"{path}: {found.words}",
+            expected=f"one of {', '.join(IMPORTABLE)}",
+            hint="convert it to samples (CSV), see docs/traces.md"
+            if found.name == UNKNOWN
+            else "sliproad testbed link reads it as it is",
+        )
+    if found.ask:
+        raise ConfigError(
+            f"{path}: {found.words}",
+            expected="to be told the format",
+            hint=f"give {' or '.join(f'--format {name}' for name in found.ask)}",
+        )
+    return found.name
+
+
+def _check(option: str, value: str | None, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        raise ConfigError(
+            f"--{option} {value}", expected=f"one of {', '.join(known)}", hint="correct it"
+        )
+
+
+def _refuse_unused(name: str, options: ImportOptions) -> None:
+    """An option that a format does not take was meant for something else."""
+    for option, formats in _TAKEN_BY.items():
+        if getattr(options, option) is not None and name not in formats:
+            raise ConfigError(
+                f"--{option.replace('_', '-')} with {IMPORTABLE[name]}",
+                expected=f"it with {' or '.join(formats)} only",
+                hint="leave it out, or give another --format",
+            )
+
+
+def _read(name: str, text: str, path: Path, options: ImportOptions) -> Measured:
+    if name == "gnettrack":
+        return read_gnettrack(text, path, options.direction or "up")
+    if name == "iperf3":
+        return read_iperf3(text, path, options.direction or "up")
+    if name == "pensieve":
+        return read_pensieve(text, path)
+    if name == "rates":
+        return read_rates(text, path, options.spacing_s, options.unit)
+    return read_byte_log(text, path, name)

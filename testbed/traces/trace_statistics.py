@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from testbed.traces.levels import OUTAGE_MBPS, runs
+from testbed.traces.generator_fit import OUTAGE_MBPS, runs
 from testbed.traces.series import Floats
 from testbed.traces.trace import Trace
 

@@ -13,8 +13,7 @@ import logging
 import random
 import time
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import grpc
 import numpy as np
@@ -301,15 +300,10 @@ class MecClient:
         """Close the connection; a call under way ends as ``unavailable``."""
         self._connection.close()
 
-    def __enter__(self) -> MecClient:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _message(

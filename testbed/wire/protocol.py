@@ -117,10 +117,6 @@ class WireSpec:
         """Spec of a runtime's bundle."""
         return cls(bundle_hash, tuple(shapes.wire_shape(s) for s in range(N_EXITS)), max_batch)
 
-    def frame_bytes(self, split: int) -> int:
-        """Payload bytes of one frame at `split`."""
-        return math.prod(self.shapes[split])
-
     @property
     def max_message_bytes(self) -> int:
         """Largest message a server reads: a full batch of the largest payload in typed contents

@@ -16,7 +16,7 @@ from offload_env.scenario import Scenario, load_scenario
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import STATUS, Outcome, Simulator
 from offload_env.world import build_world
-from testbed.link.link_record import LinkRecord
+from testbed.link.transfer import LinkRecord
 from testbed.records.measurement import Measurement
 from testbed.traces.generator import generate_trace
 

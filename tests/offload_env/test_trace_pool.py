@@ -64,7 +64,7 @@ def test_arrays_equal_scalars_exactly_and_testbed_closely(
         sender, trace = pool.sender(which[k]), traces[which[k]]
         assert sender(float(start[k]), float(bits[k])) == (end[k], one_way[k])
         assert sender.one_way(float(start[k])) == later[k]
-        independent = CapacityIntegral(trace).finish_s(start[k] / 1e3, bits[k])
+        independent = CapacityIntegral.of(trace).finish(start[k] / 1e3, bits[k])[0]
         assert end[k] == pytest.approx(independent * 1e3, abs=1e-4)
         period_ms = trace.period_s * 1e3
         # The sample in which the last bit left (at its very end still that one).

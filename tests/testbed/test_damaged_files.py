@@ -21,11 +21,12 @@ from testbed.costs.cost_model import CostModel
 from testbed.costs.record_model import load_base
 from testbed.deploy.device_file import load_device_file
 from testbed.deploy.signing import TrustedKeys, make_key_pair, sign
-from testbed.link.link_record import LinkRecord
+from testbed.link.transfer import LinkRecord
 from testbed.policy.network_policy import load_policy
 from testbed.policy.policy_file import PolicyBundle
-from testbed.traces.generator_parameters import load_models
-from testbed.traces.trace_files import constant_trace, read_trace, save_trace
+from testbed.traces.generator import load_models
+from testbed.traces.trace import constant_trace, save_trace
+from testbed.traces.trace_files import read_trace
 
 Kind = tuple[Callable[[Path], None], Callable[[Path], Any]]
 """What writes a file of the kind, and what reads it as something comparable."""

@@ -24,12 +24,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cnn.common.errors import ConfigError, DataError, RemoteError, SliproadError
-from testbed.link.delivery import LinkSchedule
 from testbed.link.emulator import LinkEmulator
 from testbed.link.link_process import LinkProcess
-from testbed.link.link_record import LinkRecord
-from testbed.traces.trace import Trace
-from testbed.traces.trace_files import constant_trace, save_trace
+from testbed.link.transfer import LinkRecord, LinkSchedule
+from testbed.traces.trace import Trace, constant_trace, save_trace
 
 RST = struct.pack("ii", 1, 0)
 

@@ -15,8 +15,7 @@ import pytest
 from cnn.common.errors import SliproadError
 from testbed.link import tc as tc_link
 from testbed.link.tc import TcLink, command
-from testbed.traces.trace import Trace
-from testbed.traces.trace_files import constant_trace
+from testbed.traces.trace import Trace, constant_trace
 
 SENDER = """
 import socket, sys, time

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.link.transfer import CapacityIntegral, TraceStack
+from testbed.link.transfer import CapacityIntegral
 from testbed.traces.trace import Trace
 
 RATES = st.lists(st.one_of(st.just(0.0), st.floats(0.05, 200.0)), min_size=1, max_size=12).filter(
@@ -43,9 +43,9 @@ def test_finish_equals_fine_step_integration(
     trace = make(rates, period_s)
     total = sum(rates) * 1e6 * period_s
     bits = min(bits, 20 * total)
-    integral = CapacityIntegral(trace)
+    integral = CapacityIntegral.of(trace)
     expected = brute_force(trace, start_s, bits, steps=7)
-    finish = integral.finish_s(start_s, bits)
+    finish = integral.finish(start_s, bits)[0]
     # Where the payload just fits before an outage, rounding may decide either way: there the
     # bits that left must agree rather than the time.
     left = integral.bits_until(finish) - integral.bits_until(start_s)
@@ -55,39 +55,28 @@ def test_finish_equals_fine_step_integration(
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(RATES, min_size=1, max_size=4), st.integers(0, 2**32 - 1))
-def test_arrays_equal_scalars_and_stack_equals_single(many: list[list[float]], seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    traces = [make(rates, float(rng.choice([0.1, 0.5]))) for rates in many]
-    which = rng.integers(len(traces), size=20)
-    start = rng.uniform(0, 4, 20)
-    bits = rng.choice([0.0, 1.0, 1e4, 1e6], 20) * rng.uniform(0.5, 2, 20)
-    stack = TraceStack(traces)
-    together = stack.finish_s(which, start, bits)
-    until = stack.bits_until(which, start)
-    for n, w in enumerate(which):
-        one = CapacityIntegral(traces[w])
-        assert together[n] == pytest.approx(one.finish_s(float(start[n]), float(bits[n])))
-        assert until[n] == pytest.approx(one.bits_until(float(start[n])))
-        alone = one.finish_s(start, bits)
-        assert alone[n] == pytest.approx(together[n])
+@given(RATES, RATES, RATES, st.floats(0, 5), st.floats(0, 1e7))
+def test_a_trace_among_others_is_that_trace_alone(
+    before: list[float], rates: list[float], after: list[float], start_s: float, bits: float
+) -> None:
+    joined = make([*before, *rates, *after])
+    totals = np.concatenate([[0.0], np.cumsum(joined.uplink_mbps * 1e5)]).tolist()
+    rate_list = (joined.uplink_mbps * 1e6).tolist()
+    among = CapacityIntegral(rate_list, totals, 0.1, len(before), len(rates))
+    alone = CapacityIntegral.of(make(rates))
+    assert among.bits_until(start_s) == pytest.approx(alone.bits_until(start_s), abs=1e-2)
+    end, at = among.finish(start_s, bits)
+    gap = alone.bits_until(end) - alone.bits_until(alone.finish(start_s, bits)[0])
+    assert gap == pytest.approx(0, abs=0.1)
+    assert len(before) <= at < len(before) + len(rates)
 
 
 def test_payload_waits_through_outage_and_wraps() -> None:
-    integral = CapacityIntegral(make([1.0, 0.0, 2.0], period_s=1.0))
-    assert integral.finish_s(0.0, 1e6) == 1.0  # fits exactly before the outage
-    assert integral.finish_s(0.5, 1.5e6) == pytest.approx(2.5)
-    assert integral.finish_s(1.2, 1.0) == pytest.approx(2.0 + 0.5e-6)
-    assert integral.finish_s(2.0, 2.5e6) == pytest.approx(3.5)  # wraps into the next pass
-    assert integral.finish_s(0.0, 30e6) == pytest.approx(30.0)
-    assert integral.finish_s(1.5, 0.0) == 1.5
+    integral = CapacityIntegral.of(make([1.0, 0.0, 2.0], period_s=1.0))
+    assert integral.finish(0.0, 1e6)[0] == 1.0  # fits exactly before the outage
+    assert integral.finish(0.5, 1.5e6)[0] == pytest.approx(2.5)
+    assert integral.finish(1.2, 1.0)[0] == pytest.approx(2.0 + 0.5e-6)
+    assert integral.finish(2.0, 2.5e6)[0] == pytest.approx(3.5)  # wraps into the next pass
+    assert integral.finish(0.0, 30e6)[0] == pytest.approx(30.0)
+    assert integral.finish(1.5, 0.0)[0] == 1.5
     assert integral.bits_until(4.0) == pytest.approx(4e6)
-
-
-def test_stack_looks_up_rate_and_rtt_over_the_wrap() -> None:
-    trace = Trace(np.array([1.0, 5.0]), np.array([10.0, 30.0]), 0.5, "t", "LTE", "measured")
-    stack = TraceStack([make([7.0]), trace])
-    which = np.array([1, 1, 1, 0])
-    t = np.array([0.2, 0.7, 1.1, 9.0])
-    assert stack.uplink_mbps(which, t).tolist() == [1.0, 5.0, 1.0, 7.0]
-    assert stack.rtt_ms(which, t).tolist() == [10.0, 30.0, 10.0, 20.0]

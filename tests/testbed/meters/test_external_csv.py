@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from cnn.common.errors import DataError
-from testbed.meters.external_csv import PowerLog, read_power_log, with_external_energy
-from testbed.meters.power_columns import find_columns
+from testbed.meters.external_csv import PowerLog, find_columns, read_power_log, with_external_energy
 from testbed.records.measurement import Measurement
 
 HEADER = "time_s,power_mw"

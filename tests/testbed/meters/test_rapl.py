@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.meters.meter import EnergyReading, FrameActivity
-from testbed.meters.mirrors import Mirrors
-from testbed.meters.rapl import MAX_W, RaplMeter, RaplZone, find_zones, stuck_zones
+from testbed.meters.rapl import MAX_W, Mirrors, RaplMeter, RaplZone, find_zones, stuck_zones
 
 WRAP_UJ = 262_143_328_850
 """2^32 steps of 61 microjoules: what most processors state."""

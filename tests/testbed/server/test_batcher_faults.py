@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from testbed.server import batching, fair_queue, jobs
+from testbed.server import batching, fair_queue
 from testbed.server.batching import Batcher
-from testbed.server.jobs import Job, Status
+from testbed.server.fair_queue import Job, Status
 
 Threads = Literal["batcher", "callers"]
 Answers = tuple[NDArray[np.int16], NDArray[np.float32]]
-FILES = {str(Path(str(module.__file__))) for module in (batching, fair_queue, jobs)}
+FILES = {str(Path(str(module.__file__))) for module in (batching, fair_queue)}
 NOTHING = ("with ", "try:", "else:", "finally:")
 """Lines at which nothing is done that could fail (of a ``with``: its end, with the lock held)."""
 
@@ -164,9 +164,11 @@ def test_a_tail_without_memory_fails_its_own_jobs_only() -> None:
 
     deaths: list[BaseException] = []
     batcher = Batcher(tail, on_death=deaths.append)
-    statuses = [batcher.run(one) for one in (simple(1), simple(3), simple(1), simple(3))]
-    assert statuses == ["failed", "answered", "failed", "answered"]
+    brought = [simple(1), simple(3), simple(1), simple(3)]
+    for one in brought:
+        batcher.submit(one)
     assert batcher.close(20)
+    assert [one.status for one in brought] == ["failed", "answered", "failed", "answered"]
     assert deaths == []
 
 
@@ -198,7 +200,9 @@ def test_the_callback_of_a_death_may_close() -> None:
         thread.join(20)
     assert told == ["failed"]
     assert closed == [False]
-    assert batcher.run(simple()) == "failed"
+    late = simple()
+    batcher.submit(late)
+    assert late.status == "failed"
 
 
 def simple(tail: int = 3, then: Any = None) -> Job:

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
-from testbed.server.batching import Batcher
-from testbed.server.jobs import Job, Status, WaitEstimate
+from testbed.server.batching import Batcher, WaitEstimate
+from testbed.server.fair_queue import Job, Status
 
 Answers = tuple[NDArray[np.int16], NDArray[np.float32]]
 
@@ -43,10 +43,30 @@ class Gate:
         return sums.astype(np.int16), np.full(len(payload), 0.5, np.float32)
 
 
-def job(value: int = 1, key: tuple[int, int] = (3, 1), n: int = 1, within: float = 60.0) -> Job:
-    now = time.monotonic()
-    payload = np.full((n, 2, 2, 2), value, np.uint8)
-    return Job(*key, payload, arrived_s=now, deadline_s=now + within)
+class Call(Job):
+    """A job whose end can be waited for."""
+
+    def __init__(self, key: tuple[int, int], payload: NDArray[np.uint8], within: float) -> None:
+        self.ended = threading.Event()
+        now = time.monotonic()
+        super().__init__(
+            *key,
+            payload,
+            arrived_s=now,
+            deadline_s=now + within,
+            then=lambda _: self.ended.set(),
+        )
+
+
+def job(value: int = 1, key: tuple[int, int] = (3, 1), n: int = 1, within: float = 60.0) -> Call:
+    return Call(key, np.full((n, 2, 2, 2), value, np.uint8), within)
+
+
+def run(batcher: Batcher, one: Call, client: str = "") -> Status:
+    """Bring a job and wait for its end."""
+    batcher.submit(one, client)
+    assert one.ended.wait(20)
+    return one.status
 
 
 class Callers:
@@ -57,11 +77,11 @@ class Callers:
         self.threads: list[threading.Thread] = []
         self.statuses: dict[Job, Status] = {}
 
-    def bring(self, one: Job, *, waiting: int | None = None) -> Job:
-        def run() -> None:
-            self.statuses[one] = self.batcher.run(one)
+    def bring(self, one: Call, *, waiting: int | None = None) -> Call:
+        def call() -> None:
+            self.statuses[one] = run(self.batcher, one)
 
-        thread = threading.Thread(target=run)
+        thread = threading.Thread(target=call)
         thread.start()
         self.threads.append(thread)
         if waiting is not None:
@@ -86,20 +106,6 @@ def gate() -> Iterator[Gate]:
     gate = Gate()
     yield gate
     gate.opened.set()
-
-
-def test_a_lone_request_is_computed_at_once_by_its_own_thread() -> None:
-    seen: list[int] = []
-
-    def compute(payload: NDArray[np.uint8], exit: int, split: int) -> Answers:
-        seen.append(threading.get_ident())
-        return np.zeros(1, np.int16), np.ones(1, np.float32)
-
-    batcher = Batcher(compute, max_wait_ms=1000)  # even a long hold-back does not touch it
-    one = job()
-    assert batcher.run(one) == "answered"
-    assert seen == [threading.get_ident()]
-    assert batcher.close(5)
 
 
 def test_waiting_requests_of_one_key_are_computed_together_oldest_key_first(gate: Gate) -> None:
@@ -141,7 +147,7 @@ def test_beyond_the_bound_is_refused_and_the_rest_answered(gate: Gate) -> None:
     callers.bring(job(), waiting=1)
     callers.bring(job(), waiting=2)
     refused = job()
-    assert batcher.run(refused) == "refused"
+    assert run(batcher, refused) == "refused"
     assert refused.predictions is None
     gate.opened.set()
     callers.join()
@@ -166,22 +172,8 @@ def test_expired_and_withdrawn_requests_are_not_computed(gate: Gate) -> None:
     assert callers.statuses[gone] == "cancelled"
     assert callers.statuses[good] == "answered"
     assert gate.batches == [(3, 1, 1), (3, 1, 1)]
-    assert batcher.run(job(5, within=0.0)) == "expired"  # also where it would run at once
+    assert run(batcher, job(5, within=0.0)) == "expired"
     assert len(gate.batches) == 2
-    assert batcher.close(5)
-
-
-def test_a_timed_out_caller_returns_whether_or_not_its_batch_runs(gate: Gate) -> None:
-    batcher = Batcher(gate, max_batch=1)
-    callers = Callers(batcher)
-    callers.bring(job())
-    wait_until(lambda: gate.running == 1)
-    waiting = job()
-    assert batcher.run(waiting, timeout_s=0.01) == "expired"
-    assert batcher.queue_length == 0
-    gate.opened.set()
-    callers.join()
-    assert len(gate.batches) == 1
     assert batcher.close(5)
 
 
@@ -230,7 +222,7 @@ def test_many_threads_each_get_their_own_answer() -> None:
     def call(plan: list[tuple[int, tuple[int, int]]]) -> None:
         for value, key in plan:
             one = job(value, key)
-            status = batcher.run(one)
+            status = run(batcher, one)
             expected = 8 * value + 100 * key[0] + key[1]
             if status != "answered" or one.predictions is None or one.predictions != [expected]:
                 wrong.append((status, value, key))
@@ -254,8 +246,8 @@ def test_a_failing_batch_fails_its_requests_only(caplog: pytest.LogCaptureFixtur
         return np.zeros(1, np.int16), np.ones(1, np.float32)
 
     batcher = Batcher(compute)
-    assert batcher.run(job(key=(1, 0))) == "failed"
-    assert batcher.run(job(key=(2, 0))) == "answered"
+    assert run(batcher, job(key=(1, 0))) == "failed"
+    assert run(batcher, job(key=(2, 0))) == "answered"
     assert "batch of 1 failed" in caplog.text
     assert batcher.close(5)
 
@@ -268,7 +260,8 @@ def test_close_finishes_what_waits_and_refuses_the_rest(gate: Gate) -> None:
     callers.bring(job(), waiting=1)
     closing = threading.Thread(target=batcher.close, args=(20,))
     closing.start()
-    wait_until(lambda: batcher.run(job(within=0)) == "refused")
+    wait_until(lambda: batcher._closed)
+    assert run(batcher, job()) == "refused"
     gate.opened.set()
     callers.join()
     closing.join(20)
@@ -396,7 +389,7 @@ def test_a_polite_client_gets_its_share_beside_a_hoarder(
         while not stopped.is_set():
             one = job(key=tail)
             caller.set()
-            status = batcher.run(one, client="ipv4:127.0.0.1:9")
+            status = run(batcher, one, client="ipv4:127.0.0.1:9")
             caller.clear()
             if not stopped.is_set():
                 outcomes[status] += 1
@@ -420,7 +413,7 @@ def test_the_bound_counts_frames(gate: Gate) -> None:
     callers.bring(job())
     wait_until(lambda: gate.running == 1)
     callers.bring(job(n=5), waiting=1)
-    assert batcher.run(job(n=4)) == "refused"
+    assert run(batcher, job(n=4)) == "refused"
     callers.bring(job(n=3), waiting=2)
     gate.opened.set()
     callers.join()

@@ -9,8 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.server.fair_queue import FairQueue
-from testbed.server.jobs import Job
+from testbed.server.fair_queue import FairQueue, Job
 
 CLIENTS = ("ipv4:10.0.0.1:1", "ipv4:10.0.0.1:2", "ipv4:10.0.0.2:1", "ipv6:%5Bfe80::1%5D:7", "unix:")
 TAILS = ((5, 2), (3, 1))
@@ -61,7 +60,7 @@ arrivals = st.builds(
 steps = st.lists(st.one_of(arrivals, st.sampled_from(["serve", "withdraw", "expire"])), max_size=80)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(steps, st.integers(1, 12))
 def test_no_job_is_lost_and_the_bound_holds(steps: list[Job | str], limit: int) -> None:
     queue = FairQueue(limit, max_batch=4)
@@ -96,7 +95,7 @@ def test_no_job_is_lost_and_the_bound_holds(steps: list[Job | str], limit: int) 
     assert queue.frames == 0
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(steps)
 def test_a_batch_has_one_tail_is_led_by_the_oldest_and_keeps_each_clients_order(
     steps: list[Job | str],
@@ -151,7 +150,7 @@ def test_who_holds_more_gives_way_with_its_newest(
         assert gone == mine[-len(gone) :]
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.data(), st.integers(1, 8), st.integers(2, 5))
 def test_waiting_clients_get_the_same_frames_whatever_they_ask_for(
     data: st.DataObject, max_batch: int, n_clients: int

@@ -19,8 +19,8 @@ from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
 from testbed.server import (
     batching,
+    fair_queue,
     inference_service,
-    jobs,
     mec_server,
     places,
     server_metrics,
@@ -60,8 +60,8 @@ POINTS: dict[str, list[tuple[Any, str]]] = {
         (batching.Batcher, "_run_batch"),
         (batching.Batcher, "_still_wanted"),
         (batching.Batcher, "_compute_batch"),
-        (jobs.Job, "finish"),
-        (jobs.Job, "expired"),
+        (fair_queue.Job, "finish"),
+        (fair_queue.Job, "expired"),
         (mec_server.MecServer, "_on_batch"),
         (SplitRuntime, "tail"),
         (watch.Watch, "_answers"),

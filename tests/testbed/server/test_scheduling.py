@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from cnn.bundle import load_bundle
-from testbed.server.cpu_scheduling import prefer_throughput
-from testbed.server.server_process import ServerProcess
+from testbed.server.server_process import ServerProcess, prefer_throughput
 from testbed.wire.client import MecClient
 
 pytestmark = pytest.mark.skipif(

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from cnn.common.errors import ConfigError, DataError
 from testbed.traces.collection import load_traces
-from testbed.traces.drive_split import TRAIN_GROUPS, in_part, part_of
-from testbed.traces.formats.mahimahi import read_mahimahi
+from testbed.traces.number_files import mahimahi_trace
 from testbed.traces.sample_files import read_series
 from testbed.traces.series import Series, answered, cut_at_gaps, generation, resample
-from testbed.traces.trace_files import constant_trace, read_trace, save_trace
-from testbed.traces.trace_kinds import SELECTIONS
+from testbed.traces.trace import constant_trace, save_trace
+from testbed.traces.trace_files import read_trace
+from testbed.traces.trace_kinds import SELECTIONS, TRAIN_GROUPS, in_part, part_of
 
 NAN = float("nan")
 HEADER = "trace,time_s,uplink_mbps,downlink_mbps,rtt_ms,rsrp_dbm,sinr_db,speed_mps,tech,power_w\n"
@@ -161,7 +161,7 @@ def test_missing_things_are_named(collection: Path, tmp_path: Path) -> None:
 def test_mahimahi_counts_opportunities(tmp_path: Path) -> None:
     path = tmp_path / "link.up"
     path.write_text("0\n50\n100\n100\n101\n350\n")
-    trace = read_mahimahi(path, rtt_ms=60.0)
+    trace = mahimahi_trace(path.read_text(), path, rtt_ms=60.0)
     # 12 kbit an opportunity in four bins of 87.5 ms: 0 and 50; 100, 100 and 101; none; 350.
     assert trace.period_s == 0.0875
     bits = trace.uplink_mbps * 1e6 * trace.period_s
@@ -170,7 +170,7 @@ def test_mahimahi_counts_opportunities(tmp_path: Path) -> None:
     for bad in ("", "x\n", "5\n3\n", "-1\n4\n", "0\n", "99999999999999999999\n"):
         path.write_text(bad)
         with pytest.raises(DataError):
-            read_mahimahi(path, 60.0)
+            mahimahi_trace(path.read_text(), path, 60.0)
 
 
 @settings(max_examples=100, deadline=None)

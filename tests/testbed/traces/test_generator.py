@@ -10,11 +10,8 @@ import pytest
 
 from cnn.common.errors import ConfigError, DataError
 from testbed.traces.collection import load_traces
-from testbed.traces.generator import generate, generate_trace
-from testbed.traces.generator_fit import fit_model, fit_weibull
-from testbed.traces.generator_fit_rtt import fit_rtt
-from testbed.traces.generator_parameters import GRID, KINDS, TraceModel, load_models
-from testbed.traces.levels import runs
+from testbed.traces.generator import GRID, KINDS, TraceModel, generate, generate_trace, load_models
+from testbed.traces.generator_fit import fit_model, fit_rtt, fit_weibull, runs
 from testbed.traces.trace_statistics import distribution_distance, summary
 
 

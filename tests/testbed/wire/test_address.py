@@ -16,7 +16,7 @@ from testbed.cli.app import app
 from testbed.deploy.device_file import parse_device_file
 from testbed.link.emulator import LinkEmulator
 from testbed.server.mec_server import MecServer, ServerConfig
-from testbed.traces.trace_files import constant_trace
+from testbed.traces.trace import constant_trace
 from testbed.wire.address import join_address, parse_address, parse_host
 from testbed.wire.client import MecClient
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -221,7 +222,7 @@ def test_a_server_that_accepts_and_says_nothing_is_a_timeout() -> None:
 def good_answer(runtime: SplitRuntime, prediction: int) -> bytes:
     spec = WireSpec.of(BUNDLE.hash, runtime, 1)
     request = build_request(BUNDLE.hash, 5, 4, (1, *spec.shapes[4]))
-    request.raw_input_contents[0] = bytes(spec.frame_bytes(4))
+    request.raw_input_contents[0] = bytes(math.prod(spec.shapes[4]))
     message = build_response(
         check_request(request, spec),
         np.array([prediction], np.int16),

@@ -16,10 +16,9 @@ from typer.testing import CliRunner
 
 from agents.cli import app
 from cnn.common.errors import ConfigError, DataError
-from testbed.traces.importing import ImportOptions, import_trace
 from testbed.traces.recognise import IMPORTABLE
 from testbed.traces.trace import Trace
-from testbed.traces.trace_files import read_trace
+from testbed.traces.trace_files import ImportOptions, import_trace, read_trace
 
 GNET_HEADER = (
     "Timestamp,Longitude,Latitude,Speed,Operatorname,CellID,NetworkMode,RSRP,RSRQ,SNR,CQI,RSSI,"

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from cnn.common.errors import DataError
-from testbed.traces.measured import Measured
+from testbed.traces.series import Measured
 
 _NAN: Final = re.compile(r"(?<=:)\s*-?nan\b(?=\s*[,}\]])")
 """iperf3 prints a share of nothing as -nan, which is no JSON (esnet/iperf issue 613)."""

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cnn.common.errors import ConfigError, DataError
-from testbed.traces.formats.mahimahi import mahimahi_trace, read_mahimahi
+from testbed.traces.number_files import mahimahi_trace
 from testbed.traces.trace_files import read_trace
 
 PACKET_BITS = 1500 * 8
@@ -83,9 +83,8 @@ def test_windows_line_ends_and_marks_change_nothing(tmp_path: Path) -> None:
     "text", ["x\n", "5\n3\n", "-1\n4\n", "0\n", "99999999999999999999\n", "1 2\n3 4\n", "1.5\n2\n"]
 )
 def test_what_mahimahi_would_not_run_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "a.up").write_text(text)
     with pytest.raises(DataError):
-        read_mahimahi(tmp_path / "a.up", 20.0)
+        mahimahi_trace(text, tmp_path / "a.up", 20.0)
 
 
 def test_few_rising_numbers_may_be_rates_unless_named_as_times(tmp_path: Path) -> None:

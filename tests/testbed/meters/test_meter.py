@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.meters.meter import CounterMeter, FrameActivity
-from testbed.meters.sampled import SampledMeter
+from testbed.meters.meter import CounterMeter, FrameActivity, SampledMeter
 
 SECOND = FrameActivity(0, 1, 0, 0, 0, 0, 0)
 

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from cnn.common.csv_table import CsvTable, parse_csv_table
 from cnn.common.errors import DataError
-from testbed.traces.measured import Measured, time_order
-from testbed.traces.series import Floats, Series, generation
+from testbed.traces.series import Floats, Measured, Series, generation, time_order
 
 TIME_FORMAT: Final = "%Y.%m.%d_%H.%M.%S"
 COLUMN: Final = {"up": "UL_bitrate", "down": "DL_bitrate"}

@@ -1,1 +1,0 @@
-"""Other projects' trace formats, one module each; `testbed.traces.importing` chooses."""
