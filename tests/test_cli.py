@@ -491,6 +491,7 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], names: str) ->
         assert representation not in errors[0]
 
 
+@pytest.mark.slow(70)
 @pytest.mark.parametrize("case", BAD_INPUT, ids=lambda c: c.replace(" ", "-").replace(",", ""))
 def test_bad_input_is_one_clear_line_and_leaves_nothing(case: str, tmp_path: Path) -> None:
     arguments, names = BAD_INPUT[case]

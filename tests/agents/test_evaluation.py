@@ -21,6 +21,8 @@ from offload_env.scenario import Constraint
 from offload_env.simulator import Simulator
 from testbed.policy.policies import StaticPolicy
 
+pytestmark = pytest.mark.slow(12)
+
 DRIVES = 6
 
 

@@ -16,6 +16,8 @@ from agents.training import train
 from cnn.common.errors import ConfigError, DataError
 from testbed.policy.observer import OBS_DIM
 
+pytestmark = pytest.mark.slow(20)
+
 PPO = TrainConfig(
     scenario="toy",
     steps=8 * 256,

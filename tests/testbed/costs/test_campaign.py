@@ -23,6 +23,8 @@ from testbed.device.frame_sources import open_frames
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import RecordWriter, read_records
 
+pytestmark = pytest.mark.slow(20)
+
 CONDITIONS = (Condition(5, 10), Condition(40, 25))
 LOCAL = Measurement(
     frame_id=0, track=0, frame_in_track=3, label=5, action=1, exit_used=1, captured_s=0.25,

@@ -24,6 +24,8 @@ from testbed.policy.observer import OBS_DIM
 from testbed.records.record_file import read_records
 from testbed.server.server_process import ServerProcess
 
+pytestmark = pytest.mark.slow(40)
+
 SHIPPED = load_bundle().hash
 WAIT_S = 60.0
 

@@ -63,7 +63,7 @@ def test_what_was_appended_comes_back(tmp_path: Path, whole: bytes) -> None:
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.data())
 def test_damage_costs_the_batches_it_hits_and_passes_no_other_rows(

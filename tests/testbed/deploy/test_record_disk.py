@@ -20,6 +20,8 @@ from testbed.deploy.record_rotation import RotatingRecords, Rotation, record_fil
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import measurement_schema, read_records
 
+pytestmark = pytest.mark.slow(9)
+
 VALUES = {"int64": 1, "double": 0.5, "string": "ok", "bool": True}
 SOURCE = {"kind": "device"}
 FAST = Rotation(file_bytes=20_000, file_s=3600, total_bytes=10**7, flush_s=0.02)

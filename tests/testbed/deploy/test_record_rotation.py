@@ -31,6 +31,8 @@ from testbed.deploy.record_rotation import (
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import RecordWriter, measurement_schema, read_all, read_records
 
+pytestmark = pytest.mark.slow(20)
+
 VALUES = {"int64": 1, "double": 0.5, "string": "ok", "bool": True}
 SOURCE = {"kind": "device", "policy": "p"}
 

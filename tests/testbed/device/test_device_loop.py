@@ -39,6 +39,8 @@ from testbed.wire.client import ExchangeFailed, MecClient, Reply
 from testbed.wire.protocol import ENCODING_OVERHEAD_BYTES, WIRE_OVERHEAD_BYTES
 from testbed.wire.requests import build_request
 
+pytestmark = pytest.mark.slow(40)
+
 SETTINGS = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
 
 

@@ -27,6 +27,8 @@ from testbed.traces.trace import Trace
 from testbed.wire.client import MecClient
 from testbed.wire.protocol import probe_message
 
+pytestmark = pytest.mark.slow(10)
+
 POWER = power_profile("jetson-nano+5g-nsa-lowband")
 
 

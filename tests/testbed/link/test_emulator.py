@@ -31,6 +31,8 @@ from testbed.link.link_record import LinkRecord
 from testbed.traces.trace import Trace
 from testbed.traces.trace_files import constant_trace, save_trace
 
+pytestmark = pytest.mark.slow(15)
+
 RST = struct.pack("ii", 1, 0)
 
 

@@ -29,6 +29,8 @@ from testbed.wire.client import ExchangeFailed, MecClient
 from testbed.wire.protocol import parse_response
 from testbed.wire.requests import build_request
 
+pytestmark = pytest.mark.slow(30)
+
 ROOT = Path(__file__).parents[3]
 BUNDLE = load_bundle()
 RUNTIME = SplitRuntime(BUNDLE)

@@ -22,6 +22,8 @@ from testbed.wire import connection
 from testbed.wire.client import ExchangeFailed, MecClient
 from testbed.wire.connection import Connection
 
+pytestmark = pytest.mark.slow(20)
+
 BUNDLE = load_bundle()
 PAST_EVERY_TIMER_S = 11.0
 """Longer than the keep-alives of client (1 s) and server (10 s)."""
