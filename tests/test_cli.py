@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import typer
+from sockets import free_port
 from typer.testing import CliRunner
 
 import cnn
@@ -165,13 +166,6 @@ def pensieve_file(folder: Path) -> Path:
     return path
 
 
-def closed_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def device_file(folder: Path, text: str) -> Path:
     """A device's configuration file that is right but for `text`."""
     path = folder / "device.toml"
@@ -234,7 +228,7 @@ BAD_INPUT: dict[str, tuple[Arguments, str]] = {
         "block3",
     ),
     "server absent": (
-        lambda d: [*DEVICE, "--server", f"127.0.0.1:{closed_port()}", "--action", "e5s0"],
+        lambda d: [*DEVICE, "--server", f"127.0.0.1:{free_port()}", "--action", "e5s0"],
         "server",
     ),
     "unknown action": (
