@@ -75,7 +75,7 @@ def test_bottlenecks_keep_what_the_exits_learned(
     net = checkpoint.build_model(checkpoint.load(trained))
     untrained = split_accuracy(net, data[1])
     before = {k: v.clone() for k, v in net.blocks.state_dict().items()}
-    settings = BottleneckConfig(epochs=6, batch_size=32, shares=(0.25,) * 4, precision="fp32")
+    settings = BottleneckConfig(epochs=12, batch_size=32, shares=(0.25,) * 4, precision="fp32")
     final = train_bottlenecks(net, *data, settings, tmp_path, progress=False, report=lambda _: None)
     after = split_accuracy(checkpoint.build_model(checkpoint.load(final)), data[1])
     assert np.mean(list(after.values())) >= 0.9 > np.mean(list(untrained.values()))
