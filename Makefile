@@ -9,6 +9,7 @@ PYTEST_ARGS ?=
 JOBS ?= 2
 # In the order that tests/conftest.py gives them, the slowest first.
 SIDE_BY_SIDE := --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+QUICK = $(SIDE_BY_SIDE) -m 'not slow' $(PYTEST_ARGS)
 SOURCES := cnn testbed offload_env agents tests examples benchmarks
 
 # The folder of measured data, if there is one; tests that need it skip without it.
@@ -18,10 +19,10 @@ endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test quick check lint types format docs build constraints clean
+.PHONY: help venv demo test quick test-oldest test-newest check lint types format docs build constraints clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=$(PYTHON)  interpreter for the virtual environment (3.11 or newer)"
 	@echo "  VENV=$(VENV)      where it lies"
@@ -44,7 +45,26 @@ test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=15 $(PYTEST_ARGS)
 
 quick: $(STAMP) ## run the quick tests (under 2 minutes): no training, no processes over a network
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(QUICK)
+
+test-oldest: ## run the quick tests with the oldest versions the ranges allow (torch: as tested)
+	@python3.11 -c '' 2>/dev/null || { echo 'no python3.11 here: skipped'; exit 0; }; set -e; \
+	python3.11 -m venv --clear build/oldest; \
+	build/oldest/bin/python -m pip install --quiet packaging; \
+	build/oldest/bin/python .ci/lower_bounds.py --keep \
+	    "torch=$$(sed -n 's/^torch==//p' constraints.txt)" > build/oldest.txt; \
+	build/oldest/bin/python -m pip install --quiet --constraint build/oldest.txt \
+	    --editable '.[dev]'; \
+	build/oldest/bin/python -m pytest $(QUICK)
+
+test-newest: ## run the quick tests with the newest Python here that has wheels of everything
+	@for minor in 15 14 13 12; do \
+	    python3.$$minor -c '' 2>/dev/null || continue; \
+	    python3.$$minor -m venv --clear build/newest-python; \
+	    build/newest-python/bin/python -m pip install --quiet --only-binary :all: \
+	        --constraint constraints.txt --editable '.[dev]' || continue; \
+	    exec build/newest-python/bin/python -m pytest $(QUICK); \
+	done; echo 'no Python newer than 3.11 here that has wheels of everything: skipped'
 
 check: lint types test ## everything CI runs: format, lint, types, tests
 
@@ -55,7 +75,7 @@ lint: $(STAMP) ## formatting and lint, changing nothing
 types: $(STAMP) ## mypy --strict over the four packages
 	$(BIN)/mypy
 
-format: $(STAMP) ## format and mend what can be mended by itself
+format: $(STAMP) ## format, and fix what can be fixed by itself
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 

@@ -104,7 +104,7 @@ _NAMES_OF: Final = {
     "meters.meter": ("EnergyReading", "FrameActivity", "Meter"),
     "meters.power": ("ModelMeter", "power_profile"),
     "policy.decision_points": ("FRAME", "START"),
-    "policy.device_settings": ("Settings",),
+    "policy.task_settings": ("Settings",),
     "policy.network_policy": ("load_policy", "policy_from_bundle"),
     "policy.observation_fields": ("FIELDS", "scale_one"),
     "policy.observer": ("Observer",),

@@ -24,7 +24,7 @@ def run_benchmark(name: str, *options: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, found, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 @pytest.mark.parametrize(
     ("group", "figures"),
     [
@@ -41,7 +41,7 @@ def test_a_group_of_faults_says_what_it_found(group: str, figures: dict[str, Any
         assert value is None or found[name] == value, said
 
 
-@pytest.mark.slow
+@pytest.mark.slow(75)
 def test_a_minute_of_everything_loses_no_frame() -> None:
     _, found, said = run_benchmark("soak.py", "--minutes", "0.5")
     assert found["frames_lost"] == 0, said

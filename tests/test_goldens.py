@@ -143,7 +143,12 @@ GOLDENS: Final[dict[str, Callable[[], Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", GOLDENS)
+SLOW: Final = pytest.mark.slow(30)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[SLOW] * n.startswith("drives")) for n in GOLDENS]
+)
 def test_what_the_code_gives_is_what_it_gave(name: str) -> None:
     golden = json.loads((FOLDER / f"{name}.json").read_text())
     _same(json.loads(json.dumps(GOLDENS[name]())), golden, name)

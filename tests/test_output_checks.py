@@ -208,6 +208,7 @@ def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow(5)
 def test_two_devices_with_one_output_do_not_mix(tmp_path: Path) -> None:
     """Two real processes: one measures, the other is told which one does."""
     common = ["device", "--local-only", "--action", "e1s1", "--json"]

@@ -30,6 +30,8 @@ from offload_env.world import build_world
 from testbed.policy.network_policy import load_policy
 from testbed.policy.policy_file import PolicyBundle
 
+pytestmark = pytest.mark.slow(50)
+
 ROOT = Path(__file__).parents[2]
 SHORT = ["--steps", "2048", "--n-envs", "16", "--hidden", "16", "--validate-every", "1024"]
 

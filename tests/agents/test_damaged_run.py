@@ -19,6 +19,8 @@ from agents.training import TrainResult, train
 from cnn.common.console import plain
 from cnn.common.errors import SliproadError
 
+pytestmark = pytest.mark.slow(18)
+
 
 @pytest.fixture(scope="module")
 def config(small_run: TrainConfig) -> TrainConfig:

@@ -29,6 +29,8 @@ from offload_env.scenario import Constraint
 from offload_env.simulator import Simulator
 from testbed.policy.policies import StaticPolicy
 
+pytestmark = pytest.mark.slow(12)
+
 
 def test_interval_agrees_with_the_standard_error() -> None:
     values = np.random.default_rng(0).normal(3.0, 2.0, 400)

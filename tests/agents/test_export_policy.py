@@ -89,6 +89,7 @@ def saved(model: Any, path: Path, actions: list[int]) -> Path:
     return path
 
 
+@pytest.mark.slow(6)
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
 def test_same_decisions_as_stable_baselines3(algo: str, tmp_path: Path) -> None:
     model = make(algo)

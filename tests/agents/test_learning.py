@@ -15,6 +15,8 @@ from offload_env.episode import episode_keys
 from testbed.policy.network_policy import load_policy
 from testbed.policy.policies import StaticPolicy
 
+pytestmark = pytest.mark.slow(20)
+
 CONFIG = TrainConfig(
     scenario="toy",
     steps=24_000,

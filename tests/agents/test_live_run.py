@@ -11,6 +11,8 @@ from agents.live_run import FrameSource, frame_table, replay, run_live, warm_run
 from offload_env.world import build_world
 from testbed.policy.policies import StaticPolicy
 
+pytestmark = pytest.mark.slow(10)
+
 FRAMES = 30
 
 

@@ -17,6 +17,8 @@ from agents.training import train
 from cnn.common.errors import ConfigError, DataError
 from testbed.policy.observer import OBS_DIM
 
+pytestmark = pytest.mark.slow(20)
+
 
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
 def test_resume_is_bit_for_bit(

@@ -293,6 +293,7 @@ def test_staged_training_resumes_bit_for_bit(
     assert loaded.name == STAGED_AGENT
 
 
+@pytest.mark.slow(5)
 def test_evaluation_pairs_staged_with_frame_level_policies(make_world, tmp_path: Path) -> None:
     world = make_world([100.0, 0.1, 0.1], floor=0.98, n_frames=30)
     agents = {

@@ -23,6 +23,8 @@ from offload_env.preferences import preferring
 from offload_env.world import MAIN
 from testbed.policy.policies import StaticPolicy
 
+pytestmark = pytest.mark.slow(15)
+
 SHORT = TrainConfig(
     scenario="toy", steps=1024, n_envs=16, n_steps=16, batch_size=128, hidden=8, validate_drives=2
 )

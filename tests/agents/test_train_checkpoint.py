@@ -22,6 +22,8 @@ from agents.train_config import TrainConfig
 from agents.training import adapter_of, train
 from cnn.common.errors import DataError
 
+pytestmark = pytest.mark.slow(25)
+
 Kills = Callable[[str, Path], Iterator[int]]
 
 SAVING = """

@@ -29,6 +29,8 @@ from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
 
+pytestmark = pytest.mark.slow(15)
+
 ASKED = Preferences((0.98, 0.995), (0.0, 1.0))
 
 

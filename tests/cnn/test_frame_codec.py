@@ -115,7 +115,7 @@ def test_a_bomb_is_small_enough_to_pass_the_length_check() -> None:
 GOOD = {codec: FrameEncoding.parse(codec).encode(picture()) for codec in ("webp", "jpeg")}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     codec=st.sampled_from(["webp", "jpeg"]),
     edits=st.lists(

@@ -183,6 +183,7 @@ def test_frames_without_tracks_make_no_table() -> None:
         make_table(SplitRuntime(load_bundle()), bare, "test")
 
 
+@pytest.mark.slow(13)
 def test_embedded_table_equals_a_fresh_run(data_dir: Path) -> None:
     """First tracks of the policy-test part, through the shipped bundle, once more."""
     from cnn.data.gtsrb import load_gtsrb

@@ -37,6 +37,8 @@ from testbed.records.record_file import read_records
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace
 
+pytestmark = pytest.mark.slow(35)
+
 offload_env.register()
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow(11)
+
 ROOT = Path(__file__).parents[2]
 ALONE = 'ip link set lo up && ip route add local 0.0.0.0/0 dev lo && "$@" && cat /proc/net/dev'
 """In a network of its own where every address leads to ``lo``, whose packets are counted."""

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from cnn.network.train_network import (
     train_bottlenecks,
 )
 from cnn.network.vgg import MultiExitVGG
+
+pytestmark = pytest.mark.slow(40)
 
 TINY = ModelConfig(width=0.125, input_size=32, n_classes=4, latent_channels=(4, 8, 8, 8))
 
@@ -164,17 +166,35 @@ def empty(path: Path) -> None:
     os.truncate(path, 0)
 
 
-@pytest.mark.parametrize("damage", [flip, halve, empty, Path.unlink])
-def test_a_damaged_checkpoint_leaves_the_epoch_before_it(
+Training = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class CutOff:
+    """A training that was cut off after three of its four epochs.
+
+    Attributes:
+        work: the training, into a folder; with ``resume=True`` the rest of it.
+        folder: what it left.
+        name: its newest checkpoint's.
+        expected: weights it would have ended with.
+    """
+
+    work: Training
+    folder: Path
+    name: str
+    expected: torch.Tensor
+
+
+@pytest.fixture(scope="module", params=["backbone", "bottlenecks"])
+def cut_off(
+    request: pytest.FixtureRequest,
     data: tuple[ImageSet, ImageSet],
-    tmp_path: Path,
-    damage: Callable[[Path], None],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Of the backbone and of the bottlenecks; where neither is whole, one line says so."""
+    tmp_path_factory: pytest.TempPathFactory,
+) -> CutOff:
+    """Of the backbone and of the bottlenecks."""
     small = data[0].take(np.arange(64)), data[1].take(np.arange(16))
     settings = BottleneckConfig(epochs=4, batch_size=32, precision="fp32")
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
 
     def backbone(out: Path, resume: bool = False) -> Path:
         return train(*small, TINY, config(4), out, resume=resume, progress=False)
@@ -185,19 +205,34 @@ def test_a_damaged_checkpoint_leaves_the_epoch_before_it(
             net, *small, settings, out, resume=resume, progress=False, report=lambda _: None
         )
 
-    for work, name in ((backbone, "last.pt"), (bottlenecks, "bottlenecks.pt")):
-        expected = weights(work(whole))
-        cut_after(3, lambda work=work: work(cut))
-        damage(cut / name)
-        previous = checkpoint.previous(cut / name)
-        both = tmp_path / name
-        shutil.copytree(cut, both)
-        assert torch.equal(weights(work(cut, resume=True)), expected)
-        said = capsys.readouterr().err
-        assert (f"warning: checkpoint {cut / name}" in said) == (damage is not Path.unlink)
-        flip(both / previous.name, 0.9)
-        with pytest.raises(BundleError, match="checkpoint"):
-            work(both, resume=True)
+    whole, cut = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cut")
+    work, name = backbone, "last.pt"
+    if request.param == "bottlenecks":
+        shutil.copy(backbone(whole), cut / "backbone.pt")
+        work, name = bottlenecks, "bottlenecks.pt"
+    expected = weights(work(whole))
+    cut_after(3, lambda: work(cut))
+    return CutOff(work, cut, name, expected)
+
+
+@pytest.mark.parametrize("damage", [flip, halve, empty, Path.unlink])
+def test_a_damaged_checkpoint_leaves_the_epoch_before_it(
+    cut_off: CutOff,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where neither is whole, one line says so."""
+    cut, both, name = tmp_path / "cut", tmp_path / "both", cut_off.name
+    shutil.copytree(cut_off.folder, cut)
+    damage(cut / name)
+    shutil.copytree(cut, both)
+    assert torch.equal(weights(cut_off.work(cut, resume=True)), cut_off.expected)
+    said = capsys.readouterr().err
+    assert (f"warning: checkpoint {cut / name}" in said) == (damage is not Path.unlink)
+    flip(both / checkpoint.previous(cut / name).name, 0.9)
+    with pytest.raises(BundleError, match="checkpoint"):
+        cut_off.work(both, resume=True)
 
 
 def test_a_flip_anywhere_in_a_checkpoint_is_found(trained: Path, tmp_path: Path) -> None:

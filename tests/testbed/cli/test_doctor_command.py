@@ -15,6 +15,8 @@ import pytest
 
 from testbed.cli.doctor_command import examine
 
+pytestmark = pytest.mark.slow(5)
+
 
 def by_name(**settings: object) -> dict[str, object]:
     return {finding.name: finding for finding in examine(**settings)}  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rows import FINISHED
 
 from cnn.bundle import load_bundle
 from cnn.common.errors import ConfigError, DataError
@@ -20,17 +21,11 @@ from testbed.costs.campaign import _is_done, disturbed, run_campaign
 from testbed.costs.campaign_config import CampaignConfig, Condition
 from testbed.costs.cost_model import CostModel
 from testbed.device.frame_sources import open_frames
-from testbed.records.measurement import Measurement
 from testbed.records.record_file import RecordWriter, read_records
 
+pytestmark = pytest.mark.slow(20)
+
 CONDITIONS = (Condition(5, 10), Condition(40, 25))
-LOCAL = Measurement(
-    frame_id=0, track=0, frame_in_track=3, label=5, action=1, exit_used=1, captured_s=0.25,
-    queue_ms=1.5, head_ms=2.5, encode_ms=None, transfer_ms=None, server_queue_ms=None,
-    server_ms=None, fallback_ms=None, delay_ms=4.25, uplink_bytes=0, downlink_bytes=0,
-    prediction=5, confidence=0.75, correct=True, compute_mj=1.0, radio_mj=0.0, idle_mj=0.5,
-    energy_mj=1.5, energy_source="model:x", status="ok", reason="", uplink_mbps=None, rtt_ms=None,
-)  # fmt: skip
 SMALL = CampaignConfig(conditions=CONDITIONS, rounds=1, repetitions=2, warm_up=3, timeout_ms=20_000)
 
 
@@ -61,8 +56,8 @@ def test_blocks_of_a_disturbed_machine_are_found(tmp_path: Path) -> None:
             for k in range(9):
                 spike = 5.0 if k == 0 else 1.0  # one stall is no disturbed block
                 head_ms = (20.0 if i == 2 else 15.0 + 0.1 * i) * spike
-                writer.write(dataclasses.replace(LOCAL, action=N_ACTIONS - 1, head_ms=head_ms))
-                writer.write(dataclasses.replace(LOCAL, action=0, head_ms=99.0))
+                writer.write(dataclasses.replace(FINISHED, action=N_ACTIONS - 1, head_ms=head_ms))
+                writer.write(dataclasses.replace(FINISHED, action=0, head_ms=99.0))
     assert disturbed(blocks, tmp_path) == [blocks[2]]
 
 
@@ -170,7 +165,7 @@ def test_a_flipped_bit_in_the_rows_of_a_block_never_changes_one(tmp_path: Path) 
     path = tmp_path / "block.parquet"
     with RecordWriter(path, {"fingerprint": "x"}) as writer:
         for i in range(100):
-            writer.write(dataclasses.replace(LOCAL, frame_id=i, delay_ms=4.25 + i))
+            writer.write(dataclasses.replace(FINISHED, frame_id=i, delay_ms=4.25 + i))
     data, table = path.read_bytes(), read_records(path).table
     found = 0
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")

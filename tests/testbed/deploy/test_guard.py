@@ -212,6 +212,7 @@ def test_a_promise_travels_in_a_policy_file_and_is_refused_if_damaged() -> None:
             ReferenceProfile.of_bundle(PolicyBundle({"metrics": {"promise": bad}}, {}))
 
 
+@pytest.mark.slow(13)
 def test_a_link_outside_training_makes_the_policy_fall_and_a_good_one_brings_it_back() -> None:
     """The real device, server and link: 20 Mbit/s with 10 ms, then 0.2 Mbit/s with 400 ms."""
     model = load_bundle()

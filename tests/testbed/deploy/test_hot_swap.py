@@ -26,6 +26,8 @@ from testbed.records.measurement import Measurement
 from testbed.server.server_process import ServerProcess
 from testbed.wire.client import MecClient
 
+pytestmark = pytest.mark.slow(15)
+
 WritePolicy = Callable[..., str]
 LOCAL, REMOTE = Action(3, 3), Action(3, 1)
 SETTINGS = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)

@@ -19,6 +19,8 @@ from testbed.cli.app import app
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.tls import ServerTls
 
+pytestmark = pytest.mark.slow(20)
+
 ROOT = Path(__file__).parents[3]
 DAY = timedelta(days=1)
 

@@ -16,6 +16,8 @@ import pytest
 from testbed.deploy.log import LineSink
 from testbed.records.record_file import read_all
 
+pytestmark = pytest.mark.slow(25)
+
 ROOT = Path(__file__).parents[3]
 SMALL_PIPE = 4096
 

@@ -7,43 +7,32 @@ import os
 import shutil
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rows import full_row
+from waiting import wait_until
 
 from testbed.deploy import record_rotation
 from testbed.deploy.record_folder import record_files
 from testbed.deploy.record_rotation import RotatingRecords, Rotation
-from testbed.records.measurement import Measurement
-from testbed.records.record_file import measurement_schema, read_records
+from testbed.records.record_file import read_records
 
-VALUES = {"int64": 1, "double": 0.5, "string": "ok", "bool": True}
+pytestmark = pytest.mark.slow(9)
+
 SOURCE = {"kind": "device"}
 FAST = Rotation(file_bytes=20_000, file_s=3600, total_bytes=10**7, flush_s=0.02)
-
-
-def row(number: int) -> Measurement:
-    values = {f.name: VALUES[str(f.type)] for f in measurement_schema()}
-    return Measurement(**values | {"frame_id": number})  # type: ignore[arg-type]
-
-
-def until(done: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 30
-    while not done() and time.monotonic() < end_s:
-        time.sleep(0.01)
-    assert done()
 
 
 def send(records: RotatingRecords, first: int, n: int) -> None:
     """Hand over rows, and wait until each is written or counted."""
     settled = records.rows + records.dropped
     for i in range(first, first + n):
-        records.write(row(i))
-    until(lambda: records.rows + records.dropped == settled + n)
+        records.write(full_row(frame_id=i))
+    wait_until(lambda: records.rows + records.dropped == settled + n)
 
 
 def ids_of(folder: Path) -> list[float]:
@@ -140,10 +129,12 @@ def test_a_disk_that_hangs_delays_no_frame_and_no_end(
     monkeypatch.setattr(record_rotation, "_CLOSE_S", (0.2, 1.0))
     monkeypatch.setattr(record_rotation, "_WAITING_ROWS", 100)
     records = RotatingRecords(tmp_path, SOURCE, FAST)
-    records.write(row(0))
+    records.write(full_row(frame_id=0))
     assert hangs.wait(30)
     for i in range(1, 301):
-        records.write(row(i))  # returns: the queue is bounded, and what it does not hold is counted
+        records.write(
+            full_row(frame_id=i)
+        )  # returns: the queue is bounded, and what it does not hold is counted
     assert records.dropped == 200
     records.close()
     assert records.rows + records.dropped == 301

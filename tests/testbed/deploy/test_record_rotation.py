@@ -18,21 +18,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rows import full_row
 
 from cnn.common.errors import DataError
 from testbed.deploy import record_rotation
 from testbed.deploy.record_folder import last_number, record_files, recover
 from testbed.deploy.record_rotation import RotatingRecords, Rotation
-from testbed.records.measurement import Measurement
-from testbed.records.record_file import RecordWriter, measurement_schema, read_all, read_records
+from testbed.records.record_file import RecordWriter, read_all, read_records
 
-VALUES = {"int64": 1, "double": 0.5, "string": "ok", "bool": True}
+pytestmark = pytest.mark.slow(20)
+
+SUPPORT = Path(__file__).parents[2] / "support"
 SOURCE = {"kind": "device", "policy": "p"}
-
-
-def row(number: int) -> Measurement:
-    values = {f.name: VALUES[str(f.type)] for f in measurement_schema()}
-    return Measurement(**values | {"frame_id": number})  # type: ignore[arg-type]
 
 
 def size_of(folder: Path) -> int:
@@ -47,7 +44,7 @@ def test_what_goes_in_comes_out_in_order_over_many_files(tmp_path: Path) -> None
     rotation = Rotation(file_bytes=100_000, total_bytes=10**9, flush_s=0.01)
     with RotatingRecords(tmp_path, SOURCE, rotation, {"shadow_action": pa.int64()}) as records:
         for i in range(2000):
-            records.write(row(i), shadow_action=i % 20)
+            records.write(full_row(frame_id=i), shadow_action=i % 20)
             time.sleep(0.0005 if i % 100 else 0.02)
     files = record_files(tmp_path)
     assert len(files) >= 3
@@ -66,7 +63,7 @@ def test_the_folder_never_outgrows_its_bound_and_keeps_the_newest(tmp_path: Path
     largest = 0
     with RotatingRecords(tmp_path, SOURCE, rotation) as records:
         for i in range(6000):
-            records.write(row(i))
+            records.write(full_row(frame_id=i))
             if i % 60 == 0:
                 time.sleep(0.02)
                 largest = max(largest, size_of(tmp_path))
@@ -80,7 +77,7 @@ def test_the_folder_never_outgrows_its_bound_and_keeps_the_newest(tmp_path: Path
 def test_a_folder_too_full_from_before_is_brought_within_its_bound(tmp_path: Path) -> None:
     with RotatingRecords(tmp_path, SOURCE, Rotation(20_000, 3600, 10**9, 0.01)) as records:
         for i in range(2000):
-            records.write(row(i))
+            records.write(full_row(frame_id=i))
             time.sleep(0.0003)
     assert size_of(tmp_path) > 60_000
     RotatingRecords(tmp_path, SOURCE, Rotation(5_000, 3600, 50_000, 0.01)).close()
@@ -91,10 +88,11 @@ KILLED = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_record_rotation import RotatingRecords, Rotation, SOURCE, row
-records = RotatingRecords(Path(sys.argv[1]), SOURCE, Rotation(flush_s=0.1))
+from rows import full_row
+from testbed.deploy.record_rotation import RotatingRecords, Rotation
+records = RotatingRecords(Path(sys.argv[1]), {"kind": "device"}, Rotation(flush_s=0.1))
 for i in range(10**6):
-    records.write(row(i))
+    records.write(full_row(frame_id=i))
     if i % 10 == 0:
         print(i, flush=True)
     time.sleep(0.001)
@@ -102,7 +100,7 @@ for i in range(10**6):
 
 
 def test_kill_9_loses_at_most_what_was_not_flushed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(SUPPORT)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     written = 0
@@ -136,7 +134,7 @@ def test_finished_files_are_whole_parquet_while_the_device_runs(tmp_path: Path) 
     with RotatingRecords(tmp_path, SOURCE, Rotation(file_s=0.05, flush_s=0.01)) as records:
         until = time.monotonic() + 20
         while len(record_files(tmp_path)) < 3 and time.monotonic() < until:
-            records.write(row(0))
+            records.write(full_row(frame_id=0))
             time.sleep(0.005)
         for path in record_files(tmp_path):
             assert pq.read_metadata(path).num_rows > 0
@@ -178,7 +176,7 @@ def test_the_journal_goes_only_when_the_file_and_its_name_are_on_disk(
     tmp_path: Path, steps: list[str]
 ) -> None:
     with RotatingRecords(tmp_path, SOURCE, Rotation(flush_s=0.01)) as records:
-        records.write(row(0))
+        records.write(full_row(frame_id=0))
     assert steps[:2] == ["fsync folder", "fdatasync .arrows"]  # the journal's name and rows
     assert steps[-4:] == [
         "fsync .parquet",
@@ -189,7 +187,6 @@ def test_the_journal_goes_only_when_the_file_and_its_name_are_on_disk(
 
 
 KILLED_AT = """
-sys.path.insert(0, {tests!r})
 from pathlib import Path
 from testbed.deploy.record_folder import recover
 
@@ -203,7 +200,7 @@ def test_a_kill_at_any_step_of_a_recovery_loses_nothing(
 ) -> None:
     kept, folder = tmp_path / "kept", tmp_path / "here"
     kept.mkdir()
-    command = [sys.executable, "-c", KILLED, str(kept), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", KILLED, str(kept), str(SUPPORT)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     next(line for line in process.stdout if int(line) >= 1000)
@@ -214,7 +211,7 @@ def test_a_kill_at_any_step_of_a_recovery_loses_nothing(
     expected = read_records(whole).numbers("frame_id").tolist()
     shutil.copytree(kept, folder)
     kills = 0
-    for _ in kill_at_every_step(KILLED_AT.format(tests=str(Path(__file__).parent)), folder):
+    for _ in kill_at_every_step(KILLED_AT, folder):
         kills += 1
         RotatingRecords(folder, SOURCE).close()
         (made,) = record_files(folder)
@@ -230,7 +227,7 @@ def old_file(folder: Path, stamp: str, frames: range) -> Path:
     path = folder / f"records-{stamp}-0004711-000001.parquet"
     with RecordWriter(path, SOURCE) as writer:
         for i in frames:
-            writer.write(row(i))
+            writer.write(full_row(frame_id=i))
     return path
 
 
@@ -260,7 +257,7 @@ def test_order_and_retention_do_not_follow_the_clock(
         set_clock(at - timedelta(days=365 * k))
         with RotatingRecords(tmp_path, SOURCE) as records:
             for i in range(20 + 10 * k, 30 + 10 * k):
-                records.write(row(i))
+                records.write(full_row(frame_id=i))
     files = record_files(tmp_path)
     assert files[:2] == [first, second]
     ids = np.concatenate([read_records(path).numbers("frame_id") for path in files])
@@ -281,7 +278,7 @@ def test_a_clock_that_jumps_back_within_a_run_loses_nothing(
     with RotatingRecords(tmp_path, SOURCE, Rotation(file_bytes=1, flush_s=0.01)) as records:
         for i in range(6):
             set_clock(at - timedelta(hours=i))
-            records.write(row(i))
+            records.write(full_row(frame_id=i))
             time.sleep(0.1)
     ids = [r for path in record_files(tmp_path) for r in read_records(path).numbers("frame_id")]
     assert ids == list(range(6))
@@ -300,7 +297,7 @@ def test_the_users_own_files_in_the_folder_stay(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"mine" * 1000)
     with RotatingRecords(tmp_path, SOURCE, Rotation(100, 3600, 400, 0.01)) as records:
         for i in range(50):
-            records.write(row(i))
+            records.write(full_row(frame_id=i))
             time.sleep(0.002)
     for name in mine:
         assert (tmp_path / name).read_bytes() == b"mine" * 1000
@@ -309,7 +306,7 @@ def test_the_users_own_files_in_the_folder_stay(tmp_path: Path) -> None:
 
 def test_a_second_device_is_refused_and_harms_nothing(tmp_path: Path) -> None:
     """It would take the first one's journal for one that a kill left behind."""
-    command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(SUPPORT)]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert first.stdout is not None

@@ -25,6 +25,8 @@ from testbed.deploy.assembly import preflight
 from testbed.deploy.device_file import load_device_file
 from testbed.wire.address import find_free
 
+pytestmark = pytest.mark.slow(25)
+
 ROOT = Path(__file__).parents[3]
 DEVICE_FILE = """
 [bundles]

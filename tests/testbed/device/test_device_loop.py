@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sockets import Relay
 
 from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError
@@ -38,6 +36,8 @@ from testbed.server.server_process import ServerProcess
 from testbed.wire.client import ExchangeFailed, MecClient, Reply
 from testbed.wire.protocol import ENCODING_OVERHEAD_BYTES, WIRE_OVERHEAD_BYTES
 from testbed.wire.requests import build_request
+
+pytestmark = pytest.mark.slow(40)
 
 SETTINGS = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
 
@@ -394,40 +394,18 @@ def test_a_meter_that_reads_nothing_says_none(
 def test_wire_overhead_is_what_a_counting_relay_sees(
     server: ServerProcess, bundle: Bundle, runtime: SplitRuntime
 ) -> None:
-    counted = [0]
-
-    def pump(source: socket.socket, sink: socket.socket, count: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                counted[0] += len(data) * count
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-
-    def relay(listener: socket.socket) -> None:
-        near, _ = listener.accept()
-        with near, socket.create_connection(("127.0.0.1", server.port)) as far:
-            back = threading.Thread(target=pump, args=(far, near, False))
-            back.start()
-            pump(near, far, True)
-            back.join(5)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=relay, args=(listener,))
-        thread.start()
-        with MecClient(f"127.0.0.1:{listener.getsockname()[1]}", bundle.hash) as client:
-            client.connect(10)
-            for split in (0, 2, 4):
-                payload = np.zeros((1, *runtime.wire_shape(split)), np.uint8)
+    with Relay(server.port) as relay, MecClient(relay.target, bundle.hash) as client:
+        client.connect(10)
+        for split in (0, 2, 4):
+            payload = np.zeros((1, *runtime.wire_shape(split)), np.uint8)
+            client.infer(payload, 5, split, 5000)
+            time.sleep(0.1)
+            before = len(relay.sent)
+            for _ in range(10):
                 client.infer(payload, 5, split, 5000)
-                time.sleep(0.1)
-                before = counted[0]
-                for _ in range(10):
-                    client.infer(payload, 5, split, 5000)
-                time.sleep(0.1)
-                overhead = (counted[0] - before) / 10 - payload.nbytes
-                assert overhead == pytest.approx(WIRE_OVERHEAD_BYTES, abs=12)
-        thread.join(10)
-    assert not thread.is_alive()
+            time.sleep(0.1)
+            overhead = (len(relay.sent) - before) / 10 - payload.nbytes
+            assert overhead == pytest.approx(WIRE_OVERHEAD_BYTES, abs=12)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ from testbed.policy.policies import StaticPolicy
 from testbed.records.measurement import Measurement
 from testbed.records.run_summary import reason_kind
 
+pytestmark = pytest.mark.slow(13)
+
 PATIENCE_S = 0.3
 
 

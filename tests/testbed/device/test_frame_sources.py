@@ -98,6 +98,7 @@ def test_what_is_no_source_is_a_clear_error(
         next(open_frames(f"folder:{tmp_path}", 48))
 
 
+@pytest.mark.slow(16)
 def test_real_tracks_of_the_policy_test_part(data_dir: Path) -> None:
     frames = list(open_frames("gtsrb:policy-test", 48, n=300, data=data_dir / "gtsrb"))
     assert len(frames) == 300

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import threading
 import time
 
 import numpy as np
 import pytest
+from sockets import Relay
 
 from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError
@@ -26,6 +25,8 @@ from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace
 from testbed.wire.client import MecClient
 from testbed.wire.protocol import probe_message
+
+pytestmark = pytest.mark.slow(10)
 
 POWER = power_profile("jetson-nano+5g-nsa-lowband")
 
@@ -188,36 +189,14 @@ def test_padding_is_as_long_as_asked_for() -> None:
 
 
 def test_overhead_is_what_a_counting_relay_sees(server: ServerProcess, bundle: Bundle) -> None:
-    counted = [0]
-
-    def pump(source: socket.socket, sink: socket.socket, count: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                counted[0] += len(data) * count
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-
-    def relay(listener: socket.socket) -> None:
-        near, _ = listener.accept()
-        with near, socket.create_connection(("127.0.0.1", server.port)) as far:
-            back = threading.Thread(target=pump, args=(far, near, False))
-            back.start()
-            pump(near, far, True)
-            back.join(5)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=relay, args=(listener,))
-        thread.start()
-        with MecClient(f"127.0.0.1:{listener.getsockname()[1]}", bundle.hash) as client:
-            client.connect(10)
-            for padding in (0, 100, 1000):
+    with Relay(server.port) as relay, MecClient(relay.target, bundle.hash) as client:
+        client.connect(10)
+        for padding in (0, 100, 1000):
+            client.probe(5000, padding)
+            time.sleep(0.1)
+            before = len(relay.sent)
+            for _ in range(10):
                 client.probe(5000, padding)
-                time.sleep(0.1)
-                before = counted[0]
-                for _ in range(10):
-                    client.probe(5000, padding)
-                time.sleep(0.1)
-                overhead = (counted[0] - before) / 10 - padding
-                assert overhead == pytest.approx(PROBE_OVERHEAD_BYTES, abs=6)
-        thread.join(10)
-    assert not thread.is_alive()
+            time.sleep(0.1)
+            overhead = (len(relay.sent) - before) / 10 - padding
+            assert overhead == pytest.approx(PROBE_OVERHEAD_BYTES, abs=6)

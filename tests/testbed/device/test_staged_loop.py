@@ -32,6 +32,8 @@ from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace
 from testbed.wire.client import MecClient
 
+pytestmark = pytest.mark.slow(10)
+
 AT = {field.name: field.index for field in STAGED_FIELDS}
 PATHS = [
     [Action(1, 1).index, ANSWER],

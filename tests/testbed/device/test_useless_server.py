@@ -28,6 +28,8 @@ from testbed.policy.policies import StaticPolicy
 from testbed.records.measurement import Measurement
 from testbed.wire.client import ExchangeFailed, MecClient
 
+pytestmark = pytest.mark.slow(28)
+
 SENT = Action(5, 4)
 _PATH = Path(__file__).parents[3] / "benchmarks" / "_evil_server.py"
 

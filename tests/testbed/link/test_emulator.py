@@ -29,6 +29,8 @@ from testbed.link.link_process import LinkProcess
 from testbed.link.transfer import LinkRecord, LinkSchedule
 from testbed.traces.trace import Trace, constant_trace, save_trace
 
+pytestmark = pytest.mark.slow(15)
+
 RST = struct.pack("ii", 1, 0)
 
 

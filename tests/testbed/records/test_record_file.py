@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rows import FINISHED
 
 from cnn.common.errors import DataError
 from testbed.cli.device_command import report
@@ -29,26 +30,19 @@ from testbed.records.record_file import (
 )
 from testbed.records.run_summary import SAMPLE, RunSummary, summarise
 
-LOCAL = Measurement(
-    frame_id=0, track=0, frame_in_track=3, label=5, action=1, exit_used=1, captured_s=0.25,
-    queue_ms=1.5, head_ms=2.5, encode_ms=None, transfer_ms=None, server_queue_ms=None,
-    server_ms=None, fallback_ms=None, delay_ms=4.25, uplink_bytes=0, downlink_bytes=0,
-    prediction=5, confidence=0.75, correct=True, compute_mj=1.0, radio_mj=0.0, idle_mj=0.5,
-    energy_mj=1.5, energy_source="model:x", status="ok", reason="", uplink_mbps=None, rtt_ms=None,
-)  # fmt: skip
 SKIPPED = dataclasses.replace(
-    LOCAL, prediction=None, confidence=None, correct=False, status="skipped", reason="queued",
+    FINISHED, prediction=None, confidence=None, correct=False, status="skipped", reason="queued",
     queue_ms=250.0, delay_ms=250.0, energy_mj=None,
 )  # fmt: skip
 FALLBACK = dataclasses.replace(
-    LOCAL, action=2, status="fallback", reason="timeout", fallback_ms=3.0, delay_ms=300.0,
+    FINISHED, action=2, status="fallback", reason="timeout", fallback_ms=3.0, delay_ms=300.0,
     correct=False, label=6,
 )  # fmt: skip
 
 
 def test_rows_and_provenance_come_back(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "run.parquet"
-    rows = [dataclasses.replace(LOCAL, frame_id=i) for i in range(ROWS_PER_GROUP + 5)]
+    rows = [dataclasses.replace(FINISHED, frame_id=i) for i in range(ROWS_PER_GROUP + 5)]
     rows[7] = dataclasses.replace(SKIPPED, frame_id=7)
     with RecordWriter(path, provenance(slowdown=8.0)) as writer:
         for row in rows:
@@ -66,10 +60,10 @@ def test_rows_and_provenance_come_back(tmp_path: Path) -> None:
 def test_a_file_from_before_probes_were_counted_still_reads(tmp_path: Path) -> None:
     path = tmp_path / "old.parquet"
     with RecordWriter(path, {}) as writer:
-        writer.write(LOCAL)
+        writer.write(FINISHED)
     table = pq.read_table(path)
     pq.write_table(table.drop_columns(["probes", "probe_bytes", "looks"]), path)
-    assert list(read_records(path).rows()) == [LOCAL]
+    assert list(read_records(path).rows()) == [FINISHED]
     pq.write_table(table.drop_columns(["label"]), path)
     with pytest.raises(DataError, match="label"):
         read_records(path)
@@ -78,7 +72,7 @@ def test_a_file_from_before_probes_were_counted_still_reads(tmp_path: Path) -> N
 def test_the_schema_is_that_of_measurement(tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
     with RecordWriter(path, {}) as writer:
-        writer.write(LOCAL)
+        writer.write(FINISHED)
     schema = pq.read_schema(path)
     assert schema.names == [field.name for field in dataclasses.fields(Measurement)]
     assert schema.field("encode_ms").nullable
@@ -90,7 +84,7 @@ def test_what_was_measured_before_an_error_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
     interrupt = KeyboardInterrupt()
     writer = RecordWriter(path, {})
-    writer.write(LOCAL)
+    writer.write(FINISHED)
     writer.__exit__(KeyboardInterrupt, interrupt, None)
     records = read_records(path)
     assert len(records) == 1
@@ -107,7 +101,7 @@ def test_without_rows_nothing_is_left(tmp_path: Path) -> None:
 
 def test_discard_leaves_nothing(tmp_path: Path) -> None:
     writer = RecordWriter(tmp_path / "run.parquet", {})
-    writer.write(LOCAL)
+    writer.write(FINISHED)
     writer.discard()
     assert not list(tmp_path.iterdir())
 
@@ -115,11 +109,11 @@ def test_discard_leaves_nothing(tmp_path: Path) -> None:
 def test_extra_columns(tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
     with RecordWriter(path, {}, {"condition": pa.string()}) as writer:
-        writer.write(LOCAL, condition="a")
-        writer.write(LOCAL, condition="b")
+        writer.write(FINISHED, condition="a")
+        writer.write(FINISHED, condition="b")
     records = read_records(path)
     assert records.texts("condition").tolist() == ["a", "b"]
-    assert list(records.rows()) == [LOCAL, LOCAL]
+    assert list(records.rows()) == [FINISHED, FINISHED]
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 no", None])
@@ -145,7 +139,7 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> Non
 
 
 def test_summary_by_hand() -> None:
-    result = summarise([LOCAL, SKIPPED, FALLBACK], deadline_ms=100)
+    result = summarise([FINISHED, SKIPPED, FALLBACK], deadline_ms=100)
     assert result["frames"] == 3
     assert result["delay_ms"] == pytest.approx((4.25 + 300) / 2)
     assert result["accuracy"] == pytest.approx(1 / 3)
@@ -163,7 +157,7 @@ def test_summary_of_nothing_measured_is_none() -> None:
 
 
 def test_energy_is_the_mean_of_the_frames_that_were_measured() -> None:
-    read = dataclasses.replace(LOCAL, energy_mj=4.0, energy_source="rapl:package-0")
+    read = dataclasses.replace(FINISHED, energy_mj=4.0, energy_source="rapl:package-0")
     unread = dataclasses.replace(read, energy_mj=None, energy_source="rapl:package-0+dram")
     rows = [unread, read, dataclasses.replace(read, energy_mj=2.0), unread]
     result = summarise(rows, deadline_ms=100)
@@ -180,7 +174,7 @@ def test_the_percentile_of_a_long_run_is_that_of_a_fair_sample() -> None:
     summary = RunSummary(deadline_ms=100)
     delays = np.random.default_rng(0).permutation(4 * SAMPLE)
     for n, delay_ms in enumerate(delays, 1):
-        summary.add(dataclasses.replace(LOCAL, delay_ms=float(delay_ms)))
+        summary.add(dataclasses.replace(FINISHED, delay_ms=float(delay_ms)))
         if n == SAMPLE:
             exact = np.percentile(delays[:n], 95)
             assert summary.result()["delay_p95_ms"] == pytest.approx(exact)
@@ -191,7 +185,7 @@ def test_the_percentile_of_a_long_run_is_that_of_a_fair_sample() -> None:
 
 
 def test_energy_that_no_frame_has_is_none() -> None:
-    result = summarise([dataclasses.replace(LOCAL, energy_mj=None)], deadline_ms=100)
+    result = summarise([dataclasses.replace(FINISHED, energy_mj=None)], deadline_ms=100)
     assert (result["energy_mj"], result["energy_frames"]) == (None, 0)
     assert result["energy_source"] == "model:x"
 
@@ -207,7 +201,7 @@ def test_energy_that_no_frame_has_is_none() -> None:
 def test_a_run_says_of_how_many_frames_the_energy_is(
     capsys: pytest.CaptureFixture[str], energies: list[float | None], said: str
 ) -> None:
-    rows = [dataclasses.replace(LOCAL, energy_mj=energy) for energy in energies]
+    rows = [dataclasses.replace(FINISHED, energy_mj=energy) for energy in energies]
     report({"policy": "x", **summarise(rows, deadline_ms=100)})
     assert said in capsys.readouterr().out.splitlines()
 
@@ -219,7 +213,7 @@ def test_a_run_says_of_how_many_frames_the_energy_is(
 def test_a_damaged_file_is_read_or_a_clear_error(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "run.parquet"
     with RecordWriter(path, {"a": 1}) as writer:
-        writer.write(LOCAL)
+        writer.write(FINISHED)
     raw = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
@@ -247,7 +241,7 @@ def test_a_record_file_is_synced_then_renamed_then_its_folder_synced(
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", replace)
     with RecordWriter(tmp_path / "run.parquet", {}) as writer:
-        writer.write(LOCAL)
+        writer.write(FINISHED)
     assert seen == ["fsync file", "replace run.parquet", "fsync folder"]
 
 
@@ -256,11 +250,11 @@ def test_a_second_writer_of_the_same_file_is_refused_and_the_first_one_s_rows_st
 ) -> None:
     path = tmp_path / "run.parquet"
     with RecordWriter(path, {}) as writer:
-        writer.write(LOCAL)
+        writer.write(FINISHED)
         with pytest.raises(DataError, match=f"{path} is in use by process {os.getpid()}"):
             RecordWriter(path, {})
         with RecordWriter(tmp_path / "other.parquet", {}) as other:
-            other.write(LOCAL)
+            other.write(FINISHED)
     assert len(read_records(path)) == 1
     assert {p.name for p in tmp_path.iterdir()} == {"run.parquet", "other.parquet"}
 
@@ -269,11 +263,11 @@ def folder_of(path: Path, good: int) -> Path:
     """A folder with some good record files and one of each kind of bad one."""
     for i in range(good):
         with RecordWriter(path / f"c{i}.parquet", {"n": i}) as writer:
-            writer.write(dataclasses.replace(LOCAL, frame_id=i))
+            writer.write(dataclasses.replace(FINISHED, frame_id=i))
     path.mkdir(exist_ok=True)
     with RecordWriter(path / "whole", {}) as writer:
         for _ in range(2000):
-            writer.write(LOCAL)
+            writer.write(FINISHED)
     whole = (path / "whole").read_bytes()
     (path / "whole").unlink()
     (path / "a-empty.parquet").write_bytes(b"")
@@ -312,7 +306,7 @@ def test_a_folder_of_bad_files_alone_is_an_error_and_so_is_one_bad_file(tmp_path
 def test_a_folder_without_bad_files_is_read_in_silence(tmp_path: Path) -> None:
     for i in range(2):
         with RecordWriter(tmp_path / f"{i}.parquet", {}) as writer:
-            writer.write(LOCAL)
+            writer.write(FINISHED)
     said: list[str] = []
     assert len(read_all(tmp_path, said.append)) == 2
     assert said == []
@@ -324,16 +318,19 @@ def test_a_disk_that_fills_up_is_one_clear_error_and_leaves_nothing(tmp_path: Pa
         "import dataclasses, random, resource, sys\n"
         "from pathlib import Path\n"
         "sys.path.insert(0, sys.argv[2])\n"
-        "from test_record_file import LOCAL, DataError, RecordWriter\n"
+        "from rows import FINISHED\n"
+        "from cnn.common.errors import DataError\n"
+        "from testbed.records.record_file import RecordWriter\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
         "try:\n"
         "    with RecordWriter(Path(sys.argv[1]), {}) as writer:\n"
         "        for i in range(20_000):\n"
-        "            writer.write(dataclasses.replace(LOCAL, delay_ms=random.random()))\n"
+        "            writer.write(dataclasses.replace(FINISHED, delay_ms=random.random()))\n"
         "except DataError as error:\n    print(error.given)\n"
     )
     path = tmp_path / "run.parquet"
-    command = [sys.executable, "-W", "error", "-c", program, str(path), str(Path(__file__).parent)]
+    support = Path(__file__).parents[2] / "support"
+    command = [sys.executable, "-W", "error", "-c", program, str(path), str(support)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith(f"cannot write {path}: "), done.stderr
     assert done.stderr == ""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from waiting import wait_until
 
 from testbed.server import batching, fair_queue
 from testbed.server.batching import Batcher
@@ -105,10 +106,7 @@ def episode(fault: Fault) -> None:
         sys.settrace(traces[1])
     brought = [one for one in brought if one not in untold]
     opened.set()
-    until = time.monotonic() + 20
-    while sum(told.values()) < len(brought):
-        assert time.monotonic() < until, [job.status for job in brought]
-        time.sleep(0.0005)
+    wait_until(lambda: sum(told.values()) >= len(brought), 20)
     after = make(7)
     batcher.submit(after, "host:9")
     drained = batcher.close(20)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from waiting import wait_until
 
 from cnn.common.errors import ConfigError
 from testbed.server.batching import Batcher, WaitEstimate
@@ -92,13 +93,6 @@ class Callers:
         for thread in self.threads:
             thread.join(20)
             assert not thread.is_alive()
-
-
-def wait_until(condition: object, limit_s: float = 20.0) -> None:
-    until = time.monotonic() + limit_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < until, "condition never came true"
-        time.sleep(0.001)
 
 
 @pytest.fixture

@@ -9,7 +9,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from testbed.server.server_process import ServerProcess
+
+pytestmark = pytest.mark.slow(8)
 
 CLIENT = """
 import json, os, sys, threading, time

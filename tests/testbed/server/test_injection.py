@@ -31,6 +31,8 @@ from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.client import ExchangeFailed, MecClient
 from testbed.wire.requests import build_request
 
+pytestmark = pytest.mark.slow(35)
+
 BUNDLE = load_bundle()
 RUNTIME = SplitRuntime(BUNDLE)
 DATA = np.random.default_rng(0).integers(0, 256, (1, *RUNTIME.wire_shape(4)), dtype=np.uint8)

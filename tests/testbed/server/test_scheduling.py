@@ -13,9 +13,10 @@ from cnn.bundle import load_bundle
 from testbed.server.server_process import ServerProcess, prefer_throughput
 from testbed.wire.client import MecClient
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(os, "SCHED_BATCH"), reason=f"{sys.platform} has no SCHED_BATCH"
-)
+pytestmark = [
+    pytest.mark.slow(8),
+    pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason=f"{sys.platform} has no SCHED_BATCH"),
+]
 
 
 def _policies(pid: int | None) -> set[int]:

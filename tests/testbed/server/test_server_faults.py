@@ -22,12 +22,16 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
+from sockets import Relay, free_port
+from waiting import wait_until
 
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
 from testbed.wire.client import ExchangeFailed, MecClient
 from testbed.wire.protocol import parse_response
 from testbed.wire.requests import build_request
+
+pytestmark = pytest.mark.slow(30)
 
 ROOT = Path(__file__).parents[3]
 BUNDLE = load_bundle()
@@ -70,14 +74,9 @@ class ServerProcess:
         )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 Start = Callable[..., ServerProcess]
+TRIES = 500
+"""Exchanges, 20 ms or more apart, within which a server that is back must answer one."""
 
 
 @pytest.fixture
@@ -150,89 +149,23 @@ def test_a_killed_and_restarted_server_in_mid_stream(start: Start) -> None:
             answered += exchange(k)
         killer = threading.Timer(0.05, server.process.kill)
         killer.start()
-        until = time.monotonic() + 20
-        while exchange(k := k + 1):
-            assert time.monotonic() < until
+        wait_until(lambda: not exchange(k))
         assert answered == 20
         for _ in range(10):
             failed += not exchange(k)
         assert failed == 10  # a dead server never answers
         start(port=server.port)
-        restarted = time.monotonic()
-        while not exchange(k):
-            assert time.monotonic() - restarted < 20  # measured: well under 2 s
+        assert any(exchange(k) for _ in range(TRIES))
         for k in range(20):
             assert exchange(k)
     assert reasons <= {"unavailable", "timeout"}
 
 
-class Relay:
-    """A TCP relay in front of a server: records what the client sends, can stall or cut."""
-
-    def __init__(self, port: int) -> None:
-        self._to = ("127.0.0.1", port)
-        self.open = threading.Event()
-        self.open.set()
-        self.sent = bytearray()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._ends: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def target(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-                far = socket.create_connection(self._to)
-            except OSError:
-                return
-            self._ends += [near, far]
-            for a, b, record in ((near, far, True), (far, near, False)):
-                threading.Thread(target=self._pump, args=(a, b, record), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, record: bool) -> None:
-        try:
-            while data := source.recv(65536):
-                self.open.wait()
-                if record:
-                    self.sent += data
-                sink.sendall(data)
-        except OSError:
-            pass
-        for end in (source, sink):
-            end.close()
-
-    def close(self) -> None:
-        self.open.set()
-        for end in (self._listener, *self._ends):
-            end.close()
-
-
-@pytest.fixture
-def relay_to() -> Iterator[Callable[[ServerProcess], Relay]]:
-    relays: list[Relay] = []
-
-    def make(server: ServerProcess) -> Relay:
-        relays.append(Relay(server.port))
-        return relays[-1]
-
-    yield make
-    for relay in relays:
-        relay.close()
-
-
-def test_recovery_after_the_link_was_dead_for_five_seconds(
-    start: Start, relay_to: Callable[[ServerProcess], Relay]
-) -> None:
+def test_recovery_after_the_link_was_dead_for_five_seconds(start: Start) -> None:
     server = start()
-    relay = relay_to(server)
     data = payload(4)
     expected = RUNTIME.tail(data, 5, 4)[0][0]
-    with MecClient(relay.target, BUNDLE.hash) as client:
+    with Relay(server.port) as relay, MecClient(relay.target, BUNDLE.hash) as client:
         client.connect(30)
         assert client.infer(data, 5, 4, timeout_ms=5_000).prediction == expected
         relay.open.clear()  # silence: no reset, nothing arrives
@@ -245,14 +178,14 @@ def test_recovery_after_the_link_was_dead_for_five_seconds(
             time.sleep(0.02)
         assert failures >= 10
         relay.open.set()
-        back = time.monotonic()
-        while True:
+        for _ in range(TRIES):
             try:
                 assert client.infer(data, 5, 4, timeout_ms=500).prediction == expected
                 break
             except ExchangeFailed:
-                assert time.monotonic() - back < 20  # measured: well under 2 s
                 time.sleep(0.02)
+        else:
+            raise AssertionError("the link is back, and no exchange succeeds")
 
 
 def test_garbage_on_the_port_does_no_harm(start: Start) -> None:
@@ -274,12 +207,9 @@ def test_garbage_on_the_port_does_no_harm(start: Start) -> None:
     assert server.rss - before < MEMORY_BOUND
 
 
-def test_a_stream_cut_or_corrupted_anywhere_does_no_harm(
-    start: Start, relay_to: Callable[[ServerProcess], Relay]
-) -> None:
+def test_a_stream_cut_or_corrupted_anywhere_does_no_harm(start: Start) -> None:
     server = start()
-    relay = relay_to(server)
-    with MecClient(relay.target, BUNDLE.hash) as client:
+    with Relay(server.port) as relay, MecClient(relay.target, BUNDLE.hash) as client:
         client.connect(30)
         client.infer(payload(4), 5, 4, timeout_ms=20_000)
     stream = bytes(relay.sent)

@@ -20,7 +20,7 @@ def lines(times_ms: list[int]) -> str:
     return "".join(f"{t}\n" for t in times_ms)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.integers(0, 5000), min_size=1, max_size=60).map(sorted).filter(lambda t: t[-1] > 0),
     st.sampled_from([0.1, 0.5, 0.033, 0.001, 1.0]),

@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import psutil
 import pytest
+from sockets import free_port
 from tritonclient.grpc import service_pb2 as pb
 
 from cnn.bundle import load_bundle
@@ -83,13 +84,6 @@ def foreign_server(
     server.start()
     yield f"127.0.0.1:{port}"
     server.stop(0).wait(10)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize("action", OFFLOADS, ids=lambda action: action.name)

@@ -13,6 +13,7 @@ from concurrent import futures
 import grpc
 import numpy as np
 import pytest
+from sockets import Relay, free_port
 from tritonclient.grpc import service_pb2 as pb
 
 from cnn.bundle import load_bundle
@@ -21,6 +22,8 @@ from testbed.server.mec_server import MecServer
 from testbed.wire import connection
 from testbed.wire.client import ExchangeFailed, MecClient
 from testbed.wire.connection import Connection
+
+pytestmark = pytest.mark.slow(20)
 
 BUNDLE = load_bundle()
 PAST_EVERY_TIMER_S = 11.0
@@ -62,42 +65,21 @@ class Listener:
             each.close()
 
 
-class Relay:
-    """Moves bytes to a server and back, and counts how often any came."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self.moved = 0
-        self.listener = Listener(self._connected)
-
-    def _connected(self, near: socket.socket) -> None:
-        far = socket.create_connection(("127.0.0.1", self._port))
-        self.listener.ends.append(far)
-        self.listener.run(self._pump, near, far)
-        self.listener.run(self._pump, far, near)
-
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                self.moved += 1
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-
-
 def test_between_calls_no_byte_crosses() -> None:
-    with MecServer(BUNDLE) as server:
-        relay = Relay(server.port)
-        with MecClient(relay.listener.target, BUNDLE.hash) as client:
-            client.connect(20)
-            data = np.zeros((1, *SplitRuntime(BUNDLE).wire_shape(0)), np.uint8)
-            client.infer(data, 5, 0, timeout_ms=20_000)
-            client.probe(20_000)
-            moved = relay.moved
-            time.sleep(PAST_EVERY_TIMER_S)
-            assert relay.moved == moved
-            client.infer(data, 5, 0, timeout_ms=20_000)  # and it is still there
-            assert relay.listener.connects == 1
-        relay.listener.close()
+    with (
+        MecServer(BUNDLE) as server,
+        Relay(server.port) as relay,
+        MecClient(relay.target, BUNDLE.hash) as client,
+    ):
+        client.connect(20)
+        data = np.zeros((1, *SplitRuntime(BUNDLE).wire_shape(0)), np.uint8)
+        client.infer(data, 5, 0, timeout_ms=20_000)
+        client.probe(20_000)
+        moved = relay.moved
+        time.sleep(PAST_EVERY_TIMER_S)
+        assert relay.moved == moved
+        client.infer(data, 5, 0, timeout_ms=20_000)  # and it is still there
+        assert relay.connects == 1
 
 
 def reset(end: socket.socket) -> None:
@@ -172,8 +154,8 @@ def slow_server() -> Iterator[tuple[str, threading.Event]]:
 @pytest.mark.usefixtures("soon_quiet")
 def test_a_connection_to_a_slow_server_is_kept(slow_server: tuple[str, threading.Event]) -> None:
     target, answers = slow_server
-    relay = Relay(int(target.rpartition(":")[2]))
-    with MecClient(relay.listener.target, BUNDLE.hash) as client:
+    port = int(target.rpartition(":")[2])
+    with Relay(port) as relay, MecClient(relay.target, BUNDLE.hash) as client:
         for _ in range(2):
             with pytest.raises(ExchangeFailed) as caught:
                 client.probe(300)
@@ -181,14 +163,11 @@ def test_a_connection_to_a_slow_server_is_kept(slow_server: tuple[str, threading
             time.sleep(1.0)
         answers.set()
         assert client.probe(20_000) > 0
-        assert relay.listener.connects == 1
-    relay.listener.close()
+        assert relay.connects == 1
 
 
 def test_a_server_that_comes_later_is_found() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with MecClient(f"127.0.0.1:{port}", BUNDLE.hash) as client:
         with pytest.raises(ExchangeFailed):
             client.probe(20_000)

@@ -317,14 +317,14 @@ def test_every_cut_of_a_response_is_refused() -> None:
             parse_response(data[:length], batch=2)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_as_request(data: bytes) -> None:
     with pytest.raises(WireError):
         parse_request(data, SPEC)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_as_response(data: bytes) -> None:
     with pytest.raises(WireError):
@@ -345,7 +345,7 @@ def _edited(data: bytes, edits: list[tuple[int, bytes, int]]) -> bytes:
     return data
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(_edits)
 def test_an_edited_request_is_sound_or_refused(edits: list[tuple[int, bytes, int]]) -> None:
     try:
@@ -358,7 +358,7 @@ def test_an_edited_request_is_sound_or_refused(edits: list[tuple[int, bytes, int
     assert 1 <= call.payload.shape[0] <= SPEC.max_batch
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(_edits)
 def test_an_edited_response_is_sound_or_refused(edits: list[tuple[int, bytes, int]]) -> None:
     try:
@@ -381,7 +381,7 @@ _scalar = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     parameters=st.dictionaries(
         st.sampled_from(

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from cryptography import x509
+from waiting import wait_until
 
 from cnn.bundle import load_bundle
 from cnn.common.errors import ConfigError, RemoteError
@@ -72,14 +73,6 @@ def ends(server: MecServer) -> set[int]:
         for c in found
         if c.status == psutil.CONN_ESTABLISHED and c.raddr and c.raddr.port == server.port
     }
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for what must come."""
-    limit_s = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < limit_s
-        time.sleep(0.02)
 
 
 UNFIT: dict[str, Callable[[Any, Path, Path], None]] = {
@@ -231,7 +224,7 @@ def test_a_device_connects_anew_with_its_new_files(pki: Any, other: Any) -> None
         renew(((s_key, new_server_key), (s_cert, new_server_cert)))
         before = ends(server)
         assert client.renew_tls(60)
-        until(lambda: not before & ends(server))
+        wait_until(lambda: not before & ends(server))
         renew(((ca, other.ca), (server_ca, other.ca)))
         assert client.renew_tls(60)
         client.infer(FRAME, 5, 4, timeout_ms=60_000)
@@ -296,7 +289,7 @@ def test_a_call_under_way_ends_on_the_old_connection(pki: Any) -> None:
         connection = Connection(target, files.credentials())
         old = connection.call("/s/quick", b"", 60)
         waiting = pool.submit(connection.call, "/s/slow", b"", 60)
-        until(waiting.running)
+        wait_until(waiting.running)
         connection.renew(files.credentials(), "/s/quick", b"", 60)
         new = connection.call("/s/quick", b"", 60)
         go.set()
