@@ -47,7 +47,7 @@ def draw(flow: Flow, path: Path) -> None:
         axes.axis("off")
         _surround_testbed(axes, parts, centre, half)
         ports = _ports(flow, parts, centre, half)
-        for (importer, imported), n in sorted(flow.items(), key=lambda item: -item[1]):
+        for (importer, imported), n in sorted(flow.items(), key=lambda item: (-item[1], item[0])):
             at, to = parts.index(importer), parts.index(imported)
             side = 1 if at < to else -1
             x, out = side * _WIDTH / 2, side * (_WIDTH / 2 + _bulge(abs(at - to)))
@@ -118,8 +118,8 @@ def _ports(
     begins, ends = {}, {}
     at = {part: i for i, part in enumerate(parts)}
     for part in parts:
-        into = sorted((p for p in flow if p[1] == part), key=lambda p: abs(at[p[0]] - at[p[1]]))
-        out = sorted((p for p in flow if p[0] == part), key=lambda p: -abs(at[p[0]] - at[p[1]]))
+        into = sorted((p for p in sorted(flow) if p[1] == part), key=lambda p: abs(at[p[0]] - at[p[1]]))
+        out = sorted((p for p in sorted(flow) if p[0] == part), key=lambda p: -abs(at[p[0]] - at[p[1]]))
         step = 2 * half[part] / (len(into) + len(out) + 1)
         for i, pair in enumerate((*into, *out), 1):
             (ends if i <= len(into) else begins)[pair] = centre[part] + half[part] - i * step

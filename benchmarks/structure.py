@@ -392,7 +392,7 @@ def flow(root: Path) -> dict[tuple[str, str], int]:
     known = {module.name for module in modules}
     parts: Counter[tuple[str, str]] = Counter()
     for module in modules:
-        for other in set(imports(module, known)):
+        for other in sorted(set(imports(module, known))):
             here, there = _part(module.name), _part(other)
             if here and there and here != there:
                 parts[here, there] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -195,9 +196,10 @@ def test_an_arrow_up_is_told_from_one_down(
 
 def test_the_picture_is_the_same_each_time(structure: ModuleType, tree: Path) -> None:
     pytest.importorskip("matplotlib")
-    for name in ("a.svg", "b.svg"):
+    for seed, name in enumerate(("a.svg", "b.svg")):
         command = [sys.executable, str(SCRIPT), "--at", str(tree), "--picture", str(tree / name)]
-        subprocess.run(command, check=True, cwd=SCRIPT.parents[1])
+        environment = os.environ | {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(SCRIPT.parents[1])}
+        subprocess.run(command, check=True, env=environment)
     text = (tree / "a.svg").read_text()
     assert text == (tree / "b.svg").read_text()
     assert "<svg" in text
