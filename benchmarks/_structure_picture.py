@@ -117,9 +117,10 @@ def _ports(
     """
     begins, ends = {}, {}
     at = {part: i for i, part in enumerate(parts)}
+    by_length = sorted(flow, key=lambda pair: (abs(at[pair[0]] - at[pair[1]]), pair))
     for part in parts:
-        into = sorted((p for p in sorted(flow) if p[1] == part), key=lambda p: abs(at[p[0]] - at[p[1]]))
-        out = sorted((p for p in sorted(flow) if p[0] == part), key=lambda p: -abs(at[p[0]] - at[p[1]]))
+        into = [pair for pair in by_length if pair[1] == part]
+        out = [pair for pair in reversed(by_length) if pair[0] == part]
         step = 2 * half[part] / (len(into) + len(out) + 1)
         for i, pair in enumerate((*into, *out), 1):
             (ends if i <= len(into) else begins)[pair] = centre[part] + half[part] - i * step

@@ -198,7 +198,8 @@ def test_the_picture_is_the_same_each_time(structure: ModuleType, tree: Path) ->
     pytest.importorskip("matplotlib")
     for seed, name in enumerate(("a.svg", "b.svg")):
         command = [sys.executable, str(SCRIPT), "--at", str(tree), "--picture", str(tree / name)]
-        environment = os.environ | {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(SCRIPT.parents[1])}
+        root = str(SCRIPT.parents[1])
+        environment = os.environ | {"PYTHONHASHSEED": str(seed), "PYTHONPATH": root}
         subprocess.run(command, check=True, env=environment)
     text = (tree / "a.svg").read_text()
     assert text == (tree / "b.svg").read_text()
