@@ -28,7 +28,7 @@ from cnn.data.image_set import ImageSet
 from cnn.frame_codec import FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
 from cnn.topology import Action
-from testbed.costs.cost_model import CostModel
+from testbed.meters.cost_model import CostModel
 from testbed.wire.protocol import ENCODING_OVERHEAD_BYTES
 
 IMAGES = 2000

@@ -14,7 +14,7 @@ from cnn.common.errors import ConfigError, DataError
 from cnn.frame_table import FrameTable, embedded_table
 from cnn.topology import N_EXITS, action_index
 from offload_env.scenario import Scenario, Split
-from testbed.costs.cost_model import CostModel
+from testbed.meters.cost_model import CostModel
 from testbed.meters.power import power_profile
 from testbed.traces.trace import Trace
 

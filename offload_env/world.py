@@ -33,7 +33,7 @@ from offload_env.sources import (
     load_traces,
 )
 from offload_env.trace_pool import TracePool
-from testbed.costs.cost_model import CostModel, jitter_pool, resumed_ms, standing_ms
+from testbed.meters.cost_model import CostModel, jitter_pool, resumed_ms, standing_ms
 from testbed.policy.observer import FEATURES_AT, Settings, normalise
 from testbed.traces.trace import Trace
 

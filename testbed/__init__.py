@@ -13,7 +13,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from testbed.costs.cost_model import CostModel
     from testbed.device.device_config import DeviceConfig
     from testbed.device.device_loop import Device
     from testbed.device.frame_sources import CameraFrame, open_frames
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from testbed.link.link_process import LinkProcess
     from testbed.link.transfer import LinkRecord
     from testbed.meters.available import find_meters, open_meter
+    from testbed.meters.cost_model import CostModel
     from testbed.meters.meter import EnergyReading, FrameActivity, Meter
     from testbed.meters.power import ModelMeter, power_profile
     from testbed.policy.decision_points import FRAME, START
@@ -93,7 +93,7 @@ __all__ = [
 ]
 
 _NAMES_OF: Final = {
-    "costs.cost_model": ("CostModel",),
+    "meters.cost_model": ("CostModel",),
     "device.device_config": ("DeviceConfig",),
     "device.device_loop": ("Device",),
     "device.frame_sources": ("CameraFrame", "open_frames"),

@@ -74,7 +74,7 @@ def test_the_blocked_names_are_those_of_the_train_extra() -> None:
         "cnn.render.rendered_tracks",
         "testbed",
         "testbed.wire.client",
-        "testbed.costs.cost_model",
+        "testbed.meters.cost_model",
         "testbed.device.device_loop",
         "testbed.policy.observer",
         "testbed.policy.policies",

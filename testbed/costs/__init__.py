@@ -1,1 +1,1 @@
-"""Campaigns, the practical models of delay and energy fitted to them, and power profiles."""
+"""Campaigns, and the practical models of delay and energy fitted to them or to device records."""

@@ -13,7 +13,6 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from cnn.topology import ACTIONS, N_EXITS
-from testbed.costs.cost_model import CostModel, Floats
 from testbed.costs.samples import Powers, Samples
 from testbed.costs.terms import (
     DEVICE_TERMS,
@@ -30,6 +29,7 @@ from testbed.costs.terms import (
     server_terms,
     spread,
 )
+from testbed.meters.cost_model import CostModel, Floats
 from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
 

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from cnn.common.errors import DataError
 from cnn.topology import ACTIONS, N_ACTIONS
 from testbed.costs.cost_fit import Fit, fit_samples, predict
-from testbed.costs.cost_model import CostModel, Floats
 from testbed.costs.record_fit import RecordFit, fit_records
 from testbed.costs.record_samples import RecordSamples
 from testbed.costs.samples import Powers, Samples, Stages
 from testbed.costs.terms import IS_LOCAL, MIN_FRAMES
+from testbed.meters.cost_model import CostModel, Floats
 from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
 INTERVAL: Final = (2.5, 97.5)

@@ -10,9 +10,9 @@ import numpy as np
 
 from cnn.common.files import replacing, write_text
 from cnn.common.outputs import SOFTWARE
-from testbed.costs.cost_model import CostModel
 from testbed.costs.fit_check import HeldOut
 from testbed.costs.terms import DEVICE_TERMS, IS_LOCAL, SERVER_TERMS
+from testbed.meters.cost_model import CostModel
 
 _EQUATIONS = """\
 For action (E, S), uplink rate r (Mbit/s), round trip RTT (ms), server wait W (ms):

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from cnn.common.errors import DataError
 from cnn.topology import ACTIONS, N_EXITS
-from testbed.costs.cost_model import CostModel, Floats
 from testbed.costs.record_samples import SPLIT, RecordSamples
 from testbed.costs.terms import (
     IS_LOCAL,
@@ -34,6 +33,7 @@ from testbed.costs.terms import (
     server_terms,
     spread,
 )
+from testbed.meters.cost_model import CostModel, Floats
 
 _HEADS: Final = design(head_terms, SEGMENTS)
 _REST: Final = design(fallback_terms, SEGMENTS)

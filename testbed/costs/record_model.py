@@ -14,11 +14,11 @@ from cnn.common.errors import DataError
 from cnn.common.outside import file_sha256
 from cnn.topology import ACTIONS
 from testbed.costs.cost_fit import cost_model
-from testbed.costs.cost_model import CostModel
 from testbed.costs.fit_check import hold_out_actions, hold_out_times
 from testbed.costs.record_fit import RecordFit, fit_records
 from testbed.costs.record_samples import DeviceRecords, device_records, powers_of_devices
 from testbed.costs.samples import Powers
+from testbed.meters.cost_model import CostModel
 from testbed.records.record_file import Records, parquet_files
 
 SHIPPED: Final = "shipped"

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from cnn.common.errors import DataError
 from cnn.topology import ACTIONS
-from testbed.costs.cost_model import Floats
 from testbed.costs.samples import Powers, Stages, fit_powers, stages_of
 from testbed.costs.terms import IS_LOCAL
+from testbed.meters.cost_model import Floats
 from testbed.meters.power import power_profile
 from testbed.records.record_file import Records
 

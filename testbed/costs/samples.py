@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 
 from cnn.common.errors import DataError
 from cnn.topology import N_ACTIONS
-from testbed.costs.cost_model import Floats
+from testbed.meters.cost_model import Floats
 from testbed.meters.power import RadioPower
 from testbed.records.record_file import Records
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS, Action
-from testbed.costs.cost_model import CostModel, Floats
+from testbed.meters.cost_model import CostModel, Floats
 
 Mask = NDArray[np.bool_]
 

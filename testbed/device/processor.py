@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from cnn.runtime import SplitRuntime
 from cnn.topology import N_EXITS, Action, action_index
 from testbed.common.clock import wait_until
-from testbed.costs.cost_model import CostModel, jitter_pool, resumed_ms, standing_ms
+from testbed.meters.cost_model import CostModel, jitter_pool, resumed_ms, standing_ms
 
 T = TypeVar("T")
 

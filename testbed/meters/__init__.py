@@ -1,1 +1,1 @@
-"""Energy meters behind one interface: a model, and the sensors a machine may have."""
+"""What energy and time cost: meters behind one interface, power profiles, the cost model."""

@@ -14,7 +14,7 @@ from cnn.topology import ACTIONS, N_ACTIONS
 from offload_env.scenario import Constraint, Price, Scenario, Timing
 from offload_env.server_load import ServerLoad
 from offload_env.world import World, build_world
-from testbed.costs.cost_model import CostModel
+from testbed.meters.cost_model import CostModel
 from testbed.meters.power import RadioPower
 from testbed.traces.trace import Trace
 

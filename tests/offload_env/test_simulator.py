@@ -63,7 +63,7 @@ def _start(world: World, offset_ms: float = 0.0) -> Simulator:
 def test_a_single_frame_costs_what_the_cost_model_says(
     action: int, mbps: float, make_world: MakeWorld
 ) -> None:
-    """The formulas of `testbed.costs.cost_model`, written out again here."""
+    """The formulas of `testbed.meters.cost_model`, written out again here."""
     world = _steady(make_world, [mbps])
     cost = world.cost
     outcome = _start(world).settle(action)

@@ -19,8 +19,8 @@ from cnn.common.outputs import Claim
 from cnn.topology import N_ACTIONS
 from testbed.costs.campaign import _is_done, disturbed, run_campaign
 from testbed.costs.campaign_config import CampaignConfig, Condition
-from testbed.costs.cost_model import CostModel
 from testbed.device.frame_sources import open_frames
+from testbed.meters.cost_model import CostModel
 from testbed.records.record_file import RecordWriter, read_records
 
 pytestmark = pytest.mark.slow(20)

@@ -14,7 +14,6 @@ from cnn.model_config import ModelConfig
 from cnn.topology import ACTIONS, N_ACTIONS, Action
 from testbed.costs.campaign import EXTRA_COLUMNS
 from testbed.costs.cost_fit import cost_model, fit_samples, predict
-from testbed.costs.cost_model import CostModel
 from testbed.costs.fit_check import bootstrap, hold_out, mape, r_squared
 from testbed.costs.samples import Powers, Samples, payloads_of, powers_of, samples_of
 from testbed.costs.terms import (
@@ -27,6 +26,7 @@ from testbed.costs.terms import (
     head_terms,
     server_terms,
 )
+from testbed.meters.cost_model import CostModel
 from testbed.meters.meter import FrameActivity
 from testbed.meters.power import ModelMeter, RadioPower, power_profile
 from testbed.records.measurement import Measurement

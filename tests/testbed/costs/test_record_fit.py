@@ -21,7 +21,6 @@ from cnn.runtime import SplitRuntime
 from cnn.topology import ACTIONS, Action
 from testbed.costs.campaign import EXTRA_COLUMNS
 from testbed.costs.cost_fit import fit_samples
-from testbed.costs.cost_model import CostModel
 from testbed.costs.record_fit import head_rows
 from testbed.costs.record_model import SHIPPED, load_base, model_of_records
 from testbed.costs.record_samples import device_records
@@ -38,6 +37,7 @@ from testbed.costs.terms import (
     server_terms,
 )
 from testbed.device.frame_sources import open_frames
+from testbed.meters.cost_model import CostModel
 from testbed.meters.power import power_profile
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import RecordWriter, read_all

@@ -15,10 +15,10 @@ from cnn.bundle import Bundle
 from cnn.common.errors import DataError
 from cnn.runtime import SplitRuntime
 from cnn.topology import ACTIONS, N_EXITS, Action, action_index
-from testbed.costs.cost_model import CostModel
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import open_frames
 from testbed.device.processor import Pace
+from testbed.meters.cost_model import CostModel
 from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.decision_points import ANSWER, FRAME, STAGED
 from testbed.policy.observer import Observer, Settings
