@@ -1,4 +1,4 @@
-"""The native Gymnasium vector environment as stable-baselines3 wants it.
+"""The native Gymnasium vector environments as stable-baselines3 wants them.
 
 stable-baselines3 expects one info dict a lane and step. Making those for hundreds of
 lanes would cost more than the simulation, so lanes share empty dicts and only a lane
@@ -14,17 +14,24 @@ not to be spent: ``reward + owed(before) - owed(after)``, with ``owed`` the pric
 ahead. Over a drive these terms cancel exactly (nothing is owed at its start, what is left at its
 end is given back), so the return without discount, and what is best under it, stay the same
 (reward redistribution: Arjona-Medina et al., "RUDDER", NeurIPS 2019).
+
+**Only frames are discounted.** Where a frame is decided about several times, no reward falls and
+no time passes for the purpose of the discount within it: only the decision that ends a frame is
+followed by a discounted future (`FrameRolloutBuffer`). So the horizon is that of the frame-level
+agent, however many exits a policy evaluates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
+from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
 from cnn.common.errors import ConfigError
@@ -32,6 +39,7 @@ from cnn.topology import N_ACTIONS
 from offload_env.batch_simulator import FALLBACK, LOCAL_ARRAY, SKIPPED
 from offload_env.env_input import checked_options
 from offload_env.vector_env import OffloadVectorEnv
+from testbed.policy.decision_points import LEGAL, STAGED
 
 
 class RolloutSums:
@@ -62,18 +70,21 @@ class RolloutSums:
 
 
 class OffloadVecEnv(VecEnv):
-    """Adapter of the vector environment (same-step autoreset) to stable-baselines3.
+    """Adapter of a vector environment (same-step autoreset) to stable-baselines3.
+
+    One step is one decision in every lane.
 
     Args:
-        env: native vector environment.
-        actions: canonical numbers of the actions offered to the learner; its action k
-            is ``actions[k]``.
+        env: native vector environment, of either decision space.
+        actions: numbers of the actions offered to the learner, of the environment's space; its
+            action k is ``actions[k]``. None offers all.
         error_probability: float32 (N, 20), chance that an action's answer to a table row is wrong,
             used in the reward instead of the answer's own 0 or 1; None uses the latter.
 
     Attributes:
         multiplier: price of a wrong answer in the reward, moved by the dual ascent.
         sums: what happened since the last rollout.
+        frame_done: bool (B,), lanes in which the last step ended a frame.
 
     Raises:
         ConfigError: if `env` resets in another way.
@@ -82,7 +93,7 @@ class OffloadVecEnv(VecEnv):
     def __init__(
         self,
         env: OffloadVectorEnv,
-        actions: Sequence[int] = range(N_ACTIONS),
+        actions: Sequence[int] | None = None,
         error_probability: NDArray[np.float32] | None = None,
     ) -> None:
         if env.autoreset_mode is not AutoresetMode.SAME_STEP:
@@ -93,11 +104,18 @@ class OffloadVecEnv(VecEnv):
             )
         self.env = env
         self.multiplier = 0.0
-        self.table = np.asarray(actions, np.int64)
+        self.table = np.asarray(
+            range(env.space.n_actions) if actions is None else actions, np.int64
+        )
         self.sums = RolloutSums()
         self.render_mode = None
-        super().__init__(env.num_envs, env.single_observation_space, spaces.Discrete(len(actions)))
+        super().__init__(
+            env.num_envs, env.single_observation_space, spaces.Discrete(len(self.table))
+        )
         self._error_probability = error_probability
+        self._staged = env.space == STAGED
+        self._legal = LEGAL[:, self.table] if self._staged else None
+        self.frame_done = np.ones(env.num_envs, bool)
         self._no_info: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
         self._chosen = np.zeros(env.num_envs, np.int64)
         self._tail_price = env.world.cost.radio.tail_mw / 1e3  # mJ a ms
@@ -123,14 +141,16 @@ class OffloadVecEnv(VecEnv):
     def step_wait(
         self,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """One frame in every lane."""
+        """One decision in every lane."""
         rows = self.env.simulator.row.copy()
         owed = self._owed() if self._tail_price else 0.0
         observation, _, terminated, truncated, info = self.env.step(self._chosen)
         done = terminated | truncated
+        if self._staged:
+            self.frame_done = info["frame_done"]
         # In a lane that ended another drive begins, which owes nothing.
         reward = -info["cost"] - self.multiplier * self._wrong(rows, info)
-        self._count(reward, info, ("cost", "accuracy", "delay_ms", "energy_mj"))
+        self._count(reward, info)
         if self._tail_price:  # most modems have none, and this runs at every step
             reward += owed - self._owed()
         infos = self._no_info
@@ -152,28 +172,43 @@ class OffloadVecEnv(VecEnv):
         owed: NDArray[np.float64] = self._tail_price * s.energy_price * np.maximum(left_ms, 0.0)
         return owed
 
-    def _count(
-        self, reward: NDArray[np.float64], info: dict[str, Any], names: tuple[str, ...]
-    ) -> None:
+    def _count(self, reward: NDArray[np.float64], info: dict[str, Any]) -> None:
         """Add the frames that ended to `sums`."""
-        self.sums.add(self._chosen, reward=reward, **{name: info[name] for name in names})
+        values = {name: info[name] for name in ("action", "cost", "accuracy", "delay_ms")}
+        values |= {"energy_mj": info["energy_mj"], "reward": reward}
+        if self._staged:
+            values = {name: value[self.frame_done] for name, value in values.items()}
+        self.sums.add(values.pop("action"), **values)
 
     def _wrong(self, rows: NDArray[np.int64], info: dict[str, Any]) -> NDArray[np.float64]:
-        """How wrong the answers were, float64 (B,) in [0, 1]."""
+        """How wrong the answers were, float64 (B,) in [0, 1]; 0 while a frame is open."""
+        wrong: NDArray[np.float64]
         if self._error_probability is None:
-            wrong: NDArray[np.float64] = 1.0 - info["accuracy"]
-            return wrong
-        fell = info["status"] == FALLBACK
-        used = np.where(fell, LOCAL_ARRAY.take(info["exit_used"] - 1), info["action"])
-        return np.where(info["status"] == SKIPPED, 1.0, self._error_probability[rows, used])
+            wrong = 1.0 - info["accuracy"]
+        else:
+            fell = info["status"] == FALLBACK
+            used = np.where(fell, LOCAL_ARRAY.take(info["exit_used"] - 1), info["action"])
+            wrong = np.where(info["status"] == SKIPPED, 1.0, self._error_probability[rows, used])
+        return wrong * self.frame_done if self._staged else wrong
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """bool (B, n_actions): what each lane may do at its decision point."""
+        if self._legal is None:
+            return np.ones((self.num_envs, len(self.table)), bool)
+        masks: NDArray[np.bool_] = self._legal[self.env.simulator.point]
+        return masks
 
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The same value for every lane: lanes are rows of one environment."""
-        return [getattr(self.env, attr_name) for _ in self._lanes(indices)]
+        """The same value for every lane: lanes are rows of one environment.
+
+        The masks are the adapter's: of the actions that it offers.
+        """
+        of = self if attr_name == "action_masks" else self.env
+        return [getattr(of, attr_name) for _ in self._lanes(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Not offered: lanes are rows of one environment."""
@@ -182,7 +217,13 @@ class OffloadVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of the environment once and give its answer to every lane."""
+        """Call a method of the environment once and give its answer to every lane.
+
+        ``action_masks`` gives every lane its own row.
+        """
+        if method_name == "action_masks":
+            masks = self.action_masks()
+            return [masks[lane] for lane in self._lanes(indices)]
         answer = getattr(self.env, method_name)(*method_args, **method_kwargs)
         return [answer for _ in self._lanes(indices)]
 
@@ -192,3 +233,41 @@ class OffloadVecEnv(VecEnv):
 
     def _lanes(self, indices: Any) -> Iterable[int]:
         return self._get_indices(indices)
+
+
+class FrameRolloutBuffer(MaskableRolloutBuffer):
+    """Advantages with a discount of 1 between two decisions about the same frame.
+
+    `follow` must be called before the first rollout. Generalised advantage estimation with
+    the weight `gae_lambda` a frame, not a decision.
+    """
+
+    def follow(self, frame_done: Callable[[], NDArray[np.bool_]]) -> None:
+        """Say where to read, after each step, which lanes ended a frame (bool (B,))."""
+        self._frame_done = frame_done
+
+    def reset(self) -> None:
+        """Forget the rollout."""
+        super().reset()
+        self.ended = np.zeros((self.buffer_size, self.n_envs), bool)
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """Add one step of all lanes."""
+        self.ended[self.pos] = self._frame_done()
+        super().add(*args, **kwargs)
+
+    def compute_returns_and_advantage(
+        self, last_values: torch.Tensor, dones: NDArray[np.bool_]
+    ) -> None:
+        """See the class; float32 (n_steps, B) ``advantages`` and ``returns``."""
+        value = last_values.clone().cpu().numpy().flatten()
+        going = 1.0 - dones.astype(np.float32)
+        advantage = np.zeros(self.n_envs, np.float32)
+        for step in reversed(range(self.buffer_size)):
+            gamma = np.where(self.ended[step], self.gamma, 1.0).astype(np.float32) * going
+            weight = np.where(self.ended[step], self.gae_lambda, 1.0).astype(np.float32)
+            surprise = self.rewards[step] + gamma * value - self.values[step]
+            advantage = surprise + gamma * weight * advantage
+            self.advantages[step] = advantage
+            value, going = self.values[step], 1.0 - self.episode_starts[step]
+        self.returns = self.advantages + self.values

@@ -23,8 +23,7 @@ from agents.evaluation import keeps
 from agents.export_policy import policy_of, task_of
 from agents.from_records import recorded_traces, world_from_records
 from agents.run_files import CONFIG, POLICY, check_run, keep_scenario, kept_scenario, write_table
-from agents.sb3_adapter import OffloadVecEnv
-from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
+from agents.sb3_adapter import FrameRolloutBuffer, OffloadVecEnv
 from agents.supervisor import Progress, Report, Supervisor, stop_when_told
 from agents.train_config import TrainConfig
 from cnn.common.errors import ConfigError, DataError
@@ -119,7 +118,7 @@ def train(
                 next_validation=config.validate_every,
                 next_checkpoint=config.checkpoint_every,
             )
-        if isinstance(adapter, OffloadStagedVecEnv):
+        if config.env == "staged":
             model.rollout_buffer.follow(lambda: adapter.frame_done)
         config.save(out / CONFIG)
         if not resume or kept_scenario(out) is None:
@@ -152,10 +151,8 @@ def world_of(config: TrainConfig, run: Path | None = None) -> World:
 def adapter_of(config: TrainConfig, world: World) -> OffloadVecEnv:
     """The environment that a run learns in, as stable-baselines3 wants it."""
     table = error_probability(world.table)
-    if config.env == "staged":
-        staged = OffloadStagedVectorEnv(config.n_envs, world=world)
-        return OffloadStagedVecEnv(staged, config.outputs, table)
-    return OffloadVecEnv(OffloadVectorEnv(config.n_envs, world=world), config.outputs, table)
+    kind = OffloadStagedVectorEnv if config.env == "staged" else OffloadVectorEnv
+    return OffloadVecEnv(kind(config.n_envs, world=world), config.outputs, table)
 
 
 def error_probability(table: FrameTable, bins: int = 12) -> NDArray[np.float32]:

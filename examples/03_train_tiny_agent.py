@@ -14,8 +14,7 @@ from pathlib import Path
 
 from agents import TrainConfig, simulate, summary, train
 from cnn import Action
-from offload_env.episode import episode_keys
-from offload_env.world import build_world
+from offload_env import build_world, episode_keys
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.policies import Policy, StaticPolicy
 

@@ -8,37 +8,68 @@ an environment's own module is imported when it is made.
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-from offload_env.scenario import Scenario, load_scenario, scenario_names
+from offload_env.scenario import Scenario, Split, load_scenario, scenario_names
 
 if TYPE_CHECKING:
+    from offload_env.batch_simulator import BatchSimulator
+    from offload_env.env import OffloadEnv, OffloadStagedEnv
+    from offload_env.episode import episode_keys
+    from offload_env.live_env import OffloadLiveEnv, OffloadLiveStagedEnv
+    from offload_env.preferences import ConditionedVectorEnv
+    from offload_env.registration import register
     from offload_env.simulator import Simulator
+    from offload_env.vector_env import OffloadStagedVectorEnv, OffloadVectorEnv
+    from offload_env.world import World, build_world
 
 __all__ = [
+    "BatchSimulator",
+    "ConditionedVectorEnv",
+    "OffloadEnv",
+    "OffloadLiveEnv",
+    "OffloadLiveStagedEnv",
+    "OffloadStagedEnv",
+    "OffloadStagedVectorEnv",
+    "OffloadVectorEnv",
     "Scenario",
+    "Simulator",
+    "World",
+    "build_world",
+    "episode_keys",
     "load_scenario",
     "make_simulator",
     "register",
     "scenario_names",
 ]
 
+_MODULE_OF: Final = {
+    "BatchSimulator": "batch_simulator",
+    "ConditionedVectorEnv": "preferences",
+    "OffloadEnv": "env",
+    "OffloadLiveEnv": "live_env",
+    "OffloadLiveStagedEnv": "live_env",
+    "OffloadStagedEnv": "env",
+    "OffloadStagedVectorEnv": "vector_env",
+    "OffloadVectorEnv": "vector_env",
+    "Simulator": "simulator",
+    "World": "world",
+    "build_world": "world",
+    "episode_keys": "episode",
+    "register": "registration",
+}
+"""Modules that are imported when one of their names is first asked for."""
 
-def register() -> None:
-    """Make ``sliproad/Offload-v0`` and its sisters known to Gymnasium; again does nothing.
 
-    Importing the package has done it already, unless Gymnasium was not installed then.
-
-    Raises:
-        ModuleNotFoundError: if Gymnasium is not installed.
-    """
-    from offload_env import registration
-
-    registration.register()
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
 
 
-def make_simulator(scenario: str | Scenario, split: str = "train", seed: int = 0) -> Simulator:
+def make_simulator(scenario: str | Scenario, split: Split = "train", seed: int = 0) -> Simulator:
     """A scalar simulator of a scenario, at the start of the first episode of `seed`.
 
     Args:
@@ -51,11 +82,11 @@ def make_simulator(scenario: str | Scenario, split: str = "train", seed: int = 0
     from offload_env.simulator import Simulator
     from offload_env.world import build_world
 
-    world = build_world(scenario, split)  # type: ignore[arg-type]
+    world = build_world(scenario, split)
     simulator = Simulator(world)
     simulator.reset(world.plan(int(np.random.default_rng(seed).integers(0, 2**63))))
     return simulator
 
 
 if find_spec("gymnasium") is not None:
-    register()
+    import_module("offload_env.registration").register()

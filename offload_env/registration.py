@@ -24,7 +24,10 @@ IDS = {
 
 
 def register() -> None:
-    """Register every id that is not registered yet; Gymnasium would warn about a second time."""
+    """Register every id that is not registered yet; Gymnasium would warn about a second time.
+
+    Importing the package has done it already, unless Gymnasium was not installed then.
+    """
     for name, (single, vector) in IDS.items():
         if name not in registration.registry:
             registration.register(

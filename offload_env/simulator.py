@@ -205,10 +205,7 @@ class Simulator:
 
     def answer(self) -> Outcome:
         """Answer with the exit evaluated last."""
-        local = LOCAL[self.exits[-1][0] - 1]
-        if self._timed_out:
-            return self._answer_after_timeout(local)
-        return self._finish(local, self._compute)
+        return self._finish(LOCAL[self.exits[-1][0] - 1], self._compute)
 
     def send(self, action: int, early: bool = False) -> Outcome | None:
         """Run on to the action's split and send from there to its exit.
@@ -232,26 +229,6 @@ class Simulator:
         self.observer.record_failure(((self._start + compute) + timeout) * 1e-3)
         return None
 
-    def _answer_after_timeout(self, local: int) -> Outcome:
-        sent = self._start + self._compute
-        end = sent + self._waited
-        self._free = free = end + self._rest
-        tail = self._tail_around(sent, end, free)
-        self._last_end = end
-        self._learn_answer(local)
-        return self._close(
-            self._sent_action,
-            local,
-            FALLBACK,
-            self._compute,
-            self._waited,
-            0.0,
-            0.0,
-            self._rest,
-            self._wasted_mj,
-            tail,
-        )
-
     def _exchange(self, action: int, sent: float) -> Exchange[float]:
         """What would come of handing the action's payload to the radio at `sent`."""
         return self._exchanges.of(
@@ -268,8 +245,15 @@ class Simulator:
         sent = self._start + compute
         exchange = transfer = wait = fallback = send_mj = 0.0
         observer = self.observer
-        if IS_LOCAL[action]:
-            end = free = sent
+        if self._timed_out:  # on an exchange earlier in this frame; now it answers
+            action, status = self._sent_action, FALLBACK
+            exchange, fallback, send_mj = self._waited, self._rest, self._wasted_mj
+            end = sent + exchange
+            free = end + fallback
+            tail = self._tail_around(sent, end, free)
+            self._last_end = end
+        elif IS_LOCAL[action]:
+            free = sent
             tail = self._tail_without_exchange(free)
         else:
             size, left, transfer, wait, exchange = exchanged or self._exchange(action, sent)

@@ -1,4 +1,4 @@
-"""Where a scenario's frames, cost model and traces come from."""
+"""What a scenario names: its frames, cost model and traces, and whether they fit together."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import os
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import Final
 
-from cnn.common.errors import ConfigError
+import numpy as np
+
+from cnn.common.errors import ConfigError, DataError
 from cnn.frame_table import FrameTable, embedded_table
-from offload_env.derived import MAIN
+from cnn.topology import N_EXITS, action_index
 from offload_env.scenario import Scenario, Split
 from testbed.costs.cost_model import CostModel
 from testbed.meters.power import power_profile
 from testbed.traces.trace import Trace
+
+LOCAL: Final = tuple(action_index(e, e) for e in range(1, N_EXITS + 1))
+"""Canonical numbers of the five local actions, by exit."""
+MAIN: Final = LOCAL[-1]
+"""Full local processing, e5s5."""
 
 
 def load_table(scenario: Scenario, split: Split) -> FrameTable:
@@ -66,3 +74,24 @@ def load_traces(scenario: Scenario, split: Split) -> list[Trace]:
         generate_trace(link.kind, seed, link.duration_s, link.period_s)
         for seed in link.seeds(split)
     ]
+
+
+def accuracy_floor(table: FrameTable, scenario: Scenario) -> float:
+    """The main exit's local accuracy less the margin, or the explicit floor."""
+    constraint = scenario.constraint
+    if constraint.accuracy_floor > 0:
+        return constraint.accuracy_floor
+    return max(0.0, float(table.correct[:, MAIN].mean()) - constraint.accuracy_margin)
+
+
+def check_fit(table: FrameTable, cost: CostModel) -> None:
+    """Refuse a cost model whose payloads are not those of the frames (another network)."""
+    mean = table.payload_bytes.mean(0)
+    if not np.allclose(mean, cost.payload_bytes, rtol=0.1, atol=8):
+        raise DataError(
+            f"frame table of bundle {table.bundle_hash[:12]} sending {mean.round().tolist()} bytes "
+            f"and cost model {cost.name} of bundle {cost.bundle_hash[:12]} with "
+            f"{list(cost.payload_bytes)}",
+            expected="a cost model whose actions send what the table's do",
+            hint="fit the cost model with the same bundle",
+        )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +19,19 @@ from numpy.typing import NDArray
 from cnn.common.errors import ConfigError
 from cnn.frame_table import FrameTable
 from cnn.topology import ACTIONS
-from offload_env.derived import (
-    LOCAL,
-    MAIN,
-    POOL,
-    accuracy_floor,
-    check_fit,
-)
 from offload_env.episode import Keys, Plan, Plans, draw, draw_batch, unit, unit_batch
 from offload_env.outcome import Number
-from offload_env.read_only import read_only, read_only_fields
 from offload_env.scenario import SPLITS, Scenario, Split, load_scenario
 from offload_env.server_load import CELL_MS
-from offload_env.sources import load_cost, load_table, load_traces
+from offload_env.sources import (
+    LOCAL,
+    MAIN,
+    accuracy_floor,
+    check_fit,
+    load_cost,
+    load_table,
+    load_traces,
+)
 from offload_env.trace_pool import TracePool
 from testbed.costs.cost_model import CostModel, jitter_pool, resumed_ms, standing_ms
 from testbed.policy.observer import FEATURES_AT, Settings, normalise
@@ -48,6 +49,9 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
+Record = TypeVar("Record")
+POOL: Final = 1 << 16
+"""Length of the pools of jitter and server work; an episode reads a stretch of each."""
 
 # Draw numbers of an episode's key.
 _TRACE, _OFFSET, _SERVER, _JITTER, _TRACKS = 0, 1, 2, 3, 8
@@ -234,7 +238,7 @@ def _assemble(
 ) -> World:
     check_fit(table, cost)
     # Environments hand the world out: what it shares must not be edited through it.
-    table, traces = read_only_fields(table), [read_only_fields(trace) for trace in traces]
+    table, traces = _read_only(table), [_read_only(trace) for trace in traces]
     if train_table is None:
         train_table = table if split == "train" else load_table(scenario, "train")
     pool = TracePool(traces)
@@ -271,7 +275,7 @@ def _assemble(
             hint="correct [constraint] critical_classes",
         )
     critical = np.isin(table.label, constraint.critical_classes)
-    return World(
+    world = World(
         scenario=scenario,
         split=split,
         table=table,
@@ -287,10 +291,25 @@ def _assemble(
         settings=settings,
         delay_ref_ms=delay_ref,
         energy_ref_mj=cost.busy_mw * delay_ref / 1e3,
-        correct=read_only(table.correct),
-        critical=read_only(critical),
-        features=read_only(normalise(table.features, FEATURES_AT)),
-        track_start=read_only(table.track_starts().astype(np.int64)),
-        track_end=read_only(np.diff(table.track, append=-1) != 0),
-        **{name: read_only(array) for name, array in arrays.items()},
+        correct=table.correct,
+        critical=critical,
+        features=normalise(table.features, FEATURES_AT),
+        track_start=table.track_starts().astype(np.int64),
+        track_end=np.diff(table.track, append=-1) != 0,
+        **arrays,
     )
+    return _read_only(world)
+
+
+def _read_only(record: Record) -> Record:
+    """A dataclass with its arrays replaced by views that cannot be written to."""
+    of: Any = record
+    views = {
+        field.name: value.view()
+        for field in fields(of)
+        if isinstance(value := getattr(of, field.name), np.ndarray)
+    }
+    for view in views.values():
+        view.setflags(write=False)
+    changed: Record = replace(of, **views)
+    return changed

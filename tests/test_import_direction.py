@@ -28,7 +28,6 @@ TRAINING_MODULES = {
     "agents/train_conditioned.py",
     "agents/export_policy.py",
     "agents/sb3_adapter.py",
-    "agents/staged_vec.py",
     "agents/supervisor.py",
     "agents/training.py",
 }

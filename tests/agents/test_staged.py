@@ -20,7 +20,7 @@ from agents.export_policy import bundle_of
 from agents.live_run import replay
 from agents.report import write_report
 from agents.rollout import simulate
-from agents.staged_vec import FrameRolloutBuffer, OffloadStagedVecEnv
+from agents.sb3_adapter import FrameRolloutBuffer, OffloadVecEnv
 from agents.train_config import TrainConfig
 from agents.training import error_probability, train
 from cnn.common.errors import BundleError, ConfigError
@@ -137,9 +137,7 @@ def first_frames(table: FrameTable, n: int) -> FrameTable:
 def test_rewards_fall_when_frames_end_and_sums_count_frames(make_world) -> None:
     world, lanes = make_world(20.0, n_frames=7), 5
     chance = error_probability(world.table)
-    adapter = OffloadStagedVecEnv(
-        OffloadStagedVectorEnv(lanes, world=world), error_probability=chance
-    )
+    adapter = OffloadVecEnv(OffloadStagedVectorEnv(lanes, world=world), error_probability=chance)
     native = OffloadStagedVectorEnv(lanes, world=world)
     adapter.seed(11)
     np.testing.assert_array_equal(adapter.reset(), native.reset(seed=11)[0])

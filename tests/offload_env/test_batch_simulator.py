@@ -12,24 +12,30 @@ import pytest
 from cnn.frame_table import FrameTable
 from offload_env.batch_simulator import BatchSimulator
 from offload_env.env import observation_box
+from offload_env.episode import episode_keys
 from offload_env.scenario import Constraint
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import FALLBACK, OK, SKIPPED, Simulator
 from offload_env.world import World
+from testbed.policy.decision_points import LEGAL, STAGED
 from testbed.policy.observer import OBS_DIM
 
 LANES, STEPS = 24, 150
 
 
-def _compare(world: World, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    keys = rng.integers(0, 2**63, LANES).astype(np.uint64)
+def _begin(world: World, seed: int) -> tuple[BatchSimulator, list[Simulator]]:
+    keys = episode_keys(seed, LANES)
     batch = BatchSimulator(world, LANES)
     batch.reset(keys)
     single = [Simulator(world) for _ in keys]
     for simulator, key in zip(single, keys, strict=True):
         simulator.reset(world.plan(int(key)))
-    seen = np.zeros(3, int)
+    return batch, single
+
+
+def _compare(world: World, seed: int) -> np.ndarray:
+    batch, single = _begin(world, seed)
+    rng, seen = np.random.default_rng(seed), np.zeros(3, int)
     for _ in range(STEPS):
         observed = batch.observe()
         assert observed.shape == (LANES, OBS_DIM)
@@ -46,6 +52,28 @@ def _compare(world: World, seed: int) -> np.ndarray:
 def test_every_lane_equals_the_scalar_simulator_exactly(world: World) -> None:
     seen = _compare(world, 0)
     assert (seen[[OK, FALLBACK, SKIPPED]] > 50).all()
+
+
+def test_every_lane_advances_as_the_scalar_simulator_does(world: World) -> None:
+    batch, single = _begin(world, 6)
+    rng, seen, points = np.random.default_rng(6), np.zeros(3, int), set[int]()
+    for _ in range(3 * STEPS):
+        np.testing.assert_array_equal(batch.point, [s.point for s in single])
+        observed = [s.observe(STAGED) for s in single]
+        np.testing.assert_allclose(batch.observe(STAGED), observed, atol=2e-6)
+        points |= set(batch.point.tolist())
+        some = np.flatnonzero(rng.random(LANES) < 0.8)
+        chosen = np.array([rng.choice(np.flatnonzero(LEGAL[p])) for p in batch.point[some]])
+        ended, together = batch.advance(chosen, some)
+        for lane, action in zip(some.tolist(), chosen.tolist(), strict=True):
+            alone = single[lane].advance(action)
+            assert (alone is not None) == (lane in ended)
+            if alone is not None:
+                k = int(np.flatnonzero(ended == lane)[0])
+                assert alone == tuple(column[k] for column in together)
+                seen[alone.status] += 1
+    assert (seen[[OK, FALLBACK, SKIPPED]] > 50).all()
+    assert len(points) > 12
 
 
 def test_also_without_tail_load_or_budget(make_world: Callable[..., World]) -> None:
