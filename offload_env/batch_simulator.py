@@ -55,7 +55,7 @@ class BatchSimulator:
         radio = cost.radio
         self._has_tail = radio.tail_ms > 0
         self._exchanges = BatchExchanges(world)
-        self._mj_per_byte = radio.tx_mw_per_mbps * 8e-6
+        self._mj_per_byte = radio.mj_per_byte
         sizes = world.sent_bytes
         self._sent_bytes = sizes.ravel()
         # Without a per-frame codec every frame sends the same bytes: a table of 20.
@@ -139,17 +139,17 @@ class BatchSimulator:
         pair, answer = CANONICAL[chosen], chosen == ANSWER
         evaluates = ~OFFLOADS[pair] & ~answer & ~skip
         if evaluates.any():
-            self.evaluate_some(lanes[evaluates], EXIT[pair[evaluates]])
+            self._evaluate(lanes[evaluates], EXIT[pair[evaluates]])
         answer |= evaluates & (EXIT[pair] == N_EXITS)
         ends = answer | ~evaluates
         ending = lanes[ends]
         # A skipped frame spends nothing, wherever it "answers" from.
-        ended, outcome = self.finish_some(
+        ended, outcome = self._answer_or_send(
             ending, pair[ends], (answer & ~skip)[ends], TIMES_OUT_EARLY[chosen[ends]]
         )
         return ending[ended], outcome.part(ended)
 
-    def evaluate_some(self, lanes: Indices, exits: NDArray[np.int64]) -> None:
+    def _evaluate(self, lanes: Indices, exits: NDArray[np.int64]) -> None:
         """In `lanes`, run on to `exits` (1..5) and learn their answers."""
         s, w = self.lanes, self.world
         local = LOCAL_ARRAY[exits - 1]
@@ -170,7 +170,7 @@ class BatchSimulator:
         s.evaluated[lanes] = exits
         s.confidences[exits - 1, lanes] = seen
 
-    def finish_some(
+    def _answer_or_send(
         self, lanes: Indices, actions: NDArray[np.int64], answer: Bools, early: Bools
     ) -> tuple[Bools, BatchOutcome]:
         """In `lanes`, answer with the exit evaluated last, or send.

@@ -108,14 +108,24 @@ class BatchExchanges:
         left, up = self._pool.send(lane, np.maximum(sent, radio_free) + offset_ms, 8.0 * size)
         left -= offset_ms
         arrive = left + up
-        wait = np.zeros(len(sent)) if self._work is None else self._wait(server_cell, arrive)
+        if self._work is None:
+            wait = np.zeros_like(arrive)
+        else:
+            wait = server_wait_ms(self._work, server_cell, arrive)
         down = self._pool.one_way(lane, ((arrive + wait) + server_ms) + offset_ms)
         transfer = (left - sent) + up + down + self._net
         return Exchange(size, left, transfer, wait, transfer + wait + server_ms)
 
-    def _wait(self, server_cell: NDArray[np.int64], arrive: Floats) -> Floats:
-        assert self._work is not None
-        cell = (arrive / CELL_MS).astype(np.int64)
-        work = self._work.take(np.minimum(server_cell + cell, POOL - 1))
-        wait: Floats = np.maximum(work - (arrive - cell * CELL_MS), 0.0)
-        return wait
+
+def server_wait_ms(work_ms: Floats, first_cell: NDArray[np.int64], arrive_ms: Floats) -> Floats:
+    """Wait at the server of payloads that arrive then, since the start of their episodes.
+
+    Args:
+        work_ms: float64 (`POOL`,), `World.server_work_ms`.
+        first_cell: in which the episodes start, of a shape that broadcasts to that of `arrive_ms`.
+        arrive_ms: float64.
+    """
+    cell = (arrive_ms / CELL_MS).astype(np.int64)
+    work = work_ms.take(np.minimum(first_cell + cell, POOL - 1))
+    wait: Floats = np.maximum(work - (arrive_ms - cell * CELL_MS), 0.0)
+    return wait

@@ -66,7 +66,7 @@ class Simulator:
         self._resumed: list[float] = world.resumed_ms.tolist()
         self._server_ms: list[float] = world.server_ms.tolist()
         self._sent_bytes: list[list[float]] = world.sent_bytes.tolist()
-        self._mj_per_byte = cost.radio.tx_mw_per_mbps * 8e-6
+        self._mj_per_byte = cost.radio.mj_per_byte
         self._device_jitter: list[float] = world.device_jitter.tolist()
         self._server_jitter: list[float] = world.server_jitter.tolist()
         self._exchanges = Exchanges(world)

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS
-from offload_env.server_load import CELL_MS
-from offload_env.world import LOCAL, POOL, World
+from offload_env.world import LOCAL, World
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -152,11 +151,3 @@ def least_and_most(world: World) -> tuple[Floats, Floats]:
         least[actions] = np.minimum(least[actions], times)
         most[actions] = np.maximum(most[actions], times)
     return least, most
-
-
-def server_wait_ms(world: World, first_cell: Ints, arrive_ms: Floats) -> Floats:
-    """Wait at the server of payloads that arrive then; `first_cell` of their episodes."""
-    cell = (arrive_ms / CELL_MS).astype(np.int64)
-    work = world.server_work_ms[np.minimum(first_cell + cell, POOL - 1)]
-    wait: Floats = np.maximum(work - (arrive_ms - cell * CELL_MS), 0.0)
-    return wait

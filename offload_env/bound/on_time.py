@@ -23,9 +23,9 @@ from offload_env.bound.frame_outcomes import (
     Prices,
     compute_ms,
     open_actions,
-    server_wait_ms,
 )
 from offload_env.episode import Plans
+from offload_env.exchange import BatchExchanges
 from offload_env.world import LOCAL, POOL, World
 
 
@@ -106,7 +106,7 @@ def endings(
     Returns:
         K = number of `open_actions(evaluated)`.
     """
-    timing, cost, pool = world.scenario.timing, world.cost, world.pool
+    timing, cost = world.scenario.timing, world.cost
     n = rows.shape[1]
     at = (plans.jitter_at[:, None] + np.arange(n)) & (POOL - 1)
     jitter = world.device_jitter[at]
@@ -116,19 +116,18 @@ def endings(
     captured, following = captured_ms[:-1, None], captured_ms[1:, None]
     sent = captured + compute
     size = world.sent_bytes[rows][..., actions]
-    lane = pool.lanes(np.repeat(plans.trace, n * len(actions)))
-    offset = plans.offset_ms[:, None, None]
-    left, up = (
-        part.reshape(sent.shape)
-        for part in pool.send(lane, (sent + offset).ravel(), 8 * size.ravel())
-    )
-    left = left - offset
-    arrive = left + up
-    wait = server_wait_ms(world, plans.server_cell[:, None, None], arrive)
     serve = world.server_ms[actions] * world.server_jitter[at][..., None]
-    back = (((arrive + wait) + serve) + offset).ravel()
-    down = pool.one_way(lane, back).reshape(sent.shape)
-    exchange = (left - sent) + up + down + cost.net_ms + wait + serve
+    episode = np.repeat(np.arange(len(rows)), n * len(actions))
+    exchanges = BatchExchanges(world).of(
+        world.pool.lanes(plans.trace[episode]),
+        plans.offset_ms[episode],
+        plans.server_cell[episode],
+        sent.ravel(),
+        sent.ravel(),  # the radio is free
+        size.ravel(),
+        serve.ravel(),
+    )
+    exchange = exchanges.total_ms.reshape(sent.shape)
     timed_out = (exchange > timing.timeout_ms) & off
     exchange = np.minimum(exchange, timing.timeout_ms) * off
     fallback = world.fallback_ms[actions] * jitter[..., None] * timed_out

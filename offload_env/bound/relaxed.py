@@ -52,9 +52,9 @@ from offload_env.bound.frame_outcomes import (
     compute_ms,
     least_and_most,
     open_actions,
-    server_wait_ms,
 )
 from offload_env.episode import Plans
+from offload_env.exchange import server_wait_ms
 from offload_env.server_load import CELL_MS
 from offload_env.trace_pool import SLACK_BITS
 from offload_env.world import LOCAL, POOL, World
@@ -220,7 +220,7 @@ class Links:
         net = self.world.cost.net_ms
         left, up = self.world.pool.send(self.lane, ready.ravel() + self.offset, bits.ravel())
         arrive = self._envelope(left, left + up) - self.offset
-        wait = server_wait_ms(self.world, self.cell0, arrive)
+        wait = server_wait_ms(self.world.server_work_ms, self.cell0, arrive)
         served = ((arrive + wait) + server_ms.ravel()) + self.offset
         back = served + self.world.pool.one_way(self.lane, served)
         answer: Floats = (self._envelope(served, back) - self.offset) + net
