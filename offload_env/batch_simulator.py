@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS
-from offload_env.batch_observer import BatchObserver, learn_answer, learn_link
 from offload_env.episode import Keys
 from offload_env.exchange import BatchExchanges, Exchange
-from offload_env.lanes import Indices, Lanes
+from offload_env.lanes import BatchObserver, Indices, Lanes, learn_answer, learn_link
 from offload_env.outcome import FALLBACK, OK, SKIPPED, BatchOutcome
 from offload_env.world import LOCAL, POOL, World
 from testbed.policy.decision_points import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.common.errors import ConfigError
 from cnn.topology import N_ACTIONS
 from offload_env.env_input import (
     ResetNeededError,
@@ -20,8 +22,7 @@ from offload_env.env_input import (
     from_mapping,
 )
 from offload_env.frame_picture import METADATA, Picture, rendered, shown_of
-from offload_env.outcome import Outcome
-from offload_env.reward import Multipliers, frame_info, open_info
+from offload_env.outcome import Outcome, frame_info, open_info
 from offload_env.scenario import Scenario, Split
 from offload_env.simulator import EXIT, Simulator
 from offload_env.world import World, build_world
@@ -36,6 +37,46 @@ def observation_box(n: int) -> gym.Space[NDArray[np.float32]]:
     low, high = scaled_bounds(STAGED_FIELDS[:n])
     box: Any = gym.spaces.Box(low, high, dtype=np.float32)
     return box  # type: ignore[no-any-return]
+
+
+class Multipliers:
+    """Prices of a wrong answer; mixed into every environment.
+
+    The reward is minus the cost, minus such a price that a learner may move. The constraint (mean
+    accuracy at or above the floor) stays out of the cost, so that constrained methods can use
+    ``info["cost"]`` and ``info["accuracy"]``; a Lagrangian method raises or lowers `lagrange` by
+    dual ascent and learns on the reward.
+
+    Attributes:
+        lagrange: taken off the reward for each wrong or missing answer.
+        critical_lagrange: taken off as well if the frame's class is a critical one.
+    """
+
+    lagrange: float = 0.0
+    critical_lagrange: float = 0.0
+
+    def set_lagrange(self, value: float, critical: float | None = None) -> None:
+        """Set the price of a wrong answer, and (if given) the extra one of critical classes.
+
+        Raises:
+            ConfigError: if a price is negative or no finite number.
+        """
+        prices = (value,) if critical is None else (value, critical)
+        if not all(0 <= price < math.inf for price in prices):
+            raise ConfigError(
+                f"Lagrange multipliers {', '.join(map(str, prices))}",
+                expected="finite numbers of 0 or more",
+                hint="a multiplier of an inequality is never negative",
+            )
+        self.lagrange = float(value)
+        if critical is not None:
+            self.critical_lagrange = float(critical)
+
+    def _price(self, correct: Any, critical: Any) -> Any:
+        """What wrong answers cost, for one frame or arrays of frames."""
+        if self.critical_lagrange:
+            return (self.lagrange + self.critical_lagrange * critical) * (1.0 - correct)
+        return self.lagrange * (1.0 - correct)
 
 
 class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):

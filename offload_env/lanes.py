@@ -1,4 +1,7 @@
-"""The state of B parallel episodes as arrays of one element (or column) per lane."""
+"""B parallel episodes: their state as arrays of one element (or column) per lane.
+
+What their devices learn and observe is `testbed.policy.observer.Observer` with arrays.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,28 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.topology import N_EXITS
+from cnn.topology import ACTIONS, N_EXITS
 from offload_env.episode import Plans
 from offload_env.simulator import LONG_AGO_MS
 from offload_env.trace_pool import Lane
-from testbed.policy.observer import NEVER_S, PRIOR_RTT_MS, RECENT, fit_link
+from offload_env.world import World
+from testbed.policy.decision_points import FRAME, DecisionSpace
+from testbed.policy.estimators import fit_link, forget, smooth
+from testbed.policy.observation_fields import (
+    CONSTANTS_AT,
+    FEATURES_AT,
+    FIELDS,
+    MIN_MS_PER_KB,
+    N_LOG,
+    OBS_DIM,
+    RECENT,
+    STAGED_FIELDS,
+)
+from testbed.policy.observer import NEVER_S, PRIOR_RTT_MS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 PerExit = NDArray[np.float64]
 Recent = NDArray[np.int16]
@@ -156,3 +173,160 @@ _OF_FRAME: Final = (
     *("position", "evaluated", "timed_out", "compute", "waited", "wasted_mj", "rest"),
     *("stage_confidence", "stage_track", "stage_frame"),
 )
+_EXIT: Final = np.array([a.exit for a in ACTIONS])
+_BASE: Final = np.array([np.log(f.low) if f.scale == "log" else f.low for f in FIELDS], np.float32)[
+    :, None
+]
+_GAIN: Final = (
+    np.array(
+        [2 / ((np.log(f.high / f.low)) if f.scale == "log" else (f.high - f.low)) for f in FIELDS]
+    ).astype(np.float32)
+)[:, None]
+_LEAST: Final = np.array([f.least for f in FIELDS], np.float32)[:, None]
+_MOST: Final = np.array([f.most for f in FIELDS], np.float32)[:, None]
+_SPENT: Final = STAGED_FIELDS[-1]
+
+
+class BatchObserver:
+    """Turns the state of B lanes into observations.
+
+    Args:
+        world: shared and never changed.
+        n: number of lanes.
+    """
+
+    def __init__(self, world: World, n: int) -> None:
+        self.world, self.n = world, n
+        self._has_tail = world.cost.radio.tail_ms > 0
+        self._features = np.ascontiguousarray(world.features.T)
+        self._constants = np.array(world.settings.scaled(), np.float32)[:, None]
+        self._lane_numbers = np.arange(n)
+
+    def observe(self, s: Lanes, space: DecisionSpace = FRAME) -> NDArray[np.float32]:
+        """Observations now, float32 (B, ``space.obs_dim``), a new array."""
+        out = self._columns(s, space.obs_dim)
+        if space.name == "staged":
+            self._write_stage(s, out[OBS_DIM:])
+        return np.ascontiguousarray(out.T)
+
+    def _write_stage(self, s: Lanes, stage: NDArray[np.float32]) -> None:
+        stage[:N_EXITS] = -1.0
+        stage[s.position % N_EXITS, self._lane_numbers] = 1.0
+        stage[N_EXITS] = 2.0 * s.stage_confidence - 1.0
+        stage[N_EXITS + 1] = s.stage_track
+        stage[N_EXITS + 2] = s.stage_frame
+        stage[N_EXITS + 3] = 2.0 * s.timed_out - 1.0
+        spent = s.compute + s.waited + s.rest
+        log = np.log(np.clip(spent, _SPENT.least, _SPENT.most) / _SPENT.low)
+        stage[N_EXITS + 4] = log * (2 / np.log(_SPENT.high / _SPENT.low)) - 1.0
+
+    def _columns(self, s: Lanes, n_fields: int) -> NDArray[np.float32]:
+        settings = self.world.settings
+        out = np.empty((n_fields, self.n), np.float32)
+        now_s = s.start * 1e-3
+        np.divide(8.0, np.maximum(s.ms_per_kb, MIN_MS_PER_KB), out=out[0], casting="unsafe")
+        out[1] = s.rtt_ms
+        out[2] = s.mean_ms
+        out[3] = s.spread_ms
+        np.subtract(now_s, s.transfer_s, out=out[4], casting="unsafe")
+        np.subtract(now_s, s.failure_s, out=out[5], casting="unsafe")
+        out[6] = s.server_wait_ms
+        np.subtract(now_s, s.server_s, out=out[7], casting="unsafe")
+        if self._has_tail:
+            out[8] = s.last_end + self.world.cost.radio.tail_ms - s.start
+        else:
+            out[8] = 0.0
+        out[9] = s.residual_ms
+        out[10] = s.failures
+        out[11] = s.queue
+        out[12:17] = s.confidences
+        out[17] = s.last_confidence
+        out[18] = s.last_exit
+        out[19] = s.agreement
+        out[20] = s.answers
+        # Before any frame the credit is 0: there is nothing to owe yet.
+        frames = np.maximum(s.frame, 1)
+        np.subtract(
+            s.confidence_sum / frames,
+            s.floor * (s.frame > 0),
+            out=out[21],
+            casting="unsafe",
+        )
+        budget = settings.energy_budget_mj
+        out[22] = 1.0 if not budget else 1.0 - s.spent_mj / budget
+        moving = out[:FEATURES_AT]
+        np.clip(moving, _LEAST[:FEATURES_AT], _MOST[:FEATURES_AT], out=moving)
+        np.log(out[:N_LOG], out=out[:N_LOG])
+        moving -= _BASE[:FEATURES_AT]
+        moving *= _GAIN[:FEATURES_AT]
+        moving -= 1.0
+        np.take(self._features, s.row, axis=1, out=out[FEATURES_AT:CONSTANTS_AT], mode="clip")
+        out[CONSTANTS_AT:OBS_DIM] = self._constants
+        return out
+
+
+def learn_link(
+    s: Lanes,
+    size: Floats,
+    answered: Bools,
+    fell: Bools,
+    end: Floats,
+    transfer: Floats,
+    wait: Floats,
+) -> None:
+    """`Observer.record_transfer`, `record_server` and `record_failure` where they apply."""
+    end_s = end * 1e-3
+    x = size * 1e-3 * answered
+    y = transfer * answered
+    np.copyto(s.residual_ms, y - (s.rtt_ms + s.ms_per_kb * x), where=answered)
+    keep = np.where(answered, forget(end_s - s.transfer_s), 1.0)
+    s.s0 = keep * s.s0 + answered
+    s.sx = keep * s.sx + x
+    s.sxx = keep * s.sxx + x * x
+    s.sy = keep * s.sy + y
+    s.sxy = keep * s.sxy + x * y
+    s.rtt_ms, s.ms_per_kb = fit_link(s.s0, s.sx, s.sxx, s.sy, s.sxy)
+    mean, spread = smooth(s.mean_ms, s.spread_ms, y)
+    np.copyto(s.mean_ms, mean, where=answered)
+    np.copyto(s.spread_ms, spread, where=answered)
+    np.copyto(s.transfer_s, end_s, where=answered)
+    np.copyto(s.failure_s, end_s, where=fell)
+    s.failures = (s.failures + fell) * ~answered
+    np.copyto(s.server_s, end_s, where=answered)
+    np.copyto(s.server_wait_ms, wait, where=answered)
+
+
+def learn_answer(
+    s: Lanes,
+    used: NDArray[np.int64],
+    answer: NDArray[np.int32],
+    confidence: NDArray[np.float32],
+    skip: Bools,
+    any_skip: bool,
+    lane_numbers: Indices,
+) -> None:
+    """`Observer.record_answer`, or `record_skipped` where a frame was skipped."""
+    prediction = answer >> 1
+    exit = _EXIT.take(used)
+    lanes: NDArray[np.intp] | slice = slice(None)
+    if any_skip:
+        lanes = np.flatnonzero(~skip)
+        prediction, exit, confidence = prediction[lanes], exit[lanes], confidence[lanes]
+        numbers = lanes
+    else:
+        numbers = lane_numbers[: len(s)]
+    s.confidences[exit - 1, numbers] = confidence
+    s.last_confidence[lanes] = confidence
+    s.last_exit[lanes] = exit
+    s.last_prediction[lanes] = prediction
+    s.recent[s.answers[lanes].astype(np.int64) % RECENT, numbers] = prediction
+    s.answers[lanes] += 1.0
+    # Lanes that skipped keep their agreement: their last prediction is unchanged.
+    same = (s.recent == s.last_prediction.astype(np.int16)).view(np.int8)
+    count = same.sum(0, dtype=np.int8)
+    agreement = count / np.clip(s.answers, 1.0, RECENT)
+    if any_skip:
+        s.agreement[lanes] = agreement[lanes]
+    else:
+        s.agreement = agreement
+    s.confidence_sum[lanes] += confidence

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cnn.common.errors import DataError
 from cnn.topology import N_ACTIONS, action_from_index
-from offload_env.env import Step, observation_box
+from offload_env.env import Multipliers, Step, observation_box
 from offload_env.env_input import (
     asked_key,
     check_render_mode,
@@ -23,8 +23,7 @@ from offload_env.env_input import (
 )
 from offload_env.frame_picture import METADATA, Picture, Shown, rendered
 from offload_env.live_rig import LiveRig
-from offload_env.outcome import NOTHING, STATUS
-from offload_env.reward import Multipliers, frame_info, open_info
+from offload_env.outcome import NOTHING, STATUS, frame_info, open_info
 from offload_env.scenario import Scenario, Split
 from offload_env.world import World, build_world
 from testbed.policy.decision_points import (

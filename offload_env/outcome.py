@@ -1,4 +1,4 @@
-"""What one frame cost, and how it ended."""
+"""What one frame cost, how it ended, and the info that tells a learner so."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from testbed.policy.decision_points import CANONICAL
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -99,3 +101,46 @@ class BatchOutcome(NamedTuple):
         """Parts that together cover all lanes, in the order of `lanes` (intp (B,), theirs)."""
         order = lanes.argsort()
         return cls._make(np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True))
+
+
+def frame_info(
+    outcome: Outcome | BatchOutcome,
+    exit_used: Any,
+    accuracy: Any,
+    critical: Any,
+    prices: tuple[Any, Any, float],
+) -> dict[str, Any]:
+    """The info of a frame that ended, or of one in every lane: numbers, or arrays (B,).
+
+    Args:
+        outcome: what the frame cost.
+        exit_used: whose answer stands, 1..5.
+        accuracy: 1 if it is the true class, else 0.
+        critical: whether the frame's class is a critical one.
+        prices: of a millisecond, of a millijoule and of a missed deadline.
+    """
+    delay, energy = prices[0] * outcome.delay_ms, prices[1] * outcome.energy_mj
+    miss = prices[2] * outcome.miss
+    return {
+        "delay_ms": outcome.delay_ms,
+        "energy_mj": outcome.energy_mj,
+        "accuracy": accuracy,
+        "cost": outcome.cost,
+        "cost_delay": delay,
+        "cost_energy": energy,
+        "cost_miss": miss,
+        "cost_budget": outcome.cost - ((delay + energy) + miss),
+        "queue_ms": outcome.queue_ms,
+        "action": outcome.action,
+        "exit_used": exit_used,
+        "status": outcome.status,
+        "critical": critical,
+    }
+
+
+_OPEN: Final = frame_info(NOTHING, 0, 0.0, False, (0.0, 0.0, 0.0))
+
+
+def open_info(chosen: int) -> dict[str, Any]:
+    """The info while a frame is open, after the staged action `chosen`."""
+    return {**_OPEN, "action": int(CANONICAL[chosen]), "frame_done": False}

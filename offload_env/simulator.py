@@ -272,7 +272,8 @@ class Simulator:
                 observer.record_server(end * 1e-3, wait)
             else:
                 observer.record_failure(end * 1e-3)
-        self._learn_answer(used)
+        row = self._row
+        observer.record_answer(EXIT[used], self._prediction[row][used], self._confidence[row][used])
         self._free = free
         return self._close(
             action, used, status, compute, exchange, transfer, wait, fallback, send_mj, tail
@@ -293,12 +294,6 @@ class Simulator:
         before = min(sent, self._last_end + self._tail) - self._start
         after = self._next_start(free) - end
         return (before if before > 0.0 else 0.0) + (after if after < self._tail else self._tail)
-
-    def _learn_answer(self, used: int) -> None:
-        row = self._row
-        self.observer.record_answer(
-            EXIT[used], self._prediction[row][used], self._confidence[row][used]
-        )
 
     def _skip(self, action: int) -> Outcome:
         self._free = self._start

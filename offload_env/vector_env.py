@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cnn.common.errors import ConfigError
 from cnn.topology import N_ACTIONS
 from offload_env.batch_simulator import EXIT, BatchSimulator
-from offload_env.env import observation_box
+from offload_env.env import Multipliers, observation_box
 from offload_env.env_input import (
     LaneSeeds,
     ResetNeededError,
@@ -29,8 +29,7 @@ from offload_env.env_input import (
 )
 from offload_env.episode import Keys
 from offload_env.frame_picture import METADATA, Picture, Shown, rendered, shown_of
-from offload_env.outcome import DECIDING, BatchOutcome, Outcome
-from offload_env.reward import Multipliers, frame_info
+from offload_env.outcome import DECIDING, BatchOutcome, Outcome, frame_info
 from offload_env.scenario import Scenario, Split
 from offload_env.world import World, build_world
 from testbed.policy.decision_points import (
