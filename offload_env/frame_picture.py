@@ -34,50 +34,27 @@ _DEVICE, _SERVER, _GOOD, _BAD = (46, 110, 180), (232, 150, 40), (44, 140, 80), (
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The last frame of a drive, or (without `action`) the first before its decision.
+    """The last frame of a drive, or (without `outcome`) the first before its decision.
 
     Attributes:
         number: of the frame in the drive, from 0.
         label: its class; None unknown.
         track: of the frame table; the same sign is drawn throughout.
         image: uint8 (H, W, 3), the frame itself where there is one, instead of a drawing.
-        action: canonical number of the pair decided; None before the decision.
-        exit_used: exit whose answer stands, 1..5.
-        status: of `offload_env.outcome.STATUS`.
-        delay_ms, energy_mj, cost: what the frame took.
-        correct: the answer is the true class.
+        outcome: what became of the frame; None before the decision.
     """
 
     number: int
     label: int | None = None
     track: int = 0
     image: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
-    action: int | None = None
-    exit_used: int = 0
-    status: int = 0
-    delay_ms: float = 0.0
-    energy_mj: float = 0.0
-    correct: bool = False
-    cost: float = 0.0
+    outcome: Outcome | None = None
 
 
 def shown_of(world: World, row: int, number: int, outcome: Outcome | None = None) -> Shown:
     """Frame `number`, `row` of the table, after its outcome or before."""
     label, track = int(world.table.label[row]), int(world.table.track[row])
-    if outcome is None:
-        return Shown(number, label, track)
-    return Shown(
-        number,
-        label,
-        track,
-        action=outcome.action,
-        exit_used=ACTIONS[outcome.used].exit,
-        status=outcome.status,
-        delay_ms=outcome.delay_ms,
-        energy_mj=outcome.energy_mj,
-        correct=bool(outcome.correct),
-        cost=outcome.cost,
-    )
+    return Shown(number, label, track, outcome=outcome)
 
 
 def rendered(world: World, shown: Shown, render_mode: str) -> str | Picture:
@@ -87,12 +64,12 @@ def rendered(world: World, shown: Shown, render_mode: str) -> str | Picture:
 
 def describe(shown: Shown) -> str:
     """One frame as a line of text."""
-    if shown.action is None:
+    o = shown.outcome
+    if o is None:
         return "no frame yet"
     return (
-        f"{ACTIONS[shown.action].name} {STATUS[shown.status]} delay {shown.delay_ms:.1f} ms "
-        f"energy {shown.energy_mj:.1f} mJ {'right' if shown.correct else 'wrong'} "
-        f"cost {shown.cost:.3f}"
+        f"{ACTIONS[o.action].name} {STATUS[o.status]} delay {o.delay_ms:.1f} ms "
+        f"energy {o.energy_mj:.1f} mJ {'right' if o.correct else 'wrong'} cost {o.cost:.3f}"
     )
 
 
@@ -115,33 +92,36 @@ def paint(world: World, shown: Shown) -> Picture:
     draw = ImageDraw.Draw(image)
     known = "" if shown.label is None else f", class {shown.label}"
     _text(draw, (16, 138), f"frame {shown.number}{known}")
-    _paint_blocks(draw, shown)
-    if shown.action is not None:
-        _paint_outcome(draw, shown, world.scenario.timing.deadline_ms, world.energy_ref_mj)
+    _paint_blocks(draw, shown.outcome)
+    if shown.outcome is not None:
+        _paint_outcome(draw, shown.outcome, world.scenario.timing.deadline_ms, world.energy_ref_mj)
     return np.array(image)
 
 
-def _paint_blocks(draw: ImageDraw.ImageDraw, shown: Shown) -> None:
+def _paint_blocks(draw: ImageDraw.ImageDraw, outcome: Outcome | None) -> None:
     """The network's blocks in the colour of where they run, grey if they do not."""
-    action = None if shown.action is None else ACTIONS[shown.action]
+    action = None if outcome is None else ACTIONS[outcome.action]
+    ran = 0 if action is None or outcome is None or outcome.status == SKIPPED else action.exit
     for block in range(1, N_EXITS + 1):
         colour = _FAINT
-        if action is not None and shown.status != SKIPPED and block <= action.exit:
+        if action is not None and block <= ran:
             colour = _DEVICE if block <= action.split else _SERVER
         x = _LEFT + (block - 1) * 46
         draw.rectangle((x, 14, x + 38, 42), fill=colour)
         _text(draw, (x + 16, 21), str(block), _PAPER)
     _text(draw, (_LEFT, 48), "device", _DEVICE)
     _text(draw, (_LEFT + 46, 48), "server", _SERVER)
-    said = "no decision yet" if action is None else f"{action.name}, {STATUS[shown.status]}"
+    said = "no decision yet"
+    if action is not None and outcome is not None:
+        said = f"{action.name}, {STATUS[outcome.status]}"
     _text(draw, (_LEFT + 100, 48), said)
 
 
 def _paint_outcome(
-    draw: ImageDraw.ImageDraw, shown: Shown, deadline_ms: float, full_mj: float
+    draw: ImageDraw.ImageDraw, outcome: Outcome, deadline_ms: float, full_mj: float
 ) -> None:
     """Delay up to the deadline, energy up to that of full local processing, the answer."""
-    bars = ((72, "ms", shown.delay_ms, deadline_ms), (96, "mJ", shown.energy_mj, full_mj))
+    bars = ((72, "ms", outcome.delay_ms, deadline_ms), (96, "mJ", outcome.energy_mj, full_mj))
     for y, unit, value, full in bars:
         share = value / full if full > 0 else 0.0
         draw.rectangle((_LEFT, y, _LEFT + 110, y + 14), fill=_FAINT)
@@ -149,13 +129,13 @@ def _paint_outcome(
             end = _LEFT + round(110 * min(share, 1.0))
             draw.rectangle((_LEFT, y, end, y + 14), fill=_BAD if share > 1 else _DEVICE)
         _text(draw, (_LEFT + 118, y), f"{value:.1f} of {full:.0f} {unit}")
-    if shown.status == SKIPPED:
+    if outcome.status == SKIPPED:
         said, ink = "no answer", _BAD
     else:
-        said = f"exit {shown.exit_used} is {'right' if shown.correct else 'wrong'}"
-        ink = _GOOD if shown.correct else _BAD
+        said = f"exit {ACTIONS[outcome.used].exit} is {'right' if outcome.correct else 'wrong'}"
+        ink = _GOOD if outcome.correct else _BAD
     _text(draw, (_LEFT, 122), said, ink)
-    _text(draw, (_LEFT + 118, 122), f"cost {shown.cost:.3f}")
+    _text(draw, (_LEFT + 118, 122), f"cost {outcome.cost:.3f}")
 
 
 def _text(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, ink: Colour = _INK) -> None:

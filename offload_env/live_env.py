@@ -23,9 +23,9 @@ from offload_env.env_input import (
 )
 from offload_env.frame_picture import METADATA, Picture, Shown, rendered
 from offload_env.live_rig import LiveRig
-from offload_env.outcome import NOTHING, STATUS, frame_info, open_info
+from offload_env.outcome import NOTHING, STATUS, Outcome, frame_info, open_info
 from offload_env.scenario import Scenario, Split
-from offload_env.world import World, build_world
+from offload_env.world import LOCAL, World, build_world
 from testbed.policy.decision_points import (
     CANONICAL,
     FRAME,
@@ -104,7 +104,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         self.set_lagrange(lagrange)
         self._n_frames = n_frames or self.world.scenario.timing.n_frames
         self._rig = LiveRig(self.world, frames, self._n_frames, paced)
-        self._last: Measurement | None = None
+        self._last: tuple[Measurement, Outcome] | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -164,9 +164,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         if done.status == "skipped":  # nothing was carried out, but this was decided
             chosen = action_from_index(action)
             done = replace(done, action=chosen.index, exit_used=chosen.exit)
-        self._last = done
-        info = self._info(done)
-        self._cost = info["cost"]
+        info = self._account(done)
         reward = -info["cost"] - self._price(info["accuracy"], info["critical"])
         return observation, float(reward), False, truncated, info
 
@@ -178,22 +176,11 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         """The last frame that ended, as `render_mode` says."""
         if self.render_mode is None:
             return None
-        row = self._last
-        if row is None:
+        if self._last is None:
             shown = Shown(0, image=self._rig.image)
         else:
-            shown = Shown(
-                self._done - 1,
-                label=row.label,
-                image=self._image,
-                action=row.action,
-                exit_used=row.exit_used,
-                status=STATUS.index(row.status),
-                delay_ms=row.delay_ms,
-                energy_mj=float(row.energy_mj or 0.0),
-                correct=bool(row.correct),
-                cost=self._cost,
-            )
+            row, outcome = self._last
+            shown = Shown(self._done - 1, row.label, image=self._image, outcome=outcome)
         return rendered(self.world, shown, self.render_mode)
 
     @property
@@ -223,7 +210,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         """End device, link and server."""
         self._rig.close()
 
-    def _info(self, row: Measurement) -> dict[str, Any]:
+    def _account(self, row: Measurement) -> dict[str, Any]:
         world = self.world
         if row.correct is None and row.status != "skipped":
             raise DataError(
@@ -236,16 +223,19 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         cost = world.frame_cost(row.delay_ms, energy, float(miss)) + self._budget_cost(energy)
         outcome = NOTHING._replace(
             action=row.action,
+            used=LOCAL[row.exit_used - 1],
             status=STATUS.index(row.status),
             queue_ms=row.queue_ms,
             delay_ms=row.delay_ms,
             energy_mj=energy,
+            correct=bool(row.correct),
             miss=miss,
             cost=cost,
         )
+        self._last = row, outcome
         critical = row.label in world.scenario.constraint.critical_classes
         prices = world.delay_price, world.energy_price, world.scenario.price.miss
-        info = frame_info(outcome, row.exit_used, float(bool(row.correct)), critical, prices)
+        info = frame_info(outcome, row.exit_used, float(outcome.correct), critical, prices)
         return {**info, "measurement": row}
 
     def _budget_cost(self, energy_mj: float) -> float:

@@ -13,7 +13,7 @@ from cnn.topology import Action
 from offload_env.env import OffloadEnv, OffloadStagedEnv
 from offload_env.frame_picture import HEIGHT, WIDTH, Shown, paint
 from offload_env.live_env import OffloadLiveEnv
-from offload_env.outcome import SKIPPED
+from offload_env.outcome import NOTHING, OK, SKIPPED
 from offload_env.vector_env import OffloadStagedVectorEnv, OffloadVectorEnv
 from offload_env.world import World
 
@@ -63,7 +63,8 @@ def test_a_picture_is_new_each_time_and_equal_for_equal_frames(world: World) -> 
 
 def test_blocks_have_the_colour_of_where_they_run(world: World) -> None:
     def painted(action: Action, **more: Any) -> np.ndarray:
-        return paint(world, Shown(0, 14, 0, action=action.index, **more))
+        outcome = NOTHING._replace(action=action.index, used=action.index, status=OK)
+        return paint(world, Shown(0, 14, 0, outcome=outcome._replace(**more)))
 
     # Colours of text are blended into the paper; blocks and bars are not.
     none = paint(world, Shown(0, 14, 0))
