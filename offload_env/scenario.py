@@ -132,7 +132,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Frame arrivals and patience.
+    """Frame arrivals and time-outs.
 
     Attributes:
         n_frames: frames of one episode (one drive).

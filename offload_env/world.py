@@ -77,9 +77,9 @@ class World:
         fallback_ms: float64 (20,), finishing locally, slowdown included.
         server_ms: float64 (20,).
         sent_bytes: float64 (N, 20), payload and framing on the uplink; 0 if local.
-        standing_ms: float64 (6,), spent on a frame when the device stands after block p > 0:
+        standing_ms: float64 (6,), spent on a frame when the device is after block p > 0:
             the frame's overhead and blocks 1..p, no exit; 0 for p = 0. Slowdown included.
-        resumed_ms: float64 (6,), the same when it goes on after an exchange that it gave up.
+        resumed_ms: float64 (6,), the same when it goes on after an exchange that timed out.
         correct, critical: bool (N, 20) and (N,).
         features: float32 (N, 6), scaled as in the observation.
         track_start: int64 (n_tracks,), first row of each track.
