@@ -18,7 +18,7 @@ PARTS = (
     "policy", "device", "server", "costs", "deploy", "cli",
 )  # fmt: skip
 """Folders of `testbed`: each imports from those before it alone."""
-BACKWARDS = {"testbed/device/pace.py: testbed.costs.cost_model"}
+BACKWARDS = {"testbed/device/processor.py: testbed.costs.cost_model"}
 """What does not keep to that yet."""
 TRAINING = {"torch", "stable_baselines3", "sb3_contrib"}
 
