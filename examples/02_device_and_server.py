@@ -19,13 +19,19 @@ from pathlib import Path
 import numpy as np
 
 from cnn import Action, SplitRuntime, load_bundle
-from testbed.device.device_loop import Device, DeviceConfig
-from testbed.device.frame_sources import CameraFrame, open_frames
-from testbed.meters.power import ModelMeter, power_profile
-from testbed.policy.observer import Observer, Settings
-from testbed.policy.policies import StaticPolicy
-from testbed.records.measurement import Measurement
-from testbed.wire.client import MecClient
+from testbed import (
+    CameraFrame,
+    Device,
+    DeviceConfig,
+    Measurement,
+    MecClient,
+    ModelMeter,
+    Observer,
+    Settings,
+    StaticPolicy,
+    open_frames,
+    power_profile,
+)
 
 ACTION = Action(exit=5, split=2)  # blocks 1 and 2 here, 3 to 5 and the main exit on the server
 

@@ -17,7 +17,8 @@ from offload_env.episode import episode_keys
 from offload_env.scenario import Constraint, Scenario, Timing
 from offload_env.simulator import FALLBACK, SKIPPED, Simulator
 from offload_env.world import World, build_world
-from testbed.meters.cost_model import CostModel, RadioPower
+from testbed.meters.cost_model import CostModel
+from testbed.meters.power import RadioPower
 from testbed.policy.exploration import ExploringPolicy
 from testbed.policy.policies import RandomPolicy
 from testbed.records.measurement import Measurement
