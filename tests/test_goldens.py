@@ -128,8 +128,10 @@ def fit() -> dict[str, float]:
     wait = np.where(local, 0.0, 0.1)
     compute = head + encode + rest
     samples = Samples(
-        action, np.tile(["a", "b", "c"], 200), np.arange(600) % 3, rate, rtt, head, encode,
-        compute, away, wait, at_server, compute + away + at_server + wait, compute,
+        action=action, condition=np.tile(["a", "b", "c"], 200), round=np.arange(600) % 3,
+        uplink_mbps=rate, rtt_ms=rtt, head_ms=head, encode_ms=encode, compute_ms=compute,
+        transfer_ms=away, server_queue_ms=wait, server_ms=at_server,
+        delay_ms=compute + away + at_server + wait, energy_mj=compute,
     )  # fmt: skip
     return fit_samples(samples, 1.0, payload).coefficients()
 
