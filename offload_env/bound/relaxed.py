@@ -58,7 +58,7 @@ from offload_env.exchange import server_wait_ms
 from offload_env.server_load import CELL_MS
 from offload_env.world import LOCAL, POOL, World
 from testbed.link.transfer import SLACK_BITS
-from testbed.policy.estimators import PATIENCE, PRIOR_RTT_MS
+from testbed.policy.estimators import EARLY_TIMEOUT_EXCHANGES, PRIOR_RTT_MS
 
 
 def delayed_costs(
@@ -121,7 +121,7 @@ def may_be_busy(world: World, plans: Plans, captured_ms: Floats) -> NDArray[np.b
     pool, timing, n = world.pool, world.scenario.timing, len(captured_ms) - 1
     most_bits = 8.0 * float(world.sent_bytes.max())
     shortest = np.minimum(2.0 * pool.least_one_way_ms[plans.trace], PRIOR_RTT_MS)
-    waited = np.minimum(PATIENCE * shortest, timing.timeout_ms)[:, None]
+    waited = np.minimum(EARLY_TIMEOUT_EXCHANGES * shortest, timing.timeout_ms)[:, None]
     lane = pool.lanes(np.repeat(plans.trace, n))
 
     def carried(until_ms: Floats) -> Floats:

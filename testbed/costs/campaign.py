@@ -151,7 +151,7 @@ def _measure(
     rng = np.random.default_rng([config.seed, 2, number, block.round])
     actions = rng.permutation(np.repeat(np.arange(N_ACTIONS), config.repetitions))
     warm_up = rng.integers(0, N_ACTIONS, config.warm_up)
-    schedule = Schedule([*warm_up.tolist(), *actions.tolist()])
+    schedule = ActionList([*warm_up.tolist(), *actions.tolist()])
     trace = constant_trace(condition.uplink_mbps, condition.rtt_ms)
     path = folder / f"{block.name}.parquet"
     source = provenance(kind="campaign block", fingerprint=fingerprint)
@@ -258,7 +258,7 @@ def _merge(
         return writer.rows
 
 
-class Schedule:
+class ActionList:
     """A policy that plays a list of actions, and takes as long as one that thinks.
 
     A network of the usual size decides beside it, and nobody listens: what a decision costs

@@ -64,7 +64,7 @@ def sources_of(file: DeviceFile) -> Sources:
         shadow=path_of(b.shadow),
         threads=b.threads,
         trusted_keys=tuple(Path(key) for key in b.trusted_keys),
-        needs_promise=file.guard.enabled and Limits.own(file.guard) == Limits(),
+        needs_reference=file.guard.enabled and Limits.own(file.guard) == Limits(),
         explore=b.explore,
         seed=file.frames.seed,
     )

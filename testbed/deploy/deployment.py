@@ -46,7 +46,7 @@ class Sources:
         threads: of the runtime.
         trusted_keys: public key files; if any, model and policies must be signed by one of
             them. The shipped model is part of the installation and needs no signature.
-        needs_promise: refuse a policy file without a reference profile (a guard relies on it).
+        needs_reference: refuse a policy file without a reference profile (a guard relies on it).
         explore: share of frames whose action is drawn at random; if any, what is read at the
             start stays.
         seed: of these draws.
@@ -58,7 +58,7 @@ class Sources:
     shadow: Path | None = None
     threads: int = 1
     trusted_keys: tuple[Path, ...] = ()
-    needs_promise: bool = False
+    needs_reference: bool = False
     explore: float = 0.0
     seed: int = 0
 
@@ -140,7 +140,7 @@ def load(
     else:
         chosen = Action.parse(sources.action or "")
         policy, policy_hash = StaticPolicy(chosen), chosen.name
-    if sources.needs_promise and reference is None:
+    if sources.needs_reference and reference is None:
         raise BundleError(
             f"guard of {sources.policy or sources.action}, which promises nothing",
             expected="a policy file with a promise, or limits of your own",

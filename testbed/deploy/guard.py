@@ -166,7 +166,7 @@ class Guard:
         """
         size = reference.window if reference else self._settings.window
         limits, window, trial = Limits.of(reference, self._own), Window(size), Window(size)
-        self._promise, self._deadline_ms = reference, deadline_ms
+        self._reference, self._deadline_ms = reference, deadline_ms
         self.limits, self.window, self._trial = limits, window, trial
         self.state: State = "policy"
         self.reason = ""
@@ -243,7 +243,7 @@ class Guard:
 
     def _figures(self, row: Measurement, decision: Decision | None) -> dict[str, float | None]:
         late = row.status == "skipped" or not row.delay_ms <= self._deadline_ms  # NaN is late
-        promised = "" if self._promise is None else self._promise.energy_source
+        promised = "" if self._reference is None else self._reference.energy_source
         comparable = self._own.energy_mj is not None or promised in ("", row.energy_source)
         values: dict[str, float | None] = {
             "delay_ms": row.delay_ms,
@@ -258,7 +258,7 @@ class Guard:
 
     def _drifting(self) -> list[str]:
         """Note what lies outside training; the reasons to fall that it makes, if it may."""
-        reference, window = self._promise, self._trial if self.state == "trial" else self.window
+        reference, window = self._reference, self._trial if self.state == "trial" else self.window
         if reference is None:
             return []
         outside = []

@@ -20,7 +20,7 @@ from cnn.runtime import SplitRuntime
 from testbed.common.clock import wait_until
 from testbed.device.device_config import DeviceConfig
 from testbed.device.frame_in_hand import FrameInHand
-from testbed.device.frame_record import LinkTruth, Work, measurement, tail_overlap_ms
+from testbed.device.frame_record import FrameRecord, LinkTruth, measurement, tail_overlap_ms
 from testbed.device.frame_sources import CameraFrame
 from testbed.device.processor import PaceKept, Processor
 from testbed.device.uplink import Exchanger, Uplink
@@ -182,7 +182,7 @@ class Device:
         self._adopt(captured_s)
         self._meter.begin()
         self._processor.start(self._count, start_s)
-        work = Work(frame, self._count, captured_s, start_s, start_s)
+        work = FrameRecord(frame, self._count, captured_s, start_s, start_s)
         self._count += 1
         if frame.track != self._track:
             self._track = frame.track
@@ -232,7 +232,7 @@ class Device:
         return captured_s
 
     @property
-    def _work(self) -> Work | None:
+    def _work(self) -> FrameRecord | None:
         return None if self._frame is None else self._frame.work
 
     def _finalise(self) -> None:
@@ -249,7 +249,7 @@ class Device:
             truth = self._link_truth(*work.exchanges[0])
         work.measured = measurement(work, self._origin_s or 0.0, truth)
 
-    def _observe(self, work: Work, queue_ms: float) -> NDArray[np.float32]:
+    def _observe(self, work: FrameRecord, queue_ms: float) -> NDArray[np.float32]:
         f = work.frame
         features = frame_features(f.image, f.width_px, f.height_px, f.frame_in_track)
         tail_left_ms = self._meter.tail_ms - (work.start_s - self._uplink.exchange_end_s) * 1e3

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cnn.runtime import Features, SplitRuntime
 from cnn.topology import ACTIONS, N_EXITS, Action, action_from_index
-from testbed.device.frame_record import Work
+from testbed.device.frame_record import FrameRecord
 from testbed.device.processor import Processor
 from testbed.device.uplink import Uplink
 from testbed.policy.decision_points import (
@@ -47,7 +47,7 @@ class FrameInHand:
 
     def __init__(
         self,
-        work: Work,
+        work: FrameRecord,
         seen: NDArray[np.float32] | None,
         *,
         runtime: SplitRuntime,

@@ -19,7 +19,7 @@ _UNDECIDED: Final = Action(1, 1)
 
 
 @dataclass(slots=True)
-class Work:
+class FrameRecord:
     """What is known of the frame in hand; times in seconds on the monotonic clock."""
 
     frame: CameraFrame
@@ -78,7 +78,7 @@ def tail_overlap_ms(
 
 
 def measurement(
-    work: Work, origin_s: float, truth: tuple[float | None, float | None]
+    work: FrameRecord, origin_s: float, truth: tuple[float | None, float | None]
 ) -> Measurement:
     """The row of a processed or skipped frame, its energy still open."""
     frame, reply = work.frame, work.reply

@@ -21,7 +21,7 @@ from cnn.runtime import Features, SplitRuntime
 from cnn.topology import Action
 from testbed.common.clock import wait_until
 from testbed.device.device_config import DeviceConfig
-from testbed.device.frame_record import Work
+from testbed.device.frame_record import FrameRecord
 from testbed.device.link_checks import CircuitBreaker, Prober
 from testbed.device.processor import Processor
 from testbed.policy.observer import Observer
@@ -153,7 +153,7 @@ class Uplink:
         """What one probe puts on the uplink, framing included."""
         return self._prober.plan.sent_bytes
 
-    def while_idle(self, work: Work | None, when_s: float, stop: threading.Event) -> None:
+    def while_idle(self, work: FrameRecord | None, when_s: float, stop: threading.Event) -> None:
         """Probe, if that is due or worth it, before the device is needed at `when_s`."""
         if self._client is None:
             return
@@ -166,7 +166,12 @@ class Uplink:
             self._refresh(self._client, work, when_s, stop)
 
     def offload(
-        self, work: Work, action: Action, x: Features, early_timeout_ms: float, rest_ms: float
+        self,
+        work: FrameRecord,
+        action: Action,
+        x: Features,
+        early_timeout_ms: float,
+        rest_ms: float,
     ) -> bool:
         """Encode, send, wait at most `early_timeout_ms`; True if an answer came.
 
@@ -204,7 +209,7 @@ class Uplink:
         return True
 
     def _payload(
-        self, work: Work, split: int, x: Features, rest_ms: float
+        self, work: FrameRecord, split: int, x: Features, rest_ms: float
     ) -> tuple[NDArray[np.uint8], FrameCodec]:
         """What crosses the uplink, and how the frame is encoded: raw if that is no longer."""
         runtime, processor = self._runtime, self._processor
@@ -220,7 +225,7 @@ class Uplink:
             processor.spend(rest_ms)
         return payload, "raw"
 
-    def _account(self, work: Work, sent: _Sent, sent_s: float, done_s: float) -> None:
+    def _account(self, work: FrameRecord, sent: _Sent, sent_s: float, done_s: float) -> None:
         """Write down an exchange, answered or not."""
         work.sent_bytes += sent.bytes
         work.uplink_bytes = sent.payload.nbytes
@@ -228,7 +233,9 @@ class Uplink:
         work.exchanges.append((sent_s, done_s))
         self.exchange_end_s = done_s
 
-    def _accept(self, work: Work, reply: Reply, sent: _Sent, sent_s: float, done_s: float) -> None:
+    def _accept(
+        self, work: FrameRecord, reply: Reply, sent: _Sent, sent_s: float, done_s: float
+    ) -> None:
         """Take an answer and learn from it."""
         self._account(work, sent, sent_s, done_s)
         self._breaker.success()
@@ -249,7 +256,7 @@ class Uplink:
         arguments = client, self._config.timeout_ms, runtime.bundle.config.n_classes
         threading.Thread(target=trial.run, args=arguments, name="probe", daemon=True).start()
 
-    def _follow(self, trial: _Trial, work: Work | None) -> None:
+    def _follow(self, trial: _Trial, work: FrameRecord | None) -> None:
         """Take account of the background's exchange so far, and of its outcome."""
         ended = trial.finished.is_set()
         until_s = trial.done_s if ended and trial.done_s is not None else time.monotonic()
@@ -268,7 +275,9 @@ class Uplink:
         self._observer.record_transfer(until_s, trial.sent.bytes, trial.reply.transfer_ms)
         self._observer.record_server(until_s, trial.reply.server_queue_ms)
 
-    def _refresh(self, client: Exchanger, work: Work, when_s: float, stop: threading.Event) -> None:
+    def _refresh(
+        self, client: Exchanger, work: FrameRecord, when_s: float, stop: threading.Event
+    ) -> None:
         """Probe the link while nothing is to be done until `when_s`, if that is worth it.
 
         An unanswered probe that had less time than a frame's exchange would have teaches

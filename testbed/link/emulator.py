@@ -1,7 +1,7 @@
 """The link in user space: a TCP proxy that replays a trace, without root.
 
 The device connects to the proxy, the proxy to the server; bytes come out when
-`LinkSchedule` says. One thread serves every connection with epoll. Only TCP payload is
+`LinkDelivery` says. One thread serves every connection with epoll. Only TCP payload is
 counted: headers, retransmissions and the handshake cost nothing here (the measured
 capacities are payload rates as well). A connection is accepted at once; its first bytes
 travel like any others.
@@ -20,7 +20,7 @@ from cnn.common.errors import ConfigError, RemoteError
 from testbed.link.connections import listen as listen_on
 from testbed.link.connections import resolve
 from testbed.link.proxy import SEGMENT_BYTES, Proxy
-from testbed.link.transfer import Link, LinkSchedule
+from testbed.link.transfer import Link, LinkDelivery
 from testbed.traces.trace import Trace
 
 BUFFER_BYTES: Final = 256 * 1024
@@ -69,7 +69,7 @@ class LinkEmulator(Link):
             )
         super().__init__(trace, start_offset_s, downlink_mbps, "user-space")
         self._cuts: list[tuple[float, float]] = []
-        schedule = LinkSchedule(trace, downlink_mbps)
+        schedule = LinkDelivery(trace, downlink_mbps)
         server = resolve(upstream)
         listener = listen_on(listen, buffer_bytes)
         self.host, self.port = listener.getsockname()[:2]

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from testbed.link.connections import Connection, Connections, Flow, reset
-from testbed.link.transfer import LinkSchedule
+from testbed.link.transfer import LinkDelivery
 
 SEGMENT_BYTES: Final = 1448
 """Bytes that travel together: one TCP segment on an Ethernet link with time stamps."""
@@ -48,7 +48,7 @@ class Proxy:
 
     def __init__(
         self,
-        schedule: LinkSchedule,
+        schedule: LinkDelivery,
         upstream: tuple[int, Any],
         listener: socket.socket,
         *,

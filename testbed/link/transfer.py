@@ -99,7 +99,7 @@ class CapacityIntegral:
         return ((passes + more) * self._duration + (at - first) * period) + needed, at
 
 
-class LinkSchedule:
+class LinkDelivery:
     """Due times of segments, in seconds of trace time.
 
     Uplink: one FIFO radio for all connections. A segment that enters at time a leaves when the

@@ -29,9 +29,9 @@ SMOOTHING: Final = 0.25
 """Weight of the newest transfer in the running mean and spread."""
 
 
-PATIENCE: Final = 2.0
+EARLY_TIMEOUT_EXCHANGES: Final = 2.0
 """Usual exchanges that a device in a hurry waits."""
-PATIENCE_SPREADS: Final = 4.0
+EARLY_TIMEOUT_SPREADS: Final = 4.0
 """Deviations that it waits beside them."""
 
 
@@ -71,7 +71,7 @@ def early_timeout_ms(mean: Any, spread: Any, server_wait: Any) -> Any:
         time-out (RFC 6298: mean + 4 deviations) with one more mean, since one late answer costs
         less than an answer given up.
     """
-    return PATIENCE * (mean + server_wait) + PATIENCE_SPREADS * spread
+    return EARLY_TIMEOUT_EXCHANGES * (mean + server_wait) + EARLY_TIMEOUT_SPREADS * spread
 
 
 def smooth(mean: Any, spread: Any, value: Any) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ from cnn.common.errors import RemoteError
 from cnn.frame_codec import FrameCodec
 from testbed.wire.address import join_address, parse_address
 from testbed.wire.certificates import TlsWatch
-from testbed.wire.connection import Connection, tls_reason
+from testbed.wire.connection import Connection, why_tls_fails
 from testbed.wire.protocol import (
     CLOCK_TOLERANCE_MS,
     MODEL_NAME,
@@ -184,7 +184,7 @@ class MecClient:
                     break
                 time.sleep(min(CONNECT_RETRY_S, max(0.0, until_s - time.monotonic())))
         expected = f"a server of bundle {wanted[:12]} within {timeout_s:g} s"
-        why = tls_reason(self.target, self._tls) if lost else None
+        why = why_tls_fails(self.target, self._tls) if lost else None
         if why is not None:
             raise RemoteError(
                 f"TLS: {why.reason}; MEC server {self.target}",

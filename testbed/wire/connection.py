@@ -4,7 +4,7 @@ A gRPC channel that cannot connect tries again, some twice a second and for ever
 anybody calls, and every packet wakes a modem. So a channel that has failed is closed at once, and
 the next call makes a new one.
 
-`tls_reason` says in plain words why TLS with a server fails. gRPC reports a handshake that failed
+`why_tls_fails` says in plain words why TLS with a server fails. gRPC reports a handshake that failed
 as a server that cannot be reached, with the library's own text at the end, and says nothing at all
 where the server closes the connection because of the device's certificate. So the handshake is
 done once more with the standard library.
@@ -248,14 +248,14 @@ def _is_silent(channel: grpc.Channel) -> bool:
         time.sleep(_POLL_ENDS_S)
 
 
-class TlsReason(NamedTuple):
+class TlsFailure(NamedTuple):
     """Why there is no connection, and what to do about it."""
 
     reason: str
     hint: str
 
 
-def tls_reason(target: str, tls: TlsFiles | None, timeout_s: float = 1.0) -> TlsReason | None:
+def why_tls_fails(target: str, tls: TlsFiles | None, timeout_s: float = 1.0) -> TlsFailure | None:
     """Try a handshake with `target` (``host:port``); None if TLS is not what fails.
 
     Args:
@@ -271,15 +271,15 @@ def tls_reason(target: str, tls: TlsFiles | None, timeout_s: float = 1.0) -> Tls
         return None
 
 
-def _without_tls(plain: socket.socket) -> TlsReason | None:
+def _without_tls(plain: socket.socket) -> TlsFailure | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     with context.wrap_socket(plain):
-        return TlsReason("the server speaks TLS alone", "give the TLS files of this device")
+        return TlsFailure("the server speaks TLS alone", "give the TLS files of this device")
 
 
-def _with_tls(plain: socket.socket, host: str, tls: TlsFiles) -> TlsReason | None:
+def _with_tls(plain: socket.socket, host: str, tls: TlsFiles) -> TlsFailure | None:
     name = tls.server_name or host
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if tls.ca is not None:
@@ -300,9 +300,9 @@ def _with_tls(plain: socket.socket, host: str, tls: TlsFiles) -> TlsReason | Non
     except ssl.SSLError as error:
         reason = error.reason or str(error)
         if reason == "WRONG_VERSION_NUMBER":
-            return TlsReason("the server speaks no TLS", "leave the TLS files out")
+            return TlsFailure("the server speaks no TLS", "leave the TLS files out")
         if "ALERT" not in reason:
-            return TlsReason(
+            return TlsFailure(
                 f"no handshake ({reason.replace('_', ' ').lower()})", "compare both ends' settings"
             )
         closed = True
@@ -311,12 +311,12 @@ def _with_tls(plain: socket.socket, host: str, tls: TlsFiles) -> TlsReason | Non
     return _refused(tls) if closed else None
 
 
-def _unverified(error: ssl.SSLCertVerificationError, name: str, tls: TlsFiles) -> TlsReason:
+def _unverified(error: ssl.SSLCertVerificationError, name: str, tls: TlsFiles) -> TlsFailure:
     """The server's certificate is no good."""
     code = error.verify_code
     stale = complaints([], [tls.ca])
     if code in (_EXPIRED, _NOT_YET_VALID) and stale:
-        return TlsReason(stale[0].removeprefix("TLS "), "renew them, and compare the clocks")
+        return TlsFailure(stale[0].removeprefix("TLS "), "renew them, and compare the clocks")
     if code == _EXPIRED:
         why, hint = "has expired", "renew it, and compare the clocks of both ends"
     elif code == _NOT_YET_VALID:
@@ -329,18 +329,18 @@ def _unverified(error: ssl.SSLCertVerificationError, name: str, tls: TlsFiles) -
         why, hint = f"is not signed by {by}", "give the authority that signed it"
     else:
         why, hint = f"is refused ({error.verify_message})", "renew it"
-    return TlsReason(f"the server's certificate {why}", hint)
+    return TlsFailure(f"the server's certificate {why}", hint)
 
 
-def _refused(tls: TlsFiles) -> TlsReason:
+def _refused(tls: TlsFiles) -> TlsFailure:
     """The server ended the connection once it had seen this end's certificate, or none."""
     if tls.cert is None:
         reason = "the server closed the connection, as one does that demands a certificate"
-        return TlsReason(reason, "give the certificate and key of this device")
+        return TlsFailure(reason, "give the certificate and key of this device")
     ours = complaints([tls.cert], [])
     if ours:
-        return TlsReason(f"the server does not take our certificate: {ours[0]}", "renew it")
-    return TlsReason(
+        return TlsFailure(f"the server does not take our certificate: {ours[0]}", "renew it")
+    return TlsFailure(
         f"the server does not take our certificate {tls.cert}",
         "have it signed by an authority that the server accepts, and compare the clocks",
     )

@@ -105,7 +105,7 @@ class Unit:
             self.swapper.deployment is self.first
             and self.guarded.policy is self.first.policy
             and self.service._runtime.bundle is self.first.model
-            and self.guard._promise is self.first.reference
+            and self.guard._reference is self.first.reference
             and self.service.task.timeout_ms == TASK["timeout_ms"]
             and self.decide() == OLD.index
         )

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from cnn.common.errors import ConfigError, DataError, RemoteError, SliproadError
 from testbed.link.emulator import LinkEmulator
 from testbed.link.link_process import LinkProcess
-from testbed.link.transfer import LinkRecord, LinkSchedule
+from testbed.link.transfer import LinkDelivery, LinkRecord
 from testbed.traces.trace import Trace, constant_trace, save_trace
 
 pytestmark = pytest.mark.slow(15)
@@ -106,7 +106,7 @@ def test_uplink_is_one_queue_at_the_traces_capacity(
     rates: list[float], sends: list[tuple[float, int]]
 ) -> None:
     trace = make(rates, rtt_ms=10.0)
-    schedule = LinkSchedule(trace)
+    schedule = LinkDelivery(trace)
     step_s = 1e-4
     entered, bytes_in, due = 0.0, [], []
     for gap_s, size in sends:
@@ -138,7 +138,7 @@ def test_uplink_is_one_queue_at_the_traces_capacity(
 
 def test_bytes_never_overtake_when_the_round_trip_falls() -> None:
     trace = Trace(np.full(2, 1e3), np.array([1000.0, 10.0]), 0.1, "t", "5G", "generated")
-    schedule = LinkSchedule(trace)
+    schedule = LinkDelivery(trace)
     first = schedule.uplink_due_s(0.05, 100)
     second = schedule.uplink_due_s(0.15, 100)
     assert first == pytest.approx(0.55, abs=1e-3)
@@ -146,12 +146,12 @@ def test_bytes_never_overtake_when_the_round_trip_falls() -> None:
 
 
 def test_downlink_capacity() -> None:
-    schedule = LinkSchedule(make([10.0]), downlink_mbps=0.8)
+    schedule = LinkDelivery(make([10.0]), downlink_mbps=0.8)
     assert schedule.downlink_due_s(1.0, 1000) == pytest.approx(1.015)
     assert schedule.downlink_due_s(1.0, 1000) == pytest.approx(1.025)
-    assert LinkSchedule(make([10.0])).downlink_due_s(1.0, 10**6) == pytest.approx(1.005)
+    assert LinkDelivery(make([10.0])).downlink_due_s(1.0, 10**6) == pytest.approx(1.005)
     with pytest.raises(ConfigError):
-        LinkSchedule(make([10.0]), downlink_mbps=0.0)
+        LinkDelivery(make([10.0]), downlink_mbps=0.0)
 
 
 # Real sockets.

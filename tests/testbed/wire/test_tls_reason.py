@@ -14,7 +14,7 @@ from cnn.bundle import load_bundle
 from cnn.common.errors import RemoteError
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.client import MecClient
-from testbed.wire.connection import tls_reason
+from testbed.wire.connection import why_tls_fails
 from testbed.wire.tls import ServerTls, TlsFiles
 
 BUNDLE = load_bundle()
@@ -100,9 +100,9 @@ def test_one_end_with_tls_and_one_without(files: Any) -> None:
 def test_where_tls_is_not_what_fails_nothing_is_said(files: Any) -> None:
     tls = TlsFiles(ca=files["ca"])
     with MecServer(BUNDLE, ServerConfig(tls=ServerTls(*files["good"]))) as server:
-        assert tls_reason(server.address, tls) is None
-    assert tls_reason(server.address, tls) is None  # nobody there
+        assert why_tls_fails(server.address, tls) is None
+    assert why_tls_fails(server.address, tls) is None  # nobody there
     with socket.create_server(("127.0.0.1", 0)) as silent:
         target = f"127.0.0.1:{silent.getsockname()[1]}"
-        assert tls_reason(target, tls, timeout_s=0.2) is None
-        assert tls_reason(target, None, timeout_s=0.2) is None
+        assert why_tls_fails(target, tls, timeout_s=0.2) is None
+        assert why_tls_fails(target, None, timeout_s=0.2) is None
