@@ -4,7 +4,7 @@ A gRPC channel that cannot connect tries again, some twice a second and for ever
 anybody calls, and every packet wakes a modem. So a channel that has failed is closed at once, and
 the next call makes a new one.
 
-`why_tls_fails` says in plain words why TLS with a server fails. gRPC reports a handshake that failed
+`why_tls_fails` says in plain words why TLS with a server fails. gRPC reports a failed handshake
 as a server that cannot be reached, with the library's own text at the end, and says nothing at all
 where the server closes the connection because of the device's certificate. So the handshake is
 done once more with the standard library.
