@@ -22,7 +22,7 @@ from cnn.common.console import (
     stderr_console,
     warn,
 )
-from cnn.common.errors import ConfigError
+from cnn.common.errors import ConfigError, in_range
 from cnn.common.outputs import Claim, check_file, check_folder
 from testbed.common.output_kinds import POLICY
 
@@ -40,9 +40,13 @@ def _setting(name: str, *option: str) -> Any:
 
 
 def _given(context: typer.Context) -> dict[str, Any]:
-    """The settings of a training that the command line names."""
-    names = {setting.name for setting in fields(TrainConfig)}
-    return {k: v for k, v in context.params.items() if k in names and v is not None}
+    """The settings of a training that the command line names; a wrong one names its option."""
+    settings = {setting.name: setting for setting in fields(TrainConfig)}
+    found = {k: v for k, v in context.params.items() if k in settings and v is not None}
+    for option in context.command.params:
+        if option.name in found and "range" in settings[option.name].metadata:
+            in_range(option.opts[0], found[option.name], *settings[option.name].metadata["range"])
+    return found
 
 
 def train(
