@@ -135,7 +135,10 @@ def load(
     if sources.policy is not None:
         bundle = _policy_file(sources.policy, model.hash, trusted)
         policy: Policy = policy_from_bundle(bundle)
-        policy_hash, reference = bundle.content_hash[:12], ReferenceProfile.of_bundle(bundle)
+        policy_hash, reference = (
+            bundle.content_hash[:12],
+            ReferenceProfile.of_manifest(bundle.manifest),
+        )
         task = bundle.task
     else:
         chosen = Action.parse(sources.action or "")

@@ -145,7 +145,7 @@ class PolicyBundle:
                 hint=_MEND,
             )
         check_manifest(self.manifest, self.arrays)
-        ReferenceProfile.of_bundle(self)  # raises if there is one that cannot be kept
+        ReferenceProfile.of_manifest(self.manifest)  # raises if there is one that cannot be kept
 
     def check_fit(self, bundle_hash: str | None) -> None:
         """Raise `BundleError` unless the policy fits the observation and model bundle.

@@ -22,7 +22,6 @@ from cnn.topology import N_ACTIONS
 
 if TYPE_CHECKING:
     from testbed.policy.observation_fields import Field
-    from testbed.policy.policy_file import PolicyBundle
 
 RANGES: Final = {
     "delay_ms": (0.0, 1e9),
@@ -105,11 +104,11 @@ class ReferenceProfile:
         return {**asdict(self), "levels": list(LEVELS)}
 
     @classmethod
-    def of_bundle(cls, bundle: PolicyBundle) -> Self | None:
-        """The promise in a policy file; None if it has none.
+    def of_manifest(cls, manifest: Mapping[str, Any]) -> Self | None:
+        """The reference profile in a policy file's manifest; None if it has none.
 
         Raises:
-            BundleError: if what stands there is no promise.
+            BundleError: if what stands there is none.
         """
         with refusing(
             BundleError,
@@ -117,7 +116,7 @@ class ReferenceProfile:
             expected="the figures that `sliproad agent train` writes",
             hint="train or export the policy again",
         ):
-            metrics = bundle.manifest.get("metrics") or {}
+            metrics = manifest.get("metrics") or {}
             raw = metrics.get("promise")
             if raw is None:
                 return None

@@ -73,7 +73,7 @@ def test_a_file_carries_the_task_of_its_scenario(name: str, staged: bool) -> Non
     meter = open_meter("model", task.power)
     assert meter.tail_ms == world.cost.radio.tail_ms
     assert bundle.manifest["metrics"]["accuracy_floor"] == task.accuracy_floor
-    assert ReferenceProfile.of_bundle(bundle) is not None
+    assert ReferenceProfile.of_manifest(bundle.manifest) is not None
     again = with_task(bundle, build_world(name, "train"))
     assert again.content_hash == bundle.content_hash
 

@@ -199,8 +199,8 @@ def test_window_means_against_brute_force() -> None:
 def test_a_promise_travels_in_a_policy_file_and_is_refused_if_damaged() -> None:
     reference = promised()
     bundle = PolicyBundle({"metrics": {"promise": reference.to_json()}}, {})
-    assert ReferenceProfile.of_bundle(bundle) == reference
-    assert ReferenceProfile.of_bundle(PolicyBundle({"metrics": {}}, {})) is None
+    assert ReferenceProfile.of_manifest(bundle.manifest) == reference
+    assert ReferenceProfile.of_manifest({"metrics": {}}) is None
     assert reference.low("confidence") == reference.quantiles["confidence"][0]
     assert len(reference.quantiles["delay_ms"]) == len(LEVELS)
     for bad in (
@@ -209,7 +209,7 @@ def test_a_promise_travels_in_a_policy_file_and_is_refused_if_damaged() -> None:
         {**reference.to_json(), "window": 0},
     ):
         with pytest.raises(BundleError, match="promise"):
-            ReferenceProfile.of_bundle(PolicyBundle({"metrics": {"promise": bad}}, {}))
+            ReferenceProfile.of_manifest({"metrics": {"promise": bad}})
 
 
 @pytest.mark.slow(13)
