@@ -210,7 +210,7 @@ BAD_INPUT: dict[str, tuple[Arguments, str]] = {
     ),
     "probe budget too large": (
         lambda d: [*ALONE, "--probe-budget", "9999"],
-        "probes a minute",
+        "--probe-budget",
     ),
     "absent video": (
         lambda d: [*ALONE, "--frames", f"camera:{d / 'absent.avi'}"],

@@ -92,7 +92,7 @@ FLAGS: Final = (
     ),
     Flag("--data", "frames.data", "GTSRB folder; gtsrb in SLIPROAD_DATA if left out."),
     Flag(
-        "--n-frames", "frames.count", "Frames to process; 0 goes on until told to stop.", MAX_FRAMES
+        "--n-frames", "frames.count", "Frames to process; 0 runs until stopped.", MAX_FRAMES
     ),
     Flag(
         "--fps",

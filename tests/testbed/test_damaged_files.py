@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,14 @@ def _read_policy(path: Path) -> Any:
 def _table(path: Path) -> None:
     table = embedded_table("policy-test")
     rows = slice(0, 60)
-    arrays = {
-        n: getattr(table, n)[rows] for n in table.__slots__ if n not in ("bundle_hash", "source")
-    }
-    FrameTable(**arrays, bundle_hash=table.bundle_hash, source=table.source).save(path)
+    names = [n for n in table.__slots__ if isinstance(getattr(table, n), np.ndarray)]
+    replace(table, **{n: getattr(table, n)[rows] for n in names}).save(path)
 
 
 def _read_table(path: Path) -> Any:
     table = FrameTable.load(path)
-    return [np.asarray(getattr(table, name)).tolist() for name in table.__slots__]
+    values = {name: getattr(table, name) for name in table.__slots__}
+    return {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in values.items()}
 
 
 def _bundle(path: Path) -> None:
