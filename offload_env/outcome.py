@@ -30,8 +30,7 @@ class Outcome(NamedTuple):
     Attributes:
         row: of the frame table.
         action: canonical number decided.
-        used: canonical number of the action whose answer stands (a local one after a
-            fallback).
+        used: canonical number of the action whose answer is used (a local one after a fallback).
         status: `OK`, `FALLBACK` or `SKIPPED`.
         queue_ms: wait for the device.
         compute_ms: head, encoder and local exit.
@@ -98,7 +97,7 @@ class BatchOutcome(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence[BatchOutcome], lanes: NDArray[np.intp]) -> BatchOutcome:
-        """Parts that together cover all lanes, in the order of `lanes` (intp (B,), theirs)."""
+        """Join parts that together cover all lanes; `lanes` (intp (B,)) has theirs, in order."""
         order = lanes.argsort()
         return cls._make(np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True))
 
@@ -114,7 +113,7 @@ def frame_info(
 
     Args:
         outcome: what the frame cost.
-        exit_used: whose answer stands, 1..5.
+        exit_used: the exit whose answer is used, 1..5.
         accuracy: 1 if it is the true class, else 0.
         critical: whether the frame's class is a critical one.
         prices: of a millisecond, of a millijoule and of a missed deadline.
