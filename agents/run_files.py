@@ -1,4 +1,4 @@
-"""What ``sliproad agent`` and ``sliproad demo`` write, and how each file proves to be theirs.
+"""Files that ``sliproad agent`` and ``sliproad demo`` write, and how each one is recognised.
 
 A training run's folder also holds its scenario. That is kept whole, under its own name (the
 name seeds its noise), with absolute paths: a run can be evaluated, exported and resumed from any
@@ -123,7 +123,7 @@ def named(path: Path) -> Path:
 def check_run(out: Path, resume: bool = False) -> None:
     """Raise `DataError` unless `out` can hold a training run, in place of one at most.
 
-    Of a run to resume, files may be damaged: what it reads has checksums, the rest it writes anew.
+    A run to resume may have damaged files: those it reads have checksums, the rest are rewritten.
     """
     kinds = {name: replace(kind, proves=lambda path: True) for name, kind in RUN.items()}
     check_folder(out, kinds if resume and _SETTINGS.holds(out / CONFIG) else RUN)
@@ -140,13 +140,13 @@ def keep_scenario(scenario: Scenario, out: Path) -> Path:
     text = scenario_toml(anchored(scenario))
     write_text(path, _CHECKSUM + hashlib.sha256(text.encode()).hexdigest() + "\n" + text)
     for other in set(path.parent.glob("*.toml")) - {path}:
-        if _is_kept(other):  # of a run that stood here before
+        if _is_kept(other):  # of an earlier run
             other.unlink()
     return path
 
 
 def _is_kept(path: Path) -> bool:
-    """Whether a file is, to the letter, what `keep_scenario` writes."""
+    """Whether a file is exactly what `keep_scenario` writes."""
     from offload_env.scenario import load_scenario, scenario_toml
 
     try:
@@ -196,7 +196,7 @@ def _whole(path: Path) -> Scenario:
 def write_table(path: Path, frame: pd.DataFrame) -> None:
     """Write `frame`, without its index, whole or not at all; `DataError` if it cannot be.
 
-    The file says whose it is, in its schema's metadata.
+    The schema's metadata has our mark.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
