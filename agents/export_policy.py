@@ -106,7 +106,7 @@ def bundle_of(
         bundle_hash: model bundle whose frame table it was trained on.
         scenario: scenario's name.
         algorithm: of `agents.train_config.ALGORITHMS`.
-        metrics: figures of its evaluation, with what they were measured on.
+        metrics: figures of its evaluation, and the drives that they are from.
         provenance: command, seed, steps and settings.
         task: task that it was trained for (`task_of`); None makes a file of format 1.
     """

@@ -9,7 +9,7 @@ taken, and the outcome. Three estimators of the candidate's mean outcome:
 * ``dr``, doubly robust (Dudik, Langford, Li, ICML 2011): a model's prediction for the
   candidate's action, corrected by the weighted error of the model where both did the same.
 
-The model is ridge regression on what `agents.baselines.prediction` predicts for the action,
+The model is ridge regression on the predictions of `agents.baselines.prediction` for the action,
 fitted to the log itself by blocks: no frame is predicted by a model that saw it. Intervals are
 bootstrapped over blocks of consecutive frames. This is written here because it is a few lines of
 numpy, and bandit libraries have no blocks of frames.

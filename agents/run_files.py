@@ -30,7 +30,7 @@ from cnn.common.outputs import (
 from testbed.common.output_kinds import COST_MODEL, RECORDS
 from testbed.common.output_kinds import POLICY as POLICY_KIND
 
-if TYPE_CHECKING:  # heavy: commands name these files before they import what writes them
+if TYPE_CHECKING:  # heavy: commands name these files before they import the code that writes them
     import pandas as pd
 
     from offload_env.scenario import Scenario
@@ -63,7 +63,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _checkpoint_files(folder: Path) -> Collection[str]:
-    """Of a checkpoint; it is one if its model is there, or a run's settings stand beside it."""
+    """Files of a checkpoint; it is one if its model is there, or a run's settings are beside it."""
     ours = (
         _MODEL.holds(folder / "model.zip")
         or _CHECKSUMS.holds(folder / "manifest.json")
@@ -133,7 +133,7 @@ def check_run(out: Path, resume: bool = False) -> None:
 
 
 def keep_scenario(scenario: Scenario, out: Path) -> Path:
-    """Write ``out/scenario/NAME.toml``, in the place of what an earlier run kept there."""
+    """Write ``out/scenario/NAME.toml``, in the place of an earlier run's."""
     from offload_env.scenario import anchored, scenario_toml
 
     path = out / SCENARIO / f"{scenario.name}.toml"

@@ -34,8 +34,8 @@ policy must first learn that evaluating an exit pays later, so it explores more.
 MARGIN: Final = 0.001
 """Accuracy asked for above the floor on training drives, of agents and baselines alike.
 
-A bootstrap over the 196 policy-train tracks puts what exit 1 loses against the main exit at
-0.82 points and its one-sided 95 % bound at 1.24: 0.4 points may be missing on other tracks.
+A bootstrap over the 196 policy-train tracks puts the loss of exit 1 against the main exit at 0.82
+points and its one-sided 95 % bound at 1.24: 0.4 points may be missing on other tracks.
 """
 MAX_ROLLOUT: Final = 2**22
 """Decisions of a rollout: an observation takes some 170 bytes, so this is 0.7 GB."""
@@ -163,7 +163,7 @@ class TrainConfig:
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
-        """Read what `save` wrote; unknown keys are an error, as is another checksum.
+        """Read what `save` wrote; unknown keys and a wrong checksum are errors.
 
         Raises:
             DataError: if the file is not as it was written, or no such file.

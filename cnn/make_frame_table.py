@@ -53,7 +53,7 @@ def draw_condition(rng: np.random.Generator, strength: float) -> Condition:
 
     Args:
         rng: source of every random number.
-        strength: 0 is the drive as it was, 1 what `cnn.network.augment` trains the network on.
+        strength: 0 is the original drive, 1 is the strength that `cnn.network.augment` trains with.
     """
 
     def spread(width: float) -> float:

@@ -73,7 +73,7 @@ class Multipliers:
             self.critical_lagrange = float(critical)
 
     def _price(self, correct: Any, critical: Any) -> Any:
-        """What wrong answers cost, for one frame or arrays of frames."""
+        """Cost of wrong answers, for one frame or arrays of frames."""
         if self.critical_lagrange:
             return (self.lagrange + self.critical_lagrange * critical) * (1.0 - correct)
         return self.lagrange * (1.0 - correct)
@@ -158,8 +158,8 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         split: ``train`` or ``test``.
         world: a world instead of both.
         lagrange: first value of the multiplier.
-        render_mode: what `render` gives of the last frame: ``ansi`` a line of text,
-            ``rgb_array`` a picture (`offload_env.frame_picture`), None nothing.
+        render_mode: form of the last frame in `render`: ``ansi`` a line of text, ``rgb_array`` a
+            picture (`offload_env.frame_picture`), None nothing.
 
     ``reset(options={"key": k})`` starts the episode of key k (0..2^64-1): the same drive for
     every policy under comparison. Another option is refused.

@@ -56,7 +56,7 @@ class Exchanges:
         self._offset, self._cell0 = plan.offset_ms, plan.server_cell
 
     def of(self, sent: float, radio_free: float, size: float, server_ms: float) -> Exchange[float]:
-        """What would come of a payload.
+        """The exchange of one payload.
 
         Args:
             sent: when it is handed to the radio, milliseconds since the start of the episode.
@@ -98,7 +98,7 @@ class BatchExchanges:
         size: Floats,
         server_ms: Floats,
     ) -> Exchange[Floats]:
-        """What would come of a payload in every lane, arrays (B,).
+        """The exchange of one payload in every lane, arrays (B,).
 
         Args:
             lane: constants of each episode's trace.

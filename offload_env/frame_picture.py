@@ -78,7 +78,7 @@ def paint(world: World, shown: Shown) -> Picture:
 
     Args:
         world: for the deadline and the energy of full local processing, the ends of the bars.
-        shown: what to paint.
+        shown: frame to paint.
 
     Returns:
         uint8 (`HEIGHT`, `WIDTH`, 3), RGB, a new array.

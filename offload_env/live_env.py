@@ -198,7 +198,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         return self._rig.started_s
 
     def link_record(self) -> LinkRecord:
-        """What the link of this drive replays and when it started."""
+        """The trace that this drive's link replays, and when it started."""
         return self._rig.link_record()
 
     def link_stats(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class LiveRig:
         return None if self._device is None else self._device.origin_s
 
     def link_record(self) -> LinkRecord:
-        """What the link of this drive replays and when it started."""
+        """The trace that this drive's link replays, and when it started."""
         if self._link is None:
             raise ConfigError("no drive", expected="reset first", hint="call reset()")
         return self._link.record()

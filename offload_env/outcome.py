@@ -1,4 +1,4 @@
-"""What one frame cost, how it ended, and the info that tells a learner so."""
+"""The cost and status of one frame, and the info dict for learners."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATUS: Final = ("ok", "fallback", "skipped", "deciding")
 
 
 class Outcome(NamedTuple):
-    """What one frame cost.
+    """The cost of one frame.
 
     Attributes:
         row: of the frame table.
@@ -70,7 +70,7 @@ NOTHING: Final = Outcome._make([0.0] * len(Outcome._fields))._replace(status=DEC
 
 
 class BatchOutcome(NamedTuple):
-    """What one frame cost in every lane: `Outcome` with arrays (B,)."""
+    """The cost of one frame in every lane: `Outcome` with arrays (B,)."""
 
     row: NDArray[np.int64]
     action: NDArray[np.int64]
@@ -112,7 +112,7 @@ def frame_info(
     """The info of a frame that ended, or of one in every lane: numbers, or arrays (B,).
 
     Args:
-        outcome: what the frame cost.
+        outcome: of the frame.
         exit_used: the exit whose answer is used, 1..5.
         accuracy: 1 if it is the true class, else 0.
         critical: whether the frame's class is a critical one.

@@ -1,8 +1,8 @@
 """Drives with different preferences: weights and floor drawn by lane.
 
-The observation already tells the device its accuracy floor and its weight of delay against
-energy (`testbed.policy.observer`: ``accuracy_floor``, ``delay_share``). Here both differ from drive
-to drive, so that one policy can learn to serve all preferences.
+The observation already holds the device's accuracy floor and weight of delay against energy
+(`testbed.policy.observer`: ``accuracy_floor``, ``delay_share``). Here both differ from drive to
+drive, so that one policy can learn to serve all preferences.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def source_table(
 
 
 def measured(rows: Sequence[Measurement]) -> Figures:
-    """Means of what the testbed measured.
+    """Means of the testbed's measurements.
 
     Raises:
         DataError: if there are no rows, or one has no energy figure.
@@ -228,10 +228,10 @@ def simulate(
 
     Args:
         scenario: device, timing and price of the run; its other server users are left out,
-            because a live server serves nobody else.
+            because a live server has no other users.
         table: one row a frame, in the order of the run.
         rows: measurements; only their decisions are used.
-        link: what the link replayed.
+        link: trace that the link replayed, and its start.
         started_s: `time.monotonic` of the first frame's capture.
         draws: simulations averaged.
 

@@ -186,7 +186,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """Accuracy that is owed on average over the drives.
+    """Required mean accuracy over the drives.
 
     Attributes:
         accuracy_margin: the floor is the main exit's local accuracy on the same frames,

@@ -59,7 +59,7 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
       next drive; ``info["final_obs"]`` (float32 (B, 33), rows where ``info["_final_obs"]``) is
       the last one of the drive that ended. The other keys describe the frame just done in every
       lane, also in this step; ``info["final_info"]`` holds them once more.
-    * ``NEXT_STEP``, what Gymnasium's vector wrappers and RLlib expect: the step that truncates
+    * ``NEXT_STEP``, which Gymnasium's vector wrappers and RLlib expect: the step that truncates
       returns the last observation. The next step begins the next drive, whatever the action, with
       reward 0. As in Gymnasium, ``info["_KEY"]`` (bool (B,)) says which lanes have run a frame and
       so have a value of each ``KEY``; elsewhere it is 0.

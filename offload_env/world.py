@@ -62,7 +62,7 @@ class World:
     """Everything that does not change within a scenario and split.
 
     Attributes:
-        scenario, split: what it was built from.
+        scenario, split: source of the world.
         table: the frames.
         cost: the cost model, with the scenario's slowdown and power profile.
         traces: the drives' link.

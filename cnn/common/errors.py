@@ -115,7 +115,7 @@ def narrowed(
     low: float | None = None,
     high: float | None = None,
 ) -> NDArray[Any]:
-    """`values` as integers of type `dtype`; a plain ``astype`` would wrap what does not fit.
+    """`values` as integers of type `dtype`; a plain ``astype`` would wrap numbers that do not fit.
 
     Args:
         values: whole numbers, of any numeric type.

@@ -269,7 +269,7 @@ def sync(path: Path) -> None:
 
 
 def real(path: Path) -> Path:
-    """`path` with every symbolic link followed, also one to what does not exist yet.
+    """`path` with every symbolic link followed, also one to a path that does not exist yet.
 
     Raises:
         DataError: if it holds a null byte, as only a configuration file's can.

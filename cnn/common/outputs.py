@@ -71,7 +71,7 @@ def check_file(
 
     Args:
         path: the output.
-        kind: what will be written; a file that is there must be one, too, or empty.
+        kind: what will be written; a file that is there must be of this kind too, or empty.
         room: bytes that must be free.
         inputs: files that the command reads, none of which may be the output.
     """

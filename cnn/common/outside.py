@@ -121,7 +121,7 @@ def file_bytes(path: Path, most: int) -> bytes:
 
 
 def json_object(data: bytes) -> dict[str, Any]:
-    """The JSON object (RFC 8259) in UTF-8 text; each of its keys stands once.
+    """The JSON object (RFC 8259) in UTF-8 text; each key occurs once.
 
     Raises:
         ValueError: if it is none.

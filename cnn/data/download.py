@@ -142,7 +142,7 @@ def _fetch(
             expected=f"an answer from {base_url}",
             hint=hint,
         ) from error
-    except ValueError as error:  # pooch's word for another checksum
+    except ValueError as error:  # pooch raises it for a wrong checksum
         raise DataError(
             f"{archive.name} as fetched is damaged or another file",
             expected=f"md5 {archive.md5}",

@@ -30,7 +30,7 @@ IMAGE_SUFFIXES: Final = frozenset(
     {".ppm", ".pgm", ".pbm", ".pnm", ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp"}
     | {".bmp", ".gif", ".tif", ".tiff"}
 )
-"""Endings of what `read_image` reads, in lower case. The content decides, not the ending."""
+"""Endings of files that `read_image` reads, in lower case. The content decides, not the ending."""
 UNREAD_SUFFIXES: Final = frozenset(
     {".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".psd", ".svg", ".exr"}
     | {".hdr", ".pfm", ".ico", ".tga", ".qoi", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw"}

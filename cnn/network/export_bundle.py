@@ -39,7 +39,7 @@ from cnn.runtime import SplitRuntime
 from cnn.topology import N_ACTIONS
 
 # isort: split
-# After cnn.ort, which sets what ONNX Runtime reads when it is loaded.
+# After cnn.ort, which sets the variable that ONNX Runtime reads when it is loaded.
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,

@@ -91,7 +91,7 @@ def parse_choice(device: str, precision: str) -> tuple[DeviceChoice, Precision]:
     """The two settings as typed literals.
 
     Raises:
-        ConfigError: if either is no known word, or float16 is asked of the processor.
+        ConfigError: if either is unknown, or float16 is requested on the processor.
     """
     if device not in DEVICES:
         raise ConfigError(f"device {device!r}", expected=_words(DEVICES), hint="use auto")

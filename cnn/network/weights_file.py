@@ -36,7 +36,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def save_next(path: Path, state: dict[str, Any]) -> None:
     """`save` a checkpoint to resume from; the one before it is kept beside it, if it is whole.
 
-    A kill between the two renames leaves the one before it alone, which `load_newest` finds.
+    A kill between the two renames leaves only the one before it, which `load_newest` finds.
     """
     if path.is_file() and is_sealed(path):
         path.replace(previous(path))

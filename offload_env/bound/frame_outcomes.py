@@ -85,7 +85,7 @@ class Costs(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a millisecond and a millijoule cost.
+    """Prices of a millisecond and of a millijoule.
 
     Attributes:
         delay: of a millisecond of delay.

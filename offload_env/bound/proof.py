@@ -89,7 +89,7 @@ class LowerBound:
         cost: mean cost of a frame.
         multiplier: price of an error at which the bound is attained.
         floor: required accuracy.
-        n_episodes, n_frames: what it was computed on.
+        n_episodes, n_frames: size of the drives it was computed on.
         critical_multiplier: price of an error on a critical class, on top; 0 without any.
         critical_floor: required accuracy of the critical classes; 0 without any.
         premium: added to the price of a millijoule for the energy budget; 0 without one.
