@@ -1,8 +1,8 @@
 """The agents: learning, baselines, evaluation, export of policies, the demo, the command line.
 
-The names below are what other code needs. Importing the package is light: a name's own module,
-and torch or pandas with it, is imported when the name is first asked for (PEP 562), so that the
-device and ``sliproad --help`` need none of them.
+The names below are the public ones. Importing the package is light: a name's own module, and torch
+or pandas with it, is imported when the name is first asked for (PEP 562), so that the device and
+``sliproad --help`` need none of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figures of which actions a policy takes: where it was, on a drive, in total."""
+"""Figures of a policy's actions: by link and confidence, on one drive, in total."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPLIT_COLOURS: Final = ("#0b6e4f", "#2a9d8f", "#8ab17d", "#e9c46a", "#f4a261", "
 """One colour a number of blocks on the device, 0 (frame sent) .. 5 (all local)."""
 FINISHED_LOCALLY: Final = N_ACTIONS
 NOT_DRIVEN: Final = N_ACTIONS + 1
-"""What a frame came to besides the 20 actions: its exchange failed, or it was skipped."""
+"""Outcomes of a frame besides the 20 actions: its exchange failed, or it was skipped."""
 _REST: Final = {FINISHED_LOCALLY: "#adb5bd", NOT_DRIVEN: "#343a40"}
 
 
@@ -99,7 +99,7 @@ def _split_patches() -> list[Patch]:
 
 @dataclass(frozen=True, slots=True)
 class DrivenActions:
-    """Which action was driven most, by what the device believed.
+    """The most frequent action, by the device's estimates.
 
     Attributes:
         actions: int64 (rows, columns), the most frequent action of the frames in each cell;
@@ -114,7 +114,7 @@ class DrivenActions:
 
 
 def action_map(driven: DrivenActions) -> bytes:
-    """The most frequent action in every cell, blank where the policy never was."""
+    """The most frequent action in every cell, blank where there is no frame."""
     figure, axes = plain_axes(8.5, 4.8)
     actions = driven.actions
     used = np.unique(actions[actions >= 0])
@@ -167,11 +167,11 @@ def _long_name(a: int) -> str:
 
 
 def action_shares(shares: Mapping[str, NDArray[np.float64]]) -> bytes:
-    """What became of the frames under each policy, as stacked bars.
+    """Shares of the frames' outcomes under each policy, as stacked bars.
 
     Args:
-        shares: by policy, float64 (22,), summing to 1: the twenty actions as driven, then
-            frames finished on the device for want of an answer, then frames skipped.
+        shares: by policy, float64 (22,), summing to 1: the twenty actions as driven, then frames
+            finished on the device after an exchange that failed, then frames skipped.
     """
     figure, axes = plain_axes(10, 0.5 * len(shares) + 2.6)
     names = list(shares)[::-1]

@@ -1,4 +1,4 @@
-"""The command line ``sliproad``: one application over the four packages, and what judges.
+"""The command line ``sliproad``: one application over the four packages.
 
 Only light modules are imported here, and the mounted command modules import heavy
 packages inside their commands, so that ``--help`` is quick and ``sliproad testbed device``

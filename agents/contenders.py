@@ -1,4 +1,4 @@
-"""The learnt policies that an evaluation judges, given or shipped, and what they are judged on."""
+"""The learnt policies in an evaluation, given or shipped, and the worlds they drive in."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from testbed.policy.task_settings import differing, shown
 from testbed.traces.collection import load_collection
 
 MAX_FRAMES = 2_000_000
-"""Frames of all test drives together; every policy's are kept, some 80 bytes each."""
+"""Frames of all test drives together; each one takes about 80 bytes for every policy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A learnt policy, ready to drive, what its file holds and where it comes from."""
+    """A learnt policy, ready to drive, with its file's content and origin."""
 
     policy: Policy
     bundle: PolicyBundle
@@ -89,7 +89,7 @@ def shipped_contenders(world: World) -> dict[str, Contender]:
     """The shipped policies of a world's scenario that fit its model bundle, by name."""
     found = {}
     for path in (shipped_path(world.scenario.name, staged) for staged in (False, True)):
-        with suppress(BundleError):  # for another network: not for this world
+        with suppress(BundleError):  # for another network
             if path.is_file():
                 shipped = contender(path, world.table.bundle_hash, shipped=True)
                 found[shipped.name] = shipped
@@ -107,13 +107,13 @@ def shipped_policy(world: World) -> Policy | None:
 
 
 def shipped_path(scenario: str, staged: bool = False) -> Path:
-    """Where the shipped policy of a scenario lies, or would lie."""
+    """Path of a scenario's shipped policy, which need not exist."""
     name = f"{scenario}.staged.policy" if staged else f"{scenario}.policy"
     return Path(str(resources.files("agents"))) / "assets" / name
 
 
 def paths_of(run: Path | None, policy: Path | None, staged_policy: Path | None) -> list[Path]:
-    """The policies to judge, of those that the command line names: files or runs' folders.
+    """The policies that the command line names: files or runs' folders.
 
     Raises:
         ConfigError: if two of them mean the same.
@@ -150,7 +150,7 @@ def judge(
     """
     if out is not None:
         check_folder(out, EVALUATION)
-    loaded = [contender(path, None) for path in paths]  # before the worlds: quick to refuse
+    loaded = [contender(path, None) for path in paths]  # before the worlds: fails fast
     chosen = scenario_to_judge(scenario, paths, loaded)
     affordable(chosen, episodes)
     train_world = build_world(chosen, "train")
@@ -176,12 +176,12 @@ def judge(
 
 
 def scenario_to_judge(named: str, paths: list[Path], loaded: list[Contender]) -> Scenario:
-    """The scenario that was named, else the one kept beside the policy, else the policy's own.
+    """The scenario on the command line, else the one beside the policy, else the policy's own.
 
     Args:
         named: name or file; empty if none was given.
         paths: policy files or runs' folders.
-        loaded: what they hold, the first of which decides.
+        loaded: their content; the first one decides.
     """
     if named:
         return load_scenario(named)

@@ -135,11 +135,11 @@ def _train(
 
 @dataclass(frozen=True, slots=True)
 class _Live:
-    """What the live part gave.
+    """Result of the live part.
 
     Attributes:
         figures: mean figures of each policy, live and replayed; empty if it failed.
-        text: what they are, or why there are none.
+        text: a description of the figures, or the reason why there are none.
         kept: how this machine kept the device's pace; None if it failed.
         server_ratio: the server's times beside the cost model's, with the agent.
     """
@@ -158,7 +158,7 @@ def _live_or_why_not(
     out: Path,
     console: Console,
 ) -> _Live:
-    """The live part; what was trained and compared before it stays if it fails."""
+    """The live part; if it fails, training and comparison are kept."""
     try:
         live = _live(world, runs, n, seed, out, console)
     except RemoteError as error:

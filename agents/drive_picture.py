@@ -1,8 +1,8 @@
-"""One picture of what sliproad does: a frame's ways through the network, and a drive over time.
+"""One picture of sliproad's decisions: a frame's ways through the network, and a drive over time.
 
-Above, the ways: which share of a drive's frames left at which exit, on the device or through
-which split on the server. Below, the delay of every frame, beside full local processing of the
-same frames over the same link.
+Above, the ways: the share of a drive's frames for each exit, on the device or through each split on
+the server. Below, the delay of every frame, beside full local processing of the same frames over
+the same link.
 """
 
 from __future__ import annotations

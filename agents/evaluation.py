@@ -1,7 +1,7 @@
 """Policies compared on drives that training never saw, paired frame by frame.
 
-Intervals are a bootstrap over whole drives. It stays by hand: all policies share one draw of
-weights, so that their differences are paired, which `scipy.stats.bootstrap` does not offer.
+Intervals are a bootstrap over whole drives. It is written here because all policies share one draw
+of weights, so that their differences are paired; `scipy.stats.bootstrap` does not offer that.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def paired_differences(
 def gap_closed(best_static: float, policy: float, bound: float) -> float | None:
     """Share of the way from the best static pair's cost to the bound that a policy goes.
 
-    None if there is no gap to speak of: nothing can then be closed.
+    None if there is no relevant gap to close.
     """
     gap = best_static - bound
     return None if gap < 1e-6 * abs(best_static) else (best_static - policy) / gap
@@ -227,11 +227,11 @@ def evaluate(
     origins: Mapping[str, Origin] | None = None,
     progress: Callable[[str], object] = lambda name: None,
 ) -> Evaluation:
-    """Tune the baselines on training drives, then drive everything on the same test drives.
+    """Tune the baselines on training drives, then drive all policies on the same test drives.
 
     Args:
         train_world: frames and traces that baselines are tuned on.
-        test_world: frames and traces that nothing was tuned on.
+        test_world: frames and traces that were not used for tuning.
         agents: learnt policies by name (``agent``, ``staged-agent``).
         drives: test drives, each `scenario.timing.n_frames` frames.
         seed: of drives and bootstrap.
@@ -277,7 +277,7 @@ def evaluate(
 
 
 def keeps(accuracy: float, floor: float) -> bool:
-    """Whether an accuracy is at least a floor, but for the rounding of the two means."""
+    """Whether an accuracy is at least a floor, up to the rounding of the two means."""
     return accuracy >= floor - _ROUNDING
 
 

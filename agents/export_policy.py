@@ -1,8 +1,8 @@
 """A trained policy as a file: its weights, the task it was trained for, its reference profile.
 
-The profile is the figures of the policy's own validation drives, which a device's guard holds it
-to (`testbed.policy.reference_profile`). torch is imported only where a model is read: commands
-that judge a policy need the tasks here, not the models.
+The profile has the figures of the policy's own validation drives; a device's guard compares the
+policy with them (`testbed.policy.reference_profile`). torch is imported only where a model is read:
+commands that evaluate a policy need the tasks here, not the models.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _OBSERVED: Final = [f for f in FIELDS if f.name in ("uplink_mbps", "rtt_ms")]
-"""What the reference profile says of the device's own estimates."""
+"""Statistics of the device's own estimates in the reference profile."""
 
 
 def layers_of(model: BaseAlgorithm) -> tuple[list[NDArray[np.float32]], list[Any], str]:
@@ -106,9 +106,9 @@ def bundle_of(
         bundle_hash: model bundle whose frame table it was trained on.
         scenario: scenario's name.
         algorithm: of `agents.train_config.ALGORITHMS`.
-        metrics: figures of its evaluation, with what they were measured on.
+        metrics: figures of its evaluation, and the drives that they are from.
         provenance: command, seed, steps and settings.
-        task: what it was trained for (`task_of`); None makes a file that does not say, of format 1.
+        task: task that it was trained for (`task_of`); None makes a file of format 1.
     """
     weights, biases, activation = layers_of(model)
     staged = algorithm == "maskable-ppo"
@@ -181,11 +181,11 @@ def task_of(world: World, preferences: Preferences | None = None) -> Task:
 
     Args:
         world: of any split; the floor is that of the training frames, as the device knows it.
-        preferences: what the policy's users may ask for, if it was trained to serve them.
+        preferences: range of preferences, if the policy was trained to serve them.
     """
     settings, timing = world.settings, world.scenario.timing
     floor, share = settings.accuracy_floor, settings.delay_share
-    if preferences is not None:  # a default that they do not serve would be none
+    if preferences is not None:  # the default must lie within their range
         floor = float(np.clip(floor, *preferences.floor))
         share = float(np.clip(share, *preferences.delay_share))
     return Task(
@@ -251,7 +251,7 @@ def _check_origin(bundle: PolicyBundle, world: World) -> None:
 def reference_profile_of(
     world: World, policy: Policy, keys: NDArray[np.uint64], window: int = WINDOW
 ) -> ReferenceProfile:
-    """Drive the policy through the episodes `keys` (uint64 (B,)) and note what came of it.
+    """Drive the policy through the episodes `keys` (uint64 (B,)) and record the figures.
 
     The energies count as those of the model meter with the scenario's power profile; a
     scenario that keeps the cost model's own powers is comparable with no meter.

@@ -1,11 +1,11 @@
-"""Learning from what a deployed device recorded: its link as traces, its speed, its decisions.
+"""Learning from a deployed device's records: its link as traces, its speed, its decisions.
 
 A device sees its link only through its own exchanges. An answered one of b bytes that took y
 milliseconds (server excluded) says ``y = rtt + 8 b / rate``; a lost one says that its bytes did
 not get through. Round trips are fitted over windows by the device's own estimator
-(`testbed.policy.observer.fit_link`); what is left of each exchange is its rate, so that a replay
-of the same payload at the same moment takes the measured time. Between two exchanges the
-nearer one holds; where none was made for long, the trace is cut.
+(`testbed.policy.observer.fit_link`); the rest of each exchange gives its rate, so that a replay of
+the same payload at the same moment takes the measured time. Between two exchanges the nearer one is
+used; after a long time without an exchange, the trace is cut.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 
 PERIOD_S: Final = 0.1
 MAX_GAP_S: Final = 10.0
-"""Without an exchange for longer than this nothing is known of the link: the trace is cut."""
+"""After a longer time than this without an exchange the link is unknown: the trace is cut."""
 MIN_TRACE_S: Final = 10.0
 WINDOW_S: Final = 5.0
 """Exchanges this far before and after one share its round trip."""
@@ -71,7 +71,7 @@ class Exchanges:
 
 
 def exchanges_of(records: Records, overhead_bytes: float, net_ms: float) -> Exchanges:
-    """What a device's records tell of its link.
+    """The exchanges in a device's records.
 
     Args:
         records: of one run.
@@ -123,7 +123,7 @@ def _trace(piece: Exchanges, name: str, tech: str) -> Trace:
     heard = piece.take(answered)
     intercept = _round_trips(heard)
     bits = 8.0 * heard.sent_bytes
-    # Leave each exchange time to send its bytes at the fastest rate that is believed.
+    # Leave each exchange time to send its bytes at the fastest plausible rate.
     most = heard.transfer_ms - bits / (1e3 * MAX_RATE_MBPS)
     rtt_ms = np.clip(intercept, MIN_RTT_MS, np.maximum(most, MIN_RTT_MS))
     sending_ms = np.maximum(heard.transfer_ms - rtt_ms, bits / (1e3 * MAX_RATE_MBPS))
@@ -164,10 +164,10 @@ def _nearest(times_s: Floats, middles_s: Floats) -> NDArray[np.intp]:
 def device_speed(runs: Sequence[Records], world: World) -> float | None:
     """Measured device time over the world's, from the frames that computed blocks.
 
-    A frame that only encoded and sent says nothing about computing, and its time is mostly
-    overhead. What counts: head and encoder of frames that ran at least one block before
-    they answered or sent, and the local finish of frames whose exchange failed. The median is
-    weighted by the world's time for the same work, so that long computations say most.
+    A frame that only encoded and sent is left out: its time is mostly overhead. The rest count:
+    head and encoder of frames that ran at least one block before they answered or sent, and the
+    local finish of frames whose exchange failed. The median is weighted by the world's time for the
+    same work, so that long computations count most.
 
     Returns:
         The factor; None if fewer than `MIN_COMPUTED` frames computed.
@@ -205,7 +205,7 @@ def recorded_traces(scenario: Scenario | str, path: Path) -> list[Trace]:
     """The link that a device recorded, as training traces of the scenario's technology.
 
     Args:
-        scenario: its cost model says what of an exchange is neither link nor server.
+        scenario: its cost model gives the part of an exchange that is neither link nor server.
         path: record file or folder.
 
     Raises:
@@ -261,7 +261,7 @@ def world_from_records(
 
 
 def log_of(runs: Sequence[Records], world: World) -> Log:
-    """The decisions of an exploring device, with what came of them.
+    """The decisions of an exploring device, with their outcomes.
 
     Frames without a decision (skipped) or without an energy reading are left out. Outcomes:
     ``delay_ms``, ``energy_mj``, ``miss``, ``cost`` (by the world's prices), ``confidence``,

@@ -1,8 +1,8 @@
 """A live run: real frames through a device process, a link process and a server process.
 
-The link replays a trace that training never saw. The device keeps the pace of the scenario's
-(`testbed.device.processor`), so that the simulation of the very same frames, trace and policy can
-be held against it: compute times are modelled on both sides, all else is measured live.
+The link replays a trace that training never saw. The device keeps the pace of the scenario's device
+(`testbed.device.processor`), so that it can be compared with the simulation of the same frames,
+trace and policy: compute times are modelled on both sides, all else is measured live.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _REPLAYS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class FrameSource:
-    """Where live frames come from, in the device's own words.
+    """Source of live frames, in the terms of the device's options.
 
     Attributes:
         name: ``render`` or ``gtsrb:policy-test``.
-        seed: order of tracks, or what is drawn.
+        seed: of the order of tracks, or of the drawing.
         data: GTSRB folder; None takes ``gtsrb`` in SLIPROAD_DATA.
     """
 
@@ -61,7 +61,7 @@ class FrameSource:
 
 @dataclass(frozen=True, slots=True)
 class LiveRun:
-    """What the device measured, and over which link.
+    """The device's measurements, and its link.
 
     Attributes:
         records: one row a frame.
@@ -82,9 +82,9 @@ class LiveRun:
         return PaceKept.of_source(self.records.source) or PaceKept(0, 0)
 
     def server_ratio(self, world: World) -> float:
-        """How many times the cost model's time the server took, its queue included.
+        """The server's time, its queue included, over the cost model's.
 
-        The live server is this machine, as fast as it is. 1 if no frame was answered by it.
+        The live server runs on this machine, at this machine's speed. 1 if it answered no frame.
         """
         took_ms = self.records.numbers("server_ms") + self.records.numbers("server_queue_ms")
         answered = np.isfinite(took_ms)
@@ -101,7 +101,7 @@ class LiveRun:
 
 
 def frame_table(runtime: SplitRuntime, source: FrameSource, n: int, progress: Any) -> FrameTable:
-    """Answers of the real network to the very frames that the device will see."""
+    """Answers of the real network to the same frames that the device will process."""
     return source_table(runtime, source.name, source.seed, n, source.data, progress=progress)
 
 
@@ -116,10 +116,10 @@ def run_live(
 ) -> LiveRun:
     """Start server, link and device as processes, drive `n` frames, end them all.
 
-    The device keeps the pace of the world's: its profile is written beside `out`.
+    The device keeps the pace of the world's device: its profile is written beside `out`.
 
     Args:
-        world: for timing, price and what the device is told.
+        world: for timing, price and the device's task settings.
         trace: replayed by the link.
         source: of the frames.
         decide: the device's option for its policy: ``("--policy", file)`` or
@@ -154,9 +154,9 @@ def run_live(
 
 @contextlib.contextmanager
 def going_first() -> Iterator[None]:
-    """Processes started here go before others where that is allowed (root).
+    """Processes started here get a higher priority where that is allowed (root).
 
-    On machines of their own, device and server would not wait for a neighbour's work.
+    On separate machines, device and server would not wait for other processes.
     """
     before = os.getpriority(os.PRIO_PROCESS, 0)
     with contextlib.suppress(OSError):
@@ -192,7 +192,7 @@ def _settings(world: World, source: FrameSource, n: int, profile: Path, out: Pat
 
 
 def _run(command: list[str]) -> None:
-    """The device to its end; it never outlives this call. Its progress goes to stderr."""
+    """Run the device to its end; it never outlives this call. Its progress goes to stderr."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             status = process.wait()
@@ -222,7 +222,7 @@ def replay(
 ) -> dict[str, float]:
     """The simulation of a live run: same frames, stretch of trace, policy and device times.
 
-    The live server serves nobody else, so the scenario's other users are left out.
+    The live server has no other users, so those of the scenario are left out.
 
     Args:
         world: the live run's.
@@ -231,7 +231,7 @@ def replay(
         policy: what decided.
         offset_ms: trace time at which the drive started.
         seed: of the device, which draws the spread of its times.
-        server_ratio: how many times as long as in the cost model the server computes.
+        server_ratio: the server's compute time over the cost model's.
 
     Returns:
         mean figures as in `agents.rollout.summary`, over several draws of the server's jitter.

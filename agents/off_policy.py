@@ -1,7 +1,7 @@
-"""What another policy would have cost, from records of a policy that explored.
+"""The cost of another policy, estimated from records of a policy that explored.
 
 The log holds, for every frame, the observation, the action, the probability with which it was
-taken, and what came of it. Three estimators of the candidate's mean outcome:
+taken, and the outcome. Three estimators of the candidate's mean outcome:
 
 * ``ips``, inverse propensity scoring (Horvitz, Thompson, JASA 1952): logged outcomes of frames
   where the candidate would have done the same, divided by how likely that was;
@@ -9,15 +9,15 @@ taken, and what came of it. Three estimators of the candidate's mean outcome:
 * ``dr``, doubly robust (Dudik, Langford, Li, ICML 2011): a model's prediction for the
   candidate's action, corrected by the weighted error of the model where both did the same.
 
-The model is ridge regression on what `agents.baselines.prediction` predicts for the action,
+The model is ridge regression on the predictions of `agents.baselines.prediction` for the action,
 fitted to the log itself by blocks: no frame is predicted by a model that saw it. Intervals are
-bootstrapped over blocks of consecutive frames. All this stays by hand: it is a few lines of
-numpy, and libraries of bandits do not know blocks of frames.
+bootstrapped over blocks of consecutive frames. This is written here because it is a few lines of
+numpy, and bandit libraries have no blocks of frames.
 
-All three judge one frame's decision in the states that the log went through. What a decision
-does to later frames (queue, modem tail, fresher knowledge of the link) is the logging policy's
-on average, not the candidate's: the further the candidate strays from the log, the less this
-says, which ``match`` and ``effective_frames`` show.
+All three judge one frame's decision in the states of the log. The effect on later frames (queue,
+modem tail, fresher knowledge of the link) is that of the logging policy on average, not of the
+candidate. So estimates get less reliable the more the candidate differs from the log; ``match`` and
+``effective_frames`` show how much it does.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ BLOCK: Final = 50
 FOLDS: Final = 5
 ESTIMATORS: Final = ("ips", "snips", "dr")
 MIN_EFFECTIVE: Final = 100
-"""Effective frames from which an estimate speaks of the candidate: the error of a mean of n
-frames is 1 / sqrt(n) of their spread, here a tenth."""
+"""Effective frames from which an estimate is reliable: the error of a mean of n frames is 1 /
+sqrt(n) of their spread, here a tenth."""
 _ROUNDING: Final = 1e-5
 """Of an element of an observation, float32 in [-1, 1]."""
 
@@ -96,10 +96,10 @@ class Estimate:
 
     Attributes:
         figures: an `Interval` (95 %) by outcome and estimator; NaN from ``ips`` and ``snips``
-            if the candidate never did what was done: then nothing was seen of it.
+            if the candidate never took the logged action.
         logged: the log's own mean by outcome.
-        match: share of frames in which the candidate would have done what was done.
-        effective_frames: frames that the weights amount to (Kish).
+        match: share of frames in which the candidate would have taken the logged action.
+        effective_frames: effective sample size of the weights, frames (Kish).
         frames: of the log.
     """
 
@@ -111,7 +111,7 @@ class Estimate:
 
     @property
     def enough(self) -> bool:
-        """Whether the records say enough about the candidate (`MIN_EFFECTIVE`)."""
+        """Whether there are enough effective frames for an estimate (`MIN_EFFECTIVE`)."""
         return self.effective_frames >= MIN_EFFECTIVE
 
     def as_json(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def estimate(
     Args:
         log: logged decisions.
         candidate: decides by the observation alone.
-        world: training world of the same device: what the model's features come from.
+        world: training world of the same device, for the model's features.
         seed: of the bootstrap.
         resamples: bootstrap resamples.
     """
@@ -166,7 +166,7 @@ def estimate(
         predicted_did, predicted_would = _cross_fit(did, would, y, blocks)
         weighted = sums(weight * y)
         corrected = sums(predicted_would + weight * (y - predicted_did))
-        seen = weights > 0  # a resample without a frame of the candidate's says nothing
+        seen = weights > 0  # a resample without a frame of the candidate has no estimate
         found = {
             "ips": np.where(same.any(), weighted / frames, np.nan),
             "snips": np.where(seen, weighted / np.where(seen, weights, 1.0), np.nan),
@@ -189,7 +189,8 @@ def _interval(values: Floats) -> Interval:
 
 
 class _Features:
-    """What is predicted for each action, float64 (N, 20, F), for a linear model of outcomes."""
+    """Features of each action for a linear model of outcomes, float64 (N, 20, F), from
+    predictions."""
 
     def __init__(self, world: World) -> None:
         self._predict, self._accuracy_table = Predictor(world), AccuracyTable(world)
@@ -202,7 +203,7 @@ class _Features:
         raw = raw_of(observations)
         exchange = self._predict.exchange_ms(raw)
         delay = self._predict.delay_ms(raw, exchange)
-        # An exchange without end (a link taken for dead) is late altogether.
+        # An infinite exchange (a link treated as dead) has a lateness of 1.
         late = 1.0 - self._timeout_ms / (exchange + self._timeout_ms)
         moving = [
             delay / self._deadline_ms,

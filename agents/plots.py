@@ -138,8 +138,8 @@ def cost_accuracy(
             100 * m["accuracy"],
             mark,
             color=colour_of(name),
-            # Smaller and smaller, so that of policies that coincide each still shows, and rules
-            # before stars: the best of them lies close to what was learnt.
+            # Markers get smaller, so that policies that coincide stay visible. Rules come before
+            # stars, because the best rule lies close to the learnt policies.
             markersize=18 if mark == "*" else 8 if mark == "D" else max(7, 14 - 0.7 * k),
             markeredgecolor="white",
             markeredgewidth=0.6,
@@ -192,7 +192,7 @@ def _name_statics(axes: Axes, statics: Mapping[str, Mapping[str, float]]) -> Non
 
 
 def _mark(name: str) -> str:
-    """Of a policy: stars for what was learnt, a diamond for what no policy can be."""
+    """Marker of a policy: stars for learnt ones, a diamond for the clairvoyant search."""
     return "*" if "agent" in name else "D" if "clairvoyant" in name else "o"
 
 

@@ -37,7 +37,7 @@ from testbed.policy.policies import Policy
 
 MAP_COLUMNS = 24
 MAP_DOUBTS = np.geomspace(1e-4, 1.0, 21)
-"""Columns of the action map, and edges of its rows; less doubt counts with the first."""
+"""Columns of the action map, and edges of its rows; smaller values count with the first row."""
 _DRAWN = ("uplink_mbps", "action", "status", "confidence", "correct", "delay_ms")
 
 
@@ -83,7 +83,7 @@ def write_report(
     live_text: str = "",
     facts: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Draw everything and write one self-contained page.
+    """Draw all figures and write one self-contained page.
 
     Args:
         result: of `agents.evaluation.evaluate`.
@@ -119,7 +119,7 @@ def write_report(
             )
         )
     template = resources.files("agents").joinpath("assets/report.html").read_text(encoding="utf-8")
-    page = Environment(autoescape=True).from_string(template)  # all from outside is escaped
+    page = Environment(autoescape=True).from_string(template)  # everything from outside is escaped
     content = page.render(
         title=f"sliproad: {result.scenario}",
         summary=_summary(result),
@@ -247,7 +247,7 @@ def _timeline(result: Evaluation, world: World, deadline_ms: float, name: str) -
 
 
 def _telling_drive(rollout: Rollout) -> int:
-    """The drive with the most changes of action: it shows most of the policy."""
+    """The drive with the most changes of action, which shows the policy best."""
     return int((np.diff(rollout.action, axis=1) != 0).sum(1).argmax())
 
 
@@ -264,11 +264,11 @@ def _map(world: World, policy: Policy) -> Section:
 def driven_actions(
     world: World, policy: Policy, keys: NDArray[np.uint64], frames: int = 100
 ) -> action_plots.DrivenActions:
-    """The most frequent action that a policy took over what it believed, on real drives.
+    """A policy's most frequent action over the device's estimates, on the evaluated drives.
 
-    Over the mean time of recent exchanges, not the believed rate: payloads are small, so the
-    rate can hardly be told from them and lies at the end of its range most of the time. Only
-    frames of tracks that had an answer count: before it there is no confidence.
+    The axis is the mean time of recent exchanges, not the estimated rate: payloads are small, so
+    they hardly show the rate, which lies at the end of its range most of the time. Only frames of
+    tracks that had an answer count: before it there is no confidence.
     """
     observations: list[NDArray[np.float32]] = []
     simulate(world, policy, keys, frames=frames, seen=observations.append)
@@ -289,7 +289,7 @@ def driven_actions(
 
 
 def driven_shares(rollout: Rollout) -> NDArray[np.float64]:
-    """Shares of frames by what became of them, float64 (22,); see `action_plots.action_shares`."""
+    """Shares of frames by outcome, float64 (22,); see `action_plots.action_shares`."""
     outcome = np.where(rollout.status == FALLBACK, FINISHED_LOCALLY, rollout.action)
     outcome = np.where(rollout.status == SKIPPED, NOT_DRIVEN, outcome)
     counts = np.bincount(outcome.ravel(), minlength=NOT_DRIVEN + 1)

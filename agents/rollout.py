@@ -1,8 +1,8 @@
 """Policies driven through a world: the same drives, traces and random numbers for each.
 
 An episode is named by a 64-bit key that fixes its frames, its stretch of trace, the
-server's load and the jitter, whatever is decided. Two policies on the same keys are
-therefore paired frame by frame.
+server's load and the jitter, whatever the decisions. Two policies on the same keys are therefore
+paired frame by frame.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from testbed.policy.policies import Feedback, Learner, Policy
 Floats = NDArray[np.float64]
 
 _CLOSED: Final = N_EXITS - 1
-"""A decision point, not the start, of lanes whose frame has ended: nobody reads the answer."""
+"""A decision point after the start, for lanes whose frame has ended; their answer is not used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class Rollout:
         action: int64, canonical number decided.
         delay_ms, energy_mj, cost: float64.
         correct, miss: bool.
-        confidence: float32, calibrated, of the answer that stands; NaN if skipped.
-        uplink_mbps: float64, true capacity when the frame was decided (for pictures; no
-            policy saw it).
+        confidence: float32, calibrated, of the answer that is used; NaN if skipped.
+        uplink_mbps: float64, true capacity when the frame was decided (for pictures; hidden from
+            policies).
         row: int64, row of the frame table.
         status: int64, of `offload_env.simulator`.
     """
@@ -82,13 +82,13 @@ def simulate(
 
     Args:
         world: where.
-        policy: reset first; one that learns is told what came of its decisions.
+        policy: reset first; a learning policy gets the outcomes of its decisions.
         keys: of the episodes.
         frames: of each episode, from its start; None takes all.
         seen: called before each frame's decision with the frame-level observations,
             float32 (B, OBS_DIM).
 
-    The ``action`` of a staged policy is the pair (exit, split) that a frame amounts to.
+    The ``action`` of a staged policy is the equivalent pair (exit, split) of the whole frame.
     """
     simulator = BatchSimulator(world, len(keys))
     simulator.reset(keys)
@@ -125,9 +125,9 @@ def simulate(
 
 
 def decide_frames(simulator: BatchSimulator, policy: Policy) -> BatchOutcome:
-    """`testbed.policy.policies.decide_frame` for the frame in front of every lane.
+    """`testbed.policy.policies.decide_frame` for the current frame of every lane.
 
-    A memoryless policy is asked about the lanes whose frame is open, any other about all.
+    A memoryless policy decides for the lanes whose frame is open only, any other for all lanes.
     """
     if policy.space is FRAME:
         return simulator.settle(policy.decide_batch(simulator.observe()))
@@ -149,7 +149,7 @@ def decide_frames(simulator: BatchSimulator, policy: Policy) -> BatchOutcome:
 
 
 def feedback(world: World, outcome: BatchOutcome) -> Feedback:
-    """What the devices of all lanes know after a frame."""
+    """Feedback to the devices of all lanes after a frame."""
     skipped = outcome.status == SKIPPED
     sent = OFFLOADS.take(outcome.action) & ~skipped
     confidence = world.table.confidence[outcome.row, outcome.used].astype(np.float64)
@@ -182,7 +182,7 @@ def summary(rollout: Rollout) -> dict[str, float]:
 def mean_figures(
     cost: Floats, delay_ms: Floats, energy_mj: Floats, correct: NDArray[Any], miss: NDArray[Any]
 ) -> dict[str, float]:
-    """What `summary` says, of frames in arrays of any one shape; right and missed ones are 1."""
+    """`summary` of frames given as arrays of one shape; `correct` and `miss` are 0 or 1."""
     out = {
         "cost": float(cost.mean()),
         "delay_ms": float(delay_ms.mean()),

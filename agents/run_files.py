@@ -1,4 +1,4 @@
-"""What ``sliproad agent`` and ``sliproad demo`` write, and how each file proves to be theirs.
+"""Files that ``sliproad agent`` and ``sliproad demo`` write, and how each one is recognised.
 
 A training run's folder also holds its scenario. That is kept whole, under its own name (the
 name seeds its noise), with absolute paths: a run can be evaluated, exported and resumed from any
@@ -30,7 +30,7 @@ from cnn.common.outputs import (
 from testbed.common.output_kinds import COST_MODEL, RECORDS
 from testbed.common.output_kinds import POLICY as POLICY_KIND
 
-if TYPE_CHECKING:  # heavy: commands name these files before they import what writes them
+if TYPE_CHECKING:  # heavy: commands name these files before they import the code that writes them
     import pandas as pd
 
     from offload_env.scenario import Scenario
@@ -63,7 +63,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _checkpoint_files(folder: Path) -> Collection[str]:
-    """Of a checkpoint; it is one if its model is there, or a run's settings stand beside it."""
+    """Files of a checkpoint; it is one if its model is there, or a run's settings are beside it."""
     ours = (
         _MODEL.holds(folder / "model.zip")
         or _CHECKSUMS.holds(folder / "manifest.json")
@@ -123,7 +123,7 @@ def named(path: Path) -> Path:
 def check_run(out: Path, resume: bool = False) -> None:
     """Raise `DataError` unless `out` can hold a training run, in place of one at most.
 
-    Of a run to resume, files may be damaged: what it reads has checksums, the rest it writes anew.
+    A run to resume may have damaged files: those it reads have checksums, the rest are rewritten.
     """
     kinds = {name: replace(kind, proves=lambda path: True) for name, kind in RUN.items()}
     check_folder(out, kinds if resume and _SETTINGS.holds(out / CONFIG) else RUN)
@@ -133,20 +133,20 @@ def check_run(out: Path, resume: bool = False) -> None:
 
 
 def keep_scenario(scenario: Scenario, out: Path) -> Path:
-    """Write ``out/scenario/NAME.toml``, in the place of what an earlier run kept there."""
+    """Write ``out/scenario/NAME.toml``, in the place of an earlier run's."""
     from offload_env.scenario import anchored, scenario_toml
 
     path = out / SCENARIO / f"{scenario.name}.toml"
     text = scenario_toml(anchored(scenario))
     write_text(path, _CHECKSUM + hashlib.sha256(text.encode()).hexdigest() + "\n" + text)
     for other in set(path.parent.glob("*.toml")) - {path}:
-        if _is_kept(other):  # of a run that stood here before
+        if _is_kept(other):  # of an earlier run
             other.unlink()
     return path
 
 
 def _is_kept(path: Path) -> bool:
-    """Whether a file is, to the letter, what `keep_scenario` writes."""
+    """Whether a file is exactly what `keep_scenario` writes."""
     from offload_env.scenario import load_scenario, scenario_toml
 
     try:
@@ -196,7 +196,7 @@ def _whole(path: Path) -> Scenario:
 def write_table(path: Path, frame: pd.DataFrame) -> None:
     """Write `frame`, without its index, whole or not at all; `DataError` if it cannot be.
 
-    The file says whose it is, in its schema's metadata.
+    The schema's metadata has our mark.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,4 +1,4 @@
-"""The native Gymnasium vector environments as stable-baselines3 wants them.
+"""Adapter of the native Gymnasium vector environments to stable-baselines3.
 
 stable-baselines3 expects one info dict a lane and step. Making those for hundreds of
 lanes would cost more than the simulation, so lanes share empty dicts and only a lane
@@ -7,18 +7,18 @@ that ends gets its own. The scalar reward joins cost and constraint: with multip
 or missing answer, or (`agents.training`) how often an answer like this one is wrong.
 
 **The modem's tail is charged to the exchange that causes it.** The simulator charges tail energy
-as it is spent, up to ten seconds after an exchange; a learner with a horizon of some frames never
-sees that it was the exchange's doing, and once the modem is up, sending looks free for ever. The
-learner's reward therefore books the whole tail when it is caused and gives back what turns out
-not to be spent: ``reward + owed(before) - owed(after)``, with ``owed`` the price of the tail still
-ahead. Over a drive these terms cancel exactly (nothing is owed at its start, what is left at its
-end is given back), so the return without discount, and what is best under it, stay the same
-(reward redistribution: Arjona-Medina et al., "RUDDER", NeurIPS 2019).
+as it is spent, up to ten seconds after an exchange; a learner with a horizon of some frames cannot
+learn that the exchange caused it, and once the modem is up, sending looks free. The learner's
+reward therefore charges the whole tail when it is caused and returns the part that is not spent:
+``reward + owed(before) - owed(after)``, where ``owed`` is the pending tail cost. Over a drive these
+terms cancel exactly (none is pending at its start, the rest is returned at its end), so the return
+without discount and the optimal policy under it stay the same (reward redistribution: Arjona-Medina
+et al., "RUDDER", NeurIPS 2019).
 
-**Only frames are discounted.** Where a frame is decided about several times, no reward falls and
-no time passes for the purpose of the discount within it: only the decision that ends a frame is
-followed by a discounted future (`FrameRolloutBuffer`). So the horizon is that of the frame-level
-agent, however many exits a policy evaluates.
+**Only frames are discounted.** Where a frame takes several decisions, there is no reward and no
+discount between them: only after the decision that ends a frame is the future discounted
+(`FrameRolloutBuffer`). So the horizon is that of the frame-level agent, however many exits a policy
+evaluates.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from testbed.policy.decision_points import LEGAL, STAGED
 
 
 class RolloutSums:
-    """Running sums of what the environment reported since the last `take`."""
+    """Running sums of the environment's reports since the last `take`."""
 
     def __init__(self) -> None:
         self._clear()
@@ -83,7 +83,7 @@ class OffloadVecEnv(VecEnv):
 
     Attributes:
         multiplier: price of a wrong answer in the reward, moved by the dual ascent.
-        sums: what happened since the last rollout.
+        sums: of the frames since the last rollout.
         frame_done: bool (B,), lanes in which the last step ended a frame.
 
     Raises:
@@ -121,7 +121,7 @@ class OffloadVecEnv(VecEnv):
         self._tail_price = env.world.cost.radio.tail_mw / 1e3  # mJ a ms
 
     def reset(self) -> NDArray[np.float32]:
-        """Start every lane anew, with what was given to `seed` and `set_options`, if anything.
+        """Reset every lane, with the values of `seed` and `set_options`, if any.
 
         Raises:
             InvalidResetError: if the options hold anything but a ``key`` for every lane.
@@ -135,7 +135,7 @@ class OffloadVecEnv(VecEnv):
         return np.array(observation, np.float32)
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
-        """Remember the learner's choices."""
+        """Store the learner's actions."""
         self._chosen = self.table[np.asarray(actions, np.int64)]
 
     def step_wait(
@@ -148,7 +148,7 @@ class OffloadVecEnv(VecEnv):
         done = terminated | truncated
         if self._staged:
             self.frame_done = info["frame_done"]
-        # In a lane that ended another drive begins, which owes nothing.
+        # In a lane that ended a new drive begins, without a pending tail.
         reward = -info["cost"] - self.multiplier * self._wrong(rows, info)
         self._count(reward, info)
         if self._tail_price:  # most modems have none, and this runs at every step
@@ -166,7 +166,7 @@ class OffloadVecEnv(VecEnv):
         return np.array(observation, np.float32), reward.astype(np.float32), done, infos
 
     def _owed(self) -> NDArray[np.float64]:
-        """Cost of the modem's tail that each lane has ahead of it, float64 (B,)."""
+        """Pending tail cost of each lane, float64 (B,)."""
         s = self.env.simulator.lanes
         left_ms = s.last_end + self.env.world.cost.radio.tail_ms - s.start
         owed: NDArray[np.float64] = self._tail_price * s.energy_price * np.maximum(left_ms, 0.0)
@@ -192,7 +192,7 @@ class OffloadVecEnv(VecEnv):
         return wrong * self.frame_done if self._staged else wrong
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """bool (B, n_actions): what each lane may do at its decision point."""
+        """bool (B, n_actions): legal actions of each lane at its decision point."""
         if self._legal is None:
             return np.ones((self.num_envs, len(self.table)), bool)
         masks: NDArray[np.bool_] = self._legal[self.env.simulator.point]
@@ -243,7 +243,7 @@ class FrameRolloutBuffer(MaskableRolloutBuffer):
     """
 
     def follow(self, frame_done: Callable[[], NDArray[np.bool_]]) -> None:
-        """Say where to read, after each step, which lanes ended a frame (bool (B,))."""
+        """Set the source, read after each step, of the lanes that ended a frame (bool (B,))."""
         self._frame_done = frame_done
 
     def reset(self) -> None:

@@ -1,10 +1,10 @@
-"""What watches over a training run: dual ascent, validation, log, checkpoints, Ctrl-C and SIGTERM.
+"""Callbacks of a training run: dual ascent, validation, log, checkpoints, Ctrl-C and SIGTERM.
 
 The dual ascent follows the Lagrangian method for constrained Markov decision processes
 (E. Altman, 1999; Ray, Achiam, Amodei, "Benchmarking safe exploration", 2019): after each
 rollout the price of a wrong answer rises by ``dual_rate * (floor + margin - accuracy)``,
 accuracy measured on that rollout, and never falls below 0. The rate falls linearly to a tenth.
-It stays by hand: stable-baselines3 has no constraints.
+It is written here because stable-baselines3 has no constraints.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Report = Callable[[int, dict[str, float]], object]
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """A training was told to stop, and everything up to `step` is kept in `out`.
+    """A training got a stop signal; everything up to `step` is kept in `out`.
 
     Args:
         out: folder of the run, with the checkpoint to resume from.
@@ -86,7 +86,7 @@ def stop_when_told() -> Iterator[StopFlag]:
 
 @dataclass(slots=True)
 class Progress:
-    """What must survive an interruption besides the model and the environment.
+    """State that a checkpoint holds besides the model and the environment.
 
     Attributes:
         multiplier: price of a wrong answer.
@@ -121,7 +121,7 @@ def greedy_policy(model: Any, config: TrainConfig) -> NetworkPolicy:
 
 
 class Watch(BaseCallback):
-    """What watches over every training: entropy falls, a stopped run ends with a checkpoint.
+    """Callback of every training: entropy falls, a stopped run ends with a checkpoint.
 
     Args:
         config: of the run.
@@ -169,7 +169,7 @@ class Watch(BaseCallback):
                 raise TrainingInterrupted(self.out, self.num_timesteps)
 
     def checkpoint(self) -> None:
-        """Write everything needed to go on exactly from here."""
+        """Write everything needed to resume exactly from here."""
         raise NotImplementedError
 
 
@@ -218,14 +218,14 @@ class Supervisor(Watch):
 
     def _ascend(self, accuracy: float) -> None:
         # The rate falls with the learning rate: a rollout's accuracy is noisy, since errors come
-        # by track, and towards the end the price must settle.
+        # by track, and towards the end the price must converge.
         rate = self.config.dual_rate * (0.1 + 0.9 * self.left)
         missing = self._target - accuracy
         self.state.multiplier = max(0.0, self.state.multiplier + rate * missing)
         self.env.multiplier = self.state.multiplier
 
     def _validate(self) -> dict[str, float]:
-        """Greedy policy on validation drives; keeps the best, stops if out of patience."""
+        """Greedy policy on validation drives; keeps the best, stops early if none is better."""
         state, config = self.state, self.config
         state.next_validation = self.num_timesteps + config.validate_every
         figures = summary(simulate(self.world, self._greedy(), self._keys))
@@ -245,7 +245,7 @@ class Supervisor(Watch):
         return greedy_policy(self.model, self.config)
 
     def _keep(self, figures: dict[str, float]) -> None:
-        """The model has done best so far, with these figures."""
+        """Keep the model, the best so far, with these figures."""
         self.state.best_file = checkpoint.save_best(
             self.model, self.out, figures, self.num_timesteps
         )
@@ -264,13 +264,13 @@ class Supervisor(Watch):
         self.logger.dump(self.num_timesteps)
 
     def finish(self) -> None:
-        """Validate the last update, too, and leave a checkpoint."""
+        """Validate the last update too, and write a checkpoint."""
         if self.state.rows and np.isnan(self.state.rows[-1]["validation_cost"]):
             self.state.rows[-1] |= self._validate()
         self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Write everything needed to go on exactly from here."""
+        """Write everything needed to resume exactly from here."""
         state = self.state
         self.next_checkpoint = self.num_timesteps + self.config.checkpoint_every
         state.next_checkpoint = self.next_checkpoint

@@ -1,6 +1,6 @@
 """Sweeps over accuracy floors and weights: specialists, the conditioned policy, the frontier.
 
-A preference is an accuracy floor, as the device is told it, and a weight of delay against
+A preference is an accuracy floor, as in the device's task settings, and a weight of delay against
 energy. For each one a specialist is trained for it alone; one conditioned policy
 (`agents.train_conditioned`) serves all. Both drive the same held-out drives as the best static
 pair, chosen on training drives.
@@ -48,10 +48,10 @@ class Sweep:
 
     Attributes:
         scenario: its name.
-        points: one row a policy and preference: ``policy``, ``floor`` (as the device is
-            told it), ``owed`` (the same on the test frames), ``delay_share``, the figures of
-            `agents.rollout.summary`, ``keeps_floor`` (accuracy at least what is required),
-            ``on_frontier``.
+        points: one row a policy and preference: ``policy``, ``floor`` (of the device's task
+            settings), ``owed`` (the floor required on the test frames), ``delay_share``, the
+            figures of `agents.rollout.summary`, ``keeps_floor`` (accuracy at least what is
+            required), ``on_frontier``.
         differences: conditioned policy's cost less the specialist's, paired by drive, by
             (floor, share).
         drives: test drives of each point.
@@ -71,7 +71,7 @@ class Sweep:
         return ratios
 
     def below_floor(self) -> list[str]:
-        """A line for every learnt policy that misses what is required under some preference."""
+        """A line for every learnt policy that misses the required floor under some preference."""
         missed = self.points[~self.points["keeps_floor"].astype(bool)]
         lines = []
         for name in (SPECIALIST, CONDITIONED):
@@ -141,8 +141,8 @@ def train_all(
 ) -> dict[tuple[float, float] | None, Policy]:
     """A specialist for each (floor, share), and the conditioned policy under None.
 
-    What `out` already holds, trained with the same settings, is read and not trained again;
-    a training that was interrupted is resumed.
+    Policies in `out` that were trained with the same settings are read and not trained again; a
+    training that was interrupted is resumed.
 
     Args:
         train_world: training world.
@@ -153,7 +153,7 @@ def train_all(
         progress: called with the name of what is being trained.
 
     Raises:
-        TrainingInterrupted: at SIGINT or SIGTERM, with what was done kept in `out`.
+        TrainingInterrupted: at SIGINT or SIGTERM; the work so far is kept in `out`.
     """
     from agents import train_checkpoint as checkpoint
     from agents.train_conditioned import already_trained, train_conditioned
@@ -186,7 +186,7 @@ def specialist_folder(out: Path, floor: float, share: float) -> Path:
 
 
 def _trained(folder: Path, config: TrainConfig) -> bool:
-    """Whether a folder's policy was trained with these settings: its own word counts.
+    """Whether a folder's policy file says that it was trained with these settings.
 
     The folder's ``config.json`` is that of the last run that was begun there, not ended.
     """
@@ -218,8 +218,8 @@ def evaluate_sweep(
 
     Args:
         train_world: the best static pair of each preference is chosen on it.
-        test_world: nothing was chosen on it.
-        policies: as `train_all` gives them.
+        test_world: not used for any choice.
+        policies: as `train_all` returns them.
         margin: accuracy asked of the best static pair above the floor on training drives.
         drives: test drives.
         seed: of drives and bootstrap.

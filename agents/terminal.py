@@ -1,4 +1,4 @@
-"""What people see in the terminal: progress bars, and the comparison of policies as a table."""
+"""Terminal output: progress bars, and the comparison of policies as a table."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Comparison:
         """To standard output."""
         console = console or Console()
         table = Table(title=self.title, title_justify="left")
-        if not console.is_terminal:  # a file or a pipe: no reason to cut columns
+        if not console.is_terminal:  # a file or a pipe has no width to fit
             console = Console(width=120)
         for i, column in enumerate(self.columns):
             table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
@@ -112,7 +112,7 @@ def cells(name: str, m: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def comparison(result: Evaluation) -> Comparison:
-    """Table of an evaluation: cheapest first, and who keeps the floor."""
+    """Table of an evaluation: cheapest first, and which policies keep the floor."""
     order = sorted(result.policies, key=lambda name: result.policies[name]["cost"])
     rows = []
     for name in order:
@@ -124,7 +124,7 @@ def comparison(result: Evaluation) -> Comparison:
 
 
 def _whose(result: Evaluation) -> str:
-    """Whose policies were judged, for the title."""
+    """Origin of the evaluated policies, for the title."""
     if not result.origins:
         return ""
     if all(origin.shipped for origin in result.origins.values()):
@@ -137,7 +137,7 @@ def _notes(result: Evaluation) -> list[str]:
         f"accuracy floor {100 * result.floor:.2f} %; no policy that keeps it costs less than "
         f"{result.bound_cost:.4f}"
     ]
-    for name in result.differences:  # the learnt ones
+    for name in result.differences:  # the learnt policies
         who, share = f"the {name.replace('-', ' ')}", result.gap_closed.get(name)
         if not result.keeps_floor(name):
             missing = 100 * (result.floor - result.policies[name]["accuracy"])

@@ -1,20 +1,21 @@
-"""Checkpoints of a training run that it can be continued from bit for bit.
+"""Checkpoints from which a training run resumes bit for bit.
 
-They stay by hand: stable-baselines3's `CheckpointCallback` keeps neither the environment's state
-nor the random states.
+They are written here because stable-baselines3's `CheckpointCallback` keeps neither the
+environment's state nor the random states.
 
 A checkpoint is a folder: the model with its optimiser, the replay buffer of DQN, and one file
 with every random state, the state of all lanes, the supervisor's progress and the best model.
-``manifest.json``, written last, has the SHA-256 of each. The folder is written beside its place,
-synced, and takes the old one's place in one step; the old one is kept as the previous one. So a
-kill at any moment leaves a whole one, and damage to one file leaves another to resume from.
+``manifest.json``, written last, has the SHA-256 of each. The folder is written beside its final
+path, synced, and replaces the old one in one step; the old one is kept as the previous checkpoint.
+So a kill at any moment leaves a whole checkpoint, and damage to one file leaves another checkpoint
+to resume from.
 
-Like stable-baselines3's own files it contains pickles. Checksums tell damage, not intent, since
-whoever can write the folder can write them, too: resume only from folders of your own.
+Like stable-baselines3's own files it contains pickles. Checksums detect damage, not malice, since
+anyone who can write the folder can write them too: resume only from your own folders.
 
 A run that is begun in the folder of another one writes its settings first and its checkpoint
-and best model later. Both therefore carry the settings they were made with, so that what is
-still the other run's is never taken for this one's.
+and best model later. Both therefore carry the settings they were made with, so that files of the
+other run are never taken for this run's.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ MODELS: Final[dict[str, Any]] = {"ppo": PPO, "dqn": DQN, "maskable-ppo": Maskabl
 
 
 class _DamagedError(Exception):
-    """What is wrong with a checkpoint, and with which of its files."""
+    """A checkpoint's damage, and the file it is in."""
 
 
 def save(
@@ -67,9 +68,9 @@ def save(
     Args:
         model: of stable-baselines3.
         env: whose lanes are kept.
-        progress: what else a resumed run needs; any object that can be pickled.
+        progress: other state that a resumed run needs; any object that can be pickled.
         out: folder of the run.
-        settings: what the run does, as plain values; None takes those in ``out/config.json``.
+        settings: the run's settings, as plain values; None takes those in ``out/config.json``.
 
     Raises:
         DataError: if it cannot be written.
@@ -99,9 +100,9 @@ def save(
 
 
 def load(algo: str, out: Path, adapter: Any) -> tuple[Any, Any]:
-    """Model and progress of the newest whole checkpoint, with the environment put back.
+    """Model and progress of the newest whole checkpoint; also restores the environment.
 
-    Says so in one line if that is not the newest one.
+    Prints one line if that is not the newest checkpoint.
 
     Raises:
         DataError: if there is no whole checkpoint, or it is of a run with other settings.
@@ -114,7 +115,7 @@ def load(algo: str, out: Path, adapter: Any) -> tuple[Any, Any]:
             env=adapter,
             device="cpu",
             force_reset=False,
-            # Its bounds were narrower in older versions; what was observed is the same.
+            # The space's bounds were narrower in older versions; observations are the same.
             custom_objects={"observation_space": adapter.observation_space},
         )
         if isinstance(model, DQN):
@@ -125,9 +126,9 @@ def load(algo: str, out: Path, adapter: Any) -> tuple[Any, Any]:
         torch.set_rng_state(state["torch"])
         np.random.set_state(state["numpy"])
         random.setstate(state["random"])
-        # Loading seeds the space anew; DQN explores with it.
+        # Loading reseeds the space, which DQN explores with.
         model.action_space.np_random.bit_generator.state = state["explore"]
-    except Exception as error:  # pickles of another version raise whatever they miss
+    except Exception as error:  # pickles of another version may raise any error
         raise _not_loaded(f"checkpoint {folder}: {_first_line(error)}") from error
     return model, state["progress"]
 
@@ -140,7 +141,7 @@ def exists(out: Path) -> bool:
 
 
 def settings_of(out: Path) -> Any:
-    """The settings that the newest whole checkpoint was made with; None if it does not say.
+    """The settings that the newest whole checkpoint was made with; None if it has none.
 
     Raises:
         DataError: if there is no whole checkpoint.
@@ -170,7 +171,7 @@ def save_best(model: Any, out: Path, figures: dict[str, float], step: int) -> by
 
 
 def put_back_best(content: bytes, out: Path) -> None:
-    """Write ``best.zip`` as it was at a checkpoint, in the place of a later or damaged one."""
+    """Write ``best.zip`` as it was at a checkpoint; replaces a later or damaged one."""
     write_bytes(out / BEST, content)
     with zipfile.ZipFile(out / BEST) as archive:
         figures = json.loads(archive.read(_FIGURES))["figures"]
@@ -194,9 +195,9 @@ def load_best(algo: str, out: Path) -> tuple[Any, dict[str, float]]:
                 figures, settings = kept["figures"], kept["settings"]
                 if kept.get("sealed") and not sealed:
                     raise ValueError("it is damaged: its checksum is gone")
-            else:  # written before the file itself had them
+            else:  # from before the file itself had them
                 figures = json.loads((out / "best.json").read_text())
-    except Exception as error:  # a damaged file raises whatever its damage hits
+    except Exception as error:  # a damaged file may raise any error
         raise _no_best(path, error) from error
     _check_settings(path, settings, out)
     try:
@@ -231,7 +232,7 @@ def _newest_whole(out: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _state_of(folder: Path) -> dict[str, Any]:
-    """State of a checkpoint whose files are all as they were written; else `_DamagedError`."""
+    """State of a checkpoint whose files are all unchanged; raises `_DamagedError` otherwise."""
     sealed = (folder / _MANIFEST).exists()
     if sealed:
         _check_sums(folder)
@@ -241,7 +242,7 @@ def _state_of(folder: Path) -> dict[str, Any]:
         state = pickle.loads(path.read_bytes())
         if not isinstance(state, dict) or not {"lanes", "progress"} <= state.keys():
             raise _DamagedError(f"{path} holds no state of a training")
-    except Exception as error:  # a damaged pickle raises whatever its damage hits
+    except Exception as error:  # a damaged pickle may raise any error
         if isinstance(error, _DamagedError):
             raise
         raise _DamagedError(f"{path} cannot be read: {_first_line(error)}") from error
@@ -272,7 +273,7 @@ def _check_sums(folder: Path) -> None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a checkpoint is there with checksums that all hold."""
+    """Whether there is a checkpoint whose checksums all match."""
     try:
         _check_sums(folder)
     except _DamagedError:
@@ -313,7 +314,7 @@ def _first_line(error: Exception) -> str:
 def _zip_of(model: Any) -> bytes:
     """The model as the content of stable-baselines3's zip file.
 
-    In memory, since what torch raises of a full disk hides the cause.
+    In memory, because torch's error for a full disk hides the cause.
     """
     content = io.BytesIO()
     model.save(content)
@@ -321,7 +322,7 @@ def _zip_of(model: Any) -> bytes:
 
 
 def _settings(out: Path) -> dict[str, Any] | None:
-    """What the run that stands in a folder does: settings, steps apart, and its kept scenario.
+    """The run in a folder: its settings without the number of steps, and its kept scenario.
 
     None without a ``config.json``.
     """

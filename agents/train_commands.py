@@ -1,4 +1,4 @@
-"""``sliproad agent``: train, export and sweep. What is heavy is imported within the commands."""
+"""``sliproad agent``: train, export and sweep. Heavy packages are imported within the commands."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 
 def _setting(name: str, *option: str) -> Any:
-    """Option that sets a training's setting; its default is the setting's own.
+    """Option for one setting of a training, with the setting's default.
 
-    Commands read what was given by `_given`.
+    Commands read the given values with `_given`.
     """
     return typer.Option(*option, help=setting_help(name), show_default=False)
 
@@ -137,7 +137,7 @@ def said(result: TrainResult) -> list[str]:
 
 
 def floor_line(accuracy: float, floor: float) -> str:
-    """Whether validation kept the accuracy floor of the training frames, for people."""
+    """A sentence: whether validation kept the accuracy floor of the training frames."""
     from agents.evaluation import keeps
 
     if keeps(accuracy, floor):

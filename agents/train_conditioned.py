@@ -1,11 +1,10 @@
-"""One policy for every user: trained over drives with weights and floors of their own.
+"""One policy for all preferences: trained over drives with different weights and floors.
 
-As `agents.training`, on `offload_env.preferences`. Two things differ. The price of a wrong
-answer is a function of what is asked for: bilinear between the nodes of a small grid over
-floor and weight, each node moved by its own dual ascent. And floors lie within about one
-per cent, a twentieth of their field's range, so the network is trained on that one input
-stretched to [-1, 1]; the stretch is folded into the first layer afterwards, and the exported
-policy reads the observation as it is.
+As `agents.training`, on `offload_env.preferences`. Two things differ. The price of a wrong answer
+is a function of the preference: bilinear between the nodes of a small grid over floor and weight,
+each node moved by its own dual ascent. And floors lie within about one per cent, a twentieth of
+their field's range, so training stretches that input to [-1, 1]. Afterwards the stretch is folded
+into the first layer, and the exported policy reads the observation without it.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _DUAL_SHARE: Final = 0.25
 """Of the plain training's dual rate: a node sees a twelfth of the frames, so its accuracy is
 noisier, and neighbours move together through the interpolation."""
 _SHORTFALL_PRICE: Final = 100.0
-"""Cost per unit of accuracy that validation charges for what a preference's floor lacks."""
+"""Cost that validation charges for each unit of accuracy missing below a preference's floor."""
 
 
 class PriceGrid:
@@ -71,11 +70,11 @@ class PriceGrid:
         self._weight = np.zeros_like(self.values)
 
     def weights(self, floor: Floats, share: Floats) -> Floats:
-        """How much each node counts, (B, FLOOR_NODES, SHARE_NODES), summing to 1 a row."""
+        """Weight of each node, (B, FLOOR_NODES, SHARE_NODES), summing to 1 a row."""
         return _hats(floor, self.floors)[:, :, None] * _hats(share, self.shares)[:, None, :]
 
     def add(self, weights: Floats, floor: Floats, correct: Floats) -> None:
-        """Frames with these node weights, floors (B,) and answers (B,), 1 for right."""
+        """Add frames with these node weights, floors (B,) and answers (B,), 1 for right."""
         missing = floor + self.margin - correct
         self._missing += np.tensordot(missing, weights, 1)
         self._weight += weights.sum(0)
@@ -94,7 +93,7 @@ def _hats(values: Floats, nodes: Floats) -> Floats:
 
 
 class Stretch:
-    """Maps the floor's input from the range that is asked for to [-1, 1], and back."""
+    """Maps the floor's input from the range of the preferences to [-1, 1], and back."""
 
     def __init__(self, preferences: Preferences) -> None:
         field = FIELDS[FLOOR_AT]
@@ -125,10 +124,10 @@ class ConditionedVecEnv(OffloadVecEnv):
         super().__init__(env, error_probability=error_probability)
         self.grid, self.preferences = grid, env.preferences
         self.stretch = Stretch(env.preferences)
-        self.multiplier = 1.0  # `_wrong` is priced already
+        self.multiplier = 1.0  # `_wrong` has the price already
 
     def reset(self) -> NDArray[np.float32]:
-        """Start every lane anew."""
+        """Reset every lane."""
         return self.stretch.apply(super().reset())
 
     def step_wait(
@@ -141,7 +140,7 @@ class ConditionedVecEnv(OffloadVecEnv):
         return self.stretch.apply(observation), reward, done, infos
 
     def _wrong(self, rows: NDArray[np.int64], info: dict[str, Any]) -> NDArray[np.float64]:
-        """How wrong the answers were, times what that costs under each lane's preferences."""
+        """Error of the answers, times its price under each lane's preferences."""
         weights = self.grid.weights(info["accuracy_floor"], info["delay_share"])
         self.grid.add(weights, info["accuracy_floor"], info["accuracy"])
         price = np.tensordot(weights, self.grid.values, 2)
@@ -155,7 +154,7 @@ class ConditionedResult:
 
     Attributes:
         bundle: of the best validated policy.
-        preferences: what it was trained for.
+        preferences: range it was trained for.
         prices: float64 (FLOOR_NODES, SHARE_NODES), multipliers at the end.
         validation: one row a preference: floor, delay_share, cost, accuracy.
     """
@@ -182,17 +181,17 @@ class _ConditionedWatch(Watch):
         self._keys = episode_keys(config.validation_seed, max(8, config.validate_drives // 4))
 
     def checkpoint(self) -> None:
-        """Write everything needed to go on exactly from here."""
+        """Write everything needed to resume exactly from here."""
         self.next_checkpoint = self.num_timesteps + self.config.checkpoint_every
         checkpoint.save(self.model, self.env.env, self._state(), self.out, self.settings())
 
     def settings(self) -> dict[str, Any]:
-        """What tells this run from any other one, as plain values."""
+        """Values that identify this run, as plain values."""
         task = _plain_task(self.config, self.env.preferences)
         return {**task, "scenario": scenario_toml(anchored(self.world.scenario))}
 
     def _state(self) -> dict[str, Any]:
-        """What a resumed run needs besides the model and the lanes."""
+        """State that a resumed run needs besides the model and the lanes."""
         env: Any = self.env.env
         return {
             "prices": self.env.grid.values,
@@ -205,7 +204,7 @@ class _ConditionedWatch(Watch):
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from what `_state` said."""
+        """Resume from a `_state`."""
         env: Any = self.env.env
         self.env.grid.values = state["prices"]
         env._floor, env._delay_share = state["asked"]
@@ -285,8 +284,8 @@ def train_conditioned(
         preferences: None takes `Preferences.of` with the configured margin.
         report: called after every rollout.
 
-    A checkpoint is kept beside `out` while it trains, in the folder of its name that
-    ends in ``.run``; one of the same scenario, settings and preferences is resumed, bit for bit.
+    A checkpoint is kept beside `out` while it trains, in the folder ``NAME.run``; a checkpoint of
+    the same scenario, settings and preferences is resumed, bit for bit.
 
     Raises:
         DataError: if no checkpoint there is whole, or another process trains into it.
@@ -317,12 +316,12 @@ def train_conditioned(
         }
         bundle = replace(watch.best, manifest=manifest)
         bundle.save(out)
-        shutil.rmtree(run, ignore_errors=True)  # nothing is left to resume
+        shutil.rmtree(run, ignore_errors=True)  # the run is complete
         return ConditionedResult(bundle, asked, grid.values, watch.validation)
 
 
 def _resumed(adapter: ConditionedVecEnv, watch: _ConditionedWatch, run: Path) -> Any:
-    """The model of a checkpoint in `run` of the same task, everything put back; None without."""
+    """The model of a checkpoint in `run` of the same task, all state restored; None without."""
     if not checkpoint.exists(run):
         return None
     if checkpoint.settings_of(run) == watch.settings():
@@ -335,7 +334,7 @@ def _resumed(adapter: ConditionedVecEnv, watch: _ConditionedWatch, run: Path) ->
 
 
 def _plain_task(config: TrainConfig, asked: Preferences) -> dict[str, Any]:
-    """What a policy is trained for, as plain values: equal for runs that are the same."""
+    """A policy's training task, as plain values: equal for equal runs."""
     plain: dict[str, Any] = json.loads(json.dumps({"config": asdict(config), **asdict(asked)}))
     return plain
 

@@ -29,13 +29,13 @@ STAGED_SETTINGS: Final[Mapping[str, Any]] = {
     "dual_rate": 100.0,
     "gamma": 0.8,
 }
-"""What the command line sets otherwise for the staged agent: chosen on training drives of
-urban-5g. A policy must first find that evaluating an exit pays later, so it explores more."""
+"""The command line's own defaults for the staged agent, chosen on training drives of urban-5g. A
+policy must first learn that evaluating an exit pays later, so it explores more."""
 MARGIN: Final = 0.001
 """Accuracy asked for above the floor on training drives, of agents and baselines alike.
 
-A bootstrap over the 196 policy-train tracks puts what exit 1 loses against the main exit at
-0.82 points and its one-sided 95 % bound at 1.24: 0.4 points may be missing on other tracks.
+A bootstrap over the 196 policy-train tracks puts the loss of exit 1 against the main exit at 0.82
+points and its one-sided 95 % bound at 1.24: 0.4 points may be missing on other tracks.
 """
 MAX_ROLLOUT: Final = 2**22
 """Decisions of a rollout: an observation takes some 170 bytes, so this is 0.7 GB."""
@@ -52,22 +52,22 @@ def _text(default: str, help: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """One training run. Each setting says beside its value what it is; here is what more to know.
+    """One training run. Each setting has its help beside its value; this adds details.
 
     Attributes:
         env: ``frame`` is `sliproad/Offload-v0`, ``staged`` is `sliproad/OffloadStaged-v0`.
         learning_rate: falls linearly to a tenth, as `dual_rate`; `entropy` falls to 0.
-        gamma: a choice reaches only a few frames ahead (queue, modem tail, fresher network
-            knowledge), so a short horizon loses little and keeps the noise of far frames out of
+        gamma: an action affects only the next few frames (queue, modem tail, fresher network
+            knowledge), so a short horizon loses little and keeps the noise of distant frames out of
             the advantage.
         hidden: a larger network's policy file is refused (`PolicyBundle`).
-        margin: in training and validation. Errors come by track, and there are few tracks: what
-            early exits lose against the main exit on other tracks differs by about as much as on
-            the training tracks.
+        margin: in training and validation. Errors come by track, and there are few tracks: the
+            accuracy that early exits lose against the main exit differs about as much on other
+            tracks as on the training tracks.
         validate_every: on training drives of their own.
         records: file or folder; empty takes the scenario's link and speed.
         actions: canonical numbers of the actions offered, ascending; a staged agent needs e5s5
-            among them, with which it can always go on after an early time-out (`outputs`).
+            among them, with which it can always continue after an early time-out (`outputs`).
     """
 
     scenario: str = _text("urban-5g", "Scenario's name or the path of its TOML file")
@@ -148,8 +148,8 @@ class TrainConfig:
     def outputs(self) -> tuple[int, ...]:
         """Action of each of the model's outputs: canonical, or staged.
 
-        A staged agent may also answer with the exit it evaluated last, and time out early on
-        whatever it may send.
+        A staged agent may also answer with the exit it evaluated last, and send with an early
+        time-out.
         """
         if self.env == "frame":
             return self.actions
@@ -163,7 +163,7 @@ class TrainConfig:
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
-        """Read what `save` wrote; unknown keys are an error, as is another checksum.
+        """Read what `save` wrote; unknown keys and a wrong checksum are errors.
 
         Raises:
             DataError: if the file is not as it was written, or no such file.
@@ -196,7 +196,7 @@ class TrainConfig:
 def setting_help(name: str) -> str:
     """Help of the option that sets `name`: what it is, its range, and its default.
 
-    An option is left out to keep what a resumed run has, so it has no default of its own.
+    An option that is left out keeps the value of a resumed run, so it has no default of its own.
     """
     (setting,) = (each for each in fields(TrainConfig) if each.name == name)
     staged = STAGED_SETTINGS.get(name, setting.default)
@@ -214,7 +214,7 @@ def setting_help(name: str) -> str:
 def config_of(given: Mapping[str, Any], out: Path, resume: bool) -> TrainConfig:
     """The settings of a run, from the options that were given.
 
-    What was not given is as it was in a run that is resumed, otherwise the default. Paths are
+    A setting that is not given has the value of the resumed run, otherwise the default. Paths are
     made absolute, so that the run can be resumed from anywhere.
     """
     settings = dict(given)

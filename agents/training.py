@@ -77,7 +77,7 @@ def train(
     report: Report = lambda step, row: None,
     extra: Callable[[BaseCallback], BaseCallback] = lambda own: own,
 ) -> TrainResult:
-    """Train, validate as it goes, and keep the best policy that keeps the floor.
+    """Train with validation, and keep the best policy that keeps the floor.
 
     Args:
         config: settings.
@@ -90,7 +90,7 @@ def train(
         extra: wraps the training's own callback, to add others.
 
     Raises:
-        DataError: if there is nothing to resume from, `out` holds something else that a run
+        DataError: if there is no checkpoint to resume from, `out` holds other files that a run
             would replace, or another process trains into it.
         ConfigError: if the settings or the scenario differ from those of the checkpoint.
         TrainingInterrupted: at SIGINT or SIGTERM, once a checkpoint is written; the resumed
@@ -107,7 +107,7 @@ def train(
         if resume:
             _same_settings(config, world, out)
             model, progress = checkpoint.load(config.algo, out, adapter)
-            # Of an older version's, the attribute is not there at all.
+            # A run of an older version does not have the attribute.
             if best_file := getattr(progress, "best_file", None):
                 checkpoint.put_back_best(best_file, out)
         else:
@@ -144,25 +144,24 @@ def world_of(config: TrainConfig, run: Path | None = None) -> World:
         return build_world(kept or config.scenario)
     if kept is None:
         return world_from_records(config.scenario, Path(config.records))
-    # The kept scenario has the speed that the records told, but not their link.
+    # The kept scenario has the speed from the records, but not their link.
     return build_world(kept, traces=recorded_traces(kept, Path(config.records)))
 
 
 def adapter_of(config: TrainConfig, world: World) -> OffloadVecEnv:
-    """The environment that a run learns in, as stable-baselines3 wants it."""
+    """The environment that a run learns in, adapted to stable-baselines3."""
     table = error_probability(world.table)
     kind = OffloadStagedVectorEnv if config.env == "staged" else OffloadVectorEnv
     return OffloadVecEnv(kind(config.n_envs, world=world), config.outputs, table)
 
 
 def error_probability(table: FrameTable, bins: int = 12) -> NDArray[np.float32]:
-    """Chance that each action's answer to each frame is wrong: the reward without coin tosses.
+    """Error probability of each action's answer to each frame, for a reward with less noise.
 
     Wrong answers are rare (about one in a hundred) and their price is high, so the raw 0 or 1
-    is almost pure noise to a learner. In training, and only there, it is replaced by its mean
-    over similar answers: same calibrated confidence, and the same share of the network's 20
-    answers to this frame that agree with it. The dual ascent and every report use the true
-    0 or 1.
+    is almost pure noise to a learner. In training only, it is replaced by its mean over similar
+    answers: same calibrated confidence, and the same share of the network's 20 answers to this
+    frame that agree with it. The dual ascent and every report use the true 0 or 1.
 
     Args:
         table: training frames.
@@ -184,7 +183,7 @@ def error_probability(table: FrameTable, bins: int = 12) -> NDArray[np.float32]:
     total = np.bincount(cell, wrong.ravel(), 5 * bins)
     mean = (total + _PRIOR * np.repeat(by_sure, 5)) / (count + _PRIOR)
     out = mean[cell].reshape(wrong.shape)
-    # Per action the mean must be the true one: the floor is about actions' accuracies.
+    # Per action the mean must be the true one, because the floor applies to accuracies.
     out *= wrong.mean(0) / np.maximum(out.mean(0), 1e-12)
     chance: NDArray[np.float32] = np.clip(out, 0.0, 1.0).astype(np.float32)
     return chance
@@ -222,7 +221,7 @@ def _common_settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def ppo_settings(config: TrainConfig) -> dict[str, Any]:
-    """Arguments of PPO and of what is built on it."""
+    """Arguments of PPO and of algorithms built on it."""
     width = [config.hidden, config.hidden]
     return {
         **_common_settings(config),
@@ -275,7 +274,8 @@ def exported(run: Path, records: Path | None = None) -> PolicyBundle:
 
     Args:
         run: folder of the run, finished or not.
-        records: where the records lie now that it was trained on; None takes its settings' word.
+        records: present path of the records that it was trained on; None takes the path in its
+            settings.
 
     Raises:
         DataError: if the run has no model, or its policy file has another task than its world.

@@ -24,7 +24,7 @@ FORMAT: Final = 1
 MAX_SEGMENT_BYTES: Final = 256 * 2**20
 """The largest segment of VGG-16's own widths has 28 MB."""
 TEMPERATURES: Final = (1e-3, 1e3)
-"""A fit looks from 0.2 to 10 (`cnn.network.accuracy`)."""
+"""A fit searches 0.2 to 10 (`cnn.network.accuracy`)."""
 SEGMENTS: Final = SHIPPED.segments
 """Names of the shipped bundle's ONNX segments; every weight lies in exactly one of them."""
 
@@ -54,10 +54,10 @@ class Bundle:
         return self.path / "segments" / f"{name}.onnx"
 
     def segment_bytes(self, name: str) -> bytes:
-        """Content of one of the topology's segments, checked as it is read.
+        """Content of one of the topology's segments, checked against the manifest.
 
         Raises:
-            BundleError: if it cannot be read or is not what the manifest says.
+            BundleError: if it cannot be read or does not match the manifest.
         """
         return _read_segment(self.path, self.manifest, name)
 
@@ -117,10 +117,10 @@ def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
 
 
 def _network(manifest: dict[str, Any]) -> tuple[NetworkConfig, Topology]:
-    """Input and topology that a manifest states; an older one states a VGG's widths alone.
+    """Input and topology in a manifest; an older manifest has only a VGG's widths.
 
     Raises:
-        Exception: whatever it raises that they cannot be read or do not fit together.
+        Exception: of any class, if they cannot be read or do not fit together.
     """
     raw = dict(manifest["config"])
     stated = Topology.from_json(manifest["topology"]) if "topology" in manifest else None
@@ -156,7 +156,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def _reading(folder: Path, what: str) -> Iterator[None]:
-    """Any error is one of a broken bundle."""
+    """Turn any error into one of a broken bundle."""
     try:
         yield
     except Exception as error:
@@ -188,4 +188,4 @@ def _bundle_files(folder: Path) -> Collection[str]:
 
 
 BUNDLE: Final = FolderKind("a model bundle", "sliproad cnn export", _bundle_files)
-"""What `load_bundle` reads, as something that a command may replace."""
+"""A model bundle as a folder that a command may replace."""

@@ -1,11 +1,11 @@
-"""How the frame itself may cross the uplink at split 0: raw, lossless WebP or JPEG.
+"""Codecs of the frame itself on the uplink at split 0: raw, lossless WebP or JPEG.
 
-Raw is the default: it costs no compute and is exact. `benchmarks/payload_codecs.py`
-measures what the others save and cost.
+Raw is the default: it costs no compute and is exact. `benchmarks/payload_codecs.py` measures the
+savings and costs of the others.
 
-What arrives comes from outside. Before a decoder of Pillow sees it, `image_size` has walked
-its header: only a single lossless WebP or a baseline colour JPEG of exactly the expected size
-gets through, so a few bytes cannot unfold into an image of any other size.
+Received data are untrusted. Before one of Pillow's decoders gets them, `image_size` checks the
+header: it accepts only a single lossless WebP or a baseline colour JPEG of exactly the expected
+size, so a few bytes cannot decode into an image of another size.
 """
 
 from __future__ import annotations
@@ -78,15 +78,15 @@ def decode_frame(data: bytes, codec: FrameCodec, size: int) -> NDArray[np.uint8]
     """Inverse of `FrameEncoding.encode`.
 
     Args:
-        data: what came; encoded, at most as long as the raw frame.
-        codec: how it is said to be encoded.
+        data: received bytes; if encoded, at most as long as the raw frame.
+        codec: its encoding, as stated by the sender.
         size: side of the frame, pixels.
 
     Returns:
         uint8 (size, size, 3), RGB; a view of `data` if raw.
 
     Raises:
-        DataError: if `data` is no such frame of exactly this size.
+        DataError: if `data` is not such a frame of exactly this size.
     """
     raw_bytes = 3 * size * size
     if codec == "raw":
@@ -106,7 +106,7 @@ def decode_frame(data: bytes, codec: FrameCodec, size: int) -> NDArray[np.uint8]
             if image.mode != "RGB" or image.size != (size, size):
                 raise ValueError(f"mode {image.mode}, size {image.size}")
             return np.array(image, np.uint8)
-    except Exception as error:  # a damaged image raises whatever its damage hits
+    except Exception as error:  # a damaged image may raise any error
         raise _no_frame(
             f"{codec} frame that cannot be decoded ({type(error).__name__})", _FORMS[codec]
         ) from error

@@ -1,7 +1,7 @@
-"""The frame table: what the real network answers for every frame and every action.
+"""The frame table: the real network's answers for every frame and every action.
 
-One row a frame, tracks contiguous and in driving order. It is the environment's truth
-about images: nothing in it is simulated.
+One row a frame, tracks contiguous and in driving order. It is the environment's ground truth about
+images: nothing in it is simulated.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def frame_features(
     Training (the frame table) and the device (live) both call it, so a policy sees the same six
     numbers in both.
 
-    Every frame pays for them before anything is decided, so they look at every second row
-    and column only, and few array operations do (9 us instead of 31 at 48 x 48, measured).
+    Every frame pays for them before any decision, so they use every second row and column only,
+    with few array operations (9 us instead of 31 at 48 x 48, measured).
 
     Args:
         image: the network's input, uint8 (H, W, 3), at least 3 x 3 pixels.
@@ -180,7 +180,7 @@ class FrameTable:
         return np.flatnonzero(np.diff(self.track, prepend=-1))
 
     def save(self, path: Path) -> None:
-        """Write as a compressed ``.npz``; written whole or not at all."""
+        """Write a compressed ``.npz``, whole or not at all."""
         about = {"bundle_hash": self.bundle_hash, "source": self.source, "format": 1}
         meta = json.dumps({**about, "topology": self.topology.to_json()})
         with replacing(path) as temporary, temporary.open("wb") as file:
@@ -232,7 +232,7 @@ def _check(ok: bool, given: str, expected: str) -> None:
 
 
 def _stated_topology(meta: dict[str, Any]) -> Topology:
-    """What a file's metadata says; an older one's are all of the shipped network."""
+    """A file's metadata; older files are all of the shipped network."""
     if "topology" not in meta:
         return SHIPPED
     try:

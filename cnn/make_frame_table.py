@@ -1,9 +1,9 @@
 """Make a frame table: every frame, on one drive or several, through every action of the network.
 
-Policies learn on few tracks, most of them easy. `another_drive` shows what a camera could have
-seen on another day past the same signs: one condition holds for a whole track (light, blur,
-resolution, noise, dirt), the detector's box wobbles from frame to frame. The network then really
-answers the changed frames; nothing about its answers is made up.
+Policies learn on few tracks, most of them easy. `another_drive` gives the frames that a camera
+could have taken on another day past the same signs: one condition holds for a whole track (light,
+blur, resolution, noise, dirt), the detector's box moves from frame to frame. The real network then
+answers the changed frames; its answers are not simulated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cnn.runtime import SplitRuntime
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What one drive past one sign looks like.
+    """The conditions of one drive past one sign.
 
     Attributes:
         gamma, gain, contrast: of the light; 1 changes nothing.
@@ -32,7 +32,7 @@ class Condition:
         noise: standard deviation of the sensor's noise, share of full scale.
         zoom, shift: of the detector's box (1 and (0, 0): as labelled; shift by shares of
             the width).
-        wobble: how much shift and zoom differ from frame to frame, standard deviation.
+        wobble: standard deviation of shift and zoom from frame to frame.
         dirt: (left, top, width, height, grey) of a covering patch, shares; None without.
     """
 
@@ -53,7 +53,7 @@ def draw_condition(rng: np.random.Generator, strength: float) -> Condition:
 
     Args:
         rng: source of every random number.
-        strength: 0 is the drive as it was, 1 what `cnn.network.augment` trains the network on.
+        strength: 0 is the original drive, 1 is the strength that `cnn.network.augment` trains with.
     """
 
     def spread(width: float) -> float:
@@ -105,7 +105,7 @@ def see(
 
 
 def _box(picture: Image.Image, condition: Condition, rng: np.random.Generator) -> Image.Image:
-    """Cut out another box around the sign; beyond the crop its border goes on."""
+    """Cut out another box around the sign; beyond the crop its border is repeated."""
     width, height = picture.size
     zoom = condition.zoom * float(np.exp(rng.normal(0.0, condition.wobble)))
     dx, dy = (s + float(rng.normal(0.0, condition.wobble)) for s in condition.shift)
@@ -140,7 +140,7 @@ def another_drive(data: ImageSet, strength: float, seed: int) -> ImageSet:
     previous, rng, condition = "", np.random.default_rng(seed), Condition()
     for i, name in enumerate(names):
         if name != previous:
-            # By name, so that a track looks the same whatever other tracks are there.
+            # By name, so that a track looks the same whatever the other tracks are.
             rng = np.random.default_rng([seed, *name.encode()])
             condition, previous = draw_condition(rng, strength * rng.random()), name
         images[i] = see(data.images[i], condition, rng)

@@ -21,7 +21,7 @@ VGG16_CHANNELS: Final = (64, 128, 256, 512, 512)
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """What a frame of a network looks like, and how many classes it tells apart.
+    """A network's input size and number of classes.
 
     Attributes:
         input_size: side of the square RGB input, pixels, 1..1024.

@@ -1,4 +1,4 @@
-"""What the commands of ``sliproad cnn`` share: options, the data folder, the files they write."""
+"""Common parts of ``sliproad cnn``'s commands: options, the data folder, the output files."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ RUN: Final = {
 def check_run(out: Path, resume: bool, room: int) -> None:
     """Raise `DataError` unless `out` can hold a training run, in place of one at most.
 
-    Of a run to resume, files may be damaged, if one proves that it is a run: what is read has
-    checksums, the rest is written anew.
+    A run to resume may have damaged files, if one file proves that it is a run: files that are read
+    have checksums, the rest are rewritten.
     """
     is_run = any(kind.holds(out / name) for name, kind in RUN.items())
     kinds = {name: replace(kind, proves=lambda path: True) for name, kind in RUN.items()}

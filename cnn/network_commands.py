@@ -41,7 +41,7 @@ app = typer.Typer(no_args_is_help=True, help="The split, multi-exit road-sign CN
 
 
 def _known_part(part: str, parts: Sequence[str]) -> None:
-    """Refuse another part before anything is read."""
+    """Refuse an unknown part before anything is read."""
     require(part in parts, f"--part {part}", " or ".join(parts), "name one of these")
 
 
@@ -51,7 +51,7 @@ def _part(folder: Path, part: str, size: int, limit: int | None) -> ImageSet:
 
     if part == "test":
         return load_gtsrb(folder, "test", size, limit=limit)
-    named = next(p for p in PARTS if p == part)  # one of them: _known_part has looked
+    named = next(p for p in PARTS if p == part)  # checked by _known_part
     data = split_part(load_tracks(folder, size), named)
     if limit is None:
         return data
@@ -258,7 +258,7 @@ def info(bundle: BundleOption = None, as_json: JsonFlag = False) -> None:
     loaded = load_bundle(bundle)
     config, topology = loaded.config, loaded.topology
     blocks = {}
-    if isinstance(config, ModelConfig):  # of another network nothing is known but its topology
+    if isinstance(config, ModelConfig):  # of other networks only the topology is known
         blocks = {
             str(b): {
                 "channels": config.channels(b),

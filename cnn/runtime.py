@@ -1,8 +1,7 @@
 """Run any part of a bundle with ONNX Runtime: blocks, exits, encoders, decoders.
 
-The segments are composed at run time, so no weight is stored or loaded twice and a
-device that stands after block S can always finish by itself. Needs numpy and
-onnxruntime only.
+The segments are composed at run time, so no weight is stored or loaded twice and a device that is
+after block S can always finish by itself. Needs numpy and onnxruntime only.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ class SplitRuntime:
         return self.topology.payload_shape(split)
 
     def payload(self, x: Features, split: int) -> NDArray[np.uint8]:
-        """What crosses the uplink: the frame (split 0) or the quantised latent, uint8."""
+        """The payload on the uplink: the frame (split 0) or the quantised latent, uint8."""
         return x if split == 0 else self._run(f"enc{split}", x)
 
     def received(self, payload: NDArray[np.uint8], split: int) -> Features:
@@ -86,11 +85,11 @@ class SplitRuntime:
     ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
         """Classes int16 (B,) and calibrated confidences float32 (B,) of (exit, split).
 
-        A confidence is at least 1 / n_classes; 0 says that the logits were no finite numbers.
+        A confidence is at least 1 / n_classes; 0 means that the logits were not finite.
         """
         z = logits / self.bundle.temperatures[self.topology.index(exit, split)]
         z = z - z.max(1, keepdims=True)
-        confidence = np.nan_to_num(1 / np.exp(z).sum(1), nan=0.0)  # of logits that are no numbers
+        confidence = np.nan_to_num(1 / np.exp(z).sum(1), nan=0.0)  # of logits that are not finite
         return logits.argmax(1).astype(np.int16), confidence.astype(np.float32)
 
     def answer(self, x: Features, exit: int, split: int) -> tuple[int, float]:
@@ -160,7 +159,7 @@ class SplitRuntime:
             options.intra_op_num_threads = self.threads
             options.inter_op_num_threads = 1
             options.log_severity_level = 3
-            content = self.bundle.segment_bytes(name)  # what was checked is what runs
+            content = self.bundle.segment_bytes(name)  # run the bytes that were checked
             try:
                 session = ort.InferenceSession(
                     content,

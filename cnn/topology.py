@@ -1,9 +1,9 @@
-"""Where a network can be left and where it can be cut: blocks, exits, splits, actions.
+"""The topology of a network: its blocks, exits, splits and actions.
 
 An action is a pair (exit, split). Environment, agents, policy files, frame tables and records
-all number the actions of a network alike: exits ascending, and within an exit splits ascending,
-the local one last. `SHIPPED` is the network of the shipped bundle; with an exit and a split at
-each of its five blocks, ``index(E, S) = (E - 1) * (E + 2) / 2 + S``.
+all number the actions of a network in the same way: exits ascending, and within an exit splits
+ascending, the local one last. `SHIPPED` is the network of the shipped bundle; with an exit and a
+split at each of its five blocks, ``index(E, S) = (E - 1) * (E + 2) / 2 + S``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Action:
     `split == 0` sends the frame itself (full offloading); `split == exit` sends
     nothing (fully local); otherwise the bottleneck of `split` crosses the uplink.
 
-    Made from two numbers it is one of the shipped network's; `Topology.action` makes those of
+    An action made from two numbers is one of the shipped network; `Topology.action` makes those of
     any network.
 
     Attributes:
@@ -219,12 +219,12 @@ class Topology:
         return self.payload_shapes[self.splits.index(split)]
 
     def require_same(self, other: Topology, given: str, expected: str) -> None:
-        """Raise `ConfigError` unless both are one network's: nothing of two networks is mixed.
+        """Raise `ConfigError` unless both are of one network, so that data of two never mix.
 
         Args:
             other: topology of `given`.
-            given: what has it, such as ``frame table a.npz``.
-            expected: what has this one, such as ``model bundle b``.
+            given: owner of `other`, such as ``frame table a.npz``.
+            expected: owner of this topology, such as ``model bundle b``.
         """
         if other != self:
             raise ConfigError(
@@ -241,7 +241,7 @@ class Topology:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the canonical JSON, in hexadecimal: equal for equal topologies alone."""
+        """SHA-256 of the canonical JSON, in hexadecimal: equal only for equal topologies."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -258,7 +258,7 @@ class Topology:
 
     @classmethod
     def from_json(cls, raw: Any) -> Topology:
-        """The topology of `to_json`; raises `ConfigError` if it is none."""
+        """The topology of `to_json`; raises `ConfigError` if it is not valid."""
         try:
             payloads = {int(split): tuple(shape) for split, shape in raw["payloads"].items()}
             splits = tuple(sorted(payloads))
@@ -296,7 +296,7 @@ SHIPPED: Final = Topology(
     splits=(0, 1, 2, 3, 4),
     payload_shapes=((48, 48, 3), (7, 12, 12), (24, 6, 6), (14, 6, 6), (48, 3, 3)),
 )
-"""Of the shipped bundle, and of everything that was written before files said their topology."""
+"""Topology of the shipped bundle, and of all files from before they stored a topology."""
 
 N_EXITS: Final = len(SHIPPED.exits)
 """Exits 1..5 of the shipped network; exit 5 is the main exit."""

@@ -79,12 +79,12 @@ class BatchSimulator:
 
     @property
     def frame(self) -> NDArray[np.int64]:
-        """Number of the frame in front, int64 (B,)."""
+        """Number of the current frame, int64 (B,)."""
         return self.lanes.frame
 
     @property
     def row(self) -> NDArray[np.int64]:
-        """Table row of the frame in front, int64 (B,)."""
+        """Table row of the current frame, int64 (B,)."""
         return self.lanes.row
 
     def _begin(self, keys: Keys) -> Lanes:
@@ -113,7 +113,7 @@ class BatchSimulator:
         return self._observer.observe(self.lanes, space)
 
     def settle(self, actions: NDArray[np.int64]) -> BatchOutcome:
-        """Decide `actions` (int (B,), 0..19) for the frames in front of all lanes."""
+        """Decide `actions` (int (B,), 0..19) for the current frame of every lane."""
         s = self.lanes
         actions = np.asarray(actions, np.int64)
         skip = s.queue > self.world.scenario.timing.max_queue_ms
@@ -131,7 +131,7 @@ class BatchSimulator:
 
         Returns:
             (ended, outcome): intp (M,), the lanes whose frame ended, and what it cost there.
-            Whatever is decided about a frame that has waited too long skips it.
+            A frame that has waited too long is skipped, whatever the decision.
         """
         lanes = self._lane_numbers if lanes is None else lanes
         skip = self.lanes.queue[lanes] > self.world.scenario.timing.max_queue_ms
@@ -142,7 +142,7 @@ class BatchSimulator:
         answer |= evaluates & (EXIT[pair] == N_EXITS)
         ends = answer | ~evaluates
         ending = lanes[ends]
-        # A skipped frame spends nothing, wherever it "answers" from.
+        # A skipped frame spends nothing, whatever its action.
         ended, outcome = self._answer_or_send(
             ending, pair[ends], (answer & ~skip)[ends], TIMES_OUT_EARLY[chosen[ends]]
         )
@@ -184,8 +184,8 @@ class BatchSimulator:
             early: bool (K,), where it sends, time out early.
 
         Returns:
-            (ended, outcome): bool (K,), whose frame ended, and what it cost; elsewhere the
-            outcome's figures mean nothing.
+            (ended, outcome): bool (K,), lanes whose frame ended, and what it cost; in other lanes
+            the outcome's figures mean nothing.
         """
         whole = len(lanes) == self.n
         s, w = self.lanes if whole else self.lanes.take(lanes), self.world
@@ -216,7 +216,7 @@ class BatchSimulator:
         timeout: Floats,
         exchanges: Exchange[Floats],
     ) -> None:
-        """Send, wait for `timeout` in vain; the frame stays open."""
+        """Send, and wait for `timeout` without an answer; the frame stays open."""
         s.radio_free = exchanges.left_ms
         s.compute, s.waited = compute, timeout
         s.wasted_mj = self._mj_per_byte * exchanges.size
@@ -226,7 +226,7 @@ class BatchSimulator:
         s.failures = s.failures + 1.0
 
     def _exchange(self, s: Lanes, action: NDArray[np.int64], sent: Floats) -> Exchange[Floats]:
-        """What would come of handing the payloads of `action` to the radio at `sent`."""
+        """The exchange that follows if the radio gets the payloads of `action` at `sent`."""
         if self._sizes is not None:
             size = self._sizes.take(action)
         else:

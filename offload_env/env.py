@@ -42,10 +42,10 @@ def observation_box(n: int) -> gym.Space[NDArray[np.float32]]:
 class Multipliers:
     """Prices of a wrong answer; mixed into every environment.
 
-    The reward is minus the cost, minus such a price that a learner may move. The constraint (mean
-    accuracy at or above the floor) stays out of the cost, so that constrained methods can use
-    ``info["cost"]`` and ``info["accuracy"]``; a Lagrangian method raises or lowers `lagrange` by
-    dual ascent and learns on the reward.
+    The reward is minus the cost, minus a price of a wrong answer that a learner may move. The
+    constraint (mean accuracy at or above the floor) stays out of the cost, so that constrained
+    methods can use ``info["cost"]`` and ``info["accuracy"]``; a Lagrangian method raises or lowers
+    `lagrange` by dual ascent and learns on the reward.
 
     Attributes:
         lagrange: taken off the reward for each wrong or missing answer.
@@ -73,7 +73,7 @@ class Multipliers:
             self.critical_lagrange = float(critical)
 
     def _price(self, correct: Any, critical: Any) -> Any:
-        """What wrong answers cost, for one frame or arrays of frames."""
+        """Cost of wrong answers, for one frame or arrays of frames."""
         if self.critical_lagrange:
             return (self.lagrange + self.critical_lagrange * critical) * (1.0 - correct)
         return self.lagrange * (1.0 - correct)
@@ -84,10 +84,10 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
 
     ## Description
     A drive of ``n_frames`` frames. Frames come at a fixed rate from real tracks (a car
-    approaches a sign); every answer is what the real network answered, looked up in the
-    frame table; delays and energies come from the cost model, the link from a network
-    trace, the server's wait from a queue that others share. A slow choice delays the
-    frames behind it. docs/environment.md holds the whole specification.
+    approaches a sign); answers of the real network are looked up in the frame table; delays and
+    energies come from the cost model, the link from a network trace, the server's wait from a queue
+    that others share. A slow action delays the frames after it. docs/environment.md has the whole
+    specification.
 
     ## Action Space
     ``Discrete(20)``: the canonical number of (E, S), ``index = (E - 1)(E + 2)/2 + S``.
@@ -145,34 +145,34 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     Never terminated; truncated after ``n_frames`` frames.
 
     ## Info
-    Numbers only, the same keys and values as those of one lane of `OffloadVectorEnv`:
-    ``delay_ms, energy_mj, accuracy (0 or 1), cost, cost_delay, cost_energy, cost_miss,
-    cost_budget, queue_ms (of the frame just done), action (its canonical number), exit_used
-    (whose answer stands, 1..5), status (index into `offload_env.outcome.STATUS`: 0 ok,
-    1 fallback, 2 skipped), critical``.
+    Numbers only, with the same keys and values as one lane of `OffloadVectorEnv`: ``delay_ms,
+    energy_mj, accuracy (0 or 1), cost, cost_delay, cost_energy, cost_miss, cost_budget, queue_ms
+    (of the frame just done), action (its canonical number), exit_used (the exit whose answer is
+    used, 1..5), status (index into `offload_env.outcome.STATUS`: 0 ok, 1 fallback, 2 skipped),
+    critical``.
 
     ## Arguments
     Args:
-        scenario: name, path of a TOML file, or a `Scenario`. A mapping as the only argument
-            holds all of them by name, as RLlib passes them.
+        scenario: name, path of a TOML file, or a `Scenario`. A mapping as the only argument holds
+            all arguments by name, as RLlib passes them.
         split: ``train`` or ``test``.
         world: a world instead of both.
         lagrange: first value of the multiplier.
-        render_mode: what `render` gives of the last frame: ``ansi`` a line of text,
-            ``rgb_array`` a picture (`offload_env.frame_picture`), None nothing.
+        render_mode: form of the last frame in `render`: ``ansi`` a line of text, ``rgb_array`` a
+            picture (`offload_env.frame_picture`), None nothing.
 
     ``reset(options={"key": k})`` starts the episode of key k (0..2^64-1): the same drive for
     every policy under comparison. Another option is refused.
 
     Raises:
         RenderModeError, InvalidResetError, InvalidActionError, ResetNeededError: of
-            `offload_env.env_input`, from the method that was given what it cannot use. An action
-            that is refused changes nothing.
+            `offload_env.env_input`, from the method that got the wrong input. An action that is
+            refused changes nothing.
     """
 
     metadata: dict[str, Any] = METADATA
     space: ClassVar[DecisionSpace] = FRAME
-    """What is decided: a whole frame at once, or one decision point after the other."""
+    """What one step decides: a whole frame, or one decision point of it."""
 
     @from_mapping
     def __init__(
@@ -211,7 +211,7 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         return self.simulator.observe(self.space), {}
 
     def step(self, action: np.int64 | int) -> Step:
-        """Carry out a decision; the observation is of the next decision, mostly of a new frame."""
+        """Carry out a decision; the observation is for the next one, usually on a new frame."""
         simulator = self.simulator
         self._check_started()
         number = checked_action(action, self.space.n_actions)
@@ -239,7 +239,7 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         )
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """bool (n_actions,), what is legal now; every action is where one decides a frame."""
+        """bool (n_actions,), legal actions now; all of them where one action decides a frame."""
         if not self._staged:
             return np.ones(N_ACTIONS, bool)
         self._check_started()
@@ -267,12 +267,12 @@ class OffloadStagedEnv(OffloadEnv):
     """Decide again after every exit that the device evaluates, knowing its confidence.
 
     ## Description
-    As `OffloadEnv`, but a frame is not settled by one decision. The device is at a decision
-    point after block p (0 at first). It may run on to a block S and send from there to exit E,
-    or run on to exit E, evaluate its class and calibrated confidence, and then decide again.
-    Every exit that is evaluated costs its head's device time. If no answer comes to what was
-    sent, the frame stays open: the device goes on from block S, evaluates an exit there and
-    answers, but does not send this frame again.
+    As `OffloadEnv`, but a frame may take several decisions. The device is at a decision point after
+    block p (0 at first). It may run on to a block S and send from there to exit E, or run on to
+    exit E, evaluate its class and calibrated confidence, and then decide again. Every exit that is
+    evaluated costs its head's device time. If no answer comes before the time-out, the frame stays
+    open: the device resumes from block S, evaluates an exit there or later and answers, but does
+    not send this frame again.
 
     ## Action Space
     ``Discrete(36)``. After block p, whose exit was evaluated last (0: none):
@@ -284,19 +284,18 @@ class OffloadStagedEnv(OffloadEnv):
     | 20 | p > 0 | answer with the exit evaluated last: the frame ends |
     | 21..35, early time-out | as 0..19 with S < E, in order | the same, but wait less |
 
-    An answer before the time-out ends the frame. The early time-out is what two usual exchanges
-    take (`testbed.policy.estimators.early_timeout_ms`), if that is less.
-    After a time-out at block S only exits that were not evaluated yet, from S on, and 20 are legal.
+    An answer before the time-out ends the frame. The early time-out is the time of two usual
+    exchanges (`testbed.policy.estimators.early_timeout_ms`), if that is less. After a time-out at
+    block S only exits that were not evaluated yet, from S on, and 20 are legal.
 
     `action_masks` says which are legal. An illegal action is not an error (many learners
-    know no masks): one whose exit lies behind is "answer", one whose split lies behind
-    splits at p, what would send after a time-out evaluates its exit, and 20 with nothing
-    evaluated evaluates the nearest exit.
+    know no masks): an exit at or before p means "answer", a split before p means split at p, an
+    action that would send after a time-out evaluates its exit, and 20 with no exit evaluated
+    evaluates the nearest exit.
 
     ## Observation Space
-    ``Box`` of 43 float32: `testbed.policy.observer.STAGED_FIELDS`, that is the 33
-    elements of `OffloadEnv` (with the confidences of this frame's exits as they are seen)
-    and
+    ``Box`` of 43 float32: `testbed.policy.observer.STAGED_FIELDS`, that is the 33 elements of
+    `OffloadEnv` (with the confidences of this frame's exits as they are evaluated) and
 
     | index | name | unit | low | high | scale |
     |---|---|---|---|---|---|
@@ -317,10 +316,9 @@ class OffloadStagedEnv(OffloadEnv):
     Never terminated; truncated when ``n_frames`` frames are done.
 
     ## Info
-    As `OffloadEnv`, and ``frame_done``. While a frame is open, figures are 0, ``action`` is
-    the pair that was run just now and the status 3 (deciding). ``action`` of a finished frame
-    is the canonical action that it amounts to: the pair sent, if one was (``exit_used`` says
-    which exit's answer stands).
+    As `OffloadEnv`, and ``frame_done``. While a frame is open, figures are 0, ``action`` is the
+    pair just run and the status is 3 (deciding). ``action`` of a finished frame is the equivalent
+    canonical action: the pair sent, if one was (``exit_used`` says which exit's answer is used).
 
     ## Arguments
     As `OffloadEnv`.

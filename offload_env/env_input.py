@@ -1,7 +1,7 @@
-"""What environments are given: arguments, seeds, reset options and actions, checked first.
+"""Checks of what a caller passes: arguments, seeds, reset options and actions.
 
-One rule and one error for every environment; what is refused changes nothing. Each error is one
-of sliproad's and one that Gymnasium's users expect.
+One rule and one error for every environment; input that is refused changes nothing. Each error is
+both one of sliproad's and one that Gymnasium's users expect.
 """
 
 from __future__ import annotations
@@ -188,9 +188,9 @@ class LaneSeeds:
         """Seed some lanes, by default all.
 
         Args:
-            seed: an integer seeds lane k with seed + k; a sequence holds one seed a lane, None
-                among them lets a lane go on; None lets all go on.
-            lanes: intp (K,); the others go on.
+            seed: an integer seeds lane k with seed + k; a sequence holds one seed a lane, where
+                None keeps that lane's generator; None keeps all generators.
+            lanes: intp (K,); the others keep their generators.
 
         Raises:
             InvalidResetError: if there is another number of seeds than lanes, or one is not an
@@ -272,7 +272,7 @@ def checked_actions(actions: Any, n_envs: int, n: int) -> NDArray[np.int64]:
 
 
 def _said(value: Any) -> str:
-    """What a value is, in words."""
+    """A short description of a value, for an error message."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and len(shape):
         return f"of shape {tuple(shape)} and type {dtype}"

@@ -1,4 +1,4 @@
-"""Episodes: one 64-bit key decides everything that an episode meets.
+"""Episodes: one 64-bit key decides an episode's frames, link, server load and jitter.
 
 The key is drawn from a seeded `numpy.random.Generator`; draw n of a key is a hash of both, so
 a single environment and one lane of a batch see the same drive without holding a generator each.
@@ -62,13 +62,13 @@ def unit_batch(numbers: Keys) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one episode meets, before any decision.
+    """The random parts of one episode, fixed before any decision.
 
     Attributes:
         key: the episode's 64-bit key; tracks are drawn from it.
         trace: number of the trace in the pool.
         offset_ms: where in the trace the episode starts.
-        server_cell: where in the server's work it starts.
+        server_cell: cell of the server's work series at which it starts.
         jitter_at: where in the jitter pools it starts.
     """
 

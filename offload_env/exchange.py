@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 class Exchange(NamedTuple, Generic[Number]):
-    """What would come of sending one payload, or one in every lane (arrays (B,)).
+    """The exchange that sending one payload would give, or one in every lane (arrays (B,)).
 
     Attributes:
         size: bytes on the uplink.
@@ -56,7 +56,7 @@ class Exchanges:
         self._offset, self._cell0 = plan.offset_ms, plan.server_cell
 
     def of(self, sent: float, radio_free: float, size: float, server_ms: float) -> Exchange[float]:
-        """What would come of a payload.
+        """The exchange of one payload.
 
         Args:
             sent: when it is handed to the radio, milliseconds since the start of the episode.
@@ -98,7 +98,7 @@ class BatchExchanges:
         size: Floats,
         server_ms: Floats,
     ) -> Exchange[Floats]:
-        """What would come of a payload in every lane, arrays (B,).
+        """The exchange of one payload in every lane, arrays (B,).
 
         Args:
             lane: constants of each episode's trace.
@@ -118,12 +118,12 @@ class BatchExchanges:
 
 
 def server_wait_ms(work_ms: Floats, first_cell: NDArray[np.int64], arrive_ms: Floats) -> Floats:
-    """Wait at the server of payloads that arrive then, since the start of their episodes.
+    """Wait at the server of payloads that arrive at given times of their episodes.
 
     Args:
         work_ms: float64 (`POOL`,), `World.server_work_ms`.
-        first_cell: in which the episodes start, of a shape that broadcasts to that of `arrive_ms`.
-        arrive_ms: float64.
+        first_cell: cells in which the episodes start; broadcasts to the shape of `arrive_ms`.
+        arrive_ms: float64, since the start of each episode.
     """
     cell = (arrive_ms / CELL_MS).astype(np.int64)
     work = work_ms.take(np.minimum(first_cell + cell, POOL - 1))

@@ -1,6 +1,6 @@
-"""A frame and what was decided about it, as a line of text and as a small picture.
+"""A frame and its decision, as a line of text and as a small picture.
 
-Frame tables hold answers, not images: of a simulated frame the picture shows a sign of its class,
+Frame tables hold answers, not images. For a simulated frame the picture shows a sign of its class,
 drawn by `cnn.render.rendered_tracks`, the same one throughout a track.
 """
 
@@ -23,7 +23,7 @@ from offload_env.world import World
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 METADATA: Final[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}
-"""What every environment's ``metadata`` says about `rendered`."""
+"""Every environment's ``metadata`` for `rendered`."""
 WIDTH: Final = 400
 HEIGHT: Final = 160
 _SIGN_PX: Final = 120
@@ -40,8 +40,8 @@ class Shown:
         number: of the frame in the drive, from 0.
         label: its class; None unknown.
         track: of the frame table; the same sign is drawn throughout.
-        image: uint8 (H, W, 3), the frame itself where there is one, instead of a drawing.
-        outcome: what became of the frame; None before the decision.
+        image: uint8 (H, W, 3), the frame itself if there is one; None draws a sign.
+        outcome: of the frame; None before the decision.
     """
 
     number: int
@@ -58,7 +58,7 @@ def shown_of(world: World, row: int, number: int, outcome: Outcome | None = None
 
 
 def rendered(world: World, shown: Shown, render_mode: str) -> str | Picture:
-    """A frame as an environment's `render_mode` says: ``ansi`` or ``rgb_array``."""
+    """A frame in an environment's `render_mode`: ``ansi`` or ``rgb_array``."""
     return describe(shown) if render_mode == "ansi" else paint(world, shown)
 
 
@@ -78,7 +78,7 @@ def paint(world: World, shown: Shown) -> Picture:
 
     Args:
         world: for the deadline and the energy of full local processing, the ends of the bars.
-        shown: what to paint.
+        shown: frame to paint.
 
     Returns:
         uint8 (`HEIGHT`, `WIDTH`, 3), RGB, a new array.

@@ -1,6 +1,6 @@
 """B parallel episodes: their state as arrays of one element (or column) per lane.
 
-What their devices learn and observe is `testbed.policy.observer.Observer` with arrays.
+Estimators and observations are those of `testbed.policy.observer.Observer`, with arrays.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ class Lanes:
     last_prediction: Ints
     confidences: PerExit
     recent: Recent
-    # what is asked for: accuracy floor, prices of a millisecond and of a millijoule
+    # preferences: accuracy floor, prices of a millisecond and of a millijoule
     floor: Floats
     delay_price: Floats
     energy_price: Floats
-    # decisions on the frame in front
+    # decisions on the current frame
     compute: Floats
     position: Ints
     evaluated: Ints
@@ -133,7 +133,7 @@ class Lanes:
         return new
 
     def forget_decisions(self) -> None:
-        """Nothing has been decided about the frame in front of any lane yet."""
+        """Clear the decisions: no lane has decided about its current frame yet."""
         for name in _OF_FRAME:
             getattr(self, name)[:] = 0
         self.stage_prediction[:] = -1
@@ -244,7 +244,7 @@ class BatchObserver:
         out[18] = s.last_exit
         out[19] = s.agreement
         out[20] = s.answers
-        # Before any frame the credit is 0: there is nothing to owe yet.
+        # Before any frame the credit is 0: no accuracy is missing yet.
         frames = np.maximum(s.frame, 1)
         np.subtract(
             s.confidence_sum / frames,

@@ -50,13 +50,12 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     ## Description
     A MEC server and a link run as processes of their own, the device runs here: its blocks
     compute on real images, payloads cross real sockets through a link that replays the
-    drive's trace, the server answers. The device keeps the pace of the scenario's: every
-    section is computed for real, then waits until the time that the cost model states has
-    passed. Compute times are so modelled by statement, all other times measured;
-    `pace_kept` says whether this machine was fast enough. Time is real: ``step`` returns
-    when the next frame has been captured, and a learner that thinks longer than the device
-    computes delays its own frames.
-    The server serves nobody else; the scenario's other users are left out.
+    drive's trace, the server answers. The device keeps the pace of the scenario's device: it
+    computes every section for real, then waits until the time that the cost model states has
+    passed. So compute times are modelled and all other times are measured; `pace_kept` says whether
+    this machine was fast enough. Time is real: ``step`` returns when the next frame has been
+    captured, and a learner that thinks longer than the device computes delays its own frames. The
+    server has no other users; those of the scenario are left out.
 
     ## Action Space, Observation Space, Rewards, Episode End
     As `OffloadEnv`. Energy is the model meter's: measured times and bytes, published powers.
@@ -81,7 +80,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
 
     metadata: dict[str, Any] = METADATA
     space: ClassVar[DecisionSpace] = FRAME
-    """What is decided: a whole frame at once, or one decision point after the other."""
+    """What one step decides: a whole frame, or one decision point of it."""
 
     @from_mapping
     def __init__(
@@ -117,12 +116,12 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         self._spent_mj = 0.0
         self._last = None
         observation = self._rig.receive()
-        # The drive starts with its first capture: by definition nothing has queued.
+        # The drive starts with its first capture, so no frame has queued yet.
         observation[QUEUE_AT] = -1.0
         return self._before_deciding(observation), {}
 
     def _before_deciding(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The observation before the first decision on the frame in hand."""
+        """The observation before the first decision on the current frame."""
         if not self._staged:
             return observation
         if self._rig.skipped:
@@ -149,7 +148,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         return seen, reward, terminated, truncated, info
 
     def _finish(self, action: int) -> Step:
-        """The frame in hand has ended: wait for the next one, and account for it."""
+        """The current frame has ended: wait for the next one, and account for it."""
         device = self._rig.device
         self._image = self._rig.image
         self._done += 1
@@ -161,7 +160,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
             observation = self._rig.receive()
             done = device.finished
         assert done is not None
-        if done.status == "skipped":  # nothing was carried out, but this was decided
+        if done.status == "skipped":  # not carried out, but this action was decided
             chosen = action_from_index(action)
             done = replace(done, action=chosen.index, exit_used=chosen.exit)
         info = self._account(done)
@@ -169,7 +168,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         return observation, float(reward), False, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """bool (n_actions,), what is legal now; every action is where one decides a frame."""
+        """bool (n_actions,), legal actions now; all of them where one action decides a frame."""
         return np.array(LEGAL[self._rig.device.point]) if self._staged else np.ones(N_ACTIONS, bool)
 
     def render(self) -> str | Picture | None:
@@ -199,7 +198,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         return self._rig.started_s
 
     def link_record(self) -> LinkRecord:
-        """What the link of this drive replays and when it started."""
+        """The trace that this drive's link replays, and when it started."""
         return self._rig.link_record()
 
     def link_stats(self) -> dict[str, Any]:
@@ -239,7 +238,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         return {**info, "measurement": row}
 
     def _budget_cost(self, energy_mj: float) -> float:
-        """What a frame is charged once the drive's energy budget is spent."""
+        """The charge on a frame once the drive's energy budget is spent."""
         price = self.world.scenario.price
         self._spent_mj += energy_mj
         over = 0 < price.energy_budget_mj < self._spent_mj

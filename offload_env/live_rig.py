@@ -1,4 +1,4 @@
-"""What a live environment drives: a server and a link as processes, and a device here."""
+"""The parts of a live environment: a server and a link as processes, and a device in this one."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class LiveRig:
 
     @property
     def image(self) -> NDArray[np.uint8]:
-        """The frame in hand, uint8 (H, W, 3), RGB, as the device captured it."""
+        """The current frame, uint8 (H, W, 3), RGB, as the device captured it."""
         assert self.device is not None  # raises before the first drive
         return self._frame.image
 
@@ -69,7 +69,7 @@ class LiveRig:
         return None if self._device is None else self._device.origin_s
 
     def link_record(self) -> LinkRecord:
-        """What the link of this drive replays and when it started."""
+        """The trace that this drive's link replays, and when it started."""
         if self._link is None:
             raise ConfigError("no drive", expected="reset first", hint="call reset()")
         return self._link.record()
@@ -103,7 +103,7 @@ class LiveRig:
         return self.look() if observation is None else observation
 
     def look(self) -> NDArray[np.float32]:
-        """What the device knows now of a frame on which it does not decide."""
+        """The device's observation of a frame on which it does not decide."""
         from cnn.frame_table import frame_features
 
         frame = self._frame
@@ -114,7 +114,7 @@ class LiveRig:
         return self._observer.observe(time.monotonic(), features, queue_ms, 0.0)
 
     def look_staged(self, base: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The staged observation before any exit of a frame, from what is known of it."""
+        """The staged observation before any exit of a frame, from its frame-level observation."""
         return self._observer.observe_stage(base, [], 0, 0.0)
 
     def close(self) -> None:

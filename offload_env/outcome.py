@@ -1,4 +1,4 @@
-"""What one frame cost, how it ended, and the info that tells a learner so."""
+"""The cost and status of one frame, and the info dict for learners."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ STATUS: Final = ("ok", "fallback", "skipped", "deciding")
 
 
 class Outcome(NamedTuple):
-    """What one frame cost.
+    """The cost of one frame.
 
     Attributes:
         row: of the frame table.
         action: canonical number decided.
-        used: canonical number of the action whose answer stands (a local one after a
-            fallback).
+        used: canonical number of the action whose answer is used (a local one after a fallback).
         status: `OK`, `FALLBACK` or `SKIPPED`.
         queue_ms: wait for the device.
         compute_ms: head, encoder and local exit.
@@ -71,7 +70,7 @@ NOTHING: Final = Outcome._make([0.0] * len(Outcome._fields))._replace(status=DEC
 
 
 class BatchOutcome(NamedTuple):
-    """What one frame cost in every lane: `Outcome` with arrays (B,)."""
+    """The cost of one frame in every lane: `Outcome` with arrays (B,)."""
 
     row: NDArray[np.int64]
     action: NDArray[np.int64]
@@ -98,7 +97,7 @@ class BatchOutcome(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence[BatchOutcome], lanes: NDArray[np.intp]) -> BatchOutcome:
-        """Parts that together cover all lanes, in the order of `lanes` (intp (B,), theirs)."""
+        """Join parts that together cover all lanes; `lanes` (intp (B,)) has theirs, in order."""
         order = lanes.argsort()
         return cls._make(np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True))
 
@@ -113,8 +112,8 @@ def frame_info(
     """The info of a frame that ended, or of one in every lane: numbers, or arrays (B,).
 
     Args:
-        outcome: what the frame cost.
-        exit_used: whose answer stands, 1..5.
+        outcome: of the frame.
+        exit_used: the exit whose answer is used, 1..5.
         accuracy: 1 if it is the true class, else 0.
         critical: whether the frame's class is a critical one.
         prices: of a millisecond, of a millijoule and of a missed deadline.

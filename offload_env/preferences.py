@@ -1,8 +1,8 @@
-"""Drives whose user asks for something else each time: weights and floor drawn by lane.
+"""Drives with different preferences: weights and floor drawn by lane.
 
-The observation already tells the device its accuracy floor and its weight of delay against
-energy (`testbed.policy.observer`: ``accuracy_floor``, ``delay_share``). Here both differ from
-drive to drive, so that one policy can learn to serve all of them.
+The observation already holds the device's accuracy floor and weight of delay against energy
+(`testbed.policy.observer`: ``accuracy_floor``, ``delay_share``). Here both differ from drive to
+drive, so that one policy can learn to serve all preferences.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Floats = NDArray[np.float64]
 FLOOR_AT: Final = next(f.index for f in FIELDS if f.name == "accuracy_floor")
 SHARE_AT: Final = next(f.index for f in FIELDS if f.name == "delay_share")
 _FLOOR, _SHARE = 4, 5
-"""Draw numbers of an episode's key, of those that `offload_env.world` leaves free."""
+"""Draw numbers of an episode's key that `offload_env.world` does not use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """What users may ask for: uniform between the ends.
+    """Range of the preferences: uniform between the ends.
 
     Attributes:
-        floor: lowest and highest accuracy floor, as the device is told it.
+        floor: lowest and highest accuracy floor of the device's task settings.
         delay_share: lowest and highest w_delay / (w_delay + w_energy).
     """
 
@@ -78,7 +78,7 @@ class ConditionedVectorEnv(OffloadVectorEnv):
 
     Args:
         num_envs, scenario, split, world, autoreset_mode: as in `OffloadVectorEnv`.
-        preferences: what is drawn from; None takes `Preferences.of` without a margin.
+        preferences: range to draw from; None takes `Preferences.of` without a margin.
     """
 
     @from_mapping
@@ -129,12 +129,12 @@ class ConditionedVectorEnv(OffloadVectorEnv):
 
 
 def preferring(world: World, floor: float, delay_share: float) -> World:
-    """The same world under one floor and weight: what `ConditionedVectorEnv` is in one lane.
+    """The same world under one floor and weight, as one lane of `ConditionedVectorEnv`.
 
     Args:
-        world: of any split. Its own floor moves by as much as the device's does, so that on
-            other frames too the floor stays as far below full local processing.
-        floor: accuracy floor that the device is told.
+        world: of any split. Its own floor moves by as much as the device's, so that on other frames
+            too the floor keeps its distance below full local processing.
+        floor: accuracy floor in the device's task settings.
         delay_share: w_delay / (w_delay + w_energy), [0, 1].
     """
     price = world.scenario.price

@@ -1,10 +1,9 @@
 """Simulate a live run again: its frames, its decisions, its link.
 
-In two ways. `repeat` lets device and server compute for as long as they did live, frame by
-frame: what it compares is the simulator's account of everything else (queue, radio, link,
-time-outs, modem, prices), undisturbed by a machine whose speed wanders during the run.
-`simulate` takes compute times from the cost model as well: it compares the whole model, and
-the wandering of that hour with it.
+In two ways. `repeat` takes device and server compute times from the live run, frame by frame. So it
+compares everything else in the simulator (queue, radio, link, time-outs, modem, prices),
+undisturbed by a machine whose speed varies during the run. `simulate` takes compute times from the
+cost model: it compares the whole model, including the variation of the machine's speed.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def live_table(
     source: str,
     progress: Callable[[int], object] | None = None,
 ) -> FrameTable:
-    """What the real network answers to these frames, for all actions.
+    """The real network's answers to these frames, for all actions.
 
     Args:
         runtime: the network.
@@ -104,7 +103,7 @@ def source_table(
 
 
 def measured(rows: Sequence[Measurement]) -> Figures:
-    """Means of what the testbed measured.
+    """Means of the testbed's measurements.
 
     Raises:
         DataError: if there are no rows, or one has no energy figure.
@@ -130,11 +129,11 @@ class Computed:
     """How long one frame computed on the live run; None where it did not.
 
     Attributes:
-        stall_ms: from the moment at which the frame was there and the device free until it
-            started: nothing of the device's, but of the machine that it runs on.
+        stall_ms: from the moment at which the frame was there and the device free until it started;
+            caused by the machine that the device runs on, not by the device.
         device_ms: on the device, before anything was sent: all its work on the frame (capture,
             features, decision, head, encoder), not the network alone.
-        fallback_ms: on the device, after no answer came.
+        fallback_ms: on the device, after an exchange that failed.
         server_ms: at the server, waiting there included.
     """
 
@@ -145,7 +144,7 @@ class Computed:
 
     @classmethod
     def of(cls, row: Measurement, before: Measurement | None, timeout_ms: float) -> Computed:
-        """Read it off a measurement and the one before it.
+        """Compute it from a measurement and the one before it.
 
         Failures other than a time-out are known at once.
         """
@@ -169,7 +168,7 @@ class RepeatingSimulator(Simulator):
     """A simulator that computes for given times."""
 
     def repeat(self, action: int, computed: Computed) -> Outcome:
-        """As `settle`; what is not given takes the cost model's mean time."""
+        """As `settle`; a time that is not given is the cost model's mean."""
         self._start += computed.stall_ms
         self._queue += computed.stall_ms
         if self.will_skip:
@@ -209,7 +208,7 @@ def repeat(
 
 
 def computed_times(rows: Sequence[Measurement], timeout_ms: float) -> list[Computed]:
-    """What each frame of a run computed."""
+    """Compute times of each frame of a run."""
     return [
         Computed.of(row, before, timeout_ms)
         for row, before in zip(rows, [None, *rows[:-1]], strict=True)
@@ -229,10 +228,10 @@ def simulate(
 
     Args:
         scenario: device, timing and price of the run; its other server users are left out,
-            because a live server serves nobody else.
+            because a live server has no other users.
         table: one row a frame, in the order of the run.
-        rows: measurements, of which only the decisions are used.
-        link: what the link replayed.
+        rows: measurements; only their decisions are used.
+        link: trace that the link replayed, and its start.
         started_s: `time.monotonic` of the first frame's capture.
         draws: simulations averaged.
 
@@ -249,7 +248,7 @@ def simulate(
 
 
 def simulated(outcomes: Sequence[Outcome]) -> Figures:
-    """Means of what the simulator said."""
+    """Means of the simulator's outcomes."""
     return Figures(
         float(np.mean([o.delay_ms for o in outcomes])),
         float(np.mean([o.energy_mj for o in outcomes])),

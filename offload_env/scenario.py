@@ -1,7 +1,7 @@
-"""Scenarios: what is driven, on which device, over which link, at what price.
+"""Scenarios: the frames, the device, the link, the server and the price.
 
 A scenario is a TOML file with the sections of `Scenario`. Every key is checked: an unknown
-one, a wrong type or an impossible value is a `ConfigError` that says what would be right.
+one, a wrong type or an impossible value is a `ConfigError` that says what is expected.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """Accuracy that is owed on average over the drives.
+    """Required mean accuracy over the drives.
 
     Attributes:
         accuracy_margin: the floor is the main exit's local accuracy on the same frames,

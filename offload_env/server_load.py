@@ -1,9 +1,9 @@
 """The wait at a MEC server that other users share.
 
 No public measurement of MEC load was found, so this is a model: other users' requests
-arrive at random (Poisson) with a rate that wanders slowly, each takes `service_ms`, and one
-server works them off in order. The wait of our own request is the work that stands before
-it (an M/D/1 queue with modulated arrivals). Our own requests, a few a second, add nothing.
+arrive at random (Poisson) with a rate that varies slowly, each takes `service_ms`, and one server
+serves them in order. The wait of our own request is the unfinished work before it (an M/D/1 queue
+with modulated arrivals). Our own requests, a few a second, add nothing.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 radio in which abandoned bytes leave first, time-outs, local fallback, skipped frames, the
 modem's tail. `offload_env.batch_simulator` does the same operations in the same order with arrays.
 
-A frame is either settled at once by one action, or advanced decision by decision: exits are
-evaluated one after the other until the device answers or sends.
+One action settles a frame at once, or the frame advances decision by decision: exits are evaluated
+one after the other until the device answers or sends.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Simulator:
 
     @property
     def queue_ms(self) -> float:
-        """How long the frame in front has waited for the device."""
+        """How long the current frame has waited for the device."""
         return self._queue
 
     @property
@@ -121,13 +121,13 @@ class Simulator:
 
     @property
     def tail_left_ms(self) -> float:
-        """How long the modem will still stay up by itself."""
+        """Time that is left of the modem's tail."""
         left = self._last_end + self._tail - self._start
         return left if left > 0.0 else 0.0
 
     @property
     def will_skip(self) -> bool:
-        """The frame in front has waited too long: whatever is decided, it is skipped."""
+        """Whether the current frame has waited too long: it is skipped, whatever the decision."""
         return self._queue > self._max_queue
 
     def _arrive(self) -> None:
@@ -140,7 +140,7 @@ class Simulator:
         self._server_factor = self._server_jitter[jitter_at]
 
     def _forget_decisions(self) -> None:
-        """Nothing has been decided about the frame in front yet."""
+        """Clear the decisions: there is none about the current frame yet."""
         self._compute = 0.0
         self._position = self._timed_out = 0
         self._waited = self._rest = self._wasted_mj = 0.0
@@ -148,7 +148,7 @@ class Simulator:
 
     @property
     def point(self) -> int:
-        """Decision point of the frame in front, see `testbed.policy.decision_points`."""
+        """Decision point of the current frame, see `testbed.policy.decision_points`."""
         evaluated = self.exits[-1][0] if self.exits else 0
         return POINTS[self._timed_out][self._position][evaluated]
 
@@ -165,7 +165,7 @@ class Simulator:
         return np.array(seen, np.float32)
 
     def settle(self, action: int) -> Outcome:
-        """Decide `action` (0..19) for the frame in front and let it run to its answer."""
+        """Decide `action` (0..19) for the current frame and run it to its answer."""
         if self._queue > self._max_queue:
             return self._skip(action)
         return self._finish(action, self._device_ms[action] * self._jitter)
@@ -174,8 +174,8 @@ class Simulator:
         """Carry out a staged action (0..35) that is legal at `point`.
 
         Returns:
-            The frame's outcome, or None if it is still open. Whatever is decided about a frame
-            that has waited too long skips it.
+            The frame's outcome, or None if it is still open. A frame that has waited too long is
+            skipped, whatever the decision.
         """
         pair = PAIR[chosen]
         if self.will_skip:
@@ -230,7 +230,7 @@ class Simulator:
         return None
 
     def _exchange(self, action: int, sent: float) -> Exchange[float]:
-        """What would come of handing the action's payload to the radio at `sent`."""
+        """The exchange that follows if the radio gets the action's payload at `sent`."""
         return self._exchanges.of(
             sent,
             self._radio_free,
@@ -280,17 +280,17 @@ class Simulator:
         )
 
     def _next_start(self, free: float) -> float:
-        """When the next frame starts, if the device is free at `free`."""
+        """Time at which the next frame starts, if the device is free at `free`."""
         next_captured = (self.frame + 1) * self._period
         return free if free > next_captured else next_captured
 
     def _tail_without_exchange(self, free: float) -> float:
-        """What of this frame's time the modem spends in the tail of an earlier exchange."""
+        """Part of this frame's time that the modem spends in the tail of an earlier exchange."""
         tail = min(self._next_start(free), self._last_end + self._tail) - self._start
         return tail if tail > 0.0 else 0.0
 
     def _tail_around(self, sent: float, end: float, free: float) -> float:
-        """What of this frame's time the modem spends in a tail, before and after an exchange."""
+        """Part of this frame that the modem spends in a tail, before and after an exchange."""
         before = min(sent, self._last_end + self._tail) - self._start
         after = self._next_start(free) - end
         return (before if before > 0.0 else 0.0) + (after if after < self._tail else self._tail)
@@ -314,7 +314,7 @@ class Simulator:
         send_mj: float,
         tail: float,
     ) -> Outcome:
-        """Add up the frame, go on to the next one."""
+        """Add up the frame's outcome and start the next frame."""
         row, queue = self._row, self._queue
         delay = self._free - self._captured
         compute_mj = self._busy * (compute + fallback) / 1e3

@@ -1,4 +1,4 @@
-"""What a scenario names: its frames, cost model and traces, and whether they fit together."""
+"""Load a scenario's frames, cost model and traces, and check that they fit together."""
 
 from __future__ import annotations
 

@@ -52,17 +52,17 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
     Seeds as in Gymnasium: ``reset(seed=s)`` gives lane k the drive of
     ``OffloadEnv.reset(seed=s + k)``.
 
-    What a step does in a lane whose drive has ended is `autoreset_mode`, as in
+    `autoreset_mode` says what a step does in a lane whose drive has ended, as in
     `gymnasium.vector.SyncVectorEnv` (https://farama.org/Vector-Autoreset-Mode):
 
     * ``SAME_STEP``, the default: the step that truncates returns the first observation of the
       next drive; ``info["final_obs"]`` (float32 (B, 33), rows where ``info["_final_obs"]``) is
       the last one of the drive that ended. The other keys describe the frame just done in every
       lane, also in this step; ``info["final_info"]`` holds them once more.
-    * ``NEXT_STEP``, what Gymnasium's vector wrappers and RLlib expect: the step that truncates
-      returns the last observation. The step after it begins the next drive, whatever the
-      action: its reward is 0. As in Gymnasium, ``info["_KEY"]`` (bool (B,)) says which lanes
-      have run a frame and so have a value of each ``KEY``; elsewhere it is 0.
+    * ``NEXT_STEP``, which Gymnasium's vector wrappers and RLlib expect: the step that truncates
+      returns the last observation. The next step begins the next drive, whatever the action, with
+      reward 0. As in Gymnasium, ``info["_KEY"]`` (bool (B,)) says which lanes have run a frame and
+      so have a value of each ``KEY``; elsewhere it is 0.
     * ``DISABLED``: the lane must be reset with ``reset(options={"reset_mask": mask})``.
 
     ``info`` holds arrays (B,) with the keys and values of `OffloadEnv`.
@@ -72,8 +72,8 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         scenario, split, world, lagrange, render_mode: as in `OffloadEnv`; `render` gives one
             picture or line a lane.
         autoreset_mode: of `gymnasium.vector.AutoresetMode`, or its value, such as ``NextStep``.
-        max_episode_steps: steps after which a drive is truncated, if it has not ended before;
-            None or -1: only its end does.
+        max_episode_steps: steps after which a drive is truncated, if it has not ended before; None
+            or -1 is no limit.
 
     Raises:
         RenderModeError, InvalidResetError, InvalidActionError, ResetNeededError: as in
@@ -85,7 +85,7 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
     space: ClassVar[DecisionSpace] = FRAME
-    """What is decided: a whole frame at once, or one decision point after the other."""
+    """What one step decides: a whole frame, or one decision point of it."""
 
     single_action_space: gym.spaces.Discrete
 
@@ -132,8 +132,8 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         """Start another drive in every lane.
 
         ``options`` may hold ``key`` (an integer for all lanes, or one a lane) or ``keys``
-        (uint64 (B,)), the episodes to run, and ``reset_mask`` (bool (B,)), the lanes to reset;
-        the others go on, their seeds too.
+        (uint64 (B,)), the episodes to run, and ``reset_mask`` (bool (B,)), the lanes to reset; the
+        others continue, with their seeds.
         """
         given = checked_options(options, ("key", "keys", "reset_mask"))
         lanes, keys = asked_lanes(given, self.num_envs), asked_keys(given, self.num_envs)
@@ -218,7 +218,7 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         return reward, info
 
     def _begin_in_same_step(self, truncated: Bools, info: dict[str, Any]) -> NDArray[np.float32]:
-        """Lanes that ended begin the next drive; what ended goes into `info`."""
+        """Lanes that ended begin the next drive; the last observations go to `info`."""
         observation = self._observe()
         if truncated.any():
             # The usual keys always describe the frame just done: also the final one.
@@ -233,8 +233,8 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
     def _begin_in_next_step(self, reward: Floats, truncated: Bools, info: dict[str, Any]) -> None:
         """Lanes that ended in the step before begin the next drive instead of running a frame.
 
-        They were stepped beyond their end with the others, which costs less than to leave them
-        out; nothing of that is kept.
+        They were stepped beyond their end with the others, because leaving them out costs more; the
+        results of that step are dropped.
         """
         ran = ~self._ended
         if not ran.all():
@@ -246,7 +246,7 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         info.update({f"_{name}": ran.copy() for name in info})
 
     def action_masks(self) -> Bools:
-        """bool (B, n_actions), what is legal now; every action is where one decides a frame."""
+        """bool (B, n_actions), legal actions now; all of them where one action decides a frame."""
         if not self._staged:
             return np.ones((self.num_envs, N_ACTIONS), bool)
         self._check_started()

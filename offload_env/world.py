@@ -62,16 +62,16 @@ class World:
     """Everything that does not change within a scenario and split.
 
     Attributes:
-        scenario, split: what it was built from.
+        scenario, split: source of the world.
         table: the frames.
         cost: the cost model, with the scenario's slowdown and power profile.
         traces: the drives' link.
         pool: the same, laid out for simulation.
         server_work_ms: float64 (`POOL`,), unfinished work at the server, see `ServerLoad`.
         device_jitter, server_jitter: float64 (`POOL`,), factors on compute times, mean 1.
-        accuracy_floor: what this split's mean accuracy is held to.
+        accuracy_floor: required mean accuracy on this split.
         critical_floor: the same for the critical classes; 0 if there are none.
-        settings: what the device knows from the start (floor of the training frames).
+        settings: the device's task settings (with the floor of the training frames).
         delay_ref_ms, energy_ref_mj: full local processing without queueing.
         device_ms: float64 (20,), head, encoder and local exit, slowdown included.
         fallback_ms: float64 (20,), finishing locally, slowdown included.
@@ -79,7 +79,7 @@ class World:
         sent_bytes: float64 (N, 20), payload and framing on the uplink; 0 if local.
         standing_ms: float64 (6,), spent on a frame when the device is after block p > 0:
             the frame's overhead and blocks 1..p, no exit; 0 for p = 0. Slowdown included.
-        resumed_ms: float64 (6,), the same when it goes on after an exchange that timed out.
+        resumed_ms: float64 (6,), the same when it resumes after an exchange that timed out.
         correct, critical: bool (N, 20) and (N,).
         features: float32 (N, 6), scaled as in the observation.
         track_start: int64 (n_tracks,), first row of each track.
@@ -192,7 +192,7 @@ def build_world(
     table: FrameTable | None = None,
     cost: CostModel | None = None,
 ) -> World:
-    """Read what a scenario names and derive the rest.
+    """Load a scenario's frames, cost model and traces, and derive the rest.
 
     Args:
         scenario: a scenario, its name, or the path of its file.
@@ -237,7 +237,7 @@ def _assemble(
     train_table: FrameTable | None,
 ) -> World:
     check_fit(table, cost)
-    # Environments hand the world out: what it shares must not be edited through it.
+    # Environments give the world to callers, who must not edit what it shares.
     table, traces = _read_only(table), [_read_only(trace) for trace in traces]
     if train_table is None:
         train_table = table if split == "train" else load_table(scenario, "train")
@@ -251,7 +251,7 @@ def _assemble(
         full_local_ms=delay_ref,
         energy_budget_mj=price.energy_budget_mj,
     )
-    # The noise of a scenario is part of it: the same for every seed and every policy.
+    # The noise belongs to the scenario: the same for every seed and every policy.
     rng = np.random.default_rng([zlib.crc32(scenario.name.encode()), SPLITS.index(split)])
     arrays: dict[str, NDArray[np.float64]] = {
         "server_work_ms": scenario.server.work_ms(rng, POOL),

@@ -1,17 +1,17 @@
 """LinUCB: a contextual bandit that learns the exchange's delay while it drives.
 
-The idea of Autodidactic Neurosurgeon (L. Zhang, L. Chen, J. Xu, WWW 2021,
-arXiv:2102.02638): what the device does itself takes a known time; what happens beyond the
-split is a linear function of a context, ``theta . x``, and ``theta`` is learnt from the
-device's own exchanges. The split is chosen by an optimistic estimate, so that what is
-little known is tried. Three things are adapted to this decision:
+The idea of Autodidactic Neurosurgeon (L. Zhang, L. Chen, J. Xu, WWW 2021, arXiv:2102.02638): the
+device's own compute takes a known time; the delay beyond the split is a linear function of a
+context, ``theta . x``, and ``theta`` is learnt from the device's own exchanges. The split is chosen
+by an optimistic estimate, so that uncertain splits are tried. Three things are adapted to this
+decision:
 
-* the context of an action is what the device predicts for it (time to send, round trip and
-  wait, server's compute), so ``theta`` starts at 1, 1, 1 and learns how wrong that is;
+* the context of an action is the device's prediction for it (time to send, round trip and wait,
+  server's compute), so ``theta`` starts at 1, 1, 1 and learns the error of that prediction;
 * old exchanges are forgotten frame by frame (discounted LinUCB: Russac, Vernade, Cappé,
-  NeurIPS 2019). A device that stays local grows unsure again and tries to send, which is what
-  Autodidactic Neurosurgeon's forced sampling is for;
-* exits cost accuracy, so a price is put on the predicted chance of a wrong answer, as in
+  NeurIPS 2019). A device that stays local becomes uncertain again and tries to send; Autodidactic
+  Neurosurgeon has forced sampling for that;
+* early exits cost accuracy, so the predicted error probability has a price, as in
   `agents.baselines.rules.GreedyPolicy`.
 """
 
@@ -36,9 +36,9 @@ from testbed.policy.policies import Feedback
 
 _FEATURES: Final = 4
 _BIAS_MS: Final = 10.0
-"""The constant feature; of the others' size, so that one ridge weight serves all."""
+"""The constant feature; of the same size as the others, so that one ridge weight serves all."""
 _RIDGE_MS: Final = 20.0
-"""Coefficients start as sure as one exchange of this length would make them."""
+"""Coefficients start with the certainty that one exchange of this length gives."""
 
 
 class LinUcbPolicy:
@@ -49,7 +49,7 @@ class LinUcbPolicy:
         price: cost of one wrong answer.
         optimism_ms: standard error of the exchange, milliseconds, that the estimate is
             lowered by (LinUCB's alpha); 0 does not explore.
-        keep: weight that what was learnt keeps at each frame, (0, 1].
+        keep: factor on the weight of old exchanges at each frame, (0, 1].
         accuracy_table: table of P(correct), measured on training frames.
     """
 
@@ -89,7 +89,7 @@ class LinUcbPolicy:
     def decide_batch(
         self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
     ) -> NDArray[np.int64]:
-        """Canonical action numbers; another number of rows than before starts anew."""
+        """Canonical action numbers; a different number of rows than before resets the memories."""
         if len(observations) != self._rows:
             self._begin(len(observations))
         raw = raw_observation(observations)
@@ -107,7 +107,7 @@ class LinUcbPolicy:
         return chosen
 
     def learn(self, feedback: Feedback) -> None:
-        """One more frame: the exchange's length where something was sent."""
+        """Learn from one more frame: the exchange's length where something was sent."""
         sent = np.isfinite(feedback.exchange_ms)
         x = self._x * sent[:, None]
         error = np.where(sent, feedback.exchange_ms - self._expected_ms, 0.0)
@@ -117,7 +117,7 @@ class LinUcbPolicy:
         self._missed += x * error[:, None]
 
     def _context(self, raw: Floats) -> tuple[Floats, Floats]:
-        """Features (B, 20, 4) and the exchange that the device predicts by itself (B, 20).
+        """Features (B, 20, 4) and the device's own prediction of the exchange (B, 20).
 
         Nothing counts beyond the time-out: an exchange that takes longer times out.
         """

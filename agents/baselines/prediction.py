@@ -1,7 +1,7 @@
-"""What an engineer's rule can predict from an observation: delay, energy and cost of 20 actions.
+"""Predictions of an engineer's rule from an observation: delay, energy and cost of 20 actions.
 
 The single-frame cost model with the device's own estimates of rate, round trip and server
-wait in place of the truth. Every rule of `agents.baselines.rules` stands on this.
+wait in place of the true values. Every rule of `agents.baselines.rules` uses it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ SPLITS: Final = np.array([a.split for a in ACTIONS])
 IS_LOCAL: Final = np.array([a.is_local for a in ACTIONS])
 
 HOLD_OFF_S: Final = 1.0
-"""How long a rule takes a link for dead after an exchange that failed. Nothing is learnt about rate
-and round trip from a failure, so without this a rule would try again at every frame."""
+"""How long a rule treats a link as dead after an exchange that failed. A failure teaches nothing
+about rate and round trip, so without this a rule would try again at every frame."""
 
 _LOW: Final = np.array([np.log(f.low) if f.scale == "log" else f.low for f in FIELDS])
 _HIGH: Final = np.array([np.log(f.high) if f.scale == "log" else f.high for f in FIELDS])
@@ -67,7 +67,7 @@ class Predictor:
     def exchange_ms(self, raw: Floats) -> Floats:
         """Predicted exchange of every action, (B, 20); 0 for local ones.
 
-        Without end, so a time-out, for `HOLD_OFF_S` after one that failed.
+        Infinite, so a time-out, for `HOLD_OFF_S` after one that failed.
         """
         rate = raw[:, AT["uplink_mbps"], None]
         rtt = raw[:, AT["rtt_ms"], None]
@@ -110,7 +110,7 @@ class Predictor:
         period = world.scenario.timing.period_ms
         after = np.maximum(period - world.device_ms - waiting - fallback, 0.0)
         left = raw[:, AT["tail_left_ms"], None]
-        # A tail reading at the field's low end means that the modem sleeps.
+        # A tail at the field's low end means that the modem sleeps.
         left = np.where(left <= FIELDS[AT["tail_left_ms"]].low, 0.0, left)
         old_tail = np.minimum(left, np.where(IS_LOCAL, period, world.device_ms))
         tail = np.where(IS_LOCAL, old_tail, old_tail + np.minimum(after, self._tail_ms))
@@ -131,7 +131,7 @@ class Predictor:
         return self.world.frame_cost(delay, self.energy_mj(raw, exchange), miss)
 
     def exchange_parts_ms(self, raw: Floats) -> Floats:
-        """What `exchange_ms` is the sum of, (B, 20, 3): sending, network and wait, server."""
+        """The terms of `exchange_ms`, (B, 20, 3): sending, network and wait, server."""
         parts = np.empty((len(raw), N_ACTIONS, 3))
         rate = raw[:, AT["uplink_mbps"], None]
         parts[:, :, 0] = self._bits / (1e3 * rate)
@@ -168,7 +168,7 @@ class AccuracyTable:
             seen = np.searchsorted(self._edges, table.confidence[before, a])
             for k in range(bins):
                 hits = right[seen == k]
-                # Ten pseudo-frames of the overall accuracy keep thin bins sane.
+                # Ten pseudo-frames of the overall accuracy stabilise bins with few frames.
                 self._known[e, k] = (hits.sum(0) + 10 * overall) / (len(hits) + 10)
         starts = world.track_start
         self._new = (table.correct[starts].sum(0) + 10 * overall) / (len(starts) + 10)

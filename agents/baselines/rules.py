@@ -1,17 +1,18 @@
-"""The rules an engineer would use instead of learning, behind the policies' own interfaces.
+"""The rules an engineer would use instead of learning, with the interfaces of policies.
 
-None copies a peer's code; each applies a published idea to what the observation offers:
+None copies another project's code; each applies a published idea to the observation:
 
-* static pairs, full local, full offloading, random: no idea at all;
+* static pairs, full local, full offloading, random: no published idea;
 * Neurosurgeon (Kang et al., ASPLOS 2017): the split of the whole network with the least
   predicted latency;
 * Edgent (Li et al., IEEE TWC 2020): the deepest exit that a predicted deadline allows, at
   its fastest split;
 * threshold (BranchyNet, Teerapittayanon et al., ICPR 2016; SPINN, Laskaridis et al.,
   MobiCom 2020): exits by confidence, splits by predicted cost;
-* greedy: the least predicted cost, accuracy priced by what this track has shown so far;
-* cascade: BranchyNet's rule within the frame, as SPINN distributes it. It is the baseline of
-  the staged agent: it sees what that one sees.
+* greedy: the least predicted cost, with a price on the error probability given this track's last
+  answer;
+* cascade: BranchyNet's rule within the frame, as SPINN distributes it. It is the baseline of the
+  staged agent, with the same observations.
 
 The last four have parameters, tuned on training drives by `agents.baselines.tuning`.
 """
@@ -45,7 +46,7 @@ _CONFIDENCE_AT: Final = next(f.index for f in STAGED_FIELDS if f.name == "stage_
 
 
 class RulePolicy:
-    """A rule without memory of its own: all it knows is in the observation."""
+    """A rule without memory: it decides by the observation alone."""
 
     name: str
     space: Final = FRAME
@@ -105,10 +106,10 @@ class EdgentPolicy(RulePolicy):
 
 
 class ThresholdPolicy(RulePolicy):
-    """One exit earlier after a confident answer, one later after a doubtful one.
+    """One exit earlier after a confident answer, one later after an uncertain one.
 
-    The confidence rule of BranchyNet and SPINN with what is known before a frame runs:
-    the last answer on this track. Among the chosen exit's splits, the one with the least
+    The confidence rule of BranchyNet and SPINN, with the information that there is before a frame
+    runs: the last answer on this track. Among the chosen exit's splits, the one with the least
     predicted cost, as SPINN's scheduler chooses.
 
     Args:
@@ -136,7 +137,7 @@ class ThresholdPolicy(RulePolicy):
 
 
 class GreedyPolicy(RulePolicy):
-    """Least predicted cost plus a price on the predicted chance of a wrong answer.
+    """Least predicted cost plus a price on the predicted error probability.
 
     Args:
         world: training world.
@@ -162,14 +163,14 @@ def static_policies() -> list[Policy]:
 class CascadePolicy:
     """Evaluates exits in turn until one is confident enough: SPINN within the frame.
 
-    Run on to the next exit, answer if it is confident, and otherwise go on, here or from here
-    on the server, whichever the profile and the link's estimates say is cheaper.
+    Run on to the next exit and answer if it is confident. Otherwise continue on the device or send
+    from there to the server, whichever is cheaper by the profile and the link's estimates.
 
     Args:
         world: training world; the share of frames that each exit leaves undecided is measured
             on its frames, as SPINN profiles its own.
-        sure: calibrated confidence from which an exit's answer stands.
-        last: exit whose answer always stands, on the device and on the server.
+        sure: calibrated confidence from which an exit's answer is used.
+        last: exit whose answer is always used, on the device and on the server.
     """
 
     memoryless: Final = True
@@ -211,10 +212,10 @@ class CascadePolicy:
         return chosen
 
     def _to_go(self, cost: Floats) -> list[Floats]:
-        """Expected cost of evaluating on after block p = 0..last - 1, each float64 (B,).
+        """Expected cost of evaluating the next exit after block p = 0..last - 1, each float64 (B,).
 
-        From the end: after the last exit its answer stands; before it an exit ends the
-        frame if it is confident, else the better of sending and evaluating on follows.
+        Computed from the end: the last exit's answer is used; an earlier exit ends the frame if it
+        is confident, else the cheaper of sending and evaluating the next exit follows.
         """
         out: list[Floats] = []
         after = cost[:, LOCAL[self.last - 1]]

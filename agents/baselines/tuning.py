@@ -1,7 +1,7 @@
 """Baselines tuned on training drives, as carefully as the agent is.
 
-Every candidate drives the same training drives; of those that keep the accuracy floor
-the cheapest is kept, and if none keeps it, the most accurate one.
+Every candidate drives the same training drives. The cheapest of those that keep the accuracy floor
+is chosen; if none keeps it, the most accurate one.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ LAST: Final = (2, 3, 5)
 """Last exit of the cascade within a frame."""
 OPTIMISM_MS: Final = (0.0, 4.0, 10.0)
 KEEP: Final = (0.97, 0.9, 0.99)
-"""LinUCB's weight of what it learnt, per frame; the first is used for the other two grids."""
+"""LinUCB's factor on old exchanges, per frame; the first is used for the other two grids."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A policy and what it did on the training drives."""
+    """A policy and its result on the training drives."""
 
     policy: Policy
     cost: float
@@ -134,7 +134,7 @@ def tuned_baselines(
 def _tuned_linucb(
     world: World, keys: NDArray[np.uint64], floor: float, accuracy_table: AccuracyTable
 ) -> Policy:
-    """Price and optimism on a grid, then how long to remember, at the best of them."""
+    """Price and optimism on a grid, then the forgetting factor at the best of them."""
 
     def candidates(pairs: Iterable[tuple[float, float]], keep: float) -> list[Candidate]:
         policies = (LinUcbPolicy(world, p, optimism, keep, accuracy_table) for p, optimism in pairs)

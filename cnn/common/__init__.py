@@ -1,1 +1,1 @@
-"""What every package stands on: files, errors, tables, the terminal."""
+"""Basics for every package: files, errors, tables, the terminal."""

@@ -36,7 +36,7 @@ def stderr_console() -> Console:
 
 
 def warn(text: str) -> None:
-    """One line on standard error about what the user should know, and may have meant."""
+    """Print one line on standard error: a warning about something the user may have intended."""
     typer.echo(f"warning: {text}", err=True)
 
 
@@ -83,7 +83,7 @@ EXIT_INTERRUPTED: Final = 130
 """128 + SIGINT, as shells have it."""
 
 _USAGE_ERROR: Final[type[Exception]] = typer.BadParameter.__mro__[1]
-"""What Typer raises for a command line that it cannot read; it exports only this subclass."""
+"""Typer's error for a command line that it cannot read; it exports only this subclass."""
 
 _PYTHONS: Final = (
     (re.compile(r"\[Errno -?\d+\] ([^:;\n]+)(?:: '[^']*'(?: -> '[^']*')?)?"), r"\1"),
@@ -91,7 +91,7 @@ _PYTHONS: Final = (
     (re.compile(r"\b[A-Z][A-Za-z]*(?:Error|Exception): "), ""),
     (re.compile(r"\b(?:Posix|Windows)Path\(('[^']*')\)"), r"\1"),
 )
-"""How Python writes its errors and paths, and what is said instead."""
+"""Patterns of Python's error texts and paths, and their replacements."""
 
 _EXTRA_OF: Final = {
     "cryptography": "signing",
@@ -159,7 +159,7 @@ def _usage(error: Any) -> NoReturn:
 
 
 def missing_extra(error: ModuleNotFoundError) -> str | None:
-    """What to say if `error` is about a package of an extra that is not installed."""
+    """The message if `error` is about a package of an extra that is not installed."""
     module = (error.name or "").partition(".")[0]
     extra = _EXTRA_OF.get(module)
     if extra is None:
@@ -171,9 +171,9 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
 
 
 def plain(message: str) -> str:
-    """A message without what only Python says: error numbers, class names, quoted paths.
+    """A message without Python's details: error numbers, class names, quoted paths.
 
-    The path stands before the system's reason already, since messages name what was given.
+    Messages name the given path already, before the system's reason.
     """
     for pattern, instead in _PYTHONS:
         message = pattern.sub(instead, message)
@@ -188,7 +188,7 @@ def fail(message: str) -> NoReturn:
 def _leave(line: str, code: int) -> NoReturn:
     try:
         print(line, file=sys.stderr, flush=True)
-    except OSError:  # nobody reads, or a full disk: the exit code still says it
+    except OSError:  # no reader, or a full disk: the exit code still tells
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     sys.exit(code)
 

@@ -1,8 +1,8 @@
-"""The one reader of tables that users give: CSV as instruments, scripts and spreadsheets save it.
+"""The one reader of users' tables: CSV as instruments, scripts and spreadsheets save it.
 
-Read are: commas, semicolons or tabs between cells, also behind Excel's ``sep=`` line; decimal
-points or commas; quoted cells; any line ending; what `cnn.common.outside` decodes. What could
-mean two numbers (``1.234`` beside semicolons: one and a bit, or a thousand and more) is refused.
+It reads commas, semicolons or tabs between cells, also after Excel's ``sep=`` line; decimal points
+or commas; quoted cells; any line ending; any encoding that `cnn.common.outside` decodes. It refuses
+text that could mean two numbers (``1.234`` beside semicolons: 1.234 or 1234).
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     import pyarrow
 
 MISSING: Final = ("", "nan", "-nan", "na", "n/a", "#n/a", "null", "none")
-"""Cells, in lower case, that say that nothing was measured."""
+"""Cells, in lower case, of a missing measurement."""
 
 _SEPARATORS: Final = ",;\t"
 _SEP_LINE: Final = re.compile(r'\A"?sep=(.)"?\n')
-"""What Excel writes, and wants, before the header where the separator is not its country's."""
+"""Excel's line before the header where the separator is not that of the locale."""
 _BLANK_LINE: Final = re.compile(r"(?m)^[ \t]+$")
 _NUMBER: Final = r"^[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?$"
 _INFINITE: Final = r"(?i)^[+-]?inf(inity)?$"
 _GROUPED: Final = r"^[+-]?[1-9]\d{0,2}([.,]\d{3})+$"
-"""May be a number with marks between its thousands, and may be a decimal fraction."""
+"""Text that may be a number with thousands separators or a decimal fraction."""
 
 
 @dataclass(frozen=True, slots=True)
 class CsvTable:
-    """The columns that were asked for, as text without outer spaces.
+    """The requested columns, as text without outer spaces.
 
     Attributes:
         path: the file, for messages.
         columns: every name in the header, in its order.
-        cells: the columns asked for that are there -> one string a row (pyarrow, chunked).
+        cells: requested columns that are there -> one string a row (pyarrow, chunked).
     """
 
     path: Path
@@ -58,7 +58,7 @@ class CsvTable:
         return len(self._rows)
 
     def texts(self, column: str) -> list[str]:
-        """The cells of a column that was asked for."""
+        """The cells of a requested column."""
         found: list[str] = self.cells[column].to_pylist()
         return found
 
@@ -72,11 +72,11 @@ class CsvTable:
         """Columns as numbers, NaN where nothing was measured.
 
         Args:
-            columns: columns that were asked for and are there. What a comma in a number means
-                is decided on all of them together.
+            columns: requested columns that are there. The meaning of a comma in a number is decided
+                on all of them together.
             least: smaller values are refused.
-            required: the columns of which no cell may be empty.
-            missing: cells, besides `MISSING`, that say that nothing was measured.
+            required: the columns in which no cell may be empty.
+            missing: cells of a missing measurement, besides `MISSING`.
 
         Returns:
             One float64 array (rows,) a column; never infinite.
@@ -119,7 +119,7 @@ class CsvTable:
         return [ends[row + 1] for row in self._rows.tolist()]
 
     def _decimal_comma(self, cells: dict[str, Any]) -> bool:
-        """Whether commas in numbers are decimal; refuses what is unclear."""
+        """Whether commas in numbers are decimal; refuses ambiguous numbers."""
         import pyarrow.compute as pc
 
         marked = [
@@ -138,7 +138,7 @@ class CsvTable:
                 expected="one decimal mark, and nothing between the thousands",
                 hint="save the file with plain numbers, such as 1234.5",
             )
-        # Points beside separating commas are what every script writes.
+        # Scripts write points in numbers and commas between them.
         plain = mark == "." and self._separator == ","
         if not plain and all(
             pc.all(pc.match_substring_regex(s, _GROUPED)).as_py() for _, _, s in marked
@@ -168,12 +168,12 @@ def read_csv_table(
 ) -> CsvTable:
     """Read a table whose first line names its columns.
 
-    Rows that are empty in every column asked for are left out: they measured nothing.
+    Rows that are empty in every requested column are left out.
 
     Args:
         path: the file, or a gzip of it.
         needed: columns that must be there.
-        wanted: columns that are taken if they are there.
+        wanted: optional columns.
         max_bytes: longer files (unpacked) are refused.
 
     Raises:
@@ -186,7 +186,7 @@ def read_csv_table(
 def parse_csv_table(
     text: str, path: Path, *, needed: Sequence[str], wanted: Sequence[str] = ()
 ) -> CsvTable:
-    """`read_csv_table` of a text that `read_text` gave; `path` is for messages."""
+    """`read_csv_table` of the text from `read_text`; `path` is for messages."""
     asked = list(dict.fromkeys([*needed, *wanted]))
     columns, separator = header_of(text, asked)
     for name in asked:
@@ -248,7 +248,7 @@ def _lines(text: str, separator: str) -> Iterator[tuple[int, int]]:
 
 
 def unclear_number(cells: Iterable[str]) -> str | None:
-    """A number of `cells` that may be a fraction or thousands, unless another one tells which."""
+    """An ambiguous number of `cells` (a fraction or thousands), unless another one decides it."""
     unclear = None
     for cell in cells:
         if ("." in cell or "," in cell) and re.match(_NUMBER, cell):
@@ -259,7 +259,7 @@ def unclear_number(cells: Iterable[str]) -> str | None:
 
 
 def _refuse_broken_quotes(path: Path, body: str, separator: str) -> None:
-    """A quote that does not end would make one cell of many rows, in a text column unnoticed."""
+    """Refuse a quote that does not end: it would turn many rows into one cell unnoticed."""
     if '"' not in body:
         return
     reader = csv.reader(io.StringIO(body, newline=""), delimiter=separator, strict=True)
@@ -277,7 +277,7 @@ def _refuse_broken_quotes(path: Path, body: str, separator: str) -> None:
 def _cells(
     path: Path, text: str, separator: str, columns: list[str], there: list[str]
 ) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    """The columns in `there`, and the numbers (from 0) of the rows that have anything in them."""
+    """The columns in `there`, and the numbers (from 0) of the rows that are not empty."""
     import pyarrow
     import pyarrow.compute as pc
     import pyarrow.csv

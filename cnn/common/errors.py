@@ -1,6 +1,6 @@
 """The errors a user can cause or fix, in three parts: given, expected, what to do.
 
-Beside them the checks that raise them: ranges, numbers that fit their type, how a value is shown.
+Also the checks that raise them: ranges, numbers that fit their type, how a value is shown.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class SliproadError(Exception):
     The command line prints it as one line and exits with code 2.
 
     Args:
-        given: what was given or found; or an error to say again, which is how Gymnasium's
-            `AsyncVectorEnv` raises the error of a worker.
-        expected: what would have been right.
-        hint: what the user can do about it.
+        given: the input or state found; or an error to copy, because Gymnasium's `AsyncVectorEnv`
+            raises the error of a worker that way.
+        expected: correct input.
+        hint: how to fix it.
     """
 
     @overload
@@ -49,7 +49,7 @@ class SliproadError(Exception):
 
 
 class DataError(SliproadError):
-    """A data set, trace or record is missing or not of the stated form."""
+    """A data set, trace or record is missing or in the wrong form."""
 
 
 class BundleError(SliproadError):
@@ -65,7 +65,7 @@ class RemoteError(SliproadError):
 
 
 MAX_SEED: Final = 2**32 - 1
-"""Of numpy's older generator, which stable-baselines3 seeds."""
+"""Limit of numpy's older generator, which stable-baselines3 seeds."""
 MAX_INT: Final = 2**63 - 1
 """Numbers end up in arrays and files of 64 bits."""
 
@@ -83,7 +83,7 @@ def in_range(name: str, value: float, low: float, high: float, hint: str = "corr
 
 
 def shown(value: object) -> str:
-    """A value as it stands in a TOML file, in one line of bounded length."""
+    """A value as TOML writes it, in one line of bounded length."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -115,13 +115,13 @@ def narrowed(
     low: float | None = None,
     high: float | None = None,
 ) -> NDArray[Any]:
-    """`values` as integers of type `dtype`; a plain ``astype`` would wrap what does not fit.
+    """`values` as integers of type `dtype`; a plain ``astype`` would wrap numbers that do not fit.
 
     Args:
         values: whole numbers, of any numeric type.
         dtype: integer type.
         what: names them in an error, such as ``Train.csv: Width``.
-        low, high: range that is meant; None is that of `dtype`.
+        low, high: allowed range; None is that of `dtype`.
 
     Raises:
         DataError: if one is no whole number (missing ones included) or out of range.

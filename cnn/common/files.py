@@ -1,12 +1,10 @@
-"""Files that are whole on disk or not there: the one way in which anything is written.
+"""Files that are whole on disk or not there: the only way that this project writes files.
 
-The order is that of ``rename(2)`` users who survive power cuts: write beside the target
-under a unique name, fsync the data, rename, fsync the folder. Only then may what the new
-file replaces be deleted.
+The order survives power cuts (``rename(2)``): write beside the target under a unique name, fsync
+the data, rename, fsync the folder. Only then may the replaced file be deleted.
 
-A temporary file or folder is locked (``flock(2)``) while it is written. One that a killed
-process left behind is not, which is how the next writer of the same target knows that it may
-remove it.
+A temporary file or folder is locked (``flock(2)``) while it is written. One that a killed process
+left behind is not locked, so the next writer of the same target may remove it.
 """
 
 from __future__ import annotations
@@ -28,21 +26,21 @@ _MOST_NAME_BYTES: Final = 255
 """NAME_MAX of the usual file systems."""
 
 NO_LOCK: Final = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.ENOSYS}
-"""What file systems answer that have no ``flock``."""
+"""Errors of file systems without ``flock``."""
 _NO_SYNC: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
-"""What file systems answer that cannot sync a folder (SMB, some FUSE and network ones)."""
+"""Errors of file systems that cannot sync a folder (SMB, some FUSE and network ones)."""
 _NO_LINK: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-"""What file systems answer that have no hard links (FAT, some FUSE ones)."""
+"""Errors of file systems without hard links (FAT, some FUSE ones)."""
 
 
 def temporary_name(target: Path, ending: str = "part") -> str:
-    """A unique hidden name for what becomes `target`; keeps the ending of its name."""
+    """A unique hidden name for a file that becomes `target`; keeps the ending of its name."""
     stem, suffix = _halves(target)
     return f".{stem}.{secrets.token_hex(4)}.{ending}{suffix}"
 
 
 def leftovers(target: Path, ending: str = "part") -> list[Path]:
-    """What stands beside `target` under a `temporary_name` of it, in use or not."""
+    """Temporary files beside `target` (`temporary_name`), in use or not."""
     stem, suffix = _halves(target)
     named = re.compile(
         rf"\.{re.escape(stem)}\.[0-9a-f]{{8}}\.{re.escape(ending)}{re.escape(suffix)}"
@@ -54,7 +52,7 @@ def leftovers(target: Path, ending: str = "part") -> list[Path]:
 
 
 def remove_stale(target: Path) -> None:
-    """Remove temporary files of `target` that nobody writes any more."""
+    """Remove temporary files of `target` that no process writes any more."""
     for path in leftovers(target):
         with suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -67,7 +65,7 @@ def remove_stale(target: Path) -> None:
 
 
 def lock_new(path: Path, descriptor: int) -> bool:
-    """Mark a new temporary as in use; False if somebody took it for a leftover just before."""
+    """Mark a new temporary as in use; False if another process has just removed it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
@@ -90,12 +88,12 @@ def _halves(target: Path) -> tuple[str, str]:
 class Pending:
     """A file that is being written under a temporary name in its own folder.
 
-    A symbolic link is followed: what it points to is replaced, the link stays.
+    A symbolic link is followed: its target is replaced, the link stays.
 
     Args:
-        path: where it shall stand in the end; its folder is made if it does not exist.
-        mode: permissions of a new file, less the process's mask; a file that is replaced
-            hands on its own.
+        path: its final path; its folder is made if it does not exist.
+        mode: permissions of a new file, less the process's mask; the permissions of a replaced file
+            are kept.
 
     Raises:
         DataError: if the folder cannot be written to, or `path` is no regular file.
@@ -122,7 +120,7 @@ class Pending:
             raise not_written(path, error) from error
 
     def commit(self) -> None:
-        """Put the file in its place: fsync, rename, fsync of the folder.
+        """Move the file to its final path: fsync, rename, fsync of the folder.
 
         Raises:
             DataError: if that fails; the temporary file is removed, the old one stays.
@@ -146,7 +144,7 @@ class Pending:
                 if error.errno not in _NO_LINK:
                     raise
                 os.close(os.open(self._target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-                self._move()  # in place of our own empty file
+                self._move()  # replaces our own empty file
             sync(self._target.parent)
         except FileExistsError:
             return False
@@ -243,7 +241,7 @@ def make_folder(path: Path) -> list[Path]:
         try:
             folder.mkdir()
         except FileExistsError:
-            if not folder.is_dir():  # unless somebody else has just made it
+            if not folder.is_dir():  # unless another process has just made it
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
         sync(folder.parent)
     return missing
@@ -271,7 +269,7 @@ def sync(path: Path) -> None:
 
 
 def real(path: Path) -> Path:
-    """`path` with every symbolic link followed, also one to what does not exist yet.
+    """`path` with every symbolic link followed, also one to a path that does not exist yet.
 
     Raises:
         DataError: if it holds a null byte, as only a configuration file's can.
@@ -283,7 +281,7 @@ def real(path: Path) -> Path:
 
 
 def not_written(path: Path, error: OSError) -> DataError:
-    """What to say of an output that the system refuses."""
+    """The error for an output that the system refuses."""
     return DataError(
         f"cannot write {path}: {error.strerror or error}",
         expected="a folder that can be written to, with room for it",

@@ -1,9 +1,9 @@
 """Folders that are replaced as a whole: the old or the new one is there after a kill.
 
-A new folder is written beside its place, synced, and exchanged with the old one in a single
-step (``renameat2(2)`` with ``RENAME_EXCHANGE``, Linux 3.15); only then is the old one
-removed. A file system that cannot exchange gets two renames; what a kill between them leaves
-is put back by `settle`.
+A new folder is written beside its final path, synced, and exchanged with the old one in a single
+step (``renameat2(2)`` with ``RENAME_EXCHANGE``, Linux 3.15); only then is the old one removed. On a
+file system that cannot exchange, two renames do it; `settle` restores the folder after a kill
+between them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MOST_NAMED: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class FolderKind:
-    """What a command writes as a whole folder.
+    """A kind of output that a command writes as a whole folder.
 
     Attributes:
         name: such as ``a model bundle``.
@@ -58,7 +58,7 @@ class FolderKind:
         return sorted(found - set(self.files(folder))) if found else []
 
     def check(self, path: Path) -> None:
-        """Raise `DataError` if a folder stands there that holds anything but our own files."""
+        """Raise `DataError` if there is a folder that holds anything but our own files."""
         if not path.exists():
             return
         if not path.is_dir():
@@ -88,13 +88,13 @@ def replacing_folder(path: Path, kind: FolderKind, keep: Path | None = None) -> 
     """A temporary folder beside `path` that becomes `path` when the block ends well.
 
     If the block raises, the temporary folder is removed and `path` stays as it was. A folder
-    that `path` names is replaced only if nothing but files of `kind` is in it, which is
-    looked at before and after the block.
+    that `path` names is replaced only if it holds nothing but files of `kind`; this is checked
+    before and after the block.
 
     Args:
         path: the folder.
         kind: of it and of `keep`.
-        keep: where the replaced folder goes, in the place of what stands there; None removes it.
+        keep: new path of the replaced folder, which replaces one that is there; None removes it.
 
     Raises:
         DataError: if it holds anything else, or cannot be written.
@@ -124,7 +124,7 @@ def replacing_folder(path: Path, kind: FolderKind, keep: Path | None = None) -> 
 
 
 def settle(path: Path) -> None:
-    """Put back what a kill between two renames left beside `path`; else do nothing."""
+    """Restore the folder that a kill between two renames left beside `path`; else do nothing."""
     target = real(path)
     if target.exists():
         return
@@ -143,7 +143,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def _put(new: Path, target: Path, kind: FolderKind, keep: Path | None) -> None:
-    """Move the finished folder to its place, then keep or remove the one that was there."""
+    """Move the finished folder to its final path, then keep or remove the one that was there."""
     if not target.exists():
         new.rename(target)
         sync(target.parent)
@@ -172,12 +172,12 @@ def _remove(folder: Path, kind: FolderKind) -> None:
 
 
 def _manifest_last(name: str) -> tuple[bool, str]:
-    """Deeper files first: what proves that the folder is ours stands at its top."""
+    """Deeper files first: the file that proves that the folder is ours is at its top."""
     return "/" not in name, name
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Let two folders change places in one step; False where that is not to be had."""
+    """Exchange two folders in one step; False where that is not supported."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
@@ -200,7 +200,7 @@ def _new_folder(target: Path) -> tuple[Path, int]:
         try:
             path.mkdir()
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except (FileExistsError, FileNotFoundError):  # or taken for a leftover just now
+        except (FileExistsError, FileNotFoundError):  # or removed as a leftover just now
             continue
         if lock_new(path, descriptor):
             return path, descriptor
@@ -208,7 +208,7 @@ def _new_folder(target: Path) -> tuple[Path, int]:
 
 
 def _remove_stale(target: Path, kind: FolderKind) -> None:
-    """Remove what killed processes left of their own beside `target`."""
+    """Remove leftovers of killed processes beside `target`."""
     for path in leftovers(target):
         with suppress(OSError), _unused(path):
             shutil.rmtree(path)

@@ -1,13 +1,13 @@
-"""What stands where a command will write, looked at before the work begins, and claimed.
+"""Checks of a command's output paths before the work begins, and locks on them.
 
-A command replaces a file only if the file itself proves to be of the kind that the command
-writes: by its format's magic and our own metadata in it. An empty file holds nothing that
-could be lost and may be replaced by any. Everything else is refused in one line, as is a
-place that cannot be written to or has no room.
+A command replaces a file only if the file itself proves to be of the kind that the command writes:
+by its format's magic and our own metadata in it. Any command may replace an empty file, because it
+holds no data. Everything else is refused in one line, as is a path that cannot be written to or has
+no room.
 
-One process at a time has an output: `Claim` is a ``flock(2)``, which needs no rights beyond
-those to write, and which no process can leave behind. A folder is locked itself; a file, which
-is replaced when it is finished, by a lock file beside it (``.NAME.lock``) that goes with it.
+Only one process at a time has an output: `Claim` is a ``flock(2)``. It needs only write permission,
+and it ends with its process. A folder is locked itself; a file, which is replaced when it is
+finished, by a lock file beside it (``.NAME.lock``) that goes with it.
 """
 
 from __future__ import annotations
@@ -37,20 +37,19 @@ ROOM: Final = 1 << 20
 
 _MOST_READ: Final = 256 << 20
 _MOST_NAME: Final = 240
-"""Bytes of a file's name that its lock file's has room for."""
+"""Bytes of a file's name that fit into the name of its lock file."""
 _MOST_COMMAND: Final = 100
 """Characters of another process's command line that an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """What a command writes as a file.
+    """A kind of output that a command writes as a file.
 
     Attributes:
         name: such as ``a frame table``.
         writer: the command, such as ``sliproad cnn table``.
-        proves: whether a file's content proves to be of this kind; whatever it raises of a
-            file of another kind means no.
+        proves: whether a file's content proves to be of this kind; any exception means no.
     """
 
     name: str
@@ -61,7 +60,7 @@ class FileKind:
         """Whether `path` is a file of this kind."""
         try:
             return self.proves(path)
-        except Exception:  # a file of any kind raises whatever its content hits
+        except Exception:  # a file of another kind may raise any error
             return False
 
 
@@ -72,7 +71,7 @@ def check_file(
 
     Args:
         path: the output.
-        kind: what will be written; a file that is there must be one, too, or empty.
+        kind: what will be written; a file that is there must be of this kind too, or empty.
         room: bytes that must be free.
         inputs: files that the command reads, none of which may be the output.
     """
@@ -138,12 +137,12 @@ def check_whole_folder(path: Path, kind: FolderKind, room: int = ROOM) -> None:
 def check_room(path: Path, folder: Path, room: int) -> None:
     """Raise `DataError` unless files can be made in `folder`, with `room` bytes for them.
 
-    Tried with a file that has no name; a folder that does not exist yet is not made: the
-    nearest one above it must be there and take the file.
+    Tests with a file that has no name. A folder that does not exist yet is not made: the nearest
+    existing one above it must take the file.
 
     Args:
         path: the output, for the message.
-        folder: where it will stand.
+        folder: its folder.
         room: bytes.
     """
     names = [real(path).name]
@@ -229,7 +228,7 @@ def _refused(path: Path, what: str, expected: str) -> DataError:
 
 
 class Claim:
-    """The sole right to write an output, until `release` or the end of the process.
+    """An exclusive lock on an output, until `release` or the end of the process.
 
     Args:
         path: a file, which need not exist, or a folder.
@@ -258,9 +257,9 @@ class Claim:
             raise not_written(path, error) from error
 
     def release(self) -> None:
-        """Let others have it. A second call does nothing.
+        """Release the lock. A second call does nothing.
 
-        Folders that were made for the lock and are still empty go again.
+        Folders that were made for the lock and are still empty are removed.
         """
         if self._descriptor is None:
             return
@@ -281,7 +280,7 @@ class Claim:
 
     @staticmethod
     def _take(path: Path) -> int:
-        """Descriptor that holds the lock; `BlockingIOError` names who has it instead."""
+        """Descriptor that holds the lock; `BlockingIOError` names the other process that has it."""
         while True:
             descriptor = _opened(path)
             try:
@@ -291,11 +290,11 @@ class Claim:
                 os.close(descriptor)
                 raise BlockingIOError(error.errno, who) from error
             except OSError as error:
-                if error.errno not in NO_LOCK:  # a file system without locks protects nobody
+                if error.errno not in NO_LOCK:  # a file system without locks gives no protection
                     os.close(descriptor)
                     raise
             with suppress(OSError):
-                # The one who had it before may have removed what we opened.
+                # The previous holder may have removed the file that we opened.
                 if os.path.samestat(path.stat(), os.fstat(descriptor)):
                     return descriptor
             os.close(descriptor)
@@ -307,13 +306,13 @@ def _opened(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError:
-        # Another user's, left by a kill, can be locked all the same. (In a sticky folder the
-        # kernel lets nobody, root included, open it with O_CREAT: fs.protected_regular.)
+        # Another user's lock file, left by a kill, can still be locked. (In a sticky folder the
+        # kernel refuses to open it with O_CREAT, even for root: fs.protected_regular.)
         return os.open(path, os.O_RDONLY)
 
 
 def holder(descriptor: int) -> str:
-    """Who holds the ``flock`` on an open file, such as ``process 12 (sliproad demo)``.
+    """The process that holds the ``flock`` on an open file, such as ``process 12 (sliproad demo)``.
 
     Read from ``/proc/locks`` (proc(5)); another user's or another container's process may be
     ``another process`` alone.

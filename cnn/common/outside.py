@@ -1,12 +1,11 @@
-"""Files from elsewhere: read with a bound, and refused in one line whatever is wrong with them.
+"""Untrusted files: read with a bound, and refused in one line whatever is wrong with them.
 
-A damaged or hostile file makes its reader raise whatever its content hits: errors of zip, zlib,
-JSON, numpy, ONNX Runtime and Arrow, of recursion, memory and overflow. A list of them is never
-complete, so `refusing` takes them all. What it cannot undo, memory that is gone or a wait that
-does not end, is prevented before: `file_bytes` reads regular files up to a bound, `npz_arrays`
-unpacks no more than an archive may hold, `read_text` takes text in whatever encoding a program
-wrote. `seal` lets a zip file of ours
-carry a checksum in its comment (PKWARE APPNOTE, 4.3.16), which tells damage, not intent.
+A damaged or hostile file can make its reader raise many errors: of zip, zlib, JSON, numpy, ONNX
+Runtime and Arrow, of recursion, memory and overflow. A list of them is never complete, so
+`refusing` takes them all. It cannot undo exhausted memory or an endless wait, so these are
+prevented before: `file_bytes` reads regular files up to a bound, `npz_arrays` unpacks no more than
+an archive may hold, `read_text` decodes any encoding that programs write. `seal` adds a checksum to
+the comment of our zip files (PKWARE APPNOTE, 4.3.16), which detects damage, not malice.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ MAX_MEMBERS: Final = 256
 """Arrays of an archive; the largest of ours has 16."""
 _ARRAY_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\.npy")
 _PACKING: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""What numpy writes. Python unpacks the other methods in pieces of any size."""
+"""Numpy's methods. Python unpacks the other methods in pieces of any size."""
 _MOST_SAID: Final = 300
 
 MAX_BYTES: Final = 2 * 1024**3
@@ -70,12 +69,12 @@ def refusing(kind: type[SliproadError], what: str, *, expected: str, hint: str) 
 
     Args:
         kind: class of the error.
-        what: is read, such as ``policy file a.policy``.
-        expected: what would have been right.
-        hint: what the user can do about it.
+        what: name of the input, such as ``policy file a.policy``.
+        expected: correct input.
+        hint: how to fix it.
 
     Raises:
-        SliproadError: one that is raised inside passes as it is.
+        SliproadError: one raised inside passes unchanged.
     """
     try:
         yield
@@ -86,7 +85,7 @@ def refusing(kind: type[SliproadError], what: str, *, expected: str, hint: str) 
 
 
 def said(error: BaseException) -> str:
-    """What an error says, in one line of bounded length."""
+    """An error's message, in one line of bounded length."""
     if isinstance(error, SliproadError):
         text = str(error)
     elif isinstance(error, OSError) and error.strerror:
@@ -122,7 +121,7 @@ def file_bytes(path: Path, most: int) -> bytes:
 
 
 def json_object(data: bytes) -> dict[str, Any]:
-    """The JSON object (RFC 8259) in UTF-8 text; each of its keys stands once.
+    """The JSON object (RFC 8259) in UTF-8 text; each key occurs once.
 
     Raises:
         ValueError: if it is none.
@@ -144,11 +143,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def npz_arrays(data: bytes, most: int) -> dict[str, NDArray[Any]]:
     """The arrays of a numpy archive (``.npz``), which together have at most `most` bytes.
 
-    Unlike `numpy.load`, nothing is allocated by what a header claims: an array is as long as its
+    Unlike `numpy.load`, this does not trust the size in a header: an array is as long as its
     member. Arrays of Python objects are refused.
 
     Raises:
-        Exception: whatever a damaged archive makes zipfile, zlib and numpy raise.
+        Exception: of any class, from zipfile, zlib or numpy, if the archive is damaged.
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = archive.infolist()
@@ -188,8 +187,8 @@ def _array(data: bytes) -> NDArray[Any]:
 def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     """The text of a file or of a gzip of it, with ``\\n`` as the only line ending.
 
-    UTF-8, UTF-16 and UTF-32 are told by their byte order mark, UTF-16 also by its zero bytes;
-    else UTF-8, and where it is none, Windows-1252.
+    UTF-8, UTF-16 and UTF-32 are recognised by their byte order mark, UTF-16 also by its zero bytes.
+    Otherwise the text is UTF-8 or, if it is not valid UTF-8, Windows-1252.
 
     Raises:
         DataError: it cannot be read, is empty, longer than `max_bytes`, or no text.
@@ -254,7 +253,7 @@ def decode(data: bytes, errors: str = "strict") -> str:
 
     Args:
         data: the whole content of a file.
-        errors: what becomes of bytes that mean nothing, as for `bytes.decode`.
+        errors: treatment of invalid bytes, as for `bytes.decode`.
 
     Raises:
         UnicodeDecodeError: with ``strict``, if there are such bytes.
@@ -275,7 +274,7 @@ def decode(data: bytes, errors: str = "strict") -> str:
 
 
 def file_sha256(path: Path, left_out: int = 0) -> str:
-    """SHA-256 of a file, in hexadecimal, but for its last `left_out` bytes.
+    """SHA-256 of a file without its last `left_out` bytes, in hexadecimal.
 
     Raises:
         OSError: if it cannot be read.
@@ -290,11 +289,11 @@ def file_sha256(path: Path, left_out: int = 0) -> str:
 
 
 def seal(path: Path) -> None:
-    """Let a finished zip file without a comment carry its checksum.
+    """Add its checksum to a finished zip file without a comment.
 
     Raises:
         OSError: if it cannot be read or written.
-        ValueError: if it is no such file.
+        ValueError: if it is not such a file.
     """
     with path.open("r+b") as file:
         file.seek(-_ZIP_END_BYTES, 2)

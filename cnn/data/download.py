@@ -31,7 +31,7 @@ class Archive:
     Attributes:
         name: file name, also the last part of its address.
         md5: published checksum.
-        holds: what it unpacks to, relative to the output folder.
+        holds: path it unpacks to, relative to the output folder.
     """
 
     name: str
@@ -57,8 +57,8 @@ ARCHIVES: Final = (
     ),
 )
 """MD5 sums as torchvision publishes them (`torchvision/datasets/gtsrb.py`, test archives);
-that of the training archive as several public loaders have it. MD5 guards against damage,
-not against malice; the authors publish no stronger sum."""
+that of the training archive as several public loaders have it. MD5 detects damage, not malice; the
+authors publish no stronger sum."""
 
 
 def download(
@@ -69,12 +69,11 @@ def download(
     keep_archives: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Fetch, check and unpack what is not yet there.
+    """Fetch, check and unpack the archives that are not there yet.
 
-    An archive that lies in `out` already, put there by hand, is checked, not fetched, and
-    left there. An interrupted transfer goes on from where it stopped. An archive is unpacked
-    beside its place, synced and then moved, so a half-unpacked set is never taken for a whole
-    one.
+    An archive that is in `out` already, placed by hand, is checked, not fetched, and left there. An
+    interrupted transfer resumes. An archive is unpacked beside its final path, synced and then
+    moved, so a half-unpacked set is never taken for a whole one.
 
     Args:
         out: folder that gets ``GTSRB/`` and ``GT-final_test.csv`` (about 0.6 GB, and as
@@ -107,7 +106,7 @@ def download(
 
 
 def by_hand(out: Path, archives: Sequence[Archive] = ARCHIVES, base_url: str = BASE_URL) -> str:
-    """How to do without a network: which files, from where, into which folder."""
+    """Instructions without a network: which files, from where, into which folder."""
     files = ", ".join(f"{a.name} (md5 {a.md5})" for a in archives)
     return (
         f"fetch {files} from {base_url} on another machine, put them in {out} and run this "
@@ -123,7 +122,7 @@ def _fetch(
 
     hint = by_hand(out, [a for a in archives if not (out / a.holds).exists()], base_url)
     if (out / archive.name).exists() and _md5(out / archive.name) != archive.md5:
-        # What we fetch stands there only after its checksum was right: this is somebody else's.
+        # Our downloads are there only after their checksum was right, so this file is not ours.
         raise DataError(
             f"{out / archive.name} has another checksum",
             expected=f"md5 {archive.md5}",
@@ -143,7 +142,7 @@ def _fetch(
             expected=f"an answer from {base_url}",
             hint=hint,
         ) from error
-    except ValueError as error:  # pooch's word for another checksum
+    except ValueError as error:  # pooch raises it for a wrong checksum
         raise DataError(
             f"{archive.name} as fetched is damaged or another file",
             expected=f"md5 {archive.md5}",
@@ -161,7 +160,7 @@ _CHUNK_BYTES: Final = 1 << 16
 
 
 class _Resuming:
-    """A pooch downloader that keeps what it got and asks the server for the rest."""
+    """A pooch downloader that keeps a partial file and asks the server for the rest."""
 
     def __init__(self, part: Path, progress: bool) -> None:
         self._part = part
@@ -178,7 +177,7 @@ class _Resuming:
         headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {}
         with requests.get(url, stream=True, timeout=30, headers=headers) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
-                # Nothing is left to send: the file is whole, or the checksum will tell.
+                # Nothing is left to send: the file is whole, or its checksum will fail.
                 pass
             else:
                 response.raise_for_status()
@@ -240,7 +239,7 @@ def _unpack(archive: Archive, path: Path, out: Path) -> None:
 
 
 def _remove_stale(out: Path) -> None:
-    """Remove what a killed process unpacked; the caller holds the folder."""
+    """Remove files that a killed process unpacked; the caller holds the folder's lock."""
     for path in out.glob(f"{_UNPACKING}*"):
         if re.fullmatch(r"[a-z0-9_]{8}", path.name.removeprefix(_UNPACKING)):
             shutil.rmtree(path, ignore_errors=True)

@@ -35,7 +35,7 @@ def load_gtsrb(
 ) -> ImageSet:
     """Read GTSRB from `root`: packed Parquet, official folders, or the common CSV copy.
 
-    Logs a warning that counts what an annotation file and its folder do not agree about.
+    Logs a warning with the number of differences between an annotation file and its folder.
 
     Args:
         root: folder of one of the layouts in docs/data.md.
@@ -44,7 +44,7 @@ def load_gtsrb(
         limit: read at most so many rows (smoke tests).
 
     Raises:
-        DataError: if the folder or a file is missing or not of its form.
+        DataError: if the folder or a file is missing or in the wrong form.
     """
     layout = detect_layout(root)
     if layout == "official":
@@ -85,7 +85,7 @@ def split_part(data: ImageSet, part: Part) -> ImageSet:
     """The tracks of one part of the committed split.
 
     Args:
-        data: from `load_tracks`. What it lacks of the part is counted in a logged warning.
+        data: from `load_tracks`. A logged warning counts the missing tracks of the part.
         part: one of `cnn.data.image_set.PARTS`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""GTSRB as people have it on disk: the official archives and the common CSV copy.
+"""GTSRB in its usual forms on disk: the official archives and the common CSV copy.
 
 Official (unpacked archives, the folder ``GTSRB`` or the one that holds it)::
 
@@ -72,7 +72,7 @@ class _Row:
 
 
 def detect_layout(root: Path) -> Layout:
-    """Which form of GTSRB lies in `root`.
+    """The form of GTSRB in `root`.
 
     Raises:
         DataError: if it is none of the three; says what was found and what is expected.
@@ -139,7 +139,7 @@ def has_official_tracks(root: Path) -> bool:
 
 
 def _bases(root: Path) -> tuple[Path, ...]:
-    """Where the archives' folders may lie; torchvision puts its own ``gtsrb`` around them."""
+    """Possible places of the archives' folders; torchvision puts its own ``gtsrb`` around them."""
     return root, root / "GTSRB", root / "gtsrb", root / "gtsrb" / "GTSRB"
 
 
@@ -264,8 +264,8 @@ def _read(rows: list[_Row], folder: Path, size: int, limit: int | None) -> Image
 def _sign_box_fits(line: Mapping[str, str]) -> bool:
     """Whether the sign box (``Roi``) of an annotation lies in its image; True without one.
 
-    The network is shown the whole crop, so a wrong box is counted and spoils nothing; but
-    a file with wrong boxes may have other wrong numbers.
+    The network gets the whole crop, so a wrong box does no harm and is only counted; but a file
+    with wrong boxes may have other wrong numbers.
     """
     if "Roi.X1" not in line:
         return True
@@ -280,7 +280,7 @@ def _sign_box_fits(line: Mapping[str, str]) -> bool:
 
 
 def _check_rows(rows: Sequence[_Row], folder: Path) -> None:
-    """Refuse what would count twice; log what is left out or looks wrong.
+    """Refuse duplicate frames; log rows that are left out or look wrong.
 
     Args:
         rows: every annotation, in order.

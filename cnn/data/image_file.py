@@ -1,6 +1,6 @@
-"""The one reader of image files: an image is what a person sees, or it is refused.
+"""The one reader of image files: it gives an image as a person sees it, or refuses it.
 
-From there `resize_rgb` and `decode_rgb` make the network's input, in training and on the device.
+`resize_rgb` and `decode_rgb` make the network's input from it, in training and on the device.
 
 Everything that reads an encoded image (training data, folders of frames, Parquet) comes
 through `read_image`. Its rules are in docs/data.md, "Images". The network's own payloads
@@ -30,13 +30,13 @@ IMAGE_SUFFIXES: Final = frozenset(
     {".ppm", ".pgm", ".pbm", ".pnm", ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp"}
     | {".bmp", ".gif", ".tif", ".tiff"}
 )
-"""Endings of what `read_image` reads, in lower case. The content decides, not the ending."""
+"""Endings of files that `read_image` reads, in lower case. The content decides, not the ending."""
 UNREAD_SUFFIXES: Final = frozenset(
     {".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".psd", ".svg", ".exr"}
     | {".hdr", ".pfm", ".ico", ".tga", ".qoi", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw"}
     | {".orf", ".rw2", ".raf", ".apng", ".jps", ".pcx", ".dds", ".fits"}
 )
-"""Endings of images that a person can see and this reader cannot: refused, never skipped."""
+"""Endings of images that viewers show and this reader cannot read: refused, never skipped."""
 IMAGE_FORMATS: Final = "a PPM, PNG, JPEG, WebP, BMP, GIF or TIFF image"
 MAX_PIXELS: Final = 64_000_000
 """Largest image, width x height: a phone's 48 megapixels fit, a decompression bomb does not."""
@@ -63,7 +63,7 @@ _DAMAGE: Final = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
-"""What Pillow's decoders raise for damaged or hostile files."""
+"""Errors of Pillow's decoders for damaged or hostile files."""
 
 
 def read_image(source: bytes | Path, name: str | None = None) -> Image.Image:
@@ -74,7 +74,7 @@ def read_image(source: bytes | Path, name: str | None = None) -> Image.Image:
 
     Args:
         source: the file, or its content.
-        name: what an error calls it; None takes the path, or ``image``.
+        name: its name in errors; None takes the path, or ``image``.
 
     Returns:
         A loaded image of mode RGB and at least 1 x 1 pixels.
@@ -117,7 +117,7 @@ def to_rgb(image: Image.Image, name: str = "image") -> Image.Image:
 
     Args:
         image: of any mode.
-        name: what an error calls it.
+        name: its name in errors.
 
     Raises:
         DataError: if its mode does not say how bright its numbers are, or all of it is
@@ -140,9 +140,9 @@ def to_rgb(image: Image.Image, name: str = "image") -> Image.Image:
 
 
 def _upright(data: bytes, name: str) -> Image.Image:
-    """Decoded and turned as its orientation tag says; refused if one image is not all of it."""
+    """Decoded and rotated by its orientation tag; refused if it has more than one frame."""
     with warnings.catch_warnings():
-        # A wrong orientation tag or a malformed container is refused by what follows, or harmless.
+        # A wrong orientation tag or a malformed container is refused below, or harmless.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -237,8 +237,8 @@ def _refused(given: str, expected: str, hint: str) -> DataError:
 def to_srgb(image: Image.Image, profile: bytes | None, is_grey: bool) -> Image.Image:
     """The image with its colour profile (ICC) applied: its numbers become those of sRGB.
 
-    Phones write Display P3, cameras Adobe RGB: the same numbers mean other colours there. A
-    viewer shows the colours; the network was trained on sRGB.
+    Phones write Display P3, cameras Adobe RGB, where the same numbers mean other colours. A viewer
+    shows the right colours; the network was trained on sRGB.
 
     Args:
         image: of mode RGB or CMYK.
@@ -292,6 +292,6 @@ def decode_rgb(data: bytes, size: int, *, name: str = "image") -> NDArray[np.uin
     """Encoded image -> uint8 (size, size, 3), upright, as `read_image` has it.
 
     Raises:
-        DataError: if the bytes are no image that it reads.
+        DataError: if the bytes are not an image that it reads.
     """
     return resize_rgb(read_image(data, name), size)

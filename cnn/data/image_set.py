@@ -72,7 +72,8 @@ class ImageSet:
         height_px: ArrayLike,
         what: str,
     ) -> ImageSet:
-        """The set of these columns; `DataError`, that names `what`, if a number does not fit."""
+        """The set of these columns; raises `DataError`, which names `what`, if a number does not
+        fit."""
         numbers = {"label": label, "frame": frame, "width_px": width_px, "height_px": height_px}
         small = {k: narrowed(v, np.int16, f"{what}: {k}") for k, v in numbers.items()}
         return cls(images=images, track=narrowed(track, np.int32, f"{what}: track"), **small)

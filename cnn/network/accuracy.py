@@ -87,7 +87,7 @@ def fit_temperatures(logits: NDArray[np.float32], labels: NDArray[np.int16]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """How often a confidence comes true.
+    """Accuracy by confidence.
 
     Attributes:
         confidence: float64 (N_BINS,), mean confidence in each bin; NaN if it is empty.
@@ -177,7 +177,7 @@ def _area(share: Any) -> Any:
 def reliability_diagram(
     before: list[Reliability], after: list[Reliability], unsplit: dict[int, int], path: Path
 ) -> None:
-    """One panel an exit: how often a stated confidence came true, before and after scaling.
+    """One panel an exit: accuracy by confidence, before and after scaling.
 
     `unsplit` is the number of each exit's local action, by exit.
     """

@@ -4,7 +4,7 @@ Batch norm is folded into the convolutions. A float32 bundle stores its weights 
 and widens them when ONNX Runtime loads a segment; an int8 bundle is quantised from it (static,
 QDQ): weights become int8 with a scale per output channel, activations uint8 with ranges seen on
 calibration images. Weights keep to 7 bits (``reduce_range``): on x86 without VNNI the 8-bit
-product sums would saturate, and the bundle must answer alike everywhere.
+product sums would saturate, and the bundle must give the same answers everywhere.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from cnn.runtime import SplitRuntime
 from cnn.topology import N_ACTIONS
 
 # isort: split
-# After cnn.ort, which sets what ONNX Runtime reads when it is loaded.
+# After cnn.ort, which sets the variable that ONNX Runtime reads when it is loaded.
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -97,7 +97,7 @@ def fold_batch_norm(layers: nn.Sequential) -> nn.Sequential:
 
 
 def half_weights(layers: nn.Module) -> None:
-    """Round every parameter to float16 in place: what the bundle stores is what runs.
+    """Round every parameter to float16 in place, so that the network equals the stored bundle.
 
     Raises:
         BundleError: if one is no number, or larger than float16 holds (65,504).
@@ -229,7 +229,7 @@ def quantise_segment(segment: bytes, inputs: NDArray[Any]) -> bytes:
 
 @contextlib.contextmanager
 def _errors_only() -> Iterator[None]:
-    """Within the block the root logger says errors alone: the quantiser uses it to recommend
+    """Within the block the root logger logs errors only: the quantiser uses it to recommend
     pre-processing, which has been done."""
     log = logging.getLogger()
     before = log.level
@@ -241,7 +241,7 @@ def _errors_only() -> Iterator[None]:
 
 
 def segment_inputs(runtime: Any, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-    """What every segment receives on `images` (B, H, W, 3), by segment name.
+    """The input of every segment on `images` (B, H, W, 3), by segment name.
 
     Args:
         runtime: the float `SplitRuntime` of the same network.
@@ -277,7 +277,7 @@ def write_bundle(
         int8_images: calibration frames (N, H, W, 3) for an int8 bundle; None is float32.
 
     Raises:
-        DataError: if the folder holds anything else, or cannot be written.
+        DataError: if the folder holds other files, or cannot be written.
     """
     if int8_images is not None:
         return _write_int8(net, path, temperatures, provenance, int8_images)

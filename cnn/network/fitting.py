@@ -1,4 +1,4 @@
-"""What every training of the network shares: settings, batches, averages, the loop, resuming."""
+"""Common parts of the network's trainings: settings, batches, averages, the loop, resuming."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def backward_step(
 
 
 def run_of(config: Any, model: ModelConfig, fit: ImageSet) -> dict[str, Any]:
-    """What must not change when a run is resumed: settings, network, images; plain values.
+    """Values that must not change when a run is resumed: settings, network, images; plain values.
 
-    Where it computes may change, and so may the number of epochs.
+    The device and the number of epochs may change.
     """
     may_change = ("epochs", "device", "precision", "threads")
     values = {name: value for name, value in asdict(config).items() if name not in may_change}
@@ -126,7 +126,7 @@ class Averaged:
 
 
 class Fit:
-    """Everything that changes while a network is fitted: what a run resumes from.
+    """All state that changes while a network is fitted, and from which a run resumes.
 
     Args:
         model: the network; it is moved to the device.
@@ -165,7 +165,7 @@ class Fit:
         )
 
     def state(self) -> dict[str, Any]:
-        """What `resume` takes, beside what rebuilds the averaged network."""
+        """The state for `resume`, together with the parts that rebuild the averaged network."""
         return {
             **checkpoint.model_state(self.averaged.model),
             "live": self.model.state_dict(),
@@ -179,7 +179,7 @@ class Fit:
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`, on whatever device it was made."""
+        """Resume from a `state`, whatever device it was made on."""
         self.model.load_state_dict(state["live"])
         self.averaged.model.load_state_dict(state["model"])
         self.averaged.steps = state["ema_steps"]

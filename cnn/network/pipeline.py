@@ -1,4 +1,4 @@
-"""The whole way from images to a calibrated bundle."""
+"""The whole pipeline from images to a calibrated bundle."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Where training computes, and in which precision: decided once, in one place.
+"""Device and precision of training: decided once, in one place.
 
-The choice is a plain function of what is asked for and what the machine has, so that it
-can be tested on a machine without a GPU.
+The choice is a plain function of the settings and the machine's hardware, so that it can be tested
+on a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What this machine can compute on.
+    """Hardware that this machine can compute on.
 
     Attributes:
         cuda: PyTorch sees a CUDA GPU.
@@ -64,7 +64,7 @@ class Compute:
 
     def scaler(self) -> torch.amp.GradScaler:
         """Loss scaler: float16's range is too short for gradients, so it scales; any other
-        precision gets one that hands everything through unchanged."""
+        precision gets one that passes everything through unchanged."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
 
     def to_device(self, x: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class Compute:
         return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
     def set_rng_state(self, state: Tensor | None) -> None:
-        """Take up `rng_state` again; a state of another kind of device means nothing here."""
+        """Restore `rng_state`; the state of another kind of device is ignored."""
         if state is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state, self.device)
 
@@ -88,10 +88,10 @@ class Compute:
 
 
 def parse_choice(device: str, precision: str) -> tuple[DeviceChoice, Precision]:
-    """The two settings as typed words.
+    """The two settings as typed literals.
 
     Raises:
-        ConfigError: if either is no known word, or float16 is asked of the processor.
+        ConfigError: if either is unknown, or float16 is requested on the processor.
     """
     if device not in DEVICES:
         raise ConfigError(f"device {device!r}", expected=_words(DEVICES), hint="use auto")
@@ -105,13 +105,13 @@ def parse_choice(device: str, precision: str) -> tuple[DeviceChoice, Precision]:
 def choose_compute(
     device: DeviceChoice, precision: Precision, machine: Machine | None = None
 ) -> Compute:
-    """What is asked for, on what is there.
+    """The requested device and precision, on this machine.
 
     Args:
         device: ``auto`` takes a GPU if there is one.
         precision: ``auto`` takes bf16 where the device has instructions for it, else fp16
             on a GPU and fp32 on a processor. bf16 without such instructions is slow but right.
-        machine: what is there; None asks PyTorch.
+        machine: its hardware; None asks PyTorch.
 
     Raises:
         ConfigError: if a GPU is asked for and there is none, or fp16 on the processor.

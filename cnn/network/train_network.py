@@ -1,9 +1,9 @@
-"""Fit the network: the five exits together, then the four bottlenecks against what they learned.
+"""Fit the network: the five exits together, then the four bottlenecks against the fitted network.
 
 The exits are trained jointly, with distillation from the main exit. The bottlenecks' targets are
 the frozen network's own features and answers, so no label is needed: every step splits the batch
-in four, and part S passes bottleneck S. The first two get the larger parts: they squeeze most
-and sit before most layers.
+in four, and part S passes bottleneck S. The first two get the larger parts: they compress most and
+come before most layers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TrainConfig(FitConfig):
 
     Attributes:
         weight_decay: AdamW's decoupled weight decay.
-        distil: weight of the KL term that pulls early exits to the main exit.
+        distil: weight of the KL term between early exits and the main exit.
         temperature: softmax temperature of that term.
         exit_weights: weight of each exit's loss.
         label_smoothing: of the cross entropy.

@@ -1,7 +1,7 @@
-"""Training checkpoints: written whole or not at all, and enough to continue exactly.
+"""Training checkpoints: written whole or not at all, with all state to resume exactly.
 
-Each file carries its checksum (`cnn.common.outside`). What a run resumes from is kept twice, the
-newest and the one before it, so that damage to one leaves the other.
+Each file carries its checksum (`cnn.common.outside`). The newest checkpoint and the one before it
+are kept, so that damage to one leaves the other.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ def save(path: Path, state: dict[str, Any]) -> None:
             try:
                 torch.save({**state, "sealed": True}, file)
             except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # such as a full disk, in torch's words
+                if isinstance(error.__context__, OSError):  # a full disk, as torch reports it
                     raise error.__context__ from error
                 raise
         seal(temporary)
 
 
 def save_next(path: Path, state: dict[str, Any]) -> None:
-    """`save` what a run resumes from; the one before it is kept beside it, if it is whole.
+    """`save` a checkpoint to resume from; the one before it is kept beside it, if it is whole.
 
-    A kill between the two renames leaves the one before it alone, which `load_newest` finds.
+    A kill between the two renames leaves only the one before it, which `load_newest` finds.
     """
     if path.is_file() and is_sealed(path):
         path.replace(previous(path))
@@ -51,7 +51,7 @@ def previous(path: Path) -> Path:
 def load_newest(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
     """The newest whole checkpoint that `save_next` has written; None if there is none at all.
 
-    Says so in one line if that is not the newest one.
+    Prints one line if that is not the newest checkpoint.
 
     Args:
         path: as given to `save_next`.
@@ -97,7 +97,7 @@ def load(path: Path) -> dict[str, Any]:
         raise _not_ours(path, "it is damaged: its checksum differs")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises whatever its damage hits
+    except Exception as error:  # a damaged file may raise any error
         raise _not_ours(path, f"it cannot be read: {error or type(error).__name__}") from error
     if not isinstance(state, dict) or not {"config", "model"} <= state.keys():
         raise _not_ours(path, "no network in it")

@@ -37,7 +37,7 @@ class RenderedFrame:
         image: uint8 (size, size, 3), RGB, resized as the network takes it.
         label: class 0..42.
         track: number of the track, 0 first.
-        frame_in_track: 0 is the farthest.
+        frame_in_track: 0 is the most distant.
         width_px: width of the crop before resizing, pixels.
         height_px: height of the crop before resizing, pixels.
     """

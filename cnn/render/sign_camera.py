@@ -1,8 +1,8 @@
 """A camera that drives up to a sign, and the world behind it: sky, trees, facades.
 
-The scene is painted once per track, in display brightness (uint8); the camera looks at it 30
-times. It works in linear light, so that bright areas bloom and clip as they do on a sensor, and
-goes back at the end.
+The scene is painted once per track, in display brightness (uint8); the camera takes 30 frames of
+it. It works in linear light, so that bright areas bloom and clip as they do on a sensor, and
+converts back at the end.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ def _foliage(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _woods(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Trunks and bare branches, before the sky or before more wood."""
+    """Trunks and bare branches, in front of the sky or of more wood."""
     bright = rng.random() < 0.55
     rgb = _sky(rng) if bright else _mix((16, 16, 14), (92, 84, 70), fractal(rng, 256, 8, 4))
     picture = Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))

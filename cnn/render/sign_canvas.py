@@ -1,4 +1,4 @@
-"""Vector drawing on a plane of materials: what a sign is made of, before any light.
+"""Vector drawing on a plane of materials: a sign's paint before any light.
 
 Coordinates: x to the right, y downwards, the sign's half width is 1. A canvas holds the
 number of one material at every point, so that one drawing serves every paint, fading and

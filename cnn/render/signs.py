@@ -1,4 +1,4 @@
-"""The 43 German road signs of GTSRB, drawn from vector shapes, and what holds them up.
+"""The 43 German road signs of GTSRB, drawn from vector shapes, with their posts.
 
 Proportions follow the signs of the StVO (Anlagen 1 to 3): a red ring of about an eighth of
 the diameter, figures of two fifths of it, and warning triangles whose band is a twelfth of
@@ -70,7 +70,7 @@ _FADED: Final[dict[Material, Colour]] = {
     Material.YELLOW: (232, 196, 110),
     Material.WHITE: (216, 212, 200),
 }
-"""Where those paints go after years of sun."""
+"""The same paints after years of sun."""
 
 
 @functools.lru_cache(maxsize=N_SIGNS)

@@ -1,1 +1,1 @@
-"""What no policy can beat."""
+"""The lower bound that no policy can beat, and the clairvoyant search for the best schedule."""

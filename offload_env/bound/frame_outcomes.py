@@ -3,8 +3,8 @@
 A staged device may evaluate exits on its way. Each set of evaluated exits leads to the same
 actions, later: `EVALUATED` names the sets, `compute_ms` the times, as the simulator adds them up.
 
-A *frame outcome* is an action that was answered, an exchange that timed out (told apart by its
-exit, whose local answer stands), or a frame that is skipped. Those that send nothing come first.
+A *frame outcome* is an action that was answered, an exchange that timed out (one for each exit,
+whose local answer is used), or a frame that is skipped. Outcomes that send nothing come first.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TIMED_OUT: Final = N_QUIET + len(SENDING)
 """First of the five outcomes of a time-out, by exit."""
 N_OUTCOMES: Final = TIMED_OUT + N_EXITS
 ANSWERED_BY: Final = np.array([*LOCAL, LOCAL[0], *SENDING, *LOCAL])
-"""int64 (26,), canonical action whose answer stands; of `SKIP`, which has none, e1s1."""
+"""int64 (26,), canonical action whose answer is used; e1s1 for `SKIP`, which has no answer."""
 TIME_OUT_OF: Final = np.array([TIMED_OUT + a.exit - 1 for a in ACTIONS])
 """int64 (20,), outcome of an action whose exchange times out."""
 
@@ -55,7 +55,7 @@ OUTCOME_OF: Final = _outcome_of()
 
 
 class Costs(NamedTuple):
-    """Least costs of every frame outcome, float64 (K, ..., 26), by the state of the next frame.
+    """Lowest cost of every frame outcome, float64 (K, ..., 26), by the state of the next frame.
 
     Where K is 2, index 0 is for a next frame on time and 1 for a delayed one; inf where an outcome
     does not lead there. With A the end of the exchange and T the price of the tail:
@@ -85,7 +85,7 @@ class Costs(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a millisecond and a millijoule cost.
+    """Prices of a millisecond and of a millijoule.
 
     Attributes:
         delay: of a millisecond of delay.

@@ -1,8 +1,8 @@
-"""What a frame costs that starts when it is captured and finds the radio free: exactly.
+"""The exact cost of a frame that starts when it is captured and finds the radio free.
 
-Then nothing of the past matters to it, and the simulator's outcome is known beforehand for
-every way to go through the frame. `offload_env.bound.proof` counts on it: a schedule that costs
-little hardly ever starts a frame late.
+Nothing that happened before affects such a frame, so the simulator's outcome is known in advance
+for every way through the frame. `offload_env.bound.proof` relies on it: a cheap schedule hardly
+ever starts a frame late.
 """
 
 from __future__ import annotations
@@ -81,15 +81,15 @@ def on_time_costs(
 
 
 def _allow_early_time_outs(world: World, costs: Costs, prices: Prices) -> None:
-    """Allow for a device that times out early, answers locally, and is late for the next frame.
+    """Allow for a device that times out early, answers locally, and is delayed for the next frame.
 
-    It costs no less than plain local processing, and the device has been at work until the next
-    capture. (One that is not late is the plain local outcome to the bound:
+    It costs no less than plain local processing, and the device has been busy until the next
+    capture. (If it is not delayed, the bound counts it as the plain local outcome:
     `offload_env.bound.proof`.)
     """
     timing, cost = world.scenario.timing, world.cost
     least_mw = min(cost.busy_mw, cost.exchange_mw)
-    # Late means beyond the next capture: a deadline that comes no later is missed.
+    # Delayed means beyond the next capture, so a deadline before that capture is missed.
     until = np.array(np.nextafter(timing.period_ms, np.inf))
     least_mj = np.array(least_mw * timing.period_ms / 1e3)
     busy = prices.cost(until, least_mj, timing.deadline_ms)

@@ -1,10 +1,10 @@
 """The cheapest sequences of frame outcomes in the relaxed problem, by dynamic programming.
 
-A frame is in one of two states: *on time* (it starts when it is captured and finds the radio
-free), where its costs are exact and so is the state of the next one, or *delayed*, where its
-costs are relaxed and the next frame may be in either state. Where the radio may still be busy
-with abandoned payloads, the costs of a frame on time are relaxed a little. With a modem tail the
-programme remembers the last exchange as well. `offload_env.bound.proof` has the proof.
+A frame is in one of two states: *on time* (it starts when it is captured and finds the radio free)
+or *delayed*. On time, its costs and the state of the next frame are exact. Delayed, its costs are
+relaxed and the next frame may be in either state. Where the radio may still be busy with abandoned
+payloads, the costs of a frame on time are relaxed a little. With a modem tail the programme
+remembers the last exchange as well. `offload_env.bound.proof` has the proof.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What no policy can beat, and the best schedule found: the truth lies between.
+"""A cost that no policy can beat, and the best schedule found: the optimum lies between.
 
 **Lower bound.** Let x be any schedule (of any policy, clairvoyant or not, deciding once a frame
 or after every exit) whose mean accuracy over the episodes is at least the floor f, C(x) its
@@ -16,25 +16,26 @@ is at most 0 as well (which frames are critical does not depend on decisions).
 
 **Energy budget.** Of an episode that spends S in n frames with a budget of B, the frames that
 end over budget have used at least S - B together (the first of them began within the budget),
-none more than e_max. So there are at least (S - B) / e_max of them, and for every premium
-0 <= p <= over_budget / e_max their charge is at least p (S - B): a premium on the price of
+and none of them more than e_max. So there are at least (S - B) / e_max of them, and for every
+premium 0 <= p <= over_budget / e_max their charge is at least p (S - B): a premium on the price of
 energy, less p B / n a frame. The bound tries several premiums and keeps the highest.
 
 **Relaxed cost.** A frame is *on time* if it starts when it is captured and no earlier payload
 occupies the radio; the first one is. The delay of a frame on time, its energy without the modem's
 tail, and whether the next one is on time are those of the simulator, whatever came before:
 `offload_env.bound.on_time` lists them for every way through the frame, evaluated exits included.
-All other frames are *delayed*: after one the relaxed problem lets the next one be either; its costs
-are bounded from below by `offload_env.bound.relaxed`. Hence every schedule is a path through
-these two states whose relaxed cost is at most its true one.
+All other frames are *delayed*. Their costs are bounded from below by `offload_env.bound.relaxed`,
+and in the relaxed problem the next frame may be in either state. Hence every schedule is a path
+through these two states whose relaxed cost is at most its true one.
 
 **Early time-out.** A staged device may stop waiting early and answer with any exit from there on.
-That costs no less than the same local answer without the exchange, which also frees the device no
-later and leaves no tail (a connected modem takes at least as much in an exchange as after it). So
-the bound counts it as that local answer, which can do better only for what the device
-leaves behind: if it is late for the next frame, it has been at work until then, which
-`offload_env.bound.on_time` charges; if not, at most the radio is still busy. Where that is
-possible, frames on time that send are bounded from below as well (`offload_env.bound.relaxed`).
+That costs no less than the same local answer without the exchange. The local answer also frees the
+device no later and leaves no tail (a connected modem takes at least as much power in an exchange as
+after it). So the bound counts it as that local answer. The early time-out can do better only
+through the state that it leaves for the next frame: if the device is delayed for the next frame, it
+has been busy until then, and `offload_env.bound.on_time` charges that; if not, at most the radio is
+still busy. Where that is possible, frames on time that send are bounded from below as well
+(`offload_env.bound.relaxed`).
 
 **Tail.** Between the end A_j of one exchange and the hand-over t_k of the next the modem
 spends ``T min(t_k - A_j, tail)`` with T the price of tail time. With t_k >= r_k and
@@ -82,15 +83,15 @@ _MOST: Final = 1e6
 
 @dataclass(frozen=True, slots=True)
 class LowerBound:
-    """A cost below which no policy can go on these episodes.
+    """A lower bound on the cost of every policy on these episodes.
 
     Attributes:
         cost: mean cost of a frame.
         multiplier: price of an error at which the bound is attained.
-        floor: accuracy that was demanded.
-        n_episodes, n_frames: what it was computed on.
+        floor: required accuracy.
+        n_episodes, n_frames: size of the drives it was computed on.
         critical_multiplier: price of an error on a critical class, on top; 0 without any.
-        critical_floor: accuracy that was demanded of the critical classes; 0 without any.
+        critical_floor: required accuracy of the critical classes; 0 without any.
         premium: added to the price of a millijoule for the energy budget; 0 without one.
     """
 
@@ -137,7 +138,7 @@ def bound_and_relaxed(
     critical_floor: float | None = None,
     n_frames: int | None = None,
 ) -> tuple[LowerBound, Relaxed]:
-    """`lower_bound`, and the relaxed problem that it came from, to guide a search."""
+    """`lower_bound`, and its relaxed problem, to guide a search."""
     n = world.scenario.timing.n_frames if n_frames is None else n_frames
     floor = world.accuracy_floor if floor is None else floor
     critical_floor = world.critical_floor if critical_floor is None else critical_floor
@@ -195,7 +196,7 @@ def largest_premium(world: World) -> float:
         return 0.0
     slowest = float(world.device_jitter.max())
     compute_ms = float(least_and_most(world)[1].max()) * slowest
-    # After an exchange it may go on from the frame, evaluate every exit, or just finish.
+    # After an exchange it may restart from the frame, evaluate every exit, or just finish.
     busy_ms = 2 * compute_ms
     send_mj = cost.radio.mj_per_byte * float(world.sent_bytes.max())
     # From a frame's start to the next one's at most a period or all that it can do.

@@ -1,11 +1,12 @@
-"""What a frame costs at least that starts late, or may find the radio busy.
+"""A lower bound on the cost of a frame that starts late, or may find the radio busy.
 
 Notation: frame i is captured at c_i and computes for d on the device before it sends; an exit
 that is evaluated on the way may make d longer, never shorter than d_i of the action alone. A frame
 that starts late, or finds the radio busy, has its payload reach the radio at some
 s >= c_i + d_i; as a frame that waits longer than ``max_queue_ms`` is skipped and an exchange
 longer than ``timeout_ms`` is abandoned, an answered exchange has ``s <= c_i + d_i + evaluation +
-max_queue_ms + timeout_ms`` =: the window, ``evaluation`` the most that exits add. Over that window:
+max_queue_ms + timeout_ms`` =: the window, where ``evaluation`` is the longest time that exits add.
+Over that window:
 
 * **Delay.** The payload has left at x(s), arrives at ``u = x + w(x)`` with w the one-way
   delay, is served at ``v = u + wait(u) + server`` and answered at ``v + w(v) + net``. x never
@@ -17,18 +18,18 @@ max_queue_ms + timeout_ms`` =: the window, ``evaluation`` the most that exits ad
 * **Energy.** The exchange lasts at least the payload at the window's fastest rate, plus its
   least round trip, least wait, and the server's compute.
 * **Misses.** A delay above the deadline when even the least delay is above it.
-* An exchange that times out ends at ``c_i + d_i + timeout_ms`` or later, and costs it whole,
-  and the local compute after it. Skipping a frame costs at least ``max_queue_ms`` of delay, a
-  miss and a wrong answer.
+* An exchange that times out ends at ``c_i + d_i + timeout_ms`` or later. It costs the whole
+  time-out and the local compute after it. Skipping a frame costs at least ``max_queue_ms`` of
+  delay, a miss and a wrong answer.
 
 Each is a lower bound for every schedule, clairvoyant ones included: labels, jitter, rates
 and waits are known here.
 
 **Radio busy.** After an early time-out a device may answer locally and be free for the next capture
-while the payload that it abandoned has not left. The next payload is handed over when its way
-through the frame says, to the millisecond, and leaves when the radio is free: no earlier than it
-would have. So its answer is no earlier than the lower envelope of the answers from there on, and
-both its delay and its exchange are at least what this makes of them.
+while the payload that it abandoned has not left. The time at which the next payload is handed over
+is exact for its way through the frame. The payload leaves when the radio is free, which is no
+earlier than with a free radio. So its answer is no earlier than the lower envelope of the answers
+from there on, which bounds both its delay and its exchange from below.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ from testbed.policy.estimators import EARLY_TIMEOUT_EXCHANGES, PRIOR_RTT_MS
 def delayed_costs(
     world: World, plans: Plans, rows: Ints, captured_ms: Floats, prices: Prices
 ) -> tuple[Costs, Floats]:
-    """Least costs of frames that start late; arguments as `offload_env.bound.on_time`.
+    """Lowest costs of frames that start late; arguments as `offload_env.bound.on_time`.
 
     Returns:
         The costs, (1, E, n, 26), whatever the state of the next frame; and the earliest end of an
@@ -131,10 +132,10 @@ def may_be_busy(world: World, plans: Plans, captured_ms: Floats) -> NDArray[np.b
 
     captured = captured_ms[:-1]
     before = carried(np.broadcast_to(captured, (len(waited), n)))
-    # Of frames so shortly before, the capture at c_i limits when they were sent, not the queue.
+    # For these most recent frames, the capture at c_i limits when they were sent, not the queue.
     near = max(1, math.ceil(timing.max_queue_ms / timing.period_ms))
     busy = before - carried(captured - waited) < near * most_bits + SLACK_BITS
-    # Of all others at once: carried(c_i) - i payloads < carried(latest s) - j payloads.
+    # For all other frames at once: carried(c_i) - i payloads < carried(latest s) - j payloads.
     frames = most_bits * np.arange(n)
     sent = carried(captured_ms[1:] + timing.max_queue_ms - waited) - frames
     most = np.maximum.accumulate(sent, axis=1)[:, : max(0, n - near - 1)]
@@ -183,7 +184,7 @@ def radio_busy_costs(
             busy_mj = cost.busy_mw * (compute + after) / 1e3
             sent_mj = cost.exchange_mw * (end - handed) / 1e3 + cost.radio.mj_per_byte * size
             free = end + after
-            # Late for the next frame: at work until its capture at least.
+            # Delayed for the next frame: busy until its capture at least.
             until = np.maximum(free, np.nextafter(following, np.inf))
             for to, there in ((0, free), (1, until)):
                 energy = busy_mj + sent_mj + least_mw * (there - free) / 1e3

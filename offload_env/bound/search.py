@@ -26,7 +26,7 @@ _SEARCHES: Final = 7
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Actions for whole episodes and what they cost in the simulator.
+    """Actions for whole episodes, and their cost in the simulator.
 
     Attributes:
         actions: int64 (E, n), canonical.
@@ -136,7 +136,7 @@ class _Search:
     high: float = np.inf
 
     def move(self, keeps: bool) -> None:
-        """Go on after learning whether the floor is kept at `at`."""
+        """Narrow the interval, given whether the floor is kept at `at`."""
         if keeps:
             self.high = self.at
         else:
@@ -217,7 +217,7 @@ def beam_search(
 def _survivors(
     whose: Ints, hope: Floats, start: Floats, latest: Ints, width: int
 ) -> NDArray[np.intp]:
-    """Per episode the `width` most hopeful states that are not dominated outright.
+    """Per episode, the `width` most promising states that are not dominated outright.
 
     Of states that start the next frame at the same time and exchanged last at the same
     frame only the best is kept: their futures differ by little or nothing.
@@ -238,8 +238,8 @@ def _survivors(
 def _mix(found: list[Schedule], floors: Floors) -> Schedule:
     """Choose a schedule for every episode so that together they keep the floors.
 
-    Starts from the cheapest feasible set and swaps single episodes for cheaper ones while
-    the accuracy lasts, the most saving for each lost answer first.
+    Starts from the cheapest feasible set. Then swaps single episodes for cheaper ones while the
+    accuracy allows, in order of the saving for each lost answer.
     """
     cost = np.stack([s.cost.sum(1) for s in found])
     right = np.stack([s.accuracy.sum(1) for s in found])
@@ -276,5 +276,5 @@ def _mix(found: list[Schedule], floors: Floors) -> Schedule:
 
 
 def relaxed_schedule(world: World, keys: Keys, multiplier: float, n: int) -> Schedule:
-    """The relaxation's own outcomes, run through the simulator (queues and all)."""
+    """The relaxation's own outcomes, run through the simulator (with queues)."""
     return replay(world, keys, ANSWERED_BY[Relaxed(options(world, keys, n)).outcomes(multiplier)])
