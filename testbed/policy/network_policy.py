@@ -178,7 +178,7 @@ class NetworkPolicy:
         return self._action_list[best]
 
     def outputs(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Outputs of all actions, legal or not, float32 (B, n_outputs), for float32 (B, n_inputs)."""
+        """Outputs, with the illegal ones, float32 (B, n_outputs), for float32 (B, n_inputs)."""
         return self._network.batch(observations)
 
     def decide_batch(

@@ -108,7 +108,7 @@ class ReferenceProfile:
         """The reference profile in a policy file's manifest; None if it has none.
 
         Raises:
-            BundleError: if what stands there is none.
+            BundleError: if the entry is not a reference profile.
         """
         with refusing(
             BundleError,
