@@ -55,9 +55,9 @@ class DecisionTrace:
     """The decisions of one policy on one frame, so far.
 
     Attributes:
+        action: canonical action that they result in; None before the first.
         open: the policy wants to evaluate an exit, and its next decision is not known. True
             before the first decision.
-            the first decision.
     """
 
     action: int | None = None

@@ -166,7 +166,7 @@ class ReferenceProfile:
 
 
 def unscaled(field: Field, scaled: Any) -> Any:
-    """Raw values of a scaled observation element; clipped values stay clipped."""
+    """Raw values of an observation's element in [-1, 1]; clipped values stay clipped."""
     share = (scaled + 1) / 2
     if field.scale == "log":
         return field.low * (field.high / field.low) ** share
