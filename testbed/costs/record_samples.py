@@ -90,7 +90,7 @@ class DeviceRecords:
 
 
 def device_records(runs: Sequence[Records]) -> DeviceRecords:
-    """Read what a fit needs from the record files of deployed devices.
+    """Read the data for a fit from the record files of deployed devices.
 
     Only frames of the newest network that ran as decided are used: no skipped frame, no fallback,
     and no frame that was sent encoded (the cost model covers raw ones).

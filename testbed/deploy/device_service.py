@@ -151,8 +151,8 @@ class DeviceService:
     def run(self) -> dict[str, Any]:
         """Run until the frames end or a signal comes; returns the figures of the run.
 
-        SIGTERM and SIGINT end it after the frame in hand, with every row written; a second one
-        ends it at once. SIGHUP makes an unattended device look for changed bundles and TLS
+        SIGTERM and SIGINT end it after the current frame, with every row written; a second one
+        ends it at once. SIGHUP makes an unattended device check for changed bundles and TLS
         files. Must be called by the main thread.
         """
         with contextlib.ExitStack() as stack:

@@ -86,7 +86,7 @@ class DecisionTrace:
 
 
 def ask(policy: Policy, observation: NDArray[np.float32], point: int = START) -> int:
-    """What a policy decides, checked.
+    """The decision of a policy, checked.
 
     Args:
         policy: asked in its own space; a frame policy is asked as at the start of the frame.

@@ -148,7 +148,7 @@ class RotatingRecords:
             self._unheld += 1
 
     def close(self) -> None:
-        """Write what is left and finish the last file. A second call does nothing.
+        """Write the remaining rows and finish the last file. A second call does nothing.
 
         It does not wait for a disk that hangs or is too slow: the journal stays for the next start.
         """

@@ -1,4 +1,4 @@
-"""The device's processor: this machine as it is, or one that keeps the pace of a slower device.
+"""The device's processor: this machine, or one that keeps the pace of a slower device.
 
 The pace of an emulated device is the time of each part of a frame on it. The times are those of
 a cost model, so the device spends exactly the simulator's time on computing. Only computing is
@@ -166,7 +166,7 @@ class PaceKept:
 
     @classmethod
     def of_source(cls, source: Mapping[str, Any]) -> Self | None:
-        """What a record's header says; None if its device was not paced."""
+        """The counts in a record's header; None if its device was not paced."""
         if "pace_sections" not in source:
             return None
         return cls(int(source["pace_sections"]), int(source["pace_late"]))

@@ -133,7 +133,7 @@ class Observer:
         self.failures = 0
 
     def expected_transfer_ms(self, sent_bytes: float) -> float:
-        """What a transfer of `sent_bytes` should take by the newest estimates."""
+        """Expected time of a transfer of `sent_bytes` by the newest estimates, ms."""
         return float(self.rtt_ms + self.ms_per_kb * sent_bytes * 1e-3)
 
     @property

@@ -254,7 +254,7 @@ class MecServer:
 
     def _build(self, credentials: grpc.ServerCredentials | None, places: int) -> Any:
         config = self.config
-        # Every call under way holds one thread (made when first needed), and can do so only in a
+        # Every running call holds one thread (made when first needed), and can do so only in a
         # place of its kind; so there is always a thread for a new call.
         threads = 2 * (places + CONTROL_CALLS + STREAMS) + TOLD_LATER + SPARE
         pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc")

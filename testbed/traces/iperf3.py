@@ -110,7 +110,7 @@ def _notes(
 
 
 def _direction(test: dict[str, Any], interval: dict[str, Any], key: str) -> str:
-    """``up`` if the client sent these bytes; without a statement it counts as sent by the client."""
+    """``up`` if the client sent these bytes; if not stated, it counts as sent by the client."""
     start = test.get("start", {})
     is_server = "accepted_connection" in start
     part = interval[key]

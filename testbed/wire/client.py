@@ -297,7 +297,7 @@ class MecClient:
         return True
 
     def close(self) -> None:
-        """Close the connection; a call under way ends as ``unavailable``."""
+        """Close the connection; a running call ends as ``unavailable``."""
         self._connection.close()
 
     def __enter__(self) -> Self:

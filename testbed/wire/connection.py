@@ -31,7 +31,7 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # within 2 s of the link's return. TCP's own retransmission timer doubles during an
     # outage, so a connection whose bytes are not acknowledged for 1.5 s is dropped (the
     # keep-alive's time-out also sets TCP_USER_TIMEOUT), and one whose server gives no sign of
-    # life for 1 + 1.5 s while calls are under way. An attempt at a new one ends after 2 s, which
+    # life for 1 + 1.5 s while calls are running. An attempt at a new one ends after 2 s, which
     # leaves room for a TLS handshake over a slow link; the kernel repeats a lost SYN after 1 s.
     ("grpc.keepalive_time_ms", 1000),
     ("grpc.keepalive_timeout_ms", 1500),
