@@ -1,6 +1,6 @@
 """The testbed: device, MEC server, link, meters, measurements, cost models, policies.
 
-What the device needs to decide lives here, so that training and the device share it.
+The code of the device's decisions is here, so that training and the device share it.
 Nothing in this package imports torch, gymnasium or stable-baselines3.
 
 The names below are what other code needs. Importing the package is light: a name's own module, and

@@ -1,4 +1,4 @@
-"""``sliproad testbed align``: give records the energy that an instrument measured."""
+"""``sliproad testbed align``: add the energy measured by an instrument to records."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def _of_campaign(
         hint="measure again, or give another path",
     ):
         samples = samples_of(measured)
-        slowdown = float(measured.source.get("slowdown", 1.0))  # of older campaigns
+        slowdown = float(measured.source.get("slowdown", 1.0))  # from older campaigns
         payloads = payloads_of(measured)
         powers = powers_of(measured, samples)
         source = _source(measured.source, file_sha256(path))

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 MAX_FPS: Final = 10_000
 MAX_FRAMES: Final = 100_000_000
-"""Four months at ten a second; what runs longer is unattended and has a --config."""
+"""Four months at ten a second; a longer run is unattended and uses --config."""
 ATTENDED: Final[dict[str, Any]] = {
     "frames.count": 300,
     "frames.breaker_failures": 0,
     "log.level": "warning",
     "log.every_s": 0.0,
 }
-"""Defaults of a run that somebody waits for, where they are not the file's: it ends, offloads as
-the simulator does, and says only what is wrong."""
+"""Defaults of an attended run that differ from the file's: it ends, offloads like the simulator,
+and reports only problems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class Flag:
 
     Attributes:
         name: of the option.
-        key: ``section.key``; its type, default and range are the option's.
-        help: what it is.
-        most: highest value on the command line, where the file's is no use there.
+        key: ``section.key``; it gives the option's type, default and range.
+        help: help text.
+        most: highest value on the command line, if the file's is not useful there.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Flag:
         return self.name.removeprefix("--").replace("-", "_")
 
     def option(self) -> inspect.Parameter:
-        """The parameter of the command; None has no default that is not the policy's."""
+        """The parameter of the command; the default None leaves the value to the policy."""
         section, _, name = self.key.partition(".")
         kind = get_type_hints(DeviceFile)[section]
         (key,) = (each for each in fields(kind) if each.name == name)
@@ -186,7 +186,7 @@ FLAGS: Final = (
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Show `FLAGS` as options of `command`, which takes them as keyword arguments."""
+    """Add `FLAGS` as options to `command`, which takes them as keyword arguments."""
     own = inspect.signature(command, eval_str=True)
     named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in named]
@@ -248,7 +248,7 @@ def device(
 
     attended = Attended(warn, {flag.key: flag.name for flag in FLAGS}, progress)
     service = DeviceService(file, attended)
-    # Frames go on if nobody reads standard error; a terminal shows the bar itself.
+    # Frames continue if standard error is not read; a terminal shows the bar itself.
     terminal = sys.stderr.isatty()
     with contextlib.nullcontext() if terminal else logged(file.log.format, file.log.level):
         result = service.run()
@@ -258,10 +258,10 @@ def device(
 
 
 def file_of_flags(given: dict[str, Any], local_only: bool) -> DeviceFile:
-    """The device's file that the options mean, checked.
+    """The device's file made from the options, checked.
 
     Args:
-        given: values by name of the flag; None is not given.
+        given: values by name of the flag; None means not given.
         local_only: whether the device is to have no server.
 
     Raises:
@@ -329,7 +329,7 @@ def _from_file(context: typer.Context, path: Path, check: bool, json: bool) -> N
             typer.echo(line)
         typer.echo(f"{path} is fit to run")
         return
-    with logged(file.log.format, file.log.level):  # before libraries that write are loaded
+    with logged(file.log.format, file.log.level):  # before libraries that write there are loaded
         from testbed.deploy.device_service import DeviceService
 
         result = DeviceService(file).run()

@@ -1,4 +1,4 @@
-"""``sliproad testbed doctor``: what this machine has, and what to do about what it lacks."""
+"""``sliproad testbed doctor``: the state of this machine, and how to fix what is missing."""
 
 from __future__ import annotations
 
@@ -88,11 +88,11 @@ def doctor(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
-        name: what.
-        ok: True if it is there and works.
+        name: the checked part.
+        ok: True if it exists and works.
         needed: the device cannot run without it.
         found: what was found.
         hint: what to do to fix it if it is not ok; empty if it is.
@@ -115,16 +115,16 @@ def examine(
     sysfs: Path = Path("/sys"),
     certificates: Sequence[Path] = (),
 ) -> list[Finding]:
-    """Look at everything once; takes about a second and changes nothing.
+    """Check everything once; takes about a second and changes nothing.
 
     Args:
         bundle: model bundle; None is the shipped one.
-        port: that a server would take.
-        host: that it would listen on.
-        plain: what a device would send in the clear (`testbed.deploy.assembly.plain_note`).
-        data: folder of measured data; None asks ``SLIPROAD_DATA``.
-        sysfs: where the kernel shows the hardware.
-        certificates: PEM files of TLS whose dates are looked at.
+        port: port that a server would use.
+        host: address that it would listen on.
+        plain: warning about a device's traffic without TLS (`testbed.deploy.assembly.plain_note`).
+        data: folder of measured data; None uses ``SLIPROAD_DATA``.
+        sysfs: the kernel's view of the hardware.
+        certificates: TLS certificates (PEM files) whose dates are checked.
     """
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _runtime,

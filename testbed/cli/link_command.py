@@ -1,4 +1,4 @@
-"""``sliproad testbed link`` and ``traces``: the emulated link as a process, and what it replays."""
+"""``sliproad testbed link`` and ``traces``: the emulated link as a process, and its traces."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _run_tc(
     record: Path | None,
     stop: StopFlag,
 ) -> dict[str, Any]:
-    """The kernel's link, until told to stop; what it was."""
+    """Run the kernel's link until stopped; returns its record."""
     from testbed.link.tc import TcLink
     from testbed.wire.address import join_address
 
@@ -172,7 +172,7 @@ def _choose_trace(
     rate_mbps: float | None,
     rtt_ms: float | None,
 ) -> Trace:
-    """The one trace that the options ask for; raises `ConfigError` unless it is exactly one."""
+    """The trace that the options select; raises `ConfigError` unless it is exactly one."""
     from cnn.common.errors import ConfigError
     from testbed.traces.generator import generate_trace
     from testbed.traces.trace import constant_trace

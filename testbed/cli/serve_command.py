@@ -25,7 +25,7 @@ EXIT_FAILED: Final = 70
 """EX_SOFTWARE of sysexits(3)."""
 
 LOOK_S: Final = 5.0
-"""TLS files are also looked at so often, to say soon what is wrong with new ones."""
+"""Interval of the checks of TLS files, so that errors in new ones are reported soon."""
 
 
 @logged("text", "info")
@@ -154,7 +154,7 @@ def serve(
 
 
 def _wait(stop: StopFlag, server: MecServer) -> None:
-    """Until told to stop; meanwhile TLS files are looked at, at SIGHUP without delay."""
+    """Wait until stopped; meanwhile check TLS files, immediately at SIGHUP."""
     asked = False
 
     def on_hup(number: int, frame: object) -> None:
@@ -172,7 +172,7 @@ def _wait(stop: StopFlag, server: MecServer) -> None:
 
 
 def _give_up(why: str) -> NoReturn:
-    """End the process at once: threads that hang must not keep it."""
+    """End the process at once: hanging threads must not keep it alive."""
     try:
         # Not through a log or a stream, which may hang or be lost with the process.
         os.write(2, f"error: the server cannot go on: {why}; start it again\n".encode())
@@ -181,6 +181,6 @@ def _give_up(why: str) -> NoReturn:
 
 
 def _end_within(seconds: float) -> None:
-    """Whatever hangs, the process ends by then (by SIGALRM, where the system has it)."""
+    """The process ends by then even if something hangs (by SIGALRM, if the system has it)."""
     if hasattr(signal, "alarm"):
         signal.alarm(math.ceil(seconds))

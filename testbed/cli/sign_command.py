@@ -1,4 +1,4 @@
-"""``sliproad testbed keygen`` and ``sign``: who may say what a device runs."""
+"""``sliproad testbed keygen`` and ``sign``: keys and signatures of a device's bundles."""
 
 from __future__ import annotations
 

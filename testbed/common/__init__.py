@@ -1,1 +1,1 @@
-"""What the testbed's parts share."""
+"""Modules that the testbed's parts share."""

@@ -1,4 +1,4 @@
-"""Child processes: waited for until they are ready, and never left behind."""
+"""Child processes: waiting until they are ready, and ending them."""
 
 from __future__ import annotations
 

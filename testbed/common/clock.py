@@ -7,9 +7,9 @@ import time
 from typing import Final
 
 _SPIN_S: Final = 0.0005
-"""The last half millisecond is spun: a sleeping thread wakes up to about that much late."""
+"""The last half millisecond is spun: a sleeping thread may wake up about that late."""
 _NAP_S: Final = 0.05
-"""Longest sleep between two looks at the stop flag."""
+"""Longest sleep between two checks of the stop flag."""
 
 
 def wait_until(when_s: float, stop: threading.Event | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What the commands of ``sliproad testbed`` write, and how each file proves to be theirs."""
+"""The output files of the ``sliproad testbed`` commands, and how each kind is recognised."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _is_records(path: Path) -> bool:
 
 
 def _is_port(path: Path) -> bool:
-    """One number and a line's end: what nobody misses."""
+    """One number and a line feed: safe to overwrite."""
     text = path.read_bytes() if path.stat().st_size <= 8 else b""
     return text.strip().isdigit() and int(text) < 65_536
 

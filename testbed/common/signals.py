@@ -1,4 +1,4 @@
-"""Being told to stop by a signal, without ever missing it."""
+"""Stopping on a signal, without ever missing it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _NAP_S: Final = 0.1
 class StopFlag:
     """A flag that a signal handler sets and the main thread waits for.
 
-    `threading.Event` will not do: a signal that arrives after the interpreter has looked
+    `threading.Event` is not enough: a signal that arrives after the interpreter has checked
     for one and before the main thread blocks in ``wait()`` is not acted on until something
     else wakes that thread (https://docs.python.org/3/library/signal.html, "Execution of
     Python signal handlers"), and a handler that runs while the main thread holds the
-    event's own lock blocks for ever. A plain attribute looked at ten times a second has
+    event's own lock blocks for ever. A plain attribute checked ten times a second has
     neither fault.
     """
 

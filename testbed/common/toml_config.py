@@ -1,8 +1,8 @@
-"""A TOML table becomes a tree of frozen dataclasses, strictly.
+"""Strict conversion of a TOML table into a tree of frozen dataclasses.
 
 An unknown key, a wrong type or an impossible value (a `ConfigError` from a class's
-``__post_init__``) is refused with the place where it stands. Types understood: ``str``,
-``int``, ``float`` (an integer will do), ``bool``, ``tuple[X, ...]``, another dataclass, and
+``__post_init__``) is refused, and the error names its place. Types understood: ``str``, ``int``,
+``float`` (an integer is accepted), ``bool``, ``tuple[X, ...]``, another dataclass, and
 ``X | None`` for a key that may be left out. A number's range is declared with it (`ranged`).
 
 Written by hand: msgspec names an unknown key but not the known ones, pydantic and cattrs need
@@ -24,7 +24,7 @@ from cnn.common.outside import file_bytes, refusing
 
 T = TypeVar("T")
 MAX_BYTES: Final = 2**20
-"""A file that a person has written is far smaller."""
+"""A file written by a person is far smaller."""
 _HINT: Final = "correct the setting"
 
 
@@ -51,11 +51,11 @@ def parse_toml(text: str, cls: type[T], where: str) -> T:
 
 
 def parse(text: str, where: str) -> dict[str, Any]:
-    """The text of a TOML file as a table; `ConfigError` says in which line it is wrong."""
+    """The text of a TOML file as a table; a `ConfigError` gives the line of an error."""
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        # ValueError: a date that is none, or a number of more digits than Python reads.
+        # ValueError: an impossible date, or a number of more digits than Python reads.
         what = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise ConfigError(
             f"{where}: {what}", expected="valid TOML", hint="correct that line"
@@ -69,7 +69,7 @@ def build(cls: type[T], raw: dict[str, Any], where: str, hidden: Set[str] = froz
         cls: dataclass.
         raw: the table.
         where: named in messages.
-        hidden: fields that no file may give, and no message mentions.
+        hidden: fields that a file may not give, and that messages do not mention.
     """
     hints = get_type_hints(cls)
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if isinstance(value, list):
             return tuple(_value(item, v, where) for v in value)
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if abs(value) <= sys.float_info.max:  # false for NaN, too
+        if abs(value) <= sys.float_info.max:  # also false for NaN
             return float(value)
         raise ConfigError(f"{where} = {shown(value)}", expected="a finite number", hint=_HINT)
     elif type(value) is kind:
@@ -127,7 +127,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 
 
 def _name_of(kind: Any) -> str:
-    """A type as a reader of TOML calls it."""
+    """The name of a type for a user of TOML."""
     if get_origin(kind) is tuple:
         return f"list of {_name_of(get_args(kind)[0])}"
     return "table" if is_dataclass(kind) else str(kind.__name__)

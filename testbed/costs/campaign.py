@@ -1,9 +1,9 @@
 """A measurement campaign: every action under several link conditions, in random order.
 
-The campaign is cut into blocks, one condition and round each. Blocks come in random order,
-and the actions within a block as well, so that a machine that warms up or slows down does
-not look like an effect of an action or a condition. Each finished block is a file of its
-own; a campaign that was interrupted goes on with the blocks that are missing.
+The campaign is divided into blocks, one condition and round each. Blocks run in random order, and
+so do the actions within a block, so that a machine that warms up or slows down does not look like
+an effect of an action or a condition. Each finished block is a separate file; an interrupted
+campaign resumes with the missing blocks.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ EXTRA_COLUMNS: Final = {
 }
 """Columns of a campaign beyond those of `Measurement`."""
 POLICY_WIDTHS: Final = (64, 64)
-"""Hidden layers of the policies that `sliproad agent train` makes unless told otherwise."""
+"""Hidden layers of the policies that `sliproad agent train` makes by default."""
 
 
 def run_campaign(
@@ -59,10 +59,10 @@ def run_campaign(
     *,
     progress: Callable[[int], object] | None = None,
 ) -> int:
-    """Measure what is missing and write all of it to `out`.
+    """Measure the missing blocks and write all blocks to `out`.
 
     Args:
-        config: what to measure.
+        config: settings.
         bundle: model bundle of device and server.
         frames: images to use, endless.
         out: Parquet file; blocks are kept in ``<out>.blocks`` until it is complete.
@@ -94,7 +94,7 @@ def _run(
     missing = [b for b in blocks if not _is_done(folder / f"{b.name}.parquet", fingerprint)]
     if 0 < len(missing) < len(blocks):
         merged = _merged_rows(out, folder, fingerprint)
-        if merged is not None:  # a kill left some blocks behind after the last step
+        if merged is not None:  # a kill left some blocks after the last step
             _clear(blocks, folder)
             return merged
     per_block = config.n_frames // len(blocks)
@@ -116,7 +116,7 @@ def _run(
 
 
 def _clear(blocks: Sequence[Block], folder: Path) -> None:
-    """Remove the blocks that `out` holds by now."""
+    """Remove the blocks that are already in `out`."""
     for block in blocks:
         (folder / f"{block.name}.parquet").unlink(missing_ok=True)
     with contextlib.suppress(OSError):
@@ -124,7 +124,7 @@ def _clear(blocks: Sequence[Block], folder: Path) -> None:
 
 
 def _merged_rows(out: Path, folder: Path, fingerprint: str) -> int | None:
-    """Rows of a whole campaign in `out` that the blocks in `folder` went into; None otherwise."""
+    """Rows of `out` if it is the whole campaign of the blocks in `folder`; None otherwise."""
     if not out.is_file():
         return None
     try:
@@ -145,7 +145,7 @@ def _measure(
     folder: Path,
     fingerprint: str,
 ) -> None:
-    """One block, written to its own file."""
+    """Measure one block into its own file."""
     condition = block.condition
     number = config.conditions.index(condition)
     rng = np.random.default_rng([config.seed, 2, number, block.round])
@@ -164,7 +164,7 @@ def _measure(
             runtime,
             client,
             schedule,
-            Observer(Settings(True, 0.9, 0.5, 10.0)),  # observed, but decides nothing here
+            Observer(Settings(True, 0.9, 0.5, 10.0)),  # it observes, but decides nothing here
             meter,
             DeviceConfig(
                 period_ms=0,
@@ -197,7 +197,7 @@ def disturbed(blocks: Sequence[Block], folder: Path) -> list[Block]:
 
 @contextlib.contextmanager
 def _whole_or_nothing(path: Path, source: dict[str, Any]) -> Iterator[RecordWriter]:
-    """A block that was cut short is no block, and half a campaign replaces no whole one."""
+    """Discard an incomplete block, and never replace a whole campaign by half a one."""
     writer = RecordWriter(path, source, EXTRA_COLUMNS)
     try:
         yield writer
@@ -212,7 +212,7 @@ def _is_done(path: Path, fingerprint: str) -> bool:
         return False
     try:
         found = read_records(path).source.get("fingerprint")
-    except DataError as error:  # by a power cut, say: it is measured again
+    except DataError as error:  # for example after a power cut: it is measured again
         _log.warning("block left out: %s", error.given)
         return False
     if found != fingerprint:
@@ -259,10 +259,10 @@ def _merge(
 
 
 class ActionList:
-    """A policy that plays a list of actions, and takes as long as one that thinks.
+    """A policy that plays a list of actions, with the compute time of a real policy.
 
-    A network of the usual size decides beside it, and nobody listens: what a decision costs
-    belongs to what a frame costs. Asked again with the same observation, it repeats itself.
+    A network of the usual size computes a decision that is ignored: the cost of a decision is part
+    of the cost of a frame. For the same observation it repeats its action.
     """
 
     name = "campaign"
@@ -277,7 +277,7 @@ class ActionList:
         self.reset()
 
     def reset(self) -> None:
-        """Begin with the first action again."""
+        """Restart with the first action."""
         self._at = -1
         self._seen: NDArray[np.float32] | None = None
 

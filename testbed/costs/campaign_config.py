@@ -1,4 +1,4 @@
-"""What a campaign measures: links, blocks and the order of everything."""
+"""Settings of a campaign: links, blocks and their order."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ sa24)."""
 
 @dataclass(frozen=True, slots=True)
 class CampaignConfig:
-    """What a campaign measures.
+    """Settings of a campaign.
 
     Attributes:
         conditions: links, at least one, all different.
@@ -77,13 +77,13 @@ class CampaignConfig:
         warm_up: frames at the start of a block that are recorded as warm-up.
         pause_ms: idle time before every frame. A device that waits for its camera computes
             with colder caches than one that never rests, and takes markedly longer.
-        timeout_ms: of the device; generous, since a fallback is no measurement.
+        timeout_ms: of the device; long, since a fallback is not a measurement.
         power: power profile of the model meter.
         meter: energy meter.
         device_threads: threads of the device's runtime.
         server_threads: threads of the server for one batch.
-        repeats: how often blocks are measured again in which the machine was disturbed:
-            the median of full local processing `DISTURBED` times that of the fastest block.
+        repeats: how often blocks with a disturbed machine are measured again (median of full
+            local processing at least `DISTURBED` times that of the fastest block).
         seed: of all orders.
     """
 
@@ -126,7 +126,7 @@ class CampaignConfig:
         return [every[i] for i in order]
 
     def fingerprint(self, bundle_hash: str) -> str:
-        """Changes when anything that was measured would have been measured otherwise."""
+        """Changes with any setting that affects the measurement."""
         text = json.dumps([asdict(self), bundle_hash], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

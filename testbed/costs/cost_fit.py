@@ -1,8 +1,8 @@
 """From a campaign to the practical models of delay and energy.
 
-Every term has a cause: blocks, exits, encoders and decoders take the same time in whatever
-action they run; a payload takes its bits over the rate and one round trip. All terms are
-non-negative. Times of computation are fitted by robust least squares (`testbed.costs.terms`).
+Every term has a cause: blocks, exits, encoders and decoders take the same time in every action; a
+payload takes its bits over the rate and one round trip. All terms are non-negative. Times of
+computation are fitted by robust least squares (`testbed.costs.terms`).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def fit_samples(samples: Samples, slowdown: float, payload_bytes: Floats) -> Fit
 
 
 def _fit_device(samples: Samples, slowdown: float) -> Floats:
-    """Device terms in the order of `DEVICE_TERMS`, from the stages that each row times."""
+    """Device terms in the order of `DEVICE_TERMS`, from the timed stages of each row."""
     action = samples.action
     rest_ms = samples.compute_ms - samples.head_ms - samples.encode_ms
     local = IS_LOCAL[action]
@@ -117,9 +117,9 @@ def _fit_device(samples: Samples, slowdown: float) -> Floats:
 def _fit_server(sent: Samples, device: Floats) -> Floats:
     """Server terms in the order of `SERVER_TERMS`.
 
-    A server reports one time for decoder, blocks and exit together, from which the sum of
-    every action follows, but not every term. Where terms cannot be told apart they are
-    taken in the proportion that they have on the device.
+    A server reports one time for decoder, blocks and exit together. The sum of every action
+    follows from it, but not every term. Terms that cannot be separated are taken in the
+    proportion that they have on the device.
     """
     table = design(server_terms, SERVER_TERMS)
     on_device = dict(zip(DEVICE_TERMS, device.tolist(), strict=True))
@@ -131,7 +131,7 @@ def _fit_server(sent: Samples, device: Floats) -> Floats:
 
 
 def transfer_ms(samples: Samples, payload_bytes: Floats) -> Floats:
-    """What the link alone takes: the payload's bits over the rate, and the round trip."""
+    """Time of the link alone: the payload's bits over the rate, and the round trip."""
     bits = 8 * (payload_bytes[samples.action] + WIRE_OVERHEAD_BYTES)
     out: Floats = bits / (1e3 * samples.uplink_mbps) + samples.rtt_ms
     return out
@@ -151,7 +151,7 @@ def predict(
 
 
 class FittedTimes(Protocol):
-    """What a fit gives a cost model, as in `CostModel`; times at slowdown 1."""
+    """The part of a fit that a cost model needs, as in `CostModel`; times at slowdown 1."""
 
     @property
     def device_ms(self) -> Floats: ...

@@ -1,9 +1,9 @@
-"""How good a fit is: errors on frames it never saw, and bootstrap intervals.
+"""The quality of a fit: errors on held-out frames, and bootstrap intervals.
 
-Of a campaign, each condition is predicted by a fit to the other ones. Of a device's records, each
-stretch of time or each action is. The link's true state is not in the records, so a frame's delay
-is then predicted given how long its transfer took and how long it waited at the server: what is
-tested are the times of computation on both sides, and the energy that follows from them.
+For a campaign, each condition is predicted by a fit to the others; for a device's records, each
+stretch of time or each action. The link's true state is not in the records, so a frame's delay is
+then predicted from its measured transfer time and server wait: this tests the times of
+computation on both sides, and the energy that follows from them.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ STRETCHES: Final = 5
 """Stretches of time, each predicted by a fit to the other four."""
 
 Predicted = tuple[str, Stages, Floats, Floats]
-"""Name of what was held out, its frames, their modelled delay (ms) and energy (mJ)."""
+"""Name of the held-out part, its frames, their modelled delay (ms) and energy (mJ)."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Medians of G groups of frames of one action, and what was predicted for them.
+    """Medians of G groups of frames of one action, and their predictions.
 
     Attributes:
-        condition: names of all that was held out: conditions, stretches of time, or actions.
+        condition: names of all held-out parts: conditions, stretches of time, or actions.
         of: int64 (G,), each group's position in `condition`.
         action: int64 (G,), canonical number.
         delay_ms, delay_model_ms: float64 (G,), measured and modelled.
-        energy_mj, energy_model_mj: float64 (G,); NaN where none was read.
+        energy_mj, energy_model_mj: float64 (G,); NaN without a reading.
         frame_delay_mape: mean absolute relative error of delay frame by frame.
     """
 
@@ -58,7 +58,7 @@ class HeldOut:
 
     @classmethod
     def gather(cls, predicted: Iterable[Predicted], least: int = 1) -> HeldOut:
-        """Group what was predicted by action; groups of fewer than `least` frames do not count."""
+        """Group predictions by action; groups of fewer than `least` frames are left out."""
         names: list[str] = []
         rows: list[tuple[float, ...]] = []
         errors = [np.zeros(0)]
@@ -141,7 +141,7 @@ def hold_out_times(
 ) -> HeldOut:
     """Predict each of `STRETCHES` of time by a fit to the others.
 
-    A stretch without which not everything is identified (and no base fills it) is left out.
+    A stretch is skipped if the rest does not identify everything and there is no base.
     """
     stretch = np.arange(len(samples)) * STRETCHES // max(1, len(samples))
 
@@ -160,7 +160,7 @@ def hold_out_times(
 def hold_out_actions(
     samples: RecordSamples, slowdown: float, base: CostModel, powers: Powers
 ) -> HeldOut:
-    """Predict each action from the others and the base: the error to expect of what is filled."""
+    """Predict each action from the others and the base: the expected error of filled figures."""
     taken = np.flatnonzero(np.bincount(samples.action, minlength=N_ACTIONS) >= MIN_FRAMES)
 
     def predicted() -> Iterator[Predicted]:
@@ -192,13 +192,13 @@ def _median(values: Floats) -> float:
 
 
 def mape(measured: Floats, modelled: Floats) -> float:
-    """Mean of |modelled / measured - 1|, where measured; NaN if nowhere."""
+    """Mean of |modelled / measured - 1|, over measured values; NaN without any."""
     known = np.isfinite(measured)
     return float(np.mean(np.abs(modelled[known] / measured[known] - 1))) if known.any() else np.nan
 
 
 def r_squared(measured: Floats, modelled: Floats) -> float:
-    """1 - residual / total sum of squares, where measured; NaN if nowhere."""
+    """1 - residual / total sum of squares, over measured values; NaN without any."""
     known = np.isfinite(measured)
     if not known.any():
         return float("nan")
@@ -211,8 +211,8 @@ def bootstrap(
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals of every coefficient.
 
-    Whole blocks (condition and round) are drawn with replacement, since what disturbs one
-    frame disturbs its neighbours too; with fewer than five blocks, single frames are.
+    Whole blocks (condition and round) are drawn with replacement, because a disturbance of one
+    frame also affects its neighbours; with fewer than five blocks, single frames are drawn.
     """
     rng = np.random.default_rng(seed)
     names = np.array([f"{c}/{r}" for c, r in zip(samples.condition, samples.round, strict=True)])

@@ -1,9 +1,9 @@
 """The cost model of a deployed device, from its records and perhaps a base cost model.
 
-What the records identify is fitted. A time is identified if it follows from times that were
-measured: the head of e5s3, for one, is that of e4s3, whether or not e5s3 was ever taken. What is
-not identified comes from the base model, term by term, scaled by the median ratio of what was
-measured to what the base says of it: one ratio for the device, one for the server.
+The fit covers the times that the records identify. A time is identified if it follows from
+measured times: for example, the head of e5s3 is that of e4s3, even if e5s3 was never taken. Other
+times come from the base model, term by term, scaled by the median ratio of measured times to the
+base's: one ratio for the device, one for the server.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class DeviceTimes:
         send_ms: of a frame that is sent, beside the exchange.
         encode_ms: float64 (5,), of the encoder of each split; none at split 0.
         known: bool (20,), whether an action's whole time was measured.
-        rest_known: bool (20,), whether that of finishing it after its split was.
+        rest_known: bool (20,), whether the time of finishing it after its split was measured.
         scale: measured over base; None without base or measurement.
     """
 
@@ -67,7 +67,7 @@ class DeviceTimes:
 
     @classmethod
     def fit(cls, samples: RecordSamples, slowdown: float, base: BaseTerms | None) -> Self:
-        """Fit what was measured, take the rest from the base; without one it is 0."""
+        """Fit the measured times and take the rest from the base; without one the rest is 0."""
         heads = Measured.of(head_rows(samples), samples.head_ms / slowdown)
         rest_ms = (samples.compute_ms - samples.head_ms - samples.encode_ms) / slowdown
         local = IS_LOCAL[samples.action]
@@ -105,7 +105,7 @@ class DeviceTimes:
         )
 
     def of_actions(self) -> Floats:
-        """Time of every action when all goes well, float64 (20,)."""
+        """Time of every action without failures, float64 (20,)."""
         out: Floats = self._beside(np.arange(len(ACTIONS))) + _HEADS @ self.segments
         return out
 
@@ -122,17 +122,17 @@ class DeviceTimes:
 
 @dataclass(frozen=True, slots=True)
 class RecordFit:
-    """Fitted costs and where they come from.
+    """Fitted costs and their origin.
 
     Attributes:
         device: times of the device.
         server_ms: float64 (20,), of the server.
-        server_known: bool (20,), whether it follows from what was measured.
+        server_known: bool (20,), whether it follows from measurements.
         server_scale: measured over base; None without base or measurement.
         payload_bytes: float64 (20,).
         payload_known: bool (20,), whether a payload of that split was sent.
-        net_ms: the base's. Records do not tell it from the round trip: 0 without a base, and
-            it is then part of the round trips of traces recovered with this model.
+        net_ms: the base's. Records do not separate it from the round trip: without a base it is
+            0, and the round trips of traces recovered with this model then include it.
         jitter: `spread` of device compute.
         server_wait_ms: median wait at the server; None if nothing was sent.
     """
@@ -149,13 +149,13 @@ class RecordFit:
 
     @property
     def known(self) -> Mask:
-        """bool (20,): actions of which every figure was measured."""
+        """bool (20,): actions with every figure measured."""
         d = self.device
         return d.known & d.rest_known & self.server_known & self.payload_known
 
     @property
     def device_ms(self) -> Floats:
-        """Time of every action on the device when all goes well, float64 (20,)."""
+        """Time of every action on the device without failures, float64 (20,)."""
         return self.device.of_actions()
 
     @property
@@ -178,10 +178,10 @@ class RecordFit:
 
 
 def fit_records(samples: RecordSamples, slowdown: float, base: CostModel | None) -> RecordFit:
-    """Fit what the records identify and take the rest from the base.
+    """Fit the identified times and take the rest from the base.
 
     Raises:
-        DataError: if something does not follow from the records and there is no base.
+        DataError: if the records do not identify everything and there is no base.
     """
     terms = None if base is None else BaseTerms.of(base)
     device = DeviceTimes.fit(samples, slowdown, terms)
@@ -217,7 +217,7 @@ def head_rows(samples: RecordSamples) -> Floats:
 
 
 def _payloads(samples: RecordSamples) -> tuple[Floats, Mask]:
-    """Bytes of each action's payload, which its split decides, and whether they were sent."""
+    """Bytes of each action's payload, determined by its split, and whether they were sent."""
     local = IS_LOCAL[samples.action]
     sizes = [_median(samples.uplink_bytes[~local & (SPLIT[samples.action] == s)])
              for s in range(N_EXITS)]  # fmt: skip
@@ -226,7 +226,7 @@ def _payloads(samples: RecordSamples) -> tuple[Floats, Mask]:
 
 
 def _median(values: Floats) -> float | None:
-    """None of fewer values than a pattern needs."""
+    """The median; None for fewer values than a pattern needs."""
     return float(np.median(values)) if len(values) >= MIN_FRAMES else None
 
 

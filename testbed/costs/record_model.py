@@ -1,4 +1,4 @@
-"""From record files of deployed devices to a cost model that says what in it was measured."""
+"""From record files of deployed devices to a cost model that states which figures were measured."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from testbed.meters.cost_model import CostModel
 from testbed.records.record_file import Records, parquet_files
 
 SHIPPED: Final = "shipped"
-"""As the base: the cost model that comes with the package."""
+"""Name of the packaged cost model as the base."""
 _SHA_256_DIGITS: Final = 64
 
 
@@ -37,19 +37,19 @@ def load_base(name: str) -> CostModel:
 def model_of_records(
     path: Path, runs: Sequence[Records], base_name: str | None, name: str
 ) -> tuple[CostModel, dict[str, Any]]:
-    """Fit, check on held-out frames, and say where every figure comes from.
+    """Fit, check on held-out frames, and state the origin of every figure.
 
     Args:
-        path: where `runs` were read from.
+        path: the source of `runs`.
         runs: records of deployed devices.
-        base_name: cost model for what the records do not show: a file, or ``shipped``.
+        base_name: cost model for figures that the records lack: a file, or ``shipped``.
         name: of the cost model.
 
     Returns:
         The model, and the figures of the fit, JSON-able.
 
     Raises:
-        DataError: if the records cannot be used, say too little without a base, or were made
+        DataError: if the records cannot be used, have too little data without a base, or were made
             with another network than the base.
     """
     records = device_records(runs)
@@ -120,7 +120,7 @@ def _base_powers(base: CostModel | None) -> Powers:
 
 
 def _source(path: Path, records: DeviceRecords, fit: RecordFit, base: CostModel | None) -> str:
-    """Where the model's times come from, in a line."""
+    """The origin of the model's times, in one line."""
     files = parquet_files(path) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in files:

@@ -1,8 +1,8 @@
-"""What the records of deployed devices say of costs: the frames that ran as decided.
+"""Cost samples from the records of deployed devices: the frames that ran as decided.
 
-Unlike a campaign, a device takes the actions that its policy likes, on a link whose true state
-nobody wrote down. Its records hold times of its own stages and of the server's, and what an
-exchange took; they do not tell the fixed part of an exchange from the round trip.
+Unlike a campaign, a device takes the actions that its policy prefers, on a link whose true state
+was not recorded. Its records have the times of its own stages, of the server's stages and of the
+exchange; they do not separate the fixed part of an exchange from the round trip.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from testbed.meters.power import power_profile
 from testbed.records.record_file import Records
 
 SPLIT: Final = np.array([0 if a.is_local else a.split for a in ACTIONS])
-"""int64 (20,): the split whose payload an action sends; 0 also where it sends none."""
+"""int64 (20,): the split whose payload an action sends; also 0 if it sends none."""
 COLUMNS: Final = (
     "frame_id",
     "action",
@@ -46,11 +46,11 @@ COLUMNS: Final = (
     "round",
     "warm_up",
 )
-"""Columns that a fit to a campaign or a device's records reads; the last four not of both."""
+"""Columns that a fit to a campaign or a device's records reads; the last four are not in both."""
 MAX_ROWS: Final = 500_000
-"""Rows of a fit, which takes about 1.5 KB of memory for each; at 5 frames a second, a day's."""
+"""Maximum rows of a fit, each about 1.5 KB of memory; a day's at 5 frames a second."""
 _HASH_DIGITS: Final = 12
-"""Of a network's hash in the rows of an unattended device."""
+"""Digits of a network's hash in the rows of an unattended device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class RecordSamples(Stages):
 
     Attributes:
         looks: int64, exits that a staged policy evaluated, as in `Measurement`.
-        window_ms: until the next frame began; NaN if that is not recorded.
+        window_ms: time until the next frame began; NaN if not recorded.
         uplink_bytes: payload.
     """
 
@@ -73,11 +73,11 @@ class DeviceRecords:
     """The records of devices of one kind, with one network.
 
     Attributes:
-        samples: frames that count.
+        samples: frames used.
         bundle_hash: of the network; its first twelve digits if no file states the whole.
         slowdown: emulated slowdown of the device.
         energy_source: meter of the energies; empty without one.
-        left_out: frames that do not count, by reason.
+        left_out: number of frames not used, by reason.
         source: provenance of the newest file.
     """
 
@@ -90,14 +90,14 @@ class DeviceRecords:
 
 
 def device_records(runs: Sequence[Records]) -> DeviceRecords:
-    """Read what a fit needs from the record files of deployed devices.
+    """Read the data for a fit from the record files of deployed devices.
 
-    Only the network that ran last counts, and the frames that ran as decided: no skipped one, no
-    fallback, and no frame that was sent encoded (the cost model knows raw ones).
+    Only frames of the newest network that ran as decided are used: no skipped frame, no fallback,
+    and no frame that was sent encoded (the cost model covers raw ones).
 
     Raises:
-        DataError: if a file is of another kind, the devices were not emulated alike, or no
-            frame counts.
+        DataError: if a file is of another kind, the devices have different slowdowns, or no
+            frame can be used.
     """
     kinds = sorted({str(r.source.get("kind")) for r in runs})
     if kinds != ["device"]:
@@ -106,7 +106,7 @@ def device_records(runs: Sequence[Records]) -> DeviceRecords:
             expected="one campaign, or records of deployed devices alone",
             hint="give the file of `sliproad testbed campaign`, or a folder of device records",
         )
-    slowdowns = {float(r.source.get("slowdown", 1.0)) for r in runs}  # of older records
+    slowdowns = {float(r.source.get("slowdown", 1.0)) for r in runs}  # from older records
     emulations = {str(r.source.get("emulation", "as it is")) for r in runs}
     if len(slowdowns) > 1 or len(emulations) > 1:
         raise DataError(
@@ -153,7 +153,7 @@ def _networks(records: Records) -> NDArray[np.str_]:
 def _kept(
     records: Records, same_network: NDArray[np.bool_], left_out: Counter[str]
 ) -> NDArray[np.bool_]:
-    """Which rows count; adds to `left_out` why the others do not."""
+    """Mask of the rows used; counts the others in `left_out` by reason."""
     action = records.numbers("action").astype(np.int64)
     status = records.texts("status")
     sends_frame = (SPLIT[action] == 0) & ~IS_LOCAL[action]
@@ -172,7 +172,7 @@ def _kept(
 
 
 def _samples(records: Records) -> RecordSamples:
-    """Every row of a file, whether it counts or not."""
+    """Every row of a file, used or not."""
     start_ms = records.numbers("captured_s") * 1e3 + records.numbers("queue_ms")
     window_ms = np.full(len(records), np.nan)
     follows = np.diff(records.numbers("frame_id")) == 1
@@ -188,9 +188,9 @@ def _samples(records: Records) -> RecordSamples:
 def powers_of_devices(records: DeviceRecords) -> Powers | None:
     """Powers behind the energy figures; None if there are none.
 
-    With the model meter they are the published ones that made them. With a hardware meter
+    With the model meter they are the published ones behind the figures. With a hardware meter
     the device's two powers are fitted over whole windows, from one frame's start to the next
-    one's, and no modem is accounted for.
+    one's, and no modem is included.
     """
     kind, _, profile = records.energy_source.partition(":")
     if kind == "model" and profile:

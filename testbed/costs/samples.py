@@ -18,13 +18,13 @@ from testbed.records.record_file import Records
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What the stages of N frames took; arrays (N,), milliseconds as measured.
+    """Times of the stages of N frames; arrays (N,), milliseconds as measured.
 
     Attributes:
         action: int64, canonical number.
-        head_ms, encode_ms: of the device; 0 where there is no encoder.
-        compute_ms: what the frame took beyond exchange and server: the device's own time,
-            decision and Python overhead included, which no single stage shows.
+        head_ms, encode_ms: of the device; 0 without an encoder.
+        compute_ms: the frame's time beyond exchange and server: the device's own time, with
+            decision and Python overhead, which no single stage shows.
         transfer_ms, server_queue_ms, server_ms: of the exchange; 0 if local.
         delay_ms: without the wait for the device.
         energy_mj: NaN if it was not read.
@@ -49,7 +49,7 @@ class Stages:
 
 
 def stages_of(records: Records) -> dict[str, Any]:
-    """The columns of `Stages`, by name, every row of a file, whether it counts or not."""
+    """The columns of `Stages`, by name, every row of a file, used or not."""
     exchange = ("transfer_ms", "server_queue_ms", "server_ms")
     times = {name: np.nan_to_num(records.numbers(name)) for name in ("encode_ms", *exchange)}
     delay_ms = records.numbers("delay_ms") - records.numbers("queue_ms")
@@ -66,7 +66,7 @@ def stages_of(records: Records) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Samples(Stages):
-    """The frames of a campaign that count: answered as decided, warm-up excluded.
+    """The used frames of a campaign: answered as decided, warm-up excluded.
 
     Attributes:
         condition: str, name of the link.
@@ -81,10 +81,10 @@ class Samples(Stages):
 
 
 def samples_of(records: Records) -> Samples:
-    """Read what a fit needs from campaign records.
+    """Read the data for a fit from campaign records.
 
     Raises:
-        DataError: if this is no campaign, or an action or condition has no frame.
+        DataError: if this is not a campaign, or an action or condition has no frame.
     """
     if records.source.get("kind") != "campaign":
         raise DataError(
@@ -115,7 +115,7 @@ def samples_of(records: Records) -> Samples:
 
 
 def payloads_of(records: Records) -> Floats:
-    """Payload bytes that each action really sent, float64 (20,)."""
+    """Payload bytes actually sent by each action, float64 (20,)."""
     action = records.numbers("action").astype(np.int64)
     sent = records.numbers("uplink_bytes")
     return np.array([sent[action == a].max(initial=0.0) for a in range(N_ACTIONS)])
@@ -144,8 +144,8 @@ class Powers:
 def powers_of(records: Records, samples: Samples) -> Powers:
     """Powers that the energy model uses.
 
-    With the model meter they are the published ones that made the energy figures. With a
-    hardware meter the device's two powers are fitted, and no modem is accounted for.
+    With the model meter they are the published ones behind the energy figures. With a hardware
+    meter the device's two powers are fitted, and no modem is included.
 
     Raises:
         DataError: if the campaign has no energy figures.

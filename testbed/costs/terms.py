@@ -1,8 +1,8 @@
-"""The terms of the cost models: what runs on device and server in each action, and their fits.
+"""The terms of the cost models: the parts of each action on device and server, and their fits.
 
-Blocks, exits, encoders and decoders take the same time in whatever action they run. Fits are
-robust and non-negative, since a busy machine now and then takes much longer and never much
-shorter. They say which sums of terms follow from what was measured, and take a base for the rest.
+Blocks, exits, encoders and decoders take the same time in every action. Fits are robust and
+non-negative, since a busy machine sometimes takes much longer and never much less time. They
+report which sums of terms follow from the measurements, and use a base for the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Mask = NDArray[np.bool_]
 
 OVERHEAD: Final = "overhead"
 SEND: Final = "send"
-"""What an exchange costs the device beyond the exchange: payload and answer pass its hands."""
+"""Device cost of an exchange beyond the exchange itself: handling payload and answer."""
 SEGMENTS: Final = (
     "block1",
     "block2",
@@ -54,24 +54,24 @@ def segment_terms(first: int, last: int, exit: int | None) -> list[str]:
 
 
 def head_terms(action: Action) -> list[str]:
-    """What runs on the device before the encoder."""
+    """Terms on the device before the encoder."""
     return segment_terms(1, action.split, action.exit if action.is_local else None)
 
 
 def device_terms(action: Action) -> list[str]:
-    """What the device runs when all goes well."""
+    """Terms on the device without failures."""
     send = [] if action.is_local else [SEND]
     encoder = [] if action.is_local or not action.split else [f"enc{action.split}"]
     return [OVERHEAD, *send, *head_terms(action), *encoder]
 
 
 def fallback_terms(action: Action) -> list[str]:
-    """What the device runs after a failed exchange."""
+    """Terms on the device after a failed exchange."""
     return [] if action.is_local else segment_terms(action.split + 1, action.exit, action.exit)
 
 
 def server_terms(action: Action) -> list[str]:
-    """What the server runs."""
+    """Terms on the server."""
     if action.is_local:
         return []
     decoder = [f"dec{action.split}"] if action.split else []
@@ -93,8 +93,8 @@ def fit_terms(rows: Floats, values: Floats, prior: Floats | None = None) -> Floa
     Args:
         rows: float64 (N, n_terms).
         values: float64 (N,), positive.
-        prior: float64 (n_terms,), decides in directions that the rows leave open; its
-            weight is that of a thousandth of the rows. Terms with prior 0 have none.
+        prior: float64 (n_terms,), determines directions that the rows leave open; its weight
+            is a thousandth of that of the rows. Terms with prior 0 have none.
     """
     patterns, which = np.unique(rows, axis=0, return_inverse=True)
     which = which.ravel()
@@ -136,7 +136,7 @@ class Measured:
 
     Attributes:
         rows: float64 (N, n_terms), how often each term ran.
-        values: float64 (N,), what they took, milliseconds.
+        values: float64 (N,), their times, milliseconds.
     """
 
     rows: Floats
@@ -144,7 +144,7 @@ class Measured:
 
     @classmethod
     def of(cls, rows: Floats, values: Floats) -> Self:
-        """Of patterns that ran often enough, and of those no more frames than a fit needs."""
+        """Rows of patterns that ran often enough, limited to the frames that a fit needs."""
         runs = np.flatnonzero(rows.any(axis=1))
         _, which = np.unique(rows[runs], axis=0, return_inverse=True)
         kept: list[NDArray[Any]] = [np.zeros(0, np.int64)]
@@ -156,7 +156,7 @@ class Measured:
         return cls(rows[every], values[every])
 
     def identify(self, sums: Floats) -> Mask:
-        """Which sums of terms, the rows of float64 (M, n_terms), follow from what was measured."""
+        """Mask of the sums of terms, rows of float64 (M, n_terms), that the data determine."""
         if not len(self.rows):
             nothing: Mask = np.abs(sums).sum(axis=1) == 0
             return nothing
@@ -168,7 +168,7 @@ class Measured:
         return known
 
     def scale(self, terms: Floats) -> float | None:
-        """Measured over what `terms` say, median over the patterns; None if there are none."""
+        """Measured times over those of `terms`, median over the patterns; None without any."""
         patterns, which = np.unique(self.rows, axis=0, return_inverse=True)
         told = patterns @ terms
         ratios = [
@@ -179,7 +179,7 @@ class Measured:
         return float(np.median(ratios)) if ratios else None
 
     def fit(self, prior: Floats | None) -> Floats:
-        """Every term, float64 (n_terms,); `prior` decides where the measurements leave it open."""
+        """Every term, float64 (n_terms,); `prior` determines what the measurements leave open."""
         if len(self.rows):
             return fit_terms(self.rows, self.values, prior)
         return np.zeros(self.rows.shape[1]) if prior is None else prior
@@ -191,8 +191,8 @@ class BaseTerms:
 
     Attributes:
         device: by name in `DEVICE_TERMS`; they all follow from the model's forty device times.
-        server: by name in `SERVER_TERMS`. A server's terms do not all follow from its times of
-            actions: where they do not, they are in proportion to the device's.
+        server: by name in `SERVER_TERMS`. A server's times of actions do not determine all its
+            terms: the others are in proportion to the device's.
     """
 
     device: dict[str, float]
@@ -213,15 +213,15 @@ class BaseTerms:
         return cls(_named(DEVICE_TERMS, device), _named(SERVER_TERMS, server))
 
     def of_device(self, names: tuple[str, ...], scale: float = 1.0) -> Floats:
-        """Some terms of the device, times `scale`."""
+        """Some terms of the device, multiplied by `scale`."""
         return scale * np.array([self.device[name] for name in names])
 
     def of_server(self, scale: float = 1.0) -> Floats:
-        """The terms of the server, times `scale`."""
+        """The terms of the server, multiplied by `scale`."""
         return scale * np.array(list(self.server.values()))
 
 
 def _named(names: tuple[str, ...], terms: Floats) -> dict[str, float]:
-    """By name; a term of 0 could not act as a prior, and becomes a thousandth of the others."""
+    """Terms by name; a term of 0 could not be a prior, so it becomes a thousandth of the others."""
     least = 1e-3 * float(np.median(terms[terms > 0]))
     return dict(zip(names, np.maximum(terms, least).tolist(), strict=True))

@@ -1,1 +1,1 @@
-"""The device as an unattended service: configuration, guard, swaps, logs, metrics, rotation."""
+"""The device as an unattended service: configuration, guard, hot swap, logs, metrics, records."""

@@ -1,4 +1,4 @@
-"""The parts of a device, made from its file; ``--check`` makes them all, and keeps nothing."""
+"""The parts of a device, made from its file; ``--check`` makes them all and discards them."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ _log = logging.getLogger(__name__)
 
 
 def log_warning(line: str) -> None:
-    """Where the warnings of an unattended device go."""
+    """Log a warning of an unattended device."""
     event(_log, logging.WARNING, line)
 
 
 def sources_of(file: DeviceFile) -> Sources:
-    """Where its network and policies come from."""
+    """The sources of its network and policies."""
     b = file.bundles
     return Sources(
         model=path_of(b.model),
@@ -81,14 +81,14 @@ def task_of(
     warn: Warn = log_warning,
     names: Mapping[str, str] = MappingProxyType({}),
 ) -> Task:
-    """What the device does: what the file says, else the policy's task, else the defaults.
+    """The device's task: the file's values, else the policy's task, else the defaults.
 
     Args:
         file: configuration.
-        deployment: what is run.
-        warn: told what of the file contradicts the policy, and what is assumed of a policy that
-            does not say its task.
-        names: how a key is named where it was given (a flag), if it has another name there.
+        deployment: the network and policies in use.
+        warn: called with a line on values of the file that contradict the policy, and on the
+            assumptions for a policy file without a task.
+        names: the name of a key where it was given (a flag), if it differs.
     """
     given = {}
     for field, key in TASK_KEYS.items():
@@ -116,7 +116,7 @@ def device_config_of(file: DeviceFile, task: Task) -> DeviceConfig:
 
 
 def followed_config_of(file: DeviceFile, task: Task) -> DeviceConfig:
-    """Those that follow another task; an emulated device's pace does not, and is left out."""
+    """The settings that change with the task; without the pace of an emulated device."""
     f, s = file.frames, file.server
     return DeviceConfig(
         period_ms=task.period_ms,
@@ -134,33 +134,33 @@ def followed_config_of(file: DeviceFile, task: Task) -> DeviceConfig:
 
 
 def frames_of(file: DeviceFile, size: int, n: int | None = None) -> Iterator[CameraFrame]:
-    """What its camera sees, `size` pixels a side; `n` frames, or as many as the file says."""
+    """Its camera's frames, `size` pixels a side; `n` of them, or the number in the file."""
     f = file.frames
     n = n or f.count or None
     return open_frames(f.source, size, seed=f.seed, data=path_of(f.data), n=n)
 
 
 def client_of(file: DeviceFile, deployment: Deployment) -> MecClient | None:
-    """Its connection to the server that it names; None without one."""
+    """Its connection to its server; None without one."""
     if file.server.address is None:
         return None
     return MecClient(file.server.address, deployment.model.hash, tls_of(file))
 
 
 def tls_of(file: DeviceFile) -> TlsFiles | None:
-    """The certificate files that it names; None (no ``tls_`` key) connects in the clear."""
+    """Its certificate files; None (no ``tls_`` key) connects without TLS."""
     s = file.server
     return client_tls(s.tls_ca, s.tls_cert, s.tls_key, s.tls_name)
 
 
 def certificate_complaints(file: DeviceFile) -> list[str]:
-    """What an operator should know before the start: certificates that are out of date."""
+    """Certificates that are out of date, one line each; for the operator before the start."""
     tls = tls_of(file)
     return [] if tls is None else tls.complaints()
 
 
 def plain_note(file: DeviceFile) -> str | None:
-    """What is wrong with a server that is called across a network without TLS; None if nothing."""
+    """A warning if the server is called across a network without TLS; None otherwise."""
     s = file.server
     if s.address is None or tls_of(file) is not None:
         return None
@@ -177,14 +177,14 @@ def guard_of(file: DeviceFile, deployment: Deployment, task: Task) -> Guard | No
 
 
 def preflight(file: DeviceFile) -> list[str]:
-    """Try what a run of `file` needs; one line for each part that is there.
+    """Check everything that a run of `file` needs; one line for each part that is ready.
 
-    Bundles and policies are loaded and tested as at the start of a run, the meter is opened,
-    the camera gives a first frame, the records' place is asked whether it can be written, and
-    the metrics' port whether it is free. A server is not asked: a device starts without one.
+    Bundles and policies are loaded and tested as at the start of a run. The meter is opened,
+    the camera gives a first frame, the records' place is checked for writing, and the metrics'
+    port is checked to be free. The server is not called: a device starts without one.
 
     Raises:
-        SliproadError: naming the first thing that a run would miss.
+        SliproadError: names the first part that a run would lack.
     """
     check_records(file, now=True)
     deployment = load(sources_of(file))

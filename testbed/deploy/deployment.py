@@ -1,4 +1,4 @@
-"""What a deployed device runs, loaded and tested before it is used: network and policies."""
+"""The network and policies of a deployed device, loaded and tested before use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from testbed.policy.reference_profile import ReferenceProfile
 from testbed.policy.task_settings import Task
 
 DEVICE_SEGMENTS: Final = tuple(name for name in SEGMENTS if not name.startswith("dec"))
-"""What a device runs: everything but the decoders."""
+"""The parts of the bundle that a device loads: everything but the decoders."""
 _TEST_OBSERVATIONS = 64
 _TEST_SEED = 0
 
@@ -44,11 +44,11 @@ class Sources:
         action: one action for every frame, or None with `policy`.
         shadow: second policy file, or None.
         threads: of the runtime.
-        trusted_keys: public key files; if any, model and policies must be signed by one of
-            them. The shipped model is part of the installation and needs no signature.
+        trusted_keys: public key files; if there are any, model and policies must be signed by
+            one of them. The shipped model is part of the installation and needs no signature.
         needs_reference: refuse a policy file without a reference profile (a guard relies on it).
-        explore: share of frames whose action is drawn at random; if any, what is read at the
-            start stays.
+        explore: share of frames whose action is drawn at random; if not 0, the deployment read
+            at the start stays in use.
         seed: of these draws.
     """
 
@@ -80,14 +80,14 @@ class Deployment:
     """A network and the policies made for it, ready to run.
 
     Attributes:
-        model: verified model bundle.
-        runtime: of that bundle, warm.
-        policy: acts.
+        model: the verified model bundle.
+        runtime: of that bundle, warmed up.
+        policy: makes the decisions.
         policy_hash: twelve digits of its file's content hash, or the action's name.
-        shadow: only watches; None without one.
-        reference: what training says of the policy; None if its file says nothing.
+        shadow: decides without acting; None without one.
+        reference: reference profile of the policy; None if its file has none.
         stamp: of the files when they were read.
-        task: what the policy was trained for; None if its file does not say, or there is none.
+        task: the policy's task; None if its file has none, or there is no file.
         shadow_task: the same of the shadow.
     """
 
@@ -112,14 +112,14 @@ def load(
 
     Args:
         sources: files.
-        observations: met lately, float32 (n, OBS_DIM), for the test of the policies.
-        frame: seen lately, uint8 (H, W, 3), for the test of the network.
-        running: what runs now; its network is kept if the bundle is the same, and a new
+        observations: recent observations, float32 (n, OBS_DIM), for the test of the policies.
+        frame: a recent frame, uint8 (H, W, 3), for the test of the network.
+        running: the current deployment; its network is kept if the bundle is the same, and a new
             one must read frames of the same size.
 
     Raises:
-        BundleError: if a file is missing, damaged, not signed as it must be, does not fit
-            the others, or what is in it fails its test.
+        BundleError: if a file is missing, damaged, not signed as required, does not fit the
+            others, or its contents fail their test.
         ConfigError: if a trusted key cannot be read.
     """
     stamp = sources.stamp()
@@ -174,7 +174,7 @@ def _exploring(policy: Policy, sources: Sources) -> Policy:
 
 
 def check_policy(policy: Policy, observations: NDArray[np.float32] | None = None) -> None:
-    """Raise `BundleError` unless the policy decides finitely, alone as in a batch.
+    """Raise `BundleError` unless the policy decides on finite outputs, alone as in a batch.
 
     Args:
         policy: under test; a staged one is asked at every decision point. It is reset afterwards.
@@ -190,7 +190,7 @@ def check_policy(policy: Policy, observations: NDArray[np.float32] | None = None
             if outputs is not None and not np.isfinite(outputs(tried)).all():
                 raise ValueError("outputs that are not finite")
         policy.reset()
-    except Exception as error:  # whatever a policy does wrong, it is not used
+    except Exception as error:  # a policy that fails in any way is not used
         raise BundleError(
             f"policy {policy.name!r} fails its self-test ({type(error).__name__}: {error})",
             expected="a finite decision for every observation",
@@ -201,7 +201,7 @@ def check_policy(policy: Policy, observations: NDArray[np.float32] | None = None
 def _test_observations(
     seen: NDArray[np.float32] | None, space: DecisionSpace, point: int
 ) -> NDArray[np.float32]:
-    """Random observations, extremes, and those `seen`, as they would be at the frame's start.
+    """Random observations, extremes, and those `seen`, all as at the start of a frame.
 
     Returns:
         float32 (n, `space.obs_dim`).
@@ -246,7 +246,7 @@ def _new_runtime(
         )
     runtime = SplitRuntime(model, threads)
     runtime.warm(DEVICE_SEGMENTS)
-    if running is not None:  # at the start nothing waits, and nothing could be kept instead
+    if running is not None:  # at the start no frame waits, and there is no other deployment to keep
         check_runtime(runtime, frame)
     return runtime
 

@@ -2,8 +2,8 @@
 
 The classes are the file's sections and their fields its keys, each with its default and range;
 ``docs/deploy.md`` documents every one of them (a test compares the two), and the flags of
-``sliproad testbed device`` fill the same classes. Whatever is left out has the default that stands
-here. Relative paths of a file are taken from its own folder.
+``sliproad testbed device`` fill the same classes. An absent key has the default given here.
+Relative paths of a file are taken from its own folder.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class ServerSection:
 
     Attributes:
         address: HOST:PORT; left out, the device computes everything itself.
-        connect_timeout_s: how long the start waits for it. A device whose server does not
-            answer starts all the same and finishes its frames itself until one does.
+        connect_timeout_s: how long the start waits for it. If the server does not answer, the
+            device starts all the same and finishes its frames itself until the server answers.
         tls_ca: PEM authority of the server, or ``system`` for the public ones. Any ``tls_`` key
-            means TLS; without this one, ``system`` is meant.
+            turns TLS on; the default of this one is then ``system``.
         tls_cert: PEM certificate of this device.
         tls_key: its PEM private key.
         tls_name: name in the server's certificate, where it differs from the address.
@@ -60,7 +60,7 @@ class ServerSection:
     probe_stale_s: float = ranged(2.0, 0, 1e9)
 
     def __post_init__(self) -> None:
-        from cnn.frame_codec import FrameEncoding  # imports Pillow, which no --help needs
+        from cnn.frame_codec import FrameEncoding  # imports Pillow, which --help does not need
 
         check_ranges(self)
         FrameEncoding.parse(self.frame_encoding)
@@ -72,20 +72,20 @@ class ServerSection:
 
 @dataclass(frozen=True, slots=True)
 class BundlesSection:
-    """What the device runs; see "Changing bundles" in docs/deploy.md.
+    """The network and policies of the device; see "Changing bundles" in docs/deploy.md.
 
     Attributes:
         model: model bundle folder; left out, the shipped one.
         policy: policy file; either this or `action`.
         action: one action for every frame instead, such as ``e3s1``.
         shadow: a second policy file that decides without acting.
-        explore: share of frames whose action is drawn at random; records then hold every
-            decision's propensity and observation. Such a policy is neither changed while it runs,
-            nor guarded, nor shadowed.
+        explore: share of frames whose action is drawn at random; records then hold the propensity
+            and observation of every decision. Such a policy is not changed while it runs, and has
+            no guard and no shadow.
         threads: of the device's runtime.
-        watch_s: how often the paths are looked at for a change; 0 only at SIGHUP.
+        watch_s: interval of the checks of the paths for a change; 0 checks only at SIGHUP.
         probation_frames: first frames after a swap, during which a failure rolls it back.
-        trusted_keys: public key files; if any, only bundles signed by one of them are used
+        trusted_keys: public key files; with these, only bundles signed by one of them are used
             (needs the extra ``signing``).
     """
 
@@ -112,26 +112,26 @@ class BundlesSection:
 
 @dataclass(frozen=True, slots=True)
 class FramesSection:
-    """The camera and the patience with it; times as in docs/architecture.md.
+    """The camera and the time limits of its frames; times as in docs/architecture.md.
 
-    The four times that have no default are the policy's own if they are left out; in brackets
-    what stands in where there is no policy file, or one that does not say.
+    Four times have no fixed default: without a value they are the policy's own. The brackets give
+    the value that applies without a policy file, or with one that has no task.
 
     Attributes:
         source: ``gtsrb:PART``, ``folder:PATH``, ``render`` or ``camera:0``.
         data: GTSRB folder for ``gtsrb:``; left out, the one in SLIPROAD_DATA.
         seed: order of tracks, spread of back-offs.
-        count: frames to process; 0 runs until told to stop.
-        period_ms: between two frames; 0 takes the next when the device is free (100).
+        count: frames to process; 0 runs until stopped.
+        period_ms: between two frames; 0 takes the next one as soon as the device is free (100).
         deadline_ms: a frame answered later than this is a miss (100).
-        timeout_ms: an answer is given up after this (250).
+        timeout_ms: an exchange times out after this (250).
         max_queue_ms: a frame that has waited longer is skipped (200).
         pace: emulates a slower device: a cost model's file, or ``shipped``, scaled to the full
-            local time that the policy is told; left out, the machine as it is.
+            local time of the policy's task; left out, no emulation.
         slowdown: no longer used; 1 is still read.
         breaker_failures: failed exchanges in a row that stop offloading until the server answers
             such an exchange again, in the background; 0 never does.
-        breaker_backoff_ms: first pause before it is asked to; doubled at each failure, up to 1250
+        breaker_backoff_ms: first pause before it is asked again, doubled at each failure up to 1250
             (or this, if it is longer).
     """
 
@@ -159,14 +159,14 @@ class FramesSection:
 
 @dataclass(frozen=True, slots=True)
 class DriveSection:
-    """What the policy is told about its task.
+    """The task settings of the policy.
 
-    What is left out is as the policy's file says; in brackets what stands in where there is no
-    policy file, or one that does not say.
+    A key that is left out has the value of the policy's file. The brackets give the value that
+    applies without a policy file, or with one that has no task.
 
     Attributes:
         tech: radio technology, ``5G`` or ``LTE`` (5G).
-        accuracy_floor: accuracy that is owed on average, 0..1 (0.95).
+        accuracy_floor: mean accuracy required, 0..1 (0.95).
         delay_share: weight of delay against energy, 0..1 (0.5).
         full_local_ms: time of full local processing (measured at the start).
     """
@@ -183,7 +183,7 @@ class DriveSection:
 
 @dataclass(frozen=True, slots=True)
 class MeterSection:
-    """Where energy figures come from.
+    """The source of energy figures.
 
     Attributes:
         name: ``model``, ``rapl``, ``jetson``, ``battery``, ``nvml`` or ``none``.
@@ -202,11 +202,11 @@ class RecordsSection:
     Attributes:
         file: one Parquet file, written whole when the run ends; a disk without room ends it.
         folder: instead, where files of bounded size go; no disk ends the run.
-        file_mb: a file is finished and the next begun at this size, megabytes.
+        file_mb: at this size a file is finished and the next begun, megabytes.
         file_s: or at this age, seconds.
-        total_mb: everything in the folder together; the oldest files go first.
-        flush_s: rows that wait in memory at most so long; a kill loses these alone.
-        observations: keep what the policy saw, too (35 or so more numbers a row).
+        total_mb: limit of the whole folder; the oldest files are deleted first.
+        flush_s: longest time that rows wait in memory; a kill loses only these.
+        observations: also keep the policy's observations (about 35 more numbers a row).
     """
 
     file: str | None = None
@@ -246,20 +246,20 @@ class MetricsSection:
 
 @dataclass(frozen=True, slots=True)
 class GuardSection:
-    """When the policy is no longer trusted; see "Guard" in docs/deploy.md.
+    """Conditions under which the policy is not trusted; see "Guard" in docs/deploy.md.
 
     Attributes:
         enabled: whether the guard acts.
         safe_action: taken for every frame while the policy is not trusted.
-        window: frames whose mean is compared with the limits; a promise brings its own.
-        margin: share beyond the promised limit that is still borne before the fall.
+        window: frames whose mean is compared with the limits; a reference profile has its own.
+        margin: share beyond the profile's limit that is still accepted before the fall.
         patience: frames in a row beyond the limit that make the policy fall.
         cooldown_frames: first pause before the policy is tried again for one window, in
-            which the promise must hold without the margin; it doubles at every failed
+            which the profile's limits apply without the margin; it doubles at every failed
             trial, up to 16 times.
         act_on_drift: fall also when rate, round trip, confidence or the mix of actions
-            lie outside what training saw; otherwise that is only reported.
-        max_delay_ms: own limit on the mean delay, instead of the promised one.
+            are outside the range in training; otherwise that is only reported.
+        max_delay_ms: own limit on the mean delay, instead of the profile's.
         max_energy_mj: likewise on the mean energy.
         min_confidence: likewise on the mean calibrated confidence.
         max_miss_rate: likewise on the share of missed deadlines.
@@ -288,12 +288,12 @@ class GuardSection:
 
 @dataclass(frozen=True, slots=True)
 class LogSection:
-    """What goes to standard error.
+    """The log on standard error.
 
     Attributes:
         format: ``text`` or ``json`` (one object a line).
         level: ``debug``, ``info``, ``warning`` or ``error``.
-        every_s: a line with the figures of the frames since the last one, so often; 0 none.
+        every_s: interval of a line with the figures of the frames since the last one; 0 for none.
     """
 
     format: str = "text"
@@ -312,8 +312,8 @@ class LogSection:
 class DeviceFile:
     """The whole file, checked.
 
-    Attributes: one for each section, see their classes. Only ``bundles`` has no default
-    that would do: it must name a policy or an action.
+    Attributes: one for each section, see their classes. Only ``bundles`` has no usable default:
+    it must name a policy or an action.
     """
 
     bundles: BundlesSection = field(default_factory=BundlesSection)
@@ -357,7 +357,7 @@ def keys() -> list[str]:
 
 
 def _resolved(file: DeviceFile, folder: Path) -> DeviceFile:
-    from testbed.wire.tls import SYSTEM  # imports gRPC, which no --help needs
+    from testbed.wire.tls import SYSTEM  # imports gRPC, which --help does not need
 
     changed: dict[str, Any] = {}
     for name, path_keys in PATHS.items():

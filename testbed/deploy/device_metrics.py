@@ -75,7 +75,7 @@ class DeviceMetrics:
         client: MecClient | None,
         rows_dropped: Callable[[], float],
     ) -> None:
-        """Show at every scrape what the parts around the loop have counted by then."""
+        """Show the counts of the parts around the loop at every scrape."""
         for name, meaning, value in (
             ("swaps", "Bundles put in place.", lambda: swapper.swaps),
             ("rollbacks", "Bundles taken back.", lambda: swapper.rollbacks),
@@ -114,6 +114,6 @@ class DeviceMetrics:
         self._drift.set(drifting)
 
     def runs(self, bundle_hash: str, policy_hash: str) -> None:
-        """Show what the device runs from now on."""
+        """Show the network and policy in use from now on."""
         self._info.clear()
         self._info.labels(bundle_hash, policy_hash).set(1)

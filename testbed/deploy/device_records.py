@@ -1,4 +1,4 @@
-"""What a device records of each frame, and where: one file, or a folder of bounded size."""
+"""The records of a device's frames: in one file, or in a folder of bounded size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from testbed.records.record_file import RecordWriter, provenance
 
 _MB: Final = 1_000_000
 _ROW_BYTES: Final = 400
-"""Of one frame in a file, with what an explorer adds (measured: 373 of random figures)."""
+"""Bytes of one frame in a file, exploration columns included (measured: 373 of random figures)."""
 
 _DECISION: Final = {
     "policy_action": pa.int64(),
@@ -36,25 +36,25 @@ _DECISION: Final = {
     "bundle_hash": pa.string(),
 }
 EXTRA_COLUMNS: Final = {**_DECISION, "guard_state": pa.string()}
-"""What a folder holds beside `Measurement`; empty for a skipped frame."""
+"""Columns of a folder beside `Measurement`; empty for a skipped frame."""
 
 
 _CONFIG: Final = (
     *("period_ms", "timeout_ms", "deadline_ms", "max_queue_ms", "seed", "frame_encoding"),
     *("probe_budget_per_min", "probe_bytes", "probe_stale_s"),
 )
-"""Settings of the loop that records hold."""
+"""Settings of the loop that are stored in records."""
 
 
 def check_records(file: DeviceFile, now: bool = False) -> None:
-    """Refuse, before all else, a place that can never take the records of a run.
+    """Refuse, before anything else, a place that can never take the records of a run.
 
     Args:
         file: configuration.
-        now: refuse also a folder on a disk that is full or read-only at the moment.
+        now: also refuse a folder on a disk that is full or read-only at the moment.
 
     Raises:
-        DataError: if the place cannot be used; a file must be writable to its end.
+        DataError: if the place cannot be used; a single file must be writable until the run ends.
     """
     if file.records.file is not None:
         check_file(Path(file.records.file), RECORDS, room=_ROW_BYTES * file.frames.count)
@@ -77,10 +77,10 @@ def source_of(
 
     Args:
         file: configuration.
-        task: what the device does.
+        task: of the device.
         config: settings of its loop.
-        full_local_ms: full local processing as the policy is told.
-        run: what it runs (policy, bundle, server).
+        full_local_ms: full local processing in the policy's settings.
+        run: policy, bundle and server in use.
     """
     return provenance(
         kind="device",
@@ -96,13 +96,13 @@ class DeviceRecords:
     """Takes a row for each frame.
 
     Args:
-        section: where to, and what.
+        section: the place, and the kind of records.
         source: provenance, JSON-able.
-        explorer: the policy, if it explores: what it says of each frame is recorded, too.
+        explorer: the policy, if it explores: its columns of each frame are also recorded.
 
     Attributes:
         place: file or folder; None records nothing.
-        writer: to be used as a context manager, which keeps what was measured; None without one.
+        writer: a context manager that keeps the rows measured so far; None without records.
 
     Raises:
         DataError: if the place cannot be used.
@@ -141,11 +141,11 @@ class DeviceRecords:
 
     @property
     def dropped(self) -> int:
-        """Rows that a folder's disk did not take."""
+        """Rows that could not be written to a folder's disk."""
         return self.writer.dropped if isinstance(self.writer, RotatingRecords) else 0
 
     def write(self, row: Measurement, decision: Decision | None, guard_state: str | None) -> None:
-        """Add a frame's row; raises `DataError` if a file's disk does not take it."""
+        """Add a frame's row; raises `DataError` if it cannot be written to a file's disk."""
         extra: dict[str, Any] = {}
         if isinstance(self.writer, RotatingRecords) and decision is not None:
             extra = {name: getattr(decision, name) for name in _DECISION}
@@ -160,7 +160,7 @@ class DeviceRecords:
             self.writer.write(row, **extra)
 
     def finish(self, unit: Device) -> None:
-        """The run came to its end: a file also says when it began, and how the pace was kept."""
+        """The run has ended: a file also stores its start time, and how well the pace was kept."""
         if isinstance(self.writer, RecordWriter) and unit.origin_s is not None:
             started_unix_s, started_s = self._started
             kept = {} if unit.pace_kept is None else unit.pace_kept.to_source()

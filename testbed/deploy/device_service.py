@@ -1,9 +1,9 @@
-"""The device as a program: from its configuration, until its frames end or it is told to stop.
+"""The device as a program: from its configuration until its frames end or it is stopped.
 
-The device loop is `testbed.device.device_loop`'s own; this is what stands around it. Between two
-frames a new deployment may be put in place; after each frame its measurement goes to the records,
+The device loop is in `testbed.device.device_loop`; this module adds the parts around it. Between
+two frames a new deployment may be installed; after each frame its measurement goes to the records,
 the metrics, the guard and the log, all while the device waits for the next capture. Each of these
-is off unless the configuration asks for it.
+is off unless the configuration turns it on.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Attended:
-    """A run that somebody waits for: started by flags, and over after some frames.
+    """A run that a user waits for: started by flags, and over after some frames.
 
-    It ends at once where an unattended device goes on: its server must answer at the start, and a
-    terminal that is closed (SIGHUP) ends it. Its bundles do not change while it runs.
+    It ends at once where an unattended device continues: its server must answer at the start, and
+    closing the terminal (SIGHUP) ends it. Its bundles do not change while it runs.
 
     Attributes:
-        warn: told each line that the user should read.
-        names: how each key is called where it was given, such as ``frames.period_ms``: ``--fps``.
+        warn: called with each line that the user should read.
+        names: the name of each key where it was given, such as ``frames.period_ms``: ``--fps``.
         progress: passes on the rows and shows how many there were.
     """
 
@@ -95,11 +95,11 @@ class DeviceService:
 
     Args:
         file: the checked configuration.
-        attended: somebody waits for the run; None is an unattended device.
+        attended: settings of a run that a user waits for; None is an unattended device.
 
     Raises:
         SliproadError: if a bundle, the meter or a port cannot be used, or the records' place can
-            never be; a folder's disk that cannot be written to now is none of these.
+            never be used. A folder's disk that cannot be written to now does not count.
     """
 
     def __init__(self, file: DeviceFile, attended: Attended | None = None) -> None:
@@ -149,10 +149,10 @@ class DeviceService:
         )
 
     def run(self) -> dict[str, Any]:
-        """Run until the frames end or a signal comes; figures of the run.
+        """Run until the frames end or a signal comes; returns the figures of the run.
 
-        SIGTERM and SIGINT end it after the frame in hand, with every row written; a second one
-        ends it at once. SIGHUP makes an unattended device look for changed bundles and TLS
+        SIGTERM and SIGINT end it after the current frame, with every row written; a second one
+        ends it at once. SIGHUP makes an unattended device check for changed bundles and TLS
         files. Must be called by the main thread.
         """
         with contextlib.ExitStack() as stack:
@@ -195,10 +195,10 @@ class DeviceService:
         return result
 
     def camera(self) -> Iterator[CameraFrame]:
-        """What the device sees; overridden where frames come from elsewhere.
+        """The device's frames; overridden where they come from elsewhere.
 
-        Frames that no camera gives are ready before the start: all of a run of so many, the first
-        of one without end.
+        Frames without a camera are made before the start: all frames of a limited run, the first
+        ones of an unlimited run.
         """
         f = self.file.frames
         frames = frames_of(self.file, self._swapper.deployment.model.config.input_size)
@@ -207,7 +207,7 @@ class DeviceService:
         return prepared(frames) if f.count else prepared(frames, 1)
 
     def _frames(self) -> Iterator[CameraFrame]:
-        """The camera, with what happens between two frames; it is opened at once."""
+        """The camera's frames, with the work between two frames; the camera is opened at once."""
         camera = self.camera()
 
         def frames() -> Iterator[CameraFrame]:
@@ -274,14 +274,14 @@ class DeviceService:
         }
 
     def _changed(self, deployment: Deployment) -> None:
-        """Another deployment runs from now on, and its task with the next frame.
+        """Use another deployment from now on, and its task from the next frame on.
 
-        What can fail comes first, so that a task which fits nothing here changes nothing.
+        Steps that can fail come first, so that an unsuitable task changes nothing.
         """
         task = task_of(self.file, deployment)
         settings, config = task.settings(self._full_local_ms), followed_config_of(self.file, task)
         meter = self._meter
-        if self.file.meter.name == "model":  # it alone follows a profile, and holds nothing open
+        if self.file.meter.name == "model":  # only it has a profile, and it holds nothing open
             meter = open_meter("model", task.power)
         if self._guard is not None:
             self._guard.watch(deployment.reference, task.deadline_ms)
@@ -290,17 +290,17 @@ class DeviceService:
         self._say_speed()
         if self._stop.unit is not None:
             unit = self._stop.unit
-            # The device is no other one, also if it is emulated.
+            # The device itself stays the same, also if it is emulated.
             unit.adopt(replace(config, pace=unit.config.pace), settings, meter)
         if self._metrics is not None:
             self._metrics.runs(deployment.model.hash[:12], deployment.policy_hash)
 
     def _settings(self) -> Settings:
-        """What the observation says of the task."""
+        """The task as the observation shows it."""
         return self.task.settings(self._full_local_ms)
 
     def _measure_speed(self, config: DeviceConfig) -> None:
-        """How fast this device is, unless its file says what the policy is to be told."""
+        """Measure this device's speed, unless its file gives the policy's value."""
         if config.pace is not None:
             self._full_local_ms = config.pace.full_local_ms
         elif self.file.drive.full_local_ms is None:
@@ -308,7 +308,7 @@ class DeviceService:
         self._say_speed()
 
     def _say_speed(self) -> None:
-        """Say if the policy was trained for a device of another speed."""
+        """Warn if the policy was trained for a device of another speed."""
         note = speed_note(self._full_local_ms, self.task.full_local_ms)
         if note is not None:
             self._warn(note)
@@ -324,7 +324,7 @@ class DeviceService:
         except RemoteError as error:
             if self._attended is not None:
                 raise
-            # The device works without one, and goes on asking.
+            # The device works without one, and keeps trying.
             event(_log, logging.WARNING, "starting without a server", error=str(error))
 
     def _open_metrics(self, stack: contextlib.ExitStack) -> None:

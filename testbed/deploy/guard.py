@@ -1,10 +1,10 @@
-"""The guard: a policy acts only as long as what training promised of it holds.
+"""The guard: a policy acts only as long as it keeps to its reference profile.
 
-It looks at means over a window of frames that the policy decided. If one stays beyond its
+The guard compares means over a window of frames that the policy decided. If one stays beyond its
 limit for `patience` frames, the policy falls and the safe action is taken for every frame.
-After a pause the policy gets a trial; it is trusted again if the trial stays within the limits
-without the margin that the fall needed (hysteresis), and otherwise the pause doubles. Drift of
-what the policy sees (rate, round trip, mix of its actions) is reported, and makes it fall only
+After a pause the policy gets a trial. It is trusted again if the trial stays within the limits
+without the margin that applied before the fall (hysteresis); otherwise the pause doubles. Drift of
+the policy's inputs (rate, round trip, mix of its actions) is reported, and makes it fall only
 if so configured: a link better than any in training does no harm.
 """
 
@@ -29,7 +29,7 @@ from testbed.records.measurement import Measurement
 State = Literal["policy", "safe", "trial"]
 MAX_DOUBLINGS: Final = 4
 MISS_SLACK_FRAMES: Final = 2
-"""Missed frames a window may have beyond the promised share, which is often 0."""
+"""Missed frames a window may have beyond the profile's share, which is often 0."""
 EARLY_END: Final = 0.25
 """A trial that is beyond the limits, margin included, ends after this share of its frames."""
 
@@ -49,7 +49,7 @@ class Limits:
 
     @classmethod
     def own(cls, section: GuardSection) -> Limits:
-        """The owner's limits."""
+        """The limits in the configuration."""
         return cls(
             section.max_delay_ms,
             section.max_energy_mj,
@@ -59,7 +59,7 @@ class Limits:
 
     @classmethod
     def of(cls, reference: ReferenceProfile | None, own: Limits) -> Limits:
-        """The owner's limits, and the promised ones where the owner has none."""
+        """The configured limits, and the profile's where none is configured."""
         if reference is None:
             return own
         return cls(
@@ -80,7 +80,7 @@ class Limits:
         checks = {
             "delay_ms": beyond(window.mean("delay_ms"), self.delay_ms),
             "energy_mj": beyond(window.mean("energy_mj"), self.energy_mj),
-            # In terms of the error: 0.97 with a margin of a fifth bears 0.964.
+            # In terms of the error: 0.97 with a margin of a fifth accepts 0.964.
             "confidence": beyond(_error(window.mean("confidence")), _error(self.confidence)),
             "miss_rate": beyond(window.mean("miss_rate"), self.miss_rate, missed),
         }
@@ -101,7 +101,7 @@ class Window:
         self._actions: deque[int] = deque(maxlen=size)
 
     def add(self, values: dict[str, float | None], action: int) -> None:
-        """One more frame; None, or no finite number, is a figure that was not measured."""
+        """Add a frame; None, or a number that is not finite, is a figure that was not measured."""
         for name, kept in self._values.items():
             value = values.get(name)
             kept.append(value if value is not None and math.isfinite(value) else None)
@@ -118,7 +118,7 @@ class Window:
 
     @property
     def full(self) -> bool:
-        """Whether `size` frames are in it."""
+        """Whether it holds `size` frames."""
         return len(self._actions) == self.size
 
     def mean(self, name: str) -> float | None:
@@ -133,17 +133,17 @@ class Window:
 
 
 class Guard:
-    """Trusts a policy until its promise is broken, and again after a good trial.
+    """Trusts a policy until it exceeds its limits, and again after a good trial.
 
     Args:
-        settings: patience, and the owner's limits, which come before the promised ones.
+        settings: patience, and the configured limits, which take precedence over the profile's.
         deadline_ms: a frame that took longer, or was skipped, is a miss.
-        reference: of the policy; None leaves the owner's limits alone.
+        reference: of the policy; with None only the configured limits apply.
 
     Attributes:
         state: ``policy``, ``safe`` or ``trial``.
-        reason: quantities that made the policy fall last.
-        drift: quantities that lie outside what training saw.
+        reason: quantities of the policy's last fall.
+        drift: quantities outside their range in training.
         falls: how often the policy fell.
     """
 
@@ -158,10 +158,10 @@ class Guard:
         self.watch(reference, deadline_ms)
 
     def watch(self, reference: ReferenceProfile | None, deadline_ms: float) -> None:
-        """Begin with another policy: it is trusted until it breaks its own promise.
+        """Begin with another policy: it is trusted until it exceeds its own limits.
 
         Args:
-            reference: of its training, if there is one.
+            reference: its reference profile, if there is one.
             deadline_ms: a frame that took longer is a miss.
         """
         size = reference.window if reference else self._settings.window
@@ -174,16 +174,16 @@ class Guard:
         self._beyond = self._rested = self._doublings = self._held = 0
 
     def trusted(self) -> bool:
-        """May the policy act on the next frame?"""
+        """Whether the policy may act on the next frame."""
         return self.state != "safe"
 
     @property
     def cooldown_frames(self) -> int:
-        """Frames of the pause after a fall now."""
+        """The pause after a fall now, frames."""
         return int(self._settings.cooldown_frames * 2**self._doublings)
 
     def observe(self, row: Measurement, decision: Decision | None) -> None:
-        """Take note of a measured frame, in the order of the frames."""
+        """Add a measured frame; called in the order of the frames."""
         if self.state == "safe":
             self._rested += 1
             if self._rested >= self.cooldown_frames:
@@ -193,7 +193,7 @@ class Guard:
         if decision is not None and decision.decided_by != "policy":
             return  # decided before the state changed
         if row.reason.startswith("camera: "):
-            return  # nothing was seen, which is no fault of the policy
+            return  # the camera failed, which is not the policy's fault
         values, action = self._figures(row, decision), row.action
         if self.state == "trial":
             self._trial.add(values, action)
@@ -205,7 +205,7 @@ class Guard:
     def _judge(self) -> None:
         self._held += 1
         if self._held >= 4 * self.cooldown_frames:
-            self._doublings = 0  # it has kept its word for long
+            self._doublings = 0  # it has been within its limits for long
         if not self.window.full:
             return
         broken = self.limits.broken(self.window, self._settings.margin) + self._drifting()
@@ -257,7 +257,7 @@ class Guard:
         return values
 
     def _drifting(self) -> list[str]:
-        """Note what lies outside training; the reasons to fall that it makes, if it may."""
+        """Note quantities outside their range in training; returns those that may cause a fall."""
         reference, window = self._reference, self._trial if self.state == "trial" else self.window
         if reference is None:
             return []

@@ -1,17 +1,16 @@
-"""The policy as a deployed device runs it: checked, shadowed, guarded, replaceable.
+"""The policy of a deployed device: checked, shadowed, guarded, replaceable.
 
-`GuardedPolicy` is itself a policy, in the space of the one inside it, so the device
-loop needs to know nothing of it. Whatever the policy inside does, it answers with an
-action: a policy that raises or answers nonsense is rolled back if there is one before it, and
-otherwise overruled by the safe action for this frame. Policies of either space may follow each
-other, even within a frame: where the device is by then, a decision is carried out as nearly as it
-can be.
+`GuardedPolicy` is itself a policy, in the space of its inner policy, so the device loop does not
+need to know about it. It always answers with a valid action: a policy that raises or returns an
+invalid action is rolled back if there is an earlier one, and otherwise the safe action replaces its
+decision for this frame. Policies of either space may follow each other, even within a frame: a
+decision is then carried out as closely as the current decision point allows.
 
-Beside it a shadow policy may watch. A staged one is asked as the frame begins and again after every
-exit that it wanted to evaluate, if that exit was in fact evaluated. The device evaluates what the
-acting policy wants: a shadow that would go on elsewhere cannot be asked again, since nobody knows
-what it would have seen there. Its trace is then left open. After a time-out only the acting policy
-is asked, and what its frame amounts to stays the pair sent.
+A shadow policy may watch beside it. A staged shadow is asked at the start of a frame and again
+after every exit that it wanted to evaluate, if that exit was in fact evaluated. The device
+evaluates the exits of the acting policy: if the shadow would continue elsewhere it cannot be asked
+again, since its next observation is not known. Its trace is then left open. After a time-out only
+the acting policy is asked, and the result of its frame stays the pair sent.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ from testbed.policy.observer import OBS_DIM, normalise
 from testbed.policy.policies import Policy
 
 REMEMBERED: Final = 64
-"""Observations kept for the self-test of a new policy."""
+"""Number of observations kept for the self-test of a new policy."""
 MAX_SHADOW_ERRORS: Final = 3
 
 _log = logging.getLogger(__name__)
 
 STAGE_START: Final[NDArray[np.float32]] = normalise([1, 0, 0, 0, 0, 0, 0.5, 0.5, 0, 0], OBS_DIM)
-"""float32 (10,): what the staged observation adds before anything was looked at."""
+"""float32 (10,): the elements that the staged observation adds, before any exit is evaluated."""
 
 
 @dataclass(slots=True)
@@ -56,9 +55,9 @@ class DecisionTrace:
     """The decisions of one policy on one frame, so far.
 
     Attributes:
-        action: canonical action that they amount to; None before the first.
-        open: the policy wants to look, and has not said what it would do then. True before
-            the first decision.
+        action: canonical action that they result in; None before the first.
+        open: the policy wants to evaluate an exit, and its next decision is not known. True
+            before the first decision.
     """
 
     action: int | None = None
@@ -66,17 +65,17 @@ class DecisionTrace:
 
     @classmethod
     def over(cls) -> Self:
-        """A course on which nobody will be asked any more, and of which nothing is known."""
+        """A trace without any known decision, whose policy is not asked any more."""
         return cls(None, False)
 
     def reaches(self, point: int) -> bool:
-        """Whether a policy that only watches is to be asked at `point`."""
+        """Whether a shadow policy is asked at `point`."""
         if self.action is None:
             return self.open and point == 0
         return self.open and ACTIONS[self.action].exit == point
 
     def follow(self, number: int, space: DecisionSpace) -> None:
-        """One more decision of the policy, in its `space`, as `ask` gives it."""
+        """One more decision of the policy, in its `space`, as `ask` returns it."""
         if number == ANSWER:
             self.open = False
             return
@@ -87,10 +86,10 @@ class DecisionTrace:
 
 
 def ask(policy: Policy, observation: NDArray[np.float32], point: int = START) -> int:
-    """What a policy decides, checked.
+    """The decision of a policy, checked.
 
     Args:
-        policy: is asked in its own space; one that decides once a frame is asked as at its start.
+        policy: asked in its own space; a frame policy is asked as at the start of the frame.
         observation: float32 (OBS_DIM,) as the frame begins, or (STAGED_OBS_DIM,).
         point: where the device is within the frame.
 
@@ -111,19 +110,19 @@ def ask(policy: Policy, observation: NDArray[np.float32], point: int = START) ->
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How one frame's action came about; of a staged frame, how all its stages came out.
+    """The origin of one frame's action; of a staged frame, the result of all its decisions.
 
     Attributes:
-        action: taken, canonical; in stages the one they amount to.
-        policy_action: what the acting policy wanted; None if it failed.
-        shadow_action: what the shadow policy would have done; None without one.
+        action: taken, canonical; of a staged frame, the result of its decisions.
+        policy_action: the acting policy's choice; None if it failed.
+        shadow_action: the shadow policy's choice; None without one.
         decided_by: ``policy``, ``guard`` (it is not trusted) or ``safe`` (it failed).
-        policy_hash: what stands for the acting policy's file.
-        bundle_hash: what stands for the network.
+        policy_hash: identifies the acting policy's file.
+        bundle_hash: identifies the network.
         observation: float32 (OBS_DIM,), a copy, as the frame began.
-        policy_open: `policy_action` is a look after which the policy was not asked again: what
-            it amounts to is not known (a staged policy that did not act).
-        shadow_open: the same of `shadow_action`.
+        policy_open: `policy_action` evaluates an exit, and the policy was not asked again: its
+            final action is not known (a staged policy that did not act).
+        shadow_open: the same for `shadow_action`.
     """
 
     action: int
@@ -138,14 +137,14 @@ class Decision:
 
 
 class GuardedPolicy:
-    """Runs a policy, and perhaps a second one that only watches.
+    """Runs a policy, and perhaps a second one as a shadow.
 
     Args:
-        policy: acts.
-        policy_hash: what stands for it in records and metrics.
-        bundle_hash: what stands for the network there.
-        safe_action: canonical number, taken where the policy may not or cannot decide.
-        shadow: is asked where the acting one is, without acting.
+        policy: makes the decisions.
+        policy_hash: identifies it in records and metrics.
+        bundle_hash: identifies the network there.
+        safe_action: canonical number, taken if the policy may not or cannot decide.
+        shadow: asked like the acting policy, without acting.
     """
 
     def __init__(
@@ -159,9 +158,9 @@ class GuardedPolicy:
         self.use(policy, policy_hash, bundle_hash, shadow)
         self.safe_action = safe_action
         self.trusted: Callable[[], bool] = lambda: True
-        """Asked at every frame: may the policy act? The guard's word."""
+        """Called at every frame: whether the guard lets the policy act."""
         self.roll_back: Callable[[str], bool] = lambda reason: False
-        """Called when the policy failed: puts the one before it back if there is one."""
+        """Called when the policy failed: puts the previous one back if there is one."""
         self.errors = 0
         self._frame = 0
         self._settled = False
@@ -190,15 +189,15 @@ class GuardedPolicy:
         return STAGED if self.policy.space is STAGED and self.trusted() else FRAME
 
     def observations(self) -> NDArray[np.float32]:
-        """The last observations met, float32 (n, OBS_DIM), n at most `REMEMBERED`."""
+        """The last observations, float32 (n, OBS_DIM), n at most `REMEMBERED`."""
         return self._seen[: min(self._n_seen, REMEMBERED)].copy()
 
     def begin(self, frame_id: int) -> None:
-        """The next decision is this frame's."""
+        """The next decision belongs to this frame."""
         self._frame = frame_id
 
     def take(self, frame_id: int) -> Decision | None:
-        """A frame's decision, once; None if it had none (skipped)."""
+        """A frame's decision, returned once; None if it had none (skipped)."""
         return self._decisions.pop(frame_id, None)
 
     def reset(self) -> None:
@@ -209,7 +208,7 @@ class GuardedPolicy:
             self.shadow.reset()
 
     def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
-        """An action that is legal at `point`, whatever happens inside.
+        """An action that is legal at `point`, whatever the inner policy does.
 
         Args:
             observation: float32 (OBS_DIM,) in the frame space, else (STAGED_OBS_DIM,).
@@ -219,7 +218,7 @@ class GuardedPolicy:
             self._begin(observation[:OBS_DIM])
         if self._settled:
             self._ask_shadow(observation, point)
-            # Nothing is left to decide: on to the exit that was meant, or its answer.
+            # Nothing is left to decide: run on to the intended exit, or answer with it.
             return int(REPAIR[point, self._decisions[self._frame].action])
         wanted = self._ask_policy(observation, point)
         self._ask_shadow(observation, point)
@@ -253,7 +252,7 @@ class GuardedPolicy:
         )
 
     def _note(self, taken: int, wanted: int | None, by: str, point: int) -> None:
-        """Bring the frame's decision up to this stage."""
+        """Update the frame's decision with this stage."""
         before = self._decisions[self._frame]
         stays = taken == ANSWER or has_timed_out(point)
         self._decisions[self._frame] = replace(
@@ -287,7 +286,7 @@ class GuardedPolicy:
         try:
             wanted = ask(self.shadow, observation, point)
             self._shadowed.follow(wanted, self.shadow.space)
-        except Exception as error:  # it only watches
+        except Exception as error:  # the shadow only watches
             self._shadowed = DecisionTrace.over()
             self.shadow_errors += 1
             if self.shadow_errors >= MAX_SHADOW_ERRORS:

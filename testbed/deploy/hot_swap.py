@@ -1,8 +1,8 @@
-"""Changing network and policy of a running device between two frames, and back if need be.
+"""Hot swap: changing network and policy of a running device between two frames, with roll-back.
 
-`Watcher` looks at the files in a thread of low priority, loads and tests what changed, and
+`Watcher` checks the files in a thread of low priority, loads and tests changed ones, and
 asks the server whether it has the new bundle; a deployment that passes waits in `ready`.
-`Swapper` puts it in place between two frames and keeps the old one until the first frames
+`Swapper` installs it between two frames and keeps the old one until the first frames
 went well. No frame waits for any of this.
 """
 
@@ -43,15 +43,15 @@ class BundleServer(Protocol):
         ...
 
     def use_bundle(self, bundle_hash: str) -> None:
-        """Name that bundle in requests from now on."""
+        """Use that bundle in requests from now on."""
         ...
 
 
 class LiveRuntime(SplitRuntime):
     """A runtime whose network can be exchanged between two frames.
 
-    If a network fails in the middle of a frame while there is one to go back to, the frame is
-    computed again with that one from its first block.
+    If a network fails in the middle of a frame while there is an earlier one, the frame is computed
+    again with the earlier one from its first block.
     """
 
     def __init__(self, first: SplitRuntime) -> None:
@@ -60,7 +60,7 @@ class LiveRuntime(SplitRuntime):
         self.use(first)
 
     def use(self, runtime: SplitRuntime) -> None:
-        """Run this one's network from the next frame on."""
+        """Use this runtime's network from the next frame on."""
         self.bundle, self._sessions = runtime.bundle, runtime._sessions
         self._frame: Features | None = None
         self._restart = False
@@ -100,26 +100,26 @@ class LiveRuntime(SplitRuntime):
             return section(self._again(points), *args)
 
     def _again(self, points: int) -> Features:
-        """Output of block `points` for the frame in hand, by the network in use now."""
+        """Output of block `points` for the current frame, by the network in use now."""
         assert self._frame is not None
         out: Features = super().forward(self._frame, 1, points)
         return out
 
 
 class Swapper:
-    """Puts deployments in place, watches their first frames, and takes them back.
+    """Installs deployments, watches their first frames, and rolls them back.
 
     Args:
-        first: what runs at the start.
-        guarded: decides.
-        runtime: computes.
+        first: the deployment at the start.
+        guarded: the guarded policy.
+        runtime: the runtime.
         client: connection to the server, or None.
-        probation_frames: first frames of a deployment, in which a failure takes it back.
-        on_change: told the deployment after every change, also back.
+        probation_frames: first frames of a deployment, in which a failure rolls it back.
+        on_change: called with the deployment after every change, roll-backs included.
 
     Attributes:
-        deployment: what runs.
-        swaps, rollbacks: how many.
+        deployment: the one in use.
+        swaps, rollbacks: their numbers.
     """
 
     def __init__(
@@ -141,14 +141,14 @@ class Swapper:
 
     @property
     def on_probation(self) -> bool:
-        """Whether the deployment in use may still be taken back."""
+        """Whether the deployment in use may still be rolled back."""
         return self._before is not None
 
     def install(self, deployment: Deployment, frame_id: int) -> bool:
         """Change to a tested deployment; call it before the frame `frame_id`.
 
         Returns:
-            Whether it runs: whatever fails in the change, the deployment before it goes on.
+            Whether it is in use: if any step fails, the previous deployment stays in use.
         """
         self._before, self._first = self.deployment, frame_id
         self._frames = self._rejected = self._sent = 0
@@ -163,7 +163,7 @@ class Swapper:
         return True
 
     def observe(self, row: Measurement) -> None:
-        """A frame was measured (one before the change says nothing about the new deployment)."""
+        """Count a measured frame (frames before the change do not count for the new deployment)."""
         if self._before is None or row.frame_id < self._first:
             return
         self._frames += 1
@@ -177,11 +177,11 @@ class Swapper:
             event(_log, logging.INFO, "kept", **_names(self.deployment))
 
     def roll_back(self, reason: str, failed: Deployment | None = None) -> bool:
-        """Take a deployment back if it is on probation; whether it was.
+        """Roll a deployment back if it is on probation; returns whether it was.
 
         Args:
             reason: what went wrong.
-            failed: what is taken back; None is what runs.
+            failed: the deployment to roll back; None is the current one.
         """
         before, self._before = self._before, None
         if before is None:
@@ -191,13 +191,13 @@ class Swapper:
         for step in self._steps(before):
             try:
                 step()
-            except Exception as error:  # the other steps are taken nevertheless
+            except Exception as error:  # the other steps still run
                 event(_log, logging.ERROR, "taking back", error=said(error))
         event(_log, logging.ERROR, "rolled back", reason=reason, failed=names, **_names(before))
         return True
 
     def _steps(self, deployment: Deployment) -> Iterator[Callable[[], object]]:
-        """What puts a deployment in place; each can be done again."""
+        """The steps that install a deployment; each can be repeated."""
         yield lambda: self._runtime.use(deployment.runtime)
         yield lambda: self._guarded.use(
             deployment.policy, deployment.policy_hash, deployment.model.hash[:12], deployment.shadow
@@ -210,20 +210,20 @@ class Swapper:
 
 
 class Watcher:
-    """Prepares a new deployment when its files change or somebody asks.
+    """Prepares a new deployment when its files change or on request.
 
     Args:
         sources: files to watch.
         running: gives the deployment in use.
-        observations: gives observations met lately, for the self-test.
-        frame: gives a frame seen lately, or None.
-        server: asked whether it has a new model bundle; None needs no asking.
-        every_s: between two looks; 0 looks only when asked.
-        also: called at each look, in the same thread.
+        observations: gives recent observations, for the self-test.
+        frame: gives a recent frame, or None.
+        server: asked whether it has a new model bundle; None skips this.
+        every_s: interval of the checks; 0 checks only on request.
+        also: called at each check, in the same thread.
 
     Attributes:
-        asked: set it to look now (safe in a signal handler).
-        failures: deployments that failed their test, or that the server has not.
+        asked: set it to check now (safe in a signal handler).
+        failures: deployments that failed their test, or that the server does not have.
     """
 
     def __init__(
@@ -256,15 +256,15 @@ class Watcher:
         self._thread.join(ASK_SERVER_S + 60)
 
     def take(self) -> Deployment | None:
-        """A deployment that is ready, once."""
+        """A ready deployment, returned once."""
         ready, self._ready = self._ready, None
         return ready
 
     def look(self, asked: bool = False) -> None:
-        """Look once: prepare what changed since the last look.
+        """Check once: prepare a deployment that changed since the last check.
 
         Args:
-            asked: try again also what failed before.
+            asked: also retry what failed before.
         """
         try:
             stamp = self._sources.stamp()
@@ -275,7 +275,7 @@ class Watcher:
             self._ready = self._prepare()
         except Exception as error:  # onnxruntime raises classes of its own
             if isinstance(error, RemoteError):
-                self._tried = ()  # the server may have it at the next look
+                self._tried = ()  # the server may have it at the next check
             self.failures += 1
             event(_log, logging.ERROR, "new bundles not used", error=said(error))
 
@@ -287,7 +287,7 @@ class Watcher:
         return deployment
 
     def _watch(self) -> None:
-        with contextlib.suppress(OSError):  # Linux: a thread has a priority of its own
+        with contextlib.suppress(OSError):  # Linux: each thread has its own priority
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         looked_s = time.monotonic()
         while not self._stopping:

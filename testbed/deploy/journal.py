@@ -1,12 +1,12 @@
-"""The journal: rows that are on disk before they become a Parquet file.
+"""The journal: rows on disk before they become a Parquet file.
 
-A journal is a row of frames: a mark, kind, number, length, CRC-32, then one Arrow IPC message, a
-schema or a record batch. Batches are numbered, so that a disk that shows one twice adds no row.
-Arrow reads no message whose checksum does not fit: its reader ends the process on some damaged
-bytes. After a damaged place the next mark is looked for, and the schema comes again every so often,
-so that damage costs the batches that it hits and no others.
+A journal is a sequence of frames: a mark, kind, number, length, CRC-32, then one Arrow IPC message
+(a schema or a record batch). Batches are numbered, so that a batch which the disk shows twice adds
+no row. Messages with a wrong checksum are never passed to Arrow: its reader ends the process on
+some damaged bytes. After a damaged place the reader searches for the next mark. The schema is
+repeated at intervals, so damage costs only the batches that it hits.
 
-Why not SQLite, which embedded people trust: its journal would cut a torn tail as well, but its
+Why not SQLite, which is common on embedded devices: its journal would also cut a torn tail, but its
 pages have no checksums (a flipped bit reads as another row), one damaged inner page hides the rows
 below it, and opening a database after a power cut needs room on the disk. Each batch would need
 its own checksum there, too.
@@ -35,18 +35,18 @@ _HEAD: Final = struct.Struct("<8sBIII")
 """Mark, kind, number, bytes of the message, CRC-32 of these three and the message."""
 _SCHEMA, _BATCH = 1, 2
 _SCHEMA_EVERY: Final = 1 << 17
-"""Bytes after which the schema (some 5 kB) is written again."""
+"""Bytes after which the schema (about 5 kB) is written again."""
 _BLOCK: Final = 1 << 20
 _ARROW_STREAM: Final = b"\xff\xff\xff\xff"
 """First bytes of an Arrow stream."""
 
 
 class UnreadableError(Exception):
-    """A journal that the disk, or the process that reads it, fails on."""
+    """A journal that cannot be read: the disk, or the reading process, failed."""
 
 
 class Journal:
-    """A new journal, which is on disk after every `append`.
+    """A new journal; it is on disk after every `append`.
 
     Args:
         path: the file, which must not exist.
@@ -76,7 +76,7 @@ class Journal:
         return time.monotonic() - self._began_s
 
     def append(self, batch: pa.RecordBatch) -> None:
-        """Write a batch through to the disk; after an `OSError` the journal is as it was."""
+        """Write a batch and sync it; after an `OSError` the journal is unchanged."""
         due = self.bytes >= self._schema_due
         data = (self._schema if due else b"") + _frame(_BATCH, self._batches + 1, batch.serialize())
         try:
@@ -97,14 +97,14 @@ class Journal:
         self.rows += batch.num_rows
 
     def is_there(self) -> bool:
-        """Whether its name still leads to it: its disk may have been taken away."""
+        """Whether its name still leads to it: its disk may have been removed."""
         try:
             return os.path.samestat(self.path.stat(), os.fstat(self._file.fileno()))
         except OSError:
             return False
 
     def close(self) -> None:
-        """Write no more; one without a row is deleted."""
+        """Close the file; a journal without rows is deleted."""
         self._file.close()
         if not self.rows:
             with contextlib.suppress(OSError):
@@ -112,10 +112,10 @@ class Journal:
 
 
 class Reading:
-    """What is whole in a journal, a batch at a time.
+    """The whole batches of a journal, one at a time.
 
     Attributes:
-        damaged: whether a damaged place was passed after which there was something whole, so far.
+        damaged: whether a damaged place with whole batches after it was found so far.
     """
 
     def __init__(self, path: Path) -> None:
@@ -153,7 +153,7 @@ class Reading:
 
 
 def is_arrow_stream(path: Path) -> bool:
-    """Whether a journal is one of an older version; raises `UnreadableError` if the disk fails."""
+    """Whether a journal is from an older version; raises `UnreadableError` if the disk fails."""
     try:
         with path.open("rb") as file:
             return file.read(len(_ARROW_STREAM)) == _ARROW_STREAM
@@ -184,7 +184,7 @@ def _message(file: BinaryIO, left: int) -> tuple[int, int, bytes] | None:
 
 
 def _next_mark(file: BinaryIO, at: int, size: int) -> int:
-    """Where the next mark begins, from `at` on; `size` if there is none."""
+    """Position of the next mark from `at` on; `size` if there is none."""
     while at < size:
         file.seek(at)
         block = file.read(_BLOCK)

@@ -1,12 +1,13 @@
 """Log lines of an unattended device: readable text, or one JSON object a line.
 
-Libraries in C++ write to standard error past every Python logger (gRPC each handshake that fails,
-ONNX Runtime what it thinks of the machine). In the JSON form their lines become records, too.
+Libraries in C++ write to standard error without any Python logger (gRPC each failed handshake,
+ONNX Runtime its remarks on the machine). In the JSON form their lines become records, too.
 
-Nobody waits for who reads the log. A write to a pipe blocks once the reader is 64 KiB behind
-(pipe(7)), and with it whoever logs. So one thread writes, and all others only leave their lines
-with it. Lines that standard error does not take are dropped, counted, and told of once it takes
-lines again. (Python's `QueueListener` does not do: its `stop` waits for the reader without end.)
+A slow reader of the log never blocks the device. A write to a pipe blocks once the reader is 64 KiB
+behind (pipe(7)), and the writing thread with it. So one thread writes, and all others only hand
+their lines to it. Lines that cannot be written to standard error are dropped, counted, and reported
+once writing works again. (Python's `QueueListener` is not enough: its `stop` waits for the reader
+without limit.)
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from cnn.common.errors import SliproadError
 
 ROOT: Final = "testbed"
 NATIVE: Final = "testbed.native"
-"""Logger of what came to standard error by itself."""
+"""Logger of the lines that others wrote to standard error."""
 LINE_BYTES: Final = 8192
 MOST_BYTES: Final = 1 << 20
-"""Of the lines that wait."""
+"""Limit of the waiting lines, bytes."""
 END_S: Final = 2.0
-"""How long the end of the device waits for lines that are not written yet."""
+"""Time that the end of the device waits for lines that are not written yet."""
 _ABSEIL: Final = re.compile(r"([IWEF])\d{4} \d\d:\d\d:")
 """Start of gRPC's lines (https://abseil.io/docs/cpp/guides/logging)."""
 _LEVELS: Final = {
@@ -48,7 +49,7 @@ _LEVELS: Final = {
 
 
 def event(log: logging.Logger, level: int, message: str, **fields: Any) -> None:
-    """Log a message with named fields, which the JSON form keeps apart."""
+    """Log a message with named fields, which stay separate in the JSON form."""
     log.log(level, message, extra={"fields": fields})
 
 
@@ -56,7 +57,7 @@ class JsonFormatter(logging.Formatter):
     """``{"time", "level", "logger", "message", ...fields}`` on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON; a value that JSON has no form for becomes its text."""
+        """The record as JSON; a value without a JSON form becomes its text."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -94,8 +95,8 @@ def logged(form: str, level: str) -> Iterator[None]:
     """Send the log of this package to standard error; in the JSON form, an error that ends the
     device is a line as well.
 
-    Standard error is taken over: lines that others write there go the same way. At the end what
-    was logged is written, or nobody has read it for `END_S`.
+    Standard error is taken over: lines that others write there take the same way. At the end this
+    waits until the lines are written, but at most `END_S` if nobody reads them.
 
     Args:
         form: ``text`` or ``json``.
@@ -108,7 +109,7 @@ def logged(form: str, level: str) -> Iterator[None]:
     handler: logging.Handler
     if form == "json" or _is_standard_error(sys.stderr):
         handler = _SinkHandler(formatter, as_records=form == "json")
-    else:  # replaced by a program that calls us
+    else:  # replaced by the calling program
         handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     log = logging.getLogger(ROOT)
@@ -134,17 +135,17 @@ def logged(form: str, level: str) -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """Keep gRPC's own lines off standard error, unless the user asks for them; what matters of them
-    is said by us. Takes effect only before gRPC is imported."""
+    """Keep gRPC's own lines off standard error, unless the user asks for them; we report the
+    important ones ourselves. Takes effect only before gRPC is imported."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 class _SinkHandler(logging.Handler):
-    """Writes to standard error alone, by a thread: what others write there comes to it as well.
+    """Writes to standard error alone, by a thread; also takes the lines that others write there.
 
     Args:
-        formatter: of the line that says how many were dropped, as of any other.
-        as_records: whether lines of others become records; otherwise they stay as they are.
+        formatter: of all lines, also of the one with the number of dropped lines.
+        as_records: whether lines of others become records; otherwise they are unchanged.
     """
 
     def __init__(self, formatter: logging.Formatter, as_records: bool) -> None:
@@ -162,33 +163,33 @@ class _SinkHandler(logging.Handler):
         self._stderr = CapturedStderr()
         self.sink = LineSink(self._stderr.real, notice)
         self._stderr.take(self._record if as_records else self.sink.put, LINE_BYTES)
-        # A native crash has no time for threads: it is told past them.
+        # A native crash cannot wait for threads: it is reported without them.
         self._tells_crash = not as_records and not faulthandler.is_enabled()
         if self._tells_crash:
             faulthandler.enable(self._stderr.real)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Leave the record's line to be written."""
+        """Queue the record's line for writing."""
         try:
             self.sink.put(_line(self.format(record)))
         except Exception:
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Say nothing: it would be said on standard error, and come back as a record."""
+        """Do nothing: a report on standard error would come back as a record."""
 
     def give_back(self) -> None:
-        """Give standard error back, once what was written has come here."""
+        """Restore standard error, once the lines written to it have arrived here."""
         if self._tells_crash:
             faulthandler.disable()
         sys.stderr.flush()
         self._stderr.give_back(1.0)
 
     def finish(self) -> None:
-        """Wait a little for the last lines; if nobody takes them, nothing more is said."""
+        """Wait a little for the last lines; if nobody reads them, nothing more is written."""
         if self.sink.close(END_S):
             os.close(self._stderr.real)
-        else:  # a process must be able to end: what is still said goes nowhere
+        else:  # a process must be able to end: later lines are discarded
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, 2)
             os.close(nowhere)
@@ -226,16 +227,16 @@ def _short(value: Any) -> str:
 
 
 class LineSink:
-    """Takes lines without ever blocking; a thread writes them to a descriptor.
+    """Accepts lines without ever blocking; a thread writes them to a descriptor.
 
-    A line is dropped and counted while too many wait, and if it cannot be written (nobody has
-    the pipe open any more, no room on the disk). How many were dropped is said in a line of its
-    own, where they would have stood, once lines can be written again.
+    A line is dropped and counted if too many wait, or if it cannot be written (nobody has the pipe
+    open any more, no room on the disk). Once lines can be written again, a line in place of the
+    dropped ones gives their number.
 
     Args:
-        descriptor: where to; it stays open.
-        notice: the line that says how many were dropped, with its end.
-        most_bytes: of lines that wait.
+        descriptor: the destination; it stays open.
+        notice: makes the line with the number of dropped lines, with its end.
+        most_bytes: limit of the waiting lines.
     """
 
     def __init__(
@@ -244,17 +245,17 @@ class LineSink:
         self.dropped = 0
         self._descriptor, self._notice, self._most_bytes = descriptor, notice, most_bytes
         self._lines: deque[tuple[bytes, int]] = deque()
-        """Lines, each with the number of dropped ones that it tells of."""
+        """Lines, each with the number of dropped ones that it reports."""
         self._bytes = 0
         self._untold = 0
-        """Lines that were dropped and of which no line tells yet."""
+        """Dropped lines that no line reports yet."""
         self._failing = self._torn = self._closed = False
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
     def put(self, line: bytes) -> None:
-        """Leave a line, which ends with a line feed, to be written."""
+        """Queue a line, which ends with a line feed, for writing."""
         with self._change:
             if self._closed or self._bytes + len(line) > self._most_bytes:
                 self.dropped += 1
@@ -267,7 +268,7 @@ class LineSink:
             self._change.notify()
 
     def close(self, timeout_s: float) -> bool:
-        """Take no more lines; whether all that were taken were written within `timeout_s`."""
+        """Accept no more lines; returns whether all were written within `timeout_s`."""
         with self._change:
             self._closed = True
             self._change.notify()
@@ -289,7 +290,7 @@ class LineSink:
                     self.dropped += not tells_of
 
     def _take(self) -> tuple[bytes, int] | None:
-        """The next line and how many dropped ones it tells of; None at the end."""
+        """The next line and the number of dropped ones that it reports; None at the end."""
         with self._change:
             while True:
                 if self._lines:
@@ -305,7 +306,7 @@ class LineSink:
 
     def _write(self, line: bytes) -> bool:
         """Write a line, however long that takes; False if it cannot be written."""
-        left = b"\n" + line if self._torn else line  # half a line stands there
+        left = b"\n" + line if self._torn else line  # half a line was written before
         whole = len(left)
         while left:
             try:
@@ -320,12 +321,12 @@ class LineSink:
 
 
 class CapturedStderr:
-    """Descriptor 2 as a pipe of our own; a thread hands on each line that anybody writes to it.
+    """Descriptor 2 as a pipe of our own; a thread passes on each line that is written to it.
 
-    Libraries in C++ write there past every Python logger, and so does whatever Python prints.
+    Libraries in C++ write there without any Python logger, and so does Python's own output.
 
     Attributes:
-        real: a descriptor of what standard error was; the caller closes it.
+        real: a descriptor of the original standard error; the caller closes it.
     """
 
     def __init__(self) -> None:
@@ -347,7 +348,7 @@ class CapturedStderr:
         self._thread.start()
 
     def give_back(self, timeout_s: float) -> None:
-        """Give descriptor 2 back, once what was written to it has been handed on."""
+        """Restore descriptor 2, once the lines written to it have been passed on."""
         os.dup2(self.real, 2)  # ends the pipe, unless a child process holds it, too
         if self._thread is not None:
             self._thread.join(timeout_s)

@@ -1,13 +1,13 @@
-"""A device's folder of records: what stands in it, in which order, and what is made of journals.
+"""A device's folder of records: its files, their order, and the recovery of journals.
 
-Files are numbered in the order in which they were begun. That order, not the clock's, says
+Files are numbered in the order in which they were begun. That order, not the clock, decides
 which is the oldest: a device's clock may be set back while it runs, or be wrong at the start.
 Only files with exactly such a name are ever deleted.
 
 Journals of older versions are Arrow streams without checksums. Arrow's reader may end its process
 on damaged bytes, or ask for any amount of memory, so another process (this module as a program)
-reads them, with bounds on time and memory, and writes the Parquet file. What is passed on ends at
-the first batch that Arrow refuses, and leaves impossible rows out.
+reads them, with limits on time and memory, and writes the Parquet file. It stops at the first batch
+that Arrow refuses, and leaves impossible rows out.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ FINISHED: Final = ".parquet"
 SET_ASIDE: Final = ".damaged"
 """Ending of a journal whose damage is more than a torn tail; retention deletes it first."""
 _NAME: Final = re.compile(r"records-(?:n(\d{12})-\d{8}T\d{6}Z|\d{8}T\d{6}Z-\d{7,}-\d{6,})")
-"""Stem of a file: its number and the time of its beginning; of older versions' files: time,
-process and a number in it. Sorted by name, those come first, and the others in their order."""
+"""Stem of a file: its number and its start time; in older versions: time, process and a number
+within it. Sorted by name, the older ones come first, and the others in their order."""
 _OLD_PART: Final = f"{FINISHED}.part"
 """Ending of older versions' temporary files."""
 _PART: Final = re.compile(rf"\.{_NAME.pattern}\.[0-9a-f]{{8}}\.part\{FINISHED}")
 """Name of a temporary file of `finish` (`cnn.common.files`)."""
 _GROUP_ROWS: Final = 4096
 _OLD_LIMIT_S: Final = 300.0
-"""How long the process that reads an old journal may take."""
+"""Time limit of the process that reads an old journal."""
 _OLD_MEMORY: Final = 4 << 30
 """Address space of that process, bytes; the libraries take 1 GB of it."""
 
@@ -64,7 +64,7 @@ def journals(folder: Path) -> list[Path]:
 
 
 def deletable(folder: Path) -> list[Path]:
-    """What retention may delete, in its order."""
+    """The files that retention may delete, in its order."""
     return [*_named(folder, SET_ASIDE), *record_files(folder)]
 
 
@@ -76,7 +76,7 @@ def last_number(folder: Path) -> int:
 
 
 def recover(folder: Path) -> list[Path]:
-    """Finish the journals that a killed device left behind; the files made of them."""
+    """Finish the journals that a killed device left behind; returns the new files."""
     remove_parts(folder)
     made = [finish(path) for path in journals(folder)]
     return [path for path in made if path is not None]
@@ -90,7 +90,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def tidy(folder: Path, bound: int) -> None:
-    """Delete the oldest files until all of them together have at most `bound` bytes."""
+    """Delete the oldest files until they have at most `bound` bytes in total."""
     sizes: dict[Path, int] = {}
     for path in [*deletable(folder), *journals(folder)]:
         with contextlib.suppress(FileNotFoundError):  # the user may delete some, too
@@ -106,16 +106,16 @@ def tidy(folder: Path, bound: int) -> None:
 def finish(journal: Path) -> Path | None:
     """Turn a journal into a Parquet file beside it; None if it holds no whole batch.
 
-    The journal is deleted when the file and its name are on disk, not before. A torn tail is cut;
-    of a journal with more damage the whole batches are saved, and the journal is set aside.
+    The journal is deleted only after the file and its name are on disk. A torn tail is cut. If a
+    journal has more damage, its whole batches are saved, and the journal is set aside.
 
     Raises:
-        OSError, DataError: if the disk does not take the file; the journal stays.
+        OSError, DataError: if the file cannot be written; the journal stays.
     """
     final = journal.with_suffix(FINISHED)
     if final.exists():
         with contextlib.suppress(DataError):
-            read_records(final)  # made before a kill, which only the journal's end was missing to
+            read_records(final)  # made before a kill; only deleting the journal was missing
             journal.unlink()
             return final
     if journal.stat().st_size == 0:
@@ -140,7 +140,7 @@ def finish(journal: Path) -> Path | None:
 
 
 def write_parquet(batches: Iterable[pa.RecordBatch], path: Path) -> int:
-    """Write batches to a sealed Parquet file; the rows, without any of which there is no file.
+    """Write batches to a sealed Parquet file; returns the rows, 0 without a file.
 
     Raises:
         OSError: if it cannot be written.
@@ -164,14 +164,14 @@ def write_parquet(batches: Iterable[pa.RecordBatch], path: Path) -> int:
             try:
                 writer.close()
             finally:
-                writer.is_open = False  # or it is closed once more when it is collected
+                writer.is_open = False  # otherwise it is closed again when it is garbage-collected
     if rows:
         seal.seal(path)
     return rows
 
 
 def _saved(journal: Path, part: Path) -> tuple[int, str]:
-    """Rows written to `part`, and why the journal is to be set aside (empty: it is not)."""
+    """Rows written to `part`, and the reason to set the journal aside (empty: none)."""
     if is_arrow_stream(journal):
         rows, left_out = _converted(journal, part)
         return rows, f"{left_out} impossible rows" if left_out else ""
@@ -190,7 +190,7 @@ def _converted(journal: Path, target: Path) -> tuple[int, int]:
     """Write the possible rows of an old journal to `target`, a finished Parquet file.
 
     Returns:
-        Rows written (without any there is no file), and impossible rows left out.
+        Rows written (0: there is no file), and impossible rows left out.
 
     Raises:
         OSError: if the target cannot be written.
@@ -214,7 +214,7 @@ def _old_batches(journal: Path) -> Iterator[pa.RecordBatch]:
                 batch.validate(full=True)
                 yield batch
         except (pa.ArrowException, EOFError, OSError, MemoryError):
-            return  # cut off or damaged here
+            return  # truncated or damaged here
 
 
 def _main() -> None:

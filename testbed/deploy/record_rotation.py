@@ -1,13 +1,13 @@
-"""Records of a device that never ends: finished Parquet files in a folder of bounded size.
+"""Records of an unlimited run: finished Parquet files in a folder of bounded size.
 
 Rows go to a journal, each batch with a checksum (`testbed.deploy.journal`). A journal that is
 large or old enough becomes a Parquet file, written under a temporary name, synced and renamed;
-only then is the journal deleted. After a kill or a power cut the next start turns the journal that
-was left behind into such a file, so at most the rows are lost that were not yet flushed.
+only then is the journal deleted. After a kill or a power cut the next start turns the remaining
+journal into such a file, so at most the rows that were not yet flushed are lost.
 
-All of this happens in a thread of its own. A slow, full or read-only disk costs records, each
-counted once, but never delays a frame, the start or the end. A disk without room first loses the
-oldest finished files. Rows are written again as soon as the disk takes them.
+All of this runs in a separate thread. A slow, full or read-only disk costs records, each counted
+once, but never delays a frame, the start or the end. If the disk is full, the oldest finished files
+are deleted first. Rows are written again as soon as the disk accepts them.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ _FLUSH_ROWS: Final = 512
 _ROW_BYTES: Final = 1000
 """Of a row in a journal, at most: with observations some 600."""
 _START_S: Final = 5.0
-"""How long a start waits for a disk that hangs."""
+"""Time that a start waits for a disk that hangs."""
 _CLOSE_S: Final = (10.0, 60.0)
-"""How long an end waits for a disk that writes nothing, and for a slow one."""
+"""Time that an end waits for a disk that writes nothing, and for a slow one."""
 _AGAIN_S: Final = 30.0
 """Pause before a journal that could not be finished is tried again."""
 
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT}
 _LASTING: Final = {
     *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
-    errno.EWOULDBLOCK,  # another device has it
+    errno.EWOULDBLOCK,  # another device holds it
 }
-"""Errors of a path that no disk gets over: the configuration is wrong."""
+"""Permanent errors of a path: the configuration is wrong."""
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -76,8 +76,8 @@ class Rotation:
     Attributes:
         file_bytes: a journal of this size is finished.
         file_s: or of this age, seconds.
-        total_bytes: all files of the folder together; the oldest finished ones go first.
-        flush_s: rows are on disk after so long, half of which is left to the disk.
+        total_bytes: limit of the whole folder; the oldest finished files are deleted first.
+        flush_s: rows are on disk within this time; half of it is left to the disk.
     """
 
     file_bytes: int = 8_000_000
@@ -100,8 +100,8 @@ class RotatingRecords:
         rows: rows written so far.
 
     Raises:
-        DataError: if `folder` can never be one of records, or another device writes to it. A disk
-            that cannot be written to now is said in the log, and tried again.
+        DataError: if `folder` can never be used for records, or another device writes to it. If its
+            disk cannot be written to now, that is logged and tried again.
     """
 
     def __init__(
@@ -148,9 +148,9 @@ class RotatingRecords:
             self._unheld += 1
 
     def close(self) -> None:
-        """Write what is left and finish the last file. A second call does nothing.
+        """Write the remaining rows and finish the last file. A second call does nothing.
 
-        A disk that hangs, or is too slow, is not waited for: the journal stays for the next start.
+        It does not wait for a disk that hangs or is too slow: the journal stays for the next start.
         """
         if self._closing.is_set():
             return
@@ -191,7 +191,7 @@ class RotatingRecords:
             self._begun.set()
         waiting: list[dict[str, Any]] = []
         every_s = self._rotation.flush_s / 2
-        flushed_s = time.monotonic() - every_s  # the first turn is at once: it looks for journals
+        flushed_s = time.monotonic() - every_s  # the first turn runs at once: it looks for journals
         done = False
         while not done:
             left_s = flushed_s + every_s - time.monotonic()
@@ -206,7 +206,7 @@ class RotatingRecords:
         self._let_go()
 
     def _begin(self) -> None:
-        """Take the folder; raises `OSError` or `DataError` if that does not work now."""
+        """Take the folder; raises `OSError` or `DataError` if that fails now."""
         make_folder(self.folder)
         claim = Claim(self.folder, folder=True)
         try:
@@ -219,7 +219,7 @@ class RotatingRecords:
         self._tried("files are not deleted", self._tidy)
 
     def _turn(self, rows: list[dict[str, Any]], last: bool) -> None:
-        """Put rows on disk and rotate, so many at once that a file keeps to its size."""
+        """Put rows on disk and rotate, in portions that keep a file to its size."""
         most = max(1, min(_FLUSH_ROWS, self._rotation.file_bytes // _ROW_BYTES))
         for at in range(0, len(rows), most) or (0,):
             self._flush(rows[at : at + most])
@@ -248,14 +248,14 @@ class RotatingRecords:
         try:
             self._journal.append(batch)
         except OSError:
-            if not self._journal.is_there():  # the folder, or its disk, was taken away
+            if not self._journal.is_there():  # the folder, or its disk, was removed
                 self._journal = None
                 self._let_go()
             raise
         return int(batch.num_rows)
 
     def _rotate(self, last: bool) -> None:
-        """Finish the journal if it is time, or else one that was left; at the end all."""
+        """Finish the journal if it is due, otherwise one left behind; at the end all of them."""
         journal, bounds = self._journal, self._rotation
         old = journal is not None and journal.rows and journal.age_s >= bounds.file_s
         if journal is not None and (last or old or journal.bytes >= bounds.file_bytes):
@@ -283,7 +283,7 @@ class RotatingRecords:
         tidy(self.folder, self._rotation.total_bytes - 2 * self._rotation.file_bytes)
 
     def _with_room(self, work: Callable[[], T]) -> T:
-        """What `work` returns, for which the oldest files go while there is no room."""
+        """The result of `work`; the oldest files are deleted while the disk is full."""
         while True:
             try:
                 return work()
@@ -295,10 +295,10 @@ class RotatingRecords:
                 event(_log, logging.WARNING, "records deleted for room", file=oldest[0].name)
 
     def _tried(self, trouble: str, work: Callable[[], T]) -> T | None:
-        """What `work` returns; None if it fails, which is said once until it works again."""
+        """The result of `work`; None if it fails, which is logged once until it works again."""
         try:
             result = work()
-        except Exception as error:  # records may be lost, but never the thread that keeps them
+        except Exception as error:  # records may be lost, but the writing thread must go on
             self._fails(trouble, error)
             return None
         if trouble in self._failing:
@@ -320,7 +320,7 @@ class RotatingRecords:
 
 
 def lasting(error: Exception) -> bool:
-    """Whether a folder's error is the configuration's: no waiting helps."""
+    """Whether a folder's error is permanent, caused by the configuration."""
     return _errno(error) in _LASTING
 
 

@@ -1,10 +1,10 @@
-"""Signatures of policy files and model bundles, checked before anything in them is used.
+"""Signatures of policy files and model bundles, checked before use.
 
-A hash finds damage; a signature finds that somebody else made the file. It is detached: one
-small JSON file beside the policy file, or beside the manifest in a model bundle's folder. Signed
-is the content hash, which covers everything in the file or folder, together with what kind of
-thing it is. The algorithm is Ed25519 (RFC 8032) of the package ``cryptography``, which only the
-extra ``signing`` installs; nothing here imports it before a key is read.
+A hash finds damage; a signature finds files made by someone else. It is detached: one small JSON
+file beside the policy file, or beside the manifest in a model bundle's folder. It signs the content
+hash, which covers everything in the file or folder, together with the kind of the file. The
+algorithm is Ed25519 (RFC 8032) of the package ``cryptography``, which only the extra ``signing``
+installs; it is imported only when a key is read.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ _MAX_BYTES: Final = 4096
 
 
 def signature_path(bundle: Path) -> Path:
-    """Where the signature of a policy file, or of a model bundle's folder, stands."""
+    """Path of the signature of a policy file, or of a model bundle's folder."""
     signed = bundle / "manifest.json" if bundle.is_dir() else bundle
     return signed.with_name(signed.name + SUFFIX)
 
 
 def signed_bytes(kind: Kind, content_hash: str) -> bytes:
-    """What is signed: the kind is in it, so that a signature of one is none of the other."""
+    """The signed bytes, with the kind: a signature of one kind is not valid for the other."""
     return f"sliproad {kind} {FORMAT}\n{content_hash}\n".encode()
 
 
 def key_name(public: Ed25519PublicKey) -> str:
-    """Sixteen hexadecimal digits that stand for a key: of the SHA-256 of its 32 bytes."""
+    """A key's name: sixteen hexadecimal digits of the SHA-256 of its 32 bytes."""
     return hashlib.sha256(public.public_bytes_raw()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class TrustedKeys:
-    """Public keys of those who may say what a device runs.
+    """Public keys whose signatures a device accepts.
 
     Attributes:
         keys: by `key_name`.
@@ -71,7 +71,7 @@ class TrustedKeys:
         """Read public keys (PEM).
 
         Raises:
-            ConfigError: if one cannot be read or is no Ed25519 public key.
+            ConfigError: if one cannot be read or is not an Ed25519 public key.
             ModuleNotFoundError: without the extra ``signing``.
         """
         read = [read_public_key(path) for path in paths]
@@ -81,12 +81,12 @@ class TrustedKeys:
         """The name of the key that signed this content.
 
         Args:
-            bundle: policy file or bundle folder; its signature stands beside it.
+            bundle: policy file or bundle folder; its signature is beside it.
             kind: which of the two.
-            content_hash: of what was read, computed from it.
+            content_hash: computed from the content that was read.
 
         Raises:
-            BundleError: if there is no signature, it is no trusted key's, or it belongs to
+            BundleError: if there is no signature, it is not of a trusted key, or it belongs to
                 other content.
         """
         from cryptography.exceptions import InvalidSignature
@@ -112,7 +112,7 @@ class TrustedKeys:
 
 
 def read_public_key(path: Path) -> Ed25519PublicKey:
-    """An Ed25519 public key (PEM); raises `ConfigError` if it is none."""
+    """An Ed25519 public key (PEM); raises `ConfigError` if it is invalid."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -170,12 +170,12 @@ def _read_signature(path: Path) -> tuple[str, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """What was signed.
+    """A signature that was written.
 
     Attributes:
         signature: file of the signature.
         kind: ``policy`` or ``model``.
-        content_hash: of what was signed.
+        content_hash: of the signed content.
         key: name of the key.
     """
 
@@ -190,7 +190,7 @@ def make_key_pair(private: Path, public: Path) -> str:
 
     Raises:
         ConfigError: if one of the files exists.
-        DataError: if one cannot be written; then neither is there.
+        DataError: if one cannot be written; then neither exists.
         ModuleNotFoundError: without the extra ``signing``.
     """
     from cryptography.hazmat.primitives import serialization
@@ -214,22 +214,22 @@ def make_key_pair(private: Path, public: Path) -> str:
         if not write_new(public, shown, 0o644):
             raise _exists(public)
     except SliproadError:
-        private.unlink()  # ours, and of no use alone
+        private.unlink()  # we wrote it, and it is useless alone
         raise
     return key_name(key.public_key())
 
 
 def sign(bundle: Path, key_path: Path) -> Signed:
-    """Sign a policy file or a model bundle's folder, after checking that it is whole.
+    """Sign a policy file or a model bundle's folder, after checking it.
 
     Args:
-        bundle: what to sign; the signature is written beside it.
+        bundle: the file or folder to sign; the signature is written beside it.
         key_path: private key (PEM).
 
     Raises:
         BundleError: if the bundle is damaged.
         ConfigError: if the key cannot be used.
-        DataError: if the signature cannot be written, or something else stands there.
+        DataError: if the signature cannot be written, or another file has its name.
         ModuleNotFoundError: without the extra ``signing``.
     """
     key = _read_private_key(key_path)

@@ -1,1 +1,1 @@
-"""The device: frames in, one decision a frame, head, exchange or local finish, measurement out."""
+"""The device: from camera frames and decisions to measurements."""

@@ -1,11 +1,11 @@
 """A camera or a video through OpenCV, for the device's frame source ``camera:``.
 
 A live source (a camera by its number, a stream by its address) is read by a thread of its own,
-which keeps the newest image and drops those that nobody took: a device that was busy must not
-work off a backlog of old views. A live source that ends, hangs, freezes or gives something else
-than images is opened again until it gives images, and what it gave is not taken for a view of the
-road meanwhile. A video file is no live source: its images come one after the other, none dropped,
-so that a run can be repeated.
+which keeps the newest image and drops those that were not taken: a busy device must not process a
+backlog of old views. A live source that ends, hangs, freezes or does not give images is opened
+again until it gives images. Until then its images do not count as a view of the road. A video file
+is not a live source: its images come one after the other, none dropped, so that a run can be
+repeated.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from cnn.common.errors import ConfigError, DataError
 from cnn.data.image_file import resize_rgb
 
 PATIENCE_S: Final = 5.0
-"""A live source that gives no new image for this long counts as gone, and so does one whose images
-do not differ for this long in a single number, which no sensor does."""
+"""A live source that gives no new image for this long counts as gone. So does a source whose images
+are exactly equal for this long: no sensor gives equal images."""
 REOPEN_S: Final = (0.5, 10.0)
 """Pause before a source that failed is opened again: the first, and the longest; each doubles."""
 MAX_HUNG: Final = 3
-"""Reading threads that a driver may hold for ever; with so many the source is given up."""
+"""Maximum number of reading threads that hang in a driver; after that the source is abandoned."""
 BLACK: Final = 8
-"""An image without a brighter number (of 255) shows nothing."""
+"""An image whose values (of 255) are all at or below this counts as black."""
 _POLL_S: Final = 0.05
-"""How long a device whose camera is known to fail waits for an image before it goes on."""
+"""Time that a device waits for an image of a camera that is known to fail."""
 _EVERY: Final = 16
-"""Rows and columns between those that are compared first."""
+"""Step between the rows and columns that are compared first."""
 
 _log = logging.getLogger(__name__)
 
 
 def import_opencv() -> Any:
-    """The module ``cv2``; `ConfigError` says how to install it."""
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")  # an absent camera is our line to say
+    """The module ``cv2``; without it a `ConfigError` says how to install it."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")  # we report an absent camera ourselves
     try:
         return importlib.import_module("cv2")
     except ImportError as error:
@@ -80,7 +80,7 @@ class VideoSource:
         self._capture = cv2.VideoCapture(int(name) if name.isdecimal() else name)
         if not self._capture.isOpened():
             raise _unusable(name, "OpenCV cannot open it")
-        # A phone films lying on its side and says so; images come as a person sees them.
+        # A phone states the rotation of its video; images come upright.
         self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
         if name.isdecimal():
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
@@ -89,17 +89,17 @@ class VideoSource:
         """The next image, uint8 (H, W, 3) in OpenCV's order BGR; None at the end or if it fails."""
         try:
             ok, image = self._capture.read()
-        except Exception:  # a class of OpenCV's own, which must not be imported for this
+        except Exception:  # OpenCV's own class, which is not imported for this
             return None
         return image if ok else None
 
     def close(self) -> None:
-        """Let go of the camera or file."""
+        """Release the camera or file."""
         self._capture.release()
 
 
 class ImageSource(Protocol):
-    """An open camera: the part of `VideoSource` that is read live."""
+    """An open camera: the part of `VideoSource` that a live source needs."""
 
     name: str
 
@@ -108,18 +108,18 @@ class ImageSource(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release it."""
         ...
 
 
 class View(NamedTuple):
-    """What a live source shows.
+    """The current view of a live source.
 
     Attributes:
         image: uint8 (H, W, 3), BGR.
-        fault: why it is no view of now (``no image``, ``frozen``, ``black``, ``no colour image``);
+        fault: why it is not current (``no image``, ``frozen``, ``black``, ``no colour image``);
             empty if it is.
-        waited_s: how long it was waited for.
+        waited_s: time spent waiting for it.
     """
 
     image: NDArray[np.uint8]
@@ -137,7 +137,7 @@ class NewestImage:
         reopen_s: pause before that: the first, and the longest.
 
     Attributes:
-        dropped: images that nobody took.
+        dropped: images that were not taken.
         reopened: how often it was opened again, with success or without.
     """
 
@@ -164,7 +164,7 @@ class NewestImage:
         self._thread = self._reader(source)
 
     def newest(self) -> View:
-        """The newest image, at once, taken or not; there is one after the first `next`."""
+        """The newest image, without waiting, taken or not; it exists after the first `next`."""
         with self._news:
             if self._count > self._taken:
                 self.dropped += self._count - self._taken - 1
@@ -173,13 +173,13 @@ class NewestImage:
             return self._view
 
     def next(self) -> View:
-        """The newest image that was not taken yet, waited for if need be.
+        """The newest image that was not taken yet; waits for it if necessary.
 
-        A source that ended, or gives none for `patience_s`, shows the last one with the fault
-        ``no image``, again and again and nearly at once, until it gives images again.
+        A source that ended, or gives no image for `patience_s`, returns the last image with the
+        fault ``no image``, repeatedly and almost without waiting, until it gives images again.
 
         Raises:
-            DataError: if it never gave one: the camera is none, or not the right one.
+            DataError: if it never gave one: it is not a camera, or not the right one.
         """
         began_s = time.monotonic()
         with self._news:
@@ -223,9 +223,9 @@ class NewestImage:
         return threading.Thread(target=self._run, args=(source,), name="camera", daemon=True)
 
     def _replace_hung(self) -> None:
-        """Let another thread open the source if the one that reads has not come back for long.
+        """Let another thread open the source if the reading thread has hung for long.
 
-        Whatever a driver does with it: it closes its source if it ever comes back.
+        The hung thread closes its source if its driver ever returns.
         """
         self._hung = [thread for thread in self._hung if thread.is_alive()]
         if time.monotonic() - self._read_s < self._patience_s or len(self._hung) >= MAX_HUNG:
@@ -239,7 +239,7 @@ class NewestImage:
         return not self._closing.is_set() and threading.current_thread() is self._thread
 
     def _run(self, source: ImageSource | None) -> None:
-        """Read; open again whatever ends, freezes, or is no camera; until closed or replaced."""
+        """Read images, opening the source again if it fails, until closed or replaced."""
         while self._mine():
             if source is None:
                 source = self._again()
@@ -263,7 +263,7 @@ class NewestImage:
     def _show(self, image: NDArray[np.uint8], fault: str) -> None:
         with self._news:
             if fault == "no colour image" and self._view is not None:
-                image = self._view.image  # there is nothing to show of it
+                image = self._view.image  # this image is not usable
             self._view = View(image, fault)
             self._count += 1
             self._lost = False
@@ -273,7 +273,7 @@ class NewestImage:
             self._news.notify_all()
 
     def _again(self) -> ImageSource | None:
-        """Wait, and open the source; None if that fails."""
+        """Wait, then open the source; None if that fails."""
         pause_s = self._pause_s
         self._pause_s = min(2 * pause_s, self._reopen_s[1])
         until_s = time.monotonic() + pause_s
@@ -290,17 +290,17 @@ class NewestImage:
         return source
 
     def _say(self, fault: str) -> None:
-        """One line when it begins to fail, and one when it works again."""
+        """Log one line when it begins to fail, and one when it works again."""
         if fault != self._said:
             _log.warning("camera %s: %s", self.name, fault or "works again")
             self._said = fault
 
 
 class _Watch:
-    """Tells a view of now from what a failing camera gives.
+    """Tells a current view from the images of a failing camera.
 
     Args:
-        patience_s: how long images may be equal, or be none, before the camera is broken.
+        patience_s: time with equal or no images after which the camera counts as broken.
     """
 
     def __init__(self, patience_s: float) -> None:
@@ -309,11 +309,11 @@ class _Watch:
         self._moved_s = self._fine_s = time.monotonic()
 
     def opened(self, now_s: float) -> None:
-        """The source was opened again: it has its time to become fine."""
+        """The source was opened again: it gets time to start."""
         self._fine_s = now_s
 
     def judge(self, image: NDArray[np.uint8] | None, now_s: float) -> tuple[str, bool]:
-        """The fault of an image, and whether the source is to be opened again."""
+        """The fault of an image, and whether to open the source again."""
         if image is None:
             return "no image", True
         if not is_colour_image(image):
@@ -331,7 +331,7 @@ class _Watch:
 
 
 def _equal(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
-    """Whether two images are the same; mostly told from few of their rows and columns."""
+    """Whether two images are the same; mostly decided from few of their rows and columns."""
     if one.shape != other.shape:
         return False
     some = (slice(None, None, _EVERY), slice(None, None, _EVERY))
@@ -344,7 +344,7 @@ def is_colour_image(image: NDArray[np.uint8]) -> bool:
 
 
 def square_rgb(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], int]:
-    """Centre square of a BGR image, as the network takes it.
+    """Centre square of a BGR image, in the form that the network takes.
 
     Args:
         image: uint8 (H, W, 3), BGR.
@@ -354,7 +354,7 @@ def square_rgb(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], 
         uint8 (size, size, 3) RGB, and the side of the square that was cut out, pixels.
 
     Raises:
-        DataError: if it is no such image, as of a camera that gives raw or 16-bit pixels.
+        DataError: if it is not such an image, for example raw or 16-bit pixels.
     """
     if not is_colour_image(image):
         shape = " x ".join(str(n) for n in image.shape)

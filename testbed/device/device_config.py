@@ -17,22 +17,22 @@ class DeviceConfig:
     Attributes:
         period_ms: time between two camera frames; 0 captures the next frame as soon as
             the device is free (a closed loop, used by campaigns: nothing ever queues).
-        timeout_ms: from sending until the device gives an answer up.
+        timeout_ms: from sending until the device stops waiting for the answer.
         deadline_ms: a longer delay is a miss; only reported, never acted on.
         max_queue_ms: a frame that has waited longer is skipped.
         pause_ms: with period 0, idle time before each capture.
-        pace: of an emulated slower device (`testbed.device.processor`); None is this machine.
+        pace: of an emulated slower device (`testbed.device.processor`); None: this machine.
         breaker_failures: failed exchanges in a row after which the device stays local until
-            the server infers again (`testbed.device.link_checks`); 0 (the default) never does, as
-            in the simulator.
-        breaker_backoff_ms: first pause before it is asked to, doubled at each failure up to
+            the server infers again (`testbed.device.link_checks`); with 0 (the default) it never
+            does, as in the simulator.
+        breaker_backoff_ms: first pause before it is asked again, doubled at each failure up to
             1250 (or this, if it is longer).
-        seed: of the spread of the back-off and of the pace.
+        seed: of the random spread of the back-off and of the pace.
         frame_encoding: how split 0 sends the frame: ``raw``, ``webp`` or ``jpeg[:quality]``.
         probe_budget_per_min: most probes a minute while idle (`testbed.device.link_checks`);
             0, the default, never probes, as in the simulator.
         probe_bytes: padding of a probe.
-        probe_stale_s: age of the newest transfer from which a probe is worth its price.
+        probe_stale_s: age of the newest transfer from which a probe is worth its cost.
     """
 
     period_ms: float = 100.0
@@ -62,7 +62,7 @@ class DeviceConfig:
             )
 
     def probe_plan(self) -> ProbePlan:
-        """The three settings of probing."""
+        """The settings of probing."""
         return ProbePlan(self.probe_budget_per_min, self.probe_bytes, self.probe_stale_s)
 
     def describe(self) -> str:

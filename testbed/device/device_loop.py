@@ -2,7 +2,7 @@
 
 The rules are those of "One frame on the device" in ``docs/architecture.md``; the simulator
 follows the same. A frame is never lost to the network: if no answer comes, the device
-goes on from the block where it stands.
+resumes from the block that ran last.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Device:
     """One device running one policy.
 
     `run` is the whole loop. Live environments step it themselves: `receive` a frame, carry out
-    what was decided by `frame` (`testbed.device.frame_in_hand.FrameInHand`), and read the frame's
+    a decision with `frame` (`testbed.device.frame_in_hand.FrameInHand`), and read the frame's
     measurement from `finished` after the next `receive` (the modem's tail ends when the next
     frame starts) or `finish`.
 
@@ -45,7 +45,7 @@ class Device:
         runtime: the network; warm it before the first frame.
         client: connection to the MEC server; None makes every offloading action fall back.
         policy: decides in `run`.
-        observer: what the device knows.
+        observer: keeps the device's estimates.
         meter: energy of each frame's window.
         config: settings.
         link_truth: the link's true state, for the records only.
@@ -72,7 +72,7 @@ class Device:
         self.reset()
 
     def reset(self) -> None:
-        """Start a new drive: the clock, the estimators and the breaker begin anew."""
+        """Start a new drive: reset the clock, the estimators and the breaker."""
         self.finished = None
         self._frame: FrameInHand | None = None
         self._origin_s: float | None = None
@@ -91,19 +91,19 @@ class Device:
 
     @property
     def pace_kept(self) -> PaceKept | None:
-        """How an emulated device's pace was kept so far; None for the machine as it is."""
+        """How well an emulated device's pace was kept so far; None without emulation."""
         return self._processor.kept
 
     def adopt(self, config: DeviceConfig, settings: Settings, meter: Meter) -> None:
-        """Follow these from the next frame on; what the device knows of its link stays.
+        """Use these from the next frame on; the link estimates stay.
 
-        The frame in hand ends as it began. Frames come at the new period from the first one on
-        that is decided so. The pace of an emulated device and what belongs to the link stay.
+        The current frame ends with its own settings. The new period applies from the first frame
+        that uses the new settings. The pace of an emulated device and the link settings stay.
         """
         self._adopting = config, settings, meter
 
     def _adopt(self, captured_s: float) -> None:
-        """A frame captured at `captured_s` is the first that follows what was asked for."""
+        """Use the requested settings from the frame captured at `captured_s` on."""
         if self._adopting is None:
             return
         (self.config, settings, self._meter), self._adopting = self._adopting, None
@@ -112,14 +112,14 @@ class Device:
         self._paced_from = self._count, captured_s
 
     def stop(self) -> None:
-        """End `run` after the frame in hand, for good (safe in a signal handler)."""
+        """End `run` after the current frame, permanently (safe in a signal handler)."""
         self._stop.set()
 
     def run(self, frames: Iterable[CameraFrame]) -> Iterator[Measurement]:
         """Process frames until they end or `stop` is called; one measurement a frame.
 
-        A frame's measurement comes while the device waits for a later frame, so that
-        what the caller does with it costs no frame any delay.
+        A frame's measurement comes while the device waits for a later frame, so the caller's
+        work with it delays no frame.
         """
         self.reset()
         for frame in frames:
@@ -139,14 +139,14 @@ class Device:
 
     @property
     def frame(self) -> FrameInHand:
-        """The frame in hand, skipped or not; raises `RuntimeError` if there is none."""
+        """The current frame, skipped or not; raises `RuntimeError` if there is none."""
         if self._frame is None:
             raise RuntimeError("no frame in hand: call receive first")
         return self._frame
 
     @property
     def point(self) -> int:
-        """Decision point of the frame in hand (`testbed.policy.decision_points`)."""
+        """Decision point of the current frame (`testbed.policy.decision_points`)."""
         return START if self._frame is None else self._frame.point
 
     def receive(self, frame: CameraFrame) -> NDArray[np.float32] | None:
@@ -169,8 +169,8 @@ class Device:
             self._close(start_s)
             return None
         if self._processor.pace is not None and self.config.period_ms > 0:
-            # An emulated device starts when it is free: what this machine needs to wake up
-            # and to keep its books is part of the frame's pace.
+            # The pace of an emulated device's frame starts when the device is free. It includes the
+            # time that this machine needs to wake up and to update its records.
             start_s = captured_s if self._work is None else max(captured_s, self._work.free_s)
         if self._origin_s is None:
             self._origin_s = captured_s
@@ -207,7 +207,7 @@ class Device:
         return seen
 
     def finish(self) -> Measurement | None:
-        """Close the last frame, as if the next one had started when it would have."""
+        """Close the last frame, as if the next one had started at its regular time."""
         work = self._work
         if work is None:
             return None
@@ -218,7 +218,7 @@ class Device:
         return self.finished
 
     def _next_capture_s(self, waited_s: float) -> float:
-        """When the next frame is captured; later by what a slow camera made the device wait."""
+        """When the next frame is captured; later by the time spent waiting for a slow camera."""
         now_s = time.monotonic()
         if self.config.period_ms == 0:
             return now_s + self.config.pause_ms / 1e3
@@ -236,7 +236,7 @@ class Device:
         return None if self._frame is None else self._frame.work
 
     def _finalise(self) -> None:
-        """Learn from the frame in hand and write it down, while the device has time for it."""
+        """Apply the current frame's pending updates and record it, while the device has time."""
         work = self._work
         if work is None or work.measured is not None:
             return
@@ -256,11 +256,11 @@ class Device:
         return self._observer.observe(work.start_s, features, queue_ms, max(0.0, tail_left_ms))
 
     def _close(self, end_s: float) -> None:
-        """The frame in hand ends at `end_s`: read the meter, make its measurement."""
+        """The current frame ends at `end_s`: read the meter, make its measurement."""
         work, self._frame = self._work, None
         if work is None:
             return
-        # Whatever the device does for this frame while it does not wait for an answer.
+        # All the time for this frame except waiting for an answer.
         compute_ms = max(0.0, (work.free_s - work.start_s) * 1e3 - work.wait_ms)
         exchange_ms = sum(b - a for a, b in work.exchanges) * 1e3
         tail_ms = tail_overlap_ms(

@@ -1,4 +1,4 @@
-"""The frame in hand, from decision to decision, until there is an answer.
+"""The current frame, from decision to decision, until there is an answer.
 
 It is a `testbed.policy.policies.OpenFrame`, as the simulators are: `settle` carries out a whole
 frame, `advance` one staged action. Both compute and send in the same way; no block runs twice.
@@ -33,13 +33,13 @@ _CONFIDENCE_AT: Final = _AT["confidence_exit1"]
 
 
 class FrameInHand:
-    """A frame of which some blocks have run and some exits are evaluated.
+    """The frame that the device works on: some blocks have run, some exits are evaluated.
 
     Args:
-        work: the frame's record so far; its answer, times and looks are filled in.
+        work: the frame's record so far; its answer, times and evaluated exits are filled in.
         seen: float32 (`OBS_DIM`,), the observation as the frame begins; None if it is skipped.
         runtime: the network.
-        observer: learns the confidence of every exit evaluated.
+        observer: receives the confidence of every exit evaluated.
         processor: runs everything.
         uplink: the way to the server.
         timeout_ms: longest wait for an answer.
@@ -74,7 +74,7 @@ class FrameInHand:
         return int(POINT[int(self._timed_out), self._block, evaluated])
 
     def observe(self, space: DecisionSpace = FRAME) -> NDArray[np.float32]:
-        """What a policy of `space` sees at `point`, float32 (`space.obs_dim`,)."""
+        """The observation of a policy of `space` at `point`, float32 (`space.obs_dim`,)."""
         base = self._begun()
         if space is FRAME:
             return base
@@ -85,7 +85,7 @@ class FrameInHand:
     def settle(self, action: int) -> Self:
         """Carry the whole frame out as one canonical action, 0..19.
 
-        If no answer comes, the device goes on to the exit that was meant.
+        If no answer comes, the device resumes and runs on to the exit of the action.
         """
         self._begun()
         pair = action_from_index(int(action))
@@ -137,11 +137,11 @@ class FrameInHand:
         self._seen[at] = scale_one(at, value)
 
     def _parts_ms(self, pair: Action) -> tuple[float, float]:
-        """What an emulated device takes from here: to the end of the blocks, and on."""
+        """Times of an emulated device from here: to the end of the blocks, and after them."""
         return self._processor.parts_ms(pair, self._block, self._timed_out)
 
     def _run_to(self, block: int) -> Features:
-        """Run on to a block, at least the one that ran last; the features there."""
+        """Run on to a block, at least the one that ran last; returns the features there."""
         if self._features is None:
             self._features = self._runtime.start(self.work.frame.image)
         self._features = self._runtime.forward(self._features, self._block + 1, block)
@@ -149,7 +149,7 @@ class FrameInHand:
         return self._features
 
     def _evaluate(self, exit: int, pace_ms: float) -> None:
-        """Run on to an exit; its answer stands until there is another."""
+        """Run on to an exit; its answer is kept until there is another."""
 
         def answer() -> tuple[int, float]:
             return self._runtime.answer(self._run_to(exit), exit, exit)

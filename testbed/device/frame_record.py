@@ -1,4 +1,4 @@
-"""What is known of the frame in hand, and the record that it becomes."""
+"""The record of the current frame, and the measurement made from it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from testbed.wire.client import Reply
 
 LinkTruth = Callable[[float, float], tuple[float | None, float | None]]
 """True mean uplink capacity (Mbit/s) and base round trip (ms) of the link between two
-moments on the monotonic clock, as the link itself states them; None if it does not."""
+moments on the monotonic clock, as stated by the link; None if the link does not state them."""
 
 _UNDECIDED: Final = Action(1, 1)
 
 
 @dataclass(slots=True)
 class FrameRecord:
-    """What is known of the frame in hand; times in seconds on the monotonic clock."""
+    """The data of the current frame so far; times in seconds on the monotonic clock."""
 
     frame: CameraFrame
     frame_id: int
@@ -49,7 +49,7 @@ class FrameRecord:
 
     @property
     def answered_by(self) -> int:
-        """Exit of the answer: the action's, unless another was looked at on the device."""
+        """Exit of the answer: the action's, unless another was evaluated on the device."""
         return self.exit_used or self.action.exit
 
 
@@ -80,7 +80,7 @@ def tail_overlap_ms(
 def measurement(
     work: FrameRecord, origin_s: float, truth: tuple[float | None, float | None]
 ) -> Measurement:
-    """The row of a processed or skipped frame, its energy still open."""
+    """The row of a processed or skipped frame, its energy not yet set."""
     frame, reply = work.frame, work.reply
     uplink_mbps, rtt_ms = truth
     return Measurement(

@@ -1,7 +1,7 @@
 """Where the device's frames come from: GTSRB tracks, a folder of images, the renderer, a camera.
 
 A source yields `CameraFrame` in driving order. The device decides when a frame is
-captured (its frame rate); a source only says what is seen.
+captured (its frame rate); a source only gives the images.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from testbed.device.image_folder import image_tracks
 
 SOURCES: Final = "gtsrb:PART (such as gtsrb:policy-test), folder:PATH, render, or camera:0"
 _RENDERED_TRACKS: Final = 64
-"""Tracks rendered for one pass; a longer run goes round again with new track numbers."""
+"""Tracks rendered for one pass; a longer run repeats them with new track numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class CameraFrame:
-    """One frame as the camera gives it.
+    """One frame of the camera.
 
     Attributes:
         image: uint8 (H, W, 3), RGB, resized to the network's input.
@@ -49,11 +49,11 @@ class CameraFrame:
         width_px: width of the original crop, pixels.
         height_px: height of the original crop, pixels.
         name: where it comes from, such as ``1/4#7`` or a file name.
-        refresh: of a live source: the same frame with the newest image there is. The device
-            asks for it when the moment of capture has come.
-        fault: of a live source: why its image is no view of now (`testbed.device.camera.View`);
+        refresh: of a live source: returns the same frame with the newest image. The device calls
+            it at the moment of capture.
+        fault: of a live source: why its image is not a current view (`testbed.device.camera.View`);
             the device skips such a frame.
-        waited_s: of a live source: how long the frame was waited for.
+        waited_s: of a live source: time spent waiting for the frame.
     """
 
     image: NDArray[np.uint8]
@@ -71,15 +71,15 @@ class CameraFrame:
 def open_frames(
     source: str, size: int, *, seed: int = 0, data: Path | None = None, n: int | None = None
 ) -> Iterator[CameraFrame]:
-    """Open a source by its name and go round it until `n` frames have come (None: for ever).
+    """Open a source by its name and repeat it until `n` frames have come (None: for ever).
 
-    A video file ends with its last frame. A live camera goes on for ever: while it fails, its
-    frames say so.
+    A video file ends with its last frame. A live camera never ends: while it fails, its frames
+    have a fault.
 
     Args:
         source: one of `SOURCES`.
         size: side of the network's input, pixels.
-        seed: order of the tracks; what the renderer draws.
+        seed: of the order of the tracks and of the renderer.
         data: GTSRB folder; None is the folder ``gtsrb`` in ``SLIPROAD_DATA``.
         n: number of frames.
 
@@ -129,7 +129,7 @@ def gtsrb_frames(images: ImageSet, seed: int) -> Iterator[CameraFrame]:
 def folder_frames(folder: Path, size: int) -> Iterator[CameraFrame]:
     """The images of a folder and its subfolders, each of them a track, without labels.
 
-    In natural order (``frame2`` before ``frame10``), each as a person sees it.
+    In natural order (``frame2`` before ``frame10``), each upright.
 
     Raises:
         DataError: if the folder is missing or holds no images (`image_tracks`), or one of
@@ -147,7 +147,7 @@ def _track_frames(tracks: list[list[Path]], size: int) -> Iterator[CameraFrame]:
 
 
 def rendered_frames(size: int, seed: int, tracks: int = _RENDERED_TRACKS) -> Iterator[CameraFrame]:
-    """Road signs drawn by `cnn.render.rendered_tracks`, approached as a car would."""
+    """Road signs drawn by `cnn.render.rendered_tracks`, as seen from an approaching car."""
     from cnn.render.rendered_tracks import render_tracks
 
     for r in render_tracks(tracks, seed, size):
@@ -207,7 +207,7 @@ def _camera_frame(name: str, size: int, number: int, view: View) -> CameraFrame:
 
 
 def cycled(source: Callable[[], Iterable[CameraFrame]]) -> Iterator[CameraFrame]:
-    """Go round a source for ever; a later round's tracks get new numbers."""
+    """Repeat a source for ever; a later round's tracks get new numbers."""
     offset = 0
     while True:
         last = -1
@@ -222,9 +222,8 @@ def cycled(source: Callable[[], Iterable[CameraFrame]]) -> Iterator[CameraFrame]
 def prepared(frames: Iterator[CameraFrame], n: int = 4096) -> Iterator[CameraFrame]:
     """The same frames, the first `n` of them made before the first is handed out.
 
-    Drawing or reading a frame takes milliseconds, a new track tens of them, and a device that
-    is late would wait for it: a camera's frame is there when its time has come. Not for live
-    cameras.
+    Drawing or reading a frame takes milliseconds, a new track tens of milliseconds, and would
+    delay a device that is late; a real camera's frame is ready in time. Not for live cameras.
     """
     return chain(list(islice(frames, n)), frames)
 

@@ -20,7 +20,7 @@ from cnn.data.image_file import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 _log = logging.getLogger(__name__)
 _DIGITS: Final = re.compile(r"([0-9]+)")
 _NAMED: Final = 3
-"""Skipped files that the line names; of the others it gives the number."""
+"""Number of skipped files that the line names; it counts the others."""
 
 
 def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
@@ -45,7 +45,7 @@ def image_tracks(folder: Path) -> list[list[Path]]:
 
     Raises:
         DataError: if the folder is missing or cannot be listed, holds no images, holds
-            images of a form that is not read, or two of the same name but another ending.
+            images of an unsupported format, or two of the same name with different endings.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}", expected="a folder of images", hint="check the path")
@@ -73,7 +73,7 @@ def image_tracks(folder: Path) -> list[list[Path]]:
 def _folders(
     folder: Path, seen: set[tuple[int, int]], skipped: list[tuple[str, str]]
 ) -> Iterator[Path]:
-    """`folder` and what lies below, each once, in natural order; links are followed."""
+    """`folder` and the folders below it, each once, in natural order; links are followed."""
     identity = _identity(folder)
     if identity in seen:
         skipped.append(("seen before", f"{folder.name}/"))
@@ -90,7 +90,7 @@ def _folders(
 
 
 def _images(folder: Path, skipped: list[tuple[str, str]]) -> list[Path]:
-    """The images that lie directly in `folder`, in natural order."""
+    """The images directly in `folder`, in natural order."""
     images = []
     for path in _entries(folder):
         suffix = path.suffix.lower()
@@ -105,14 +105,14 @@ def _images(folder: Path, skipped: list[tuple[str, str]]) -> list[Path]:
                 hint="convert it, or move it out of the folder",
             )
         elif suffix in IMAGE_SUFFIXES and (path.is_file() or path.is_symlink()):
-            images.append(path)  # a link to nowhere is refused when it is read
+            images.append(path)  # a broken link is refused when it is read
         else:
             skipped.append(("no image", path.name))
     return _distinct(images, skipped)
 
 
 def _distinct(images: list[Path], skipped: list[tuple[str, str]]) -> list[Path]:
-    """Without links to other images of the list; two endings of one name are refused."""
+    """The list without links to other images of it; two endings of one name are refused."""
     files = {_identity(path) for path in images if not path.is_symlink()}
     kept: list[Path] = []
     for path in images:

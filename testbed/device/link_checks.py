@@ -1,12 +1,12 @@
-"""What a device asks of its network besides its frames: is the server there, and how is the link.
+"""Checks of the network beside the frames: the circuit breaker and the probes of the link.
 
-The circuit breaker guards against a server that takes requests and does not answer them, whatever
-else it says: after repeated failures nothing is offloaded until the server infers again. Answers
-of its health service count for nothing, only answers to inferences do.
+The circuit breaker guards against a server that accepts requests but does not answer them: after
+repeated failures nothing is offloaded until the server infers again. Only answers to inferences
+count, not answers of its health service.
 
-What the device knows of the link gets old while it works locally. A probe (a small exchange, with
-or without padding) refreshes it, at the price of its bytes, of the modem's energy, and of airtime.
-So probes go out only while the device has nothing else to do, only if the newest knowledge is old,
+While the device works locally, its knowledge of the link gets old. A probe (a small exchange, with
+or without padding) refreshes it, at the cost of its bytes, of the modem's energy, and of airtime.
+So a probe is sent only while the device has nothing else to do, only if the newest transfer is old,
 only if the answer can be expected before the next frame, and never more often than the budget
 allows.
 """
@@ -24,28 +24,28 @@ MAX_BACKOFF_S: Final = 1.25
 """Longest back-off (unless the first is longer), before its spread. Together with the time that a
 probe takes, a device is back within 2 s of its server's return."""
 MAX_DOUBLINGS: Final = 3
-"""How often that is doubled for a server that answers probes and no frames: to 10 s."""
+"""How often it is doubled for a server that answers probes but no frames: to 10 s."""
 AGAIN_S: Final = 0.25
-"""After a probe that met a connection for the first time: until the next."""
+"""Pause after a failed probe that found a connection for the first time."""
 _ANSWER_WORTH: Final = 0.5
-"""Failed exchanges that an answer makes up for."""
+"""Failed exchanges that an answer compensates."""
 _SPREAD: Final = 0.2
-"""Random share added to or taken from a back-off, so that devices do not return together."""
+"""Random share added to or taken from a back-off, so that devices do not all return at once."""
 
 
 @dataclass(slots=True)
 class CircuitBreaker:
     """Opens after `failures` failed exchanges in a row; closes when a probe is answered.
 
-    While it is open nothing is offloaded. A probe is an inference, as the one that failed. It is
+    While it is open nothing is offloaded. A probe is an inference, like the one that failed. It is
     due once the back-off has passed; each one that fails doubles the back-off, up to
-    `MAX_BACKOFF_S`, and only the answer to a frame makes it short again.
+    `MAX_BACKOFF_S`, and only the answer to a frame shortens it again.
 
-    It also opens if more than one exchange in three fails for long: each failure counts one, and
-    each answer takes half of one back. After it has closed, the next frame that fails opens it
-    again, until answers have made up for the failures. A server that answers probes and then no
-    frame is asked less and less often, up to `MAX_DOUBLINGS`. Times are seconds on one monotonic
-    clock.
+    It also opens if more than one exchange in three fails over a long time: each failure counts
+    one, and each answer takes half of one back. After it has closed, the next frame that fails
+    opens it again, until answers have compensated the failures. A server that answers probes but
+    no frame is asked less and less often, up to `MAX_DOUBLINGS`. Times are seconds on one
+    monotonic clock.
 
     Attributes:
         failures: failed exchanges in a row that open it; 0 never opens.
@@ -100,8 +100,8 @@ class CircuitBreaker:
     def probe_failed(self, sent_s: float, *, gone: bool = False) -> None:
         """The probe sent at `sent_s` was not answered: wait longer.
 
-        Unless it met a connection for the first time: a server that has just come may need a
-        moment, and is asked again soon.
+        Except when it found a connection for the first time: a server that has just started may
+        need a moment, and is asked again soon.
         """
         self._probes += 1
         came, self._gone = self._gone and not gone, gone
@@ -125,8 +125,8 @@ GUARD_S: Final = 0.010
 """Idle time left untouched before the next capture: timers are late, and an emulated slow
 device keeps warm for some milliseconds (`testbed.device.processor`)."""
 MAX_PROBE_BYTES: Final = 4096
-"""Most padding of a probe: what a server takes beside a payload (`WireSpec.max_message_bytes`),
-and more than tells the rate."""
+"""Most padding of a probe: the limit of a server beside a payload (`WireSpec.max_message_bytes`),
+and more than measuring the rate needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class ProbePlan:
 
     Attributes:
         per_min: most probes in any minute; 0 never probes.
-        padding_bytes: sent with a probe; 0 measures the round trip, some hundred also the rate.
+        padding_bytes: sent with a probe; 0 measures the round trip; some hundred also the rate.
         stale_s: age from which the newest transfer is too old to rely on.
     """
 
@@ -154,16 +154,16 @@ class ProbePlan:
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes that a probe puts on the uplink."""
+        """Bytes of a probe on the uplink."""
         return self.padding_bytes + PROBE_OVERHEAD_BYTES
 
 
 class Prober:
     """Keeps the budget: probes are at least 60 / `per_min` seconds apart.
 
-    Each one that is not answered doubles that pause, up to eightfold, until something is
-    answered again: on a link that is down, or slower than the device's idle times are long,
-    probes are spent for little.
+    Each unanswered probe doubles that pause, up to eightfold, until something is answered
+    again: on a link that is down, or too slow for the device's idle times, probes would be
+    wasted.
 
     Times are seconds on one monotonic clock.
     """
@@ -183,7 +183,7 @@ class Prober:
         return float(max(known_s + self.plan.stale_s, self._last_s + pause_s))
 
     def window_ms(self, from_s: float, next_frame_s: float, expected_ms: float) -> float | None:
-        """How long a probe sent at `from_s` may take; None if it would not fit before the frame.
+        """Longest time for a probe sent at `from_s`; None if it would not fit before the frame.
 
         Args:
             from_s: when it would be sent.
@@ -198,5 +198,5 @@ class Prober:
         self._last_s = at_s
 
     def unanswered(self) -> None:
-        """The last probe was not answered in the time it had."""
+        """The last probe was not answered in its time."""
         self._unanswered = min(self._unanswered + 1, 3)

@@ -1,13 +1,13 @@
-"""The device's processor: this machine as it is, or one that keeps the pace of a slower device.
+"""The device's processor: this machine, or one that keeps the pace of a slower device.
 
-The pace of an emulated device is how long each part of a frame takes on it. The times are those of
-a cost model, so the device spends on computing exactly what the simulator says. Only computing is
+The pace of an emulated device is the time of each part of a frame on it. The times are those of
+a cost model, so the device spends exactly the simulator's time on computing. Only computing is
 emulated: link, server and protocol stay real.
 
-A paced section is computed for real; then the device waits until the time that its profile
-states has passed. Times add up from the start of a frame (or the end of an exchange), so what
-the device does between two sections is part of them. A section that ends too late, because
-computing it took longer here or because this machine woke the device too late, is counted.
+A paced section is computed for real; then the device waits until the time in its profile has
+passed. Times add up from the start of a frame (or the end of an exchange), so the device's work
+between two sections is part of them. A section that ends too late, because it took longer to
+compute here or because this machine woke the device too late, is counted.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _MAIN: Final = action_index(N_EXITS, N_EXITS)
 _LEAST_TOLERANCE_MS: Final = 0.2
 _POOL: Final = 1 << 12
 _STREAM: Final = 2
-"""Of the device's seed: its other streams have other numbers."""
+"""Number of this random stream of the device's seed; the other streams have other numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long an emulated device takes, milliseconds.
+    """Times of an emulated device, milliseconds.
 
     Attributes:
         name: of the cost model.
@@ -49,7 +49,7 @@ class Pace:
             payload is handed to the radio.
         fallback_ms: 20 figures: finishing locally after an exchange without an answer.
         standing_ms: 6 figures: from the start of a frame to the end of block p, no exit.
-        resumed_ms: the same for a frame that goes on after an exchange.
+        resumed_ms: the same for a frame that resumes after an exchange.
         jitter: spread of the logarithm of a frame's factor on all of these.
     """
 
@@ -100,7 +100,7 @@ class Pace:
     @property
     def tolerance_ms(self) -> float:
         """A section that ends later than this after its time is late: 1 % of full local
-        processing, but not less than an idle machine needs to wake the device."""
+        processing, but at least the time that an idle machine needs to wake the device."""
         return max(_LEAST_TOLERANCE_MS, 0.01 * self.full_local_ms)
 
     def parts_ms(
@@ -121,7 +121,7 @@ class Pace:
         return blocks, whole - blocks
 
     def factors(self, seed: int) -> NDArray[np.float64]:
-        """Factors on the times of successive frames, float64 (4096,), to be taken in a ring."""
+        """Factors on the times of successive frames, float64 (4096,), used cyclically."""
         return jitter_pool(np.random.default_rng([seed, _STREAM]), self.jitter, _POOL)
 
     def describe(self) -> str:
@@ -166,7 +166,7 @@ class PaceKept:
 
     @classmethod
     def of_source(cls, source: Mapping[str, Any]) -> Self | None:
-        """What a record's header says; None if its device was not paced."""
+        """The counts in a record's header; None if its device was not paced."""
         if "pace_sections" not in source:
             return None
         return cls(int(source["pace_sections"]), int(source["pace_late"]))
@@ -186,20 +186,20 @@ class PaceKept:
 
 
 def keep_collector_short() -> None:
-    """Take all that exists out of Python's garbage collection, so that it never delays a frame.
+    """Exclude all existing objects from Python's garbage collection, which would delay frames.
 
-    A full collection of a loaded process takes milliseconds. To be called once, when
-    everything is loaded.
+    A full collection of a loaded process takes milliseconds. Call this once, when everything is
+    loaded.
     """
     gc.collect()
     gc.freeze()
 
 
 class Processor:
-    """Runs what the device computes, and tells the time on the device.
+    """Runs the device's computations, and gives the time on the device.
 
     Args:
-        pace: of the emulated device; None is this machine as it is.
+        pace: of the emulated device; None: this machine without emulation.
         seed: of the spread of its times.
     """
 
@@ -213,7 +213,7 @@ class Processor:
 
     @property
     def kept(self) -> PaceKept | None:
-        """How the pace was kept so far; None without one."""
+        """How well the pace was kept so far; None without one."""
         return None if self.pace is None else PaceKept(self._sections, self._late)
 
     def start(self, number: int, at_s: float) -> None:
@@ -225,20 +225,20 @@ class Processor:
     def parts_ms(
         self, action: Action, position: int = 0, resumed: bool = False
     ) -> tuple[float, float]:
-        """`Pace.parts_ms` of the emulated device; 0 and 0 for the machine as it is."""
+        """`Pace.parts_ms` of the emulated device; 0 and 0 without emulation."""
         pace = self.pace
         return (0.0, 0.0) if pace is None else pace.parts_ms(action, position, resumed)
 
     def resume(self, at_s: float) -> None:
-        """An exchange has ended at `at_s`: what follows takes its time from there."""
+        """An exchange has ended at `at_s`: the times of what follows count from there."""
         self._due_s = at_s
 
     def run(self, section: Callable[[], T], ms: float = 0.0) -> tuple[T, float]:
-        """Run a section; its result and its time in milliseconds.
+        """Run a section; returns its result and its time in milliseconds.
 
         Args:
-            section: what to compute.
-            ms: how long it takes on the emulated device; 0 leaves it to the next section.
+            section: the computation.
+            ms: its time on the emulated device; 0 includes it in the next section.
         """
         began_s = time.monotonic()
         result = section()
@@ -249,7 +249,7 @@ class Processor:
         return result, (ended_s - began_s) * 1e3
 
     def spend(self, ms: float) -> None:
-        """What ran since the last section takes `ms` on the emulated device: wait until then."""
+        """Let the work since the last section take `ms` on the emulated device: wait until then."""
         if self.pace is None or ms <= 0:
             return
         self._due_s += ms * self._factor / 1e3
@@ -266,7 +266,7 @@ class Processor:
 
 
 OTHER_SPEED: Final = 1.5
-"""Factor between two speeds from which they are those of different devices."""
+"""Two speeds that differ by at least this factor are those of different devices."""
 
 
 def full_local_ms(runtime: SplitRuntime, runs: int = 10) -> float:
@@ -282,7 +282,7 @@ def full_local_ms(runtime: SplitRuntime, runs: int = 10) -> float:
 
 
 def speed_note(measured_ms: float | None, trained_ms: float | None) -> str | None:
-    """What to say of a device whose speed is not that of its policy's; None if it nearly is.
+    """A note if the device's speed differs from its policy's; None if they are close.
 
     Args:
         measured_ms: full local processing here; None if it was not measured.

@@ -1,8 +1,8 @@
-"""The device's way to the server: sending, giving up, and trying again what failed.
+"""The device's uplink to the server: sending, time-outs, and retries in the background.
 
-While the breaker is open the device tries in the background whether the server infers: it sends
-the payload that was not answered once more, and no frame waits for it. What an exchange teaches
-is noted in the frame's `pending_updates` and learnt later, while the device has time for it.
+While the breaker is open the device checks in the background whether the server infers: it sends
+the unanswered payload again, and no frame waits for it. The estimator updates of an exchange are
+noted in the frame's `pending_updates` and applied later, while the device has time for it.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Exchanger(Protocol):
         ...
 
     def probe(self, timeout_ms: float, padding_bytes: int = 0) -> float:
-        """A small exchange, its time; raises `ExchangeFailed` if it is not answered."""
+        """The time of a small exchange; raises `ExchangeFailed` if it is not answered."""
         ...
 
 
 @dataclass(slots=True)
 class _Sent:
-    """A payload, as it was sent."""
+    """A payload that was sent."""
 
     payload: NDArray[np.uint8]
     action: Action
@@ -59,26 +59,26 @@ class _Sent:
 
     @property
     def bytes(self) -> int:
-        """What crosses the uplink with it."""
+        """Its bytes on the uplink."""
         extra_bytes = 0 if self.encoding == "raw" else ENCODING_OVERHEAD_BYTES
         return self.payload.nbytes + WIRE_OVERHEAD_BYTES + extra_bytes
 
 
 @dataclass(slots=True)
 class _Trial:
-    """An exchange in the background, which says whether the server infers."""
+    """An exchange in the background that checks whether the server infers."""
 
     sent: _Sent
     sent_s: float
     counted_s: float
-    """Up to here its time stands in the frames' accounts."""
+    """Its time up to here is already in the frames' records."""
     done_s: float | None = None
     reply: Reply | None = None
     reason: str = ""
     finished: threading.Event = field(default_factory=threading.Event)
 
     def run(self, client: Exchanger, timeout_ms: float, n_classes: int) -> None:
-        """Carry it out; nothing is raised."""
+        """Carry it out; raises nothing."""
         sent = self.sent
         try:
             self.reply = _believed(
@@ -97,7 +97,7 @@ class _Trial:
 
 
 def _believed(reply: Reply, n_classes: int) -> Reply:
-    """A reply whose class the network has; raises `ExchangeFailed` otherwise."""
+    """The reply, if the network has its class; raises `ExchangeFailed` otherwise."""
     if 0 <= reply.prediction < n_classes:
         return reply
     detail = f"class {reply.prediction} of a network of {n_classes}"
@@ -110,8 +110,8 @@ class Uplink:
     Args:
         client: connection to the server; None is no server.
         runtime: makes the payloads.
-        observer: learns from exchanges.
-        processor: runs what the device computes.
+        observer: is updated by exchanges.
+        processor: runs the device's computations.
         config: settings.
 
     Attributes:
@@ -133,7 +133,7 @@ class Uplink:
         self.reset()
 
     def reset(self) -> None:
-        """Start a new drive: nothing was sent, the breaker and the probes begin anew."""
+        """Start a new drive: reset the breaker and the probes, with nothing sent."""
         self.exchange_end_s = -np.inf
         self._unanswered: _Sent | None = None
         self._trial: _Trial | None = None
@@ -145,16 +145,16 @@ class Uplink:
         )
 
     def follow(self, config: DeviceConfig) -> None:
-        """Take the time-out of other settings from now on; breaker and probes stay."""
+        """Use the time-out of other settings from now on; breaker and probes stay."""
         self._config = config
 
     @property
     def probe_bytes(self) -> int:
-        """What one probe puts on the uplink, framing included."""
+        """Bytes of one probe on the uplink, framing included."""
         return self._prober.plan.sent_bytes
 
     def while_idle(self, work: FrameRecord | None, when_s: float, stop: threading.Event) -> None:
-        """Probe, if that is due or worth it, before the device is needed at `when_s`."""
+        """Probe, if that is due or useful, before the device is needed at `when_s`."""
         if self._client is None:
             return
         if self._trial is not None:
@@ -177,10 +177,10 @@ class Uplink:
 
         Args:
             work: the frame.
-            action: where it is sent from, and to which exit.
+            action: gives the split and the exit.
             x: the features to send.
             early_timeout_ms: longest wait.
-            rest_ms: what an emulated device takes from here to the hand-over.
+            rest_ms: time of an emulated device from here to the hand-over.
         """
         client = self._client
         if client is None or self._breaker.is_open:
@@ -204,14 +204,14 @@ class Uplink:
             self._unanswered = sent
             work.pending_updates.append(partial(self._observer.record_failure, done_s))
             return False
-        # The answer is here, and nothing else may delay it: the books are kept later.
+        # The answer is here, and nothing else may delay it: the records are updated later.
         work.pending_updates.append(partial(self._accept, work, work.reply, sent, sent_s, done_s))
         return True
 
     def _payload(
         self, work: FrameRecord, split: int, x: Features, rest_ms: float
     ) -> tuple[NDArray[np.uint8], FrameCodec]:
-        """What crosses the uplink, and how the frame is encoded: raw if that is no longer."""
+        """The payload, and how the frame is encoded: raw if that is no longer."""
         runtime, processor = self._runtime, self._processor
         if split > 0:
             payload, work.encode_ms = processor.run(lambda: runtime.payload(x, split), rest_ms)
@@ -226,7 +226,7 @@ class Uplink:
         return payload, "raw"
 
     def _account(self, work: FrameRecord, sent: _Sent, sent_s: float, done_s: float) -> None:
-        """Write down an exchange, answered or not."""
+        """Record an exchange, answered or not."""
         work.sent_bytes += sent.bytes
         work.uplink_bytes = sent.payload.nbytes
         work.wait_ms += (done_s - sent_s) * 1e3
@@ -236,7 +236,7 @@ class Uplink:
     def _accept(
         self, work: FrameRecord, reply: Reply, sent: _Sent, sent_s: float, done_s: float
     ) -> None:
-        """Take an answer and learn from it."""
+        """Accept an answer and update the estimates."""
         self._account(work, sent, sent_s, done_s)
         self._breaker.success()
         work.transfer_ms, work.exit_used = reply.transfer_ms, 0
@@ -245,7 +245,7 @@ class Uplink:
         self._observer.record_server(done_s, reply.server_queue_ms)
 
     def _try_again(self, client: Exchanger) -> None:
-        """Send what was not answered once more, in the background."""
+        """Send the unanswered payload again, in the background."""
         sent, runtime = self._unanswered, self._runtime
         assert sent is not None  # a failure opened the breaker
         if sent.bundle_hash != runtime.bundle.hash:  # the network was changed meanwhile
@@ -257,7 +257,7 @@ class Uplink:
         threading.Thread(target=trial.run, args=arguments, name="probe", daemon=True).start()
 
     def _follow(self, trial: _Trial, work: FrameRecord | None) -> None:
-        """Take account of the background's exchange so far, and of its outcome."""
+        """Record the background exchange so far, and its outcome."""
         ended = trial.finished.is_set()
         until_s = trial.done_s if ended and trial.done_s is not None else time.monotonic()
         if work is not None:
@@ -278,10 +278,10 @@ class Uplink:
     def _refresh(
         self, client: Exchanger, work: FrameRecord, when_s: float, stop: threading.Event
     ) -> None:
-        """Probe the link while nothing is to be done until `when_s`, if that is worth it.
+        """Probe the link if that is useful, while the device is idle until `when_s`.
 
-        An unanswered probe that had less time than a frame's exchange would have teaches
-        nothing: such an exchange might still have been answered.
+        An unanswered probe that had less time than a frame's exchange is ignored: such an exchange
+        might still have been answered.
         """
         observer, prober, plan = self._observer, self._prober, self._prober.plan
         while True:

@@ -1,4 +1,4 @@
-"""The connections of the user-space link: their two flows, and what epoll watches of them."""
+"""The connections of the user-space link: their two flows, and their registration with epoll."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Flow:
         self.inside = 0
         """Bytes read from the source and not yet taken by the destination's kernel."""
         self.pending: deque[memoryview] = deque()
-        """Due bytes that the destination's kernel would not take yet."""
+        """Due bytes that the destination's kernel did not accept yet."""
         self.ended = False
-        """The source has sent its end (or an error); nothing more is read."""
+        """The source has closed (or failed); nothing more is read."""
         self.finished = False
-        """The end has been passed on."""
+        """The closing has been passed on."""
 
 
 class Connection:
@@ -49,7 +49,7 @@ class Connection:
         return self.up if side is self.device else self.down
 
     def outgoing(self, side: socket.socket) -> Flow:
-        """The flow that `side` takes from."""
+        """The flow that `side` receives."""
         return self.down if side is self.device else self.up
 
 
@@ -68,7 +68,7 @@ class Connections:
         self._masks: dict[int, int] = {}
 
     def add(self, connection: Connection) -> None:
-        """Know a connection's two sockets; `watch` registers them."""
+        """Add a connection's two sockets; `watch` registers them."""
         for side in (connection.device, connection.server):
             side.setblocking(False)
             side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -76,7 +76,7 @@ class Connections:
             self.by_fd[side.fileno()] = (connection, side)
 
     def watch(self, connection: Connection, side: socket.socket) -> None:
-        """Ask epoll for exactly what can be used now."""
+        """Register with epoll for exactly the events that can be used now."""
         if not connection.open:
             return
         incoming, outgoing = connection.incoming(side), connection.outgoing(side)
@@ -99,7 +99,7 @@ class Connections:
         self._masks[fd] = mask
 
     def close(self, connection: Connection) -> None:
-        """Close both sides; what their kernels still hold is sent."""
+        """Close both sides; data that their kernels still hold is sent."""
         self._forget(connection)
         connection.device.close()
         connection.server.close()
@@ -137,7 +137,7 @@ def resolve(upstream: tuple[str, int]) -> tuple[int, Any]:
     """Family and address of a host and port.
 
     Raises:
-        ConfigError: if that is no port (the system's resolver would take another instead).
+        ConfigError: if it is not a port (the system's resolver would use another one instead).
         RemoteError: for an unknown host.
     """
     host, port = upstream
@@ -162,7 +162,7 @@ def listen(address: tuple[str, int], buffer_bytes: int) -> socket.socket:
     )[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Accepted sockets inherit it, so that a sender's bytes queue in the sender, not here.
+    # Accepted sockets inherit it, so bytes queue in the sender, not here.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes // 2)
     listener.bind(where)
     listener.listen(128)

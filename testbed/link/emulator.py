@@ -1,13 +1,13 @@
 """The link in user space: a TCP proxy that replays a trace, without root.
 
-The device connects to the proxy, the proxy to the server; bytes come out when
-`LinkDelivery` says. One thread serves every connection with epoll. Only TCP payload is
+The device connects to the proxy, the proxy to the server; `LinkDelivery` determines when bytes come
+out. One thread serves every connection with epoll. Only TCP payload is
 counted: headers, retransmissions and the handshake cost nothing here (the measured
 capacities are payload rates as well). A connection is accepted at once; its first bytes
 travel like any others.
 
 `LinkEmulator` runs in the caller's process and shares its interpreter lock; where timing is
-measured, use `testbed.link.link_process.LinkProcess`, the same in a process of its own.
+measured, use `testbed.link.link_process.LinkProcess`, which runs it in a separate process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from testbed.link.transfer import Link, LinkDelivery
 from testbed.traces.trace import Trace
 
 BUFFER_BYTES: Final = 256 * 1024
-"""Bytes a connection may have inside the link in one direction (the modem's buffer) before
+"""Limit of a connection's bytes inside the link in one direction (the modem's buffer); beyond it
 the proxy stops reading and the sender's own buffers fill."""
 
 
@@ -41,8 +41,8 @@ class LinkEmulator(Link):
         start_offset_s: trace time at the start, seconds.
         downlink_mbps: capacity towards the device, Mbit/s; None is unlimited.
         buffer_bytes: bound of bytes inside the link per connection and direction.
-        realtime: ask for real-time priority of the link's thread (sensible only where the
-            interpreter is the link's own); `stats` says whether it was granted.
+        realtime: ask for real-time priority of the link's thread (useful only if the
+            process serves only the link); `stats` says whether it was granted.
 
     Raises:
         PortInUseError: the listening address is taken.
@@ -98,12 +98,12 @@ class LinkEmulator(Link):
         self._proxy.start_time = time.monotonic() if at is None else at
 
     def cut(self, seconds: float, *, drop: bool = False) -> None:
-        """Cut the link, from now, for so long.
+        """Cut the link from now on.
 
-        Bytes inside are held and come out when the cut ends, as TCP would repeat them.
+        Bytes inside are held and come out when the cut ends, as with TCP retransmission.
 
         Args:
-            seconds: how long.
+            seconds: duration of the cut.
             drop: also reset every connection at once, and every new one until the end.
         """
         if not 0 < seconds < 86400:
@@ -118,7 +118,7 @@ class LinkEmulator(Link):
         return self._proxy.start_time, tuple(self._cuts)
 
     def stats(self) -> dict[str, Any]:
-        """Counts, and how late bytes came out compared with the schedule (milliseconds)."""
+        """Counts, and the lateness of bytes against the schedule (milliseconds)."""
         return {
             **self._proxy.counts,
             "trace": self.trace.name,
@@ -128,7 +128,7 @@ class LinkEmulator(Link):
         }
 
     def close(self) -> None:
-        """Reset every connection and stop. Raises what stopped the link before, if anything."""
+        """Reset every connection and stop. Raises the error that stopped the link, if any."""
         self._proxy.stop()
         self._thread.join()
         failure, self._proxy.failure = self._proxy.failure, None

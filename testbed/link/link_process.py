@@ -1,8 +1,8 @@
-"""The user-space link in a process of its own, with the same methods as `LinkEmulator`.
+"""The user-space link in a separate process, with the same methods as `LinkEmulator`.
 
-A link that shares an interpreter with a busy device loop is late by that loop's turns; here
-it has its own, and a raised priority where the system allows it. Orders and answers are JSON
-lines over the child's standard streams; it ends when they close, so it cannot be left behind.
+A link that shares an interpreter with a busy device loop is delayed by that loop. Here it has its
+own interpreter, and a raised priority if the system allows it. Orders and answers are JSON lines
+over the child's standard streams; it ends when they close, so it cannot be left behind.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class LinkProcess(Link):
         self._order({"order": "start", "at": at})
 
     def cut(self, seconds: float, *, drop: bool = False) -> None:
-        """Cut the link, from now, for so long (`LinkEmulator.cut`)."""
+        """Cut the link from now on (`LinkEmulator.cut`)."""
         cuts = self._order({"order": "cut", "seconds": seconds, "drop": drop})["cuts"]
         self._cuts = tuple((float(first), float(end)) for first, end in cuts)
 
@@ -121,7 +121,7 @@ class LinkProcess(Link):
 
 
 def serve_orders() -> None:
-    """The child: build the link from the first line, then obey lines until the input ends."""
+    """The child: build the link from the first line, then carry out lines until the input ends."""
     settings = json.loads(sys.stdin.readline() or "null")
     if settings is None:
         return

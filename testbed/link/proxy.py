@@ -1,7 +1,7 @@
 """The user-space link's proxy: one thread that moves bytes from sockets through the schedule.
 
 Bytes are read, get their due times, and wait in one queue a direction; they come out in that
-order when they are due. `testbed.link.emulator` is what callers use of it.
+order when they are due. Callers use it through `testbed.link.emulator`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _READ_BYTES: Final = 64 * 1024
 
 _END: Final = memoryview(b"")
 _Item = tuple[float, Connection, Flow, memoryview | None]
-"""Due (trace time), connection, flow, bytes; empty bytes are the end, None is a reset."""
+"""Due (trace time), connection, flow, bytes; empty bytes mean closing, None means a reset."""
 
 _BIN_MS: Final = 0.05
 _BINS: Final = 4000
 
 
 class Proxy:
-    """What the link's thread does. Other threads call `hold` and `stop`, and read the rest.
+    """The work of the link's thread. Other threads call `hold` and `stop`, and read the rest.
 
     Args:
         schedule: when bytes come out.
@@ -60,11 +60,11 @@ class Proxy:
         self._offset_s, self._buffer_bytes, self._realtime = offset_s, buffer_bytes, realtime
         self.priority = "normal"
         self.start_time: float | None = None
-        """`time.monotonic` at which the trace started; the first to need it sets it."""
+        """`time.monotonic` at which the trace started; set at the first use."""
         self.counts = {"connections": 0, "refused": 0, "uplink_bytes": 0, "downlink_bytes": 0}
         self.lateness = Lateness()
         self.failure: BaseException | None = None
-        """What stopped the thread, if anything did."""
+        """The error that stopped the thread, if any."""
         self._held_until = 0.0  # time.monotonic
         self._held_trace_s = 0.0
         self._dropping = False
@@ -77,10 +77,10 @@ class Proxy:
         self._epoll.register(self._wake_read, select.EPOLLIN)
         self._connections = Connections(self._epoll, buffer_bytes)
 
-    # What other threads call.
+    # Called by other threads.
 
     def hold(self, until: float, drop: bool) -> None:
-        """Let nothing out until a moment of `time.monotonic`; `drop`: reset connections too."""
+        """Hold all bytes until a moment of `time.monotonic`; `drop`: reset connections too."""
         self._commands.append((until, drop))
         self._wake()
 
@@ -90,11 +90,11 @@ class Proxy:
         self._wake()
 
     def _wake(self) -> None:
-        # It fails where a wake-up is already under way or the thread has ended: both are fine.
+        # This fails if a wake-up is already pending or the thread has ended: both are fine.
         with contextlib.suppress(OSError):
             os.write(self._wake_write, b"x")
 
-    # The thread.
+    # Called by the link's thread.
 
     def run(self) -> None:
         """Serve until `stop`, or until something fails (`failure`)."""
@@ -103,7 +103,7 @@ class Proxy:
                 self.priority = raise_priority()
             while not self._stopping:
                 self._deliver()
-                # select on the epoll descriptor waits with microseconds, epoll with whole ms.
+                # select on the epoll descriptor waits in microseconds, epoll in whole ms.
                 select.select([self._epoll.fileno()], [], [], self._until_next_s())
                 for fd, mask in self._epoll.poll(0):
                     self._on_event(fd, mask)
@@ -242,7 +242,7 @@ class Proxy:
         self._connections.watch(connection, side)
 
     def _enter(self, connection: Connection, flow: Flow, data: memoryview | None) -> None:
-        """Put bytes, an end (empty) or a reset (None) into the link."""
+        """Put bytes, the closing (empty) or a reset (None) into the link."""
         at = self._trace_time_s(time.monotonic())
         due = self._schedule.uplink_due_s if flow.uplink else self._schedule.downlink_due_s
         queue = self._queues[0 if flow.uplink else 1]
@@ -256,7 +256,7 @@ class Proxy:
             queue.append((due(at, len(segment)), connection, flow, segment))
 
     def _write(self, connection: Connection, flow: Flow) -> None:
-        """Hand due bytes to the destination; what its kernel refuses stays pending."""
+        """Hand due bytes to the destination; the rest stays pending if its kernel refuses it."""
         if not connection.open or (flow.uplink and not connection.connected):
             return
         pending = flow.pending
@@ -288,14 +288,14 @@ class Proxy:
 
 
 class Lateness:
-    """Counts lateness in bins of 0.05 ms up to 0.2 s; the last one holds what is later."""
+    """Counts lateness in bins of 0.05 ms up to 0.2 s; the last one counts all later ones."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(_BINS, np.int64)
         self._latest_ms = 0.0
 
     def note(self, late_ms: float) -> None:
-        """Count a segment that came out so late."""
+        """Count a segment with this lateness."""
         self._latest_ms = max(self._latest_ms, late_ms)
         self._counts[min(int(late_ms / _BIN_MS), _BINS - 1)] += 1
 
@@ -311,11 +311,11 @@ class Lateness:
 
 
 def raise_priority() -> str:
-    """Ask the system to run this thread before ordinary ones; how it went, in a word.
+    """Ask the system to run this thread before ordinary ones; returns the result in one word.
 
-    With root (CAP_SYS_NICE) it becomes ``realtime``: a link that waits its turn behind busy
-    processes is late by tens of milliseconds. It sleeps nearly all the time, so nothing else
-    starves. Without the right it stays ``normal``.
+    With root (CAP_SYS_NICE) it becomes ``realtime``: a link that waits behind busy processes is
+    late by tens of milliseconds. It sleeps nearly all the time, so it does not starve other
+    threads. Without the right it stays ``normal``.
     """
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))

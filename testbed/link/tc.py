@@ -5,9 +5,9 @@ server at `TcLink.server_host` through a veth pair. A token bucket (tbf) on the 
 follows the trace's capacity; where the kernel has netem, half the round trip is added in each
 direction. Without netem there is no delay, and the record says so (its round trips are 0).
 
-Coarser than the user-space link: headers count, each change of rate fills the bucket once, and
-an outage lets a packet through now and then. Everything is undone on exit; what a killed
-process left behind is removed by the next one.
+It is coarser than the user-space link: headers count, each change of rate fills the bucket once,
+and an outage occasionally lets a packet through. Everything is undone on exit; the next process
+removes the rest of a killed one.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from testbed.traces.trace import Trace
 
 PREFIX: Final = "sliproad-"
 QUEUE_BYTES: Final = 256 * 1024
-"""Bytes that wait in the bucket's queue before packets are dropped (the modem's buffer)."""
+"""Limit of the bucket's queue before packets are dropped, bytes (the modem's buffer)."""
 
 BURST_BYTES: Final = 3028
-"""Bucket: two full Ethernet frames, the least that keeps back-to-back packets apart."""
+"""Bucket: two full Ethernet frames, the smallest size that keeps back-to-back packets apart."""
 
 OUTAGE_BITS_PER_S: Final = 8
-"""tbf knows no rate of 0; this is one byte a second."""
+"""tbf has no rate of 0; this is one byte a second."""
 
 _CLONE_NEWNET: Final = 0x40000000  # <linux/sched.h>
 
@@ -123,13 +123,13 @@ class TcLink(Link):
         return True
 
     def _batch(self) -> subprocess.Popen[str]:
-        """One tc that stays in the namespace and obeys lines: starting one takes too long."""
+        """A tc process in the namespace that reads lines: starting one each time takes too long."""
         return subprocess.Popen(
             [*self.prefix, "tc", "-force", "-batch", "-"], stdin=subprocess.PIPE, text=True
         )
 
     def _follow(self) -> None:
-        """Set each sample's rate and delay when its time comes."""
+        """Set each sample's rate and delay at its time."""
         nudge = self._nudging_socket()
         last: tuple[float, float] | None = None
         k = int(self._offset_s / self.trace.period_s)
@@ -139,7 +139,7 @@ class TcLink(Link):
             if state != last:
                 self._set(*state)
                 # The bucket sleeps until its head packet fits at the OLD rate; a new packet
-                # makes it look again. Nobody listens on the discard port.
+                # makes it check again. Nothing listens on the discard port.
                 self._stop.wait(0.001)
                 with contextlib.suppress(OSError):
                     nudge.sendto(b"", (self.server_host, 9))

@@ -1,4 +1,4 @@
-"""What a link does over time: when bytes that enter it come out, and what it was like meanwhile.
+"""Delivery over a link: when bytes come out, and the state of the link at that time.
 
 Pure arithmetic, no sockets, no clock. A trace's capacity r(t) is constant within a sample and
 repeats when the trace ends. With B(t), the bits that could have left by time t, a payload of b
@@ -24,7 +24,7 @@ from cnn.common.outside import file_bytes, json_object, refusing
 from testbed.traces.trace import MAX_FILE_BYTES, Trace, trace_from_json, trace_to_json
 
 SLACK_BITS: Final = 1e-3
-"""A payload that misses the end of a sample by less than this has left within the sample.
+"""A payload that misses the end of a sample by less than this counts as sent within the sample.
 Without it, rounding could push a payload that exactly fits before an outage beyond it."""
 
 
@@ -73,7 +73,7 @@ class CapacityIntegral:
         return passes * self._total + (self._before[at] - self._before[self._first]) + inside
 
     def finish(self, start: float, bits: float) -> tuple[float, int]:
-        """When the last of `bits` that may leave from `start` on has left, and in which sample.
+        """When the last of `bits` sent from `start` on has left, and in which sample.
 
         Args:
             start: from the start of the trace, not negative.
@@ -103,10 +103,10 @@ class LinkDelivery:
     """Due times of segments, in seconds of trace time.
 
     Uplink: one FIFO radio for all connections. A segment that enters at time a leaves when the
-    integral of the capacity, from the moment the one before it has left (or a), reaches its bits;
-    it comes out half a round trip later. Downlink: half a round trip, and a constant capacity if
-    one is given. The round trip is the trace's when the segment enters the air's far side (uplink)
-    or the link (downlink); bytes never overtake.
+    integral of the capacity, from the departure of the previous segment (or from a), reaches its
+    bits; it comes out half a round trip later. Downlink: half a round trip, and a constant capacity
+    if one is given. The round trip is the trace's value when the segment leaves the radio (uplink)
+    or enters the link (downlink); bytes never overtake.
 
     Args:
         trace: uplink capacity and round trip, repeated.
@@ -132,7 +132,7 @@ class LinkDelivery:
         return self._one_way_s[int(time_s / self._period_s) % len(self._one_way_s)]
 
     def uplink_due_s(self, entered_s: float, size_bytes: int) -> float:
-        """When a segment (or, with 0 bytes, a sign such as the end of a connection) comes out."""
+        """When a segment (or, with 0 bytes, an event such as the end of a connection) comes out."""
         left_s = max(entered_s, self._up_free_s)
         if size_bytes:
             left_s = self._integral.finish(left_s, 8.0 * size_bytes)[0]
@@ -157,18 +157,18 @@ class LinkDelivery:
 
 @dataclass(frozen=True, slots=True)
 class LinkRecord:
-    """What a link did: its trace, when that started, and when the link was cut.
+    """The history of a link: its trace, the start of the trace, and the cuts.
 
-    With this, anyone on the same host can say the true state at a moment of the monotonic clock
-    (CLOCK_MONOTONIC is one clock for all processes of a host), and a simulation can replay a
-    live run over the same link.
+    With this record, any process on the same host can determine the true state at a moment of the
+    monotonic clock (CLOCK_MONOTONIC is the same for all processes of a host), and a simulation can
+    replay a live run over the same link.
 
     Attributes:
-        trace: what the link replays, repeated.
+        trace: the replayed trace, repeated.
         start_time: `time.monotonic` at which the replay started; None if it has not yet.
         start_offset_s: trace time at that moment, seconds.
         downlink_mbps: capacity towards the device; None if unlimited.
-        cuts: (from, to) in `time.monotonic`, when nothing passed in either direction.
+        cuts: (from, to) in `time.monotonic`, times without delivery in either direction.
         backend: ``user-space`` or ``tc``.
     """
 
@@ -255,7 +255,7 @@ class Link(ABC):
     """A link between a device and a server that runs; a context manager, closed at the end.
 
     Args:
-        trace: what it replays, repeated.
+        trace: the replayed trace, repeated.
         start_offset_s: trace time at the start, seconds.
         downlink_mbps: capacity towards the device; None if unlimited.
         backend: ``user-space`` or ``tc``.
@@ -277,7 +277,7 @@ class Link(ABC):
         """Reset every connection and stop."""
 
     def record(self) -> LinkRecord:
-        """What the link replays and has done, for truth and replay."""
+        """The link's history, for its true state and for replay."""
         start_time, cuts = self._so_far()
         last = self._last_record
         if last is None or (last.start_time, last.cuts) != (start_time, cuts):

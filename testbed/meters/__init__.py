@@ -1,1 +1,1 @@
-"""What energy and time cost: meters behind one interface, power profiles, the cost model."""
+"""Costs in energy and time: meters with one interface, power profiles, the cost model."""

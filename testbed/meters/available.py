@@ -1,4 +1,4 @@
-"""Which meters this machine has, and opening one by name."""
+"""Finding the meters of this machine, and opening one by name."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ METERS: Final = ("model", "rapl", "jetson", "battery", "nvml", "none")
 
 @dataclass(frozen=True, slots=True)
 class MeterInfo:
-    """What a search for one kind of meter found.
+    """The result of a search for one kind of meter.
 
     Attributes:
         name: as given to `open_meter`.
         found: whether the sensor exists.
         readable: whether this process could read it just now.
-        note: what it covers, or why it cannot be used.
-        moves: whether it measures: a counter that stands still can be read and says nothing.
-        hint: what to do about it; empty if nothing can be done, or need be.
+        note: its coverage, or why it cannot be used.
+        moves: whether it measures: a constant counter can be read but does not measure.
+        hint: how to fix it; empty if that is impossible or not needed.
     """
 
     name: str
@@ -39,7 +39,7 @@ class MeterInfo:
 
 
 def find_meters(root: Path = Path("/sys")) -> list[MeterInfo]:
-    """Look for every kind of hardware meter and try to read each once."""
+    """Search for every kind of hardware meter and try to read each once."""
     return [_rapl(root), _jetson(root), _battery(root), _nvml()]
 
 

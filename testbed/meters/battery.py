@@ -18,10 +18,10 @@ from typing import Final
 from testbed.meters.meter import SampledMeter, read_int, read_text
 
 STALE_S: Final = 300.0
-"""A discharging battery whose gauge shows the same for so long does not measure: at 5 W that
-is 1 % of a laptop's charge."""
+"""A discharging battery whose gauge is constant for this long does not measure: at 5 W that is 1 %
+of a laptop's charge."""
 PLAUSIBLE_MW: Final = (10.0, 1e7)
-"""What a device that runs this can spend: less or more is a gauge with other units, or none."""
+"""Plausible power of a device: values outside mean a gauge with other units, or none."""
 _UNKNOWN: Final = (65_535_000, 4_294_967_295_000)
 """A gauge's 0xFFFF, and ACPI's 0xFFFFFFFF for "unknown", in thousandths."""
 _GAUGE: Final = ("power_now", "current_now", "voltage_now", "energy_now", "charge_now", "capacity")
@@ -46,9 +46,9 @@ class Battery:
     def power_mw(self) -> float | None:
         """Discharge power, milliwatts; None if unreadable or not discharging.
 
-        On mains the gauge shows the charger's work and not what the device spends. A gauge
-        that says 0 while the battery discharges does not measure: then voltage times current
-        counts, and if one of these is 0 as well there is no figure.
+        On mains the gauge shows the charger's work, not the device's consumption. A gauge of 0
+        during discharge does not measure: then voltage times current is used, and if one of these
+        is also 0 there is no figure.
         """
         if self.status != "Discharging":
             return None
@@ -61,7 +61,7 @@ class Battery:
         return _plausible(voltage_uv * current_ua / 1e9)
 
     def gauge(self) -> tuple[int | None, ...]:
-        """All that the gauge shows, to see whether it still moves."""
+        """All values of the gauge, to detect whether it still changes."""
         return tuple(read_int(self.path / name) for name in _GAUGE)
 
     def _magnitude(self, name: str) -> int | None:
@@ -77,10 +77,10 @@ def _plausible(power_mw: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Batteries:
-    """What feeds a device that is not on mains.
+    """The power supplies of a device on battery.
 
     Attributes:
-        batteries: all that feed the system.
+        batteries: all batteries of the system.
         mains: folders of its other supplies.
     """
 
@@ -95,8 +95,8 @@ class Batteries:
     def power_mw(self) -> float | None:
         """Sum over the batteries that discharge, milliwatts.
 
-        None on mains or while one charges: then the batteries do not say what the device
-        spends. None as well if none discharges, or one that does cannot be read.
+        None on mains or while one charges: then the batteries do not show the device's
+        consumption. Also None if none discharges, or a discharging one cannot be read.
         """
         if self.on_mains():
             return None
@@ -105,7 +105,7 @@ class Batteries:
         return sum(known) if known and len(known) == len(powers) else None
 
     def on_mains(self) -> bool:
-        """Whether something else feeds the device as well."""
+        """Whether another supply also powers the device."""
         return any(read_int(path / "online") not in (None, 0) for path in self.mains) or any(
             battery.status == "Charging" for battery in self.batteries
         )
@@ -123,7 +123,7 @@ class Batteries:
 
 
 def find_batteries(root: Path = Path("/sys")) -> list[Battery]:
-    """Batteries that are there and feed the system (not those of a mouse or a phone)."""
+    """Present batteries that power the system (not those of a mouse or a phone)."""
     return [
         Battery(path)
         for path in _supplies(root)
@@ -143,7 +143,7 @@ def _supplies(root: Path) -> list[Path]:
 
 
 class BatteryMeter(SampledMeter):
-    """The batteries' discharge power, sampled and integrated; None once the gauge stands still."""
+    """The batteries' discharge power, sampled and integrated; None if the gauge stays constant."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The practical models of delay and energy: what a frame costs under each action.
+"""The practical models of delay and energy: the costs of a frame for each action.
 
 Single frame, given the network state ``(uplink_mbps r, rtt_ms, server_wait_ms)``::
 
@@ -9,8 +9,8 @@ Single frame, given the network state ``(uplink_mbps r, rtt_ms, server_wait_ms)`
 
 with the radio terms of `RadioPower`. Times are milliseconds, powers milliwatts.
 
-The model implies the times of a frame's parts, and how they spread: the simulator adds them up,
-an emulated device waits them out (`standing_ms`, `resumed_ms`, `jitter_pool`).
+The model implies the times of a frame's parts and their spread: the simulator adds them up, and
+an emulated device waits for them (`standing_ms`, `resumed_ms`, `jitter_pool`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from testbed.meters.power import RadioPower, is_amount
 Floats = NDArray[np.float64]
 
 MAX_JITTER: Final = 10.0
-"""A factor of e^10; a machine's is below 0.5."""
+"""A factor of e^10; the value of a machine is below 0.5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class CostModel:
         bundle_hash: model bundle whose segments were timed.
         slowdown: factor on `device_ms`; 1 is the measured device itself.
         device_ms: 20 figures: head, encoder and (local) exit on the device at slowdown 1.
-        fallback_ms: 20 figures: finishing action's exit locally after its split, slowdown 1.
+        fallback_ms: 20 figures: finishing the action's exit locally after its split, slowdown 1.
         server_ms: 20 figures: decoder and tail on the server (0 where local).
         payload_bytes: 20 figures: uplink payload.
-        wire_overhead_bytes: bytes of framing that cross the uplink with a payload.
+        wire_overhead_bytes: bytes of framing on the uplink beside a payload.
         net_ms: fixed cost of one exchange beyond transfer and round trip.
         jitter: spread of ln(measured / modelled) of compute times, for simulation.
         idle_mw: device power while it waits, without the modem.
@@ -59,7 +59,7 @@ class CostModel:
             ``server_ms e3s1`` (`testbed.costs.record_fit`).
 
     Raises:
-        ConfigError: if a figure is no finite number, or out of its range.
+        ConfigError: if a figure is not a finite number, or out of its range.
     """
 
     name: str
@@ -110,7 +110,7 @@ class CostModel:
 
     @property
     def exchange_mw(self) -> float:
-        """Power during an exchange: of the device, which waits, and of its modem."""
+        """Power during an exchange: of the waiting device and of its modem."""
         return self.idle_mw + self.radio.active_mw
 
     def save(self, path: Path) -> None:
@@ -151,10 +151,10 @@ def jitter_pool(rng: np.random.Generator, spread: float, n: int) -> Floats:
 def standing_ms(cost: CostModel) -> Floats:
     """Device time of blocks 1..p without any exit or encoder, p = 0..5, and the overhead.
 
-    Finishing exit 5 from the frame costs blocks 1..5 and the exit, from block p it costs
-    the blocks after p and the exit: the difference is blocks 1..p. The overhead (capture,
-    features, decision) is what a local action costs beyond finishing from the frame: a frame
-    pays it once, however often it is decided about.
+    Finishing exit 5 from the frame takes blocks 1..5 and the exit; from block p it takes the
+    blocks after p and the exit: the difference is blocks 1..p. The overhead (capture, features,
+    decision) is the time of a local action beyond finishing from the frame. A frame has it
+    once, whatever its number of decisions.
 
     Returns:
         float64 (6,), the cost model's slowdown included.
@@ -169,9 +169,9 @@ def standing_ms(cost: CostModel) -> Floats:
 
 
 def resumed_ms(cost: CostModel) -> Floats:
-    """As `standing_ms`, for going on from block p after an exchange, float64 (6,).
+    """As `standing_ms`, for resuming from block p after an exchange, float64 (6,).
 
-    The overhead is spent at p = 0, too. A look from there costs its exit's local time less this.
+    It has the overhead at p = 0, too. Evaluating an exit then takes its local time minus this.
     """
     times = standing_ms(cost)
     times[0] = cost.slowdown * max(0.0, float(_beyond_finishing(cost).min()))
@@ -179,7 +179,7 @@ def resumed_ms(cost: CostModel) -> Floats:
 
 
 def _beyond_finishing(cost: CostModel) -> Floats:
-    """What each local action takes beyond finishing its exit from the frame, float64 (5,)."""
+    """Time of each local action beyond finishing its exit from the frame, float64 (5,)."""
     exits = range(1, N_EXITS + 1)
     local = np.array([cost.device_ms[action_index(e, e)] for e in exits])
     finish = np.array([cost.fallback_ms[action_index(e, 0)] for e in exits])

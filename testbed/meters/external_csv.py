@@ -1,10 +1,10 @@
 """An instrument's log (power analyser, USB meter) aligned with records by time stamps.
 
-The log is read after the run. Its clock and the device's are two clocks: give the
+The log is read after the run. The instrument and the device have separate clocks: give the
 difference as `offset_s`, or synchronise both before the run.
 
-Logs come cut off and patchy. What is whole is used; where the log does not say what was spent
-it has a hole, and a frame that touches a hole has no energy. No value is made up for a hole.
+Logs may be truncated and incomplete. Whole parts are used. Where the log does not show the
+consumption it has a hole, and a frame that touches a hole has no energy. Holes are never filled.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from testbed.records.measurement import Measurement
 
 MAX_ROWS: Final = 50_000_000
 MAX_TIME_S: Final = 1e12
-"""Seconds since 1970; later or earlier than this is no time of an instrument."""
+"""Seconds since 1970; a time beyond this range is not an instrument's."""
 MAX_POWER_MW: Final = 1e15
-"""More than all power stations make."""
+"""More than the output of all power stations."""
 SEPARATORS: Final = ",;\t"
 PREAMBLE: Final = 50
-"""Lines that an instrument may write about itself before the header."""
+"""Maximum number of lines of an instrument's own data before the header."""
 
 FORM: Final = (
     "a header, a time column (time_s or unix_s: seconds since 1970; timestamp: ISO 8601) and "
@@ -63,8 +63,8 @@ class PowerLog:
         time_s: float64 (N,), ascending, seconds since 1970 by the device's clock.
         power_mw: float64 (N,).
         source: name for the records.
-        max_gap_s: two samples further apart do not say what was spent between them.
-        broken: bool (N,), whether something unreadable lies between a sample and the next one.
+        max_gap_s: the energy between two samples further apart is unknown.
+        broken: bool (N,), whether there is unreadable data between a sample and the next one.
         left_out: rows that could not be used, by reason.
     """
 
@@ -78,8 +78,8 @@ class PowerLog:
     def energy_mj(self, start_s: float, end_s: float) -> float | None:
         """Energy from `start_s` to `end_s` by trapezoids, millijoules.
 
-        None if the log does not cover the window, has a hole in it, or says that nothing (or
-        less) was spent.
+        None if the log does not cover the window, has a hole in it, or shows zero or negative
+        energy.
         """
         t = self.time_s
         if end_s < start_s or len(t) < 2 or start_s < t[0] or end_s > t[-1]:
@@ -95,28 +95,28 @@ class PowerLog:
         return energy_mj if energy_mj > 0 else None
 
     def holes(self, start_s: float, end_s: float) -> list[tuple[float, float]]:
-        """Where, from `start_s` to `end_s`, the log does not say what was spent; ascending."""
+        """Stretches from `start_s` to `end_s` with unknown energy; ascending."""
         t = self.time_s
         if not len(t):
             return [(start_s, end_s)]
         unknown = np.concatenate([[True], self._unknown(0, len(t) - 1), [True]])
         edges = np.concatenate([[-np.inf], t, [np.inf]])
-        # Runs of unknown intervals are one hole each.
+        # Each run of unknown intervals is one hole.
         change = np.flatnonzero(np.diff(np.concatenate([[0], unknown.astype(np.int8), [0]])))
         spans = edges[change].reshape(-1, 2).clip(start_s, end_s)
         return [(float(a), float(b)) for a, b in spans if b > a]
 
     def _unknown(self, first: int, last: int) -> NDArray[np.bool_]:
-        """Of the intervals that follow samples `first` to `last` - 1."""
+        """Mask of the unknown intervals after samples `first` to `last` - 1."""
         unknown: NDArray[np.bool_] = np.diff(self.time_s[first : last + 1]) > self.max_gap_s
         return unknown if self.broken is None else unknown | self.broken[first:last][: len(unknown)]
 
 
 def read_power_log(path: Path, *, offset_s: float = 0.0, max_gap_s: float = 1.0) -> PowerLog:
-    """Read an instrument's CSV: whatever of it can be read.
+    """Read the readable rows of an instrument's CSV.
 
-    A row without a power, without a time, or with a time that contradicts the other rows'
-    leaves a hole. A last line without an end may have lost digits and is left out.
+    A row without a power, without a time, or with a time that contradicts the other rows leaves
+    a hole. A last line without a line end may have lost digits and is left out.
 
     Args:
         path: the file.
@@ -124,7 +124,7 @@ def read_power_log(path: Path, *, offset_s: float = 0.0, max_gap_s: float = 1.0)
         max_gap_s: see `PowerLog`.
 
     Raises:
-        DataError: if it is missing, not of the stated form, or has fewer than two rows to use.
+        DataError: if it is missing, of another form, or has fewer than two usable rows.
     """
     try:
         text = decode(path.read_bytes(), errors="replace").replace("\0", "")
@@ -146,16 +146,16 @@ def read_power_log(path: Path, *, offset_s: float = 0.0, max_gap_s: float = 1.0)
 
 
 class _Rows:
-    """Rows as they come, and what is made of them."""
+    """Collects rows and makes a log of them."""
 
     def __init__(self) -> None:
         self._times: list[float] = []
         self._powers: list[float] = []
-        self._torn: list[int] = []  # positions before which a row without a time came
+        self._torn: list[int] = []  # positions that follow a row without a time
         self.left_out: dict[str, int] = {}
 
     def add(self, time_s: float, power_mw: float) -> None:
-        """Take in a row; NaN where it says nothing."""
+        """Add a row; NaN for missing values."""
         if not abs(time_s) <= MAX_TIME_S:  # also NaN
             self._torn.append(len(self._times))
             self._leave_out("without a time", 1)
@@ -175,7 +175,7 @@ class _Rows:
         """
         time_s, power_mw, torn, contested = self._in_order()
         t, at = np.unique(time_s, return_inverse=True)
-        # Rows of one moment are averaged; one without a power leaves the moment without one.
+        # Rows of one moment are averaged; a row without a power leaves the moment without one.
         count = np.maximum(np.bincount(at, minlength=len(t)), 1)
         mean_mw = np.bincount(at, power_mw, len(t)) / count
         good = np.isfinite(mean_mw)
@@ -186,9 +186,9 @@ class _Rows:
                 expected="at least two rows with a time and a power, in ascending time",
                 hint="check its columns, and that the instrument was connected",
             )
-        missing = np.bincount(at, torn, len(t)) > 0  # between the moment before and this one
+        missing = np.bincount(at, torn, len(t)) > 0  # between the previous moment and this one
         inside = contested[(contested >= t[0]) & (contested <= t[-1])]
-        for side in ("left", "right"):  # two rows claim this time: neither is believed
+        for side in ("left", "right"):  # two rows have this time: neither is used
             missing[np.searchsorted(t, inside, side).clip(max=len(t) - 1)] = True
         # An interval between two good moments is broken if anything in it is.
         broken = np.append(np.diff(np.cumsum(missing | ~good)[good]) > 0, False)
@@ -198,8 +198,8 @@ class _Rows:
     def _in_order(
         self,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-        """Times that never fall, their powers, whether a row is torn off before each, and the
-        times of the rows that are out of order."""
+        """Ascending times, their powers, whether rows are missing before each, and the times of
+        the rows that are out of order."""
         time_s, power_mw = np.array(self._times), np.array(self._powers)
         torn = np.zeros(len(time_s) + 1, bool)
         torn[self._torn] = True
@@ -208,7 +208,7 @@ class _Rows:
         keep = _longest_ascending(self._times)
         contested = np.delete(time_s, keep)
         self._leave_out("with a time out of order", len(contested))
-        tears = np.cumsum(torn[:-1])[keep]  # a tear moves on to the next row that is kept
+        tears = np.cumsum(torn[:-1])[keep]  # a tear moves to the next row that is kept
         return time_s[keep], power_mw[keep], np.diff(tears, prepend=0) > 0, contested
 
     def _leave_out(self, why: str, n: int) -> None:
@@ -218,7 +218,7 @@ class _Rows:
 def with_external_energy(
     rows: Sequence[Measurement], started_unix_s: float, log: PowerLog
 ) -> list[Measurement]:
-    """Replace the energy of every frame by what the instrument saw in its window.
+    """Replace the energy of every frame by the instrument's energy in its window.
 
     A frame's window runs from its start (capture and queue) to the next frame's start.
     The last frame has no end, and the instrument cannot split the terms: both are None.
@@ -246,7 +246,7 @@ def frame_starts(rows: Sequence[Measurement], started_unix_s: float) -> list[flo
 
 
 def _find_header(lines: Sequence[str]) -> tuple[PowerColumns, Iterator[list[str]]]:
-    """The columns that one of the first lines names, and the rows of cells below it."""
+    """The columns named in one of the first lines, and the rows of cells below it."""
     for at, line in enumerate(lines[:PREAMBLE]):
         for separator in SEPARATORS:
             columns = find_columns(next(_cells([line], separator)))
@@ -259,7 +259,7 @@ def _find_header(lines: Sequence[str]) -> tuple[PowerColumns, Iterator[list[str]
 
 
 def _refuse_unclear(columns: PowerColumns, body: Sequence[str], separator: str) -> None:
-    """Beside semicolons and tabs, 1.234 may be thousands: a factor of 1000 is not guessed."""
+    """With semicolons and tabs, 1.234 may be thousands: raise, do not guess a factor of 1000."""
     if separator == ",":
         return
     used = (columns.time, *columns.factors)
@@ -270,7 +270,7 @@ def _refuse_unclear(columns: PowerColumns, body: Sequence[str], separator: str) 
 
 
 def _cells(lines: Sequence[str], separator: str) -> Iterator[list[str]]:
-    """Rows of cells. A quote ends with its line: one that is cut off would swallow the rest."""
+    """Rows of cells. A quote ends with its line: an unclosed one would hide the rest."""
     for line in lines:
         if '"' in line:
             yield next(csv.reader([line], delimiter=separator), [])
@@ -297,17 +297,17 @@ def _longest_ascending(times: Sequence[float]) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class PowerColumns:
-    """Where a row holds its time and its power.
+    """Columns of a row's time and power.
 
     Attributes:
         time: column of the time.
-        time_unit_s: what a 1 in it is, seconds.
+        time_unit_s: value of a 1 in it, seconds.
         factors: columns whose product is the power.
-        unit_mw: what a product of 1 is, milliwatts.
-        width: cells of a whole row. One with fewer is torn off, and its last cell may lack
-            digits; one with more has other columns than the header.
-        decimal: what stands before the fractions. A number with the other mark is none, since
-            nobody knows what it means there.
+        unit_mw: value of a product of 1, milliwatts.
+        width: cells of a whole row. A row with fewer is truncated, and its last cell may lack
+            digits; a row with more has other columns than the header.
+        decimal: the decimal mark. A number with the other mark is invalid, because its meaning
+            is not known.
     """
 
     time: int
@@ -318,9 +318,9 @@ class PowerColumns:
     decimal: str = "."
 
     def values(self, cells: Sequence[str]) -> tuple[float, float]:
-        """A row's time, seconds since 1970, and power, milliwatts; NaN where it has none.
+        """A row's time, seconds since 1970, and power, milliwatts; NaN for missing ones.
 
-        ``OL``, ``---`` and an empty cell are no power. A stamp without a zone is in this
+        ``OL``, ``---`` and an empty cell are missing values. A stamp without a zone is in this
         machine's local time.
         """
         more = cells[self.width :]
@@ -355,7 +355,7 @@ def find_columns(header: Sequence[str]) -> PowerColumns | None:
     """The columns that a header names; None if it names no time or no power.
 
     Raises:
-        ValueError: if two columns could be meant.
+        ValueError: if two columns match.
     """
     found: dict[str, tuple[int, float]] = {}
     for at, name in enumerate(header):
@@ -370,7 +370,7 @@ def find_columns(header: Sequence[str]) -> PowerColumns | None:
     if time is None:
         return None
     width = max((at + 1 for at, name in enumerate(header) if name.strip()), default=0)
-    for unit_mw in _UNITS["power"].values():  # the same figure in two units is no contradiction
+    for unit_mw in _UNITS["power"].values():  # the same figure may be given in two units
         if (at_unit := found.get(f"power {unit_mw}")) is not None:
             return PowerColumns(*time, (at_unit[0],), unit_mw, width)
     if "voltage" in found and "current" in found:
@@ -380,7 +380,7 @@ def find_columns(header: Sequence[str]) -> PowerColumns | None:
 
 
 def _quantity(name: str) -> tuple[str, float] | None:
-    """What a column's name says: ``Power (mW)``, ``power_mw`` and ``P [mW]`` say the same."""
+    """Quantity and unit in a column's name: equal for ``Power (mW)``, ``power_mw``, ``P [mW]``."""
     words = re.findall(r"[^\W\d_]+\d*|\ufffd", name.lower().replace("µ", "u").replace("μ", "u"))
     if len(words) == 1 and words[0] in _TIMES:
         return words[0], 1.0

@@ -6,8 +6,8 @@ and ``ina238.rst``; ``inN_label`` names the rail, ``inN_input`` is its voltage (
 vendor's iio driver, with ``rail_name_N``, ``in_voltageN_input`` (mV), ``in_currentN_input`` (mA)
 and ``in_powerN_input`` (mW).
 
-Rails overlap: the input rail contains the others. `total_rail` knows, by the rails' names, what
-makes up a board and counts nothing twice:
+Rails overlap: the input rail contains the others. `total_rail` selects, by the rails' names, the
+rails that make up a board, and counts nothing twice:
 
 ========================================  ==================================================
 board                                     counted
@@ -39,7 +39,7 @@ from typing import Final
 from testbed.meters.meter import SampledMeter, read_int, read_text, why_unreadable
 
 TOTAL_RAILS: Final = ("VIN", "VDD_IN", "POM_5V_IN", "5V_IN", "SYS_VIN")
-"""Rails that contain all others; the first that is there counts."""
+"""Rails that contain all others; the first one present is used."""
 MODULE_RAILS: Final = (
     ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
     ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),
@@ -70,7 +70,7 @@ class JetsonRail:
         voltage: file of its voltage, millivolts.
         current: file of its current, milliamperes.
         power: file of its power.
-        power_unit_mw: what a 1 in that file is, milliwatts.
+        power_unit_mw: value of a 1 in that file, milliwatts.
     """
 
     label: str
@@ -80,7 +80,7 @@ class JetsonRail:
     power_unit_mw: float
 
     def power_mw(self) -> float | None:
-        """Its power, milliwatts: as the sensor says, or else voltage times current.
+        """Its power, milliwatts: the sensor's own value, otherwise voltage times current.
 
         None if neither can be read. A rail that is switched off reads 0.
         """
@@ -93,7 +93,7 @@ class JetsonRail:
         return voltage_mv * current_ma / 1e3
 
     def why_unreadable(self) -> str:
-        """Why it has no power to show, in words; empty if it has."""
+        """Why it has no power value, in words; empty if it has one."""
         if self.power_mw() is not None:
             return ""
         return f"{self.label}: {why_unreadable(self.voltage) or why_unreadable(self.current)}"
@@ -104,7 +104,7 @@ class TotalRail:
     """Rails that make up a board or its module, none contained in another.
 
     Attributes:
-        rails: which.
+        rails: those rails.
     """
 
     rails: tuple[JetsonRail, ...]
@@ -116,19 +116,19 @@ class TotalRail:
 
     @property
     def coverage(self) -> str:
-        """What it measures, in words."""
+        """Its coverage, in words."""
         whole = self.rails[0].label in WHOLE_BOARD
         return "whole board" if whole else "module, without its carrier board"
 
     def power_mw(self) -> float | None:
-        """Sum, milliwatts; None if a rail cannot be read, or none says that anything flows."""
+        """Sum, milliwatts; None if a rail cannot be read, or all are 0."""
         powers = [rail.power_mw() for rail in self.rails]
         known = [power for power in powers if power is not None]
         total_mw = sum(known)
         return total_mw if len(known) == len(powers) and total_mw > 0 else None
 
     def why_unreadable(self) -> str:
-        """Why it has no power to show, in words; empty if it has."""
+        """Why it has no power value, in words; empty if it has one."""
         if self.power_mw() is not None:
             return ""
         reasons = [rail.why_unreadable() for rail in self.rails]
@@ -144,7 +144,7 @@ def find_rails(root: Path = Path("/sys")) -> list[JetsonRail]:
 
 
 def total_rail(rails: list[JetsonRail]) -> TotalRail | None:
-    """What stands for the whole board or module; None if the rails are none that are known."""
+    """The rails of the whole board or module; None if the rails are unknown."""
     by_label = {rail.label.upper(): rail for rail in rails}
     for labels in (*((label,) for label in TOTAL_RAILS), *MODULE_RAILS):
         if all(label in by_label for label in labels):
@@ -159,7 +159,7 @@ def _hwmon_rails(root: Path) -> Iterator[JetsonRail]:
         for n in _CHANNELS.get(chip or "", ()):
             volt, amp, watt = (path / f"{kind}{n}_input" for kind in ("in", "curr", "power"))
             label = read_text(path / f"in{n}_label")
-            if chip == "ina238":  # one channel: the label may be the sensor's, or none
+            if chip == "ina238":  # one channel: the label may be the sensor's, or be missing
                 label = label or read_text(path / "label")
             rail = JetsonRail(label or "VIN", volt, amp, watt, power_unit_mw=1e-3)
             if label and label != "NC":

@@ -1,7 +1,7 @@
-"""What a meter is: a window around one frame, and a reading that never guesses.
+"""The meter interface: a window around one frame, and a reading without guesses.
 
-Beside the interface: meters made of a counter (`CounterMeter`) or of a power sensor
-(`SampledMeter`), and reading one value of a sysfs file.
+It also has meters made of a counter (`CounterMeter`) or of a power sensor (`SampledMeter`), and
+functions to read one value of a sysfs file.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Self
 
 MAX_GAP_S = 0.5
-"""Two samples further apart than this do not say what was spent between them."""
+"""The energy between two samples further apart than this is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameActivity:
-    """What the device did in one frame's window, from its start to the next frame's start.
+    """The device's activity in one frame's window, from its start to the next frame's start.
 
     Attributes:
         start_s: start of the window on `time.monotonic`'s clock, seconds.
@@ -30,7 +30,7 @@ class FrameActivity:
         wait_ms: waiting for this frame's answer (or the time-out).
         exchange_ms: modem active, first byte to answer (or time-out).
         sent_bytes: bytes handed to the modem, framing included.
-        tail_ms: modem kept up after an exchange, within this window.
+        tail_ms: modem connected after an exchange, within this window.
     """
 
     start_s: float
@@ -50,7 +50,7 @@ class EnergyReading:
         compute_mj: computing.
         radio_mj: modem.
         idle_mj: device waiting for the answer.
-        energy_mj: all of it. A hardware meter fills this alone, and it then covers the
+        energy_mj: the sum. A hardware meter fills only this, and it then covers the
             whole window, the wait for the next frame included.
         source: name of the meter.
     """
@@ -70,12 +70,12 @@ def unmeasured(source: str) -> EnergyReading:
 class Meter(ABC):
     """Measures the energy of one window at a time.
 
-    Call `begin` at the start of a window and `end` at its end; `end` may be followed at
-    once by the next `begin`. A failed reading is None in the result and never raises.
+    Call `begin` at the start of a window and `end` at its end; the next `begin` may follow `end`
+    at once. A failed reading is None in the result and never raises.
 
     Attributes:
         source: name that goes into the records.
-        tail_ms: how long the modem stays up after an exchange, as far as the meter knows.
+        tail_ms: how long the modem stays connected after an exchange, if the meter knows it.
     """
 
     source: str = ""
@@ -87,10 +87,10 @@ class Meter(ABC):
 
     @abstractmethod
     def end(self, activity: FrameActivity) -> EnergyReading:
-        """End the window; `activity` says what happened in it."""
+        """End the window; `activity` describes it."""
 
-    def close(self) -> None:  # noqa: B027 -- most meters hold nothing
-        """Release what the meter holds."""
+    def close(self) -> None:  # noqa: B027 -- most meters hold no resources
+        """Release the meter's resources."""
 
     def __enter__(self) -> Self:
         return self
@@ -113,10 +113,10 @@ class NoMeter(Meter):
 
 
 class CounterMeter(Meter):
-    """A meter that is a running energy counter, in millijoules.
+    """A meter based on a running energy counter, in millijoules.
 
     Subclasses read the counter; None means that it could not be read. A counter that did not
-    move, or moved backwards (it was restarted), measured nothing: the reading is None, not 0.
+    move, or moved backwards (it was restarted), did not measure: the reading is None, not 0.
     """
 
     def __init__(self, source: str) -> None:
@@ -150,9 +150,9 @@ class SampledMeter(CounterMeter):
         interval_s: time between samples; 0 samples only at the ends of windows.
         clock: seconds, monotonic.
 
-    A sample fails if the sensor says None, raises, or says what no running device spends: 0,
-    less, or no number. A window in which a sample failed, or with a gap longer than `MAX_GAP_S`
-    (the thread that samples was held up), reads None.
+    A sample fails if the sensor returns None, raises, or returns an impossible power: 0, a negative
+    value, or not a number. A window with a failed sample, or with a gap longer than `MAX_GAP_S`
+    (the sampling thread was held up), reads None.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class SampledMeter(CounterMeter):
         """One sample, milliwatts; None if it failed."""
         try:
             power_mw = self._read_mw()
-        except Exception:  # whatever a driver's library raises must not end the drive
+        except Exception:  # no exception of a driver's library may end the drive
             return None
         measured = power_mw is not None and math.isfinite(power_mw) and power_mw > 0
         return power_mw if measured else None
@@ -237,7 +237,7 @@ def read_text(path: Path) -> str | None:
 
 
 def read_int(path: Path) -> int | None:
-    """Content of a file as an integer; None if it is absent, unreadable or no integer."""
+    """Content of a file as an integer; None if it is absent, unreadable or not an integer."""
     text = read_text(path)
     try:
         return None if text is None else int(text)

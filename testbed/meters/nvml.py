@@ -35,7 +35,7 @@ def load_nvml() -> Any | None:
 
 
 def count_gpus(nvml: Any) -> int:
-    """How many GPUs there are; 0 if NVML does not say."""
+    """Number of GPUs; 0 if NVML does not report it."""
     try:
         return int(nvml.nvmlDeviceGetCount())
     except Exception:  # as in load_nvml
@@ -43,9 +43,9 @@ def count_gpus(nvml: Any) -> int:
 
 
 def open_nvml(nvml: Any, index: int = 0) -> Meter | None:
-    """The best meter that a GPU offers: its energy counter, or else its power, sampled.
+    """The best meter of a GPU: its energy counter, otherwise its sampled power.
 
-    None if it offers neither. Watches the counter for up to half a second.
+    None if it has neither. Watches the counter for up to half a second.
     """
     try:
         meter = NvmlMeter(nvml, index)
@@ -69,8 +69,8 @@ class NvmlMeter(CounterMeter):
     Args:
         nvml: module from `load_nvml`.
         index: number of the GPU.
-        step_s: time between two updates of the counter. A window shorter than that is None:
-            the counter says what was spent in some other one.
+        step_s: time between two updates of the counter. A shorter window is None: the counter's
+            step belongs to another window.
     """
 
     def __init__(self, nvml: Any, index: int = 0, *, step_s: float = 0.0) -> None:
@@ -105,7 +105,7 @@ class NvmlPowerMeter(SampledMeter):
         super().__init__(self.power_mw, f"nvml-power:gpu{index}", interval_s=interval_s)
 
     def power_mw(self) -> float | None:
-        """Power now, milliwatts; None if the GPU does not say."""
+        """Power now, milliwatts; None if the GPU does not report it."""
         return _number(self._read_power, self._handle)
 
 
@@ -131,7 +131,7 @@ def counter_step_s(
 
 
 def _number(function: Any, handle: Any) -> float | None:
-    """What a function of NVML says about a GPU; None for an error, and for 0 or less."""
+    """The value of an NVML function for a GPU; None for an error, and for 0 or less."""
     try:
         value = float(function(handle))
     except Exception:  # as in load_nvml

@@ -4,13 +4,13 @@ A profile is a device and a modem, written ``device+modem`` such as
 ``jetson-nano+5g-nsa-lowband``. Nothing here was measured by this project.
 
 Modem figures are linear fits of whole-phone power against uplink rate. Their intercept
-holds the phone's own consumption with the screen on (about 2,400 mW), which is subtracted:
-what is left is the modem at zero rate, connected. A slope in mW per Mbit/s is an energy
+includes the phone's own consumption with the screen on (about 2,400 mW), which is subtracted:
+the rest is the connected modem at zero rate. A slope in mW per Mbit/s is an energy
 per bit (nJ/bit).
 
-Each modem comes in two variants. The plain one has no tail: the modem of a vehicle is
-kept connected by other traffic, so an exchange pays for the modem's activity while it
-lasts and for nothing after it. The ``-tail`` variant is a modem that only this application
+Each modem has two variants. The plain one has no tail: other traffic keeps the modem of a
+vehicle connected, so an exchange is charged for the modem's activity while it lasts and for
+nothing after it. The ``-tail`` variant is a modem that only this application
 uses: after an exchange it stays connected until the network's inactivity timer ends. The
 tail's power is then taken as that of the connected modem at zero rate, an upper bound,
 because discontinuous reception (C-DRX) lowers it.
@@ -27,7 +27,7 @@ from testbed.records.measurement import MAX_AMOUNT
 
 
 def is_amount(value: object) -> bool:
-    """Whether a figure of a device or modem is finite and not negative; a bool is no figure."""
+    """Whether a figure of a device or modem is finite and not negative; a bool does not count."""
     return type(value) in (int, float) and 0 <= value <= MAX_AMOUNT  # type: ignore[operator]
 
 
@@ -57,11 +57,11 @@ class RadioPower:
         tx_mw_per_mbps: extra power for each Mbit/s while sending.
         active_mw: power while sending, waiting for the answer or receiving.
         tail_mw: power after the last activity, for at most `tail_ms`.
-        tail_ms: how long the modem stays up after activity.
+        tail_ms: how long the modem stays connected after activity.
         source: publication or file of the figures.
 
     Raises:
-        ConfigError: if a figure is no finite number, or negative.
+        ConfigError: if a figure is not a finite number, or is negative.
     """
 
     name: str
@@ -83,7 +83,7 @@ class RadioPower:
 
     @property
     def mj_per_byte(self) -> float:
-        """Energy of sending a byte, whatever the rate: mW per Mbit/s are nJ per bit."""
+        """Energy of sending a byte at any rate: mW per Mbit/s are nJ per bit."""
         return self.tx_mw_per_mbps * 8e-6
 
     def exchange_mj(self, sent_bytes: float, active_ms: float) -> float:
@@ -164,9 +164,9 @@ _HUANG12: Final = (
     "phone baseline is subtracted"
 )
 """Three public texts that cite the paper agree on these figures (slope, base power and tail length
-are in two of them each, the tail power in one); the paper's own text was not at hand. They are no
-part of the 2021 samples behind the other profiles, which say 85.4 mW per Mbit/s and 484 mW above
-the phone's baseline for LTE: use this profile as a worst case."""
+are in two of them each, the tail power in one); the paper's own text was not available. They are
+not part of the 2021 samples behind the other profiles, which give 85.4 mW per Mbit/s and 484 mW
+above the phone's baseline for LTE: use this profile as a worst case."""
 
 _LTE = _fitted("lte", 85.4, 2884)
 _LOWBAND = _fitted("5g-nsa-lowband", 32.2, 3197)
@@ -216,10 +216,10 @@ def power_profile(name: str) -> PowerProfile:
 
 
 class ModelMeter(Meter):
-    """Energy as the simulator accounts for it, from what the device really did.
+    """Energy as in the simulator, from the device's actual activity.
 
-    Busy power over computing, idle power while waiting for the answer, and the modem's
-    exchange and tail. Waiting for the next camera frame costs nothing but the tail.
+    It charges busy power for computing, idle power for waiting for the answer, and the modem's
+    exchange and tail. Waiting for the next camera frame costs only the tail.
     """
 
     def __init__(self, profile: PowerProfile) -> None:
@@ -228,7 +228,7 @@ class ModelMeter(Meter):
         self.tail_ms = profile.radio.tail_ms
 
     def begin(self) -> None:
-        """Nothing to read: the activity says it all."""
+        """Nothing to read: the activity is enough."""
 
     def end(self, activity: FrameActivity) -> EnergyReading:
         """Millijoules of the window, split into its three terms."""

@@ -5,13 +5,13 @@ Files as in the kernel's ``Documentation/power/powercap/powercap.rst``: a zone h
 Since Linux 5.10 ``energy_uj`` is readable by root only.
 
 Zones overlap. ``core`` and ``uncore`` are parts of their package, ``psys`` contains it, and the
-tree ``intel-rapl-mmio`` shows packages of ``intel-rapl`` a second time. What is counted is every
+tree ``intel-rapl-mmio`` shows packages of ``intel-rapl`` a second time. The meter counts every
 package once, and DRAM, which no package includes.
 
-Nor is every package a counter of its own. AMD's multi-die processors (Zen 1 and 2) list one package
+Not every package has its own counter. AMD's multi-die processors (Zen 1 and 2) list one package
 zone a die, and every die shows the counter of the whole socket
-(https://github.com/mlco2/codecarbon/issues/1274). Intel's multi-die processors list the same zones
-with a counter of its own each. Names do not tell the two apart; values do (`Mirrors`): two counters
+(https://github.com/mlco2/codecarbon/issues/1274). Intel's multi-die processors list the same zones,
+each with its own counter. Names do not distinguish the two; values do (`Mirrors`): two counters
 that have run since the start do not hold the same number of microjoules.
 """
 
@@ -34,18 +34,18 @@ from testbed.meters.meter import (
 )
 
 MAX_W: Final = 1000.0
-"""No package or memory spends more: a counter that says so was restarted, or wrapped unseen."""
+"""No package or memory spends more: a counter with a higher value was restarted or wrapped."""
 SLACK_UJ: Final = 100e6
-"""Allowed beyond `MAX_W`, so that no short window is called impossible."""
+"""Allowance beyond `MAX_W`, so that short windows are not refused."""
 LONG_S: Final = 10.0
-"""A window up to here holds no second wrap, whatever range a zone states."""
+"""A window up to this length has no second wrap, for any range of a zone."""
 _ZONE = re.compile(r"(intel-rapl(?:-mmio)?):(\d+)(:\d+)?")
 FAR_UJ: Final = 500_000
-"""Two views of one counter are never so far apart: they differ by an update, about 1 ms."""
+"""Two views of one counter are never this far apart: they differ by one update, about 1 ms."""
 NEAR: Final = 0.05
-"""They differ by less than this part of what a window adds to them."""
+"""They differ by less than this fraction of their increase in a window."""
 SAME: Final = 1e-6
-"""Two values that differ by less than this part are the same in any case."""
+"""Two values that differ by less than this fraction always count as equal."""
 Seen = tuple[int, int]
 """Microjoules of a counter in a first pass over all counters, and in a second one after it."""
 
@@ -57,7 +57,7 @@ class RaplZone:
     Attributes:
         path: its folder.
         name: such as ``package-0`` or ``dram``.
-        range_uj: value at which the counter wraps, microjoules; 0 if the zone does not say.
+        range_uj: value at which the counter wraps, microjoules; 0 if the zone does not state it.
     """
 
     path: Path
@@ -70,15 +70,15 @@ class RaplZone:
         return self.name.startswith("package")
 
     def energy_uj(self) -> int | None:
-        """The counter, microjoules; None if it may not be read."""
+        """The counter, microjoules; None if it cannot be read."""
         value = read_int(self.path / "energy_uj")
         return None if value is None or value < 0 else value
 
     def spent_uj(self, began_uj: int, now_uj: int, window_s: float) -> int | None:
-        """Energy between two values of the counter, microjoules; None if they do not say.
+        """Energy between two values of the counter, microjoules; None if unknown.
 
-        They do not if the counter was restarted (it went back and cannot have wrapped), or if
-        the window is so long that it can have wrapped more than once.
+        It is unknown if the counter was restarted (it went back and cannot have wrapped), or if the
+        window is so long that it can have wrapped more than once.
         """
         spent = now_uj - began_uj
         if spent < 0 and self.range_uj:
@@ -98,7 +98,7 @@ def find_zones(root: Path = Path("/sys")) -> list[RaplZone]:
         if _ZONE.fullmatch(path.name)
     }
     zones = list[RaplZone]()
-    shown = set[tuple[str, str]]()  # by the first tree: the second one shows it again
+    shown = set[tuple[str, str]]()  # by the first tree: the second one repeats them
     for folder in sorted(folders, key=lambda name: ("mmio" in name, _natural(name))):
         tree, number, below = _parts(folder)
         path = folders[folder]
@@ -126,10 +126,10 @@ def _parts(folder: str) -> tuple[str, str, str | None]:
 class RaplMeter(Meter):
     """Sum of the zones' counters, each counted once.
 
-    Covers the processor (and memory) for everything that runs on the machine, and no modem.
+    It covers the processor (and memory) for everything on the machine, but no modem.
     A window is None if a package's counter could not be read, did not move (virtual machines
-    show constant ones) or made an impossible step. Memory whose counter never moves is left
-    out, of the sum and of the reading's source.
+    show constant ones) or made an impossible step. Memory whose counter never moves is left out
+    of the sum and of the reading's source.
     """
 
     def __init__(self, zones: list[RaplZone]) -> None:
@@ -171,7 +171,7 @@ class RaplMeter(Meter):
         return EnergyReading(None, None, None, total_uj / 1e3, self.source)
 
     def mirrored(self) -> list[str]:
-        """Names of the packages that show another one's counter just now."""
+        """Names of the packages that currently show another one's counter."""
         look = self._look()
         counted = self._counted(look, look)
         return [zone.name for zone in self._packages if zone not in counted]
@@ -182,7 +182,7 @@ class RaplMeter(Meter):
         return packages + [zone for zone in self._zones if not zone.is_package]
 
     def _look(self) -> _Look:
-        """All counters now; packages twice for as long as two may be one and the same."""
+        """All counters now; packages twice while two of them may still be the same."""
         values = {zone.path: zone.energy_uj() for zone in self._zones}
         seen: list[Seen | None] = []
         for zone in self._packages:
@@ -222,10 +222,10 @@ def _natural(name: str) -> list[int | str]:
 
 
 class Mirrors:
-    """Tells views of one counter from counters, and remembers what is certain.
+    """Distinguishes views of one counter from separate counters, and remembers certain results.
 
     Args:
-        ranges_uj: where each counter wraps, microjoules; 0 if that is not known.
+        ranges_uj: where each counter wraps, microjoules; 0 if unknown.
     """
 
     def __init__(self, ranges_uj: Sequence[int]) -> None:
@@ -239,7 +239,7 @@ class Mirrors:
         return len(self._distinct) == n * (n - 1) // 2
 
     def watch(self, seen: Sequence[Seen | None]) -> None:
-        """Take in one look at all counters; None where one could not be read."""
+        """Add one reading of all counters; None for one that could not be read."""
         for j, b in enumerate(seen):
             for i, a in enumerate(seen[:j]):
                 if a is not None and b is not None:
@@ -248,9 +248,9 @@ class Mirrors:
                         self._distinct.add((i, j))
 
     def originals(self, began: Sequence[Seen | None], ended: Sequence[Seen | None]) -> list[int]:
-        """Numbers of the counters to count over a window: each once, whatever shows it.
+        """Indices of the counters to sum over a window: each counter once, despite several views.
 
-        One that could not be read at either end is counted: nobody knows what it shows.
+        A counter that could not be read at either end is included, since its value is unknown.
         """
         out: list[int] = []
         for j in range(len(self._ranges_uj)):

@@ -1,1 +1,1 @@
-"""What a device needs to decide: observation, policies and their files, exploration."""
+"""The decision: observation, policies and their files, exploration."""

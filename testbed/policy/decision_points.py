@@ -1,16 +1,17 @@
-"""The staged decision: what a device may do where it stands within a frame.
+"""The staged decision: what a device may do at each decision point of a frame.
 
 Actions 0..19 are the canonical pairs (E, S): with S < E run on to block S and send from there to
-exit E, with S = E run on to exit E and look at its answer. Action 20 answers with the exit looked
-at last. Actions 21..35 send as the fifteen pairs with S < E do, in a hurry: the device gives up
-waiting for the answer before the time-out (`testbed.policy.estimators.early_timeout_ms`).
+exit E, with S = E run on to exit E and evaluate it. Action 20 answers with the exit evaluated
+last. Actions 21..35 send as the fifteen pairs with S < E do, but with an early time-out: the device
+stops waiting for the answer before the time-out (`testbed.policy.estimators.early_timeout_ms`).
 
-An answer that comes in time ends the frame. After giving up, the device goes on with the features
-that it sent: it may look at exits from there on and answer, but does not send this frame again.
+An answer that comes in time ends the frame. After a time-out the device resumes with the features
+that it sent: it may evaluate exits from there on and answer, but it does not send this frame again.
 
-A *stand* is where the device is within a frame. In stands 0..4 it is after block p, whose exit was
-looked at last (0: nothing yet). In stands 5..19 it gave up after sending from block s, with exit p
-<= s looked at last; a look takes it to where p is the block again.
+A *decision point* says how far a frame has been processed. At points 0..4 the device is after block
+p, whose exit was evaluated last (0: nothing yet). At points 5..19 an exchange has timed out after
+it sent from block s, and exit p <= s was evaluated last; evaluating another exit leads to a point
+where p is the block again.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ ANSWER: Final = N_ACTIONS
 SENDING: Final = tuple(a.index for a in ACTIONS if not a.is_local)
 """Canonical numbers of the fifteen pairs that send."""
 EVALUATING: Final = tuple(a.index for a in ACTIONS if a.is_local)
-"""Canonical numbers of the five that look at an exit."""
+"""Canonical numbers of the five that evaluate an exit."""
 SENDING_EARLY: Final = tuple(range(ANSWER + 1, ANSWER + 1 + len(SENDING)))
-"""Staged actions that send as `SENDING` do, with less patience."""
+"""Staged actions that send as `SENDING` do, with an early time-out."""
 N_STAGED: Final = SENDING_EARLY[-1] + 1
 
 CANONICAL: Final = np.array([*range(N_ACTIONS), Action(1, 1).index, *SENDING])
 """int64 (36,), the pair that a staged action runs; e1s1 for "answer", which runs nothing."""
 TIMES_OUT_EARLY: Final = np.arange(N_STAGED) > ANSWER
-"""bool (36,), whether it gives up before the time-out."""
+"""bool (36,), whether it uses the early time-out."""
 
 _TIMED_OUT: Final = tuple((s, p) for s in range(N_EXITS) for p in range(s + 1))
 N_POINTS: Final = N_EXITS + len(_TIMED_OUT)
@@ -52,12 +53,12 @@ def _stands() -> NDArray[np.int64]:
 
 
 POINT: Final = _stands()
-"""int64 (2, 5, 5): the stand of a device that has given up waiting on this frame or not, after a
-block, with an exit looked at last (0: none)."""
+"""int64 (2, 5, 5): the decision point, by whether an exchange of this frame has timed out,
+the block that ran last, and the exit evaluated last (0: none)."""
 BLOCK: Final = np.array([*range(N_EXITS), *(s for s, _ in _TIMED_OUT)])
-"""int64 (20,), block after which the device is at each stand."""
+"""int64 (20,), the block that ran last, by decision point."""
 EVALUATED: Final = np.array([*range(N_EXITS), *(p for _, p in _TIMED_OUT)])
-"""int64 (20,), exit looked at last at each stand; 0 if none was."""
+"""int64 (20,), the exit evaluated last, by decision point; 0 for none."""
 
 START: Final = 0
 """The decision point at which every frame begins."""
@@ -65,11 +66,11 @@ START: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class DecisionSpace:
-    """What tells policies and environments of the two granularities apart.
+    """The actions and the observation of one of the two granularities.
 
     Attributes:
-        name: ``frame`` (one decision settles a frame) or ``staged`` (a frame may be decided
-            about at every decision point).
+        name: ``frame`` (one decision settles a frame) or ``staged`` (the policy decides again
+            at every decision point of the frame).
         n_actions: of the policy.
         obs_dim: elements of its observation, float32.
     """
@@ -84,7 +85,7 @@ STAGED: Final = DecisionSpace("staged", N_STAGED, STAGED_OBS_DIM)
 
 
 def has_timed_out(point: int) -> bool:
-    """Whether the device gave up waiting on the frame in hand."""
+    """Whether an exchange of the current frame has timed out."""
     return point >= N_EXITS
 
 
@@ -104,7 +105,7 @@ def _legal() -> NDArray[np.bool_]:
 
 
 LEGAL: Final = _legal()
-"""bool (20, 36): whether a device may take the action at a stand."""
+"""bool (20, 36): whether the action is legal at a decision point."""
 
 
 def _repair() -> NDArray[np.int64]:
@@ -116,7 +117,7 @@ def _repair() -> NDArray[np.int64]:
 
 
 def _stand_in(point: int, number: int) -> int:
-    """The legal action nearest to what was meant."""
+    """The legal action nearest to the intended one."""
     if LEGAL[point, number]:
         return number
     pair = ACTIONS[CANONICAL[number]]
@@ -124,13 +125,13 @@ def _stand_in(point: int, number: int) -> int:
     if number != ANSWER and LEGAL[point, look]:
         if pair.is_local or has_timed_out(point):
             return look
-        ahead = action_index(pair.exit, point)  # its split lies behind
+        ahead = action_index(pair.exit, point)  # its split has been passed
         return SENDING_EARLY[SENDING.index(ahead)] if TIMES_OUT_EARLY[number] else ahead
     return ANSWER if LEGAL[point, ANSWER] else EVALUATING[int(LEGAL[point, EVALUATING].argmax())]
 
 
 REPAIR: Final = _repair()
-"""int64 (20, 36): the legal action that stands in for an illegal one (itself if legal)."""
+"""int64 (20, 36): the legal action that replaces an illegal one (itself if legal)."""
 
 
 def staged_name(action: int) -> str:

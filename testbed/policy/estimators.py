@@ -1,4 +1,4 @@
-"""Update functions of what the device estimates about its link.
+"""Update functions of the device's link estimates.
 
 Arithmetic only, so that floats (`testbed.policy.observer.Observer`) and arrays (the
 simulator's lanes) take the same path, bit for bit.
@@ -30,9 +30,9 @@ SMOOTHING: Final = 0.25
 
 
 EARLY_TIMEOUT_EXCHANGES: Final = 2.0
-"""Usual exchanges that a device in a hurry waits."""
+"""The early time-out, in mean exchange times."""
 EARLY_TIMEOUT_SPREADS: Final = 4.0
-"""Deviations that it waits beside them."""
+"""Deviations that are added to it."""
 
 
 def forget(age_s: Any) -> Any:
@@ -60,16 +60,16 @@ def fit_link(s0: Any, sx: Any, sxx: Any, sy: Any, sxy: Any) -> tuple[Any, Any]:
 
 
 def early_timeout_ms(mean: Any, spread: Any, server_wait: Any) -> Any:
-    """How long a device in a hurry waits for an answer.
+    """The early time-out of an exchange, ms.
 
     Args:
         mean, spread: of recent transfers, as `smooth` keeps them, ms.
         server_wait: last reported wait at the server, ms.
 
     Returns:
-        Twice what an exchange usually takes and four times the deviation: TCP's retransmission
-        time-out (RFC 6298: mean + 4 deviations) with one more mean, since one late answer costs
-        less than an answer given up.
+        Twice the mean exchange time plus four deviations: TCP's retransmission time-out (RFC 6298:
+        mean + 4 deviations) with one more mean, since one late answer costs less than an exchange
+        that times out.
     """
     return EARLY_TIMEOUT_EXCHANGES * (mean + server_wait) + EARLY_TIMEOUT_SPREADS * spread
 

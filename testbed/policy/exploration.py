@@ -1,4 +1,4 @@
-"""A policy that sometimes tries something else, and says how likely what it did was.
+"""A policy that sometimes explores, and records the propensity of each decision.
 
 With probability epsilon the action is drawn uniformly from all twenty (epsilon-greedy).
 Records that hold every decision's propensity and observation let another policy's cost be

@@ -1,4 +1,4 @@
-"""The learnt policy: a multi-layer perceptron on numpy alone, and how a policy file becomes one."""
+"""The trained policy: a multi-layer perceptron in numpy, and how a policy file becomes one."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class NetworkPolicy:
                 problem = f"no legal action at some decision point among {self._action_list}"
                 raise _unusable_network(problem)
             self._penalty = np.where(legal, 0.0, -np.inf).astype(np.float32)
-        # A list of rows is quicker to take one from than the matrix.
+        # A list of rows is faster to index than the matrix.
         self._penalties = None if self._penalty is None else list(self._penalty)
 
     def reset(self) -> None:
@@ -178,7 +178,7 @@ class NetworkPolicy:
         return self._action_list[best]
 
     def outputs(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Outputs whatever is legal, float32 (B, n_outputs), for float32 (B, n_inputs)."""
+        """Outputs, with the illegal ones, float32 (B, n_outputs), for float32 (B, n_inputs)."""
         return self._network.batch(observations)
 
     def decide_batch(

@@ -1,10 +1,10 @@
 """The elements of the observation: names, units, ranges, and their scaling.
 
-The range of every element becomes [-1, 1]. Settings, and times that may be long on a slow
-device, are told apart beyond it, too (`Field.reach`); what is measured saturates at its
-end. docs/environment.md says which is which.
+The range of every element becomes [-1, 1]. Settings, and times that may be long on a slow device,
+also keep distinct values beyond that range (`Field.reach`); measured elements are clipped to it.
+docs/environment.md lists both kinds.
 
-`FIELDS` is the specification of one decision a frame, `STAGED_FIELDS` that of the staged
+`FIELDS` specifies the observation for one decision a frame, `STAGED_FIELDS` that for the staged
 decision.
 """
 
@@ -28,7 +28,7 @@ MIN_MS_PER_KB: Final = 8.0 / MAX_RATE_MBPS
 NEVER_S: Final = 60.0
 """An age at or above this reads as "never"."""
 RECENT: Final = 8
-"""Answers of the current track that the agreement looks back on."""
+"""Number of past answers of the current track in the agreement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Field:
         low: raw value that becomes -1.
         high: raw value that becomes +1.
         scale: ``linear`` or ``log`` between the two, and beyond.
-        source: what the device takes it from.
-        reach: least and most raw value that are told apart, at or beyond `low` and `high`,
+        source: where the device gets it from.
+        reach: smallest and largest raw values that stay distinct, at or beyond `low` and `high`,
             on the same scale; values beyond are clipped. None: `low` and `high`.
     """
 
@@ -68,17 +68,17 @@ class Field:
 
     @property
     def least(self) -> float:
-        """Smallest raw value that is told apart from smaller ones."""
+        """Smallest raw value that is not clipped."""
         return self.low if self.reach is None else self.reach[0]
 
     @property
     def most(self) -> float:
-        """Largest raw value that is told apart from larger ones."""
+        """Largest raw value that is not clipped."""
         return self.high if self.reach is None else self.reach[1]
 
 
 MAX_MS: Final = 100_000.0
-"""Times of a frame and its exchange are told apart up to here, also beyond 1 s (their +1)."""
+"""Times of a frame and its exchange stay distinct up to here, also beyond 1 s (their +1)."""
 _REACH: Final[dict[str, tuple[float, float]]] = {
     "rtt_ms": (2.0, MAX_MS),
     "transfer_mean_ms": (2.0, MAX_MS),
@@ -89,7 +89,7 @@ _REACH: Final[dict[str, tuple[float, float]]] = {
     "full_local_ms": (0.01, MAX_MS),
     "stage_spent_ms": (0.1, MAX_MS),
 }
-"""Of settings, all that `Settings` takes. -1 and +1 stay where policies learnt them."""
+"""Reach of settings: all values that `Settings` accepts. -1 and +1 stay as policies learnt them."""
 
 # (name, unit, low, high, scale, source). The logarithmic network fields come first so
 # that the batch simulator takes one logarithm of one contiguous block.
@@ -161,8 +161,8 @@ STAGED_OBS_DIM: Final = len(STAGED_FIELDS)
 def schema_hash(fields: Sequence[Field]) -> str:
     """Sixteen hex digits that change when any field's place or scale changes.
 
-    A reach moves no value that was told apart before, so it is left out: policy files from
-    before there was one are still read.
+    A reach does not move any value within the earlier range, so it is left out: policy files
+    from before it was introduced are still read.
     """
     rows = [{k: v for k, v in asdict(field).items() if k != "reach"} for field in fields]
     text = json.dumps(rows)
@@ -191,7 +191,7 @@ def scale_one(index: int, value: float) -> float:
     elif value >= most:
         value = most
     if value == high:
-        return 1.0  # exactly, which the formula may miss by its rounding
+        return 1.0  # exactly, the formula may be off by rounding
     return ((math.log(value) if log else value) - base) * gain - 1.0
 
 

@@ -1,10 +1,10 @@
-"""What the device knows when it decides, as a fixed, documented float32 vector.
+"""The device's knowledge at a decision, as a fixed, documented float32 vector.
 
 `testbed.policy.observation_fields.FIELDS` is the specification. `Observer` keeps the estimators on
 the device; the simulator applies the very same update functions (`testbed.policy.estimators`) to
-arrays, so that training and the device cannot drift apart. Nothing here sees the label,
-the future or the true current rate: a network quantity is as old as the last exchange,
-and its age is part of the vector.
+arrays, so that training and the device cannot drift apart. The label, the future and the true
+current rate are not available here: a network quantity is as old as the last exchange, and its
+age is part of the vector.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Observer:
         self.reset(0.0)
 
     def adopt(self, settings: Settings) -> None:
-        """The task is another from now on; what was learnt stays."""
+        """Use another task from now on; the estimates stay."""
         self.settings = settings
         self._constants = settings.scaled()
 
@@ -106,7 +106,7 @@ class Observer:
         return 8.0 / max(float(self.ms_per_kb), MIN_MS_PER_KB)
 
     def new_track(self) -> None:
-        """Another sign comes into view: what was seen on the last one says nothing."""
+        """Another sign comes into view: the answers on the last one no longer apply."""
         self.confidences = [0.0] * N_EXITS
         self.last_confidence = 0.0
         self.last_exit = 0
@@ -133,7 +133,7 @@ class Observer:
         self.failures = 0
 
     def expected_transfer_ms(self, sent_bytes: float) -> float:
-        """What a transfer of `sent_bytes` should take by the newest estimates."""
+        """Expected time of a transfer of `sent_bytes` by the newest estimates, ms."""
         return float(self.rtt_ms + self.ms_per_kb * sent_bytes * 1e-3)
 
     @property
@@ -171,7 +171,7 @@ class Observer:
         self._frames += 1
 
     def record_skipped(self) -> None:
-        """A frame was given up unanswered: it counts against the accuracy credit."""
+        """A frame was skipped, without an answer: it counts against the accuracy credit."""
         self._frames += 1
 
     def record_energy(self, energy_mj: float) -> None:
@@ -213,8 +213,8 @@ class Observer:
         Args:
             now_s: decision time, the observer's clock.
             features: (6,), columns of `cnn.frame_table.FEATURES`, raw.
-            queue_ms: how long the frame has waited for the device.
-            tail_left_ms: how long the modem will still stay up by itself.
+            queue_ms: time that the frame has waited for the device.
+            tail_left_ms: time until the modem's tail ends.
 
         Returns:
             float32 (`OBS_DIM`,), scaled.
@@ -259,7 +259,7 @@ class Observer:
         ]
 
     def early_timeout_ms(self) -> float:
-        """How long to wait for an answer in a hurry, if the time-out is not shorter."""
+        """The early time-out, ms; the time-out applies if it is shorter."""
         return float(
             early_timeout_ms(self.transfer_mean_ms, self.transfer_spread_ms, self.server_wait_ms)
         )
@@ -277,9 +277,9 @@ class Observer:
         Args:
             base: float32 (`OBS_DIM`,), the observation at the start of this frame.
             exits: (exit, prediction, confidence) of the exits evaluated on this frame so far.
-            block: after which the device stands.
-            spent_ms: computed and waited on this frame so far.
-            timed_out: waiting for an answer on this frame.
+            block: that ran last.
+            spent_ms: time spent on computing and waiting for this frame so far.
+            timed_out: whether an exchange of this frame has timed out.
 
         Returns:
             float32 (`STAGED_OBS_DIM`,), scaled.

@@ -1,7 +1,7 @@
-"""What decides: the policy protocol, the loop that asks it, and policies without a file.
+"""The policy protocol, the loop that asks a policy, and policies without a file.
 
 A policy answers in a decision space (`testbed.policy.decision_points.DecisionSpace`). In the
-frame space one decision settles a frame; in the staged space a frame is decided about at every
+frame space one decision settles a frame; in the staged space the policy decides at every
 decision point. A frame policy is a staged one that commits at its first decision point
 (`CommitOnce`). `agents` trains policies; nothing here imports it, torch or stable-baselines3.
 """
@@ -30,8 +30,8 @@ Ended_co = TypeVar("Ended_co", covariant=True)
 class Policy(Protocol):
     """Chooses an action at every decision point of its space.
 
-    A policy whose decisions depend on nothing but the observation and the point says so by an
-    attribute ``memoryless = True``: asking it twice then changes nothing.
+    A policy whose decisions depend on the observation and the point alone has an attribute
+    ``memoryless = True``: asking it twice then changes nothing.
 
     Attributes:
         name: shown in tables and records.
@@ -42,18 +42,18 @@ class Policy(Protocol):
 
     @property
     def space(self) -> DecisionSpace:
-        """The actions that it answers with, and the observation that it reads."""
+        """Its actions and its observation."""
 
     def reset(self) -> None:
-        """Forget everything learnt since the start of the drive."""
+        """Forget everything since the start of the drive."""
 
     def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
         """An action of the space for one observation.
 
         Args:
             observation: float32 (`space.obs_dim`,).
-            point: where the device is within the frame, 0..19, at which a staged action must be
-                legal. A frame policy is asked at `START` alone, and may ignore it.
+            point: the decision point, 0..19, at which a staged action must be legal. A frame policy
+                is asked only at `START`, and may ignore it.
         """
 
     def decide_batch(
@@ -62,19 +62,19 @@ class Policy(Protocol):
         """Actions, int64 (B,), for float32 (B, `space.obs_dim`) and int64 (B,).
 
         Row b of successive calls belongs to drive b: a policy with memory keeps one memory a
-        row. No `points` are `START` in every row.
+        row. Without `points`, every row is at `START`.
         """
 
 
 class OpenFrame(Protocol[Ended_co]):
-    """A frame in front of a simulator or a device; `Ended_co` is what is left when it has ended."""
+    """A frame in front of a simulator or a device; `Ended_co` is the type of an ended frame."""
 
     @property
     def point(self) -> int:
         """The decision point, 0..19."""
 
     def observe(self, space: DecisionSpace = FRAME) -> NDArray[np.float32]:
-        """What a policy of `space` sees now, float32 (`space.obs_dim`,)."""
+        """The observation of a policy of `space` now, float32 (`space.obs_dim`,)."""
 
     def settle(self, action: int) -> Ended_co:
         """Carry the whole frame out as one canonical action, 0..19."""
@@ -84,9 +84,9 @@ class OpenFrame(Protocol[Ended_co]):
 
 
 def decide_frame(frame: OpenFrame[Ended_co], policy: Policy) -> Ended_co:
-    """Observe, ask the policy, and carry it out until the frame has ended.
+    """Observe, ask the policy and carry out its action, until the frame has ended.
 
-    A policy that has changed to the staged space while it decided is asked again there.
+    A policy that changed to the staged space during its decision is asked again there.
     """
     if policy.space is FRAME:
         action = policy.decide(frame.observe())
@@ -165,7 +165,7 @@ class RandomPolicy:
 
 
 class CommitOnce:
-    """A frame policy in the staged space: decides at `START`, and keeps to it until the frame ends.
+    """A frame policy in the staged space: it decides at `START` and keeps to that decision.
 
     Args:
         policy: decides once a frame.
@@ -186,7 +186,7 @@ class CommitOnce:
         self.policy.reset()
 
     def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
-        """The policy's action at `START`; then what is left of it."""
+        """The policy's action at `START`; then the rest of that action."""
         if point == START:
             self._actions = np.array([self.policy.decide(observation[:OBS_DIM])], np.int64)
         return int(REPAIR[point, self._actions[0]])
@@ -204,20 +204,20 @@ class CommitOnce:
         return taken
 
     def learn(self, feedback: Feedback) -> None:
-        """Passed on to a policy that learns."""
+        """Pass feedback on to a policy that learns."""
         if isinstance(self.policy, Learner):
             self.policy.learn(feedback)
 
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What devices know after one frame of B drives; every array is (B,).
+    """The devices' knowledge after one frame of B drives; every array is (B,).
 
-    No label and no true rate: nothing that a device could not measure itself.
+    It holds no label and no true rate, only values that a device can measure itself.
 
     Attributes:
         action: int64, canonical number decided.
-        exchange_ms: float64, from sending until the answer, or until it was given up; NaN
+        exchange_ms: float64, from sending until the answer or the time-out; NaN
             if nothing was sent.
         delay_ms: float64, total processing delay.
         energy_mj: float64; NaN without a meter.
@@ -247,9 +247,9 @@ class Feedback:
 class Learner(Protocol):
     """A policy that learns from its own frames.
 
-    The device and the simulator tell it, after every frame and before the next decision, what
-    its last decision led to.
+    The device and the simulator report the outcome of its last decision after every frame, before
+    the next decision.
     """
 
     def learn(self, feedback: Feedback) -> None:
-        """Take in what the last decision of each row led to; row b is drive b."""
+        """Learn from the outcome of each row's last decision; row b is drive b."""

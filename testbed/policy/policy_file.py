@@ -1,8 +1,8 @@
-"""The policy file: arrays and a manifest in one zip, checked before anything is used.
+"""The policy file: arrays and a manifest in one zip, checked before use.
 
 The file is a numpy ``.npz`` archive whose member ``manifest`` holds JSON. It is read with
 bounds on its size (`cnn.common.outside`), and every number that a device would follow is checked
-(`check_manifest`), so a file from elsewhere can be refused but not do harm.
+(`check_manifest`), so a file from elsewhere can be refused but cannot do harm.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from testbed.policy.reference_profile import ReferenceProfile
 from testbed.policy.task_settings import Task
 
 FORMAT: Final = 2
-"""The format of a file that carries its policy's task."""
+"""Format of a file with its policy's task."""
 TASKLESS_FORMAT: Final = 1
-"""The format of a file that does not: still read, and written for a policy without a task."""
+"""Format of a file without one: still read, and written for a policy without a task."""
 MAX_UNPACKED_BYTES: Final = 64 * 2**20
 """A policy of two hidden layers of 128 is about 0.1 MB; 64 MB leaves room for any MLP."""
 
 STAGED_KIND: Final = "mlp-staged"
 MAX_LAYERS: Final = 16
 MAX_WIDTH: Final = 4096
-"""Of a layer, which bounds what a decision takes; trained ones have 3 layers of 64 or 128."""
+"""Width of a layer, which bounds a decision's time; trained ones have 3 layers of 64 or 128."""
 _MAX_TEXT: Final = 200
 SPACES: Final = {"static": FRAME, "mlp": FRAME, STAGED_KIND: STAGED}
 """The decision space of each kind of policy."""
@@ -47,7 +47,7 @@ _MEND: Final = "export the policy again with `sliproad agent export`"
 
 @dataclass(frozen=True, slots=True)
 class PolicyBundle:
-    """A policy with everything needed to refuse it where it does not fit.
+    """A policy with all the data needed to check that it fits a device.
 
     Attributes:
         manifest: JSON object: ``format``, ``kind``, ``name``, ``actions`` (canonical
@@ -66,8 +66,8 @@ class PolicyBundle:
         """SHA-256 over the manifest and every array, hexadecimal.
 
         No two contents have the same bytes under it: the manifest is one JSON object, a plain name
-        ends at the parenthesis of its shape, and the shape says how many bytes follow. Where a name
-        is not plain, which no file has, every part has its length before it.
+        ends at the parenthesis of its shape, and the shape gives the number of bytes that follow.
+        If a name is not plain (no file has such a one), every part has its length before it.
         """
         plain = {k: v for k, v in self.manifest.items() if k != "content_hash"}
         arrays = {k: np.ascontiguousarray(self.arrays[k], np.float32) for k in sorted(self.arrays)}
@@ -80,10 +80,10 @@ class PolicyBundle:
 
     @property
     def task(self) -> Task | None:
-        """What the policy was trained for; None if the file is of format 1, which cannot say.
+        """The task of the policy; None if the file is of format 1, without a task.
 
         Raises:
-            BundleError: if what stands there is no task.
+            BundleError: if the entry is not a task.
         """
         raw = self.manifest.get("task")
         if raw is None:
@@ -145,7 +145,7 @@ class PolicyBundle:
                 hint=_MEND,
             )
         check_manifest(self.manifest, self.arrays)
-        ReferenceProfile.of_manifest(self.manifest)  # raises if there is one that cannot be kept
+        ReferenceProfile.of_manifest(self.manifest)  # raises if there is an invalid one
 
     def check_fit(self, bundle_hash: str | None) -> None:
         """Raise `BundleError` unless the policy fits the observation and model bundle.
@@ -185,8 +185,8 @@ def _read_members(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.floa
 def check_manifest(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]) -> None:
     """Raise ValueError unless the manifest and the arrays are those of a policy.
 
-    Not the task and the reference profile, which have classes of their own, nor figures that only
-    people read. Of a kind that is not known nothing else is checked: nobody can run it.
+    The task and the reference profile have classes of their own and are not checked here, nor are
+    figures for people only. A file of an unknown kind is not checked further: it cannot be run.
     """
     for key in ("kind", "name", "bundle_hash", "scenario", "activation"):
         _text(key, manifest.get(key, ""))

@@ -1,9 +1,9 @@
-"""What training promised of a policy: figures of validation drives, window by window.
+"""The reference profile of a policy: figures of validation drives, window by window.
 
-A single frame says little, so the promise is about means over `window` successive frames:
+A single frame says little, so the profile holds means over `window` successive frames:
 how high the delay and energy of a window, and how low its confidence, went in drives that
-the policy was not trained on. It travels in the policy file (``metrics.promise``) and a
-device's guard holds the policy to it.
+the policy was not trained on. It is stored in the policy file (``metrics.promise``), and a
+device's guard compares the policy with it.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ RANGES: Final = {
     "uplink_mbps": (0.0, 1e6),
     "rtt_ms": (0.0, 1e9),
 }
-"""Least and greatest window mean of each quantity that anybody may promise."""
+"""Smallest and largest window mean of each quantity that a profile may state."""
 QUANTITIES: Final = tuple(RANGES)
 LEVELS: Final = (0.01, 0.05, 0.5, 0.95, 0.99)
 """Quantiles of window means that are kept; the guard's limits are the outer ones."""
 WINDOW: Final = 30
 MAX_WINDOW: Final = 10_000
-"""Frames of a window at most, which a guard keeps in memory and adds up at every frame."""
+"""Maximum frames of a window; a guard keeps them in memory and adds them up at every frame."""
 _MAX_NAME: Final = 200
 _ROUNDED: Final = 1e-6
-"""What a share may be beyond 0..1: sums of shares are rounded."""
+"""Tolerance of a share beyond 0..1: sums of shares are rounded."""
 
 Floats = NDArray[np.float64]
 
@@ -57,7 +57,7 @@ class ReferenceProfile:
         actions: share of each of the 20 actions.
         action_shift: total variation distance between a window's mix and `actions` that
             99 % of windows kept within.
-        energy_source: what made the energies; other sources are not comparable.
+        energy_source: meter of the energies; other sources are not comparable.
 
     Raises:
         ValueError: if a figure is missing, of another type, not finite, or out of its range.
@@ -90,17 +90,17 @@ class ReferenceProfile:
             raise ValueError("energy_source is no short text")
 
     def low(self, quantity: str) -> float | None:
-        """The window mean that 1 % of windows fell below; None if not promised."""
+        """The window mean that 1 % of windows fell below; None if not in the profile."""
         found = self.quantiles.get(quantity)
         return None if found is None else found[0]
 
     def high(self, quantity: str) -> float | None:
-        """The window mean that 1 % of windows exceeded; None if not promised."""
+        """The window mean that 1 % of windows exceeded; None if not in the profile."""
         found = self.quantiles.get(quantity)
         return None if found is None else found[-1]
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in a policy file."""
+        """Its form in a policy file."""
         return {**asdict(self), "levels": list(LEVELS)}
 
     @classmethod
@@ -108,7 +108,7 @@ class ReferenceProfile:
         """The reference profile in a policy file's manifest; None if it has none.
 
         Raises:
-            BundleError: if what stands there is none.
+            BundleError: if the entry is not a reference profile.
         """
         with refusing(
             BundleError,
@@ -138,14 +138,14 @@ class ReferenceProfile:
         window: int = WINDOW,
         energy_source: str = "",
     ) -> Self:
-        """The promise of drives of T frames, B of them.
+        """The reference profile of drives of T frames, B of them.
 
         Args:
             quantities: (B, T) for each of `QUANTITIES` that is known; NaN where a frame
                 has no value.
             actions: int (B, T), canonical numbers.
             window: frames of a window, at most T.
-            energy_source: what made the energies.
+            energy_source: meter of the energies.
         """
         taken = np.asarray(actions, np.int64)
         means = {name: window_means(values, window) for name, values in quantities.items()}
@@ -166,7 +166,7 @@ class ReferenceProfile:
 
 
 def unscaled(field: Field, scaled: Any) -> Any:
-    """Raw values of an observation's element in [-1, 1] (clipped where it was clipped)."""
+    """Raw values of an observation's element in [-1, 1]; clipped values stay clipped."""
     share = (scaled + 1) / 2
     if field.scale == "log":
         return field.low * (field.high / field.low) ** share

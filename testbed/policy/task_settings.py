@@ -1,9 +1,9 @@
-"""The task of a policy: what it was trained for, and what a device that runs it is told.
+"""The task of a policy: the conditions it was trained for, and the settings of its device.
 
-A policy decides as in training only if it is told the same floor and weights, its observation
-is scaled by the same full local time, and frames come and are given up at the same pace. So its
-file carries all of that (``task`` in the manifest of format 2). Whatever is given explicitly
-comes before it, and before `DEFAULT_TASK`, which stands in where no policy says anything.
+A policy decides as in training only with the same floor and weights, with an observation
+scaled by the same full local time, and with the same frame period and time-out. So its
+file carries all of that (``task`` in the manifest of format 2). An explicitly given value
+takes precedence over the task. `DEFAULT_TASK` applies if neither gives a value.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from testbed.policy.observation_fields import CONSTANTS_AT, FIELDS, scale_one
 MAX_MJ: Final = 1e12
 _, _FLOOR, _SHARE, _FULL = FIELDS[CONSTANTS_AT:]
 _NEARLY: Final = 1e-6
-"""Relative difference below which two numbers are the same: a period given as a rate is rounded."""
+"""Relative difference below which two numbers are equal: a period given as a rate is rounded."""
 _LEAST_MS: Final = 1e-3
 _MOST_MS: Final = 3.6e6
 """An hour: every clock can wait for it."""
 _RANGES: Final = {"accuracy_floor": "accuracy_floors", "delay_share": "delay_shares"}
-"""Wishes of a user, and the fields with the range of each that the policy serves."""
+"""User preferences, and the fields with the range of each that the policy supports."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a scenario tells its device once, before the drive.
+    """The settings that a scenario gives its device once, before the drive.
 
     Attributes:
         radio_5g: the modem is on 5G (otherwise LTE).
@@ -41,8 +41,8 @@ class Settings:
         energy_budget_mj: energy allowed for the drive, at most 1e12; 0 is no budget.
 
     Raises:
-        ConfigError: if one is out of the range that the observation can show
-            (`testbed.policy.observation_fields.Field.reach`), or no number.
+        ConfigError: if one is not a number, or is out of the range of the observation
+            (`testbed.policy.observation_fields.Field.reach`).
     """
 
     radio_5g: bool
@@ -59,7 +59,7 @@ class Settings:
             "energy budget": (self.energy_budget_mj, 0.0, MAX_MJ, " mJ"),
         }
         for name, (value, least, most, unit) in ranges.items():
-            if not least <= value <= most:  # NaN is not
+            if not least <= value <= most:  # also refuses NaN
                 raise ConfigError(
                     f"{name} {value:g}{unit}",
                     expected=f"{least:g} to {most:g}{unit}",
@@ -75,22 +75,22 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a policy is for.
+    """The task of a policy.
 
     Attributes:
         tech: radio technology, ``5G`` or ``LTE``.
-        accuracy_floor: accuracy that is owed on average, [0, 1].
+        accuracy_floor: mean accuracy required, [0, 1].
         delay_share: w_delay / (w_delay + w_energy), [0, 1].
-        full_local_ms: full local processing on the policy's device; None is the time that it
-            takes on the device at hand.
-        period_ms: between two camera frames; 0 takes the next when the device is free.
-        timeout_ms: an answer is given up after this.
+        full_local_ms: full local processing on the policy's device; None is the time measured
+            on the current device.
+        period_ms: between two camera frames; 0 takes the next one as soon as the device is free.
+        timeout_ms: an exchange times out after this.
         deadline_ms: a frame answered later than this is a miss.
         max_queue_ms: a frame that has waited longer is skipped.
-        power: power profile ``device+modem`` of `testbed.meters.power`; empty says nothing.
+        power: power profile ``device+modem`` of `testbed.meters.power`; empty for none.
         energy_budget_mj: energy allowed for a drive; 0 is no budget.
-        accuracy_floors: lowest and highest floor that the policy knows to serve, if it reads the
-            floor as a wish of its user; `accuracy_floor`, among them, is then the default.
+        accuracy_floors: lowest and highest floor that the policy supports, if its user may choose
+            the floor; `accuracy_floor`, within them, is then the default.
         delay_shares: the same of `delay_share`.
 
     Raises:
@@ -123,7 +123,7 @@ class Task:
             value = getattr(self, name)
             low = 0.0 if name in ("period_ms", "max_queue_ms") else _LEAST_MS
             if value is not None:
-                fits = low <= value <= _MOST_MS  # NaN does not
+                fits = low <= value <= _MOST_MS  # also refuses NaN
                 _require(fits, f"{name} {value:g}", f"{low:g} to {_MOST_MS:g} ms")
         budget = self.energy_budget_mj
         _require(0 <= budget <= MAX_MJ, f"energy_budget_mj {budget:g}", f"0 to {MAX_MJ:g} mJ")
@@ -132,10 +132,10 @@ class Task:
         _require(bool(named), f"power {self.power!r}", "a power profile device+modem")
 
     def settings(self, measured_ms: float | None = None) -> Settings:
-        """What the observation says of the task.
+        """The task as the observation shows it.
 
         Args:
-            measured_ms: full local processing on the device at hand, for a task that says none.
+            measured_ms: full local processing on this device, for a task without that time.
         """
         known_ms = measured_ms if self.full_local_ms is None else self.full_local_ms
         if known_ms is None:
@@ -149,7 +149,7 @@ class Task:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in a policy file."""
+        """Its form in a policy file."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
@@ -158,7 +158,7 @@ class Task:
 
     @classmethod
     def of_json(cls, raw: Any) -> Self:
-        """The task in a policy file; raises `ConfigError` if it is none."""
+        """The task in a policy file; raises `ConfigError` if it is invalid."""
         if not isinstance(raw, Mapping):
             raise ConfigError(f"task {raw!r:.40}", expected="a JSON object", hint="correct it")
         needed = {f.name for f in fields(cls) if f.default is MISSING}
@@ -168,11 +168,11 @@ class Task:
 
 
 def effective_task(task: Task | None, given: Mapping[str, Any]) -> Task:
-    """What a device does: what is given, else the policy's task, else `DEFAULT_TASK`.
+    """The task of a device: given values, else the policy's task, else `DEFAULT_TASK`.
 
     Args:
-        task: of the policy; None if its file says nothing, or there is no file.
-        given: values by field of `Task`; None is not given.
+        task: of the policy; None if its file has no task, or there is no file.
+        given: values by field of `Task`; None means not given.
 
     Raises:
         ConfigError: if a given value is impossible.
@@ -181,15 +181,15 @@ def effective_task(task: Task | None, given: Mapping[str, Any]) -> Task:
     if not base.power:
         base = replace(base, power=DEFAULT_TASK.power)
     chosen = {name: value for name, value in given.items() if value is not None}
-    # Whoever asks for something else has it, served well or not: the range is the file's.
+    # A given value applies even outside the range that the policy supports.
     return replace(base, accuracy_floors=None, delay_shares=None, **chosen)
 
 
 def differing(task: Task, others: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Fields of `others` that contradict the task: (the other value, what the task says).
+    """Fields of `others` that contradict the task: (the other value, the task's value).
 
-    A power profile that the task leaves open contradicts nothing, nor does a floor or a weight
-    within the range that the policy serves.
+    A power profile that the task leaves open contradicts nothing. Neither does a floor or a weight
+    within the range that the policy supports.
     """
     found: dict[str, tuple[Any, Any]] = {}
     for name, value in others.items():
@@ -232,7 +232,7 @@ def contradictions(
 
 
 def assumptions_note(path: Path | str, given: Mapping[str, Any]) -> str:
-    """What to say of a policy file without a task: what a device assumes, and how to mend it.
+    """The note for a policy file without a task: the assumed values, and how to fix it.
 
     Args:
         path: the file.
@@ -248,7 +248,7 @@ def assumptions_note(path: Path | str, given: Mapping[str, Any]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of a task as people write it."""
+    """A value of a task as text for people."""
     if isinstance(value, tuple):
         return "..".join(shown(v) for v in value)
     return f"{value:.6g}" if isinstance(value, int | float) else str(value)
@@ -270,4 +270,4 @@ DEFAULT_TASK: Final = Task(
     max_queue_ms=200.0,
     power="jetson-nano+5g-nsa-lowband",
 )
-"""What a device does where nobody tells it anything."""
+"""The task of a device that is given no values."""

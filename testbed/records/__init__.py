@@ -1,1 +1,1 @@
-"""What a frame cost: one measurement, its Parquet rows, and what a run came to."""
+"""Measurements of frames, their Parquet rows, and the summary of a run."""

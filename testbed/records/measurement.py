@@ -24,7 +24,7 @@ STATUSES: Final = ("ok", "fallback", "skipped")
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one frame cost and what came out of it.
+    """Costs and result of one frame.
 
     Attributes:
         frame_id: running number of the frame in its run, from 0.
@@ -119,7 +119,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     **dict.fromkeys(("server_ms", "fallback_ms"), _FIGURE),
     **dict.fromkeys(("compute_mj", "radio_mj", "idle_mj", "energy_mj"), _FIGURE),
 }
-"""Least and greatest possible value of each number, a service's own columns included."""
+"""Smallest and largest possible value of each number, a service's own columns included."""
 _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "status": STATUSES,
     "decided_by": ("policy", "guard", "safe"),
@@ -127,10 +127,10 @@ _WORDS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def impossible(rows: pa.Table | pa.RecordBatch) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Which rows no device can have measured: the column that says so, and its rows, bool (N,).
+    """Rows that no device can have measured: the offending column, and its rows, bool (N,).
 
-    A number must be finite and within its range, a status a known one, and nothing that is always
-    measured may be missing. Columns that are not there are not asked.
+    A number must be finite and within its range, a status must be known, and a value that is
+    always measured must be present. Absent columns are not checked.
 
     Args:
         rows: N rows of `Measurement`, perhaps with a service's further columns.
@@ -147,7 +147,7 @@ def impossible(rows: pa.Table | pa.RecordBatch) -> Iterator[tuple[str, NDArray[n
             low, high = _RANGES[field.name]
             numbers = pc.fill_null(column.cast(pa.float64()), max(low, 0.0))
             values = np.asarray(numbers.to_numpy(zero_copy_only=False), np.float64)
-            bad = ~((values >= low) & (values <= high))  # NaN is not within
+            bad = ~((values >= low) & (values <= high))  # NaN is outside
         elif field.name in _WORDS:
             known = pa.array(_WORDS[field.name], column.type)
             bad = ~mask(pc.or_(pc.is_in(column, known), pc.is_null(column)))
@@ -199,4 +199,4 @@ def check_header(rows: pa.Table, source: Mapping[str, Any], where: str) -> None:
 _ALWAYS: Final = frozenset(
     name for name, kind in Measurement.__annotations__.items() if "None" not in str(kind)
 )
-"""What is measured of every frame."""
+"""Columns that have a value for every frame."""

@@ -1,9 +1,9 @@
-"""Records: one Parquet row a frame, with where they come from in the file's metadata.
+"""Records: one Parquet row a frame, with provenance in the file's metadata.
 
 A file is written row group by row group under a temporary name, sealed, synced and renamed at the
-end, so that a record file that exists is whole, also after a power cut. What is damaged later is
-noticed when it is read (`testbed.records.seal`), and rows that no device can have measured are
-not passed on.
+end, so an existing record file is whole, also after a power cut. Later damage is detected when the
+file is read (`testbed.records.seal`), and rows that no device can have measured are not passed
+on.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ METADATA_KEY: Final = b"sliproad"
 ROWS_PER_GROUP: Final = 512
 
 _MOST_ROW_BYTES: Final = 2048
-"""Of a row in memory; one with the observation has about 500."""
+"""Bytes of a row in memory; one with the observation has about 500."""
 _MOST_NAMED: Final = 5
-"""Damaged files that a warning names; it counts them all."""
+"""Number of damaged files that a warning names; it counts them all."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def measurement_schema(extra: Mapping[str, pa.DataType] | None = None) -> pa.Sch
 
 
 def provenance(**more: Any) -> dict[str, Any]:
-    """What must be known to repeat a run: machine, versions, time; plus `more`.
+    """The data needed to repeat a run: machine, versions, time; plus `more`.
 
     ``started_unix_s`` and ``started_monotonic_s`` are one moment on two clocks, so that a
     log with wall-clock stamps can be aligned with the records.
@@ -84,7 +84,7 @@ def provenance(**more: Any) -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The processor's name as the system states it."""
+    """The processor's name as stated by the system."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
@@ -96,11 +96,11 @@ def cpu_model() -> str:
 
 
 class RecordWriter:
-    """Writes measurements to `path`, which appears when the writer is closed.
+    """Writes measurements to `path`, the file appears when the writer is closed.
 
-    As a context manager it also keeps what was measured before an error or an interrupt;
-    without a single row nothing is left behind. While it is open, no other writer can be
-    opened on the same path, in any process.
+    As a context manager it also keeps the rows measured before an error or an interrupt; without
+    rows it leaves no file. While it is open, no other writer can be opened on the same path, in
+    any process.
 
     Args:
         path: the file; an existing one is replaced at the end.
@@ -108,7 +108,7 @@ class RecordWriter:
         extra: further columns (name to Arrow type), given with every row.
 
     Raises:
-        DataError: if the folder cannot be written to, or somebody else writes to `path`.
+        DataError: if the folder cannot be written to, or another writer has `path` open.
     """
 
     def __init__(
@@ -139,13 +139,13 @@ class RecordWriter:
             self._flush()
 
     def close(self, **more: Any) -> None:
-        """Write what is left and give the file its name.
+        """Write the remaining rows and give the file its name.
 
         Args:
-            more: further provenance, known only now (key ``sliproad.end``).
+            more: further provenance, known only at the end (key ``sliproad.end``).
 
         Raises:
-            DataError: if it cannot be written; then nothing is left of it.
+            DataError: if it cannot be written; then no file is left.
         """
         try:
             self._flush()
@@ -161,8 +161,8 @@ class RecordWriter:
             self._let_go()
 
     def discard(self) -> None:
-        """Leave nothing behind: neither the file nor its temporary one."""
-        with contextlib.suppress(OSError, pa.ArrowException):  # no room for what goes at once
+        """Delete the temporary file, and leave no file."""
+        with contextlib.suppress(OSError, pa.ArrowException):  # the disk may be full
             self._writer.close()
         self._let_go()
 
@@ -190,8 +190,8 @@ class RecordWriter:
             self._waiting = []
 
     def _let_go(self) -> None:
-        """Remove the temporary file, if it is still one, and let others write to the path."""
-        self._writer.is_open = False  # also where closing it has failed
+        """Remove the temporary file if it exists, and release the path."""
+        self._writer.is_open = False  # also if closing it failed
         self._file.discard()
         self._claim.release()
 
@@ -231,7 +231,7 @@ def read_records(path: Path) -> Records:
     """Read a record file.
 
     Raises:
-        DataError: if it is missing, damaged, no record file, or holds an impossible row.
+        DataError: if it is missing, damaged, not a record file, or has an impossible row.
     """
     try:
         table, metadata = seal.read(path)
@@ -260,19 +260,19 @@ def read_all(
     columns: Sequence[str] | None = None,
     max_rows: int | None = None,
 ) -> list[Records]:
-    """A record file, or every one of a folder, by name (which is a device's own order).
+    """A record file, or all those of a folder in order of name (the device's own order).
 
-    Files of a folder that are empty, damaged or no records are left out, and said.
+    Files of a folder that are empty, damaged or not records are left out, with a warning.
 
     Args:
         path: file or folder.
         warn: called with one line if files were left out; it counts and names them.
-        columns: kept in memory, as far as a file has them; None keeps all.
-        max_rows: rows at most: of a folder the newest files are read that have no more; a single
+        columns: kept in memory, if a file has them; None keeps all.
+        max_rows: maximum number of rows: of a folder, the newest files within it are read; a single
             file with more is refused before it is read.
 
     Raises:
-        DataError: if there is none, the only one is damaged or too long, or all of a folder are.
+        DataError: if there is no file, or the only one or all of a folder are damaged or too long.
     """
     if not path.is_dir():
         _count(path, max_rows)
@@ -321,10 +321,10 @@ def _only(records: Records, columns: Sequence[str] | None) -> Records:
 
 
 def _count(path: Path, most: int | None) -> int:
-    """Rows of a file, by its footer; 0 without a bound, or where reading it will say what is wrong.
+    """Rows of a file, by its footer; 0 without a bound, or if reading will report an error.
 
     Raises:
-        DataError: if there are more than `most`, or what they unpack to is out of proportion.
+        DataError: if there are more than `most`, or their unpacked size is out of proportion.
     """
     if most is None:
         return 0
@@ -342,12 +342,12 @@ def _count(path: Path, most: int | None) -> int:
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The Parquet files of a folder by name, without those that are still being written."""
+    """The Parquet files of a folder by name, without unfinished ones."""
     return sorted(f for f in folder.glob("*.parquet") if not f.name.startswith("."))
 
 
 def _reason(path: Path, error: DataError) -> str:
-    """Why a file was left out, in few words."""
+    """Why a file was left out, in a few words."""
     with contextlib.suppress(OSError):
         if path.stat().st_size == 0:
             return "empty"
@@ -356,7 +356,7 @@ def _reason(path: Path, error: DataError) -> str:
 
 
 def _with_later_columns(table: pa.Table) -> pa.Table:
-    """A file from before a column came to `Measurement` reads as if it held the default."""
+    """The table with later columns of `Measurement` added, with their defaults."""
     for field in fields(Measurement):
         if field.name not in table.column_names and field.default is not MISSING:
             values = pa.array([field.default] * table.num_rows, _TYPES[str(field.type)])

@@ -1,4 +1,4 @@
-"""What a run came to: delay, energy, accuracy and what went wrong, in constant memory."""
+"""The summary of a run: delay, energy, accuracy and failures, in constant memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cnn.topology import ACTIONS
 from testbed.records.measurement import Measurement
 
 SAMPLE: Final = 10_000
-"""Delays kept for the percentile: all of a run up to this length, a fair sample of a longer one."""
+"""Delays kept for the percentile: all of a run up to this length, else a random sample."""
 _MEANS: Final = ("delay_ms", "queue_ms", "energy_mj", "accuracy", "confidence")
 
 
@@ -37,7 +37,7 @@ class RunSummary:
         self.actions: Counter[str] = Counter()
         self._sums = {name: [0.0, 0] for name in _MEANS}
         self._sources: dict[str, bool] = {}
-        """What gave energy figures, or would have, and whether it did."""
+        """The energy source of the rows, and whether it gave figures."""
         self._delays = array("d")
         self._draw = random.Random(0)
 
@@ -70,7 +70,7 @@ class RunSummary:
         Returns:
             ``frames``; ``delay_ms`` (mean), ``delay_p95_ms`` and ``queue_ms`` over answered
             frames; ``energy_mj`` (mean over frames with a reading), ``energy_frames`` (how many
-            those are) and ``energy_source`` (what made them); ``accuracy`` over labelled frames
+            those are) and ``energy_source`` (their meter); ``accuracy`` over labelled frames
             (a skipped one is wrong); ``confidence`` (mean); ``miss_rate``; ``status`` and
             ``reasons`` (counts); ``actions`` (counts by name, skipped excluded); ``probes`` and
             ``probe_bytes`` (sums).
@@ -96,7 +96,7 @@ class RunSummary:
             self._sums[name][1] += 1
 
     def _sample(self, value: float) -> None:
-        """Keep a fair sample (Vitter's algorithm R, https://doi.org/10.1145/3147.3165)."""
+        """Keep a random sample (Vitter's algorithm R, https://doi.org/10.1145/3147.3165)."""
         seen = self._sums["delay_ms"][1]  # this one included
         if seen <= SAMPLE:
             self._delays.append(value)
@@ -113,5 +113,5 @@ def summarise(rows: Iterable[Measurement], deadline_ms: float) -> dict[str, Any]
 
 
 def reason_kind(row: Measurement) -> str:
-    """The reason without its figures, of which there would be any number."""
+    """The reason without its figures, so that the number of kinds is limited."""
     return "queued" if row.reason.startswith("queued ") else row.reason

@@ -1,10 +1,10 @@
-"""Parquet files that show every damage: one checksum over the whole file, and one a page.
+"""Parquet files that reveal any damage: one checksum over the whole file, and one a page.
 
-A page's checksum (``crc`` of the page header, the Parquet format's own) covers the data alone. The
+A page's checksum (``crc`` of the page header, the Parquet format's own) covers only the data. The
 headers and the footer, a third of a small file, have none, and a flipped bit there may read as
-other rows. So a finished file gets a seal: a mark and the CRC-32 of all its other bytes, in the
-place before the footer, which readers of Parquet find from the end and do not look at. Any other
-program reads such a file as it reads any; this one reads no byte of a file whose seal is broken.
+other rows. So a finished file gets a seal: a mark and the CRC-32 of all its other bytes, stored
+before the footer. Parquet readers find the footer from the end and ignore the seal. So any other
+program reads such a file as usual; this one refuses a file with a broken seal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BLOCK: Final = 1 << 20
 
 
 def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A writer of a file that will be sealed; raises `OSError` if the file cannot be made."""
+    """A writer of a file to be sealed; raises `OSError` if the file cannot be made."""
     return pq.ParquetWriter(path, schema, write_page_checksum=True)
 
 
@@ -65,7 +65,7 @@ def read(path: Path) -> tuple[pa.Table, dict[bytes, bytes]]:
 
 
 def extent(path: Path) -> tuple[int, int]:
-    """Rows of a Parquet file and bytes that they unpack to, as its footer states them.
+    """Rows of a Parquet file and their unpacked bytes, as stated in its footer.
 
     Raises:
         OSError, pyarrow.ArrowException: if it cannot be read.
@@ -76,7 +76,7 @@ def extent(path: Path) -> tuple[int, int]:
 
 
 def _seal_of(content: bytes) -> int | None:
-    """Where the seal stands, also if damage has hit its mark or the footer's length."""
+    """Position of the seal, even if its mark or the footer's length is damaged."""
     if len(content) >= _END.size:
         at = len(content) - _END.size - int(_END.unpack(content[-_END.size :])[0]) - _SEAL.size
         alike = sum(a == b for a, b in zip(content[max(at, 0) :], _MARK, strict=False))

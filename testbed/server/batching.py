@@ -1,13 +1,13 @@
-"""Dynamic batching across clients: a bounded, fair queue in front of the tails, no socket here.
+"""Dynamic batching across clients: a bounded, fair queue in front of the tails, without sockets.
 
 Requests of equal (exit, split) that wait together are computed together. A request that
-finds the server idle is computed at once; nothing ever waits for company while a slot is
-idle unless `max_wait_ms` says so. Clients share the queue and the batches by frames (see
+finds the server idle is computed at once; no request waits for a fuller batch while a slot is
+idle, unless `max_wait_ms` allows it. Clients share the queue and the batches by frames (see
 `testbed.server.fair_queue`).
 
-What a failure costs: an exception while a batch is computed fails that batch's jobs and nothing
-else. Anything that would end a thread of the batcher fails every waiting job, frees the slot, and
-calls `on_death` once: a batcher that lost a thread takes nothing more.
+The effect of a failure: an exception while a batch is computed fails only that batch's jobs.
+Anything that would end a thread of the batcher fails every waiting job, frees the slot, and
+calls `on_death` once: a batcher that lost a thread accepts no more jobs.
 """
 
 from __future__ import annotations
@@ -35,25 +35,26 @@ _log = logging.getLogger(__name__)
 
 
 class Batcher:
-    """A bounded queue and the slots that empty it.
+    """A bounded queue and the slots that serve it.
 
     Args:
         compute: the tails; called by at most `workers` threads at a time.
         workers: batches computed at once.
         max_batch: most frames in one batch.
-        max_wait_ms: how long the oldest waiting request may be held back for company when
+        max_wait_ms: how long the oldest waiting request may be held back for a fuller batch when
             a slot is idle; 0 never holds one back.
-        queue_limit: most frames waiting. When more come, the client that holds the most gives
-            way: its newest request is refused.
-        on_batch: told (exit, split, requests' mean wait in ms, compute ms, frames) of each.
-        on_death: called once with what ended the batcher, by the thread it happened to. All
-            waiting jobs have ``failed`` by then, and so will whatever is brought later; `close` may
-            be called, and returns False.
+        queue_limit: most frames waiting. Above it, the newest request of the client that holds
+            the most is refused.
+        on_batch: called for each batch with (exit, split, requests' mean wait in ms, compute ms,
+            frames).
+        on_death: called once with the error that ended the batcher, by the thread that raised it.
+            All waiting jobs are ``failed`` by then, and so will be later ones; `close` may be
+            called, and returns False.
 
     Attributes:
-        finishing: held while the jobs of one batch are told their answers. A thread that waits
-            for requests may take it before it looks for the next, so that the two do not hand
-            the interpreter back and forth at every answer.
+        finishing: held while the callers of one batch's jobs get their answers. A thread that
+            waits for requests may take it before it looks for the next one, so that the two do
+            not exchange the interpreter lock at every answer.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Batcher:
         try:
             for thread in self._threads:
                 thread.start()
-        except BaseException:  # no thread is left behind
+        except BaseException:  # leave no thread running
             self.close(0)
             raise
 
@@ -105,15 +106,15 @@ class Batcher:
         return len(self._queue)
 
     def submit(self, job: Job, client: str = "") -> None:
-        """Bring a job and return at once; its `then` is told how it ended.
+        """Add a job and return at once; its `then` is called when it has ended.
 
-        It is computed by a thread of the batcher, at once if one is idle. Jobs in the queue
+        A thread of the batcher computes it, at once if one is idle. Jobs in the queue
         that an idle thread is about to take are not counted as waiting.
 
         Args:
-            job: what to compute.
-            client: who brings it, ``host:connection`` (what `grpc.ServicerContext.peer` says);
-                clients share the server evenly, hosts first.
+            job: the work.
+            client: its sender, ``host:connection`` (as from `grpc.ServicerContext.peer`); clients
+                share the server evenly, hosts first.
         """
         job.client = client
         ended: list[Job] = []
@@ -126,7 +127,7 @@ class Batcher:
             self._not_put(error, job, ended)
 
     def withdraw(self, job: Job, status: Status = "cancelled") -> None:
-        """Give up a job: if it still waits it leaves the queue uncomputed."""
+        """Cancel a job: if it still waits it leaves the queue uncomputed."""
         try:
             with self._changed:
                 if job.status != "queued":
@@ -135,7 +136,7 @@ class Batcher:
                 if job in self._queue:
                     self._queue.remove(job)
                 if self._closed:
-                    self._changed.notify_all()  # `close` may wait for this one
+                    self._changed.notify_all()  # `close` may wait for this job
             job.tell()
         except Exception as error:
             self._die(error, [job])
@@ -160,13 +161,13 @@ class Batcher:
         return done and not self._dead
 
     def _put(self, job: Job, ended: list[Job]) -> None:
-        """Queue a job (with the lock). `ended` receives the jobs to be told, before they end."""
+        """Queue a job (with the lock). `ended` receives the jobs to notify, before they end."""
         if self._closed:
             ended.append(job)
             _settle(ended, "failed" if self._dead else "refused")
             return
         idle = self._workers - self._busy
-        spare = idle * self._max_batch  # what idle threads are about to take does not wait
+        spare = idle * self._max_batch  # jobs that idle threads are about to take do not wait
         if not self._queue.has_room(job, spare):
             self._drop(self._queue.expired(time.monotonic()), "expired", ended)
         out = self._queue.gives_way(job, spare)
@@ -180,7 +181,7 @@ class Batcher:
             self._changed.notify()
 
     def _not_put(self, error: Exception, job: Job, ended: list[Job]) -> None:
-        """A job could not be brought: it alone fails, unless the queue may be half changed."""
+        """A job could not be added: only it fails, unless the queue may be inconsistent."""
         if ended or job in self._queue:
             self._die(error, [job, *ended])
         else:
@@ -188,14 +189,14 @@ class Batcher:
             _log.error("a job could not be queued", exc_info=error)
 
     def _drop(self, jobs: list[Job], status: Status, ended: list[Job]) -> None:
-        """Let waiting jobs end uncomputed (with the lock); they are told from `ended`."""
+        """End waiting jobs uncomputed (with the lock); their callers are notified from `ended`."""
         ended += jobs
         for job in jobs:
             self._queue.remove(job)
         _settle(jobs, status)
 
     def _work(self, hand: list[Job]) -> None:
-        """What a thread does; `hand` is what it has taken and not yet told."""
+        """The work of a thread; `hand` holds the jobs taken whose callers are not yet notified."""
         try:
             while self._take(hand):
                 self._run_batch(hand)
@@ -204,7 +205,7 @@ class Batcher:
             self._die(error, hand)
 
     def _die(self, error: BaseException, hand: list[Job]) -> None:
-        """The batcher cannot go on: it takes nothing more, and whatever waits has failed."""
+        """The batcher cannot go on: it accepts no more jobs, and all waiting jobs fail."""
         self._dead = self._closed = True
         try:
             with self._changed:
@@ -233,8 +234,8 @@ class Batcher:
             hand.clear()
 
     def _take_now(self, hand: list[Job]) -> float | None:
-        """Take a batch if one may begin (with the lock); else for how long to wait, None for
-        the next change. The jobs are in `hand` before they leave the queue: none is lost."""
+        """Take a batch if one may begin (with the lock); otherwise returns the time to wait, None
+        for the next change. The jobs are in `hand` before they leave the queue: none is lost."""
         if not self._queue or self._busy >= self._workers:
             return None
         jobs, full = self._queue.gather()
@@ -261,7 +262,7 @@ class Batcher:
             _tell(batch)
             if not isinstance(error, Exception):
                 raise
-            # A thread outlives whatever one batch does, MemoryError included.
+            # A thread survives any error of a batch, MemoryError included.
             _log.exception("batch of %d failed", len(batch))
         finally:
             with self._changed:
@@ -286,7 +287,7 @@ class Batcher:
         return wanted
 
     def _expected_wait(self, client: str) -> WaitEstimate:
-        """What a client must expect (with the lock): its own, since each has its turns."""
+        """A client's expected wait (with the lock): its own, since each client has its turns."""
         wait = self._waits.pop(client, None) or WaitEstimate()
         if len(self._waits) >= self._most_clients:
             del self._waits[next(iter(self._waits))]
@@ -304,7 +305,7 @@ class Batcher:
         with self._changed:
             for job in batch:
                 job.next_wait_ms = self._expected_wait(job.client).value_ms(ended_s)
-        if self._on_batch is not None:  # first, so that who has an answer finds it counted
+        if self._on_batch is not None:  # first, so that every answered request is already counted
             mean_wait = sum(job.queue_ms for job in batch) / len(batch)
             self._on_batch(first.exit, first.split, mean_wait, compute_ms, len(payload))
         start = 0
@@ -332,7 +333,7 @@ class WaitEstimate:
         self._at_s = now_s
 
     def value_ms(self, now_s: float) -> float:
-        """The wait that a request arriving now must expect."""
+        """The expected wait of a request that arrives now."""
         return self._mean_ms * math.exp(-max(0.0, now_s - self._at_s) / self._memory_s)
 
 
@@ -344,6 +345,6 @@ def _settle(jobs: Iterable[Job], status: Status) -> None:
 
 
 def _tell(jobs: Iterable[Job]) -> None:
-    """Tell of jobs whose final status is set; without the batcher's lock."""
+    """Notify the callers of jobs whose final status is set; without the batcher's lock."""
     for job in jobs:
         job.tell()

@@ -1,19 +1,19 @@
-"""Requests as jobs, and the waiting ones of all clients, bounded and shared by frames.
+"""Requests as jobs, and the bounded queue of all clients, shared by frames.
 
-There is no thread and no lock here.
+This module uses no thread and no lock.
 
 Clients take turns by deficit round robin (M. Shreedhar and G. Varghese, "Efficient fair queuing
 using deficit round robin", IEEE/ACM Transactions on Networking 4(3), 1996, doi 10.1109/90.502236;
-first at SIGCOMM 1995), at two levels: hosts take turns, and the connections of one host share its
+first at SIGCOMM 1995), at two levels: hosts take turns, and the connections of a host share its
 turns. Two things are added, because jobs are computed in batches of one tail:
 
 * A batch is led by the client whose turn it is. Jobs of other clients with the same tail fill it,
   and their clients pay later: their credit may fall to minus one full batch, not lower.
-* When the queue is full, the client that holds the most frames gives way with its newest job.
+* When the queue is full, the newest job of the client that holds the most frames is refused.
 
-Each waiting client is granted one frame a round. Its credit stays within one full batch of zero,
-so what two waiting clients get differs by at most four full batches and one frame, however
-long they wait. A client that waits for nothing keeps no credit; a debt it keeps until a round has
+Each waiting client receives one frame a round. Its credit stays within one full batch of zero, so
+the service of two waiting clients differs by at most four full batches and one frame, however
+long they wait. A client without waiting jobs keeps no credit; it keeps a debt until a round has
 paid it or the queue is empty.
 """
 
@@ -42,23 +42,23 @@ Member = TypeVar("Member", "_Connection", "_Host")
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request on its way through the batcher.
+    """One request in the batcher.
 
     Attributes:
         exit, split: key of the batch it may join.
         payload: uint8 (B, ...).
-        frames: B; what it counts for in the queue.
-        client: who brought it (see `testbed.server.fair_queue.FairQueue`).
+        frames: B; its size in the queue.
+        client: its sender (see `testbed.server.fair_queue.FairQueue`).
         arrived_s: monotonic time of arrival.
-        deadline_s: monotonic time after which nobody wants the answer; None if never.
-        at_once: it found the server idle, so it is not held back for company.
-        status: where it stands; the result fields are set when it is ``answered``.
+        deadline_s: monotonic time after which the answer is useless; None for no limit.
+        at_once: it found the server idle, so it is not held back for a fuller batch.
+        status: its state; the result fields are set when it is ``answered``.
         queue_ms: wait until its batch began.
         compute_ms: decoder and tail of its batch.
-        next_wait_ms: queue wait that a request arriving at its end must expect.
-        then: called once with the job when its status is final, by whichever thread made it
-            so; it must not block. If it raises it is called once more, an answered job being
-            ``failed`` then, so that the caller learns of it.
+        next_wait_ms: expected queue wait of a request that arrives at its end.
+        then: called once with the job when its status is final, by the thread that set it; it
+            must not block. If it raises it is called once more, with an answered job changed to
+            ``failed``, so that the caller learns of it.
     """
 
     exit: int
@@ -88,18 +88,18 @@ class Job:
         return self.status in ("queued", "running")
 
     def finish(self, status: Status) -> None:
-        """Set the final status and tell whoever waits."""
+        """Set the final status and notify the caller."""
         self.status = status
         self.tell()
 
     def tell(self) -> None:
-        """Tell whoever waits that the final status is set; does nothing a second time.
+        """Notify the caller that the final status is set; a second call does nothing.
 
-        An exception of `then` (`MemoryError` included) is logged and goes no further: it
-        concerns this job only.
+        An exception of `then` (`MemoryError` included) is logged and not passed on: it
+        concerns only this job.
         """
         try:
-            then = self._then.pop()  # one thread gets it; a job and it must not keep each other
+            then = self._then.pop()  # for one thread; breaks a reference cycle
         except IndexError:
             return
         try:
@@ -135,17 +135,17 @@ class _Connection:
 
 
 class _Ring(Generic[Member]):
-    """Members that take turns, the one whose turn it is first."""
+    """Members that take turns; the first one has its turn."""
 
     def __init__(self) -> None:
         self.members: dict[str, Member] = {}
         self._granted: Member | None = None
 
     def turn(self) -> Member:
-        """The member whose turn it is; one at least must have a job."""
+        """The member whose turn it is; at least one must have a job."""
         while True:
             member = next(iter(self.members.values()))
-            if len(self.members) == 1:  # it owes nobody
+            if len(self.members) == 1:  # its debt does not matter
                 member.credit = member.head().frames
                 return member
             if member is not self._granted:
@@ -156,13 +156,13 @@ class _Ring(Generic[Member]):
             self._granted = None
             del self.members[member.name]
             if member.frames or member.credit < 0:
-                self.members[member.name] = member  # at the end
+                self.members[member.name] = member  # moved to the end
 
     def matching(self, exit: int, split: int) -> Iterator[Job]:
-        """Jobs of one tail: one of each member in turn, each member's in its own order."""
+        """Jobs of one tail: one of each member in turn, in each member's own order."""
         rows: Iterable[Iterator[Job]] = (
             member.matching(exit, split) for member in self.members.values() if member.frames
-        )  # made as they are reached: a batch is often full before the last
+        )  # lazily: a batch is often full before the last
         while rows:
             left = []
             for row in rows:
@@ -195,11 +195,11 @@ class FairQueue:
     """Waiting jobs of many clients; iterates over them in order of arrival.
 
     A client's name is its host, a colon and its connection, as gRPC names a peer
-    (``ipv4:10.0.0.7:50312``): what is before the last colon shares the host's turns. Of one client
-    the oldest job is next, and jobs of one tail keep their order.
+    (``ipv4:10.0.0.7:50312``): the part before the last colon identifies the host that shares its
+    turns. A client's oldest job is served first, and jobs of one tail keep their order.
 
     Args:
-        limit: most frames that wait. One job alone may wait whatever its size.
+        limit: most waiting frames. A single job may wait whatever its size.
         max_batch: most frames in one batch.
     """
 
@@ -209,7 +209,7 @@ class FairQueue:
         self._hosts: _Ring[_Host] = _Ring()
         self._places: dict[Job, tuple[_Host, _Connection]] = {}
         self._frames = 0
-        self._deadline_s = math.inf  # no job's is earlier
+        self._deadline_s = math.inf  # no job has an earlier one
 
     def __len__(self) -> int:
         """Jobs waiting."""
@@ -245,14 +245,14 @@ class FairQueue:
             self._deadline_s = min(self._deadline_s, job.deadline_s)
 
     def has_room(self, job: Job, spare: int = 0) -> bool:
-        """True if nobody must give way for `job`; `spare`: frames beyond the limit."""
+        """True if no job must be refused for `job`; `spare`: frames beyond the limit."""
         return not self._places or self._frames + job.frames <= self._limit + spare
 
     def gives_way(self, job: Job, spare: int = 0) -> list[Job]:
-        """The jobs that must go before `job` may be added, or `job` alone if it must not be.
+        """The jobs to remove before `job` may be added, or only `job` if it is refused itself.
 
-        Who gives way: of the host that holds the most frames the connection that holds the most,
-        with its newest job; the newcomer counted, and at a tie the newcomer's.
+        The removed job is the newest one of the connection that holds the most frames, of the host
+        that holds the most frames. The new job is counted, and loses a tie.
         """
         if self.has_room(job, spare):
             return []
@@ -283,7 +283,7 @@ class FairQueue:
     def gather(self) -> tuple[list[Job], bool]:
         """The jobs of the next batch, still in the queue, and whether it is full.
 
-        The first is the oldest job of the client whose turn it is. At least one must wait.
+        The first one is the oldest job of the client whose turn it is. At least one job must wait.
         """
         leader = next(iter(self._places)) if len(self) == 1 else self._hosts.turn().head()
         batch, frames = [leader], leader.frames
@@ -300,7 +300,7 @@ class FairQueue:
             by_host = spent.get(host, 0) + job.frames
             by_connection = spent.get(connection, 0) + job.frames
             if min(host.credit - by_host, connection.credit - by_connection) < -self._max_batch:
-                in_debt.add(connection)  # nor its later jobs: they keep their order
+                in_debt.add(connection)  # its later jobs are also excluded: they keep their order
                 continue
             spent[host], spent[connection] = by_host, by_connection
             batch.append(job)
@@ -322,7 +322,7 @@ class FairQueue:
         host.frames -= job.frames
         self._frames -= job.frames
         if not self._places:
-            self._hosts = _Ring()  # nobody was kept waiting: debts are forgotten
+            self._hosts = _Ring()  # no client was kept waiting: debts are dropped
             return
         host.drop_if_done(connection)
         self._hosts.drop_if_done(host)

@@ -40,9 +40,9 @@ FAULT_CODES: Final[dict[Fault, grpc.StatusCode]] = {
     "model": grpc.StatusCode.NOT_FOUND,
 }
 Ending = tuple[grpc.StatusCode, str]
-"""How a call ends without an answer: status and details."""
+"""The end of a call without an answer: status and details."""
 Outcome = bytes | Ending
-"""How a call ends."""
+"""The end of a call: an answer, or an `Ending`."""
 Send = Callable[[Outcome], None]
 STATUS_CODES: Final[dict[Status, Ending]] = {
     "refused": (
@@ -60,23 +60,23 @@ TOO_MANY: Final[Ending] = (
 )
 FAILED: Final[Ending] = (grpc.StatusCode.INTERNAL, "the server failed; see its log")
 OWN: Final = "unix"
-"""How the peer of a call begins that the server makes to itself."""
+"""Prefix of the peer of a call that the server makes to itself."""
 GONE: Final[Ending] = (grpc.StatusCode.CANCELLED, "no message came")
 NOT_FOR_CALLERS: Final[Ending] = (grpc.StatusCode.PERMISSION_DENIED, "not for callers")
 
 SILENT_S: Final = 5.0
-"""How long a call may be open before its message is there."""
+"""Time that a call may be open before its message arrives."""
 CONTROL_CALLS: Final = 8
 """Places for calls of other methods."""
 STREAMS, STREAM_S = 4, 10.0
-"""Places for streams of reflection, and how long one may last, seconds."""
+"""Places for streams of reflection, and the longest duration of one, seconds."""
 TOLD_LATER, LATER_S, EACH_S = 128, 0.25, 0.005
-"""Refusals that may be held back at once, for how long at most, and for each call that its
-connection has under way, seconds."""
+"""Refusals that may be delayed at the same time, the longest delay, and the delay for each
+running call of the connection, seconds."""
 CALL_S: Final = 60.0
-"""Deadline of a call that states none."""
+"""Deadline of a call that does not state one."""
 PROBE: Final = (0, 0)
-"""(exit, split) of the jobs that the server sends itself to see whether it still answers."""
+"""(exit, split) of the jobs that the server sends itself to check that it still answers."""
 _NO_FRAME: Final = np.empty((1, 0), np.uint8)
 
 _log = logging.getLogger(__name__)
@@ -86,24 +86,24 @@ class InferenceService:
     """Open Inference Protocol v2 over one `Batcher`.
 
     Args:
-        spec: what is accepted.
-        batcher: computes.
-        metrics: counts.
-        places: most inference calls under way.
-        refusal: says of a call's context why the caller may not call
-            (`testbed.wire.tls.ServerTls.refusal`); None: all may.
+        spec: the accepted inputs.
+        batcher: computes the tails.
+        metrics: counts requests.
+        places: maximum number of running inference calls.
+        refusal: returns, for a call's context, why the call is refused
+            (`testbed.wire.tls.ServerTls.refusal`); None: all calls are allowed.
 
     Attributes:
         places: of inference calls.
         stream_places: of streams of reflection.
-        ready: what ``ServerReady`` and ``ModelReady`` say.
-        probe: message that asks whether inference still works. It passes through everything but
-            the network itself, is counted nowhere, and nobody else knows it.
-        own_address: where the server may reach itself, whatever TLS asks of others; None
-            where the system has no such addresses (it is not Linux).
-        answered: inference calls that were answered so far, or refused for a reason.
-        failing: monotonic times of the first and the newest of the failures in a row that no answer
-            has followed; None without one.
+        ready: the answer of ``ServerReady`` and ``ModelReady``.
+        probe: message that checks whether inference still works. It passes through everything but
+            the network itself, is not counted, and only the server knows it.
+        own_address: address for the server's calls to itself, regardless of TLS; None if the
+            system has no such addresses (it is not Linux).
+        answered: inference calls answered so far, or refused for a reason.
+        failing: monotonic times of the first and the newest failure in a row without an answer
+            after them; None without one.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class InferenceService:
         self.failing: tuple[float, float] | None = None
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """What a `grpc.server` registers; methods that are absent are UNIMPLEMENTED."""
+        """The handlers for a `grpc.server`; absent methods are UNIMPLEMENTED."""
         asked = {
             "ServerLive": self.asked(self._server_live, pb.ServerLiveRequest),
             "ServerReady": self.asked(self._server_ready, pb.ServerReadyRequest),
@@ -147,12 +147,12 @@ class InferenceService:
         kind: Any,
         guarded: bool = True,
     ) -> grpc.RpcMethodHandler:
-        """A method that answers one message of `kind`, or says what is wrong with it.
+        """A method that answers one message of `kind`, or reports what is wrong with it.
 
-        Only callers that may call get an answer, unless it is not `guarded`.
+        If `guarded`, only allowed callers get an answer.
 
-        It is registered as one that takes a stream of messages, which is the same on the wire:
-        so a call is known from its arrival on, and may not wait for ever for its message.
+        It is registered as a method with a stream of messages, which is the same on the wire:
+        so a call is known from its arrival on, and its wait for the message can be limited.
         """
 
         def handle(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
@@ -164,7 +164,7 @@ class InferenceService:
                     message: bytes = answer(kind.FromString(data), context).SerializeToString()
                     return message
                 except (DecodeError, ValueError):
-                    # Of a deserialiser gRPC itself would say INTERNAL: not the caller's fault.
+                    # With a deserialiser gRPC would report INTERNAL: not the caller's fault.
                     data = (
                         FAULT_CODES["invalid"],
                         f"{len(data)} bytes that are no {kind.DESCRIPTOR.name}",
@@ -176,12 +176,12 @@ class InferenceService:
         return grpc.stream_unary_rpc_method_handler(handle)
 
     def tend(self) -> None:
-        """End calls that have taken too long; to be called now and then."""
+        """End calls that have taken too long; called at intervals."""
         for places in (self.places, self._control_places, self.stream_places):
             places.tend()
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """End silent calls; True once no inference call is under way, False after `timeout_s`."""
+        """End silent calls; True once no inference call is running, False after `timeout_s`."""
         until_s = time.monotonic() + timeout_s
         while self.places:
             self.places.end_silent(0.0)
@@ -193,16 +193,16 @@ class InferenceService:
     def begin(
         self, data: bytes, left_s: float | None, client: str, send: Send
     ) -> Callable[[], None]:
-        """Take a ``ModelInfer`` message and return; `send` is called once with its outcome.
+        """Accept a ``ModelInfer`` message and return; `send` is called once with its outcome.
 
         Args:
             data: the message.
             left_s: seconds until the call's own deadline; None if it has none.
-            client: the connection, as gRPC names a peer.
+            client: the connection, in the form of a gRPC peer.
             send: ends the call; called by this thread or by one of the batcher. Must not block.
 
         Returns:
-            What to call if the caller is gone: its job then leaves the queue.
+            A function to call if the caller is gone: its job then leaves the queue.
         """
         arrived_s = time.monotonic()
         if data == self.probe:
@@ -224,7 +224,7 @@ class InferenceService:
         return lambda: self._batcher.withdraw(job)
 
     def _outcome(self, call: InferCall, job: Job, arrived_s: float) -> Outcome:
-        """What the caller of an ended job is told; never raises."""
+        """The outcome of an ended job for its caller; never raises."""
         try:
             self._metrics.outcome("ok" if job.status == "answered" else job.status)
             if job.status == "failed":
@@ -257,7 +257,7 @@ class InferenceService:
                 outcome = self.refused(context) or outcome
             if isinstance(outcome, bytes):
                 outcome = self._waited(outcome, context)
-        except Exception:  # as `begin` says it, and not grpcio's UNKNOWN
+        except Exception:  # the status of `begin`, not grpcio's UNKNOWN
             _log.exception("a call failed")
             outcome = FAILED
         if outcome in (TOO_MANY, STATUS_CODES["refused"]):
@@ -265,9 +265,9 @@ class InferenceService:
         return _told(outcome, context)
 
     def _hold_back(self, context: grpc.ServicerContext) -> None:
-        """Tell a client the later that there is no room, the more calls it has under way.
+        """Delay a client's refusal for lack of room in proportion to its running calls.
 
-        One that asks again at once, with many calls, would take the time of others for refusals.
+        A client that retries at once, with many calls, would take others' time for refusals.
         """
         if self._told_later.acquire(blocking=False):
             try:
@@ -278,8 +278,8 @@ class InferenceService:
     def _message(
         self, messages: Iterator[bytes], context: grpc.ServicerContext, places: Places
     ) -> Outcome:
-        """The message of a call that has just arrived, or how the call ends without."""
-        if context.peer().startswith(OWN):  # needs no place and takes none
+        """The message of a call that has just arrived, or its ending without one."""
+        if context.peer().startswith(OWN):  # needs no place
             data = next(messages, None)
             return data if data == self.probe else NOT_FOR_CALLERS
         place = places.enter(context)
@@ -293,10 +293,10 @@ class InferenceService:
         return NO_MESSAGE if data is None else data
 
     def refused(self, context: Any) -> Ending | None:
-        """Why the caller of an inference may not call, counted; None if it may.
+        """The refusal of an inference call, counted; None if it is allowed.
 
         Args:
-            context: a `grpc.ServicerContext`, or what can say ``auth_context()`` like it.
+            context: a `grpc.ServicerContext`, or an object with its ``auth_context()``.
         """
         ending = self._refusal(context)
         if ending is not None:
@@ -304,13 +304,13 @@ class InferenceService:
         return ending
 
     def _waited(self, data: bytes, context: grpc.ServicerContext) -> Outcome:
-        """The outcome of a message, once it is known."""
+        """Wait for the outcome of a message and return it."""
         left_s = context.time_remaining()
         outcomes: SimpleQueue[Outcome] = SimpleQueue()
         gone = self.begin(data, left_s, context.peer(), outcomes.put)
         if not context.add_callback(gone):
             gone()
-        # However a job ends it is told; a thread would not come back if one were not.
+        # Every ended job is notified; without that this thread would never return.
         return outcomes.get(timeout=(CALL_S if left_s is None else min(left_s, CALL_S)) + 10)
 
     def _server_live(self, request: Any, _: grpc.ServicerContext) -> Any:
@@ -353,7 +353,7 @@ def _end(job: Job) -> Outcome:
 
 
 def _job(call: InferCall, arrived_s: float, left_s: float, then: Callable[[Job], None]) -> Job:
-    """The job of a call whose own deadline comes `left_s` after its arrival."""
+    """The job of a call whose own deadline is `left_s` after its arrival."""
     if call.deadline_ms is not None:
         left_s = min(left_s, call.deadline_ms / 1e3)
     return Job(
@@ -368,4 +368,4 @@ def _job(call: InferCall, arrived_s: float, left_s: float, then: Callable[[Job],
 
 
 def _nothing() -> None:
-    """What is to be done for a call that has its answer."""
+    """The action for a call that already has its answer: none."""

@@ -1,10 +1,10 @@
-"""The MEC server: ONNX Runtime tails behind gRPC, with bounds on everything.
+"""The MEC server: ONNX Runtime tails behind gRPC, with limits on everything.
 
-What is bounded: the message (before it is stored), the queue, the batch, the threads,
-the calls, the streams of one connection, and how long a vanished client can hold anything.
+Limited are the message (before it is stored), the queue, the batch, the threads, the calls, the
+streams of one connection, and how long a vanished client can hold anything.
 
-gRPC's threads take calls, the batcher's compute, and one watches that calls are still answered
-(`testbed.server.watch`).
+gRPC's threads accept calls, the batcher's threads compute, and one thread watches that calls are
+still answered (`testbed.server.watch`).
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ from testbed.wire.tls import ServerTls
 
 INFER_METHOD: Final = f"/{SERVICE}/ModelInfer"
 SPARE: Final = 8
-"""Places and threads beyond those that are needed, for calls that are to be turned away."""
+"""Additional places and threads, for calls that will be refused."""
 WATCHERS: Final = 2
-"""Threads in which health watchers begin."""
+"""Threads for the start of health watchers."""
 TAIL_SEGMENTS: Final = (
     *(f"block{b}" for b in range(1, N_EXITS + 1)),
     *(f"exit{e}" for e in range(1, N_EXITS + 1)),
     *(f"dec{s}" for s in range(1, N_EXITS)),
 )
-"""What a server runs: everything but the encoders."""
+"""The parts of the bundle that a server loads: everything but the encoders."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """How a server listens and what it takes on.
+    """Addresses and limits of a server.
 
     Attributes:
         host: name or address to listen on.
@@ -68,16 +68,16 @@ class ServerConfig:
         threads: ONNX Runtime's threads for one batch.
         workers: batches computed at once.
         max_batch: most frames in one batch, and in one request.
-        max_wait_ms: how long the oldest waiting request may be held back for company while
+        max_wait_ms: how long the oldest waiting request may be held back for a fuller batch while
             a worker is idle; 0 never. A request that finds the server idle never waits.
-        queue: most frames waiting; of more, the newest of the client that holds the most are
+        queue: most frames waiting; above it, the newest of the client that holds the most are
             refused with RESOURCE_EXHAUSTED.
         metrics_port: HTTP port of the Prometheus metrics; None for none, 0 for any.
         metrics_host: name or address that the metrics listen on; None: as `host`.
-        tls: certificate files; None serves in the clear.
-        drain_s: how long `stop` lets accepted requests finish.
-        direct_calls: serve inference without grpcio's thread pool, through an interface of grpcio
-            that is not public, where this release of it can (`testbed.server.direct`).
+        tls: certificate files; None serves without TLS.
+        drain_s: time that `stop` gives accepted requests to finish.
+        direct_calls: serve inference without grpcio's thread pool, through a private interface of
+            grpcio, if this release of it allows that (`testbed.server.direct`).
     """
 
     host: str = "127.0.0.1"
@@ -115,7 +115,7 @@ class MecServer:
 
     Args:
         bundle: model bundle to serve.
-        config: how.
+        config: settings.
 
     Raises:
         PortInUseError: from `start`, if a port is taken.
@@ -141,7 +141,7 @@ class MecServer:
 
     @property
     def address(self) -> str:
-        """``host:port`` it listens on."""
+        """Its listening address, ``host:port``."""
         return join_address(self.config.host, self.port)
 
     @property
@@ -151,20 +151,20 @@ class MecServer:
 
     @property
     def failure(self) -> str | None:
-        """Why it cannot go on; None while it can. Health says NOT_SERVING then, and whoever
-        runs the process should end it, so that a supervisor starts another."""
+        """Why it cannot go on; None while it can. Health then reports NOT_SERVING, and the owner of
+        the process should end it, so that a supervisor starts another."""
         if not self._failures and self._watch is not None and not self._watch.is_alive():
             self.fail("the watch has ended")
         return self._failures[0] if self._failures else None
 
     def fail(self, why: str) -> None:
-        """Say that it cannot go on; any thread may. The first reason counts."""
+        """Record that it cannot go on; any thread may call this. The first reason counts."""
         self._failures.append(why)
         if len(self._failures) == 1:
-            with contextlib.suppress(Exception):  # the reason is noted, whatever the log does
+            with contextlib.suppress(Exception):  # the reason is already stored
                 _log.error("the server cannot go on: %s", why)
             self._service.ready = False
-            with contextlib.suppress(Exception):  # a watcher that cannot be told
+            with contextlib.suppress(Exception):  # a watcher that cannot be reached
                 self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
 
     def start(self) -> Self:
@@ -224,7 +224,7 @@ class MecServer:
             self._watch = None
         stopped = self._server.stop(limit_s)  # refuses new calls at once, returns at once
         drained = self._service.wait_idle(max(0.0, until_s - time.monotonic()))
-        # Health watchers never end by themselves: cut what is left now.
+        # Health watchers never end by themselves: end the remaining ones now.
         self._server.stop(0)
         stopped.wait(max(1.0, until_s - time.monotonic()))
         self._release()
@@ -254,8 +254,8 @@ class MecServer:
 
     def _build(self, credentials: grpc.ServerCredentials | None, places: int) -> Any:
         config = self.config
-        # Every call under way holds one thread (made when first needed), and can do so only in
-        # a place of its kind; so there is always a thread for a newcomer.
+        # Every running call holds one thread (made when first needed), and can do so only in a
+        # place of its kind; so there is always a thread for a new call.
         threads = 2 * (places + CONTROL_CALLS + STREAMS) + TOLD_LATER + SPARE
         pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="rpc")
         options = _options(self.spec.max_message_bytes, threads)
@@ -286,7 +286,7 @@ class MecServer:
         return server
 
     def _health_handlers(self) -> grpc.GenericRpcHandler:
-        # A watcher holds no thread once its request is there; until then it holds one of these.
+        # A watcher holds one of these threads until its request has arrived, and none after that.
         self._health = health.HealthServicer(
             experimental_thread_pool=futures.ThreadPoolExecutor(WATCHERS, "watchers")
         )
@@ -335,16 +335,16 @@ class _Reflection(reflection.ReflectionServicer):  # type: ignore[misc]
 def _options(max_message_bytes: int, max_streams: int) -> list[tuple[str, int]]:
     """Channel arguments (https://grpc.github.io/grpc/core/group__grpc__arg__keys.html)."""
     return [
-        # Two servers on one port would share its connections without a word.
+        # Two servers on one port would silently share its connections.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_concurrent_streams", max_streams),
         # A client keeps to that number by itself, and counts a call as over once it has the
-        # answer. By default gRPC goes on counting it until its memory is free, and resets calls
-        # in between, which clients meet as a broken connection.
+        # answer. By default gRPC counts the call until its memory is free, and resets calls in
+        # between; clients then see a broken connection.
         ("grpc.http.overload_protection", 0),
-        # A device that vanished during a call is dropped after 15 s. One without calls is left
-        # alone, because a ping would wake its modem, until it has been so for an hour.
+        # A device that vanished during a call is dropped after 15 s. A connection without calls is
+        # left alone for an hour, because a ping would wake its modem.
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 0),

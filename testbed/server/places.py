@@ -1,15 +1,15 @@
-"""Who may keep a call open, and for how long without a message.
+"""Limits on open calls, and on the time that a call may wait without a message.
 
-A call takes a place when it arrives and gives it back when it is over, however that comes
-about. A call without a message is *silent*. Where no place is left, a silent call of another
-connection gives way to the newcomer: the oldest one of the connection that has the most of them. So
-connections that open calls and send nothing turn nobody else away, however many they are. A call
-that gives way, or is silent for too long, is CANCELLED: one of gRPC's threads waits for its
+A call takes a place when it arrives and returns it when it is over, for whatever reason. A call
+without a message is *silent*. If no place is left, a silent call of another connection is ended
+for the new one: the oldest one of the connection that has the most of them. So connections that
+open calls without sending anything block no other connection, however many they are. A call that
+is ended for another, or is silent for too long, is CANCELLED: one of gRPC's threads waits for its
 message, and nothing else wakes it.
 
-Calls whose message is there do not give way here: the queue shares itself between clients
-(`testbed.server.fair_queue`). So that a newcomer reaches it, one of a connection that holds fewer
-places than another is let in beyond the limit, up to twice as many.
+Calls with a message are not ended here: the queue is shared between clients
+(`testbed.server.fair_queue`). So that a new call reaches it, a call of a connection that holds
+fewer places than another is admitted beyond the limit, up to twice as many.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Final
 import grpc
 
 GRACE_S: Final = 0.25
-"""A message usually comes with its call, so one that is not there after this is late."""
+"""A message usually comes with its call, so a message that is missing after this is late."""
 
 
 class Place:
@@ -37,11 +37,11 @@ class Place:
 
 
 class Places:
-    """The calls of one method that are under way.
+    """The running calls of one method.
 
     Args:
-        limit: most at once of one connection; twice as many of all.
-        silent_s: how long one may be silent, seconds.
+        limit: maximum for one connection; twice as many for all together.
+        silent_s: longest silence of a call, seconds.
     """
 
     def __init__(self, limit: int, silent_s: float) -> None:
@@ -52,11 +52,11 @@ class Places:
         self._silent: dict[str, dict[Place, None]] = {}
 
     def __len__(self) -> int:
-        """Calls under way."""
+        """Running calls."""
         return len(self._calls)
 
     def enter(self, context: grpc.ServicerContext) -> Place | None:
-        """A place for a call that is silent so far, until it is over; None if there is none."""
+        """A place for a new, silent call until it is over; None if no place is left."""
         place = Place(context)
         with self._lock:
             evicted = None
@@ -80,22 +80,22 @@ class Places:
         return place
 
     def heard(self, place: Place) -> None:
-        """The call's message is there: it gives way to nobody any more."""
+        """The call's message is there: it is not ended for another call any more."""
         with self._lock:
             self._discard_silent(place)
 
     def held(self, client: str) -> int:
-        """Places that a connection has."""
+        """Number of places that a connection holds."""
         with self._lock:
             return sum(place.client == client for place in self._calls)
 
     def leave(self, place: Place) -> None:
-        """The call is over; a second time this does nothing."""
+        """The call is over; a second call does nothing."""
         with self._lock:
             self._remove(place)
 
     def end_silent(self, after_s: float) -> None:
-        """End every call that has been silent for so long."""
+        """End every call that has been silent for longer than this."""
         late_s = time.monotonic() - after_s
         with self._lock:
             late = [
@@ -110,7 +110,7 @@ class Places:
             place.context.cancel()
 
     def tend(self) -> None:
-        """End calls that were silent for too long; to be called now and then."""
+        """End calls that were silent for too long; called at intervals."""
         self.end_silent(self._silent_s)
         with self._lock:
             calls = list(self._calls)
@@ -119,12 +119,12 @@ class Places:
                 self.leave(place)
 
     def _holds_less(self, client: str) -> bool:
-        """With one call more it still has fewer than another connection."""
+        """Whether, with one more call, it still has fewer than another connection."""
         held = Counter(place.client for place in self._calls)
         return held[client] + 1 < max(held.values())
 
     def _giving_way(self, client: str) -> Place | None:
-        """The oldest late call of that other connection which has the most silent ones."""
+        """The oldest late call of the other connection with the most silent ones."""
         late_s = time.monotonic() - GRACE_S
         late = [
             (len(silent), oldest)

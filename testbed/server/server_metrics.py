@@ -20,11 +20,11 @@ BATCH_BUCKETS: Final = (*range(1, 17), 32, 64, 128)
 
 
 class ServerMetrics:
-    """Counters of one server; cheap enough to be kept whether or not anyone reads them.
+    """Counters of one server; cheap enough to be kept even if they are not read.
 
     Args:
         bundle_hash: shown as a label of ``sliproad_info``.
-        queue_length: asked at every scrape.
+        queue_length: called at every scrape.
     """
 
     def __init__(self, bundle_hash: str, queue_length: Callable[[], int]) -> None:
@@ -73,7 +73,7 @@ class ServerMetrics:
     def outcome(self, name: str) -> None:
         """Count one finished request."""
         counter = self._outcomes.get(name)
-        if counter is None:  # looking a label up costs more than counting
+        if counter is None:  # a label lookup costs more than counting
             counter = self._outcomes[name] = self._requests.labels(name)
         counter.inc()
 
@@ -89,7 +89,7 @@ class ServerMetrics:
         self._batch.observe(frames)
 
     def watch(self, name: str, meaning: str, value: Callable[[], float]) -> None:
-        """A gauge ``sliproad_<name>`` whose value is asked for at every scrape."""
+        """A gauge ``sliproad_<name>`` whose value is read at every scrape."""
         Gauge(f"sliproad_{name}", meaning, registry=self.registry).set_function(value)
 
     def certificates(self, ends: Callable[[], dict[str, float]]) -> None:
@@ -104,12 +104,12 @@ class ServerMetrics:
 def watch_certificates(
     registry: CollectorRegistry, name: str, ends: Callable[[], dict[str, float]]
 ) -> None:
-    """A gauge of Unix times by file, asked for at every scrape.
+    """A gauge of Unix times by file, read at every scrape.
 
     Args:
-        registry: where it goes.
+        registry: receives the gauge.
         name: of the gauge.
-        ends: name of each file, and when it ends, in seconds.
+        ends: name of each file, and its end of validity, in seconds.
     """
     registry.register(_CertificateEnds(name, ends))
 
@@ -133,10 +133,10 @@ class HasRegistry(Protocol):
 
 
 class MetricsEndpoint:
-    """The registry over HTTP at ``http://host:port/metrics``; close it or use ``with``.
+    """Serves the registry over HTTP at ``http://host:port/metrics``; close it or use ``with``.
 
     Raises:
-        ConfigError: if that is no host or no port.
+        ConfigError: if host or port is invalid.
         PortInUseError: if the port is taken.
     """
 

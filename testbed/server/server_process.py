@@ -1,4 +1,4 @@
-"""A MEC server as a child process, and how the system schedules a server."""
+"""A MEC server as a child process, and the scheduling of a server by the system."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ServerProcess:
 
     @property
     def pid(self) -> int | None:
-        """Process id; None unless it runs."""
+        """Process id; None if it is not running."""
         return self._process.pid if self._process else None
 
     @property
@@ -48,7 +48,7 @@ class ServerProcess:
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> Self:
-        """Start it and wait until it listens; its port stays the same at a later start.
+        """Start it and wait until it listens; a later start uses the same port.
 
         Raises:
             RemoteError: if it ended or did not listen within a minute.
@@ -100,13 +100,13 @@ class ServerProcess:
 
 
 def prefer_throughput() -> str:
-    """Ask the system not to interrupt a computing thread for every message; how it went.
+    """Ask the system not to interrupt a computing thread for every message; returns the result.
 
-    ``batch`` (Linux's SCHED_BATCH, sched(7); no right is needed): a thread of this process that
-    wakes waits for its turn where every processor is busy, instead of cutting in. It holds for
-    the threads there are and those they start. A server with a free processor sees no
-    difference. Where the system has no such policy, or an administrator chose one, nothing
-    changes: ``normal`` or ``as given``.
+    ``batch`` (Linux's SCHED_BATCH, sched(7); it needs no privilege): if every processor is busy, a
+    thread of this process that wakes up waits for its turn instead of interrupting. It applies to
+    the existing threads and those that they start. A server with a free processor sees no
+    difference. If the system has no such policy, or an administrator chose one, nothing changes:
+    ``normal`` or ``as given``.
     """
     if not hasattr(os, "SCHED_BATCH"):
         return "normal"
@@ -114,7 +114,7 @@ def prefer_throughput() -> str:
         return "as given"
     try:
         for task in Path("/proc/self/task").iterdir():
-            with contextlib.suppress(ProcessLookupError):  # a thread that has just ended
+            with contextlib.suppress(ProcessLookupError):  # a thread that just ended
                 os.sched_setscheduler(int(task.name), os.SCHED_BATCH, os.sched_param(0))
     except OSError:
         return "normal"

@@ -1,9 +1,9 @@
-"""Finds out that a server has stopped answering, whatever the reason.
+"""Detects that a server has stopped answering, for any reason.
 
-A thread can die, a place or a wake-up can get lost, and a library can stop taking calls, all
-without a word. So nothing in particular is looked for: while calls are being answered all is well,
-and when none is, the watch calls the server itself, through gRPC, the queue and a thread that
-computes, and expects an answer.
+A thread can die, a place or a wake-up can get lost, and a library can silently stop accepting
+calls. So the watch checks for no particular cause: while calls are answered the server is fine.
+When none is answered, the watch calls the server itself, through gRPC, the queue and a thread
+that computes, and expects an answer.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from testbed.wire.protocol import SERVICE
 
 LOOK_S: Final = 0.5
 PROBE_S: Final = 1.0
-"""How long an answer to a probe may take."""
+"""Time limit for the answer to a probe."""
 DEAF_S, DEAF_PROBES = 10.0, 3
-"""So long may no answer come, and so many probes in a row may go unanswered. A machine that slept
-or was held for a while finds much time gone, but not several probes."""
+"""Time without any answer, and unanswered probes in a row, that count as a failure. After a machine
+slept or was suspended much time has passed, but not several probes."""
 FAILING_S: Final = 5.0
-"""So long may every call fail."""
+"""Time during which every call may fail."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Watch(threading.Thread):
 
     Args:
         service: of the server.
-        fail: told once why the server cannot go on.
+        fail: called once with the reason why the server cannot go on.
     """
 
     def __init__(self, service: InferenceService, fail: Callable[[str], None]) -> None:
@@ -53,7 +53,7 @@ class Watch(threading.Thread):
             self._probe = self._channel.unary_unary(f"/{SERVICE}/ModelInfer")
 
     def run(self) -> None:
-        """Look again and again."""
+        """Check repeatedly."""
         answered, well_s = self._service.answered, time.monotonic()
         why: str | None = None
         while why is None and not self._stopped.is_set():
@@ -64,7 +64,7 @@ class Watch(threading.Thread):
                     self._unanswered = 0
                     self._stopped.wait(LOOK_S)
                 why = self._trouble(time.monotonic() - well_s)
-            except Exception:  # there is a next time
+            except Exception:  # it will be checked again
                 _log.exception("the watch could not look")
                 self._stopped.wait(LOOK_S)
         if why is not None and not self._stopped.is_set():

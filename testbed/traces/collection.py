@@ -1,8 +1,8 @@
 """Measured traces: series of the collection, uplink joined with round trips.
 
 The collection is a folder that `testbed.traces.sample_files` reads; `load_traces` joins uplink
-and round trips into traces of one of the kinds in `testbed.traces.trace_kinds`. Nobody measured
-both at one moment: `Trace.source` names the two series that were joined.
+and round trips into traces of one of the kinds in `testbed.traces.trace_kinds`. They were not
+measured at the same time: `Trace.source` names the two series that were joined.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def load_traces(
 ) -> list[Trace]:
     """Measured traces of one kind, uplink joined with round trips (see `SELECTIONS`).
 
-    Round trips come from the uplink's own measuring cycle where the kind says so (repeated
-    to the trace's end), else from series of the same part, the first picked by the trace's
-    name. `Trace.source` says which.
+    Round trips come from the uplink's own measuring cycle if the kind requires it (repeated to
+    the trace's end), otherwise from series of the same part, the first selected by the trace's
+    name. `Trace.source` names them.
 
-    Arguments and errors are those of `load_collection`, which also says what was left out.
+    Arguments and errors are those of `load_collection`, which also reports the data left out.
     """
     return load_collection(
         folder, kind, part, period_s=period_s, min_duration_s=min_duration_s
@@ -63,7 +63,7 @@ class Collection:
 
     Attributes:
         traces: see `load_traces`.
-        notes: what of the measured series is not in them, counted.
+        notes: counts of the measured data left out.
     """
 
     traces: list[Trace]
@@ -78,7 +78,7 @@ def load_collection(
     period_s: float = 0.1,
     min_duration_s: float = MIN_DURATION_S,
 ) -> Collection:
-    """Measured traces of one kind (see `load_traces`), and what was left out.
+    """Measured traces of one kind (see `load_traces`), and the data left out.
 
     Args:
         folder: the collection, or a folder with ``traces`` in it.
@@ -89,7 +89,7 @@ def load_collection(
 
     Raises:
         ConfigError: unknown kind or part.
-        DataError: the files are missing or not as the index says.
+        DataError: the files are missing or do not match the index.
     """
     selection = select(kind)
     uplinks = uplink_series(folder, selection, part)
@@ -204,10 +204,10 @@ def _pings(folder: Path, selection: Selection, part: str, runs: set[str]) -> lis
 def _round_trips(
     uplink: Series, pool: list[Series], own: bool, count: int, period_s: float
 ) -> tuple[Floats, str]:
-    """Round trips for `count` samples of an uplink piece, and where they come from.
+    """Round trips for `count` samples of an uplink piece, and their source.
 
     Its own cycle's pings, repeated, if `own` and there are any; else the series of the pool
-    that the uplink's name picks and as many after it as the piece is long.
+    selected by the uplink's name, and as many after it as the piece needs.
     """
     if own:
         for series in pool:

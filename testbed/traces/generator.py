@@ -7,7 +7,7 @@ lie over the levels: each level has its own rate of onsets and its own lengths.
 
 The round trip is a base (drawn once a trace) times ``R(Phi(y))`` with y another such process
 and R a quantile function, plus stalls: packets sent while the link stalls for h ms all arrive
-when it ends, so a packet sent t ms into the stall waits h - t. (That is how spikes look in
+when it ends, so a packet sent t ms into the stall waits h - t. (Spikes look like this in
 every set.) Capacity and round trip are independent: they were never measured together.
 
 `testbed.traces.generator_fit` fits the parameters; ``assets/trace_models.json`` holds those
@@ -45,13 +45,13 @@ class LevelModel:
     """One level of the capacity.
 
     Attributes:
-        share: fraction of the time outside outages, also the chance to start in it.
+        share: fraction of the time outside outages, also the probability to start in it.
         capacity_mbps: quantiles at `GRID`.
         steadiness: share of z's variance in an AR(1) process; the rest is fresh each step.
         persistence: correlation of that process from one step to the next.
         dwell_shape: Weibull shape of the time in the level.
         dwell_scale_s: Weibull scale, seconds.
-        following: per level, chance to be the next one (0 for itself).
+        following: per level, probability to be the next one (0 for itself).
         outages_per_s: onsets for each second in the level outside outages.
         outage_s: quantiles of their lengths at `GRID`, seconds.
     """
@@ -134,7 +134,7 @@ class TraceModel:
 
 
 def load_models(path: Path | None = None) -> dict[str, TraceModel]:
-    """Models by kind, from a file or (None) the ones shipped."""
+    """Models by kind, from a file or (None) the shipped ones."""
     with refusing(
         DataError,
         f"trace models {path or 'shipped with the package'}",
@@ -151,7 +151,7 @@ def load_models(path: Path | None = None) -> dict[str, TraceModel]:
 
 @cache
 def shipped_models() -> dict[str, TraceModel]:
-    """The models shipped, read once; not to be changed."""
+    """The shipped models, read once; do not change them."""
     return load_models()
 
 
@@ -211,7 +211,7 @@ def _evenly(values: Floats, step_s: float, period_s: float) -> Floats:
 
 
 def _steps(duration_s: float, step_s: float) -> int:
-    return math.ceil(duration_s / step_s) + 1  # one to spare, so that no sample is missing
+    return math.ceil(duration_s / step_s) + 1  # one extra, so that no sample is missing
 
 
 def _capacity(model: TraceModel, rng: np.random.Generator, duration_s: float) -> Floats:
@@ -246,7 +246,7 @@ def _levels(model: TraceModel, rng: np.random.Generator, count: int) -> NDArray[
 
 
 def _started_earlier(level: LevelModel, rng: np.random.Generator) -> float:
-    """What is left of a stay that began before the trace: long stays are met more often."""
+    """The rest of a stay that began before the trace: long stays are more likely."""
     stays = level.dwell_scale_s * rng.weibull(level.dwell_shape, 64)
     return float(rng.choice(stays, p=stays / stays.sum()) * rng.random())
 

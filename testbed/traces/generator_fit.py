@@ -1,8 +1,8 @@
 """Fitting the trace generator (`testbed.traces.generator`) to measured series.
 
-Everything is closed form, counting or one root: quantiles, lag correlations, transition
-counts, and Weibull dwell times by maximum likelihood with the stays that a trace's end cuts
-off as right-censored.
+All steps are closed forms, counts or one root: quantiles, lag correlations, transition counts, and
+Weibull dwell times by maximum likelihood, with stays that the end of a trace cuts off as
+right-censored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from testbed.traces.generator import GRID, LevelModel, RttModel, TraceModel
 from testbed.traces.series import Floats
 
 BASE_QUANTILE: Final = 0.25
-"""A series' base round trip is this quantile: below its stalls even where they are many."""
+"""A series' base round trip is this quantile: below its stalls even if they are many."""
 MAX_BASE_MS: Final = 1000.0
 """A series above this was stalled throughout and has no base; it is left out of the fit."""
 STALL_RATIO: Final = 2.0
@@ -35,7 +35,7 @@ OUTAGE_MBPS: Final = 0.05
 SMOOTH_S: Final = 5.0
 """Window of the running median that decides the level, seconds."""
 SHORTEST_STAY_S: Final = 2.0
-"""Shorter stays in a level are counted to the one before."""
+"""Shorter stays in a level are added to the previous one."""
 LONG_LAG_S: Final = 2.0
 """Lag of the second correlation that the fit of a level's memory uses, seconds."""
 
@@ -60,7 +60,7 @@ def fit_model(
         rtts: one array a series, milliseconds, evenly spaced by `rtt_step_s`.
         rtt_step_s: spacing, seconds.
         n_levels: number of levels, at least 2; each gets an equal share of the time.
-        provenance: what the caller knows of the data's origin; counts are added.
+        provenance: the data's origin; counts are added.
     """
     traces = label(capacities, step_s, n_levels)
     levels = tuple(_fit_level(traces, k, n_levels, step_s) for k in range(n_levels))
@@ -105,7 +105,7 @@ def _fit_dwell(traces: list[Labelled], k: int, step_s: float) -> tuple[float, fl
         stays = runs(trace.level)
         for first, end in stays:
             if trace.level[first] == k:
-                # A stay that the trace's start or end cuts lasted at least what was seen.
+                # A stay that the trace's start or end cuts lasted at least the observed time.
                 whole = first > 0 and end < len(trace.level)
                 (ended if whole else cut).append((end - first) * step_s)
     return fit_weibull(np.array(ended), np.array(cut))
@@ -118,7 +118,7 @@ def fit_weibull(ended: Floats, cut: Floats) -> tuple[float, float]:
     0.3..5, which only matters for a handful of nearly equal stays.
     """
     every = np.concatenate([ended, cut])
-    if len(ended) < 2:  # hardly ever left: exponential with the time seen
+    if len(ended) < 2:  # hardly ever left: exponential with the observed time
         return 1.0, float(every.sum() / max(len(ended), 1)) if len(every) else 1.0
     log_every, mean_log = np.log(every), np.log(ended).mean()
 
@@ -136,7 +136,7 @@ def fit_weibull(ended: Floats, cut: Floats) -> tuple[float, float]:
 
 
 def _following(traces: list[Labelled], k: int, n_levels: int) -> tuple[float, ...]:
-    """Chance of each level to come after k; half a visit is added to the neighbours, so that
+    """Probability of each level after k; half a visit is added to the neighbours, so that
     a level that was never left can still be left."""
     count = np.zeros(n_levels)
     count[[n for n in (k - 1, k + 1) if 0 <= n < n_levels]] = 0.5
@@ -193,14 +193,14 @@ def fit_rtt(series: Sequence[Floats], step_s: float) -> RttModel:
 
 
 def _stalls(excess_ms: Floats, stalled: Flags, step_s: float) -> list[float]:
-    """Lengths (ms) of the stalls: in a stretch, each rise begins another one."""
+    """Lengths (ms) of the stalls: in a stretch, each rise begins a new one."""
     lengths = []
     for first, end in runs(stalled):
         if not stalled[first]:
             continue
         expected = 0.0
         for i in range(first, end):
-            if excess_ms[i] > expected + STALL_MS:  # above what the stall before leaves over
+            if excess_ms[i] > expected + STALL_MS:  # above the rest of the previous stall
                 lengths.append(float(excess_ms[i]))
                 expected = float(excess_ms[i])
             expected = max(expected - step_s * 1e3, 0.0)
@@ -212,7 +212,7 @@ def _clumping(counts: NDArray[np.int64], durations_s: Floats) -> float:
     expected = durations_s * counts.sum() / durations_s.sum()
     extra = float(((counts - expected) ** 2 - expected).sum())
     if extra <= 0 or counts.sum() == 0:
-        return 100.0  # no clumping to see: nearly equal rates
+        return 100.0  # no visible clumping: nearly equal rates
     return round(min(max(float((expected**2).sum()) / extra, 0.05), 100.0), 4)
 
 

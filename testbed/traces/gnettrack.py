@@ -25,12 +25,12 @@ _WANTED: Final = ("Operatorname", "NetworkMode", "State", PING)
 
 
 def read_gnettrack(text: str, path: Path, direction: str) -> Measured:
-    """A log's rates of one direction (``up`` or ``down``), and its pings where it has any.
+    """A log's rates of one direction (``up`` or ``down``), and its pings if it has any.
 
     Rows of one second (the app writes one for each change of the radio) become one: their mean.
 
     Raises:
-        DataError: it is no such log, holds two phones, or goes back in time.
+        DataError: it is not such a log, holds two phones, or goes back in time.
     """
     table = parse_csv_table(text, path, needed=("Timestamp", COLUMN[direction]), wanted=_WANTED)
     _refuse_two_phones(table)
@@ -133,7 +133,7 @@ def _counts(
 
 
 def _pings(name: str, time_s: Floats, ping_ms: Floats, period_s: float) -> Series | None:
-    """The measured pings; an empty one was not sent, so it is no lost ping."""
+    """The measured pings; an empty one was not sent, so it is not a lost ping."""
     known = np.isfinite(ping_ms)
     if not known.any():
         return None

@@ -19,7 +19,7 @@ from cnn.common.errors import DataError
 from testbed.traces.series import Measured
 
 _NAN: Final = re.compile(r"(?<=:)\s*-?nan\b(?=\s*[,}\]])")
-"""iperf3 prints a share of nothing as -nan, which is no JSON (esnet/iperf issue 613)."""
+"""iperf3 prints a share of 0 as -nan, which is not JSON (esnet/iperf issue 613)."""
 _OVERLAP_S: Final = 0.001
 
 
@@ -27,7 +27,7 @@ def read_iperf3(text: str, path: Path, direction: str) -> Measured:
     """A test's rates of one direction (``up`` or ``down``, as the client sees it).
 
     Raises:
-        DataError: the file is no whole test, the test failed, or has nothing of this direction.
+        DataError: the file is not a whole test, the test failed, or has no data of this direction.
     """
     test = _test(text, path)
     try:
@@ -110,7 +110,7 @@ def _notes(
 
 
 def _direction(test: dict[str, Any], interval: dict[str, Any], key: str) -> str:
-    """``up`` if the client sent these bytes; what does not say counts as sent by the client."""
+    """``up`` if the client sent these bytes; if not stated, it counts as sent by the client."""
     start = test.get("start", {})
     is_server = "accepted_connection" in start
     part = interval[key]
@@ -128,7 +128,7 @@ def _direction(test: dict[str, Any], interval: dict[str, Any], key: str) -> str:
 
 
 def _test(text: str, path: Path) -> dict[str, Any]:
-    """The one test in a file; raises `DataError` for none, several, or half a one."""
+    """The one test in a file; raises `DataError` for none, several, or an incomplete one."""
     decoder, documents, at = json.JSONDecoder(), [], 0
     text = _NAN.sub(" null", text).strip()
     try:

@@ -1,4 +1,4 @@
-"""Trace files of nothing but numbers, told apart by their columns (`testbed.traces.recognise`).
+"""Trace files of numbers only, distinguished by their columns (`testbed.traces.recognise`).
 
 * Mahimahi's packet-delivery files: each line is a time in milliseconds at which one 1500-byte
   packet can leave; the file repeats after its last line (R. Netravali et al., USENIX ATC 2015;
@@ -29,9 +29,9 @@ BITS: Final = 1500 * 8
 """Bits of one delivery opportunity (mahimahi's own queue counts 1504, with 4 of its tunnel)."""
 LONGEST_MS: Final = 7 * 24 * 3600 * 1000
 _NAMED_SO: Final = re.compile(r"(\.(up|down|trace|mahi|mahimahi)|\d ?[kmg]?bps)$", re.IGNORECASE)
-"""How Mahimahi's files are called: ``ATT-LTE-driving.up``, ``12mbps.trace``, ``12mbps``."""
+"""Names of Mahimahi's files: ``ATT-LTE-driving.up``, ``12mbps.trace``, ``12mbps``."""
 _SURELY_TIMES: Final = 20
-"""So many different numbers in rising order are times: rates do not come sorted."""
+"""This many different numbers in rising order are times: rates are not sorted."""
 _CLOCKS_DIFFER: Final = 0.05
 """A row whose two clocks (since the start, since the last row) differ by less than this share of
 its length has no gap before it; its bytes are spread over the time since the row before."""
@@ -40,9 +40,9 @@ UNITS: Final = {"bps": 1e-6, "kbps": 1e-3, "mbps": 1.0, "kBps": 8e-3, "MBps": 8.
 
 
 def numbers_of(text: str) -> NDArray[np.float64] | None:
-    """A text of nothing but numbers, equally many in each line, as float64 (lines, columns).
+    """A text of numbers only, equally many in each line, as float64 (lines, columns).
 
-    None if it is something else. Blank lines do not count.
+    None for other text. Blank lines are ignored.
     """
     lines = [line for line in text.split("\n") if line and not line.isspace()]
     cells = text.split()
@@ -66,17 +66,17 @@ def are_whole(text: str) -> bool:
 def mahimahi_trace(text: str, path: Path, rtt_ms: float, period_s: float = 0.1) -> Trace:
     """A Mahimahi file as a trace with exactly its bits in exactly its length.
 
-    The trace's period is the one nearest below `period_s` of which a pass is a whole number;
+    The trace's period is the largest one up to `period_s` that divides a pass into whole periods;
     a pass shorter than `period_s` is one constant rate.
 
     Args:
         text: content of the file.
         path: names the trace.
-        rtt_ms: base round trip, which such files do not hold.
+        rtt_ms: base round trip, not in such files.
         period_s: longest spacing of the trace, seconds.
 
     Raises:
-        DataError: it is no such file.
+        DataError: it is not such a file.
     """
     times_ms = _times(text, path)
     pass_ms, period_ms = int(times_ms[-1]), period_s * 1e3
@@ -103,16 +103,16 @@ def mahimahi_trace(text: str, path: Path, rtt_ms: float, period_s: float = 0.1) 
 
 
 def may_be_rates(numbers: NDArray[np.float64], name: str) -> bool:
-    """Whether rising whole numbers may as well be one rate a line.
+    """Whether rising whole numbers may also be one rate a line.
 
-    Few different numbers may, unless the file is called as Mahimahi's are.
+    Few different numbers may, unless the file has a name like Mahimahi's.
     """
     named_so = _NAMED_SO.search(name.removesuffix(".gz"))
     return not named_so and len(np.unique(numbers)) < _SURELY_TIMES
 
 
 def _times(text: str, path: Path) -> NDArray[np.int64]:
-    """The times of a Mahimahi file, milliseconds; raises `DataError` if it is none."""
+    """The times of a Mahimahi file, milliseconds; raises `DataError` if it is not one."""
     numbers = numbers_of(text) if are_whole(text) else None
     if numbers is None or numbers.shape[1] != 1:
         wrong = next((n for n, line in enumerate(text.split("\n"), 1) if not _is_time(line)), 0)
@@ -146,7 +146,7 @@ def read_byte_log(text: str, path: Path, name: str) -> Measured:
     """A log of either data set; `name` is ``hsdpa`` or ``ghent``.
 
     Raises:
-        DataError: it is no such log, or goes back in time.
+        DataError: it is not such a log, or goes back in time.
     """
     numbers = numbers_of(text)
     if numbers is None or numbers.shape[1] != 6:
@@ -194,8 +194,8 @@ def read_byte_log(text: str, path: Path, name: str) -> Measured:
 def read_pensieve(text: str, path: Path) -> Measured:
     """Pensieve's traces: time in seconds, and the rate in Mbit/s *until* that time.
 
-    So its simulator takes them (H. Mao et al., SIGCOMM 2017; ``sim/env.py``: rate i lasts
-    from time i - 1 to time i). The first row's rate lasts from 0, or not at all if it is at 0.
+    Its simulator uses them in this way (H. Mao et al., SIGCOMM 2017; ``sim/env.py``: rate i lasts
+    from time i - 1 to time i). The first row's rate lasts from 0, or is dropped if its time is 0.
     """
     numbers = _numbers(text, path, 2)
     end, mbps = numbers[:, 0], numbers[:, 1]
@@ -224,7 +224,7 @@ def read_rates(text: str, path: Path, spacing_s: float | None, unit: str | None)
 
     Raises:
         ConfigError: spacing or unit are not given, or unknown.
-        DataError: it is no such file.
+        DataError: it is not such a file.
     """
     if spacing_s is None or unit is None or unit not in UNITS or not 0 < spacing_s < 1e6:
         raise ConfigError(

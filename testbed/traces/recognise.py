@@ -1,4 +1,4 @@
-"""Which format a trace file is in, told by its content."""
+"""Recognising the format of a trace file by its content."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMPORTABLE: Final[dict[str, str]] = {
     MAHIMAHI: "a Mahimahi file",
     "rates": "one rate a line",
 }
-"""Formats of `sliproad testbed traces import` -> what they are, in words."""
+"""Formats of `sliproad testbed traces import` -> their description."""
 
 _GNETTRACK_COLUMNS: Final = ("Timestamp", "DL_bitrate", "UL_bitrate")
 _SAMPLE_COLUMNS: Final = ("trace", "time_s", "uplink_mbps", "downlink_mbps", "rtt_ms")
@@ -48,8 +48,8 @@ class Recognised:
 
     Attributes:
         name: `OURS`, `SAMPLES`, a key of `IMPORTABLE`, or `UNKNOWN`.
-        words: what it is, for messages.
-        ask: formats of which the user must choose one; empty if the content says which it is.
+        words: its description, for messages.
+        ask: formats from which the user must choose; empty if the content is clear.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Recognised:
 
 
 def recognise(text: str, file_name: str) -> Recognised:
-    """The format of a text; `file_name` matters only where the content leaves two."""
+    """The format of a text; `file_name` matters only if the content fits two."""
     stripped = text.lstrip()
     if stripped[:1] in "{[":
         return _json(stripped)
@@ -100,7 +100,7 @@ def _numbers(numbers: NDArray[np.float64], whole: bool, file_name: str) -> Recog
         name = "ghent" if first[0] > _EPOCH_MS else "hsdpa"
         return Recognised(name, IMPORTABLE[name])
     if width == 2 and first[0] >= 0 and (np.diff(first) >= 0).all():
-        # Nothing says that the columns are seconds and Mbit/s.
+        # The file does not state that the columns are seconds and Mbit/s.
         return Recognised("pensieve", IMPORTABLE["pensieve"], ("pensieve",))
     if width != 1:
         return Recognised(UNKNOWN, f"{width} columns of numbers in no format that is known")

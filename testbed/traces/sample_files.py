@@ -1,7 +1,7 @@
 """Reading the collection of measured series: ``index.csv`` and ``<set>.csv.gz``.
 
-The index has one row a trace, and says which traces of the files count; the sample files have
-one row a sample. What comes out is what was measured, gaps and lost pings included.
+The index has one row a trace, and lists the traces to use; the sample files have one row a sample.
+The result is the data as measured, gaps and lost pings included.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _INDEX_TEXTS: Final = ("trace", "file", "set", "kind", "group", "run", "tech")
 
 @dataclass(frozen=True, slots=True)
 class _IndexRow:
-    """One trace of the index; `n` is how many samples it has, where the index says so."""
+    """One trace of the index; `n` is its number of samples, if the index states it."""
 
     trace: str
     file: str
@@ -79,7 +79,7 @@ def read_series(folder: Path, set_name: str, kind: str) -> list[Series]:
         if row.file not in samples:
             samples[row.file] = read_samples(folder / row.file, COLUMN[kind])
         time, values = samples[row.file].get(row.trace, (np.empty(0), np.empty(0)))
-        # Spreadsheets drop what is beyond their last row without a word.
+        # Spreadsheets silently drop rows beyond their last one.
         if len(time) == 0 or row.n not in (None, len(time)):
             raise DataError(
                 f"{folder / row.file}: {len(time)} rows of trace {row.trace}",
@@ -129,11 +129,11 @@ def _index(path: Path) -> list[_IndexRow]:
 def read_samples(path: Path, *columns: str) -> dict[str, tuple[Floats, ...]]:
     """Times (s) and columns of every trace in a sample file (.csv or .csv.gz).
 
-    A trace's rows need not follow each other, but its times must rise.
+    A trace's rows need not be adjacent, but its times must rise.
 
     Args:
         path: the file.
-        columns: the first must be there; one that is not comes out as NaN.
+        columns: the first must exist; other absent ones become NaN.
 
     Returns:
         Trace -> its times and columns, float64 (n,) each, NaN where a cell is empty.
@@ -180,7 +180,7 @@ def samples_of(text: str, path: Path, *columns: str) -> dict[str, tuple[Floats, 
 
 
 def techs_of(text: str, path: Path) -> dict[str, str]:
-    """``5G`` or ``LTE`` for every trace of a sample file, empty where it does not say."""
+    """``5G`` or ``LTE`` for every trace of a sample file, empty if not stated."""
     table = parse_csv_table(text, path, needed=("trace",), wanted=("tech",))
     named: dict[str, set[str]] = {}
     cells = table.texts("tech") if "tech" in table.cells else [""] * len(table)

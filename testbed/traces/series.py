@@ -1,17 +1,16 @@
-"""Measured quantities over time, and how they become evenly spaced samples and traces.
+"""Measured quantities over time, and their conversion to evenly spaced samples and traces.
 
-The rules, which `docs/traces.md` explains:
+The rules (explained in `docs/traces.md`):
 
 * A gap in an uplink series is a logging gap, not an outage: the last value is held for at
   most `MAX_HOLD_S`; a longer gap cuts the series in two.
-* A lost ping is not a missing value. A packet sent while nothing comes through arrives when
-  the link is back (TCP repeats it), so its round trip is the time until the next answered
-  ping was sent plus that ping's round trip, and at least TCP's shortest retransmission
-  time-out more than it.
+* A lost ping is not a missing value. A packet sent during an outage arrives when the link is back
+  (TCP repeats it), so its round trip is the time until the next answered ping was sent plus that
+  ping's round trip, and exceeds the latter by at least TCP's shortest retransmission time-out.
 * Resampling averages over the new period, so the capacity's integral is kept exactly.
 
-`trace_of` makes a trace of the rates that a file states (`Measured`). What is left out or changed
-on the way is counted, and said in `Trace.source`.
+`trace_of` makes a trace of the rates in a file (`Measured`). Data that is left out or changed on
+the way is counted and reported in `Trace.source`.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ RETRANSMISSION_MS = 200.0
 """Linux's shortest TCP retransmission time-out (TCP_RTO_MIN, include/net/tcp.h: HZ / 5)."""
 
 MAX_STEP_BACK_S: Final = 2.0
-"""Rows that go back in time by more are not late rows but another run, or a clock change."""
+"""Rows that go back in time by more are not late rows: they mean another run or a clock change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class Series:
         kind: ``ul`` (capacity, Mbit/s) or ``rtt`` (milliseconds).
         group: whole drive, day or route; the unit of the train/test split.
         run: measuring cycle; equal for tests taken minutes apart on one drive.
-        tech: radio technology in the source's words.
+        tech: radio technology as named by the source.
         time_s: float64 (n,), rising, seconds from the start of the trace.
         values: float64 (n,); NaN is a logging gap (``ul``) or a lost ping (``rtt``).
         period_s: nominal spacing, seconds; the last sample holds for it.
@@ -104,7 +103,7 @@ def without_start(series: Series, skip_s: float) -> Series:
 def cut_at_gaps(series: Series, max_hold_s: float = MAX_HOLD_S) -> list[Series]:
     """Pieces of an uplink series without gaps longer than `max_hold_s`, the rest held.
 
-    Pieces after the first get ``+`` and their start in seconds behind their name.
+    Pieces after the first have ``+`` and their start in seconds appended to their name.
     """
     known = np.isfinite(series.values)
     time, values = series.time_s[known], series.values[known]
@@ -124,7 +123,7 @@ def cut_at_gaps(series: Series, max_hold_s: float = MAX_HOLD_S) -> list[Series]:
 def answered(series: Series) -> Series:
     """An RTT series whose lost pings have become long round trips (rule above).
 
-    Losses at the end of the series are dropped, as nothing says when the link came back.
+    Losses at the end of the series are dropped, as the return of the link is not known.
     Raises `DataError` if every ping was lost.
     """
     known = np.flatnonzero(np.isfinite(series.values))
@@ -169,10 +168,10 @@ def resample_window(series: Series, start_s: float, count: int, period_s: float)
 
 
 def _means(values: Floats, edges: Floats, start_s: float, count: int, period_s: float) -> Floats:
-    """`count` means from `start_s` on of what holds `values` between `edges`."""
+    """`count` means from `start_s` on of the function that has `values` between `edges`."""
     integral = np.concatenate([[0.0], np.cumsum(values * np.diff(edges))])
     grid = start_s + period_s * np.arange(count + 1)
-    # Rounding may leave a difference a hair below zero where the value is 0.
+    # Rounding may leave a difference slightly below zero if the value is 0.
     means: Floats = np.diff(np.interp(grid, edges, integral)) / period_s
     return np.maximum(means, 0.0)
 
@@ -188,13 +187,13 @@ class Measured:
 
     Attributes:
         name: name for the trace.
-        origin: what it was read from, for `Trace.source`.
-        tech: ``5G`` or ``LTE``; empty if nothing says which, which makes it LTE.
+        origin: its source, for `Trace.source`.
+        tech: ``5G`` or ``LTE``; empty if unknown, which counts as LTE.
         start_s: float64 (n,), rising; when each rate begins, seconds.
         end_s: float64 (n,), when it ends; the next may begin later (a gap), not earlier.
-        mbps: float64 (n,), 1e6 bit/s; NaN where nothing was measured.
+        mbps: float64 (n,), 1e6 bit/s; NaN for no measurement.
         rtt: round trips of the same time (NaN is a lost ping), or None.
-        notes: what was counted while reading.
+        notes: counts made while reading.
     """
 
     name: str
@@ -210,7 +209,7 @@ class Measured:
 def trace_of(measured: Measured, rtt_ms: float | None, period_s: float, path: Path) -> Trace:
     """The longest stretch of `measured` without long gaps as an evenly spaced trace.
 
-    A gap of at most `MAX_HOLD_S` holds the rate before it; a longer one ends the trace. The
+    A gap of at most `MAX_HOLD_S` keeps the previous rate; a longer one ends the trace. The
     bits and the length of the stretch are kept: `period_s` is stretched or shortened to a
     whole fraction of the length.
 
@@ -221,7 +220,7 @@ def trace_of(measured: Measured, rtt_ms: float | None, period_s: float, path: Pa
         path: for messages.
 
     Raises:
-        ConfigError: no round trips at all.
+        ConfigError: there are no round trips.
         DataError: no rate, or no capacity.
     """
     known = np.isfinite(measured.mbps)
@@ -265,7 +264,7 @@ def trace_of(measured: Measured, rtt_ms: float | None, period_s: float, path: Pa
 
 
 def check_options(rtt_ms: float | None, period_s: float) -> None:
-    """Raise `ConfigError` for a base round trip or a period that is none."""
+    """Raise `ConfigError` for an invalid base round trip or period."""
     if rtt_ms is not None and not 0 <= rtt_ms < 1e6:
         raise ConfigError(
             f"--rtt-ms {rtt_ms:g}", expected="milliseconds from 0 up", hint="correct --rtt-ms"
@@ -277,7 +276,7 @@ def check_options(rtt_ms: float | None, period_s: float) -> None:
 
 
 def needs_rtt(path: Path) -> ConfigError:
-    """What to say where a file has no base round trips."""
+    """The error for a file without base round trips."""
     return ConfigError(
         f"{path} has no round trips of an idle link",
         expected="a base round trip",
@@ -307,7 +306,7 @@ def time_order(time_s: Floats, where: Callable[[int], str]) -> tuple[NDArray[np.
 
 
 def _longest_piece(start: Floats, end: Floats) -> tuple[slice, int]:
-    """The rows of the longest piece between long gaps, and how many such pieces there are."""
+    """The rows of the longest piece between long gaps, and the number of such pieces."""
     cuts = np.flatnonzero(start[1:] - end[:-1] > MAX_HOLD_S) + 1
     firsts, ends = np.append(0, cuts), np.append(cuts, len(start))
     longest = int(np.argmax(end[ends - 1] - start[firsts]))
@@ -317,7 +316,7 @@ def _longest_piece(start: Floats, end: Floats) -> tuple[slice, int]:
 def _gap_notes(
     known: NDArray[np.bool_], start: Floats, end: Floats, inside: slice, pieces: int
 ) -> list[str]:
-    """What was missing, held and left out; `known` of all rows, `start` and `end` of those."""
+    """Notes on missing, held and omitted data; `known` of all rows, `start` and `end` of those."""
     notes = []
     if not known.all():
         notes.append(f"{int((~known).sum())} of {len(known)} rows without a rate")

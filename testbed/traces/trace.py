@@ -15,14 +15,14 @@ from cnn.common.files import write_text
 
 FORMAT: Final = "sliproad-trace-1"
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
-"""Larger trace files are refused rather than read into memory."""
+"""Larger trace files are refused instead of read into memory."""
 MAX_SAMPLES: Final = 10_000_000
 """Longer traces are refused where files are read: a week at 0.1 s is 6 million."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Piecewise-constant uplink capacity and base RTT, repeated when time runs past its end.
+    """Piecewise-constant uplink capacity and base RTT, repeated after its end.
 
     Sample i holds from ``i * period_s`` to ``(i + 1) * period_s``.
 
@@ -67,7 +67,7 @@ class Trace:
 
 
 def n_samples(length_s: float, period_s: float, name: str) -> int:
-    """How many samples of about `period_s` fill `length_s`, at least 1.
+    """Number of samples of about `period_s` that fill `length_s`, at least 1.
 
     Raises:
         DataError: if they are more than `MAX_SAMPLES`.
@@ -130,5 +130,5 @@ def trace_from_json(raw: dict[str, Any], where: str) -> Trace:
 
 
 def save_trace(trace: Trace, path: Path) -> None:
-    """Write one trace as JSON, whole or not at all; raises `DataError` if it cannot be."""
+    """Write one trace as JSON, whole or not at all; raises `DataError` if that fails."""
     write_text(path, json.dumps(trace_to_json(trace)) + "\n")

@@ -1,4 +1,4 @@
-"""Trace files of one trace: our own, and foreign measurements (which reader, told what)."""
+"""Files of one trace: our own, and foreign measurements with the choice of their reader."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ def read_trace(
     rtt_ms: float | None = None,
     period_s: float = 0.1,
 ) -> Trace:
-    """One trace from a file: JSON (ours), CSV (samples) or Mahimahi, told by its content.
+    """One trace from a file: JSON (ours), CSV (samples) or Mahimahi, recognised by its content.
 
     Any of them may be packed with gzip. Files of other formats are refused by name
     (`import_trace` reads them).
 
     Args:
         path: the file.
-        name: which trace of a CSV file that holds several.
+        name: the trace to take from a CSV file with several.
         rtt_ms: constant base round trip, for files without one; replaces a file's own.
         period_s: spacing of traces read from CSV or Mahimahi files, seconds.
 
     Raises:
         DataError: the file cannot be read, or is of another format.
-        ConfigError: `name` or `rtt_ms` is needed and was not given, or an argument is no such
-            figure.
+        ConfigError: `name` or `rtt_ms` is needed and was not given, or an argument is out of
+            range.
     """
     check_options(rtt_ms, period_s)
     text = read_text(path, MAX_FILE_BYTES)
@@ -126,12 +126,12 @@ def _samples(text: str, path: Path, name: str | None) -> Measured:
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """What a foreign file does not say.
+    """Data that a foreign file does not contain.
 
     Attributes:
-        format: a key of `IMPORTABLE`; None tells it by the content.
+        format: a key of `IMPORTABLE`; None recognises it by the content.
         rtt_ms: constant base round trip; None takes the file's own.
-        tech: ``5G`` or ``LTE``; None takes what the file says, else LTE.
+        tech: ``5G`` or ``LTE``; None takes the file's, else LTE.
         direction: ``up`` or ``down``, for formats with both; None is ``up``.
         spacing_s: seconds between the lines of a file with one rate a line.
         unit: of such a file's rates.
@@ -148,7 +148,7 @@ class ImportOptions:
 
 
 def import_trace(path: Path, options: ImportOptions) -> Trace:
-    """A foreign file as a trace; `Trace.source` says what was counted on the way.
+    """A foreign file as a trace; `Trace.source` has the counts made on the way.
 
     Raises:
         ConfigError: an option is missing or unknown.
@@ -173,7 +173,7 @@ def import_trace(path: Path, options: ImportOptions) -> Trace:
 
 
 def foreign_format(path: Path, found: Recognised) -> DataError:
-    """What to say about a trace file that is not read as it is."""
+    """The error for a trace file that must be imported first."""
     if found.name in IMPORTABLE:
         names = " or ".join(f"--format {name}" for name in found.ask or (found.name,))
         hint = f"import it: sliproad testbed traces import {path} --out FILE {names}"
@@ -187,7 +187,7 @@ def foreign_format(path: Path, found: Recognised) -> DataError:
 
 
 def _recognised(text: str, path: Path) -> str:
-    """The name of the importable format that the text surely is in."""
+    """The name of the importable format that the text certainly has."""
     found = recognise(text, path.name)
     if found.name not in IMPORTABLE:
         raise DataError(
@@ -214,7 +214,7 @@ def _check(option: str, value: str | None, known: tuple[str, ...]) -> None:
 
 
 def _refuse_unused(name: str, options: ImportOptions) -> None:
-    """An option that a format does not take was meant for something else."""
+    """Refuse options that the format does not use."""
     for option, formats in _TAKEN_BY.items():
         if getattr(options, option) is not None and name not in formats:
             raise ConfigError(

@@ -1,7 +1,7 @@
-"""The kinds of measured traces: which series each is made of, and which drives train and test.
+"""The kinds of measured traces: their series, and the split of drives into train and test.
 
-The rule: the groups listed in `TRAIN_GROUPS` train; every other group, also one that this list has
-never heard of, tests. A group is a whole drive, day or route, so no test trace shares a stretch of
+The rule: the groups listed in `TRAIN_GROUPS` train; every other group, also one unknown to this
+list, tests. A group is a whole drive, day or route, so no test trace shares a stretch of
 road at a time with a training trace. The list was fixed before any model was fitted: about two
 thirds of each set's recorded time, chosen by date and run number, so that each set with more than
 one group has both parts.
@@ -55,12 +55,12 @@ PARTS: Final = ("train", "test", "all")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Series of one set that a kind of trace takes.
+    """Series of one set that a kind of trace uses.
 
     Attributes:
         set_name: set of the collection.
-        groups: beginnings of the groups (drives) taken; empty takes all.
-        mean_from: least mean of the trace (Mbit/s), inclusive.
+        groups: prefixes of the groups (drives) used; empty uses all.
+        mean_from: lowest mean of the trace (Mbit/s), inclusive.
         mean_below: mean of the trace stays below this.
     """
 
@@ -70,7 +70,7 @@ class Source:
     mean_below: float = float("inf")
 
     def takes(self, series: Series) -> bool:
-        """Whether this source wants `series`."""
+        """Whether this source uses `series`."""
         if self.groups and not series.group.startswith(self.groups):
             return False
         if series.kind != "ul":
@@ -82,13 +82,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What one kind of trace is made of.
+    """The sources of one kind of trace.
 
     Attributes:
-        uplink: where capacities come from.
-        rtt: where round trips come from.
-        own_rtt: take the pings of the uplink test's own cycle where there are any.
-        tech: technology the trace states (the sources do not know it per second).
+        uplink: sources of capacities.
+        rtt: sources of round trips.
+        own_rtt: use the pings of the uplink test's own cycle if there are any.
+        tech: technology the trace states (the sources do not state it per second).
     """
 
     uplink: tuple[Source, ...]
@@ -117,7 +117,7 @@ SELECTIONS: Final[dict[str, Selection]] = {
         tech="LTE",
     ),
 }
-"""Kinds of measured traces. The 20 and 10 Mbit/s borders on a trace's own mean stand in for
+"""Kinds of measured traces. The 20 and 10 Mbit/s borders on a trace's own mean replace
 the coverage, which sa24 does not state."""
 
 

@@ -15,14 +15,14 @@ PROBABILITIES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 RTT_PROBABILITIES: Final = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 LAGS_S: Final = (1.0, 5.0, 10.0)
 WINDOW_S: Final = 120.0
-"""Long traces are cut to this, so that measured and generated ones weigh alike."""
+"""Long traces are cut to this, so that measured and generated ones have equal weight."""
 
 
 def summary(traces: Sequence[Trace]) -> dict[str, Any]:
     """Pooled distribution, correlation in time and outages of traces of one period.
 
     Autocorrelation is that of ln(capacity + 0.1 Mbit/s) about the mean of all traces, so it
-    counts what stays apart between traces too; ``within`` counts it about each trace's own.
+    includes lasting differences between traces; ``within`` uses each trace's own mean.
     """
     period_s = traces[0].period_s
     pieces = [piece for trace in traces for piece in _windows(trace.uplink_mbps, period_s)]

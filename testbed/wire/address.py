@@ -1,8 +1,8 @@
-"""One rule for every address: HOST:PORT, in options, in the device's file and in code.
+"""The address format HOST:PORT for options, the device's file and code.
 
 HOST is a name, an IPv4 address, or an IPv6 address in brackets. gRPC, the system's resolver and
-an HTTP server each read other forms in their own way (a scheme, a list, a port beyond 65535, which
-becomes another port), so nothing else is handed to them.
+an HTTP server each interpret other forms differently (a scheme, a list, a port beyond 65535, which
+becomes another port), so only this form is passed to them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _SCHEME: Final = re.compile(
     r"([a-z][a-z0-9+.-]*://|(?:dns|xds|ipv4|ipv6|unix|unix-abstract|vsock|passthrough):(?![0-9]+$))",
     re.IGNORECASE,
 )
-"""Of a URL, or of gRPC's own names (https://github.com/grpc/grpc/blob/master/doc/naming.md)."""
+"""Prefix of a URL or of gRPC's names (https://github.com/grpc/grpc/blob/master/doc/naming.md)."""
 _LABEL: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-"""Of a host name (RFC 1123, section 2.1), with the underscore that containers' names have."""
+"""A host name (RFC 1123, section 2.1), with the underscore of container names."""
 _NUMBERS: Final = re.compile(r"(.*\.)?(0[xX][0-9A-Fa-f]*|[0-9]+)\.?")
-"""What resolvers read as an IPv4 address, some of them also shortened or in hexadecimal."""
+"""Text that resolvers read as an IPv4 address, in some cases shortened or in hexadecimal."""
 _ZONE: Final = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -33,9 +33,9 @@ def parse_address(text: str, what: str, *, listen: bool = False) -> tuple[str, i
     """HOST:PORT -> (host without brackets, port).
 
     Args:
-        text: what was given.
+        text: the given address.
         what: names it in messages, such as an option.
-        listen: it is to be listened on, where port 0 means any free one.
+        listen: the address is for listening; port 0 then means any free one.
 
     Raises:
         ConfigError: if it is anything else.
@@ -61,7 +61,7 @@ def parse_address(text: str, what: str, *, listen: bool = False) -> tuple[str, i
 
 
 def parse_host(text: str, what: str) -> str:
-    """A name or address without a port -> itself, without brackets; raises `ConfigError`."""
+    """A name or address without a port -> the same without brackets; raises `ConfigError`."""
     given = f"{what} {text[:80]!r}"
     _refuse_others(text, given, "HOST")
     if _is_ipv6(text):
@@ -72,14 +72,14 @@ def parse_host(text: str, what: str) -> str:
 
 
 def check_port(port: int, what: str) -> None:
-    """Raise `ConfigError` unless `port` is one, or 0 for any free one."""
+    """Raise `ConfigError` unless `port` is a port, or 0 for any free one."""
     if not 0 <= port <= 65535:
         raise ConfigError(f"{what} {port}", expected="0..65535", hint="choose another port")
 
 
 def is_loopback(host: str) -> bool:
-    """True if only this machine reaches what listens on `host` (a name or address without
-    brackets), and what is sent there stays on it; of a name, as this system resolves it."""
+    """True if `host` (a name or address without brackets) is reachable only from this machine,
+    and traffic to it stays on this machine; a name is resolved by this system."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
@@ -93,7 +93,7 @@ def join_address(host: str, port: int) -> str:
 
 
 def _refuse_others(text: str, given: str, form: str = FORM) -> None:
-    """Raise if it is a URL, a path, a list, or holds what no address does."""
+    """Raise if it is a URL, a path, a list, or holds characters that no address has."""
     scheme = _SCHEME.match(text)
     if scheme is not None:
         rest = text[scheme.end() :].strip("/").partition("/")[0]
@@ -153,8 +153,8 @@ def check_free(host: str, port: int, *, what: str) -> None:
     if that is no port.
 
     Args:
-        host: name or address; port: 0 asks only whether the host is ours.
-        what: what wants to listen, for the message.
+        host: name or address; port: 0 only checks that the host is this machine.
+        what: the listener's name, for the message.
     """
     check_port(port, f"{what} port")
     try:
@@ -174,7 +174,7 @@ def check_free(host: str, port: int, *, what: str) -> None:
 
 
 def find_free(host: str) -> int:
-    """A TCP port that is free on `host` now (another process may still take it)."""
+    """A TCP port that is free on `host` now (another process may take it meanwhile)."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]

@@ -1,10 +1,10 @@
-"""Certificate files: when they are valid, whether they can be used, and newer ones.
+"""Certificate files: validity, checks before use, and renewal without a restart.
 
-Both ends of TLS take renewed files without a restart. `TlsWatch` holds the contents in use. It
-takes new ones only if they can be used and are in date, so a file that is half written, or a
-certificate whose key has yet to follow, changes nothing.
+Both ends of TLS accept renewed files without a restart. `TlsWatch` holds the contents in use. It
+accepts new ones only if they can be used and are in date, so an incomplete file, or a certificate
+whose key is not written yet, changes nothing.
 
-The standard library reads dates of a peer's certificate or of authorities alone, and the base
+The standard library reads only the dates of a peer's certificate or of authorities, and the base
 install has no other reader, so the one field that is needed is read here: ``validity`` of a DER
 certificate (RFC 5280, section 4.1; DER lengths: X.690, section 8.1.3).
 """
@@ -33,7 +33,7 @@ _GENERALISED_TIME: Final = 0x18
 _VERSION: Final = 0xA0
 
 Contents = dict[str, bytes]
-"""What stands in the files, by the names of the fields that hold their paths."""
+"""Contents of the files, by the names of the fields that hold their paths."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Validity:
     not_after: datetime
 
     def complaint(self, now: datetime) -> str | None:
-        """What is wrong with it at `now`; None if nothing is."""
+        """The problem with it at `now`; None if there is none."""
         if now > self.not_after:
             return f"expired on {_day(self.not_after)} (this machine's clock: {_day(now)})"
         if now < self.not_before:
@@ -60,7 +60,7 @@ class Validity:
 
 
 def validities(path: Path) -> list[Validity]:
-    """Of each certificate in a PEM file, in order; one that cannot be read is left out.
+    """The validity of each certificate in a PEM file, in order; unreadable ones are left out.
 
     Raises:
         OSError: if the file cannot be read.
@@ -69,7 +69,7 @@ def validities(path: Path) -> list[Validity]:
 
 
 def validities_of(content: bytes) -> list[Validity]:
-    """The same of a PEM file's content."""
+    """The same for a PEM file's content."""
     found = []
     for pem in _PEM.findall(content.decode("ascii", errors="replace")):
         try:
@@ -87,9 +87,9 @@ def complaints(
     """One line for each file whose certificates are out of date; a file that is absent has none.
 
     Args:
-        chains: certificates of this end, each with those that signed it: all must be in date.
-        authorities: certificates that may sign the other end's: one in date will do.
-        now: UTC; None asks the clock.
+        chains: certificates of this end, each with its signers: all must be in date.
+        authorities: certificates that may sign the other end's: one in date is enough.
+        now: UTC; None uses the clock.
     """
     now = now or datetime.now(UTC)
     lines = []
@@ -158,15 +158,15 @@ class _Files(Protocol):
 
 
 class TlsWatch:
-    """The contents of TLS files that are in use, and newer ones once they can be used.
+    """The contents of TLS files in use, replaced by newer ones once they can be used.
 
-    For several threads.
+    Safe for several threads.
 
     Args:
         files: of either end.
 
     Attributes:
-        contents: what is in use; empty before `load`.
+        contents: the contents in use; empty before `load`.
     """
 
     def __init__(self, files: _Files) -> None:
@@ -176,14 +176,14 @@ class TlsWatch:
         self.contents: Contents = {}
 
     def load(self) -> Contents:
-        """Use what the files hold now, in date or not; raises `ConfigError` if it cannot be."""
+        """Use the files' present contents, in date or not; raises `ConfigError` if unusable."""
         self.contents = read_whole(self._files)
         return self.contents
 
     def look(self) -> bool:
-        """Use what the files hold now if that is new and fit for use; True if so.
+        """Use the files' present contents if they are new and usable; returns True if so.
 
-        What is not fit is logged once, and the old contents stay in use.
+        Unusable contents are logged once, and the old ones stay in use.
         """
         with self._lock:
             try:
@@ -208,8 +208,8 @@ class TlsWatch:
             return True
 
     def not_after(self) -> dict[str, float]:
-        """When what is in use ends, as Unix time in seconds: ``cert`` of the first certificate
-        of the chain to end, ``ca`` or ``client_ca`` of the last authority to end."""
+        """End of validity of the contents in use, as Unix time in seconds: ``cert`` of the chain's
+        certificate that ends first, ``ca`` or ``client_ca`` of the authority that ends last."""
         ends: dict[str, float] = {}
         for name in ("ca", "client_ca", "cert"):
             content = self.contents.get(name, b"")
@@ -226,9 +226,9 @@ class TlsWatch:
 def system_authorities() -> bytes | None:
     """PEM of the public authorities that this system trusts; None where it has no such file.
 
-    That file is the one that GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names, or else OpenSSL's, for which
-    SSL_CERT_FILE may name another. Without any, gRPC takes Mozilla's list as of its own release,
-    which grpcio brings along (``roots.pem``).
+    GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names that file; otherwise it is OpenSSL's, which SSL_CERT_FILE
+    may replace. Without any, gRPC uses Mozilla's list at the time of its own release, which is part
+    of grpcio (``roots.pem``).
     """
     file = os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
     file = file or ssl.get_default_verify_paths().cafile
@@ -236,7 +236,7 @@ def system_authorities() -> bytes | None:
 
 
 def read_whole(files: _Files) -> Contents:
-    """Contents that were checked, and stayed the same meanwhile; raises `ConfigError`."""
+    """Contents that were checked and did not change meanwhile; raises `ConfigError`."""
     found = files.contents()
     files.check()
     if files.contents() != found:
@@ -253,13 +253,13 @@ def contents_of(**paths: Path | None) -> Contents:
 
 
 def check_chain(cert: Path, key: Path) -> None:
-    # gRPC itself would only say that the port cannot be bound.
+    # gRPC itself would only report that the port cannot be bound.
     _read(cert)
     _read(key)
     try:
-        # A key behind a password must fail, not ask the terminal.
+        # A key with a password must fail, not prompt on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
-    except (OSError, ValueError) as error:  # ssl.SSLError, or a file that has just gone
+    except (OSError, ValueError) as error:  # ssl.SSLError, or a file that was just removed
         raise ConfigError(
             f"TLS certificate {cert} with key {key}: {error}",
             expected="a PEM certificate and its PEM key without a password",
@@ -271,7 +271,7 @@ def check_authorities(path: Path) -> None:
     data = _read(path)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=data.decode("ascii"))
-    except (ssl.SSLError, ValueError) as error:  # also of an empty file
+    except (ssl.SSLError, ValueError) as error:  # also for an empty file
         raise ConfigError(
             f"TLS authorities {path}: {error}",
             expected="one or more PEM certificates",

@@ -1,8 +1,8 @@
-"""The device's end of the wire: one connection, one exchange at a time, failures at once.
+"""The device's end of the wire: one connection, one exchange at a time, failures reported at once.
 
-The circuit breaker and the decision when to probe belong to the device loop; this class
-only says what happened. An answer that comes after its time-out is never returned, and one that
-cannot be true (of another request, with times longer than the exchange itself) is none.
+The circuit breaker and the decision when to probe belong to the device loop; this class only
+reports the outcome. An answer after its time-out is never returned. An answer that cannot be true
+(to another request, or with times longer than the exchange itself) is refused.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ REASONS: Final[dict[grpc.StatusCode, Reason]] = {
     grpc.StatusCode.UNAVAILABLE: "unavailable",
     grpc.StatusCode.CANCELLED: "unavailable",
 }
-"""What a status means to the device; every other status is ``rejected``."""
+"""Failure reason of each status; every other status is ``rejected``."""
 
 INFER: Final = f"/{SERVICE}/ModelInfer"
 LIVE: Final = f"/{SERVICE}/ServerLive"
 METADATA: Final = f"/{SERVICE}/ModelMetadata"
 _IDS: Final = 2**24
-"""Ids of requests before they come again: four characters of base 64, six bytes of a message."""
+"""Number of request ids before they repeat: four characters of base 64, six bytes of a message."""
 _ASK_METADATA: Final = pb.ModelMetadataRequest(name=MODEL_NAME).SerializeToString()
 
 CONNECT_RETRY_S: Final = 0.05
@@ -72,8 +72,8 @@ class ExchangeFailed(RemoteError):  # noqa: N818 - an outcome the device expects
 
     Attributes:
         reason: ``timeout`` (no answer in time), ``refused`` (the server is full),
-            ``unavailable`` (no connection, or it broke), ``rejected`` (the server found the
-            request wrong, or failed) or ``bad answer`` (the device found the answer wrong).
+            ``unavailable`` (no connection, or it broke), ``rejected`` (the server refused the
+            request as wrong, or failed) or ``bad answer`` (the answer failed the device's check).
         elapsed_ms: from the start of the exchange until the failure was known.
     """
 
@@ -89,14 +89,14 @@ class ExchangeFailed(RemoteError):  # noqa: N818 - an outcome the device expects
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One exchange that brought an answer.
+    """An answered exchange.
 
     Attributes:
         prediction: class.
         confidence: calibrated probability of that class.
-        server_queue_ms: wait at the server, as it reports.
-        server_ms: decoder and tail at the server, as it reports.
-        server_wait_ms: wait that a new request must expect, as it reports.
+        server_queue_ms: wait at the server, as reported by it.
+        server_ms: decoder and tail at the server, as reported by it.
+        server_wait_ms: expected wait of a new request, as reported by it.
         queue_length: requests waiting at the server when it answered.
         uplink_bytes: payload bytes handed to the transport.
         message_bytes: the whole request message (payload, parameters, shape).
@@ -119,19 +119,19 @@ class Reply:
 
 
 class MecClient:
-    """Connection to one MEC server. One exchange of a frame at a time; a probe may be under way
-    meanwhile in another thread.
+    """Connection to one MEC server. It has one frame exchange at a time; a probe may run in
+    parallel in another thread.
 
     Args:
         target: ``host:port`` (`testbed.wire.address`).
         bundle_hash: full hash of the device's bundle.
-        tls: certificate files; None connects in the clear.
+        tls: certificate files; None connects without TLS.
 
     Attributes:
-        tls_watch: the files' contents in use; None in the clear.
+        tls_watch: the files' contents in use; None without TLS.
 
     Raises:
-        ConfigError: if the target is no address, or a TLS file cannot be used.
+        ConfigError: if the target is not an address, or a TLS file cannot be used.
     """
 
     def __init__(self, target: str, bundle_hash: str, tls: TlsFiles | None = None) -> None:
@@ -147,11 +147,11 @@ class MecClient:
         credentials = self.tls_watch and channel_credentials(self.tls_watch.load())
         self._connection = Connection(target, credentials, tuple(options))
         self._requests: dict[tuple[int, int, FrameCodec], Any] = {}
-        # Devices that start together must not count alike: one's answer is not another's.
+        # Devices that start together must not use the same ids: answers must not be confused.
         self._ids = itertools.count(random.SystemRandom().randrange(_IDS))
 
     def use_bundle(self, bundle_hash: str) -> None:
-        """Name another bundle in requests from now on; call it between two exchanges."""
+        """Use another bundle in requests from now on; call it between two exchanges."""
         self.bundle_hash = bundle_hash
         self._requests = {}
 
@@ -160,11 +160,11 @@ class MecClient:
 
         Args:
             timeout_s: how long.
-            bundle_hash: the bundle to ask for instead of ours, before a change to it; such
-                a question may come from another thread.
+            bundle_hash: the bundle to ask for instead of ours, before a change to it; such a call
+                may come from another thread.
 
         Raises:
-            RemoteError: if none answers within `timeout_s`, or it has another bundle.
+            RemoteError: if no server answers within `timeout_s`, or it has another bundle.
         """
         until_s = time.monotonic() + timeout_s
         wanted, detail, lost = bundle_hash or self.bundle_hash, "no answer", False
@@ -212,8 +212,8 @@ class MecClient:
                 `cnn.frame_codec.FrameEncoding.encode`, if `encoding` is not ``raw``.
             exit: exit wanted, 1..5.
             split: blocks already run, 0..4.
-            timeout_ms: how long an answer is worth waiting for.
-            encoding: of the frame; only split 0 has another than ``raw``.
+            timeout_ms: longest wait for an answer.
+            encoding: of the frame; only split 0 may use another than ``raw``.
 
         Raises:
             ExchangeFailed: if no usable answer came in time.
@@ -248,11 +248,11 @@ class MecClient:
         )
 
     def probe(self, timeout_ms: float, padding_bytes: int = 0) -> float:
-        """Time of a call without work for the server, milliseconds.
+        """Time of a call that gives the server no work, milliseconds.
 
         Args:
-            timeout_ms: how long an answer is worth waiting for.
-            padding_bytes: sent along for nothing but to be sent, less than 16384.
+            timeout_ms: longest wait for an answer.
+            padding_bytes: padding of the message, less than 16384.
 
         Raises:
             ExchangeFailed: as `infer`.
@@ -268,14 +268,14 @@ class MecClient:
         return (time.perf_counter() - began) * 1e3
 
     def renew_tls(self, timeout_s: float = RENEW_S) -> bool:
-        """Look at the TLS files, and connect anew if they have changed; one other thread may ask.
+        """Check the TLS files, and connect again if they changed; one other thread may call this.
 
         The old connection serves until the new one has answered. If that does not answer within
-        `timeout_s`, a later call of this method tries again: after `RENEW_PAUSE_S`, and then ever
-        more rarely, because every attempt wakes a modem.
+        `timeout_s`, a later call of this method tries again: after `RENEW_PAUSE_S`, and then less
+        and less often, because every attempt wakes a modem.
 
         Returns:
-            True if the connection is a new one (or will be with the next call).
+            True if the connection is new (or will be with the next call).
         """
         if self.tls_watch is None:
             return False
@@ -297,7 +297,7 @@ class MecClient:
         return True
 
     def close(self) -> None:
-        """Close the connection; a call under way ends as ``unavailable``."""
+        """Close the connection; a running call ends as ``unavailable``."""
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -319,7 +319,7 @@ class MecClient:
         if request is None or tuple(request.inputs[0].shape) != shape:
             request = build_request(self.bundle_hash, exit, split, shape, encoding)
             self._requests[exit, split, encoding] = request
-        # A message keeps every payload ever assigned to it (its arena never shrinks), so each
+        # A message keeps all payloads assigned to it (its arena never shrinks), so each
         # exchange takes a copy of the prepared one, and the copy is freed with its payload.
         message = type(request)()
         message.CopyFrom(request)
@@ -337,13 +337,13 @@ def _check_times(answer: Answer, total_ms: float) -> None:
 
 
 def _failure(error: grpc.RpcError, began: float) -> ExchangeFailed:
-    """A call that ended with another status than OK."""
+    """The failure of a call that ended with a status other than OK."""
     elapsed_ms = (time.perf_counter() - began) * 1e3
     return ExchangeFailed(REASONS.get(_code(error), "rejected"), _detail(error), elapsed_ms)
 
 
 def _bad(detail: str, began: float) -> ExchangeFailed:
-    """An answer that is none."""
+    """The failure for an invalid answer."""
     return ExchangeFailed("bad answer", detail, (time.perf_counter() - began) * 1e3)
 
 

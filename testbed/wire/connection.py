@@ -1,13 +1,13 @@
-"""The device's connection to its server: there when called, silent in between.
+"""The device's connection to its server: open during calls, silent in between.
 
-A gRPC channel that cannot connect tries again, some twice a second and for ever, whether or not
-anybody calls, and every packet wakes a modem. So a channel that has failed is closed at once, and
-the next call makes a new one.
+A gRPC channel that cannot connect tries again about twice a second, for ever, even without calls,
+and every packet wakes a modem. So a channel that has failed is closed at once, and the next call
+makes a new one.
 
-`why_tls_fails` says in plain words why TLS with a server fails. gRPC reports a failed handshake
-as a server that cannot be reached, with the library's own text at the end, and says nothing at all
-where the server closes the connection because of the device's certificate. So the handshake is
-done once more with the standard library.
+`why_tls_fails` explains in plain words why TLS with a server fails. gRPC reports a failed handshake
+as an unreachable server, with the library's own text at the end, and reports nothing if the
+server closes the connection because of the device's certificate. So the handshake is repeated
+with the standard library.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # within 2 s of the link's return. TCP's own retransmission timer doubles during an
     # outage, so a connection whose bytes are not acknowledged for 1.5 s is dropped (the
     # keep-alive's time-out also sets TCP_USER_TIMEOUT), and one whose server gives no sign of
-    # life for 1 + 1.5 s while calls are under way. An attempt at a new one ends after 2 s, which
+    # life for 1 + 1.5 s while calls are running. An attempt at a new one ends after 2 s, which
     # leaves room for a TLS handshake over a slow link; the kernel repeats a lost SYN after 1 s.
     ("grpc.keepalive_time_ms", 1000),
     ("grpc.keepalive_timeout_ms", 1500),
@@ -43,9 +43,9 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 500),
-    # A frame is sent once or finished locally, never sent again behind our back.
+    # A frame is sent once or finished locally; gRPC must not send it again by itself.
     ("grpc.enable_retries", 0),
-    # Each client has its own connection, and no proxy of the environment in between.
+    # Each client has its own connection, and uses no proxy from the environment.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
@@ -53,17 +53,17 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 https://github.com/grpc/grpc/blob/master/doc/connection-backoff.md."""
 
 RECONNECT_S: Final = 0.1
-"""A call that comes sooner after a failure fails as that did, without another attempt."""
+"""A call sooner than this after a failure fails in the same way, without another attempt."""
 QUIET_S: Final = 2.5
-"""After a call that timed out, so long without another: an attempt to connect has ended by then."""
+"""Idle time after a call that timed out: an attempt to connect has ended by then."""
 _POLL_ENDS_S: Final = 0.3
-"""grpcio's thread that asks for the state looks five times a second whether it may end, and would
-fail aloud on a closed channel."""
+"""grpcio's thread that reads the state checks five times a second whether it may end, and would
+report an error on a closed channel."""
 _LOST: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _SILENT: Final = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.IDLE)
 
 _GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""What an HTTP/2 client sends first, with empty SETTINGS (RFC 9113, section 3.4)."""
+"""The first bytes of an HTTP/2 client, with empty SETTINGS (RFC 9113, section 3.4)."""
 
 _EXPIRED: Final = 10
 _NOT_YET_VALID: Final = 9
@@ -74,11 +74,11 @@ https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/)."""
 
 
 class Connection:
-    """Unary calls of bytes to one server; for several threads.
+    """Unary calls of bytes to one server; safe for several threads.
 
     Args:
         target: ``host:port``.
-        credentials: of TLS; None connects in the clear.
+        credentials: of TLS; None connects without TLS.
         options: channel arguments beside `CHANNEL_OPTIONS`.
     """
 
@@ -104,8 +104,8 @@ class Connection:
         """Send `data` to `method` (``/service/name``) and wait for the answer's bytes.
 
         Raises:
-            grpc.RpcError: no answer, or another status than OK; also a `grpc.Call`, which
-                says which.
+            grpc.RpcError: no answer, or a status other than OK; it is also a `grpc.Call`, which
+                gives the status.
         """
         channel, unary = self._begin(method)
         try:
@@ -119,17 +119,17 @@ class Connection:
     def renew(
         self, credentials: grpc.ChannelCredentials, method: str, data: bytes, timeout_s: float
     ) -> None:
-        """Connect anew with other credentials, without losing a call.
+        """Connect again with other credentials, without losing a call.
 
-        A connection that is there serves calls until the new one has answered one of its own, and
-        ends with the last call under way on it. If the new one does not answer, the old one stays
-        until it breaks; from then on the new credentials are used.
+        An open connection serves calls until the new one has answered a call of its own, and ends
+        with its last call. If the new one does not answer, the old one stays until it breaks; after
+        that the new credentials are used.
 
         Args:
             credentials: of TLS, from now on.
             method: asked on the new connection, with `data` as its message.
             data: message.
-            timeout_s: how long an answer is waited for.
+            timeout_s: longest wait for an answer.
 
         Raises:
             grpc.RpcError: the new connection gave no answer.
@@ -152,7 +152,7 @@ class Connection:
             ended.close()
 
     def close(self) -> None:
-        """Close it for good; a call under way ends as cancelled."""
+        """Close it permanently; a running call ends as cancelled."""
         with self._changed:
             self._closed = True
             channel = self._forget(None)
@@ -171,7 +171,7 @@ class Connection:
                 self._channel = self._open()
             unary = self._methods.get(method)
             if unary is None:
-                # Without (de)serialisers gRPC hands bytes through, and their number is known.
+                # Without (de)serialisers gRPC hands bytes through, so their number is known.
                 unary = self._methods[method] = self._channel.unary_unary(method)
             self._calls += 1
             self._busy[self._channel] += 1
@@ -193,7 +193,7 @@ class Connection:
             self._ended_s = time.monotonic()
             if channel is not self._channel:
                 if channel not in self._busy:
-                    lost = channel  # one that was renewed
+                    lost = channel  # the channel was renewed
             elif code in _LOST:
                 lost = self._forget(error)
             elif code is grpc.StatusCode.DEADLINE_EXCEEDED and not self._watched:
@@ -204,13 +204,13 @@ class Connection:
             lost.close()
 
     def _forget(self, error: grpc.RpcError | None) -> grpc.Channel | None:
-        """Take the channel away (with the lock held); who gets it closes it."""
+        """Remove and return the channel (with the lock held); the caller closes it."""
         channel, self._channel = self._channel, None
         self._methods, self._failure = {}, error
         return channel
 
     def _watch(self) -> None:
-        """Once nobody calls any more, close the channel if it is still trying to connect."""
+        """Once there are no more calls, close the channel if it is still trying to connect."""
         while True:
             with self._changed:
                 left_s = self._ended_s + QUIET_S - time.monotonic()
@@ -235,7 +235,7 @@ class Connection:
 
 
 def _is_silent(channel: grpc.Channel) -> bool:
-    """True if the channel is connected, or waits to be called."""
+    """True if the channel is connected or idle."""
     seen: queue.SimpleQueue[grpc.ChannelConnectivity] = queue.SimpleQueue()
     callback = seen.put
     channel.subscribe(callback)
@@ -249,25 +249,25 @@ def _is_silent(channel: grpc.Channel) -> bool:
 
 
 class TlsFailure(NamedTuple):
-    """Why there is no connection, and what to do about it."""
+    """Why there is no connection, and how to fix it."""
 
     reason: str
     hint: str
 
 
 def why_tls_fails(target: str, tls: TlsFiles | None, timeout_s: float = 1.0) -> TlsFailure | None:
-    """Try a handshake with `target` (``host:port``); None if TLS is not what fails.
+    """Try a handshake with `target` (``host:port``); None if TLS is not the cause.
 
     Args:
         target: the server.
-        tls: the files that the connection used; None if it was in the clear.
+        tls: the files that the connection used; None if it had no TLS.
         timeout_s: longest wait for each step.
     """
     host, port = parse_address(target, "server address")
     try:
         with socket.create_connection((host, port), timeout_s) as plain:
             return _without_tls(plain) if tls is None else _with_tls(plain, host, tls)
-    except OSError:  # nobody there, or no answer
+    except OSError:  # no server, or no answer
         return None
 
 
@@ -312,7 +312,7 @@ def _with_tls(plain: socket.socket, host: str, tls: TlsFiles) -> TlsFailure | No
 
 
 def _unverified(error: ssl.SSLCertVerificationError, name: str, tls: TlsFiles) -> TlsFailure:
-    """The server's certificate is no good."""
+    """The failure for an invalid server certificate."""
     code = error.verify_code
     stale = complaints([], [tls.ca])
     if code in (_EXPIRED, _NOT_YET_VALID) and stale:
@@ -333,7 +333,7 @@ def _unverified(error: ssl.SSLCertVerificationError, name: str, tls: TlsFiles) -
 
 
 def _refused(tls: TlsFiles) -> TlsFailure:
-    """The server ended the connection once it had seen this end's certificate, or none."""
+    """The failure if the server closed the connection because of a wrong or missing certificate."""
     if tls.cert is None:
         reason = "the server closed the connection, as one does that demands a certificate"
         return TlsFailure(reason, "give the certificate and key of this device")

@@ -1,26 +1,26 @@
-"""The wire: Open Inference Protocol v2 messages of a split exchange, without any socket.
+"""The wire: Open Inference Protocol v2 messages of a split exchange, without sockets.
 
 One exchange is one unary ``ModelInfer`` call of ``inference.GRPCInferenceService``
 (https://github.com/kserve/open-inference-protocol, with the raw tensor fields that
 KServe and Triton share; messages from `tritonclient`):
 
 * model name ``sliproad``; request parameters ``exit``, ``split`` (int64), ``bundle_hash``
-  (string), optional ``deadline_ms`` (milliseconds the sender will wait);
+  (string), optional ``deadline_ms`` (milliseconds that the sender will wait);
 * one UINT8 input ``payload``, shape ``(B, *wire_shape(split))``, in ``raw_input_contents``, or
   (larger and slower) in ``contents.uint_contents``;
 * at split 0 optionally parameter ``encoding`` (string: ``webp``, ``jpeg``; absent or ``raw`` is
-  the plain form): the input is then one frame's encoded bytes, shape ``(n,)``, n at most the
-  frame's raw bytes;
+  the plain form): the input then holds the encoded bytes of one frame, shape ``(n,)``, n at most
+  the frame's raw bytes;
 * outputs ``prediction`` INT16 (B,) and ``confidence`` FP32 (B,), in ``raw_output_contents``, or
-  in ``contents`` (``int_contents``, ``fp32_contents``) if the input came so;
-* the request's ``id``, which the answer repeats; a device sends one with every request and takes
-  no answer without it;
+  in ``contents`` (``int_contents``, ``fp32_contents``) if the input came in ``contents``;
+* the request's ``id``, repeated in the answer; a device sends one with every request and refuses
+  an answer without it;
 * response parameters ``server_queue_ms``, ``server_ms`` (decoder and tail), ``server_wait_ms``
-  (the wait that a new request must expect) and ``queue_length``.
+  (the expected wait of a new request) and ``queue_length``.
 
 Names, typed messages, answers and probes are here, requests in `testbed.wire.requests`. All of it
-is a pure function of bytes and messages: whatever arrives becomes a typed object or a
-`WireError`, never another exception.
+is a pure function of bytes and messages: any input becomes a typed object or a `WireError`,
+never another exception.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ INPUT_NAME: Final = "payload"
 OUTPUTS: Final = {"prediction": "INT16", "confidence": "FP32"}
 REQUEST_PARAMETERS: Final = frozenset({"exit", "split", "bundle_hash", "deadline_ms", "encoding"})
 HASH_CHARS: Final = 16
-"""Hex digits of the bundle hash that travel with each request: 64 bits tell bundles apart
-and save 48 bytes of every frame's uplink. A server takes any longer prefix too."""
+"""Hex digits of the bundle hash in each request: 64 bits tell bundles apart and save 48 bytes of
+every frame's uplink. A server also accepts any longer prefix."""
 MAX_DEADLINE_MS: Final = 3_600_000.0
 MAX_WAIT_MS: Final = 600_000.0
-"""Longest wait that an answer may speak of: no device waits longer for one."""
+"""Longest wait that an answer may report: no device waits longer for one."""
 MAX_QUEUE_LENGTH: Final = 1_000_000
 CLOCK_TOLERANCE_MS: Final = 1.0
-"""By so much a server's times may exceed the exchange that they are part of: both ends round
-their clocks, and no two run equally fast."""
+"""Tolerance by which a server's times may exceed the whole exchange: both ends round their clocks,
+and no two clocks run equally fast."""
 READ_BYTES: Final = 2**20
-"""Length up to which a message is read whatever the batch: 151 frames of 48 x 48 pixels."""
+"""Length up to which a message is always read: 151 frames of 48 x 48 pixels."""
 WIRE_OVERHEAD_BYTES: Final = 161
-"""Bytes of the TCP stream that cross the uplink with a payload: 103 of the request message
+"""Bytes of the TCP stream on the uplink beside a payload: 103 of the request message
 (id, parameters, shape) and 58 of gRPC and HTTP/2 framing. Measured with a counting proxy on a
 warm connection, the same for every split (`tests/testbed/device/test_device_loop.py`). TCP and IP
-headers are not in it, and the user-space link does not see them either."""
+headers are not included; the user-space link does not see them either."""
 ENCODING_OVERHEAD_BYTES: Final = 18
-"""What an encoded frame adds to them: the request parameter that names the encoding, less the
+"""Additional bytes of an encoded frame: the request parameter for the encoding, less the
 shorter shape (counted on the messages in `tests/testbed/device/test_device_loop.py`)."""
 
 Fault = Literal["invalid", "bundle", "model"]
@@ -82,7 +82,7 @@ class WireError(RemoteError):
 
 
 class HasWireShape(Protocol):
-    """Whatever knows the payload shapes: a `cnn.runtime.SplitRuntime`."""
+    """An object with the payload shapes: a `cnn.runtime.SplitRuntime`."""
 
     def wire_shape(self, split: int) -> tuple[int, int, int]:
         """Shape of one frame's payload at `split` (0..4), without the batch."""
@@ -91,7 +91,7 @@ class HasWireShape(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WireSpec:
-    """What a server accepts.
+    """The inputs that a server accepts.
 
     Attributes:
         bundle_hash: full content hash of the bundle, hex.
@@ -119,10 +119,11 @@ class WireSpec:
 
     @property
     def max_message_bytes(self) -> int:
-        """Largest message a server reads: a full batch of the largest payload in typed contents
-        (up to two bytes a value) and 4 KiB for everything else, but no less than 1 MiB, so that
-        a batch beyond `max_batch` is read and told so. gRPC refuses longer ones from their
-        length prefix, before a byte of them is stored, with the status of a full server."""
+        """Largest message that a server reads: a full batch of the largest payload in typed
+        contents (up to two bytes a value) and 4 KiB for everything else, but at least 1 MiB, so
+        that a batch beyond `max_batch` is read and answered with that error. gRPC refuses longer
+        messages from their length prefix, before storing any of them, with the status of a full
+        server."""
         full_bytes = 2 * self.max_batch * max(map(math.prod, self.shapes))
         return max(full_bytes, READ_BYTES) + 4096
 
@@ -135,13 +136,13 @@ class InferCall(NamedTuple):
         split: blocks that the device has run, 0..4, less than `exit`.
         payload: uint8 (B, ...), a read-only view of the message (nothing is copied), or the
             decoded frame.
-        deadline_ms: how long the sender will wait from now; None if it did not say.
+        deadline_ms: how long the sender will wait from now; None if not given.
         request_id: the sender's id, echoed in the answer.
         outputs: names of the outputs asked for, in the order of the answer.
-        encoding: how the frame came; ``raw`` at every split but 0.
-        typed: the payload came in typed contents, and so must the answer.
+        encoding: encoding of the frame; ``raw`` at every split but 0.
+        typed: the payload came in typed contents, so the answer must use them too.
 
-    A tuple, which is made in a quarter of the time: a server makes one for every request.
+    A tuple, because it is created in a quarter of the time: a server needs one for every request.
     """
 
     exit: int
@@ -161,9 +162,9 @@ class Answer:
     Attributes:
         predictions: int16 (B,), classes.
         confidences: float32 (B,), calibrated, in [0, 1].
-        server_queue_ms: this request's wait at the server.
+        server_queue_ms: wait of this request at the server.
         server_ms: decoder and tail at the server.
-        server_wait_ms: wait that a new request must expect there.
+        server_wait_ms: expected wait of a new request there.
         queue_length: requests waiting there when it answered.
     """
 
@@ -181,7 +182,7 @@ def is_hash_of(stated: str, bundle_hash: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """Text of the other end in one line: whatever would move a terminal's cursor becomes ``?``."""
+    """Text of the other end in one line: characters that move a terminal's cursor become ``?``."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
@@ -236,11 +237,11 @@ def parse_response(
         data: the message.
         batch: frames of the request.
         request_id: of the request; the answer must repeat it.
-        bundle_hash: of the bundle asked for; if the answer states a version, it must be this
-            one's hash or the first `HASH_CHARS` or more digits of it. None takes any.
+        bundle_hash: of the requested bundle; if the answer states a version, it must be this
+            hash or its first `HASH_CHARS` or more digits. None accepts any.
 
     Raises:
-        WireError: if the answer is malformed, of another model, version or request, or holds
+        WireError: if the answer is malformed, of another model, version or request, or has
             impossible values.
     """
     response = pb.ModelInferResponse()
@@ -271,7 +272,7 @@ def parse_response(
 
 
 def _check_origin(response: Any, request_id: str, bundle_hash: str | None) -> None:
-    """Is it an answer to this request, of the model and bundle that were asked?"""
+    """Check that it answers this request, with the requested model and bundle."""
     if response.model_name != MODEL_NAME:
         raise _bad_answer(f"an answer of model {response.model_name[:40]!r}")
     version = response.model_version
@@ -282,7 +283,7 @@ def _check_origin(response: Any, request_id: str, bundle_hash: str | None) -> No
 
 
 def _contents(response: Any, batch: int) -> dict[str, bytes]:
-    """The bytes of both outputs by name, each as long as `batch` says."""
+    """The bytes of both outputs by name, each of the length for `batch`."""
     outputs = response.outputs
     if len(outputs) != 2 or len(response.raw_output_contents) != 2:
         raise _bad_answer(f"{len(outputs)} outputs")
@@ -300,7 +301,7 @@ def _contents(response: Any, batch: int) -> dict[str, bytes]:
 
 def probe_message(padding_bytes: int) -> bytes:
     """Bytes of a ``ServerLiveRequest`` with padding (0..16383 bytes, and two or three around it):
-    a field that the protocol does not define, which every reader skips."""
+    a field that the protocol does not define, so every reader skips it."""
     if padding_bytes == 0:
         return b""
     field_15_of_bytes = 15 << 3 | 2
@@ -310,7 +311,7 @@ def probe_message(padding_bytes: int) -> bytes:
 
 
 def check_live(data: bytes) -> None:
-    """Is this a ``ServerLiveResponse`` that says so?
+    """Check that this is a ``ServerLiveResponse`` with a live server.
 
     Raises:
         WireError: if it is not.
@@ -324,10 +325,10 @@ def check_live(data: bytes) -> None:
 
 
 def check_metadata(message: Any, bundle_hash: str) -> None:
-    """Does this ``ModelMetadataResponse`` describe the bundle the device has?
+    """Check that this ``ModelMetadataResponse`` describes the device's bundle.
 
     Raises:
-        WireError: if the server has another bundle, or is no sliproad server.
+        WireError: if the server has another bundle, or is not a sliproad server.
     """
     if message.name != MODEL_NAME or not message.versions:
         raise WireError(

@@ -66,7 +66,7 @@ def parse_request(data: bytes, spec: WireSpec) -> InferCall:
     """Bytes of a ``ModelInferRequest`` -> a checked call.
 
     Raises:
-        WireError: whatever is wrong with it.
+        WireError: if anything in it is wrong.
     """
     request = pb.ModelInferRequest()
     try:
@@ -105,7 +105,7 @@ def check_request(request: Any, spec: WireSpec) -> InferCall:
 
 
 def check_model(name: str, version: str, spec: WireSpec) -> None:
-    """Is that the model, and (unless `version` is empty) the bundle, that the server has?
+    """Check that the server has that model and (unless `version` is empty) that bundle.
 
     A version is the bundle's hash or its first `HASH_CHARS` or more digits.
 
@@ -187,7 +187,7 @@ def _payload(request: Any, split: int, spec: WireSpec, encoding: FrameCodec) -> 
 
 
 def _content(request: Any, shape: tuple[int, ...]) -> bytes:
-    """The input's bytes, as many as `shape` says, from its raw or its typed contents."""
+    """The input's bytes, as many as `shape` requires, from its raw or its typed contents."""
     tensor, size = request.inputs[0], math.prod(shape)
     if not request.raw_input_contents and tensor.HasField("contents"):
         return _typed_content(tensor.contents, size)
@@ -204,7 +204,7 @@ def _content(request: Any, shape: tuple[int, ...]) -> bytes:
 
 
 def _typed_content(contents: Any, size: int) -> bytes:
-    """Typed contents of a UINT8 tensor, which the protocol keeps in ``uint_contents``."""
+    """Typed contents of a UINT8 tensor, in the protocol's field ``uint_contents``."""
     others = [field.name for field, _ in contents.ListFields() if field.name != "uint_contents"]
     if others:
         raise _invalid(f"typed contents in {others[0]}", "uint_contents, those of a UINT8 input")

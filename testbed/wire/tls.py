@@ -22,10 +22,10 @@ from testbed.wire.certificates import (
 )
 
 SYSTEM: Final = "system"
-"""Instead of a file: the public authorities that this system trusts."""
+"""Value in place of a file: the public authorities that this system trusts."""
 AGE_S: Final = 3600.0
 _AGE_GRACE_MS: Final = 30_000
-"""Calls that are still under way on an old connection have so long to end."""
+"""Time for running calls on an old connection to end."""
 Refusal = tuple[grpc.StatusCode, str]
 
 
@@ -38,8 +38,8 @@ class TlsFiles:
             authorities (`system_authorities`).
         cert: the client's certificate chain, for servers that demand one.
         key: its private key.
-        server_name: name expected in the server's certificate, where it differs from
-            the host in the target (a relay, an address without a name).
+        server_name: name expected in the server's certificate, if it differs from the host
+            in the target (a relay, an address without a name).
     """
 
     ca: Path | None = None
@@ -51,7 +51,7 @@ class TlsFiles:
         _check_pair(self.cert, self.key)
 
     def contents(self) -> Contents:
-        """What the files hold; raises `ConfigError` if one cannot be read."""
+        """Contents of the files; raises `ConfigError` if one cannot be read."""
         found = contents_of(ca=self.ca, cert=self.cert, key=self.key)
         public = system_authorities() if self.ca is None else None
         return found if public is None else {**found, SYSTEM: public}
@@ -72,14 +72,14 @@ class TlsFiles:
         return complaints([self.cert], [self.ca])
 
     def describe(self) -> str:
-        """Whom it trusts and what it shows, for people."""
+        """The trusted authorities and the own certificate, as text for people."""
         trusts = "the public authorities of this system" if self.ca is None else str(self.ca)
         return f"trusts {trusts}, shows {self.cert or 'no certificate'}"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """PEM files of a server, and who may call it.
+    """PEM files of a server, and the clients that may call it.
 
     Attributes:
         cert: the server's certificate chain.
@@ -87,9 +87,9 @@ class ServerTls:
         client_ca: certificates that may sign a client's; with it every client must show
             one (mutual TLS).
         client_names: clients that may call, by a name in their certificate: its common name
-            or any of its alternative names, letter for letter; empty: all that may connect.
-        connection_age_s: a connection is asked to end after so long (a tenth more or less), so
-            that clients come back to the newest certificates; 1..86400. No call is lost.
+            or any of its alternative names, compared exactly; empty: all that may connect.
+        connection_age_s: a connection is asked to end at this age (a tenth more or less), so
+            that clients get the newest certificates; 1..86400. No call is lost.
         watch: contents in use, renewed at each handshake.
     """
 
@@ -122,7 +122,7 @@ class ServerTls:
         object.__setattr__(self, "watch", TlsWatch(self))
 
     def contents(self) -> Contents:
-        """What the files hold; raises `ConfigError` if one cannot be read."""
+        """Contents of the files; raises `ConfigError` if one cannot be read."""
         return contents_of(client_ca=self.client_ca, cert=self.cert, key=self.key)
 
     def check(self) -> None:
@@ -134,7 +134,7 @@ class ServerTls:
     def credentials(self) -> grpc.ServerCredentials:
         """Server credentials that follow the files; raises `ConfigError` if one cannot be used.
 
-        gRPC asks for news at every handshake
+        gRPC asks for new contents at every handshake
         (https://grpc.github.io/grpc/python/grpc.html#grpc.dynamic_ssl_server_credentials).
         """
         given = self.watch.load()
@@ -152,7 +152,7 @@ class ServerTls:
         )
 
     def options(self) -> list[tuple[str, int]]:
-        """Channel arguments that let every connection end in time, without losing a call
+        """Channel arguments that end every connection at its age, without losing a call
         (https://grpc.github.io/grpc/core/group__grpc__arg__keys.html)."""
         return [
             ("grpc.max_connection_age_ms", int(self.connection_age_s * 1e3)),
@@ -160,7 +160,7 @@ class ServerTls:
         ]
 
     def refusal(self, context: Any) -> Refusal | None:
-        """Why the caller may not call, as (status, details); None if it may.
+        """Why the call is refused, as (status, details); None if it is allowed.
 
         Args:
             context: of the call: `grpc.ServicerContext`, or that of `grpc.aio`.
@@ -189,7 +189,7 @@ def server_tls(
     client_names: Iterable[str] = (),
     connection_age_s: float = AGE_S,
 ) -> ServerTls | None:
-    """The options of a command line as one setting; None if no file is given."""
+    """The command-line options as one setting; None if no file is given."""
     _check_pair(cert, key)
     names = tuple(client_names)
     if cert is None or key is None:
@@ -213,9 +213,9 @@ def client_tls(
     key: str | Path | None,
     server_name: str | None = None,
 ) -> TlsFiles | None:
-    """The options of a command line, or the keys of a file, as one setting.
+    """The command-line options, or the keys of a file, as one setting.
 
-    Any of them means TLS; None if none is given.
+    Any of them turns TLS on; None if none is given.
 
     Args:
         ca: a PEM file, or `SYSTEM`.

@@ -1,14 +1,14 @@
 """One unary method served straight from gRPC's completion queue, without grpcio's thread pool.
 
-`grpc.server` gives every call a thread of its pool, which sleeps twice: until the message is
-there, and until its batch is computed (``docs/testbed.md`` has the figures). Here one thread
-takes calls and messages, and whichever thread finishes a job sends its answer; no thread waits
+`grpc.server` gives every call a thread of its pool, which sleeps twice: until the message
+arrives, and until its batch is computed (``docs/testbed.md`` has the figures). Here one thread
+accepts calls and messages, and the thread that finishes a job sends its answer; no thread waits
 for a call.
 
-The method is registered on the core server underneath a `grpc.Server`, which keeps serving
-every other method. That layer of grpcio, ``grpc._cython.cygrpc``, is not a public interface:
-`DirectCalls.attach` returns None for a release of grpcio that the tests have not run with, or
-where it is not as expected, and the caller serves the method through the public one.
+The method is registered on the core server underneath a `grpc.Server`, which still serves all
+other methods. That layer of grpcio, ``grpc._cython.cygrpc``, is not a public interface:
+`DirectCalls.attach` returns None for a release of grpcio that was not tested, or if the layer
+differs from the expected one; the caller then serves the method through the public interface.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from testbed.server.places import Place
 
 GIVEN_UP: Final[Ending] = (grpc.StatusCode.RESOURCE_EXHAUSTED, "no message came with the call")
 LONGEST_S: Final = CALL_S + 10.0
-"""After that a call is over, whether or not its end was seen."""
+"""Time after which a call counts as over, even if its end was not seen."""
 
 OUTSTANDING: Final = 16
-"""Calls that the core may hand over before the thread looks again."""
+"""Calls that the core may hand over before the thread checks again."""
 
 TESTED: Final = ("1.85.",)
 """Releases of grpcio that the tests have run with (``constraints.txt`` pins one of them)."""
@@ -49,14 +49,14 @@ _log = logging.getLogger(__name__)
 
 
 class DirectCalls:
-    """Takes the calls of one method; made by `attach` before the server starts.
+    """Serves the calls of one method; made by `attach` before the server starts.
 
     Args:
         core: the core server.
         cygrpc: grpcio's core module.
         method: full name, ``/service/method``.
-        service: takes the messages.
-        pause: held by others while this thread had better not look for calls.
+        service: handles the messages.
+        pause: held by other threads while this thread should not look for calls.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class DirectCalls:
     def attach(
         cls, server: grpc.Server, method: str, service: InferenceService, pause: threading.Lock
     ) -> DirectCalls | None:
-        """Register `method` on a server that has not started; None if this grpcio cannot."""
+        """Register `method` on a server that has not started; None if grpcio does not allow it."""
         if not grpc.__version__.startswith(TESTED):
             _log.warning("grpcio %s is not tested with direct calls", grpc.__version__)
             return None
@@ -99,7 +99,7 @@ class DirectCalls:
             return None
 
     def start(self) -> None:
-        """Take calls from now on; the server has started."""
+        """Accept calls from now on; the server has started."""
         for _ in range(OUTSTANDING):
             self._request()
         self._thread.start()
@@ -111,7 +111,7 @@ class DirectCalls:
             self._thread.join(timeout_s)
 
     def _request(self) -> None:
-        with contextlib.suppress(ValueError):  # the server stops: no more calls
+        with contextlib.suppress(ValueError):  # the server is stopping: no more calls
             self._core.request_registered_call(self._queue, self._queue, self._method, None)
 
     def _serve(self) -> None:
@@ -130,10 +130,10 @@ class DirectCalls:
                         self._arrived(event)
                     finally:
                         self._request()
-            except Exception:  # this thread must outlive whatever one call does
+            except Exception:  # this thread must survive any error of a call
                 with contextlib.suppress(Exception):
                     _log.exception("a call failed")
-            event = None  # it refers to its call, which must not outlive it here
+            event = None  # it refers to its call, which must not be kept here
 
     def _arrived(self, event: Any) -> None:
         call = _Call(self, event)
@@ -148,7 +148,7 @@ class DirectCalls:
 class _Call:
     """One call from arrival until its answer and its end are known.
 
-    To `Places` and `refused` it is what a `grpc.ServicerContext` is to them.
+    `Places` and `refused` use it like a `grpc.ServicerContext`.
     """
 
     def __init__(self, server: DirectCalls, event: Any) -> None:
@@ -161,7 +161,7 @@ class _Call:
         self.place: Place | None = None
         self._gone: Callable[[], None] | None = None
         self._callbacks: list[Callable[[], None]] = []
-        self._open = 2  # the caller's end and ours
+        self._open = 2  # the caller's side and ours
         self._unsent = [True]
         operation = server.cygrpc.ReceiveCloseOnServerOperation(0)
         self._call.start_server_batch((operation,), self._closed)
@@ -171,7 +171,7 @@ class _Call:
         return self._peer
 
     def auth_context(self) -> dict[str, Any]:
-        """What TLS knows of the caller, as `grpc.ServicerContext` has it."""
+        """TLS data of the caller, as in `grpc.ServicerContext`."""
         found = self._server.cygrpc.auth_context(self._call)
         return {key.decode(): value for key, value in found.items()}
 
@@ -181,20 +181,20 @@ class _Call:
         return True
 
     def is_active(self) -> bool:
-        """Whether it may still be under way."""
+        """Whether it may still be running."""
         return time.monotonic() - self._since_s < LONGEST_S
 
     def cancel(self) -> None:
-        """End it without its message."""
+        """End it without waiting for its message."""
         self.send(GIVEN_UP)
 
     def receive(self) -> None:
-        """Ask for the message."""
+        """Request the message."""
         operation = self._server.cygrpc.ReceiveMessageOperation(0)
         self._call.start_server_batch((operation,), self._received)
 
     def send(self, outcome: Outcome) -> None:
-        """End it; only the first time counts, and nothing is sent to who is gone."""
+        """End it; only the first time counts, and nothing is sent if the caller is gone."""
         if not self._unsent:
             return
         cygrpc = self._server.cygrpc
@@ -209,7 +209,7 @@ class _Call:
             operations = (first, last)
         try:
             self._unsent.pop()
-        except IndexError:  # by another thread meanwhile
+        except IndexError:  # taken by another thread meanwhile
             return
         self._call.start_server_batch(operations, self._sent)
 
@@ -226,7 +226,7 @@ class _Call:
             self._cancelled()
 
     def _begun(self, data: bytes | None) -> Ending | None:
-        """Begin to compute; if it cannot be, why not."""
+        """Begin to compute; returns the ending if it cannot."""
         service = self._server.service
         if self.place is not None:
             service.places.heard(self.place)
