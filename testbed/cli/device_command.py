@@ -91,9 +91,7 @@ FLAGS: Final = (
         "How split 0 sends the frame: raw, webp or jpeg[:QUALITY].",
     ),
     Flag("--data", "frames.data", "GTSRB folder; gtsrb in SLIPROAD_DATA if left out."),
-    Flag(
-        "--n-frames", "frames.count", "Frames to process; 0 runs until stopped.", MAX_FRAMES
-    ),
+    Flag("--n-frames", "frames.count", "Frames to process; 0 runs until stopped.", MAX_FRAMES),
     Flag(
         "--fps",
         "frames.period_ms",
@@ -221,8 +219,9 @@ def device(
 ) -> None:
     """Run a device: every frame is decided on, computed, sent if so decided, and measured.
 
-    A policy file brings its task: what it is told, the pace of the frames, the patience with the
-    server. An option that contradicts it is used, and said so. In brackets: without a policy file.
+    A policy file brings its task: the settings in its observation, the pace of the frames, the
+    time-out. An option that contradicts it is used, and said so. In brackets: without a policy
+    file.
 
     Ends after the given number of frames, or cleanly at SIGTERM or Ctrl-C, with what was
     measured written.
