@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -273,7 +274,7 @@ def test_whatever_stands_in_a_manifest_the_device_decides(
             if not isinstance(inside, dict):
                 break
         else:
-            inside[path[-1]] = value
+            inside[path[-1]] = copy.deepcopy(value)  # one value may be drawn for two places
     unit = other_unit
     write(unit.path, NEW, **manifest)
     before = unit.swapper.deployment
