@@ -50,9 +50,11 @@ quick: $(STAMP) ## run the quick tests (under 2 minutes): no training, no proces
 test-oldest: ## run the quick tests with the oldest versions the ranges allow (torch: as tested)
 	@python3.11 -c '' 2>/dev/null || { echo 'no python3.11 here: skipped'; exit 0; }; set -e; \
 	python3.11 -m venv --clear build/oldest; \
-	build/oldest/bin/python -m pip install --quiet packaging; \
-	build/oldest/bin/python .ci/lower_bounds.py --keep \
-	    "torch=$$(sed -n 's/^torch==//p' constraints.txt)" > build/oldest.txt; \
+	build/oldest/bin/python -m pip install --quiet uv; \
+	grep '^torch==' constraints.txt > build/torch.txt; \
+	build/oldest/bin/uv pip compile --quiet pyproject.toml --extra train --extra server \
+	    --extra signing --resolution lowest-direct --override build/torch.txt \
+	    --python-version 3.11 --output-file build/oldest.txt > /dev/null; \
 	build/oldest/bin/python -m pip install --quiet --constraint build/oldest.txt \
 	    --editable '.[dev]'; \
 	build/oldest/bin/python -m pytest $(QUICK)
