@@ -363,7 +363,7 @@ BAD_INPUT |= {
     ),
     "huge learning rate": (
         lambda d: ["agent", "train", "--learning-rate", "1e308", "--out", "run"],
-        "learning_rate 1e+308",
+        "--learning-rate 1e+308",
     ),
     "negative seed, train": (
         lambda d: ["agent", "train", "--seed", "-1", "--out", "run"],
@@ -395,7 +395,7 @@ BAD_INPUT |= {
     ),
     "a billion lanes": (
         lambda d: ["agent", "train", "--n-envs", str(10**9), "--out", "run"],
-        "n_envs 1000000000",
+        "--n-envs 1000000000",
     ),
     "a billion neurons": (
         lambda d: ["agent", "train", "--hidden", str(10**9), "--out", "run"],

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rows import full_row
+from waiting import wait_until
 
 from cnn.common.errors import DataError
 from testbed.deploy import record_rotation
@@ -46,6 +47,7 @@ def test_what_goes_in_comes_out_in_order_over_many_files(tmp_path: Path) -> None
         for i in range(2000):
             records.write(full_row(frame_id=i), shadow_action=i % 20)
             time.sleep(0.0005 if i % 100 else 0.02)
+        wait_until(lambda: records.rows == 2000)  # a busy disk is behind: the end would not wait
     files = record_files(tmp_path)
     assert len(files) >= 3
     assert {path.suffix for path in tmp_path.iterdir()} == {".parquet"}
@@ -67,6 +69,7 @@ def test_the_folder_never_outgrows_its_bound_and_keeps_the_newest(tmp_path: Path
             if i % 60 == 0:
                 time.sleep(0.02)
                 largest = max(largest, size_of(tmp_path))
+        wait_until(lambda: records.rows == 6000)
     assert 0 < largest <= bound
     assert size_of(tmp_path) <= bound
     first, *_, last = record_files(tmp_path)
@@ -79,6 +82,7 @@ def test_a_folder_too_full_from_before_is_brought_within_its_bound(tmp_path: Pat
         for i in range(2000):
             records.write(full_row(frame_id=i))
             time.sleep(0.0003)
+        wait_until(lambda: records.rows == 2000)
     assert size_of(tmp_path) > 60_000
     RotatingRecords(tmp_path, SOURCE, Rotation(5_000, 3600, 50_000, 0.01)).close()
     assert size_of(tmp_path) <= 50_000
