@@ -44,7 +44,7 @@ demo: $(STAMP) ## train, compare, deploy and measure on this machine (under 5 mi
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=15 $(PYTEST_ARGS)
 
-quick: $(STAMP) ## run the quick tests (under 2 minutes): no training, no processes over a network
+quick: $(STAMP) ## run the tests that are not marked slow
 	$(BIN)/python -m pytest $(QUICK)
 
 test-oldest: ## run the quick tests with the oldest versions the ranges allow (torch: as tested)
