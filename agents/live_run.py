@@ -30,6 +30,7 @@ from offload_env.replay import source_table
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import Simulator
 from offload_env.world import POOL, World, build_world
+from testbed.common.child_process import wait_for_end
 from testbed.device.processor import Pace, PaceKept
 from testbed.link.link_process import LinkProcess
 from testbed.link.transfer import LinkRecord
@@ -198,10 +199,7 @@ def _run(command: list[str]) -> None:
             status = process.wait()
         except BaseException:
             process.terminate()
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            wait_for_end(process, _STOP_S)
             raise
     if status:
         raise RemoteError(
