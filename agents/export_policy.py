@@ -270,6 +270,7 @@ def reference_profile_of(
             **{f.name: unscaled(f, observed[:, :, i]) for i, f in enumerate(_OBSERVED)},
         },
         driven.action,
+        n_actions=world.table.topology.n_actions,
         window=min(window, len(seen)),
         energy_source=f"model:{power}" if power else f"cost model {world.cost.name}",
     )

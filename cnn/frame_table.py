@@ -17,9 +17,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.common.errors import ConfigError, DataError, narrowed, smallest_unsigned
+from cnn.common.errors import DataError, narrowed, smallest_unsigned
 from cnn.common.files import replacing
-from cnn.common.outside import file_bytes, json_object, npz_arrays, refusing, said
+from cnn.common.outside import file_bytes, json_object, npz_arrays, refusing
 from cnn.topology import SHIPPED, Topology
 
 FEATURES: Final = ("brightness", "contrast", "sharpness", "width_px", "height_px", "frame_in_track")
@@ -211,7 +211,7 @@ class FrameTable:
                 raise ValueError(f"confidence of type {arrays['confidence'].dtype}")
             if not all(type(meta[key]) is str for key in ("bundle_hash", "source")):
                 raise ValueError("bundle_hash or source is no text")
-            topology = _stated_topology(meta)
+            topology = Topology.stored_in(meta)
             return cls(
                 label=narrowed(arrays["label"], np.int16, f"{path}: label"),
                 track=narrowed(arrays["track"], np.int32, f"{path}: track"),
@@ -229,16 +229,6 @@ class FrameTable:
 def _check(ok: bool, given: str, expected: str) -> None:
     if not ok:
         raise DataError(f"frame table: {given}", expected=expected, hint=_AGAIN)
-
-
-def _stated_topology(meta: dict[str, Any]) -> Topology:
-    """A file's metadata; older files are all of the shipped network."""
-    if "topology" not in meta:
-        return SHIPPED
-    try:
-        return Topology.from_json(meta["topology"])
-    except ConfigError as error:
-        raise ValueError(said(error)) from error
 
 
 def join_tables(tables: Sequence[FrameTable], source: str) -> FrameTable:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError, shown
+from cnn.common.outside import said
 
-MAX_BLOCKS: Final = 99
+MAX_BLOCKS: Final = 16
 MAX_PAYLOAD_BYTES: Final = 2**24
 """Of one frame; a raw frame of 224 x 224 pixels has 150,528."""
 _NAME: Final = re.compile(r"e(\d{1,2})s(\d{1,2})", re.ASCII)
@@ -80,7 +81,7 @@ class Topology:
     """Blocks, exits and splits of one network, and the actions that follow from them.
 
     Attributes:
-        n_blocks: blocks, computed one after the other, numbered from 1; at most 99.
+        n_blocks: blocks, computed one after the other, numbered from 1; at most 16.
         exits: blocks behind which the network can answer, ascending; the last block is one.
         splits: blocks behind which the network can be cut, ascending, all before the last
             block; 0 sends the frame itself.
@@ -137,6 +138,34 @@ class Topology:
         """Number of actions."""
         return len(self.actions)
 
+    @property
+    def n_exits(self) -> int:
+        """Number of exits."""
+        return len(self.exits)
+
+    @property
+    def main(self) -> int:
+        """Canonical number of full local processing: the main exit, unsplit."""
+        return self.n_actions - 1
+
+    @cached_property
+    def local(self) -> tuple[int, ...]:
+        """Canonical number of the local action of each exit, ascending."""
+        return tuple(a.index for a in self.actions if a.is_local)
+
+    @cached_property
+    def local_of(self) -> NDArray[np.intp]:
+        """Canonical number of the local action of the exit behind a block.
+
+        intp (n_blocks + 1,), by block; -1 where there is no exit.
+        """
+        return self._by_exit(self.local)
+
+    @cached_property
+    def exit_place(self) -> NDArray[np.intp]:
+        """Place of an exit among the exits, from 0: intp (n_blocks + 1,), by block, -1 for none."""
+        return self._by_exit(range(self.n_exits))
+
     @cached_property
     def exit_of(self) -> NDArray[np.intp]:
         """Exit of every action, intp (n_actions,); read-only, as all arrays here."""
@@ -172,6 +201,12 @@ class Topology:
 
     def _by_action(self, value: Callable[[Action], int], dtype: Any) -> NDArray[Any]:
         found = np.array([value(a) for a in self.actions], dtype)
+        found.setflags(write=False)
+        return found
+
+    def _by_exit(self, values: Sequence[int]) -> NDArray[np.intp]:
+        found = np.full(self.n_blocks + 1, -1, np.intp)
+        found[list(self.exits)] = values
         found.setflags(write=False)
         return found
 
@@ -270,6 +305,20 @@ class Topology:
                 expected="blocks, exits and the payload's shape by split",
                 hint="make the file again",
             ) from error
+
+    @classmethod
+    def stored_in(cls, meta: Mapping[str, Any]) -> Topology:
+        """The entry ``topology`` of a file's metadata; files from before it are of `SHIPPED`.
+
+        Raises:
+            ValueError: if it is not valid.
+        """
+        if meta.get("topology") is None:
+            return SHIPPED
+        try:
+            return cls.from_json(meta["topology"])
+        except ConfigError as error:
+            raise ValueError(said(error)) from error
 
     def _rule(self) -> str:
         every = self.exits == tuple(range(1, self.n_blocks + 1))

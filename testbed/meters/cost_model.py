@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,28 +26,31 @@ from numpy.typing import NDArray
 from cnn.common.errors import ConfigError, DataError, shown
 from cnn.common.files import write_text
 from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing
-from cnn.topology import N_ACTIONS, N_EXITS, action_index
+from cnn.topology import SHIPPED, Topology
 from testbed.meters.power import RadioPower, is_amount
 
 Floats = NDArray[np.float64]
 
 MAX_JITTER: Final = 10.0
 """A factor of e^10; the value of a machine is below 0.5."""
+_OF_ACTIONS: Final = ("device_ms", "fallback_ms", "server_ms", "payload_bytes")
 
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Fitted (or published) costs of all 20 actions for one device, server and modem.
+    """Fitted (or published) costs of all actions of a network for one device, server and modem.
+
+    There is one figure for each action, in canonical order.
 
     Attributes:
         name: such as ``pi4-class``.
         source: ``measured`` with the campaign's file hash, or ``published`` with a source.
         bundle_hash: model bundle whose segments were timed.
         slowdown: factor on `device_ms`; 1 is the measured device itself.
-        device_ms: 20 figures: head, encoder and (local) exit on the device at slowdown 1.
-        fallback_ms: 20 figures: finishing the action's exit locally after its split, slowdown 1.
-        server_ms: 20 figures: decoder and tail on the server (0 where local).
-        payload_bytes: 20 figures: uplink payload.
+        device_ms: head, encoder and (local) exit on the device at slowdown 1.
+        fallback_ms: finishing the action's exit locally after its split, slowdown 1.
+        server_ms: decoder and tail on the server (0 where local).
+        payload_bytes: uplink payload.
         wire_overhead_bytes: bytes of framing on the uplink beside a payload.
         net_ms: fixed cost of one exchange beyond transfer and round trip.
         jitter: spread of ln(measured / modelled) of compute times, for simulation.
@@ -57,6 +60,11 @@ class CostModel:
         radio: modem power.
         filled: figures that were not measured but taken from a base model, such as
             ``server_ms e3s1`` (`testbed.costs.record_fit`).
+        topology: of the network.
+        reached_ms: n_blocks + 1 figures: device time until a frame is after block p, p = 0, 1, ...,
+            without any exit or encoder, slowdown 1; at p = 0 the overhead alone. Empty: derived
+            from `device_ms` and `fallback_ms`, for a network that can be cut at 0 and at every
+            early exit.
 
     Raises:
         ConfigError: if a figure is not a finite number, or out of its range.
@@ -78,14 +86,18 @@ class CostModel:
     power_source: str
     radio: RadioPower
     filled: tuple[str, ...] = ()
+    topology: Topology = SHIPPED
+    reached_ms: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("device_ms", "fallback_ms", "server_ms", "payload_bytes"):
+        n_reached = self.topology.n_blocks + 1 if self.reached_ms or not self._derives else 0
+        lengths = dict.fromkeys(_OF_ACTIONS, self.topology.n_actions) | {"reached_ms": n_reached}
+        for name, length in lengths.items():
             values = getattr(self, name)
-            if len(values) != N_ACTIONS or not all(map(is_amount, values)):
+            if len(values) != length or not all(map(is_amount, values)):
                 raise ConfigError(
                     f"cost model {shown(self.name)}: {name} = {shown(values)}",
-                    expected=f"{N_ACTIONS} figures, none negative",
+                    expected=f"{length} figures, none negative",
                     hint="fit it again with `sliproad testbed fit`",
                 )
         times = (self.wire_overhead_bytes, self.net_ms, self.slowdown, self.jitter)
@@ -109,13 +121,25 @@ class CostModel:
             )
 
     @property
+    def _derives(self) -> bool:
+        """Whether `reached_ms` can be derived from the figures of the actions."""
+        return {0, *self.topology.exits[:-1]} <= set(self.topology.splits)
+
+    @property
     def exchange_mw(self) -> float:
         """Power during an exchange: of the waiting device and of its modem."""
         return self.idle_mw + self.radio.active_mw
 
     def save(self, path: Path) -> None:
         """Write as JSON; written whole or not at all."""
-        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
+        write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `load` reads."""
+        raw = asdict(self) | {"topology": self.topology.to_json()}
+        if self.topology == SHIPPED and not self.reached_ms:
+            del raw["topology"], raw["reached_ms"]  # as before there were other networks
+        return raw
 
     @classmethod
     def load(cls, path: Path) -> CostModel:
@@ -128,9 +152,9 @@ class CostModel:
         ):
             raw = json_object(file_bytes(path, MAX_JSON_BYTES))
             raw["radio"] = RadioPower(**raw["radio"])
-            for name in ("device_ms", "fallback_ms", "server_ms", "payload_bytes"):
-                raw[name] = tuple(raw[name])
-            raw["filled"] = tuple(raw.get("filled", ()))
+            for name in (*_OF_ACTIONS, "filled", "reached_ms"):
+                raw[name] = tuple(raw[name] if name in _OF_ACTIONS else raw.get(name, ()))
+            raw["topology"] = Topology.stored_in(raw)
             return cls(**raw)
 
 
@@ -149,39 +173,45 @@ def jitter_pool(rng: np.random.Generator, spread: float, n: int) -> Floats:
 
 
 def standing_ms(cost: CostModel) -> Floats:
-    """Device time of blocks 1..p without any exit or encoder, p = 0..5, and the overhead.
+    """Device time of blocks 1..p without any exit or encoder, p = 0..n_blocks, and the overhead.
 
-    Finishing exit 5 from the frame takes blocks 1..5 and the exit; from block p it takes the
-    blocks after p and the exit: the difference is blocks 1..p. The overhead (capture, features,
-    decision) is the time of a local action beyond finishing from the frame. A frame has it
+    The overhead (capture, features, decision) is there from the first block on. A frame has it
     once, whatever its number of decisions.
 
+    Where the cost model states no `CostModel.reached_ms`: finishing the main exit from the frame
+    takes all blocks and the exit; from block p it takes the blocks after p and the exit: the
+    difference is blocks 1..p. The overhead is the time of a local action beyond finishing from the
+    frame.
+
     Returns:
-        float64 (6,), the cost model's slowdown included.
+        float64 (n_blocks + 1,), the cost model's slowdown included; NaN where the device cannot
+        stop.
     """
-    overhead = max(0.0, float(_beyond_finishing(cost).min()))
-    whole = cost.fallback_ms[action_index(N_EXITS, 0)]
-    parts = [whole - cost.fallback_ms[action_index(N_EXITS, p)] for p in range(N_EXITS)]
-    times = np.maximum.accumulate(np.array([*parts, max(whole, *parts)]))
-    times = np.maximum(times, 0.0)
-    times[1:] += overhead
-    return cost.slowdown * times
-
-
-def resumed_ms(cost: CostModel) -> Floats:
-    """As `standing_ms`, for resuming from block p after an exchange, float64 (6,).
-
-    It has the overhead at p = 0, too. Evaluating an exit then takes its local time minus this.
-    """
-    times = standing_ms(cost)
-    times[0] = cost.slowdown * max(0.0, float(_beyond_finishing(cost).min()))
+    times = resumed_ms(cost)
+    times[0] = 0.0
     return times
 
 
-def _beyond_finishing(cost: CostModel) -> Floats:
-    """Time of each local action beyond finishing its exit from the frame, float64 (5,)."""
-    exits = range(1, N_EXITS + 1)
-    local = np.array([cost.device_ms[action_index(e, e)] for e in exits])
-    finish = np.array([cost.fallback_ms[action_index(e, 0)] for e in exits])
-    beyond: Floats = local - finish
-    return beyond
+def resumed_ms(cost: CostModel) -> Floats:
+    """As `standing_ms`, for resuming from block p after an exchange, float64 (n_blocks + 1,).
+
+    It has the overhead at p = 0, too. Evaluating an exit then takes its local time minus this.
+    """
+    if cost.reached_ms:
+        return cost.slowdown * np.array(cost.reached_ms)
+    at = cost.topology
+    whole = cost.fallback_ms[at.index(at.n_blocks, 0)]
+    stops = [*at.splits, at.n_blocks]
+    parts = [whole - cost.fallback_ms[at.index(at.n_blocks, p)] for p in at.splits]
+    parts.append(max(whole, *parts))
+    times = np.full(at.n_blocks + 1, np.nan)
+    times[stops] = np.maximum(np.maximum.accumulate(parts), 0.0) + _overhead_ms(cost)
+    return cost.slowdown * times
+
+
+def _overhead_ms(cost: CostModel) -> float:
+    """Least time of a local action beyond finishing its exit from the frame, slowdown 1."""
+    at = cost.topology
+    local = np.array([cost.device_ms[a] for a in at.local])
+    finish = np.array([cost.fallback_ms[at.index(e, 0)] for e in at.exits])
+    return max(0.0, float((local - finish).min()))

@@ -1,64 +1,33 @@
 """The staged decision: what a device may do at each decision point of a frame.
 
-Actions 0..19 are the canonical pairs (E, S): with S < E run on to block S and send from there to
-exit E, with S = E run on to exit E and evaluate it. Action 20 answers with the exit evaluated
-last. Actions 21..35 send as the fifteen pairs with S < E do, but with an early time-out: the device
-stops waiting for the answer before the time-out (`testbed.policy.estimators.early_timeout_ms`).
+With n pairs in the network, actions 0..n-1 are the canonical pairs (E, S): with S < E run on to
+block S and send from there to exit E, with S = E run on to exit E and evaluate it. Action n
+answers with the exit evaluated last. The actions after it send as the pairs with S < E do, but
+with an early time-out: the device stops waiting for the answer before the time-out
+(`testbed.policy.estimators.early_timeout_ms`).
 
 An answer that comes in time ends the frame. After a time-out the device resumes with the features
 that it sent: it may evaluate exits from there on and answer, but it does not send this frame again.
 
-A *decision point* says how far a frame has been processed. At points 0..4 the device is after block
-p, whose exit was evaluated last (0: nothing yet). At points 5..19 an exchange has timed out after
-it sent from block s, and exit p <= s was evaluated last; evaluating another exit leads to a point
-where p is the block again.
+A *decision point* says how far a frame has been processed. At the first points the device is after
+an exit, which was evaluated last (point 0: nothing yet). At the others an exchange has timed out
+after it was sent from block s, and exit p <= s was evaluated last; evaluating another exit leads to
+a point where p is the block again.
+
+The shipped network has 20 pairs, 36 staged actions and 20 decision points.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS, Action, action_index
-from testbed.policy.observation_fields import OBS_DIM, STAGED_OBS_DIM
-
-ANSWER: Final = N_ACTIONS
-"""The 21st action: answer with the exit evaluated last."""
-SENDING: Final = tuple(a.index for a in ACTIONS if not a.is_local)
-"""Canonical numbers of the fifteen pairs that send."""
-EVALUATING: Final = tuple(a.index for a in ACTIONS if a.is_local)
-"""Canonical numbers of the five that evaluate an exit."""
-SENDING_EARLY: Final = tuple(range(ANSWER + 1, ANSWER + 1 + len(SENDING)))
-"""Staged actions that send as `SENDING` do, with an early time-out."""
-N_STAGED: Final = SENDING_EARLY[-1] + 1
-
-CANONICAL: Final = np.array([*range(N_ACTIONS), Action(1, 1).index, *SENDING])
-"""int64 (36,), the pair that a staged action runs; e1s1 for "answer", which runs nothing."""
-TIMES_OUT_EARLY: Final = np.arange(N_STAGED) > ANSWER
-"""bool (36,), whether it uses the early time-out."""
-
-_TIMED_OUT: Final = tuple((s, p) for s in range(N_EXITS) for p in range(s + 1))
-N_POINTS: Final = N_EXITS + len(_TIMED_OUT)
-
-
-def _stands() -> NDArray[np.int64]:
-    points = np.zeros((2, N_EXITS, N_EXITS), np.int64)
-    points[0] = np.arange(N_EXITS)[:, None]
-    for k, (s, p) in enumerate(_TIMED_OUT):
-        points[1, s, p] = N_EXITS + k
-    return points
-
-
-POINT: Final = _stands()
-"""int64 (2, 5, 5): the decision point, by whether an exchange of this frame has timed out,
-the block that ran last, and the exit evaluated last (0: none)."""
-BLOCK: Final = np.array([*range(N_EXITS), *(s for s, _ in _TIMED_OUT)])
-"""int64 (20,), the block that ran last, by decision point."""
-EVALUATED: Final = np.array([*range(N_EXITS), *(p for _, p in _TIMED_OUT)])
-"""int64 (20,), the exit evaluated last, by decision point; 0 for none."""
+from cnn.topology import SHIPPED, Action, Topology
+from testbed.policy.observation_fields import schema_of
 
 START: Final = 0
 """The decision point at which every frame begins."""
@@ -66,76 +35,188 @@ START: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class DecisionSpace:
-    """The actions and the observation of one of the two granularities.
+    """The actions and the observation of one of the two granularities, for one network.
 
     Attributes:
         name: ``frame`` (one decision settles a frame) or ``staged`` (the policy decides again
             at every decision point of the frame).
+        topology: of the network.
         n_actions: of the policy.
         obs_dim: elements of its observation, float32.
     """
 
     name: Literal["frame", "staged"]
-    n_actions: int
-    obs_dim: int
+    topology: Topology
+    n_actions: int = field(compare=False)
+    obs_dim: int = field(compare=False)
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether the policy decides again at every decision point of a frame."""
+        return self.name == "staged"
 
 
-FRAME: Final = DecisionSpace("frame", N_ACTIONS, OBS_DIM)
-STAGED: Final = DecisionSpace("staged", N_STAGED, STAGED_OBS_DIM)
+class DecisionPoints:
+    """The staged actions and decision points of one network; all arrays are read-only.
+
+    Attributes:
+        topology: of the network.
+        answer: number of the action "answer with the exit evaluated last".
+        sending: canonical numbers of the pairs that send.
+        evaluating: canonical numbers of those that evaluate an exit.
+        sending_early: staged actions that send as `sending` do, with an early time-out.
+        n_actions: staged actions.
+        canonical: int64 (n_actions,), the pair that a staged action runs; the first exit's local
+            one for `answer`, which runs nothing.
+        times_out_early: bool (n_actions,), whether it uses the early time-out.
+        n_points: decision points.
+        point: int64 (2, n_blocks, n_blocks), the decision point by whether an exchange of this
+            frame has timed out, the block that ran last, and the exit evaluated last (0: none);
+            0 where there is none.
+        block: int64 (n_points,), the block that ran last.
+        evaluated: int64 (n_points,), the exit evaluated last; 0 for none.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        self.sending = tuple(a.index for a in topology.actions if not a.is_local)
+        self.evaluating = topology.local
+        self.answer = n = topology.n_actions
+        self.sending_early = tuple(range(n + 1, n + 1 + len(self.sending)))
+        self.n_actions = n + 1 + len(self.sending)
+        self.canonical = np.array([*range(n), topology.local[0], *self.sending])
+        self.times_out_early = np.arange(self.n_actions) > n
+        reached = [0, *topology.exits[:-1]]
+        self._n_before = len(reached)
+        first = min(topology.splits, default=topology.n_blocks)
+        stops = sorted({*topology.splits, *(e for e in topology.exits[:-1] if e > first)})
+        after = [(s, p) for s in stops for p in reached if p <= s]
+        self.n_points = len(reached) + len(after)
+        self.block = np.array([*reached, *(s for s, _ in after)])
+        self.evaluated = np.array([*reached, *(p for _, p in after)])
+        self.point = np.zeros((2, topology.n_blocks, topology.n_blocks), np.int64)
+        for at in range(self.n_points):
+            block = self.block[at]
+            if self.has_timed_out(at):
+                self.point[1, block, self.evaluated[at]] = at
+            else:
+                self.point[0, block] = at
+        _freeze(self.canonical, self.times_out_early, self.block, self.evaluated, self.point)
+
+    @cached_property
+    def frame(self) -> DecisionSpace:
+        """One decision settles a frame."""
+        obs_dim = schema_of(self.topology).obs_dim
+        return DecisionSpace("frame", self.topology, self.topology.n_actions, obs_dim)
+
+    @cached_property
+    def staged(self) -> DecisionSpace:
+        """The policy decides at every decision point."""
+        obs_dim = schema_of(self.topology).staged_obs_dim
+        return DecisionSpace("staged", self.topology, self.n_actions, obs_dim)
+
+    def space(self, name: Literal["frame", "staged"]) -> DecisionSpace:
+        """The space of that name."""
+        return self.staged if name == "staged" else self.frame
+
+    def has_timed_out(self, point: int) -> bool:
+        """Whether an exchange of the current frame has timed out."""
+        return point >= self._n_before
+
+    @cached_property
+    def legal(self) -> NDArray[np.bool_]:
+        """bool (n_points, n_actions): whether the action is legal at a decision point."""
+        legal = np.zeros((self.n_points, self.n_actions), bool)
+        for at in range(self.n_points):
+            block, p = int(self.block[at]), int(self.evaluated[at])
+            legal[at, self.answer] = p > 0
+            if self.has_timed_out(at):
+                ahead = [e for e in self.topology.exits if e >= max(block, p + 1)]
+                legal[at, self.topology.local_of[ahead]] = True
+                continue
+            for a in self.topology.actions:
+                legal[at, a.index] = a.split >= p and a.exit > p
+            legal[at, self.sending_early] = legal[at, self.sending]
+        _freeze(legal)
+        return legal
+
+    @cached_property
+    def repair(self) -> NDArray[np.int64]:
+        """The legal action that replaces an illegal one (itself if legal).
+
+        int64 (n_points, n_actions).
+        """
+        repaired = np.array(
+            [
+                [self._nearest(point, action) for action in range(self.n_actions)]
+                for point in range(self.n_points)
+            ]
+        )
+        _freeze(repaired)
+        return repaired
+
+    def _nearest(self, point: int, action: int) -> int:
+        """The legal action nearest to the intended one."""
+        legal = self.legal[point]
+        if legal[action]:
+            return action
+        pair = self.pair(action)
+        evaluate = int(self.topology.local_of[pair.exit])
+        if action != self.answer and legal[evaluate]:
+            if pair.is_local or self.has_timed_out(point):
+                return evaluate
+            # Its split has been passed: the next one, if there is one before the exit.
+            ahead = [
+                a.index
+                for a in self.topology.actions
+                if a.exit == pair.exit and not a.is_local and legal[a.index]
+            ]
+            if not ahead:
+                return evaluate
+            early = self.times_out_early[action]
+            return self.sending_early[self.sending.index(ahead[0])] if early else ahead[0]
+        if legal[self.answer]:
+            return self.answer
+        return next(a for a in self.evaluating if legal[a])
+
+    def pair(self, action: int) -> Action:
+        """The canonical pair that a staged action runs."""
+        return self.topology.actions[int(self.canonical[action])]
+
+    def name(self, action: int) -> str:
+        """``e3s1`` for a canonical action, ``answer``, or ``e3s1-hurried`` after it."""
+        if action == self.answer:
+            return "answer"
+        return self.pair(action).name + ("-hurried" if self.times_out_early[action] else "")
 
 
-def has_timed_out(point: int) -> bool:
-    """Whether an exchange of the current frame has timed out."""
-    return point >= N_EXITS
+@lru_cache(maxsize=64)
+def decision_points(topology: Topology) -> DecisionPoints:
+    """The decision points of one network; the same object for equal topologies."""
+    return DecisionPoints(topology)
 
 
-def _legal() -> NDArray[np.bool_]:
-    legal = np.zeros((N_POINTS, N_STAGED), bool)
-    for p in range(N_EXITS):
-        for a in ACTIONS:
-            legal[p, a.index] = a.split >= p and a.exit > p
-        legal[p, SENDING_EARLY] = legal[p, SENDING]
-        legal[p, ANSWER] = p > 0
-    for s, p in _TIMED_OUT:
-        point = POINT[1, s, p]
-        for exit in range(max(s, p + 1), N_EXITS + 1):
-            legal[point, action_index(exit, exit)] = True
-        legal[point, ANSWER] = p > 0
-    return legal
+def _freeze(*arrays: NDArray[np.int64] | NDArray[np.bool_]) -> None:
+    for array in arrays:
+        array.setflags(write=False)
 
 
-LEGAL: Final = _legal()
-"""bool (20, 36): whether the action is legal at a decision point."""
-
-
-def _repair() -> NDArray[np.int64]:
-    repaired = np.empty((N_POINTS, N_STAGED), np.int64)
-    for point in range(N_POINTS):
-        for number in range(N_STAGED):
-            repaired[point, number] = _stand_in(point, number)
-    return repaired
-
-
-def _stand_in(point: int, number: int) -> int:
-    """The legal action nearest to the intended one."""
-    if LEGAL[point, number]:
-        return number
-    pair = ACTIONS[CANONICAL[number]]
-    look = action_index(pair.exit, pair.exit)
-    if number != ANSWER and LEGAL[point, look]:
-        if pair.is_local or has_timed_out(point):
-            return look
-        ahead = action_index(pair.exit, point)  # its split has been passed
-        return SENDING_EARLY[SENDING.index(ahead)] if TIMES_OUT_EARLY[number] else ahead
-    return ANSWER if LEGAL[point, ANSWER] else EVALUATING[int(LEGAL[point, EVALUATING].argmax())]
-
-
-REPAIR: Final = _repair()
-"""int64 (20, 36): the legal action that replaces an illegal one (itself if legal)."""
-
-
-def staged_name(action: int) -> str:
-    """``e3s1`` for a canonical action, ``answer`` for the 21st, ``e3s1-hurried`` after it."""
-    if action == ANSWER:
-        return "answer"
-    return ACTIONS[int(CANONICAL[action])].name + ("-hurried" if TIMES_OUT_EARLY[action] else "")
+SHIPPED_POINTS: Final = decision_points(SHIPPED)
+"""The decision points of the shipped network."""
+FRAME: Final = SHIPPED_POINTS.frame
+STAGED: Final = SHIPPED_POINTS.staged
+ANSWER: Final = SHIPPED_POINTS.answer
+SENDING: Final = SHIPPED_POINTS.sending
+EVALUATING: Final = SHIPPED_POINTS.evaluating
+SENDING_EARLY: Final = SHIPPED_POINTS.sending_early
+N_STAGED: Final = SHIPPED_POINTS.n_actions
+CANONICAL: Final = SHIPPED_POINTS.canonical
+TIMES_OUT_EARLY: Final = SHIPPED_POINTS.times_out_early
+N_POINTS: Final = SHIPPED_POINTS.n_points
+POINT: Final = SHIPPED_POINTS.point
+BLOCK: Final = SHIPPED_POINTS.block
+EVALUATED: Final = SHIPPED_POINTS.evaluated
+LEGAL: Final = SHIPPED_POINTS.legal
+REPAIR: Final = SHIPPED_POINTS.repair
+staged_name = SHIPPED_POINTS.name
+has_timed_out = SHIPPED_POINTS.has_timed_out

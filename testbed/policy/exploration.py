@@ -1,6 +1,6 @@
 """A policy that sometimes explores, and records the propensity of each decision.
 
-With probability epsilon the action is drawn uniformly from all twenty (epsilon-greedy).
+With probability epsilon the action is drawn uniformly from all of the network's (epsilon-greedy).
 Records that hold every decision's propensity and observation let another policy's cost be
 estimated without driving it (`agents.off_policy`).
 """
@@ -8,16 +8,14 @@ estimated without driving it (`agents.off_policy`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
-from cnn.topology import N_ACTIONS
-from testbed.policy.decision_points import FRAME, START
-from testbed.policy.observation_fields import OBS_DIM
+from testbed.policy.decision_points import START
 from testbed.policy.policies import Feedback, Learner, Policy
 
 Frame = TypeVar("Frame")
@@ -38,8 +36,6 @@ class ExploringPolicy:
         ConfigError: if epsilon is no share.
     """
 
-    space: Final = FRAME
-
     def __init__(self, policy: Policy, epsilon: float, seed: int = 0) -> None:
         if not 0 <= epsilon <= 1:
             raise ConfigError(
@@ -47,6 +43,7 @@ class ExploringPolicy:
             )
         self.name = f"{policy.name} explore {epsilon:g}"
         self.policy, self.epsilon, self._seed = policy, epsilon, seed
+        self.space = policy.space
         self.reset()
 
     def reset(self) -> None:
@@ -62,14 +59,16 @@ class ExploringPolicy:
         for self._frame, frame in enumerate(frames):
             yield frame
 
-    @staticmethod
-    def column_types() -> dict[str, pa.DataType]:
+    def column_types(self) -> dict[str, pa.DataType]:
         """Columns that records hold besides `Measurement`."""
-        return {"propensity": pa.float64(), "observation": pa.list_(pa.float32(), OBS_DIM)}
+        return {
+            "propensity": pa.float64(),
+            "observation": pa.list_(pa.float32(), self.space.obs_dim),
+        }
 
     def columns(self, frame_id: int) -> dict[str, Any]:
         """Their values for a frame of `following`, once; NaN and zeros if it had no decision."""
-        nothing = np.nan, np.zeros(OBS_DIM, np.float32)
+        nothing = np.nan, np.zeros(self.space.obs_dim, np.float32)
         propensity, observation = self._decisions.pop(frame_id, nothing)
         return {"propensity": propensity, "observation": observation}
 
@@ -93,7 +92,9 @@ class ExploringPolicy:
 
     def _explore(self, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
         tries = self._rng.random(len(wanted)) < self.epsilon
-        actions = np.where(tries, self._rng.integers(N_ACTIONS, size=len(wanted)), wanted)
-        by_chance = self.epsilon / N_ACTIONS
+        actions = np.where(
+            tries, self._rng.integers(self.space.n_actions, size=len(wanted)), wanted
+        )
+        by_chance = self.epsilon / self.space.n_actions
         self.propensities = by_chance + (1.0 - self.epsilon) * (actions == wanted)
         return actions

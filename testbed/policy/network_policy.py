@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import BundleError
-from testbed.policy.decision_points import FRAME, LEGAL, STAGED, START, DecisionSpace
+from testbed.policy.decision_points import FRAME, START, DecisionSpace, decision_points
 from testbed.policy.policies import StaticPolicy
-from testbed.policy.policy_file import SPACES, PolicyBundle
+from testbed.policy.policy_file import KINDS, PolicyBundle
 
 ACTIVATIONS: Final = ("tanh", "relu")
 
@@ -151,8 +151,8 @@ class NetworkPolicy:
         self.n_inputs = self._network.n_inputs
         self._actions = np.asarray(self._action_list, np.int64)
         self._penalty: NDArray[np.float32] | None = None
-        if space is STAGED:
-            legal = LEGAL[:, self._action_list]
+        if space.is_staged:
+            legal = decision_points(space.topology).legal[:, self._action_list]
             if not legal.any(1).all():
                 problem = f"no legal action at some decision point among {self._action_list}"
                 raise _unusable_network(problem)
@@ -201,13 +201,13 @@ def policy_from_bundle(bundle: PolicyBundle) -> NetworkPolicy | StaticPolicy:
     manifest, kind = bundle.manifest, bundle.manifest.get("kind")
     try:
         if kind == "static":
-            return StaticPolicy(int(manifest["actions"][0]), manifest["name"])
-        if kind in SPACES:
+            return StaticPolicy(int(manifest["actions"][0]), manifest["name"], bundle.topology)
+        if kind in KINDS:
             layers = range(int(manifest["layers"]))
             return NetworkPolicy(
                 [bundle.arrays[f"weight{i}"] for i in layers],
                 [bundle.arrays[f"bias{i}"] for i in layers],
-                space=SPACES[kind],
+                space=bundle.space,
                 **{key: manifest[key] for key in ("activation", "actions", "name")},
             )
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -218,7 +218,7 @@ def policy_from_bundle(bundle: PolicyBundle) -> NetworkPolicy | StaticPolicy:
         ) from error
     raise BundleError(
         f"policy of kind {kind!r}",
-        expected=f"one of {', '.join(SPACES)}",
+        expected=f"one of {', '.join(KINDS)}",
         hint="export the policy with this version of sliproad",
     )
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cnn.topology import N_EXITS
+from cnn.topology import SHIPPED, Topology
 from testbed.policy.estimators import PRIOR_RTT_MS, early_timeout_ms, fit_link, forget, smooth
 from testbed.policy.observation_fields import (
     CONSTANTS_AT,
@@ -32,9 +32,12 @@ from testbed.policy.observation_fields import (
     STAGED_SCHEMA_HASH,
     Field,
     normalise,
+    scale,
     scale_one,
     scaled_bounds,
     schema_hash,
+    schema_of,
+    stopping_blocks,
 )
 from testbed.policy.task_settings import Settings
 
@@ -72,9 +75,25 @@ class Observer:
     Times are seconds on one monotonic clock. Call `reset` at the start of a drive,
     `new_track` when a new sign comes into view, the ``record_*`` methods as things
     happen, and `observe` when a decision is due.
+
+    Args:
+        settings: of the task.
+        topology: of the network; there is a confidence for each of its exits.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, topology: Topology = SHIPPED) -> None:
+        schema = schema_of(topology)
+        at = schema.features_at
+        self.topology = topology
+        self._scaling = schema.transforms[:at]
+        self._feature_scaling = schema.transforms[at : schema.constants_at]
+        self._spent_scaling = schema.transforms[-1]
+        self._n_exits = topology.n_exits
+        self._place: list[int] = topology.exit_place.tolist()
+        stops = stopping_blocks(topology)
+        self._n_stops = len(stops)
+        # A frame that has reached the last block is over: as at its start.
+        self._stop = [stops.index(b) if b in stops else 0 for b in range(topology.n_blocks + 1)]
         self.adopt(settings)
         self.reset(0.0)
 
@@ -107,7 +126,7 @@ class Observer:
 
     def new_track(self) -> None:
         """Another sign comes into view: the answers on the last one no longer apply."""
-        self.confidences = [0.0] * N_EXITS
+        self.confidences = [0.0] * self._n_exits
         self.last_confidence = 0.0
         self.last_exit = 0
         self.last_prediction = -1
@@ -152,12 +171,12 @@ class Observer:
         self._failure_s = now_s
 
     def record_exit(self, exit: int, confidence: float) -> None:
-        """An exit (1..5) was evaluated, whether or not it became the answer."""
-        self.confidences[exit - 1] = confidence
+        """An exit was evaluated, whether or not it became the answer."""
+        self.confidences[self._place[exit]] = confidence
 
     def record_answer(self, exit: int, prediction: int, confidence: float) -> None:
         """A frame was answered by `exit` with class `prediction`."""
-        self.confidences[exit - 1] = confidence
+        self.confidences[self._place[exit]] = confidence
         self.last_confidence = confidence
         self.last_exit = exit
         self.last_prediction = prediction
@@ -217,19 +236,17 @@ class Observer:
             tail_left_ms: time until the modem's tail ends.
 
         Returns:
-            float32 (`OBS_DIM`,), scaled.
+            float32 (obs_dim,), scaled.
         """
-        scaled = [
-            scale_one(FEATURES_AT + i, float(value))
-            for i, value in enumerate(np.asarray(features).tolist())
-        ]
+        values = map(float, np.asarray(features).tolist())
+        scaled = list(map(scale, self._feature_scaling, values))
         return np.array(self.scaled(now_s, scaled, queue_ms, tail_left_ms), np.float32)
 
     def scaled(
         self, now_s: float, features: Sequence[float], queue_ms: float, tail_left_ms: float
     ) -> list[float]:
         """Like `observe`, with features already scaled and as a plain list (fast path)."""
-        out = [scale_one(i, v) for i, v in enumerate(self._dynamic(now_s, queue_ms, tail_left_ms))]
+        out = list(map(scale, self._scaling, self._dynamic(now_s, queue_ms, tail_left_ms)))
         out += features
         out += self._constants
         return out
@@ -275,14 +292,14 @@ class Observer:
         """The staged observation within a frame.
 
         Args:
-            base: float32 (`OBS_DIM`,), the observation at the start of this frame.
+            base: float32 (obs_dim,), the observation at the start of this frame.
             exits: (exit, prediction, confidence) of the exits evaluated on this frame so far.
             block: that ran last.
             spent_ms: time spent on computing and waiting for this frame so far.
             timed_out: whether an exchange of this frame has timed out.
 
         Returns:
-            float32 (`STAGED_OBS_DIM`,), scaled.
+            float32 (staged_obs_dim,), scaled.
         """
         stage = self.scaled_stage(exits, block, spent_ms, timed_out)
         return np.concatenate([base, np.array(stage, np.float32)])
@@ -295,8 +312,8 @@ class Observer:
         timed_out: bool = False,
     ) -> list[float]:
         """The stage elements of the staged observation, scaled, as a plain list."""
-        stage = [-1.0] * N_EXITS
-        stage[block if block < N_EXITS else 0] = 1.0
+        stage = [-1.0] * self._n_stops
+        stage[self._stop[block]] = 1.0
         confidence, track, frame = -1.0, 0.0, 0.0
         if exits:
             _, prediction, c = exits[-1]
@@ -306,4 +323,4 @@ class Observer:
             if len(exits) > 1:
                 frame = 1.0 if prediction == exits[-2][1] else -1.0
         up = 1.0 if timed_out else -1.0
-        return [*stage, confidence, track, frame, up, scale_one(STAGED_OBS_DIM - 1, spent_ms)]
+        return [*stage, confidence, track, frame, up, scale(self._spent_scaling, spent_ms)]

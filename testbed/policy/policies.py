@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import BundleError
-from cnn.topology import N_ACTIONS, Action, action_from_index
-from testbed.policy.decision_points import FRAME, REPAIR, STAGED, START, DecisionSpace
-from testbed.policy.observation_fields import OBS_DIM
+from cnn.topology import SHIPPED, Action, Topology
+from testbed.policy.decision_points import START, DecisionSpace, decision_points
 
 if TYPE_CHECKING:
     from testbed.records.measurement import Measurement
@@ -35,7 +34,8 @@ class Policy(Protocol):
 
     Attributes:
         name: shown in tables and records.
-        space: `FRAME` or `STAGED`; a policy may change it between two frames.
+        space: the frame or the staged one of its network; a policy may change from one to the
+            other between two frames.
     """
 
     name: str
@@ -52,8 +52,8 @@ class Policy(Protocol):
 
         Args:
             observation: float32 (`space.obs_dim`,).
-            point: the decision point, 0..19, at which a staged action must be legal. A frame policy
-                is asked only at `START`, and may ignore it.
+            point: the decision point, at which a staged action must be legal. A frame policy is
+                asked only at `START`, and may ignore it.
         """
 
     def decide_batch(
@@ -71,13 +71,13 @@ class OpenFrame(Protocol[Ended_co]):
 
     @property
     def point(self) -> int:
-        """The decision point, 0..19."""
+        """The decision point."""
 
-    def observe(self, space: DecisionSpace = FRAME) -> NDArray[np.float32]:
+    def observe(self, space: DecisionSpace) -> NDArray[np.float32]:
         """The observation of a policy of `space` now, float32 (`space.obs_dim`,)."""
 
     def settle(self, action: int) -> Ended_co:
-        """Carry the whole frame out as one canonical action, 0..19."""
+        """Carry the whole frame out as one canonical action."""
 
     def advance(self, action: int) -> Ended_co | None:
         """Carry out one staged action that is legal at `point`; None if the frame is open."""
@@ -88,13 +88,14 @@ def decide_frame(frame: OpenFrame[Ended_co], policy: Policy) -> Ended_co:
 
     A policy that changed to the staged space during its decision is asked again there.
     """
-    if policy.space is FRAME:
-        action = policy.decide(frame.observe())
-        if policy.space is FRAME:
+    space = policy.space
+    if not space.is_staged:
+        action = policy.decide(frame.observe(space))
+        if policy.space is space:
             return frame.settle(action)
     ended = None
     while ended is None:
-        ended = frame.advance(policy.decide(frame.observe(STAGED), frame.point))
+        ended = frame.advance(policy.decide(frame.observe(policy.space), frame.point))
     return ended
 
 
@@ -102,27 +103,36 @@ Checked = TypeVar("Checked", bound=Policy)
 
 
 def require_space(policy: Checked, space: DecisionSpace) -> Checked:
-    """The policy itself; raises `BundleError` unless it decides in `space`."""
-    if policy.space is space:
+    """The policy itself; raises `BundleError` unless it decides in `space`, of the same network."""
+    space.topology.require_same(policy.space.topology, f"policy {policy.name!r}", "the device")
+    if policy.space.name == space.name:
         return policy
-    kinds = {FRAME: "a policy that decides once a frame", STAGED: "a staged policy"}
+    kinds = {"frame": "a policy that decides once a frame", "staged": "a staged policy"}
     raise BundleError(
-        f"policy {policy.name!r}: {kinds[policy.space]}",
-        expected=kinds[space],
+        f"policy {policy.name!r}: {kinds[policy.space.name]}",
+        expected=kinds[space.name],
         hint=f"give another policy, or train one with `sliproad agent train --env {space.name}`",
     )
 
 
 class StaticPolicy:
-    """Always the same action."""
+    """Always the same action.
+
+    Args:
+        action: of the network, or its canonical number.
+        name: shown in tables; ``static e3s1`` if None.
+        topology: of the network.
+    """
 
     memoryless: Final = True
-    space: Final = FRAME
 
-    def __init__(self, action: Action | int, name: str | None = None) -> None:
-        self.action = action if isinstance(action, Action) else action_from_index(action)
+    def __init__(
+        self, action: Action | int, name: str | None = None, topology: Topology = SHIPPED
+    ) -> None:
+        self.action = action if isinstance(action, Action) else topology.action_at(action)
+        self.space = decision_points(topology).frame
         self.name = name or f"static {self.action.name}"
-        self._index = self.action.index
+        self._index = topology.index(self.action.exit, self.action.split)
 
     def reset(self) -> None:
         """Nothing to forget."""
@@ -139,14 +149,15 @@ class StaticPolicy:
 
 
 class RandomPolicy:
-    """Uniform over `actions` (all 20 by default), from its own seeded generator."""
+    """Uniform over `actions` (all by default), from its own seeded generator."""
 
-    space: Final = FRAME
-
-    def __init__(self, seed: int, actions: Sequence[int] = range(N_ACTIONS)) -> None:
+    def __init__(
+        self, seed: int, actions: Sequence[int] | None = None, topology: Topology = SHIPPED
+    ) -> None:
         self.name = "random"
+        self.space = decision_points(topology).frame
         self._seed = seed
-        self._actions = np.asarray(actions, np.int64)
+        self._actions = np.asarray(range(topology.n_actions) if actions is None else actions)
         self.reset()
 
     def reset(self) -> None:
@@ -174,11 +185,12 @@ class CommitOnce:
         BundleError: if the policy is staged already.
     """
 
-    space: Final = STAGED
-
     def __init__(self, policy: Policy) -> None:
-        self.policy = require_space(policy, FRAME)
+        points = decision_points(policy.space.topology)
+        self.policy = require_space(policy, points.frame)
         self.name = policy.name
+        self.space = points.staged
+        self._repair, self._obs_dim = points.repair, points.frame.obs_dim
         self._actions = np.zeros(1, np.int64)
 
     def reset(self) -> None:
@@ -188,8 +200,9 @@ class CommitOnce:
     def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
         """The policy's action at `START`; then the rest of that action."""
         if point == START:
-            self._actions = np.array([self.policy.decide(observation[:OBS_DIM])], np.int64)
-        return int(REPAIR[point, self._actions[0]])
+            action = self.policy.decide(observation[: self._obs_dim])
+            self._actions = np.array([action], np.int64)
+        return int(self._repair[point, self._actions[0]])
 
     def decide_batch(
         self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
@@ -198,9 +211,9 @@ class CommitOnce:
         at = np.full(len(observations), START) if points is None else points
         begins = at == START
         if begins.any():
-            chosen = self.policy.decide_batch(observations[:, :OBS_DIM])
+            chosen = self.policy.decide_batch(observations[:, : self._obs_dim])
             self._actions = chosen if begins.all() else np.where(begins, chosen, self._actions)
-        taken: NDArray[np.int64] = REPAIR[at, self._actions]
+        taken: NDArray[np.int64] = self._repair[at, self._actions]
         return taken
 
     def learn(self, feedback: Feedback) -> None:
@@ -231,10 +244,10 @@ class Feedback:
     confidence: NDArray[np.float64]
 
     @classmethod
-    def of(cls, row: Measurement) -> Self:
-        """The feedback of one measured frame, B = 1."""
+    def of(cls, row: Measurement, topology: Topology = SHIPPED) -> Self:
+        """The feedback of one measured frame of a network, B = 1."""
         compute_ms = row.head_ms + (row.encode_ms or 0.0) + (row.fallback_ms or 0.0)
-        sent = row.status != "skipped" and not action_from_index(row.action).is_local
+        sent = row.status != "skipped" and not topology.action_at(row.action).is_local
         exchange = row.delay_ms - row.queue_ms - compute_ms if sent else None
         figures: list[Any] = [exchange, row.delay_ms, row.energy_mj, row.confidence]
         return cls(

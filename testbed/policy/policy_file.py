@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from cnn.common.errors import BundleError, ConfigError, shown
 from cnn.common.files import replacing
 from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, npz_arrays, refusing
-from testbed.policy.decision_points import FRAME, STAGED
-from testbed.policy.observation_fields import SCHEMA_HASH, STAGED_SCHEMA_HASH
+from cnn.topology import Topology
+from testbed.policy.decision_points import DecisionSpace, decision_points
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.reference_profile import ReferenceProfile
 from testbed.policy.task_settings import Task
 
@@ -38,7 +39,11 @@ MAX_LAYERS: Final = 16
 MAX_WIDTH: Final = 4096
 """Width of a layer, which bounds a decision's time; trained ones have 3 layers of 64 or 128."""
 _MAX_TEXT: Final = 200
-SPACES: Final = {"static": FRAME, "mlp": FRAME, STAGED_KIND: STAGED}
+KINDS: Final[dict[str, Literal["frame", "staged"]]] = {
+    "static": "frame",
+    "mlp": "frame",
+    STAGED_KIND: "staged",
+}
 """The decision space of each kind of policy."""
 _PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """Names of arrays that end where a shape begins."""
@@ -52,7 +57,8 @@ class PolicyBundle:
     Attributes:
         manifest: JSON object: ``format``, ``kind``, ``name``, ``actions`` (canonical
             number of each output), ``action_names``, ``observation`` (``schema_hash``
-            and ``fields``), ``bundle_hash`` (model bundle), ``scenario``, ``algorithm``,
+            and ``fields``), ``bundle_hash`` (model bundle), ``topology`` (of its network; absent
+            for the shipped one), ``scenario``, ``algorithm``,
             ``metrics``, ``provenance``, ``created``, in format 2 ``task``
             (`testbed.policy.task_settings.Task`) and, for an MLP, ``layers`` and ``activation``.
         arrays: float32 arrays by name (``weight0``, ``bias0``, ...).
@@ -77,6 +83,20 @@ class PolicyBundle:
         if not all(_PLAIN.fullmatch(name) for name in arrays):
             parts = [b"%d:%b" % (len(part), part) for part in parts]
         return hashlib.sha256(b"".join(parts)).hexdigest()
+
+    @property
+    def topology(self) -> Topology:
+        """Topology of the network that the policy decides for.
+
+        Raises:
+            ValueError: if the entry is not a topology.
+        """
+        return Topology.stored_in(self.manifest)
+
+    @property
+    def space(self) -> DecisionSpace:
+        """The decision space of the policy; the frame space if its kind is not known."""
+        return _space_of(self.manifest)
 
     @property
     def task(self) -> Task | None:
@@ -147,20 +167,27 @@ class PolicyBundle:
         check_manifest(self.manifest, self.arrays)
         ReferenceProfile.of_manifest(self.manifest)  # raises if there is an invalid one
 
-    def check_fit(self, bundle_hash: str | None) -> None:
+    def check_fit(self, bundle_hash: str | None, topology: Topology | None = None) -> None:
         """Raise `BundleError` unless the policy fits the observation and model bundle.
 
         Args:
             bundle_hash: hash of the model bundle in use; None does not check it.
+            topology: of that bundle; None does not check it.
         """
         stated = (self.manifest.get("observation") or {}).get("schema_hash")
-        space = SPACES.get(self.manifest.get("kind", ""), FRAME)
-        schema_hash = STAGED_SCHEMA_HASH if space is STAGED else SCHEMA_HASH
+        schema = schema_of(self.topology)
+        schema_hash = schema.staged_hash if self.space.is_staged else schema.hash
         if stated != schema_hash:
             raise BundleError(
                 f"policy that reads observation schema {str(stated)[:12]}",
                 expected=f"schema {schema_hash[:12]} of this version",
                 hint="train and export the policy with this version of sliproad",
+            )
+        if topology is not None and self.topology != topology:
+            raise BundleError(
+                f"policy for {self.topology}",
+                expected=f"{topology}, as this device's model bundle",
+                hint="use the policy's own bundle, or train a policy for this one",
             )
         model = self.manifest.get("bundle_hash")
         if bundle_hash is not None and model != bundle_hash:
@@ -169,6 +196,11 @@ class PolicyBundle:
                 expected=f"{bundle_hash[:12]}, the bundle this device runs",
                 hint="use the policy's own bundle, or train a policy for this one",
             )
+
+
+def _space_of(manifest: Mapping[str, Any]) -> DecisionSpace:
+    points = decision_points(Topology.stored_in(manifest))
+    return points.space(KINDS.get(manifest.get("kind", ""), "frame"))
 
 
 def _read_members(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
@@ -194,9 +226,10 @@ def check_manifest(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[np.
         if not isinstance(manifest.get(key) or {}, Mapping):
             raise ValueError(f"{key} is no JSON object")
     kind = manifest.get("kind")
-    if kind not in SPACES:
+    if kind not in KINDS:
         return
-    n_inputs, n_actions = SPACES[kind].obs_dim, SPACES[kind].n_actions
+    space = _space_of(manifest)
+    n_inputs, n_actions = space.obs_dim, space.n_actions
     actions = manifest.get("actions")
     if not isinstance(actions, list) or not 0 < len(actions) <= n_actions:
         raise ValueError(f"actions is no list of 1 to {n_actions} numbers")

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cnn.common.errors import MAX_INT, BundleError
 from cnn.common.outside import refusing
-from cnn.topology import N_ACTIONS
+from cnn.topology import Topology
 
 if TYPE_CHECKING:
     from testbed.policy.observation_fields import Field
@@ -54,7 +54,7 @@ class ReferenceProfile:
         windows: number of windows behind the figures.
         quantiles: five figures for each of `QUANTITIES`; a quantity that was not
             available is absent. ``uplink_mbps`` and ``rtt_ms`` are the device's own estimates.
-        actions: share of each of the 20 actions.
+        actions: share of each of the network's actions.
         action_shift: total variation distance between a window's mix and `actions` that
             99 % of windows kept within.
         energy_source: meter of the energies; other sources are not comparable.
@@ -84,7 +84,9 @@ class ReferenceProfile:
             _check(name, figures, len(LEVELS), low - _ROUNDED, high + _ROUNDED)
             if any(after < before for before, after in pairwise(figures)):
                 raise ValueError(f"quantiles of {name} that do not ascend")
-        _check("actions", self.actions, N_ACTIONS, -_ROUNDED, 1 + _ROUNDED)
+        if not self.actions:
+            raise ValueError("no share of any action")
+        _check("actions", self.actions, len(self.actions), -_ROUNDED, 1 + _ROUNDED)
         _check("action_shift", (self.action_shift,), 1, -_ROUNDED, 1 + _ROUNDED)
         if type(self.energy_source) is not str or len(self.energy_source) > _MAX_NAME:
             raise ValueError("energy_source is no short text")
@@ -108,7 +110,7 @@ class ReferenceProfile:
         """The reference profile in a policy file's manifest; None if it has none.
 
         Raises:
-            BundleError: if the entry is not a reference profile.
+            BundleError: if the entry is not a reference profile of the policy's network.
         """
         with refusing(
             BundleError,
@@ -120,6 +122,9 @@ class ReferenceProfile:
             raw = metrics.get("promise")
             if raw is None:
                 return None
+            n_actions = Topology.stored_in(manifest).n_actions
+            if len(raw["actions"]) != n_actions:
+                raise ValueError(f"shares of {len(raw['actions'])} actions, not of {n_actions}")
             return cls(
                 window=raw["window"],
                 windows=raw["windows"],
@@ -135,6 +140,7 @@ class ReferenceProfile:
         quantities: Mapping[str, ArrayLike],
         actions: ArrayLike,
         *,
+        n_actions: int,
         window: int = WINDOW,
         energy_source: str = "",
     ) -> Self:
@@ -144,13 +150,14 @@ class ReferenceProfile:
             quantities: (B, T) for each of `QUANTITIES` that is known; NaN where a frame
                 has no value.
             actions: int (B, T), canonical numbers.
+            n_actions: of the network.
             window: frames of a window, at most T.
             energy_source: meter of the energies.
         """
         taken = np.asarray(actions, np.int64)
         means = {name: window_means(values, window) for name, values in quantities.items()}
-        mix = np.stack([window_means(taken == a, window) for a in range(N_ACTIONS)])
-        overall = np.bincount(taken.ravel(), minlength=N_ACTIONS) / taken.size
+        mix = np.stack([window_means(taken == a, window) for a in range(n_actions)])
+        overall = np.bincount(taken.ravel(), minlength=n_actions) / taken.size
         shift = 0.5 * np.abs(mix - overall[:, None]).sum(0)
         return cls(
             window=window,

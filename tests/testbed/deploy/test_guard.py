@@ -14,7 +14,7 @@ import pytest
 from cnn.bundle import load_bundle
 from cnn.common.errors import BundleError
 from cnn.runtime import SplitRuntime
-from cnn.topology import Action
+from cnn.topology import SHIPPED, Action
 from testbed.deploy.device_file import GuardSection
 from testbed.deploy.guard import Guard, Limits
 from testbed.deploy.guarded_policy import Decision, GuardedPolicy
@@ -138,6 +138,7 @@ def promised(**more: str) -> ReferenceProfile:
             "rtt_ms": rng.uniform(20, 40, drives),
         },
         np.full(drives, REMOTE.index),
+        n_actions=SHIPPED.n_actions,
         window=10,
         **more,
     )
@@ -265,6 +266,7 @@ def test_a_link_outside_training_makes_the_policy_fall_and_a_good_one_brings_it_
         reference = ReferenceProfile.of_drives(
             {"delay_ms": [[1.5 * r.delay_ms for r in trained]]},
             [[r.action for r in trained]],
+            n_actions=SHIPPED.n_actions,
             window=10,
         )
         guard = Guard(SETTINGS, config.deadline_ms, reference)
