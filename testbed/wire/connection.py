@@ -255,13 +255,13 @@ class TlsFailure(NamedTuple):
     hint: str
 
 
-def why_tls_fails(target: str, tls: TlsFiles | None, timeout_s: float = 1.0) -> TlsFailure | None:
+def why_tls_fails(target: str, tls: TlsFiles | None, timeout_s: float = 5.0) -> TlsFailure | None:
     """Try a handshake with `target` (``host:port``); None if TLS is not the cause.
 
     Args:
         target: the server.
         tls: the files that the connection used; None if it had no TLS.
-        timeout_s: longest wait for each step.
+        timeout_s: longest wait for each step; a busy machine needs more than a second.
     """
     host, port = parse_address(target, "server address")
     try:
