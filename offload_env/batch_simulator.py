@@ -12,30 +12,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS
+from cnn.topology import SHIPPED
 from offload_env.episode import Keys
 from offload_env.exchange import BatchExchanges, Exchange
 from offload_env.lanes import BatchObserver, Indices, Lanes, learn_answer, learn_link
 from offload_env.outcome import FALLBACK, OK, SKIPPED, BatchOutcome
-from offload_env.world import LOCAL, POOL, World
-from testbed.policy.decision_points import (
-    ANSWER,
-    CANONICAL,
-    FRAME,
-    POINT,
-    TIMES_OUT_EARLY,
-    DecisionSpace,
-)
+from offload_env.world import POOL, World
+from testbed.policy.decision_points import DecisionSpace, decision_points
 from testbed.policy.estimators import early_timeout_ms
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-OFFLOADS: Final = np.array([not a.is_local for a in ACTIONS])
-EXIT: Final = np.array([a.exit for a in ACTIONS])
-SPLIT: Final = np.array([a.split for a in ACTIONS])
-LOCAL_OF: Final = np.array([LOCAL[a.exit - 1] for a in ACTIONS])
-LOCAL_ARRAY: Final = np.array(LOCAL)
 
 __all__ = ["FALLBACK", "OK", "SKIPPED", "BatchOutcome", "BatchSimulator"]
 
@@ -50,14 +37,20 @@ class BatchSimulator:
 
     def __init__(self, world: World, n: int) -> None:
         self.world, self.n = world, n
-        cost, table = world.cost, world.table
+        cost, table, topology = world.cost, world.table, world.topology
+        self._points, self._n_actions = decision_points(topology), topology.n_actions
+        self._exit_of, self._split_of = topology.exit_of, topology.split_of
+        self._local_of, self._exit_place = topology.local_of, topology.exit_place
+        self._offloads = ~topology.is_local
+        self._fallback = topology.local_of[topology.exit_of]  # the same exit, reached locally
+        self._place = topology.exit_place[topology.exit_of]
         radio = cost.radio
         self._has_tail = radio.tail_ms > 0
         self._exchanges = BatchExchanges(world)
         self._mj_per_byte = radio.mj_per_byte
         sizes = world.sent_bytes
         self._sent_bytes = sizes.ravel()
-        # Without a per-frame codec every frame sends the same bytes: a table of 20.
+        # Without a per-frame codec every frame sends the same bytes: one figure an action.
         self._sizes = sizes[0].copy() if bool((sizes == sizes[0]).all()) else None
         # Prediction and correctness share one element: one gather instead of two.
         self._answers = (table.prediction.astype(np.int32) * 2 + world.correct).ravel()
@@ -89,7 +82,7 @@ class BatchSimulator:
 
     def _begin(self, keys: Keys) -> Lanes:
         plans = self.world.plans(keys)
-        s = Lanes.begin(plans, self.world.pool.lanes(plans.trace))
+        s = Lanes.begin(plans, self.world.pool.lanes(plans.trace), self.world.topology.n_exits)
         s.floor[:] = self.world.settings.accuracy_floor
         s.delay_price[:], s.energy_price[:] = self.world.delay_price, self.world.energy_price
         s.row = self.world.track_batch(keys, np.zeros(len(keys), np.int64))
@@ -105,15 +98,19 @@ class BatchSimulator:
     def point(self) -> NDArray[np.int64]:
         """Decision point of each lane, int64 (B,), see `testbed.policy.decision_points`."""
         s = self.lanes
-        points: NDArray[np.int64] = POINT[s.timed_out, s.position, s.evaluated]
+        points: NDArray[np.int64] = self._points.point[s.timed_out, s.position, s.evaluated]
         return points
 
-    def observe(self, space: DecisionSpace = FRAME) -> NDArray[np.float32]:
-        """Observations now, float32 (B, ``space.obs_dim``), a new array."""
+    def observe(self, space: DecisionSpace | None = None) -> NDArray[np.float32]:
+        """Observations now, float32 (B, ``space.obs_dim``), a new array.
+
+        Args:
+            space: the frame or the staged one of the world's network; None is the frame space.
+        """
         return self._observer.observe(self.lanes, space)
 
     def settle(self, actions: NDArray[np.int64]) -> BatchOutcome:
-        """Decide `actions` (int (B,), 0..19) for the current frame of every lane."""
+        """Decide canonical `actions`, int (B,), for the current frame of every lane."""
         s = self.lanes
         actions = np.asarray(actions, np.int64)
         skip = s.queue > self.world.scenario.timing.max_queue_ms
@@ -126,7 +123,7 @@ class BatchSimulator:
         """Carry out staged actions that are legal at `point`, in some lanes or in all.
 
         Args:
-            chosen: int64 (K,), 0..35.
+            chosen: int64 (K,).
             lanes: intp (K,), ascending; the others wait.
 
         Returns:
@@ -135,29 +132,30 @@ class BatchSimulator:
         """
         lanes = self._lane_numbers if lanes is None else lanes
         skip = self.lanes.queue[lanes] > self.world.scenario.timing.max_queue_ms
-        pair, answer = CANONICAL[chosen], chosen == ANSWER
-        evaluates = ~OFFLOADS[pair] & ~answer & ~skip
+        points = self._points
+        pair, answer = points.canonical[chosen], chosen == points.answer
+        evaluates = ~self._offloads[pair] & ~answer & ~skip
         if evaluates.any():
-            self._evaluate(lanes[evaluates], EXIT[pair[evaluates]])
-        answer |= evaluates & (EXIT[pair] == N_EXITS)
+            self._evaluate(lanes[evaluates], self._exit_of[pair[evaluates]])
+        answer |= evaluates & (pair == self.world.topology.main)
         ends = answer | ~evaluates
         ending = lanes[ends]
         # A skipped frame spends nothing, whatever its action.
         ended, outcome = self._answer_or_send(
-            ending, pair[ends], (answer & ~skip)[ends], TIMES_OUT_EARLY[chosen[ends]]
+            ending, pair[ends], (answer & ~skip)[ends], points.times_out_early[chosen[ends]]
         )
         return ending[ended], outcome.part(ended)
 
-    def _evaluate(self, lanes: Indices, exits: NDArray[np.int64]) -> None:
-        """In `lanes`, run on to `exits` (1..5) and learn their answers."""
+    def _evaluate(self, lanes: Indices, exits: Indices) -> None:
+        """In `lanes`, run on to `exits` and learn their answers."""
         s, w = self.lanes, self.world
-        local = LOCAL_ARRAY[exits - 1]
+        local = self._local_of[exits]
         timed_out, block = s.timed_out[lanes] > 0, s.position[lanes]
         extra = w.device_ms[local] - np.where(timed_out, w.resumed_ms[block], w.standing_ms[block])
         spent = np.maximum(extra, 0.0) * s.jitter[lanes]
         s.compute[lanes] = s.compute[lanes] + np.where(timed_out, 0.0, spent)
         s.rest[lanes] = s.rest[lanes] + np.where(timed_out, spent, 0.0)
-        at = s.row[lanes] * N_ACTIONS + local
+        at = s.row[lanes] * self._n_actions + local
         seen = self._confidence.take(at).astype(np.float64)
         prediction = (self._answers.take(at) >> 1).astype(np.int64)
         before, last = s.stage_prediction[lanes], s.last_prediction[lanes]
@@ -167,7 +165,7 @@ class BatchSimulator:
         s.stage_prediction[lanes] = prediction
         s.position[lanes] = exits
         s.evaluated[lanes] = exits
-        s.confidences[exits - 1, lanes] = seen
+        s.confidences[self._exit_place[exits], lanes] = seen
 
     def _answer_or_send(
         self, lanes: Indices, actions: NDArray[np.int64], answer: Bools, early: Bools
@@ -189,7 +187,7 @@ class BatchSimulator:
         """
         whole = len(lanes) == self.n
         s, w = self.lanes if whole else self.lanes.take(lanes), self.world
-        actions = np.where(answer, LOCAL_ARRAY[np.maximum(s.evaluated, 1) - 1], actions)
+        actions = np.where(answer, self._local_of[s.evaluated], actions)
         extra = np.maximum(w.device_ms[actions] - w.standing_ms[s.position], 0.0)
         compute = np.where(answer, s.compute, s.compute + extra * s.jitter)
         skip = s.queue > w.scenario.timing.max_queue_ms
@@ -197,7 +195,7 @@ class BatchSimulator:
         timeout_ms = w.scenario.timing.timeout_ms
         early_ms = early_timeout_ms(s.mean_ms, s.spread_ms, s.server_wait_ms)
         timeout = np.where(early, np.minimum(early_ms, timeout_ms), timeout_ms)
-        times_out = OFFLOADS.take(actions) & ~skip & (exchanges.total_ms > timeout)
+        times_out = self._offloads.take(actions) & ~skip & (exchanges.total_ms > timeout)
         late = np.flatnonzero(times_out)
         kept = s.take(late)
         waiting = Exchange(*(part[late] for part in exchanges))
@@ -220,7 +218,7 @@ class BatchSimulator:
         s.radio_free = exchanges.left_ms
         s.compute, s.waited = compute, timeout
         s.wasted_mj = self._mj_per_byte * exchanges.size
-        s.sent_action, s.position = action, SPLIT.take(action)
+        s.sent_action, s.position = action, self._split_of.take(action)
         s.timed_out[:] = 1
         s.failure_s = ((s.start + compute) + timeout) * 1e-3
         s.failures = s.failures + 1.0
@@ -230,7 +228,7 @@ class BatchSimulator:
         if self._sizes is not None:
             size = self._sizes.take(action)
         else:
-            size = self._sent_bytes.take(s.row * N_ACTIONS + action)
+            size = self._sent_bytes.take(s.row * self._n_actions + action)
         server_ms = self.world.server_ms.take(action) * s.server_factor
         return self._exchanges.of(s.lane, s.offset, s.cell0, sent, s.radio_free, size, server_ms)
 
@@ -243,7 +241,7 @@ class BatchSimulator:
         exchanges: Exchange[Floats] | None = None,
     ) -> BatchOutcome:
         w, cost, timing = self.world, self.world.cost, self.world.scenario.timing
-        off = OFFLOADS.take(action)
+        off = self._offloads.take(action)
         any_skip = bool(skip.any())
         if any_skip:
             off &= ~skip
@@ -260,7 +258,7 @@ class BatchSimulator:
         if fell.any():
             fallback = w.fallback_ms.take(action) * s.jitter * fell
             free = end + fallback
-            used = np.where(fell, LOCAL_OF.take(action), action)
+            used = np.where(fell, self._fallback.take(action), action)
         else:
             fallback = np.zeros(len(sent))
             free, used = end, action
@@ -276,9 +274,11 @@ class BatchSimulator:
         next_start: Floats = np.maximum(free, next_captured)
         tail = self._tail(s, off | timed_out, sent, end, next_start)
         learn_link(s, size, answered, fell, end, transfer, wait)
-        at = s.row * N_ACTIONS + used
+        at = s.row * self._n_actions + used
         answer = self._answers.take(at)
-        learn_answer(s, used, answer, self._confidence.take(at), skip, any_skip, self._lane_numbers)
+        exit, place = self._exit_of.take(used), self._place.take(used)
+        seen = self._confidence.take(at)
+        learn_answer(s, exit, place, answer, seen, skip, any_skip, self._lane_numbers)
         correct = (answer & 1).astype(bool)
         if any_skip:
             correct &= ~skip
@@ -350,3 +350,8 @@ class BatchSimulator:
         for array in (s.last_confidence, s.last_exit, s.agreement, s.answers):
             array[ended] = 0.0
         s.last_prediction[ended] = -1
+
+
+OFFLOADS: Final = ~SHIPPED.is_local
+LOCAL_ARRAY: Final = np.array(SHIPPED.local)
+"""Of the shipped network's actions."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
-from cnn.topology import N_ACTIONS
 from offload_env.env_input import (
     ResetNeededError,
     asked_key,
@@ -24,17 +23,17 @@ from offload_env.env_input import (
 from offload_env.frame_picture import METADATA, Picture, rendered, shown_of
 from offload_env.outcome import Outcome, frame_info, open_info
 from offload_env.scenario import Scenario, Split
-from offload_env.simulator import EXIT, Simulator
+from offload_env.simulator import Simulator
 from offload_env.world import World, build_world
-from testbed.policy.decision_points import FRAME, LEGAL, REPAIR, STAGED, DecisionSpace
-from testbed.policy.observer import STAGED_FIELDS, scaled_bounds
+from testbed.policy.decision_points import DecisionSpace, decision_points
+from testbed.policy.observation_fields import scaled_bounds, schema_of
 
 Step = tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]
 
 
-def observation_box(n: int) -> gym.Space[NDArray[np.float32]]:
-    """The space of the first n scaled observation elements."""
-    low, high = scaled_bounds(STAGED_FIELDS[:n])
+def observation_box(space: DecisionSpace) -> gym.Space[NDArray[np.float32]]:
+    """Gymnasium's space of the observations of a decision space."""
+    low, high = scaled_bounds(schema_of(space.topology).staged_fields[: space.obs_dim])
     box: Any = gym.spaces.Box(low, high, dtype=np.float32)
     return box  # type: ignore[no-any-return]
 
@@ -87,15 +86,17 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     approaches a sign); answers of the real network are looked up in the frame table; delays and
     energies come from the cost model, the link from a network trace, the server's wait from a queue
     that others share. A slow action delays the frames after it. docs/environment.md has the whole
-    specification.
+    specification. The sizes below are those of the shipped network; with frames of another
+    network they follow from its topology (`World.topology`).
 
     ## Action Space
     ``Discrete(20)``: the canonical number of (E, S), ``index = (E - 1)(E + 2)/2 + S``.
     S = 0 sends the frame, S = E sends nothing. Every action is always legal.
 
     ## Observation Space
-    ``Box`` of 33 float32: `testbed.policy.observer.FIELDS`, scaled so that low is -1 and
-    high is 1. Values beyond are clipped, except where the last column says otherwise.
+    ``Box`` of 33 float32: the `fields` of `testbed.policy.observation_fields.Schema`, scaled so
+    that low is -1 and high is 1. Values beyond are clipped, except where the last column says
+    otherwise.
 
     | index | name | unit | low | high | scale | told apart |
     |---|---|---|---|---|---|---|
@@ -171,7 +172,7 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     """
 
     metadata: dict[str, Any] = METADATA
-    space: ClassVar[DecisionSpace] = FRAME
+    granularity: ClassVar[Literal["frame", "staged"]] = "frame"
     """What one step decides: a whole frame, or one decision point of it."""
 
     @from_mapping
@@ -188,9 +189,11 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         self.world = world if world is not None else build_world(scenario, split)
         self.set_lagrange(lagrange)
         self.simulator = Simulator(self.world)
+        self._points = decision_points(self.world.topology)
+        self.space = self._points.space(self.granularity)
         self.action_space = gym.spaces.Discrete(self.space.n_actions)
-        self.observation_space = observation_box(self.space.obs_dim)
-        self._staged = self.space == STAGED
+        self.observation_space = observation_box(self.space)
+        self._staged = self.space.is_staged
         self._n_frames = self.world.scenario.timing.n_frames
         self._critical: list[bool] = self.world.critical.tolist()
         self._prices = (
@@ -216,18 +219,18 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         self._check_started()
         number = checked_action(action, self.space.n_actions)
         if self._staged:
-            chosen = int(REPAIR[simulator.point, number])
+            chosen = int(self._points.repair[simulator.point, number])
             advanced = simulator.advance(chosen)
             if advanced is None:
-                return simulator.observe(self.space), 0.0, False, False, open_info(chosen)
+                info = open_info(simulator.pair_of[chosen])
+                return simulator.observe(self.space), 0.0, False, False, info
             outcome = advanced
         else:
             outcome = simulator.settle(number)
         self._last = outcome
         critical = self._critical[outcome.row]
-        info = frame_info(
-            outcome, EXIT[outcome.used], float(outcome.correct), critical, self._prices
-        )
+        exit_used = simulator.exit_of[outcome.used]
+        info = frame_info(outcome, exit_used, float(outcome.correct), critical, self._prices)
         if self._staged:
             info["frame_done"] = True
         return (
@@ -241,9 +244,9 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     def action_masks(self) -> NDArray[np.bool_]:
         """bool (n_actions,), legal actions now; all of them where one action decides a frame."""
         if not self._staged:
-            return np.ones(N_ACTIONS, bool)
+            return np.ones(self.space.n_actions, bool)
         self._check_started()
-        return np.array(LEGAL[self.simulator.point])
+        return np.array(self._points.legal[self.simulator.point])
 
     def render(self) -> str | Picture | None:
         """The last frame that ended, as `render_mode` says."""
@@ -294,8 +297,9 @@ class OffloadStagedEnv(OffloadEnv):
     evaluates the nearest exit.
 
     ## Observation Space
-    ``Box`` of 43 float32: `testbed.policy.observer.STAGED_FIELDS`, that is the 33 elements of
-    `OffloadEnv` (with the confidences of this frame's exits as they are evaluated) and
+    ``Box`` of 43 float32: the `staged_fields` of `testbed.policy.observation_fields.Schema`, that
+    is the 33 elements of `OffloadEnv` (with the confidences of this frame's exits as they are
+    evaluated) and
 
     | index | name | unit | low | high | scale |
     |---|---|---|---|---|---|
@@ -324,4 +328,4 @@ class OffloadStagedEnv(OffloadEnv):
     As `OffloadEnv`.
     """
 
-    space = STAGED
+    granularity = "staged"

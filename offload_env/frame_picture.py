@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cnn.render.rendered_tracks import render_tracks
 from cnn.render.signs import N_SIGNS
-from cnn.topology import ACTIONS, N_EXITS
+from cnn.topology import Topology
 from offload_env.outcome import SKIPPED, STATUS, Outcome
 from offload_env.world import World
 
@@ -59,16 +59,16 @@ def shown_of(world: World, row: int, number: int, outcome: Outcome | None = None
 
 def rendered(world: World, shown: Shown, render_mode: str) -> str | Picture:
     """A frame in an environment's `render_mode`: ``ansi`` or ``rgb_array``."""
-    return describe(shown) if render_mode == "ansi" else paint(world, shown)
+    return describe(world, shown) if render_mode == "ansi" else paint(world, shown)
 
 
-def describe(shown: Shown) -> str:
+def describe(world: World, shown: Shown) -> str:
     """One frame as a line of text."""
     o = shown.outcome
     if o is None:
         return "no frame yet"
     return (
-        f"{ACTIONS[o.action].name} {STATUS[o.status]} delay {o.delay_ms:.1f} ms "
+        f"{world.topology.actions[o.action].name} {STATUS[o.status]} delay {o.delay_ms:.1f} ms "
         f"energy {o.energy_mj:.1f} mJ {'right' if o.correct else 'wrong'} cost {o.cost:.3f}"
     )
 
@@ -77,7 +77,8 @@ def paint(world: World, shown: Shown) -> Picture:
     """The picture of one frame; equal frames give equal pictures.
 
     Args:
-        world: for the deadline and the energy of full local processing, the ends of the bars.
+        world: for its network's blocks, and for the deadline and the energy of full local
+            processing, the ends of the bars.
         shown: frame to paint.
 
     Returns:
@@ -92,23 +93,25 @@ def paint(world: World, shown: Shown) -> Picture:
     draw = ImageDraw.Draw(image)
     known = "" if shown.label is None else f", class {shown.label}"
     _text(draw, (16, 138), f"frame {shown.number}{known}")
-    _paint_blocks(draw, shown.outcome)
+    _paint_blocks(draw, world.topology, shown.outcome)
     if shown.outcome is not None:
-        _paint_outcome(draw, shown.outcome, world.scenario.timing.deadline_ms, world.energy_ref_mj)
+        _paint_outcome(draw, world, shown.outcome)
     return np.array(image)
 
 
-def _paint_blocks(draw: ImageDraw.ImageDraw, outcome: Outcome | None) -> None:
+def _paint_blocks(draw: ImageDraw.ImageDraw, topology: Topology, outcome: Outcome | None) -> None:
     """The network's blocks in the colour of where they run, grey if they do not."""
-    action = None if outcome is None else ACTIONS[outcome.action]
+    action = None if outcome is None else topology.actions[outcome.action]
     ran = 0 if action is None or outcome is None or outcome.status == SKIPPED else action.exit
-    for block in range(1, N_EXITS + 1):
+    pitch = min(46, 230 // topology.n_blocks)
+    width = pitch - max(2, pitch * 8 // 46)
+    for block in range(1, topology.n_blocks + 1):
         colour = _FAINT
         if action is not None and block <= ran:
             colour = _DEVICE if block <= action.split else _SERVER
-        x = _LEFT + (block - 1) * 46
-        draw.rectangle((x, 14, x + 38, 42), fill=colour)
-        _text(draw, (x + 16, 21), str(block), _PAPER)
+        x, number = _LEFT + (block - 1) * pitch, str(block)
+        draw.rectangle((x, 14, x + width, 42), fill=colour)
+        _text(draw, (x + width // 2 - 3 * len(number), 21), number, _PAPER)
     _text(draw, (_LEFT, 48), "device", _DEVICE)
     _text(draw, (_LEFT + 46, 48), "server", _SERVER)
     said = "no decision yet"
@@ -117,11 +120,12 @@ def _paint_blocks(draw: ImageDraw.ImageDraw, outcome: Outcome | None) -> None:
     _text(draw, (_LEFT + 100, 48), said)
 
 
-def _paint_outcome(
-    draw: ImageDraw.ImageDraw, outcome: Outcome, deadline_ms: float, full_mj: float
-) -> None:
+def _paint_outcome(draw: ImageDraw.ImageDraw, world: World, outcome: Outcome) -> None:
     """Delay up to the deadline, energy up to that of full local processing, the answer."""
-    bars = ((72, "ms", outcome.delay_ms, deadline_ms), (96, "mJ", outcome.energy_mj, full_mj))
+    bars = (
+        (72, "ms", outcome.delay_ms, world.scenario.timing.deadline_ms),
+        (96, "mJ", outcome.energy_mj, world.energy_ref_mj),
+    )
     for y, unit, value, full in bars:
         share = value / full if full > 0 else 0.0
         draw.rectangle((_LEFT, y, _LEFT + 110, y + 14), fill=_FAINT)
@@ -132,7 +136,8 @@ def _paint_outcome(
     if outcome.status == SKIPPED:
         said, ink = "no answer", _BAD
     else:
-        said = f"exit {ACTIONS[outcome.used].exit} is {'right' if outcome.correct else 'wrong'}"
+        exit = world.topology.actions[outcome.used].exit
+        said = f"exit {exit} is {'right' if outcome.correct else 'wrong'}"
         ink = _GOOD if outcome.correct else _BAD
     _text(draw, (_LEFT, 122), said, ink)
     _text(draw, (_LEFT + 118, 122), f"cost {outcome.cost:.3f}")

@@ -5,30 +5,27 @@ Estimators and observations are those of `testbed.policy.observer.Observer`, wit
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.topology import ACTIONS, N_EXITS
 from offload_env.episode import Plans
 from offload_env.simulator import LONG_AGO_MS
 from offload_env.trace_pool import Lane
 from offload_env.world import World
-from testbed.policy.decision_points import FRAME, DecisionSpace
-from testbed.policy.estimators import fit_link, forget, smooth
+from testbed.policy.decision_points import DecisionSpace
+from testbed.policy.estimators import PRIOR_RTT_MS, fit_link, forget, smooth
 from testbed.policy.observation_fields import (
-    CONSTANTS_AT,
-    FEATURES_AT,
-    FIELDS,
     MIN_MS_PER_KB,
     N_LOG,
-    OBS_DIM,
+    NEVER_S,
     RECENT,
-    STAGED_FIELDS,
+    schema_of,
+    stopping_blocks,
 )
-from testbed.policy.observer import NEVER_S, PRIOR_RTT_MS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -43,7 +40,7 @@ class Lanes:
     """All state of B episodes; every attribute's last axis has one element a lane.
 
     Attributes named as in `Simulator` and `Observer` mean the same; ``confidences`` is
-    float64 (5, B), ``recent`` int16 (`RECENT`, B) with -1 where empty.
+    float64 (n_exits, B), ``recent`` int16 (`RECENT`, B) with -1 where empty.
     """
 
     # the episode
@@ -108,7 +105,7 @@ class Lanes:
     rest: Floats
 
     @classmethod
-    def begin(cls, plans: Plans, lane: Lane) -> Lanes:
+    def begin(cls, plans: Plans, lane: Lane, n_exits: int) -> Lanes:
         """Lanes at the start of the episodes `plans`; rows and jitter are set by the caller."""
         n = len(plans.key)
         new = cls()
@@ -119,7 +116,7 @@ class Lanes:
         new.key, new.lane = plans.key.copy(), lane
         new.offset, new.cell0 = plans.offset_ms.copy(), plans.server_cell.copy()
         new.jitter_at = plans.jitter_at.copy()
-        new.confidences = np.zeros((N_EXITS, n))
+        new.confidences = np.zeros((n_exits, n))
         new.recent = np.full((RECENT, n), -1, np.int16)
         for name in ("radio_free", "last_end"):
             getattr(new, name)[:] = LONG_AGO_MS
@@ -173,18 +170,10 @@ _OF_FRAME: Final = (
     *("position", "evaluated", "timed_out", "compute", "waited", "wasted_mj", "rest"),
     *("stage_confidence", "stage_track", "stage_frame"),
 )
-_EXIT: Final = np.array([a.exit for a in ACTIONS])
-_BASE: Final = np.array([np.log(f.low) if f.scale == "log" else f.low for f in FIELDS], np.float32)[
-    :, None
-]
-_GAIN: Final = (
-    np.array(
-        [2 / ((np.log(f.high / f.low)) if f.scale == "log" else (f.high - f.low)) for f in FIELDS]
-    ).astype(np.float32)
-)[:, None]
-_LEAST: Final = np.array([f.least for f in FIELDS], np.float32)[:, None]
-_MOST: Final = np.array([f.most for f in FIELDS], np.float32)[:, None]
-_SPENT: Final = STAGED_FIELDS[-1]
+
+
+def _column(values: Iterable[float]) -> NDArray[np.float32]:
+    return np.array(list(values), np.float32)[:, None]
 
 
 class BatchObserver:
@@ -201,27 +190,44 @@ class BatchObserver:
         self._features = np.ascontiguousarray(world.features.T)
         self._constants = np.array(world.settings.scaled(), np.float32)[:, None]
         self._lane_numbers = np.arange(n)
+        schema, stops = schema_of(world.topology), stopping_blocks(world.topology)
+        self._dim, self._staged_dim = schema.obs_dim, schema.staged_obs_dim
+        self._features_at, self._constants_at = schema.features_at, schema.constants_at
+        self._answers_at = next(f.index for f in schema.fields if f.name == "last_confidence")
+        self._spent, self._n_stops = schema.staged_fields[-1], len(stops)
+        # A frame that has reached the last block is over: as at its start.
+        self._stop = np.zeros(world.topology.n_blocks + 1, np.intp)
+        self._stop[list(stops)] = np.arange(len(stops))
+        moving = schema.fields[: schema.features_at]
+        self._least = _column(f.least for f in moving)
+        self._most = _column(f.most for f in moving)
+        self._base = _column(np.log(f.low) if f.scale == "log" else f.low for f in moving)
+        self._gain = _column(
+            2 / (np.log(f.high / f.low) if f.scale == "log" else f.high - f.low) for f in moving
+        )
 
-    def observe(self, s: Lanes, space: DecisionSpace = FRAME) -> NDArray[np.float32]:
-        """Observations now, float32 (B, ``space.obs_dim``), a new array."""
-        out = self._columns(s, space.obs_dim)
-        if space.name == "staged":
-            self._write_stage(s, out[OBS_DIM:])
+    def observe(self, s: Lanes, space: DecisionSpace | None = None) -> NDArray[np.float32]:
+        """Observations now, float32 (B, ``space.obs_dim``), a new array; as `Simulator.observe`."""
+        staged = space is not None and space.is_staged
+        out = self._columns(s, self._staged_dim if staged else self._dim)
+        if staged:
+            self._write_stage(s, out[self._dim :])
         return np.ascontiguousarray(out.T)
 
     def _write_stage(self, s: Lanes, stage: NDArray[np.float32]) -> None:
-        stage[:N_EXITS] = -1.0
-        stage[s.position % N_EXITS, self._lane_numbers] = 1.0
-        stage[N_EXITS] = 2.0 * s.stage_confidence - 1.0
-        stage[N_EXITS + 1] = s.stage_track
-        stage[N_EXITS + 2] = s.stage_frame
-        stage[N_EXITS + 3] = 2.0 * s.timed_out - 1.0
+        n, field = self._n_stops, self._spent
+        stage[:n] = -1.0
+        stage[self._stop[s.position], self._lane_numbers] = 1.0
+        stage[n] = 2.0 * s.stage_confidence - 1.0
+        stage[n + 1] = s.stage_track
+        stage[n + 2] = s.stage_frame
+        stage[n + 3] = 2.0 * s.timed_out - 1.0
         spent = s.compute + s.waited + s.rest
-        log = np.log(np.clip(spent, _SPENT.least, _SPENT.most) / _SPENT.low)
-        stage[N_EXITS + 4] = log * (2 / np.log(_SPENT.high / _SPENT.low)) - 1.0
+        log = np.log(np.clip(spent, field.least, field.most) / field.low)
+        stage[n + 4] = log * (2 / np.log(field.high / field.low)) - 1.0
 
     def _columns(self, s: Lanes, n_fields: int) -> NDArray[np.float32]:
-        settings = self.world.settings
+        settings, at = self.world.settings, self._answers_at
         out = np.empty((n_fields, self.n), np.float32)
         now_s = s.start * 1e-3
         np.divide(8.0, np.maximum(s.ms_per_kb, MIN_MS_PER_KB), out=out[0], casting="unsafe")
@@ -239,29 +245,30 @@ class BatchObserver:
         out[9] = s.residual_ms
         out[10] = s.failures
         out[11] = s.queue
-        out[12:17] = s.confidences
-        out[17] = s.last_confidence
-        out[18] = s.last_exit
-        out[19] = s.agreement
-        out[20] = s.answers
+        out[12:at] = s.confidences
+        out[at] = s.last_confidence
+        out[at + 1] = s.last_exit
+        out[at + 2] = s.agreement
+        out[at + 3] = s.answers
         # Before any frame the credit is 0: no accuracy is missing yet.
         frames = np.maximum(s.frame, 1)
         np.subtract(
             s.confidence_sum / frames,
             s.floor * (s.frame > 0),
-            out=out[21],
+            out=out[at + 4],
             casting="unsafe",
         )
         budget = settings.energy_budget_mj
-        out[22] = 1.0 if not budget else 1.0 - s.spent_mj / budget
-        moving = out[:FEATURES_AT]
-        np.clip(moving, _LEAST[:FEATURES_AT], _MOST[:FEATURES_AT], out=moving)
+        out[at + 5] = 1.0 if not budget else 1.0 - s.spent_mj / budget
+        features_at, constants_at = self._features_at, self._constants_at
+        moving = out[:features_at]
+        np.clip(moving, self._least, self._most, out=moving)
         np.log(out[:N_LOG], out=out[:N_LOG])
-        moving -= _BASE[:FEATURES_AT]
-        moving *= _GAIN[:FEATURES_AT]
+        moving -= self._base
+        moving *= self._gain
         moving -= 1.0
-        np.take(self._features, s.row, axis=1, out=out[FEATURES_AT:CONSTANTS_AT], mode="clip")
-        out[CONSTANTS_AT:OBS_DIM] = self._constants
+        np.take(self._features, s.row, axis=1, out=out[features_at:constants_at], mode="clip")
+        out[constants_at : self._dim] = self._constants
         return out
 
 
@@ -298,7 +305,8 @@ def learn_link(
 
 def learn_answer(
     s: Lanes,
-    used: NDArray[np.int64],
+    exit: Indices,
+    place: Indices,
     answer: NDArray[np.int32],
     confidence: NDArray[np.float32],
     skip: Bools,
@@ -307,15 +315,15 @@ def learn_answer(
 ) -> None:
     """`Observer.record_answer`, or `record_skipped` where a frame was skipped."""
     prediction = answer >> 1
-    exit = _EXIT.take(used)
     lanes: NDArray[np.intp] | slice = slice(None)
     if any_skip:
         lanes = np.flatnonzero(~skip)
-        prediction, exit, confidence = prediction[lanes], exit[lanes], confidence[lanes]
+        prediction, confidence = prediction[lanes], confidence[lanes]
+        exit, place = exit[lanes], place[lanes]
         numbers = lanes
     else:
         numbers = lane_numbers[: len(s)]
-    s.confidences[exit - 1, numbers] = confidence
+    s.confidences[place, numbers] = confidence
     s.last_confidence[lanes] = confidence
     s.last_exit[lanes] = exit
     s.last_prediction[lanes] = prediction

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import DataError
-from cnn.topology import N_ACTIONS, action_from_index
 from offload_env.env import Multipliers, Step, observation_box
 from offload_env.env_input import (
     asked_key,
@@ -25,23 +24,14 @@ from offload_env.frame_picture import METADATA, Picture, Shown, rendered
 from offload_env.live_rig import LiveRig
 from offload_env.outcome import NOTHING, STATUS, Outcome, frame_info, open_info
 from offload_env.scenario import Scenario, Split
-from offload_env.world import LOCAL, World, build_world
-from testbed.policy.decision_points import (
-    CANONICAL,
-    FRAME,
-    LEGAL,
-    REPAIR,
-    STAGED,
-    DecisionSpace,
-)
-from testbed.policy.observer import FIELDS
+from offload_env.world import World, build_world
+from testbed.policy.decision_points import decision_points
+from testbed.policy.observation_fields import schema_of
 
 if TYPE_CHECKING:
     from testbed.device.processor import PaceKept
     from testbed.link.transfer import LinkRecord
     from testbed.records.measurement import Measurement
-
-QUEUE_AT: Final = next(f.index for f in FIELDS if f.name == "queue_ms")
 
 
 class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
@@ -74,12 +64,18 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         n_frames: frames of an episode; None takes the scenario's.
         paced: emulate the scenario's device (`testbed.device.processor`); False takes this
             machine as it is.
+        bundle: folder of the model bundle that device and server run, of the scenario's network;
+            None is the shipped one.
+
+    Raises:
+        ConfigError: at the first `reset`, if the bundle has other exits or splits than the
+            scenario's network; and as `OffloadEnv`.
 
     Call `close` to end the processes (``with contextlib.closing(env)``).
     """
 
     metadata: dict[str, Any] = METADATA
-    space: ClassVar[DecisionSpace] = FRAME
+    granularity: ClassVar[Literal["frame", "staged"]] = "frame"
     """What one step decides: a whole frame, or one decision point of it."""
 
     @from_mapping
@@ -93,16 +89,21 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         frames: str = "render",
         n_frames: int | None = None,
         paced: bool = True,
+        bundle: Path | None = None,
         render_mode: str | None = None,
     ) -> None:
         self.render_mode = check_render_mode(render_mode, self.metadata)
         self.world = world if world is not None else build_world(scenario, split)
+        self._points = decision_points(self.world.topology)
+        self.space = self._points.space(self.granularity)
         self.action_space = gym.spaces.Discrete(self.space.n_actions)
-        self.observation_space = observation_box(self.space.obs_dim)
-        self._staged = self.space == STAGED
+        self.observation_space = observation_box(self.space)
+        self._staged = self.space.is_staged
+        fields = schema_of(self.world.topology).fields
+        self._queue_at = next(f.index for f in fields if f.name == "queue_ms")
         self.set_lagrange(lagrange)
         self._n_frames = n_frames or self.world.scenario.timing.n_frames
-        self._rig = LiveRig(self.world, frames, self._n_frames, paced)
+        self._rig = LiveRig(self.world, frames, self._n_frames, paced, bundle)
         self._last: tuple[Measurement, Outcome] | None = None
 
     def reset(
@@ -117,7 +118,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         self._last = None
         observation = self._rig.receive()
         # The drive starts with its first capture, so no frame has queued yet.
-        observation[QUEUE_AT] = -1.0
+        observation[self._queue_at] = -1.0
         return self._before_deciding(observation), {}
 
     def _before_deciding(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -126,7 +127,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
             return observation
         if self._rig.skipped:
             return self._rig.look_staged(observation)
-        return self._rig.device.frame.observe(STAGED)
+        return self._rig.device.frame.observe(self.space)
 
     def step(self, action: np.int64 | int) -> Step:
         """Carry out a decision; where it ends the frame, wait for the next one's capture."""
@@ -136,10 +137,11 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
             if not self._rig.skipped:
                 device.frame.settle(chosen)
             return self._finish(chosen)
-        chosen = int(REPAIR[device.point, chosen])
+        chosen = int(self._points.repair[device.point, chosen])
+        pair = int(self._points.canonical[chosen])
         if not self._rig.skipped and device.frame.advance(chosen) is None:
-            return device.frame.observe(STAGED), 0.0, False, False, open_info(chosen)
-        observation, reward, terminated, truncated, info = self._finish(int(CANONICAL[chosen]))
+            return device.frame.observe(self.space), 0.0, False, False, open_info(pair)
+        observation, reward, terminated, truncated, info = self._finish(pair)
         info["frame_done"] = True
         if truncated:
             seen = self._rig.look_staged(observation)
@@ -161,7 +163,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
             done = device.finished
         assert done is not None
         if done.status == "skipped":  # not carried out, but this action was decided
-            chosen = action_from_index(action)
+            chosen = self.world.topology.actions[action]
             done = replace(done, action=chosen.index, exit_used=chosen.exit)
         info = self._account(done)
         reward = -info["cost"] - self._price(info["accuracy"], info["critical"])
@@ -169,7 +171,9 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """bool (n_actions,), legal actions now; all of them where one action decides a frame."""
-        return np.array(LEGAL[self._rig.device.point]) if self._staged else np.ones(N_ACTIONS, bool)
+        if not self._staged:
+            return np.ones(self.space.n_actions, bool)
+        return np.array(self._points.legal[self._rig.device.point])
 
     def render(self) -> str | Picture | None:
         """The last frame that ended, as `render_mode` says."""
@@ -222,7 +226,7 @@ class OffloadLiveEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
         cost = world.frame_cost(row.delay_ms, energy, float(miss)) + self._budget_cost(energy)
         outcome = NOTHING._replace(
             action=row.action,
-            used=LOCAL[row.exit_used - 1],
+            used=int(world.topology.local_of[row.exit_used]),
             status=STATUS.index(row.status),
             queue_ms=row.queue_ms,
             delay_ms=row.delay_ms,
@@ -255,8 +259,8 @@ class OffloadLiveStagedEnv(OffloadLiveEnv):
     one has been captured.
 
     ## Action Space, Observation Space, Rewards, Episode End
-    As `OffloadStagedEnv`: ``Discrete(36)`` with the same masks, 43 elements, 0 while a frame
-    is open. Every action on a frame that waited too long ends it, skipped.
+    As `OffloadStagedEnv`, with the same masks and 0 while a frame is open. Every action on a frame
+    that waited too long ends it, skipped.
 
     ## Info
     As `OffloadStagedEnv`, and ``measurement`` where ``frame_done``.
@@ -265,4 +269,4 @@ class OffloadLiveStagedEnv(OffloadLiveEnv):
     As `OffloadLiveEnv`.
     """
 
-    space = STAGED
+    granularity = "staged"

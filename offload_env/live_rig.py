@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
-from cnn.topology import action_from_index
 from offload_env.env_input import ResetNeededError
 from offload_env.world import World
 from testbed.device.processor import Pace
@@ -34,10 +34,13 @@ class LiveRig:
         source: frame source with labels, ``render`` or ``gtsrb:policy-test``.
         n_frames: frames of a drive, made before it starts.
         paced: emulate the scenario's device; False takes this machine as it is.
+        bundle: folder of the model bundle of device and server; None is the shipped one.
     """
 
-    def __init__(self, world: World, source: str, n_frames: int, paced: bool) -> None:
-        self.world, self.source, self.n_frames = world, source, n_frames
+    def __init__(
+        self, world: World, source: str, n_frames: int, paced: bool, bundle: Path | None = None
+    ) -> None:
+        self.world, self.source, self.n_frames, self._bundle = world, source, n_frames, bundle
         self._pace = Pace.of(world.cost) if paced else None
         self.frames_seed = 0
         self.skipped = False
@@ -131,10 +134,16 @@ class LiveRig:
         from testbed.server.server_process import ServerProcess
 
         if self._runtime is None:
-            self._runtime = SplitRuntime(load_bundle(), threads=1)
+            bundle = load_bundle(self._bundle)
+            self.world.topology.require_same(
+                bundle.topology,
+                f"model bundle {bundle.hash[:12]}",
+                f"the frames of scenario {self.world.scenario.name}",
+            )
+            self._runtime = SplitRuntime(bundle, threads=1)
             self._runtime.warm()
         if not self._server_port:
-            server = self._processes.enter_context(ServerProcess())
+            server = self._processes.enter_context(ServerProcess(self._bundle))
             self._server_port = server.port
         return self._runtime
 
@@ -161,11 +170,12 @@ class LiveRig:
         self._drive.callback(client.close)
         client.connect(CONNECT_TIMEOUT_S)
         device_power = DevicePower("scenario", cost.idle_mw, cost.busy_mw, cost.power_source)
-        self._observer = Observer(world.settings)
+        self._observer = Observer(world.settings, world.topology)
         return Device(
             runtime,
             client,
-            StaticPolicy(action_from_index(0)),  # decides nothing: this environment does
+            # Decides nothing: this environment does.
+            StaticPolicy(0, topology=world.topology),
             self._observer,
             ModelMeter(PowerProfile(device_power, cost.radio)),
             DeviceConfig(

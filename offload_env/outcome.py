@@ -8,8 +8,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.policy.decision_points import CANONICAL
-
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Number = TypeVar("Number", float, Floats)
@@ -113,7 +111,7 @@ def frame_info(
 
     Args:
         outcome: of the frame.
-        exit_used: the exit whose answer is used, 1..5.
+        exit_used: the exit whose answer is used, by its block.
         accuracy: 1 if it is the true class, else 0.
         critical: whether the frame's class is a critical one.
         prices: of a millisecond, of a millijoule and of a missed deadline.
@@ -140,6 +138,6 @@ def frame_info(
 _OPEN: Final = frame_info(NOTHING, 0, 0.0, False, (0.0, 0.0, 0.0))
 
 
-def open_info(chosen: int) -> dict[str, Any]:
-    """The info while a frame is open, after the staged action `chosen`."""
-    return {**_OPEN, "action": int(CANONICAL[chosen]), "frame_done": False}
+def open_info(action: int) -> dict[str, Any]:
+    """The info while a frame is open, after the device has run canonical `action`."""
+    return {**_OPEN, "action": action, "frame_done": False}

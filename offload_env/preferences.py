@@ -20,15 +20,18 @@ from offload_env.env_input import from_mapping
 from offload_env.episode import Keys, draw_batch, unit_batch
 from offload_env.scenario import Scenario, Split
 from offload_env.vector_env import OffloadVectorEnv
-from offload_env.world import MAIN, World
-from testbed.policy.observer import FIELDS, normalise
+from offload_env.world import World
+from testbed.policy.observation_fields import SHIPPED_SCHEMA, Schema, schema_of
 
 Floats = NDArray[np.float64]
 
-FLOOR_AT: Final = next(f.index for f in FIELDS if f.name == "accuracy_floor")
-SHARE_AT: Final = next(f.index for f in FIELDS if f.name == "delay_share")
 _FLOOR, _SHARE = 4, 5
 """Draw numbers of an episode's key that `offload_env.world` does not use."""
+
+
+def floor_at(schema: Schema) -> int:
+    """Index of the accuracy floor in an observation; the delay share follows it."""
+    return schema.constants_at + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Preferences:
         the world's frames, both less `margin`.
         """
         accuracy = world.correct.mean(0)
-        low, high = float(accuracy.min()) - margin, float(accuracy[MAIN]) - margin
+        low, high = float(accuracy.min()) - margin, float(accuracy[world.topology.main]) - margin
         return cls((max(0.0, low), max(0.0, low, high)))
 
     def draw(self, keys: Keys) -> tuple[Floats, Floats]:
@@ -94,6 +97,7 @@ class ConditionedVectorEnv(OffloadVectorEnv):
     ) -> None:
         super().__init__(num_envs, scenario, split, world=world, autoreset_mode=autoreset_mode)
         self.preferences = preferences or Preferences.of(self.world, 0.0)
+        self._schema = schema_of(self.world.topology)
         self._floor, self._delay_share = np.zeros(num_envs), np.zeros(num_envs)
 
     @property
@@ -118,8 +122,9 @@ class ConditionedVectorEnv(OffloadVectorEnv):
 
     def _observe(self) -> NDArray[np.float32]:
         observation = super()._observe()
-        observation[:, FLOOR_AT] = normalise(self._floor[:, None], FLOOR_AT)[:, 0]
-        observation[:, SHARE_AT] = normalise(self._delay_share[:, None], SHARE_AT)[:, 0]
+        preferences = np.column_stack([self._floor, self._delay_share])
+        at = floor_at(self._schema)
+        observation[:, at : at + 2] = self._schema.normalise(preferences, at)
         return observation
 
     def _advance(self, actions: NDArray[np.int64]) -> tuple[Floats, dict[str, Any]]:
@@ -142,7 +147,7 @@ def preferring(world: World, floor: float, delay_share: float) -> World:
     scenario = world.scenario.with_weights(delay_share * total, (1.0 - delay_share) * total)
     move = floor - world.settings.accuracy_floor
     own = min(1.0, max(0.0, world.accuracy_floor + move))
-    margin = min(1.0, max(0.0, float(world.correct[:, MAIN].mean()) - own))
+    margin = min(1.0, max(0.0, float(world.correct[:, world.topology.main].mean()) - own))
     constraint = replace(scenario.constraint, accuracy_floor=0.0, accuracy_margin=margin)
     return replace(
         world,
@@ -150,3 +155,7 @@ def preferring(world: World, floor: float, delay_share: float) -> World:
         accuracy_floor=own,
         settings=replace(world.settings, accuracy_floor=floor, delay_share=delay_share),
     )
+
+
+FLOOR_AT: Final = floor_at(SHIPPED_SCHEMA)
+"""Of the shipped network."""

@@ -16,21 +16,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.topology import ACTIONS, N_EXITS
 from offload_env.episode import Plan
 from offload_env.exchange import Exchange, Exchanges
 from offload_env.outcome import FALLBACK, OK, SKIPPED, STATUS, Outcome
-from offload_env.world import LOCAL, POOL, World
-from testbed.policy.decision_points import ANSWER, CANONICAL, FRAME, POINT, DecisionSpace
+from offload_env.world import POOL, World
+from testbed.policy.decision_points import DecisionSpace, decision_points
 from testbed.policy.observer import Observer
 
 LONG_AGO_MS: Final = -1e12
-EXIT: Final = tuple(action.exit for action in ACTIONS)
-SPLIT: Final = tuple(action.split for action in ACTIONS)
-IS_LOCAL: Final = tuple(action.is_local for action in ACTIONS)
-POINTS: Final[list[list[list[int]]]] = POINT.tolist()
-PAIR: Final[list[int]] = CANONICAL.tolist()
-"""Canonical pair that a staged action runs."""
 
 __all__ = ["FALLBACK", "LONG_AGO_MS", "OK", "SKIPPED", "STATUS", "Outcome", "Simulator"]
 
@@ -46,10 +39,13 @@ class Simulator:
 
     Attributes:
         exits: (exit, prediction, confidence) of the exits evaluated on this frame, in order.
+        exit_of: exit of every canonical action.
+        pair_of: canonical action that every staged action runs.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
+        topology, points = world.topology, decision_points(world.topology)
         timing, price, cost = world.scenario.timing, world.scenario.price, world.cost
         self._period, self._timeout = timing.period_ms, timing.timeout_ms
         self._deadline, self._max_queue = timing.deadline_ms, timing.max_queue_ms
@@ -60,6 +56,13 @@ class Simulator:
         self._active, self._tail_mw = cost.radio.active_mw, cost.radio.tail_mw
         self._tail = cost.radio.tail_ms
         # Plain lists: indexing them is several times faster than indexing an array.
+        self.exit_of: list[int] = topology.exit_of.tolist()
+        self.pair_of: list[int] = points.canonical.tolist()
+        self._split_of: list[int] = topology.split_of.tolist()
+        self._is_local: list[bool] = topology.is_local.tolist()
+        self._local_of: list[int] = topology.local_of.tolist()
+        self._last_exit, self._answer = topology.n_blocks, points.answer
+        self._points: list[list[list[int]]] = points.point.tolist()
         self._device_ms: list[float] = world.device_ms.tolist()
         self._fallback_ms: list[float] = world.fallback_ms.tolist()
         self._standing: list[float] = world.standing_ms.tolist()
@@ -75,7 +78,7 @@ class Simulator:
         self._confidence: list[list[float]] = world.table.confidence.astype(float).tolist()
         self._features: list[list[float]] = world.features.astype(float).tolist()
         self._ends: list[bool] = world.track_end.tolist()
-        self.observer = Observer(world.settings)
+        self.observer = Observer(world.settings, topology)
         self.frame = -1  # until the first reset
 
     def reset(self, plan: Plan, rows: Sequence[int] | None = None) -> None:
@@ -150,14 +153,18 @@ class Simulator:
     def point(self) -> int:
         """Decision point of the current frame, see `testbed.policy.decision_points`."""
         evaluated = self.exits[-1][0] if self.exits else 0
-        return POINTS[self._timed_out][self._position][evaluated]
+        return self._points[self._timed_out][self._position][evaluated]
 
-    def observe(self, space: DecisionSpace = FRAME) -> NDArray[np.float32]:
-        """The device's observation now, float32 (``space.obs_dim``,)."""
+    def observe(self, space: DecisionSpace | None = None) -> NDArray[np.float32]:
+        """The device's observation now, float32 (``space.obs_dim``,).
+
+        Args:
+            space: the frame or the staged one of the world's network; None is the frame space.
+        """
         seen = self.observer.scaled(
             self._start * 1e-3, self._features[self._row], self._queue, self.tail_left_ms
         )
-        if space.name == "staged":
+        if space is not None and space.name == "staged":
             spent_ms = self._compute + self._waited + self._rest
             seen += self.observer.scaled_stage(
                 self.exits, self._position, spent_ms, bool(self._timed_out)
@@ -165,31 +172,32 @@ class Simulator:
         return np.array(seen, np.float32)
 
     def settle(self, action: int) -> Outcome:
-        """Decide `action` (0..19) for the current frame and run it to its answer."""
+        """Decide canonical `action` for the current frame and run it to its answer."""
         if self._queue > self._max_queue:
             return self._skip(action)
         return self._finish(action, self._device_ms[action] * self._jitter)
 
     def advance(self, chosen: int) -> Outcome | None:
-        """Carry out a staged action (0..35) that is legal at `point`.
+        """Carry out a staged action that is legal at `point`.
 
         Returns:
             The frame's outcome, or None if it is still open. A frame that has waited too long is
             skipped, whatever the decision.
         """
-        pair = PAIR[chosen]
+        pair = self.pair_of[chosen]
         if self.will_skip:
             return self._skip(pair)
-        if chosen == ANSWER:
+        if chosen == self._answer:
             return self.answer()
-        if SPLIT[pair] < EXIT[pair]:
-            return self.send(pair, early=chosen > ANSWER)
-        self.evaluate_exit(EXIT[pair])
-        return self.answer() if EXIT[pair] == N_EXITS else None
+        if not self._is_local[pair]:
+            return self.send(pair, early=chosen > self._answer)
+        exit = self.exit_of[pair]
+        self.evaluate_exit(exit)
+        return self.answer() if exit == self._last_exit else None
 
     def evaluate_exit(self, exit: int) -> None:
         """Run on to `exit` (above the last one evaluated) and learn its answer."""
-        local = LOCAL[exit - 1]
+        local = self._local_of[exit]
         # From block p on, not from the frame: blocks 1..p have run already.
         before = self._resumed if self._timed_out else self._standing
         extra = self._device_ms[local] - before[self._position]
@@ -205,7 +213,7 @@ class Simulator:
 
     def answer(self) -> Outcome:
         """Answer with the exit evaluated last."""
-        return self._finish(LOCAL[self.exits[-1][0] - 1], self._compute)
+        return self._finish(self._local_of[self.exits[-1][0]], self._compute)
 
     def send(self, action: int, early: bool = False) -> Outcome | None:
         """Run on to the action's split and send from there to its exit.
@@ -225,7 +233,7 @@ class Simulator:
         self._radio_free = exchange.left_ms
         self._compute, self._waited = compute, timeout
         self._wasted_mj = self._mj_per_byte * exchange.size
-        self._sent_action, self._position, self._timed_out = action, SPLIT[action], 1
+        self._sent_action, self._position, self._timed_out = action, self._split_of[action], 1
         self.observer.record_failure(((self._start + compute) + timeout) * 1e-3)
         return None
 
@@ -252,7 +260,7 @@ class Simulator:
             free = end + fallback
             tail = self._tail_around(sent, end, free)
             self._last_end = end
-        elif IS_LOCAL[action]:
+        elif self._is_local[action]:
             free = sent
             tail = self._tail_without_exchange(free)
         else:
@@ -261,7 +269,7 @@ class Simulator:
             send_mj = self._mj_per_byte * size
             if exchange > self._timeout:
                 exchange, transfer, wait = self._timeout, 0.0, 0.0
-                used, status = LOCAL[EXIT[action] - 1], FALLBACK
+                used, status = self._local_of[self.exit_of[action]], FALLBACK
                 fallback = self._fallback_ms[action] * self._jitter
             end = sent + exchange
             free = end + fallback
@@ -273,7 +281,9 @@ class Simulator:
             else:
                 observer.record_failure(end * 1e-3)
         row = self._row
-        observer.record_answer(EXIT[used], self._prediction[row][used], self._confidence[row][used])
+        observer.record_answer(
+            self.exit_of[used], self._prediction[row][used], self._confidence[row][used]
+        )
         self._free = free
         return self._close(
             action, used, status, compute, exchange, transfer, wait, fallback, send_mj, tail

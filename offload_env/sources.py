@@ -12,16 +12,11 @@ import numpy as np
 
 from cnn.common.errors import ConfigError, DataError
 from cnn.frame_table import FrameTable, embedded_table
-from cnn.topology import N_EXITS, action_index
+from cnn.topology import SHIPPED
 from offload_env.scenario import Scenario, Split
 from testbed.meters.cost_model import CostModel
 from testbed.meters.power import power_profile
 from testbed.traces.trace import Trace
-
-LOCAL: Final = tuple(action_index(e, e) for e in range(1, N_EXITS + 1))
-"""Canonical numbers of the five local actions, by exit."""
-MAIN: Final = LOCAL[-1]
-"""Full local processing, e5s5."""
 
 
 def load_table(scenario: Scenario, split: Split) -> FrameTable:
@@ -40,7 +35,7 @@ def load_cost(scenario: Scenario, cost: CostModel | None = None) -> CostModel:
         cost = CostModel.load(Path(device.cost_model))
     slowdown = cost.slowdown * device.slowdown
     if device.full_local_ms:
-        slowdown = device.full_local_ms / cost.device_ms[MAIN]
+        slowdown = device.full_local_ms / cost.device_ms[cost.topology.main]
     cost = replace(cost, slowdown=slowdown)
     if not device.power:
         return cost
@@ -81,11 +76,21 @@ def accuracy_floor(table: FrameTable, scenario: Scenario) -> float:
     constraint = scenario.constraint
     if constraint.accuracy_floor > 0:
         return constraint.accuracy_floor
-    return max(0.0, float(table.correct[:, MAIN].mean()) - constraint.accuracy_margin)
+    return max(
+        0.0, float(table.correct[:, table.topology.main].mean()) - constraint.accuracy_margin
+    )
 
 
 def check_fit(table: FrameTable, cost: CostModel) -> None:
-    """Refuse a cost model whose payloads are not those of the frames (another network)."""
+    """Refuse a cost model of another network than the frames'.
+
+    Raises:
+        ConfigError: if it has other exits or splits.
+        DataError: if it has other payloads.
+    """
+    table.topology.require_same(
+        cost.topology, f"cost model {cost.name}", f"the frame table ({table.source})"
+    )
     mean = table.payload_bytes.mean(0)
     if not np.allclose(mean, cost.payload_bytes, rtol=0.1, atol=8):
         raise DataError(
@@ -95,3 +100,9 @@ def check_fit(table: FrameTable, cost: CostModel) -> None:
             expected="a cost model whose actions send what the table's do",
             hint="fit the cost model with the same bundle",
         )
+
+
+LOCAL: Final = SHIPPED.local
+"""Canonical numbers of the shipped network's local actions, by exit."""
+MAIN: Final = SHIPPED.main
+"""Full local processing by the shipped network."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -13,8 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
-from cnn.topology import N_ACTIONS
-from offload_env.batch_simulator import EXIT, BatchSimulator
+from offload_env.batch_simulator import BatchSimulator
 from offload_env.env import Multipliers, observation_box
 from offload_env.env_input import (
     LaneSeeds,
@@ -32,14 +31,7 @@ from offload_env.frame_picture import METADATA, Picture, Shown, rendered, shown_
 from offload_env.outcome import DECIDING, BatchOutcome, Outcome, frame_info
 from offload_env.scenario import Scenario, Split
 from offload_env.world import World, build_world
-from testbed.policy.decision_points import (
-    CANONICAL,
-    FRAME,
-    LEGAL,
-    REPAIR,
-    STAGED,
-    DecisionSpace,
-)
+from testbed.policy.decision_points import decision_points
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -56,7 +48,7 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
     `gymnasium.vector.SyncVectorEnv` (https://farama.org/Vector-Autoreset-Mode):
 
     * ``SAME_STEP``, the default: the step that truncates returns the first observation of the
-      next drive; ``info["final_obs"]`` (float32 (B, 33), rows where ``info["_final_obs"]``) is
+      next drive; ``info["final_obs"]`` (float32 (B, obs_dim), rows where ``info["_final_obs"]``) is
       the last one of the drive that ended. The other keys describe the frame just done in every
       lane, also in this step; ``info["final_info"]`` holds them once more.
     * ``NEXT_STEP``, which Gymnasium's vector wrappers and RLlib expect: the step that truncates
@@ -84,7 +76,7 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         **METADATA,
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
-    space: ClassVar[DecisionSpace] = FRAME
+    granularity: ClassVar[Literal["frame", "staged"]] = "frame"
     """What one step decides: a whole frame, or one decision point of it."""
 
     single_action_space: gym.spaces.Discrete
@@ -110,11 +102,13 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         self.num_envs = num_envs
         self.set_lagrange(lagrange)
         self.simulator = BatchSimulator(self.world, num_envs)
+        self._points = decision_points(self.world.topology)
+        self.space = self._points.space(self.granularity)
         self.single_action_space = gym.spaces.Discrete(self.space.n_actions)
-        self.single_observation_space = observation_box(self.space.obs_dim)
+        self.single_observation_space = observation_box(self.space)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self._staged = self.space == STAGED
+        self._staged = self.space.is_staged
         self._seeds = LaneSeeds(num_envs)
         self._n_frames = self.world.scenario.timing.n_frames
         self._limit = _step_limit(max_episode_steps)
@@ -183,7 +177,7 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
         if not self._staged:
             outcome = self.simulator.settle(actions)
             return self._account(np.arange(self.num_envs), outcome)
-        chosen = REPAIR[self.simulator.point, actions]
+        chosen = self._points.repair[self.simulator.point, actions]
         ended, outcome = self.simulator.advance(chosen)
         price, of_ended = self._account(ended, outcome)
         done, reward = np.zeros(self.num_envs, bool), np.zeros(self.num_envs)
@@ -193,7 +187,7 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
             info[name] = np.zeros(self.num_envs, values.dtype)
             info[name][ended] = values
         info["status"][~done] = DECIDING
-        info["action"][~done] = CANONICAL[chosen[~done]]
+        info["action"][~done] = self._points.canonical[chosen[~done]]
         return reward, info
 
     def _account(
@@ -210,7 +204,7 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
             delay_price, energy_price = delay_price[lanes], energy_price[lanes]
         info = frame_info(
             outcome._replace(action=outcome.action.copy()),  # it may be the caller's own array
-            EXIT.take(outcome.used),
+            self.world.topology.exit_of.take(outcome.used),
             outcome.correct.astype(np.float64),
             critical,
             (delay_price, energy_price, self.world.scenario.price.miss),
@@ -248,9 +242,9 @@ class OffloadVectorEnv(Multipliers, gym.vector.VectorEnv[NDArray[np.float32], An
     def action_masks(self) -> Bools:
         """bool (B, n_actions), legal actions now; all of them where one action decides a frame."""
         if not self._staged:
-            return np.ones((self.num_envs, N_ACTIONS), bool)
+            return np.ones((self.num_envs, self.space.n_actions), bool)
         self._check_started()
-        masks: Bools = LEGAL[self.simulator.point]
+        masks: Bools = self._points.legal[self.simulator.point]
         return masks
 
     def render(self) -> tuple[str | Picture, ...] | None:
@@ -285,7 +279,7 @@ class OffloadStagedVectorEnv(OffloadVectorEnv):
     those of a finished frame; elsewhere they are 0 and the status is 3 (deciding).
     """
 
-    space = STAGED
+    granularity = "staged"
 
 
 def _mode(mode: AutoresetMode | str) -> AutoresetMode:

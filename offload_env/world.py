@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
 from cnn.frame_table import FrameTable
-from cnn.topology import ACTIONS
+from cnn.topology import Topology
 from offload_env.episode import Keys, Plan, Plans, draw, draw_batch, unit, unit_batch
 from offload_env.outcome import Number
 from offload_env.scenario import SPLITS, Scenario, Split, load_scenario
@@ -34,7 +34,8 @@ from offload_env.sources import (
 )
 from offload_env.trace_pool import TracePool
 from testbed.meters.cost_model import CostModel, jitter_pool, resumed_ms, standing_ms
-from testbed.policy.observer import FEATURES_AT, Settings, normalise
+from testbed.policy.observation_fields import schema_of
+from testbed.policy.task_settings import Settings
 from testbed.traces.trace import Trace
 
 __all__ = [
@@ -73,14 +74,15 @@ class World:
         critical_floor: the same for the critical classes; 0 if there are none.
         settings: the device's task settings (with the floor of the training frames).
         delay_ref_ms, energy_ref_mj: full local processing without queueing.
-        device_ms: float64 (20,), head, encoder and local exit, slowdown included.
-        fallback_ms: float64 (20,), finishing locally, slowdown included.
-        server_ms: float64 (20,).
-        sent_bytes: float64 (N, 20), payload and framing on the uplink; 0 if local.
-        standing_ms: float64 (6,), spent on a frame when the device is after block p > 0:
-            the frame's overhead and blocks 1..p, no exit; 0 for p = 0. Slowdown included.
-        resumed_ms: float64 (6,), the same when it resumes after an exchange that timed out.
-        correct, critical: bool (N, 20) and (N,).
+        device_ms: float64 (A,), by action: head, encoder and local exit, slowdown included.
+        fallback_ms: float64 (A,), finishing locally, slowdown included.
+        server_ms: float64 (A,).
+        sent_bytes: float64 (N, A), payload and framing on the uplink; 0 if local.
+        standing_ms: float64 (n_blocks + 1,), spent on a frame when the device is after block
+            p > 0: the frame's overhead and blocks 1..p, no exit; 0 for p = 0. Slowdown included.
+        resumed_ms: float64 (n_blocks + 1,), the same when it resumes after an exchange that timed
+            out.
+        correct, critical: bool (N, A) and (N,).
         features: float32 (N, 6), scaled as in the observation.
         track_start: int64 (n_tracks,), first row of each track.
         track_end: bool (N,), True at the last row of a track.
@@ -115,6 +117,11 @@ class World:
     def __repr__(self) -> str:
         """Its name and split: Gymnasium prints the arguments of an environment it cannot make."""
         return f"World({self.scenario.name!r}, {self.split!r})"
+
+    @property
+    def topology(self) -> Topology:
+        """Of the network whose answers the frames have; A is its number of actions."""
+        return self.table.topology
 
     def plan(self, key: int) -> Plan:
         """The episode of one 64-bit key."""
@@ -203,7 +210,8 @@ def build_world(
         cost: instead of the scenario's cost model (its slowdown and power still apply).
 
     Raises:
-        ConfigError: if the split is unknown or the scenario wrong.
+        ConfigError: if the split is unknown, the scenario wrong, or frames and cost model are of
+            networks with other exits or splits.
         DataError: if a table, model or trace cannot be read, or they do not fit together.
     """
     scenario = load_scenario(scenario)
@@ -241,8 +249,14 @@ def _assemble(
     table, traces = _read_only(table), [_read_only(trace) for trace in traces]
     if train_table is None:
         train_table = table if split == "train" else load_table(scenario, "train")
+    topology, main, schema = table.topology, table.topology.main, schema_of(table.topology)
+    topology.require_same(
+        train_table.topology,
+        f"training frames ({train_table.source})",
+        f"the frame table ({table.source})",
+    )
     pool = TracePool(traces)
-    delay_ref = cost.slowdown * cost.device_ms[MAIN]
+    delay_ref = cost.slowdown * cost.device_ms[main]
     price, constraint = scenario.price, scenario.constraint
     settings = Settings(
         radio_5g=pool.techs[0] == "5G",
@@ -261,7 +275,7 @@ def _assemble(
         "fallback_ms": cost.slowdown * np.array(cost.fallback_ms),
         "server_ms": np.array(cost.server_ms, np.float64),
         "sent_bytes": np.where(
-            [a.is_local for a in ACTIONS], 0.0, table.payload_bytes + cost.wire_overhead_bytes
+            topology.is_local, 0.0, table.payload_bytes + cost.wire_overhead_bytes
         ),
         "standing_ms": standing_ms(cost),
         "resumed_ms": resumed_ms(cost),
@@ -284,7 +298,7 @@ def _assemble(
         pool=pool,
         accuracy_floor=accuracy_floor(table, scenario),
         critical_floor=(
-            float(table.correct[critical, MAIN].mean()) - constraint.critical_margin
+            float(table.correct[critical, main].mean()) - constraint.critical_margin
             if critical.any()
             else 0.0
         ),
@@ -293,7 +307,7 @@ def _assemble(
         energy_ref_mj=cost.busy_mw * delay_ref / 1e3,
         correct=table.correct,
         critical=critical,
-        features=normalise(table.features, FEATURES_AT),
+        features=schema.normalise(table.features, schema.features_at),
         track_start=table.track_starts().astype(np.int64),
         track_end=np.diff(table.track, append=-1) != 0,
         **arrays,

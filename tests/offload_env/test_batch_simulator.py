@@ -17,7 +17,7 @@ from offload_env.scenario import Constraint
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import FALLBACK, OK, SKIPPED, Simulator
 from offload_env.world import World
-from testbed.policy.decision_points import LEGAL, STAGED
+from testbed.policy.decision_points import FRAME, LEGAL, STAGED
 from testbed.policy.observer import OBS_DIM
 
 LANES, STEPS = 24, 150
@@ -153,6 +153,6 @@ def test_a_low_floor_on_a_slow_device_is_seen_by_both(make_world: Callable[..., 
         batch = BatchSimulator(world, 1)
         batch.reset(np.zeros(1, np.uint64))
         seen.append(batch.observe()[0])
-        assert observation_box(OBS_DIM).contains(seen[-1])
+        assert observation_box(FRAME).contains(seen[-1])
     assert seen[0][30] < seen[1][30] < -1
     assert seen[0][32] > 1
