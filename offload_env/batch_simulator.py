@@ -39,11 +39,10 @@ class BatchSimulator:
         self.world, self.n = world, n
         cost, table, topology = world.cost, world.table, world.topology
         self._points, self._n_actions = decision_points(topology), topology.n_actions
-        self._exit_of, self._split_of = topology.exit_of, topology.split_of
-        self._local_of, self._exit_place = topology.local_of, topology.exit_place
-        self._offloads = ~topology.is_local
-        self._fallback = topology.local_of[topology.exit_of]  # the same exit, reached locally
-        self._place = topology.exit_place[topology.exit_of]
+        # By action: exit, split, place of the exit, whether it sends, its exit's local action.
+        self._exit, self._split = topology.exit_of, topology.split_of
+        self._place, self._offloads = topology.exit_place[self._exit], ~topology.is_local
+        self._fallback = topology.local_of[self._exit]
         radio = cost.radio
         self._has_tail = radio.tail_ms > 0
         self._exchanges = BatchExchanges(world)
@@ -136,7 +135,7 @@ class BatchSimulator:
         pair, answer = points.canonical[chosen], chosen == points.answer
         evaluates = ~self._offloads[pair] & ~answer & ~skip
         if evaluates.any():
-            self._evaluate(lanes[evaluates], self._exit_of[pair[evaluates]])
+            self._evaluate(lanes[evaluates], pair[evaluates])
         answer |= evaluates & (pair == self.world.topology.main)
         ends = answer | ~evaluates
         ending = lanes[ends]
@@ -146,10 +145,9 @@ class BatchSimulator:
         )
         return ending[ended], outcome.part(ended)
 
-    def _evaluate(self, lanes: Indices, exits: Indices) -> None:
-        """In `lanes`, run on to `exits` and learn their answers."""
-        s, w = self.lanes, self.world
-        local = self._local_of[exits]
+    def _evaluate(self, lanes: Indices, local: NDArray[np.int64]) -> None:
+        """In `lanes`, run on to the exits of the actions `local` and learn their answers."""
+        s, w, exits = self.lanes, self.world, self._exit[local]
         timed_out, block = s.timed_out[lanes] > 0, s.position[lanes]
         extra = w.device_ms[local] - np.where(timed_out, w.resumed_ms[block], w.standing_ms[block])
         spent = np.maximum(extra, 0.0) * s.jitter[lanes]
@@ -165,7 +163,7 @@ class BatchSimulator:
         s.stage_prediction[lanes] = prediction
         s.position[lanes] = exits
         s.evaluated[lanes] = exits
-        s.confidences[self._exit_place[exits], lanes] = seen
+        s.confidences[self._place[local], lanes] = seen
 
     def _answer_or_send(
         self, lanes: Indices, actions: NDArray[np.int64], answer: Bools, early: Bools
@@ -187,7 +185,7 @@ class BatchSimulator:
         """
         whole = len(lanes) == self.n
         s, w = self.lanes if whole else self.lanes.take(lanes), self.world
-        actions = np.where(answer, self._local_of[s.evaluated], actions)
+        actions = np.where(answer, w.topology.local_of[s.evaluated], actions)
         extra = np.maximum(w.device_ms[actions] - w.standing_ms[s.position], 0.0)
         compute = np.where(answer, s.compute, s.compute + extra * s.jitter)
         skip = s.queue > w.scenario.timing.max_queue_ms
@@ -218,7 +216,7 @@ class BatchSimulator:
         s.radio_free = exchanges.left_ms
         s.compute, s.waited = compute, timeout
         s.wasted_mj = self._mj_per_byte * exchanges.size
-        s.sent_action, s.position = action, self._split_of.take(action)
+        s.sent_action, s.position = action, self._split.take(action)
         s.timed_out[:] = 1
         s.failure_s = ((s.start + compute) + timeout) * 1e-3
         s.failures = s.failures + 1.0
@@ -276,7 +274,7 @@ class BatchSimulator:
         learn_link(s, size, answered, fell, end, transfer, wait)
         at = s.row * self._n_actions + used
         answer = self._answers.take(at)
-        exit, place = self._exit_of.take(used), self._place.take(used)
+        exit, place = self._exit.take(used), self._place.take(used)
         seen = self._confidence.take(at)
         learn_answer(s, exit, place, answer, seen, skip, any_skip, self._lane_numbers)
         correct = (answer & 1).astype(bool)
