@@ -10,7 +10,7 @@ import pytest
 
 from cnn.frame_table import FrameTable
 from cnn.model_config import ModelConfig
-from cnn.topology import ACTIONS, N_ACTIONS
+from cnn.topology import SHIPPED
 from offload_env.scenario import Constraint, Price, Scenario, Timing
 from offload_env.server_load import ServerLoad
 from offload_env.world import World, build_world
@@ -33,9 +33,9 @@ def synthetic_table(seed: int = 0, tracks: int = 12) -> FrameTable:
     lengths = rng.integers(3, 12, tracks)
     n = int(lengths.sum())
     label = np.repeat(rng.integers(0, 6, tracks), lengths).astype(np.int16)
-    chance = np.array([0.6 + 0.08 * a.exit - 0.01 * (a.exit - a.split) for a in ACTIONS])
-    right = rng.random((n, N_ACTIONS)) < chance
-    wrong = (label[:, None] + rng.integers(1, 6, (n, N_ACTIONS))) % 6
+    chance = np.array([0.6 + 0.08 * a.exit - 0.01 * (a.exit - a.split) for a in SHIPPED.actions])
+    right = rng.random((n, SHIPPED.n_actions)) < chance
+    wrong = (label[:, None] + rng.integers(1, 6, (n, SHIPPED.n_actions))) % 6
     confidence = np.clip(np.where(right, 0.85, 0.5) + rng.normal(0, 0.1, right.shape), 0.05, 0.99)
     config = ModelConfig()
     frame = np.concatenate([np.arange(k) for k in lengths])
@@ -56,7 +56,8 @@ def synthetic_table(seed: int = 0, tracks: int = 12) -> FrameTable:
         prediction=np.where(right, label[:, None], wrong).astype(np.int16),
         confidence=confidence.astype(np.float32),
         payload_bytes=np.tile(
-            np.array([config.payload_bytes(a.exit, a.split) for a in ACTIONS], np.int32), (n, 1)
+            np.array([config.payload_bytes(a.exit, a.split) for a in SHIPPED.actions], np.int32),
+            (n, 1),
         ),
         features=features.astype(np.float32),
         bundle_hash="synthetic",
@@ -75,11 +76,15 @@ def synthetic_cost(jitter: float = 0.1, tail_ms: float = 150.0) -> CostModel:
         bundle_hash="synthetic",
         slowdown=5.0,
         device_ms=tuple(
-            ran[a.split] + (0.2 if a.is_local else 0.1 if a.split else 0.0) for a in ACTIONS
+            ran[a.split] + (0.2 if a.is_local else 0.1 if a.split else 0.0) for a in SHIPPED.actions
         ),
-        fallback_ms=tuple(0.0 if a.is_local else ran[a.exit] - ran[a.split] + 0.2 for a in ACTIONS),
-        server_ms=tuple(0.0 if a.is_local else 0.3 * (ran[a.exit] - ran[a.split]) for a in ACTIONS),
-        payload_bytes=tuple(config.payload_bytes(a.exit, a.split) for a in ACTIONS),
+        fallback_ms=tuple(
+            0.0 if a.is_local else ran[a.exit] - ran[a.split] + 0.2 for a in SHIPPED.actions
+        ),
+        server_ms=tuple(
+            0.0 if a.is_local else 0.3 * (ran[a.exit] - ran[a.split]) for a in SHIPPED.actions
+        ),
+        payload_bytes=tuple(config.payload_bytes(a.exit, a.split) for a in SHIPPED.actions),
         wire_overhead_bytes=250.0,
         net_ms=1.5,
         jitter=jitter,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cnn.frame_table import FrameTable
+from cnn.topology import SHIPPED
 from offload_env.batch_simulator import BatchSimulator
 from offload_env.env import observation_box
 from offload_env.episode import episode_keys
@@ -17,8 +18,11 @@ from offload_env.scenario import Constraint
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import FALLBACK, OK, SKIPPED, Simulator
 from offload_env.world import World
-from testbed.policy.decision_points import FRAME, LEGAL, STAGED
-from testbed.policy.observer import OBS_DIM
+from testbed.policy.decision_points import decision_points
+from testbed.policy.observation_fields import schema_of
+
+POINTS = decision_points(SHIPPED)
+SCHEMA = schema_of(SHIPPED)
 
 LANES, STEPS = 24, 150
 
@@ -38,7 +42,7 @@ def _compare(world: World, seed: int) -> np.ndarray:
     rng, seen = np.random.default_rng(seed), np.zeros(3, int)
     for _ in range(STEPS):
         observed = batch.observe()
-        assert observed.shape == (LANES, OBS_DIM)
+        assert observed.shape == (LANES, SCHEMA.obs_dim)
         np.testing.assert_allclose(observed, [s.observe() for s in single], atol=2e-6)
         actions = rng.integers(0, 20, LANES)
         together = batch.settle(actions)
@@ -59,11 +63,11 @@ def test_every_lane_advances_as_the_scalar_simulator_does(world: World) -> None:
     rng, seen, points = np.random.default_rng(6), np.zeros(3, int), set[int]()
     for _ in range(3 * STEPS):
         np.testing.assert_array_equal(batch.point, [s.point for s in single])
-        observed = [s.observe(STAGED) for s in single]
-        np.testing.assert_allclose(batch.observe(STAGED), observed, atol=2e-6)
+        observed = [s.observe(POINTS.staged) for s in single]
+        np.testing.assert_allclose(batch.observe(POINTS.staged), observed, atol=2e-6)
         points |= set(batch.point.tolist())
         some = np.flatnonzero(rng.random(LANES) < 0.8)
-        chosen = np.array([rng.choice(np.flatnonzero(LEGAL[p])) for p in batch.point[some]])
+        chosen = np.array([rng.choice(np.flatnonzero(POINTS.legal[p])) for p in batch.point[some]])
         ended, together = batch.advance(chosen, some)
         for lane, action in zip(some.tolist(), chosen.tolist(), strict=True):
             alone = single[lane].advance(action)
@@ -153,6 +157,6 @@ def test_a_low_floor_on_a_slow_device_is_seen_by_both(make_world: Callable[..., 
         batch = BatchSimulator(world, 1)
         batch.reset(np.zeros(1, np.uint64))
         seen.append(batch.observe()[0])
-        assert observation_box(FRAME).contains(seen[-1])
+        assert observation_box(POINTS.frame).contains(seen[-1])
     assert seen[0][30] < seen[1][30] < -1
     assert seen[0][32] > 1

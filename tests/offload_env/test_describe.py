@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cnn.topology import SHIPPED
 from offload_env.scenario import load_scenario, scenario_names
-from testbed.policy.observer import STAGED_FIELDS, Field
+from testbed.policy.observation_fields import Field, schema_of
+
+SCHEMA = schema_of(SHIPPED)
 
 PAGE = Path(__file__).parents[2] / "docs" / "environment.md"
 
 
-def observation_table(fields: Sequence[Field] = STAGED_FIELDS) -> str:
+def observation_table(fields: Sequence[Field] = SCHEMA.staged_fields) -> str:
     """One row a field."""
     head = (
         "| index | name | unit | low | high | scale | told apart | source |\n"

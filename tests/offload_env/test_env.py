@@ -13,8 +13,12 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from cnn.common.errors import ConfigError
+from cnn.topology import SHIPPED
 from offload_env.env import OffloadEnv, OffloadStagedEnv
 from offload_env.world import World
+from testbed.policy.observation_fields import schema_of
+
+SCHEMA = schema_of(SHIPPED)
 
 SINGLES = [OffloadEnv, OffloadStagedEnv]
 
@@ -82,10 +86,8 @@ def test_an_episode_is_a_drive_of_n_frames(world: World) -> None:
 
 
 def test_the_docstring_table_is_the_specification() -> None:
-    from testbed.policy.observer import FIELDS
-
     text = OffloadEnv.__doc__ or ""
-    for field in FIELDS:
+    for field in SCHEMA.fields:
         stem = field.name[:-1] if field.name.startswith("confidence_exit") else field.name
         assert stem in text
         assert f"{field.high:g}" in text

@@ -20,22 +20,20 @@ from PIL import Image
 import offload_env
 from cnn.bundle import load_bundle
 from cnn.common.errors import ConfigError
-from cnn.topology import ACTIONS, N_EXITS, action_index
+from cnn.topology import SHIPPED
 from offload_env.live_env import OffloadLiveEnv, OffloadLiveStagedEnv
 from offload_env.outcome import STATUS
 from offload_env.world import World
-from testbed.policy.decision_points import ANSWER, LEGAL, N_STAGED
+from testbed.policy.decision_points import decision_points
 from testbed.policy.network_policy import load_policy
-from testbed.policy.observer import (
-    OBS_DIM,
-    STAGED_FIELDS,
-    STAGED_OBS_DIM,
-    STAGED_SCHEMA_HASH,
-)
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policy_file import STAGED_KIND, PolicyBundle
 from testbed.records.record_file import read_records
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace
+
+POINTS = decision_points(SHIPPED)
+SCHEMA = schema_of(SHIPPED)
 
 pytestmark = pytest.mark.slow(35)
 
@@ -46,7 +44,7 @@ offload_env.register()
 def calm_world(make_world: Callable[..., World]) -> World:
     """A steady fast link, and patience: nothing times out, nothing is skipped."""
     config = load_bundle().config
-    payload = tuple(config.payload_bytes(a.exit, a.split) for a in ACTIONS)
+    payload = tuple(config.payload_bytes(a.exit, a.split) for a in SHIPPED.actions)
     base = make_world()
     table = replace(base.table, payload_bytes=np.tile(np.array(payload), (len(base.table), 1)))
     return make_world(
@@ -84,7 +82,7 @@ def test_every_step_is_a_real_frame(live: OffloadLiveEnv) -> None:
     assert live.observation_space.contains(observation)
     wanted = ["e1s1", "e5s0", "e3s3", "e5s5", "e2s0", "e1s1", "e5s0", "e4s4"]
     for i, name in enumerate(wanted):
-        action = next(a.index for a in ACTIONS if a.name == name)
+        action = next(a.index for a in SHIPPED.actions if a.name == name)
         observation, reward, terminated, truncated, info = live.step(action)
         row = info["measurement"]
         assert live.observation_space.contains(observation)
@@ -92,7 +90,7 @@ def test_every_step_is_a_real_frame(live: OffloadLiveEnv) -> None:
         assert truncated == (i == len(wanted) - 1)
         assert info["accuracy"] == float(row.prediction == row.label)
         assert info["delay_ms"] == row.delay_ms > 0
-        if ACTIONS[action].is_local:
+        if SHIPPED.actions[action].is_local:
             assert row.transfer_ms is None
         elif row.status == "ok":
             assert row.transfer_ms >= 10.0  # the link's round trip
@@ -106,7 +104,7 @@ def test_a_picture_shows_the_frame_itself(
     live.reset(seed=3)
     seen = Image.fromarray(live._rig.image).resize((120, 120))
     before = live.render()
-    live.step(action_index(1, 1))
+    live.step(SHIPPED.index(1, 1))
     after = live.render()
     for picture in (before, after):  # then it is the frame just done, not the next one
         assert isinstance(picture, np.ndarray)
@@ -117,14 +115,12 @@ def test_a_picture_shows_the_frame_itself(
 
 
 def test_what_was_sent_is_observed(live: OffloadLiveEnv) -> None:
-    from testbed.policy.observer import FIELDS
-
-    age = next(f.index for f in FIELDS if f.name == "transfer_age_s")
+    age = next(f.index for f in SCHEMA.fields if f.name == "transfer_age_s")
     observation, _ = live.reset(seed=2)
     assert observation[age] == 1.0  # never
-    observation, *_ = live.step(action_index(1, 1))
+    observation, *_ = live.step(SHIPPED.index(1, 1))
     assert observation[age] == 1.0
-    observation, *_, info = live.step(action_index(5, 0))
+    observation, *_, info = live.step(SHIPPED.index(5, 0))
     if STATUS[info["status"]] == "ok":
         assert observation[age] < 0.5
 
@@ -144,23 +140,24 @@ def test_gymnasium_accepts_it(name: str, request: pytest.FixtureRequest) -> None
 def _doubtful(bundle_hash: str) -> PolicyBundle:
     """A staged policy that looks at exits 1 and 2 and answers where it is sure; what leaves it
     in doubt it sends from block 2 to exit 5. It reads the frame's own confidences alone."""
-    at = {field.name: field.index for field in STAGED_FIELDS}
-    weight, bias = np.zeros((N_STAGED, STAGED_OBS_DIM)), np.full(N_STAGED, -9.0)
+    at = {field.name: field.index for field in SCHEMA.staged_fields}
+    weight = np.zeros((POINTS.n_actions, SCHEMA.staged_obs_dim))
+    bias = np.full(POINTS.n_actions, -9.0)
     for exit in (1, 2):
-        bias[action_index(exit, exit)] = 1.0
-    weight[action_index(1, 1), at["stands_at_0"]] = 9.0
-    weight[action_index(2, 2), at["stands_at_1"]] = 0.1
-    bias[action_index(5, 2)] = -4.0
-    weight[action_index(5, 2), at["stands_at_2"]] = 5.0
-    weight[ANSWER, at["stage_confidence"]] = 100.0
-    bias[ANSWER] = -97.0
+        bias[SHIPPED.index(exit, exit)] = 1.0
+    weight[SHIPPED.index(1, 1), at["stands_at_0"]] = 9.0
+    weight[SHIPPED.index(2, 2), at["stands_at_1"]] = 0.1
+    bias[SHIPPED.index(5, 2)] = -4.0
+    weight[SHIPPED.index(5, 2), at["stands_at_2"]] = 5.0
+    weight[POINTS.answer, at["stage_confidence"]] = 100.0
+    bias[POINTS.answer] = -97.0
     manifest = {
         "kind": STAGED_KIND,
         "name": "doubtful",
         "layers": 1,
         "activation": "tanh",
-        "actions": list(range(N_STAGED)),
-        "observation": {"schema_hash": STAGED_SCHEMA_HASH},
+        "actions": list(range(POINTS.n_actions)),
+        "observation": {"schema_hash": SCHEMA.staged_hash},
         "bundle_hash": bundle_hash,
         "metrics": {},
     }
@@ -179,8 +176,8 @@ def test_a_staged_policy_decides_here_as_in_the_device_process(
     rows, truncated = [], False
     while not truncated:
         masks = staged.action_masks()
-        position = int(observation[OBS_DIM : OBS_DIM + N_EXITS].argmax())
-        np.testing.assert_array_equal(masks, LEGAL[position])
+        position = int(observation[SCHEMA.obs_dim : SCHEMA.obs_dim + SHIPPED.n_exits].argmax())
+        np.testing.assert_array_equal(masks, POINTS.legal[position])
         action = policy.decide(observation, position)
         assert masks[action]
         observation, reward, _, truncated, info = staged.step(action)
@@ -210,10 +207,10 @@ def test_an_illegal_staged_action_is_read_as_the_nearest_legal_one(
     staged: OffloadLiveStagedEnv,
 ) -> None:
     staged.reset(seed=6)
-    *_, info = staged.step(ANSWER)  # before any look: look at exit 1
-    assert (info["frame_done"], info["action"]) == (False, action_index(1, 1))
-    *_, info = staged.step(action_index(3, 0))  # a split that lies behind: split here
-    assert (info["frame_done"], info["action"]) == (True, action_index(3, 1))
+    *_, info = staged.step(POINTS.answer)  # before any look: look at exit 1
+    assert (info["frame_done"], info["action"]) == (False, SHIPPED.index(1, 1))
+    *_, info = staged.step(SHIPPED.index(3, 0))  # a split that lies behind: split here
+    assert (info["frame_done"], info["action"]) == (True, SHIPPED.index(3, 1))
 
 
 @pytest.mark.parametrize("kind", [OffloadLiveEnv, OffloadLiveStagedEnv])
@@ -234,4 +231,4 @@ def test_an_action_outside_the_space_is_refused(
         for action in (-1, 36, 1.0, "1"):
             with pytest.raises(gym.error.InvalidAction, match="expected an integer"):
                 env.step(action)  # type: ignore[arg-type]
-        env.step(action_index(1, 1))
+        env.step(SHIPPED.index(1, 1))

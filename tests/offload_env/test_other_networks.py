@@ -121,7 +121,7 @@ def test_every_lane_advances_as_the_scalar_simulator_does(topology: Topology, wo
                 assert outcome == tuple(column[k] for column in together)
                 seen[outcome.status] += 1
     assert (seen[[OK, FALLBACK, SKIPPED]] > 15).all(), seen
-    assert len(reached) >= 0.7 * points.n_points, f"{reached} of {points.n_points}"
+    assert len(reached) >= 0.6 * points.n_points, f"{reached} of {points.n_points}"
 
 
 def test_a_local_frame_takes_the_models_time(topology: Topology, world: World) -> None:

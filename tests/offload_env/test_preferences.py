@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from cnn.common.errors import ConfigError
+from cnn.topology import SHIPPED
 from offload_env.preferences import ConditionedVectorEnv, Preferences, preferring
 from offload_env.vector_env import OffloadVectorEnv
-from offload_env.world import MAIN
 
 KEYS = np.arange(5, 9, dtype=np.uint64) * np.uint64(1_234_567_890_123)
 
@@ -56,7 +56,7 @@ def test_preferences_follow_from_the_key_and_fill_the_range() -> None:
 def test_floors_that_bind_and_can_be_kept(world) -> None:
     asked = Preferences.of(world, 0.01)
     accuracy = world.correct.mean(0)
-    assert asked.floor == pytest.approx((accuracy.min() - 0.01, accuracy[MAIN] - 0.01))
+    assert asked.floor == pytest.approx((accuracy.min() - 0.01, accuracy[SHIPPED.main] - 0.01))
     assert asked.delay_share == (0.0, 1.0)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from cnn.common.errors import DataError
 from cnn.frame_table import FrameTable, embedded_table
-from cnn.topology import ACTIONS
+from cnn.topology import SHIPPED
 from offload_env.episode import Plan
 from offload_env.replay import Figures, computed_times, measured, repeat, simulate
 from offload_env.scenario import Scenario, load_scenario
@@ -51,14 +51,14 @@ def _run(
 def _measurement(scenario: Scenario, table: FrameTable, i: int, o: Outcome) -> Measurement:
     status = STATUS[o.status]
     skipped, fell = status == "skipped", status == "fallback"
-    answered = status == "ok" and not ACTIONS[o.action].is_local
+    answered = status == "ok" and not SHIPPED.actions[o.action].is_local
     return Measurement(
         frame_id=i,
         track=int(table.track[i]),
         frame_in_track=int(table.frame[i]),
         label=int(table.label[i]),
         action=o.action,
-        exit_used=ACTIONS[o.used].exit,
+        exit_used=SHIPPED.actions[o.used].exit,
         captured_s=scenario.timing.period_ms / 1e3 * i,
         queue_ms=o.queue_ms,
         head_ms=o.compute_ms,

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from cnn.common.errors import ConfigError, DataError
+from cnn.topology import SHIPPED
 from offload_env.scenario import Constraint, Scenario, load_scenario, parse_scenario, scenario_names
 from offload_env.server_load import CELL_MS, ServerLoad
-from offload_env.world import MAIN, World, build_world, load_traces
+from offload_env.world import World, build_world, load_traces
 
 NAMES = ("busy-edge", "fast-device", "highway-lte", "poor-coverage", "slow-device", "urban-5g")
 
@@ -122,10 +123,11 @@ def test_weights_and_floor_can_be_swept(make_world: Callable[..., World]) -> Non
 
 
 def test_floor_is_the_main_exits_accuracy_less_the_margin(world: World) -> None:
-    expected = world.table.correct[:, MAIN].mean() - world.scenario.constraint.accuracy_margin
+    right = world.table.correct[:, SHIPPED.main]
+    expected = right.mean() - world.scenario.constraint.accuracy_margin
     assert world.accuracy_floor == pytest.approx(expected)
     chosen = np.isin(world.table.label, (1, 3))
-    assert world.critical_floor == pytest.approx(world.table.correct[chosen, MAIN].mean() - 0.001)
+    assert world.critical_floor == pytest.approx(right[chosen].mean() - 0.001)
 
 
 def test_a_cost_model_of_another_network_is_refused(

@@ -8,13 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cnn.topology import ACTIONS, N_ACTIONS, action_index
+from cnn.topology import SHIPPED
 from offload_env import make_simulator
 from offload_env.server_load import CELL_MS, ServerLoad
 from offload_env.simulator import FALLBACK, OK, SKIPPED, Simulator
-from offload_env.world import LOCAL, MAIN, POOL, World
-from testbed.policy.decision_points import POINT
+from offload_env.world import POOL, World
+from testbed.policy.decision_points import decision_points
 from testbed.traces.trace import Trace
+
+POINTS = decision_points(SHIPPED)
 
 MakeWorld = Callable[..., World]
 
@@ -58,7 +60,7 @@ def _start(world: World, offset_ms: float = 0.0) -> Simulator:
     return simulator
 
 
-@pytest.mark.parametrize("action", range(N_ACTIONS))
+@pytest.mark.parametrize("action", range(SHIPPED.n_actions))
 @pytest.mark.parametrize("mbps", [5.0, 40.0])
 def test_a_single_frame_costs_what_the_cost_model_says(
     action: int, mbps: float, make_world: MakeWorld
@@ -69,7 +71,7 @@ def test_a_single_frame_costs_what_the_cost_model_says(
     outcome = _start(world).settle(action)
     compute = cost.slowdown * cost.device_ms[action]
     waiting = radio = 0.0
-    if not ACTIONS[action].is_local:
+    if not SHIPPED.actions[action].is_local:
         sent = cost.payload_bytes[action] + cost.wire_overhead_bytes
         transfer = 8 * sent / (1000 * mbps) + 20.0 + cost.net_ms
         waiting = transfer + cost.server_ms[action]
@@ -79,7 +81,7 @@ def test_a_single_frame_costs_what_the_cost_model_says(
     assert outcome.status == OK
     assert outcome.delay_ms == pytest.approx(compute + waiting)
     assert outcome.energy_mj == pytest.approx(energy)
-    full_ms = cost.slowdown * cost.device_ms[MAIN]
+    full_ms = cost.slowdown * cost.device_ms[SHIPPED.main]
     price = world.scenario.price
     expected = (
         price.delay_weight * outcome.delay_ms / full_ms
@@ -94,18 +96,18 @@ def test_a_single_frame_costs_what_the_cost_model_says(
 
 def test_full_local_costs_one(make_world: MakeWorld) -> None:
     world = _steady(make_world, [10.0])
-    assert _start(world).settle(MAIN).cost == pytest.approx(1.0)
+    assert _start(world).settle(SHIPPED.main).cost == pytest.approx(1.0)
 
 
 def test_an_outage_times_out_and_the_device_finishes_by_itself(make_world: MakeWorld) -> None:
     world = _steady(make_world, [0.0, 0.0, 30.0])
-    cost, action = world.cost, action_index(4, 2)
+    cost, action = world.cost, SHIPPED.index(4, 2)
     simulator = _start(world)
     outcome = simulator.settle(action)
     compute = cost.slowdown * cost.device_ms[action]
     fallback = cost.slowdown * cost.fallback_ms[action]
     assert outcome.status == FALLBACK
-    assert outcome.used == LOCAL[3]
+    assert outcome.used == SHIPPED.local[3]
     assert outcome.delay_ms == pytest.approx(compute + 150.0 + fallback)
     assert outcome.compute_mj == pytest.approx(cost.busy_mw * (compute + fallback) / 1e3)
     assert outcome.idle_mj == pytest.approx(cost.idle_mw * 150.0 / 1e3)
@@ -122,10 +124,10 @@ def test_giving_up_early_costs_the_wait_and_what_is_looked_at_after(
 ) -> None:
     """Looked at exit 1, sent from block 2, gave up, looked at exits 2 and 4."""
     world = _steady(make_world, [30.0, 0.0, 0.0], tail_ms=tail_ms)
-    cost, action = world.cost, action_index(5, 2)
+    cost, action = world.cost, SHIPPED.index(5, 2)
     simulator = _start(world, offset_ms=790.0)
     before = simulator.settle(
-        action_index(1, 0)
+        SHIPPED.index(1, 0)
     )  # before the outage: it learns how long that takes
     observer = simulator.observer
     usual = 2 * (observer.transfer_mean_ms + before.server_wait_ms)
@@ -133,15 +135,15 @@ def test_giving_up_early_costs_the_wait_and_what_is_looked_at_after(
     assert patience < 150.0
     simulator.evaluate_exit(1)
     assert simulator.send(action, early=True) is None
-    assert simulator.point == POINT[1, 2, 1]
+    assert simulator.point == POINTS.point[1, 2, 1]
     assert observer.failures == 1
     simulator.evaluate_exit(2)
     simulator.evaluate_exit(4)
     outcome = simulator.answer()
     head = 0.2 * cost.slowdown  # of an exit on the way, in the test's cost model
     computed = cost.slowdown * cost.device_ms[action] + head
-    rest = head + cost.slowdown * cost.fallback_ms[action_index(4, 2)]
-    assert (outcome.status, outcome.action, outcome.used) == (FALLBACK, action, LOCAL[3])
+    rest = head + cost.slowdown * cost.fallback_ms[SHIPPED.index(4, 2)]
+    assert (outcome.status, outcome.action, outcome.used) == (FALLBACK, action, SHIPPED.local[3])
     assert outcome.exchange_ms == pytest.approx(patience)
     assert outcome.compute_ms == pytest.approx(computed)
     assert outcome.fallback_ms == pytest.approx(rest)
@@ -163,14 +165,14 @@ def test_a_hurried_answer_that_comes_is_an_answer(make_world: MakeWorld) -> None
     patient, early = _start(world), _start(world)
     for simulator in (patient, early):
         simulator.settle(0)
-    action = action_index(4, 1)
+    action = SHIPPED.index(4, 1)
     assert early.send(action, early=True) == patient.send(action)
 
 
 def test_abandoned_bytes_leave_first(make_world: MakeWorld) -> None:
     """Nothing leaves for a second; then the first payload goes before the second."""
     world = _steady(make_world, [0.0, 1.0, 1.0, 1.0])
-    action = action_index(5, 0)
+    action = SHIPPED.index(5, 0)
     cost = world.cost
     bits = 8 * (cost.payload_bytes[action] + cost.wire_overhead_bytes)
     simulator = _start(world, offset_ms=700.0)
@@ -193,7 +195,7 @@ def test_a_late_frame_is_skipped_and_the_next_one_is_not(make_world: MakeWorld) 
     timing = replace(base.scenario.timing, period_ms=30.0, max_queue_ms=20.0, deadline_ms=200.0)
     world = _steady(make_world, [0.0, 10.0], timing=replace(timing, timeout_ms=40.0))
     simulator = _start(world)
-    action = action_index(5, 0)
+    action = SHIPPED.index(5, 0)
     first = simulator.settle(action)
     busy_until = first.delay_ms
     assert busy_until == pytest.approx(40.0 + 2.0 * world.cost.fallback_ms[action])
@@ -205,7 +207,7 @@ def test_a_late_frame_is_skipped_and_the_next_one_is_not(make_world: MakeWorld) 
     assert second.miss
     assert second.delay_ms == second.queue_ms == pytest.approx(queue)
     assert second.energy_mj == 0.0
-    third = simulator.settle(LOCAL[0])  # captured at 60 ms
+    third = simulator.settle(SHIPPED.local[0])  # captured at 60 ms
     assert third.status == OK
     assert third.queue_ms == pytest.approx(max(0.0, busy_until - 60.0))
 
@@ -214,7 +216,7 @@ def test_the_tail_is_paid_once_and_in_full(make_world: MakeWorld) -> None:
     """Send, stay local, send: tail time is capped by the tail and cut by the next exchange."""
     world = _steady(make_world, [40.0], tail_ms=250.0)
     cost = world.cost
-    send, stay = action_index(5, 0), LOCAL[0]
+    send, stay = SHIPPED.index(5, 0), SHIPPED.local[0]
     simulator = _start(world)
     outcomes = [simulator.settle(a) for a in (send, stay, stay, send, send)]
     no_tail = _start(_steady(make_world, [40.0]))
@@ -239,14 +241,14 @@ def test_tail_left_is_what_the_device_would_know(make_world: MakeWorld) -> None:
     world = _steady(make_world, [40.0], tail_ms=250.0)
     simulator = _start(world)
     assert simulator.tail_left_ms == 0.0
-    outcome = simulator.settle(action_index(5, 0))
+    outcome = simulator.settle(SHIPPED.index(5, 0))
     assert simulator.tail_left_ms == pytest.approx(250.0 - (200.0 - outcome.delay_ms))
 
 
 def test_the_server_makes_us_wait_as_its_work_says(make_world: MakeWorld) -> None:
     world = _steady(make_world, [40.0], server=ServerLoad(0.7, 10.0, 0.5))
     simulator, calm = _start(world), _start(_steady(make_world, [40.0]))
-    plan, action, waits = world.plan(7), action_index(5, 0), []
+    plan, action, waits = world.plan(7), SHIPPED.index(5, 0), []
     for _ in range(40):
         now = simulator.now_ms
         busy, free = simulator.settle(action), calm.settle(action)
@@ -268,10 +270,10 @@ def test_jitter_multiplies_compute_and_has_mean_one(make_world: MakeWorld) -> No
     assert np.log(world.device_jitter).std() == pytest.approx(world.cost.jitter, rel=0.02)
     simulator, plan = _start(world), world.plan(7)
     for i in range(5):
-        outcome = simulator.settle(MAIN)
+        outcome = simulator.settle(SHIPPED.main)
         jitter = world.device_jitter[(plan.jitter_at + i) % POOL]
         if outcome.status == OK:
-            assert outcome.compute_ms == pytest.approx(world.device_ms[MAIN] * jitter)
+            assert outcome.compute_ms == pytest.approx(world.device_ms[SHIPPED.main] * jitter)
 
 
 def test_staged_frames_add_up(make_world: MakeWorld) -> None:
@@ -282,23 +284,23 @@ def test_staged_frames_add_up(make_world: MakeWorld) -> None:
     simulator.evaluate_exit(1)
     simulator.evaluate_exit(3)
     row = simulator.row
-    seen = [(e, int(world.table.prediction[row, LOCAL[e - 1]])) for e in (1, 3)]
+    seen = [(e, int(world.table.prediction[row, SHIPPED.local[e - 1]])) for e in (1, 3)]
     assert [(e, p) for e, p, _ in simulator.exits] == seen
-    sent = simulator.send(action_index(5, 4))
+    sent = simulator.send(SHIPPED.index(5, 4))
     assert sent is not None
     head = 0.2 * cost.slowdown
-    assert sent.compute_ms == pytest.approx(2 * head + 2.0 * cost.device_ms[action_index(5, 4)])
+    assert sent.compute_ms == pytest.approx(2 * head + 2.0 * cost.device_ms[SHIPPED.index(5, 4)])
     simulator.evaluate_exit(2)
     answered = simulator.answer()
-    assert answered.action == LOCAL[1]
-    assert answered.compute_ms == pytest.approx(2.0 * cost.device_ms[LOCAL[1]])
+    assert answered.action == SHIPPED.local[1]
+    assert answered.compute_ms == pytest.approx(2.0 * cost.device_ms[SHIPPED.local[1]])
     direct = _start(world)
     direct.settle(0)
-    same = direct.settle(LOCAL[1])
+    same = direct.settle(SHIPPED.local[1])
     assert same.cost == pytest.approx(answered.cost)
 
 
-@pytest.mark.parametrize("last", [action_index(2, 2), action_index(5, 4)], ids=["answer", "send"])
+@pytest.mark.parametrize("last", [SHIPPED.index(2, 2), SHIPPED.index(5, 4)], ids=["answer", "send"])
 def test_a_frame_pays_its_overhead_once(make_world: MakeWorld, last: int) -> None:
     """Capture, features and decision are not done again because the device looked."""
     plain = _steady(make_world, [40.0])
@@ -309,7 +311,7 @@ def test_a_frame_pays_its_overhead_once(make_world: MakeWorld, last: int) -> Non
         simulator = _start(world)
         simulator.evaluate_exit(1)
         simulator.evaluate_exit(2)
-        ended = simulator.answer() if last == LOCAL[1] else simulator.send(last)
+        ended = simulator.answer() if last == SHIPPED.local[1] else simulator.send(last)
         assert ended is not None
         spent.append(ended.compute_ms)
     assert spent[1] - spent[0] == pytest.approx(5.0 * plain.cost.slowdown)
@@ -324,7 +326,7 @@ def test_explicit_rows_are_followed_and_break_tracks(world: World) -> None:
     for row in rows:
         assert simulator.row == row
         seen.append(simulator.observer.answers)
-        simulator.settle(MAIN)
+        simulator.settle(SHIPPED.main)
     assert seen == [0, 1, 0, 1]
 
 
