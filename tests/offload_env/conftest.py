@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from cnn.frame_table import FrameTable
-from cnn.model_config import ModelConfig
 from cnn.topology import SHIPPED
 from offload_env.scenario import Constraint, Price, Scenario, Timing
 from offload_env.server_load import ServerLoad
@@ -37,7 +36,6 @@ def synthetic_table(seed: int = 0, tracks: int = 12) -> FrameTable:
     right = rng.random((n, SHIPPED.n_actions)) < chance
     wrong = (label[:, None] + rng.integers(1, 6, (n, SHIPPED.n_actions))) % 6
     confidence = np.clip(np.where(right, 0.85, 0.5) + rng.normal(0, 0.1, right.shape), 0.05, 0.99)
-    config = ModelConfig()
     frame = np.concatenate([np.arange(k) for k in lengths])
     features = np.column_stack(
         [
@@ -55,10 +53,7 @@ def synthetic_table(seed: int = 0, tracks: int = 12) -> FrameTable:
         frame=frame.astype(np.int16),
         prediction=np.where(right, label[:, None], wrong).astype(np.int16),
         confidence=confidence.astype(np.float32),
-        payload_bytes=np.tile(
-            np.array([config.payload_bytes(a.exit, a.split) for a in SHIPPED.actions], np.int32),
-            (n, 1),
-        ),
+        payload_bytes=np.tile(SHIPPED.payload_bytes, (n, 1)),
         features=features.astype(np.float32),
         bundle_hash="synthetic",
         source="synthetic",
@@ -69,7 +64,6 @@ def synthetic_cost(jitter: float = 0.1, tail_ms: float = 150.0) -> CostModel:
     """Blocks of 1 ms times slowdown 5; heads 0.2 ms, encoders 0.1 ms."""
     block = (2.0, 3.0, 2.5, 1.5, 1.0)
     ran = (0.0, *np.cumsum(block).tolist())
-    config = ModelConfig()
     return CostModel(
         name="synthetic",
         source="synthetic",
@@ -84,7 +78,7 @@ def synthetic_cost(jitter: float = 0.1, tail_ms: float = 150.0) -> CostModel:
         server_ms=tuple(
             0.0 if a.is_local else 0.3 * (ran[a.exit] - ran[a.split]) for a in SHIPPED.actions
         ),
-        payload_bytes=tuple(config.payload_bytes(a.exit, a.split) for a in SHIPPED.actions),
+        payload_bytes=tuple(SHIPPED.payload_bytes.tolist()),
         wire_overhead_bytes=250.0,
         net_ms=1.5,
         jitter=jitter,

@@ -18,12 +18,13 @@ from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import offload_env
-from cnn.bundle import load_bundle
+from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError
+from cnn.runtime import SplitRuntime
 from cnn.topology import SHIPPED
 from offload_env.live_env import OffloadLiveEnv, OffloadLiveStagedEnv
 from offload_env.outcome import STATUS
-from offload_env.world import World
+from offload_env.world import World, build_world
 from testbed.policy.decision_points import decision_points
 from testbed.policy.network_policy import load_policy
 from testbed.policy.observation_fields import schema_of
@@ -31,7 +32,9 @@ from testbed.policy.policy_file import STAGED_KIND, PolicyBundle
 from testbed.records.record_file import read_records
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace
+from tests.support.networks import THREE_EXITS, scenario_of
 
+KINDS = (OffloadLiveEnv, OffloadLiveStagedEnv)
 POINTS = decision_points(SHIPPED)
 SCHEMA = schema_of(SHIPPED)
 
@@ -43,14 +46,10 @@ offload_env.register()
 @pytest.fixture(scope="module")
 def calm_world(make_world: Callable[..., World]) -> World:
     """A steady fast link, and patience: nothing times out, nothing is skipped."""
-    config = load_bundle().config
-    payload = tuple(config.payload_bytes(a.exit, a.split) for a in SHIPPED.actions)
     base = make_world()
-    table = replace(base.table, payload_bytes=np.tile(np.array(payload), (len(base.table), 1)))
     return make_world(
         traces=[Trace(np.full(50, 50.0), np.full(50, 10.0), 0.1, "steady", "5G", "generated")],
-        table=table,
-        cost=replace(base.cost, slowdown=1.0, payload_bytes=payload),
+        cost=replace(base.cost, slowdown=1.0),
         timing=replace(
             base.scenario.timing, period_ms=150.0, timeout_ms=2000.0, max_queue_ms=5000.0
         ),
@@ -95,6 +94,30 @@ def test_every_step_is_a_real_frame(live: OffloadLiveEnv) -> None:
         elif row.status == "ok":
             assert row.transfer_ms >= 10.0  # the link's round trip
         assert reward == pytest.approx(-info["cost"])
+
+
+def test_a_drive_of_another_network_gives_its_answers(
+    tiny_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    bundle = tiny_bundle(THREE_EXITS, n_classes=43)
+    scenario = scenario_of(THREE_EXITS, tmp_path)
+    calm = replace(scenario.timing, timeout_ms=2000.0, max_queue_ms=5000.0)
+    world, runtime = build_world(replace(scenario, timing=calm)), SplitRuntime(bundle)
+    env: Any
+    for env in (kind(world=world, bundle=bundle.path, n_frames=8) for kind in KINDS):
+        with contextlib.closing(env):
+            env.reset(seed=0)
+            for action in THREE_EXITS.actions:
+                frame = env._rig.image.copy()
+                observation, *_, truncated, info = env.step(action.index)
+                if isinstance(env, OffloadLiveStagedEnv) and not info["frame_done"]:
+                    assert action.is_local
+                    observation, *_, truncated, info = env.step(THREE_EXITS.n_actions)  # answer
+                row = info["measurement"]
+                assert (info["action"], info["exit_used"]) == (action.index, action.exit)
+                assert (row.prediction, row.status) == (runtime.act(frame, action)[0], "ok")
+                assert env.observation_space.contains(observation)
+            assert truncated
 
 
 def test_a_picture_shows_the_frame_itself(
