@@ -157,7 +157,7 @@ def compute_ms(world: World, jitter: Floats, way: Way) -> Floats:
     """
     if way is None:
         return least_and_most(world)[0] * jitter[..., None]
-    topology, device, standing = world.table.topology, world.device_ms, world.standing_ms
+    topology, device, standing = world.topology, world.device_ms, world.standing_ms
     spent, at = np.zeros_like(jitter), 0
     for exit in way:
         spent = spent + max(device[topology.local_of[exit]] - standing[at], 0.0) * jitter
@@ -174,7 +174,7 @@ def least_and_most(world: World) -> tuple[Floats, Floats]:
     Returns:
         Two float64 (n_actions,).
     """
-    topology, device, standing = world.table.topology, world.device_ms, world.standing_ms
+    topology, device, standing = world.topology, world.device_ms, world.standing_ms
     least, most = np.full(topology.n_actions, np.inf), np.zeros(topology.n_actions)
     spent = {0: (0.0, 0.0)}  # least and most until the exit evaluated last; 0: none
     for exit in topology.exits:

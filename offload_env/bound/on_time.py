@@ -59,7 +59,7 @@ def on_time_costs(
         captured_ms: float64 (n + 1,).
         prices: of delay, energy and tail.
     """
-    outcomes = frame_outcomes_of(world.table.topology)
+    outcomes = frame_outcomes_of(world.topology)
     is_local = outcomes.topology.is_local
     costs = Costs.none(2, *rows.shape, outcomes.n)
     for way in outcomes.ways:
@@ -92,14 +92,12 @@ def _allow_early_time_outs(world: World, costs: Costs, prices: Prices) -> None:
     until = np.array(np.nextafter(timing.period_ms, np.inf))
     least_mj = np.array(least_mw * timing.period_ms / 1e3)
     busy = prices.cost(until, least_mj, timing.deadline_ms)
-    for outcome in range(world.table.topology.n_exits):  # the local answers
+    for outcome in range(world.topology.n_exits):  # the local answers
         local = np.minimum(*costs.after_tail[..., outcome])
         costs.keep(1, outcome, np.maximum(local, busy), 0.0, np.array(True))
 
 
-def endings(
-    world: World, plans: Plans, rows: Ints, captured_ms: Floats, way: Way
-) -> Ending:
+def endings(world: World, plans: Plans, rows: Ints, captured_ms: Floats, way: Way) -> Ending:
     """Every action that is open after the evaluated exits, with the simulator's arithmetic.
 
     Returns:
@@ -109,7 +107,7 @@ def endings(
     n = rows.shape[1]
     at = (plans.jitter_at[:, None] + np.arange(n)) & (POOL - 1)
     jitter = world.device_jitter[at]
-    topology = world.table.topology
+    topology = world.topology
     actions = frame_outcomes_of(topology).open_actions(way)
     off = ~topology.is_local[actions]
     compute = compute_ms(world, jitter, way)

@@ -66,7 +66,7 @@ def options(world: World, keys: Keys, n_frames: int, premium: float = 0.0) -> Op
         n_frames: of each episode.
         premium: added to the price of a millijoule.
     """
-    outcomes = frame_outcomes_of(world.table.topology)
+    outcomes = frame_outcomes_of(world.topology)
     plans = world.plans(keys)
     rows = np.stack([world.rows(int(key), n_frames) for key in keys])
     captured = np.arange(n_frames + 1, dtype=np.float64) * world.scenario.timing.period_ms

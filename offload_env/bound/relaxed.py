@@ -71,7 +71,7 @@ def delayed_costs(
         The costs, (1, E, n, outcomes), whatever the state of the next frame; and the earliest end
         of an exchange since the start of the episode, float64 (E, n), 0 if nothing can be sent.
     """
-    outcomes = frame_outcomes_of(world.table.topology)
+    outcomes = frame_outcomes_of(world.topology)
     local, sending = outcomes.local, outcomes.sending
     timing, cost, n = world.scenario.timing, world.cost, rows.shape[1]
     at = (plans.jitter_at[:, None] + np.arange(n)) & (POOL - 1)
@@ -160,7 +160,7 @@ def inexact_costs(
     Returns:
         (2, K, outcomes); inf for outcomes that send nothing.
     """
-    outcomes = frame_outcomes_of(world.table.topology)
+    outcomes = frame_outcomes_of(world.topology)
     timing, cost = world.scenario.timing, world.cost
     episode, frame = np.nonzero(where)
     costs = Costs.none(2, len(frame), outcomes.n)

@@ -180,7 +180,7 @@ def beam_search(
         width: states kept for each episode.
         critical: price of an error on a critical class, on top.
     """
-    episodes, topology = len(keys), world.table.topology
+    episodes, topology = len(keys), world.topology
     to_go = relaxed.to_go(multiplier, critical)
     knows_last = to_go.shape[3] > 1
     simulator = BatchSimulator(world, episodes)

@@ -9,8 +9,8 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from cnn.topology import ACTIONS
-from offload_env.bound.frame_outcomes import EVALUATED, open_actions
+from cnn.topology import SHIPPED
+from offload_env.bound.frame_outcomes import frame_outcomes_of
 from offload_env.bound.on_time import endings
 from offload_env.bound.programme import Relaxed, options
 from offload_env.bound.relaxed import may_be_busy
@@ -19,22 +19,24 @@ from offload_env.simulator import FALLBACK, Outcome, Simulator
 from offload_env.world import World
 from testbed.traces.trace import Trace
 
-Way = tuple[tuple[int, ...], int]
-"""Evaluated exits, and the action at the end."""
+OUTCOMES = frame_outcomes_of(SHIPPED)
+Exits = tuple[int, ...]
 
 
-def _ways() -> Iterator[Way]:
-    for evaluated in EVALUATED:
-        for action in open_actions(evaluated):
+def _ways() -> Iterator[tuple[Exits, int]]:
+    """Evaluated exits, and the action at the end."""
+    for evaluated in OUTCOMES.ways:
+        assert evaluated is not None
+        for action in OUTCOMES.open_actions(evaluated):
             yield evaluated, int(action)
 
 
 def _go(
     simulator: Simulator,
-    evaluated: tuple[int, ...],
+    evaluated: Exits,
     action: int,
     early: bool = False,
-    then: tuple[int, ...] | None = None,
+    then: Exits | None = None,
 ) -> Outcome:
     """One frame of the staged problem.
 
@@ -49,22 +51,22 @@ def _go(
         return simulator.settle(action)
     for exit in evaluated:
         simulator.evaluate_exit(exit)
-    if ACTIONS[action].is_local:
-        simulator.evaluate_exit(ACTIONS[action].exit)
+    if SHIPPED.actions[action].is_local:
+        simulator.evaluate_exit(SHIPPED.actions[action].exit)
         return simulator.answer()
     outcome = simulator.send(action, early)
     if outcome is None:
-        for exit in (ACTIONS[action].exit,) if then is None else then:
+        for exit in (SHIPPED.actions[action].exit,) if then is None else then:
             simulator.evaluate_exit(exit)
         return simulator.answer()
     return outcome
 
 
-def _ways_after_time_outs() -> Iterator[tuple[tuple[int, ...], int, bool, tuple[int, ...]]]:
+def _ways_after_time_outs() -> Iterator[tuple[Exits, int, bool, Exits]]:
     """Arguments of `_go` for every way that sends, whatever it does if no answer comes."""
     for evaluated, action in _ways():
-        split = ACTIONS[action].split
-        if ACTIONS[action].is_local:
+        split = SHIPPED.actions[action].split
+        if SHIPPED.actions[action].is_local:
             continue
         ahead = [e for e in range(1, 6) if e >= split and e not in evaluated]
         for n in range(0 if evaluated else 1, 3):
@@ -88,12 +90,12 @@ def test_a_frame_on_time_costs_what_the_simulator_says(worlds: list[World]) -> N
     plans = world.plans(keys)
     rows = np.stack([world.rows(int(key), 2) for key in keys])
     captured = np.arange(3) * world.scenario.timing.period_ms
-    timed_out = delayed = 0
-    for evaluated in EVALUATED:
+    simulator, timed_out, delayed = Simulator(world), 0, 0
+    for evaluated in OUTCOMES.ways:
+        assert evaluated is not None
         end = endings(world, plans, rows, captured, evaluated)
         for e, key in enumerate(keys):
-            for k, action in enumerate(open_actions(evaluated)):
-                simulator = Simulator(world)
+            for k, action in enumerate(OUTCOMES.open_actions(evaluated)):
                 simulator.reset(world.plan(int(key)))
                 outcome = _go(simulator, evaluated, int(action))
                 if outcome.status == FALLBACK:  # the simulator adds its parts up one by one
