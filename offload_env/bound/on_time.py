@@ -87,7 +87,9 @@ def _allow_early_time_outs(world: World, costs: Costs, prices: Prices) -> None:
     `offload_env.bound.proof`.)
     """
     timing, cost = world.scenario.timing, world.cost
-    least_mw = min(cost.busy_mw, cost.exchange_mw)
+    # Beside the tail of an earlier exchange, which may be counted until the next capture.
+    tail_mw = cost.radio.tail_mw if prices.tail else 0.0
+    least_mw = min(cost.busy_mw, cost.exchange_mw - tail_mw)
     # Delayed means beyond the next capture, so a deadline before that capture is missed.
     until = np.array(np.nextafter(timing.period_ms, np.inf))
     least_mj = np.array(least_mw * timing.period_ms / 1e3)

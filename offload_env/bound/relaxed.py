@@ -29,7 +29,8 @@ and waits are known here.
 while the payload that it abandoned has not left. The time at which the next payload is handed over
 is exact for its way through the frame. The payload leaves when the radio is free, which is no
 earlier than with a free radio. So its answer is no earlier than the lower envelope of the answers
-from there on, which bounds both its delay and its exchange from below.
+from there on, which bounds both its delay and its exchange from below. If it delays the next frame,
+its exchange and the local compute after it end after the next capture.
 
 **Many exits.** The sets of exits that may be evaluated double with every exit. Beyond `MOST_WAYS`
 of them, a frame on time is bounded from below for all sets at once: its payload is handed over no
@@ -197,10 +198,10 @@ def inexact_costs(
             free = end + after
             # Delayed for the next frame: busy until its capture at least.
             until = np.maximum(free, np.nextafter(following, np.inf))
-            for to, there in ((0, free), (1, until)):
+            for to, there, ends in ((0, free, end), (1, until, end + (until - free))):
                 energy = busy_mj + sent_mj + least_mw * (there - free) / 1e3
                 own = prices.cost(there - captured, energy, timing.deadline_ms)
-                own = own + prices.tail * (following - end)
+                own = own + prices.tail * (following - ends)
                 for k, outcome in enumerate(those[actions]):
                     tail = prices.tail * handed[:, k]
                     costs.keep(to, outcome, own[:, k], tail, possible[:, k])
