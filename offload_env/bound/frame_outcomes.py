@@ -1,7 +1,7 @@
 """The ways through a frame and how it can end, as the bound counts them, and their prices.
 
-A staged device may evaluate exits on its way. Each set of evaluated exits leads to the same
-actions, later: `EVALUATED` names the sets, `compute_ms` the times, as the simulator adds them up.
+A staged device may evaluate exits on its way. Each set of evaluated exits is a *way* and leads to
+the same actions, later: `compute_ms` gives the times, as the simulator adds them up.
 
 A *frame outcome* is an action that was answered, an exchange that timed out (one for each exit,
 whose local answer is used), or a frame that is skipped. Outcomes that send nothing come first.
@@ -10,52 +10,80 @@ whose local answer is used), or a frame that is skipped. Outcomes that send noth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS
-from offload_env.world import LOCAL, World
+from cnn.topology import Topology
+from offload_env.world import World
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-EVALUATED: Final = tuple(
-    exits for k in range(N_EXITS) for exits in combinations(range(1, N_EXITS), k)
-)
-"""Sets of evaluated exits, in rising order; the first is empty: one decision a frame."""
+Way = tuple[int, ...] | None
+"""Exits evaluated on the way to an action, rising; the empty set is one decision a frame. None:
+any set, in the least time that one takes."""
 
-SENDS: Final = np.array([not a.is_local for a in ACTIONS])
-"""bool (20,), actions that send something."""
-SENDING: Final = tuple(np.flatnonzero(SENDS).tolist())
-SKIP: Final = N_EXITS
-"""Outcome of a skipped frame."""
-N_QUIET: Final = N_EXITS + 1
-"""Outcomes 0..4 are the local answers of exits 1..5, then `SKIP`."""
-TIMED_OUT: Final = N_QUIET + len(SENDING)
-"""First of the five outcomes of a time-out, by exit."""
-N_OUTCOMES: Final = TIMED_OUT + N_EXITS
-ANSWERED_BY: Final = np.array([*LOCAL, LOCAL[0], *SENDING, *LOCAL])
-"""int64 (26,), canonical action whose answer is used; e1s1 for `SKIP`, which has no answer."""
-TIME_OUT_OF: Final = np.array([TIMED_OUT + a.exit - 1 for a in ACTIONS])
-"""int64 (20,), outcome of an action whose exchange times out."""
+MOST_WAYS: Final = 64
+"""Of a network with more sets than these, 2^(exits - 1), only `None` is looked at."""
 
 
-def _outcome_of() -> Ints:
-    of = np.empty(N_ACTIONS, np.int64)
-    of[list(LOCAL)] = np.arange(N_EXITS)
-    of[list(SENDING)] = np.arange(N_QUIET, TIMED_OUT)
-    return of
+class FrameOutcomes:
+    """The ways through a frame of one network, and its outcomes.
+
+    Outcomes are the local answers of the exits, the skipped frame, the answers of the actions that
+    send, and the time-outs by exit, in this order.
+
+    Attributes:
+        topology: of the network.
+        ways: all ways through a frame, or `None` alone if there are more than `MOST_WAYS`.
+        sending: int64 (S,), canonical actions that send something; none if it cannot be cut.
+        local: int64 (n_exits,), canonical local action of each exit.
+        skip: outcome of a skipped frame.
+        n_quiet: outcomes that send nothing; they come first, `skip` last among them.
+        n: all outcomes.
+        answered_by: int64 (n,), canonical action whose answer is used; the first exit's local one
+            for `skip`, which has no answer.
+        outcome_of: int64 (n_actions,), outcome of an action that is answered.
+        time_out_of: int64 (n_actions,), outcome of an action whose exchange times out.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        early = topology.exits[:-1]
+        sets = (exits for k in range(len(early) + 1) for exits in combinations(early, k))
+        self.ways: tuple[Way, ...] = tuple(sets) if 2 ** len(early) <= MOST_WAYS else (None,)
+        self.sending: Ints = np.flatnonzero(~topology.is_local)
+        self.local: Ints = np.array(topology.local)
+        self.skip = topology.n_exits
+        self.n_quiet = self.skip + 1
+        timed_out = self.n_quiet + len(self.sending)
+        self.n = timed_out + topology.n_exits
+        self.answered_by: Ints = np.concatenate(
+            [self.local, self.local[:1], self.sending, self.local]
+        )
+        self.outcome_of: Ints = np.empty(topology.n_actions, np.int64)
+        self.outcome_of[self.local] = np.arange(self.skip)
+        self.outcome_of[self.sending] = np.arange(self.n_quiet, timed_out)
+        self.time_out_of: Ints = timed_out + topology.exit_place[topology.exit_of]
+
+    def open_actions(self, way: Way) -> Ints:
+        """Canonical actions that are still open after the evaluated exits, int64 (K,)."""
+        at = way[-1] if way else 0
+        return np.array([a.index for a in self.topology.actions if a.split >= at and a.exit > at])
 
 
-OUTCOME_OF: Final = _outcome_of()
-"""int64 (20,), outcome of an action that is answered."""
+@lru_cache(maxsize=64)
+def frame_outcomes_of(topology: Topology) -> FrameOutcomes:
+    """The frame outcomes of one network; the same object for equal topologies."""
+    return FrameOutcomes(topology)
 
 
 class Costs(NamedTuple):
-    """Lowest cost of every frame outcome, float64 (K, ..., 26), by the state of the next frame.
+    """Lowest cost of every frame outcome, float64 (K, ..., n), by the state of the next frame.
 
     Where K is 2, index 0 is for a next frame on time and 1 for a delayed one; inf where an outcome
     does not lead there. With A the end of the exchange and T the price of the tail:
@@ -71,8 +99,8 @@ class Costs(NamedTuple):
 
     @classmethod
     def none(cls, *shape: int) -> Costs:
-        """No outcome leads anywhere yet; `shape` without the outcomes."""
-        return cls(np.full((*shape, N_OUTCOMES), np.inf), np.full((*shape, N_OUTCOMES), np.inf))
+        """No outcome leads anywhere yet."""
+        return cls(np.full(shape, np.inf), np.full(shape, np.inf))
 
     def keep(
         self, to: int, outcome: int, cost: Floats, handed: Floats | float, where: NDArray[np.bool_]
@@ -116,38 +144,50 @@ class Prices:
         )
 
 
-def open_actions(evaluated: tuple[int, ...]) -> Ints:
-    """Canonical actions that are still open after the evaluated exits, int64 (K,)."""
-    at = evaluated[-1] if evaluated else 0
-    return np.array([a.index for a in ACTIONS if a.split >= at and a.exit > at])
-
-
-def compute_ms(world: World, jitter: Floats, evaluated: tuple[int, ...]) -> Floats:
+def compute_ms(world: World, jitter: Floats, way: Way) -> Floats:
     """Device time up to the answer or the hand-over to the radio, for `open_actions`.
 
     Args:
         world: for the cost model.
         jitter: float64 (...), of each frame.
-        evaluated: exits, rising.
+        way: evaluated exits.
 
     Returns:
         float64 (..., K).
     """
-    device, standing = world.device_ms, world.standing_ms
+    if way is None:
+        return least_and_most(world)[0] * jitter[..., None]
+    topology, device, standing = world.topology, world.device_ms, world.standing_ms
     spent, at = np.zeros_like(jitter), 0
-    for exit in evaluated:
-        spent = spent + max(device[LOCAL[exit - 1]] - standing[at], 0.0) * jitter
+    for exit in way:
+        spent = spent + max(device[topology.local_of[exit]] - standing[at], 0.0) * jitter
         at = exit
-    extra = np.maximum(device[open_actions(evaluated)] - standing[at], 0.0)
+    actions = frame_outcomes_of(topology).open_actions(way)
+    extra = np.maximum(device[actions] - standing[at], 0.0)
     times: Floats = spent[..., None] + extra * jitter[..., None]
     return times
 
 
 def least_and_most(world: World) -> tuple[Floats, Floats]:
-    """Shortest and longest device time of each action over `EVALUATED`, jitter 1, (20,) each."""
-    least, most = np.full(N_ACTIONS, np.inf), np.zeros(N_ACTIONS)
-    for evaluated in EVALUATED:
-        actions, times = open_actions(evaluated), compute_ms(world, np.ones(1), evaluated)[0]
-        least[actions] = np.minimum(least[actions], times)
-        most[actions] = np.maximum(most[actions], times)
+    """Shortest and longest device time of each action over all sets of evaluated exits, jitter 1.
+
+    Returns:
+        Two float64 (n_actions,).
+    """
+    topology, device, standing = world.topology, world.device_ms, world.standing_ms
+    least, most = np.full(topology.n_actions, np.inf), np.zeros(topology.n_actions)
+    spent = {0: (0.0, 0.0)}  # least and most until the exit evaluated last; 0: none
+    for exit in topology.exits:
+        for a in topology.actions:
+            if a.exit == exit:
+                reached = [
+                    (lo + more, hi + more)
+                    for at, (lo, hi) in spent.items()
+                    if at <= a.split
+                    for more in [max(device[a.index] - standing[at], 0.0)]
+                ]
+                least[a.index] = min(lo for lo, _ in reached)
+                most[a.index] = max(hi for _, hi in reached)
+        local = topology.local_of[exit]
+        spent[exit] = float(least[local]), float(most[local])
     return least, most

@@ -13,20 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload_env.bound.frame_outcomes import (
-    EVALUATED,
-    OUTCOME_OF,
-    SENDS,
-    TIME_OUT_OF,
     Costs,
     Floats,
     Ints,
     Prices,
+    Way,
     compute_ms,
-    open_actions,
+    frame_outcomes_of,
 )
 from offload_env.episode import Plans
 from offload_env.exchange import BatchExchanges
-from offload_env.world import LOCAL, POOL, World
+from offload_env.world import POOL, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,7 @@ class Ending:
 def on_time_costs(
     world: World, plans: Plans, rows: Ints, captured_ms: Floats, prices: Prices
 ) -> Costs:
-    """All ways through frames on time, the cheapest of each outcome kept, (2, E, n, 26).
+    """All ways through frames on time, the cheapest of each outcome kept, (2, E, n, outcomes).
 
     Args:
         world: scenario and split.
@@ -62,20 +59,22 @@ def on_time_costs(
         captured_ms: float64 (n + 1,).
         prices: of delay, energy and tail.
     """
-    costs = Costs.none(2, *rows.shape)
-    for evaluated in EVALUATED:
-        end = endings(world, plans, rows, captured_ms, evaluated)
+    outcomes = frame_outcomes_of(world.topology)
+    is_local = outcomes.topology.is_local
+    costs = Costs.none(2, *rows.shape, outcomes.n)
+    for way in outcomes.ways:
+        end = endings(world, plans, rows, captured_ms, way)
         cost = prices.cost(end.delay_ms, end.energy_mj, world.scenario.timing.deadline_ms)
-        for k, action in enumerate(open_actions(evaluated)):
+        for k, action in enumerate(outcomes.open_actions(way)):
             own, handed = cost[..., k], np.zeros(())
-            if SENDS[action]:
+            if not is_local[action]:
                 own = own + prices.tail * (captured_ms[1:] - end.answer_ms[..., k])
                 handed = prices.tail * end.ready_ms[..., k]
             timed_out = end.timed_out[..., k]
             for to in (0, 1):
                 there = end.delayed[..., k] == to
-                costs.keep(to, OUTCOME_OF[action], own, handed, there & ~timed_out)
-                costs.keep(to, TIME_OUT_OF[action], own, handed, there & timed_out)
+                costs.keep(to, outcomes.outcome_of[action], own, handed, there & ~timed_out)
+                costs.keep(to, outcomes.time_out_of[action], own, handed, there & timed_out)
     _allow_early_time_outs(world, costs, prices)
     return costs
 
@@ -88,31 +87,32 @@ def _allow_early_time_outs(world: World, costs: Costs, prices: Prices) -> None:
     `offload_env.bound.proof`.)
     """
     timing, cost = world.scenario.timing, world.cost
-    least_mw = min(cost.busy_mw, cost.exchange_mw)
+    # Beside the tail of an earlier exchange, which may be counted until the next capture.
+    tail_mw = cost.radio.tail_mw if prices.tail else 0.0
+    least_mw = min(cost.busy_mw, cost.exchange_mw - tail_mw)
     # Delayed means beyond the next capture, so a deadline before that capture is missed.
     until = np.array(np.nextafter(timing.period_ms, np.inf))
     least_mj = np.array(least_mw * timing.period_ms / 1e3)
     busy = prices.cost(until, least_mj, timing.deadline_ms)
-    for outcome in OUTCOME_OF[list(LOCAL)]:
+    for outcome in range(world.topology.n_exits):  # the local answers
         local = np.minimum(*costs.after_tail[..., outcome])
         costs.keep(1, outcome, np.maximum(local, busy), 0.0, np.array(True))
 
 
-def endings(
-    world: World, plans: Plans, rows: Ints, captured_ms: Floats, evaluated: tuple[int, ...]
-) -> Ending:
+def endings(world: World, plans: Plans, rows: Ints, captured_ms: Floats, way: Way) -> Ending:
     """Every action that is open after the evaluated exits, with the simulator's arithmetic.
 
     Returns:
-        K = number of `open_actions(evaluated)`.
+        K = number of `FrameOutcomes.open_actions`.
     """
     timing, cost = world.scenario.timing, world.cost
     n = rows.shape[1]
     at = (plans.jitter_at[:, None] + np.arange(n)) & (POOL - 1)
     jitter = world.device_jitter[at]
-    actions = open_actions(evaluated)
-    off = SENDS[actions]
-    compute = compute_ms(world, jitter, evaluated)
+    topology = world.topology
+    actions = frame_outcomes_of(topology).open_actions(way)
+    off = ~topology.is_local[actions]
+    compute = compute_ms(world, jitter, way)
     captured, following = captured_ms[:-1, None], captured_ms[1:, None]
     sent = captured + compute
     size = world.sent_bytes[rows][..., actions]

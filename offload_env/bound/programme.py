@@ -15,9 +15,16 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from offload_env.bound.frame_outcomes import ANSWERED_BY, N_QUIET, SKIP, Costs, Floats, Ints, Prices
+from offload_env.bound.frame_outcomes import (
+    Costs,
+    Floats,
+    FrameOutcomes,
+    Ints,
+    Prices,
+    frame_outcomes_of,
+)
 from offload_env.bound.on_time import on_time_costs
-from offload_env.bound.relaxed import delayed_costs, may_be_busy, radio_busy_costs
+from offload_env.bound.relaxed import delayed_costs, inexact_costs, may_be_busy
 from offload_env.episode import Keys
 from offload_env.world import World
 
@@ -27,18 +34,20 @@ DELAYED: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Costs of E episodes of n frames and the 26 outcomes of each (`frame_outcomes`).
+    """Costs of E episodes of n frames and the K outcomes of each.
 
     Attributes:
-        on_time: costs of frames on time, (2, E, n, 26), by the state of the next one.
-        delayed: costs of delayed frames, (1, E, n, 26), whatever the state of the next one.
-        error: float64 (E, n, 26), 1 if the answer is wrong.
+        outcomes: of the network.
+        on_time: costs of frames on time, (2, E, n, K), by the state of the next one.
+        delayed: costs of delayed frames, (1, E, n, K), whatever the state of the next one.
+        error: float64 (E, n, K), 1 if the answer is wrong.
         critical: bool (E, n), frames of critical classes.
         captured_ms: float64 (n + 1,), capture times, and that of the frame after the last.
         tail_ends_ms: float64 (E, n), earliest end of the tail of an exchange in each frame.
         tail_price: of a millisecond; 0 leaves the tail out.
     """
 
+    outcomes: FrameOutcomes
     on_time: Costs
     delayed: Costs
     error: Floats
@@ -57,19 +66,21 @@ def options(world: World, keys: Keys, n_frames: int, premium: float = 0.0) -> Op
         n_frames: of each episode.
         premium: added to the price of a millijoule.
     """
+    outcomes = frame_outcomes_of(world.topology)
     plans = world.plans(keys)
     rows = np.stack([world.rows(int(key), n_frames) for key in keys])
     captured = np.arange(n_frames + 1, dtype=np.float64) * world.scenario.timing.period_ms
     prices = Prices.of(world, premium)
     exact = on_time_costs(world, plans, rows, captured, prices)
     least, earliest_ms = delayed_costs(world, plans, rows, captured, prices)
-    busy = may_be_busy(world, plans, captured)
-    relaxed = radio_busy_costs(world, plans, rows, captured, prices, busy)
+    not_exact = may_be_busy(world, plans, captured) | (outcomes.ways == (None,))
+    relaxed = inexact_costs(world, plans, rows, captured, prices, not_exact)
     for costs, behind in zip(exact, relaxed, strict=True):
-        costs[:, busy] = np.minimum(costs[:, busy], behind)
-    error: Floats = 1.0 - world.correct[rows][..., ANSWERED_BY].astype(np.float64)
-    error[..., SKIP] = 1.0
+        costs[:, not_exact] = np.minimum(costs[:, not_exact], behind)
+    error: Floats = 1.0 - world.correct[rows][..., outcomes.answered_by].astype(np.float64)
+    error[..., outcomes.skip] = 1.0
     return Options(
+        outcomes=outcomes,
         on_time=exact,
         delayed=least,
         error=error,
@@ -147,7 +158,7 @@ class Relaxed:
 
     def _steps(self, multiplier: float, critical: float) -> list[list[_Step]]:
         """By the state of a frame and that of the next one."""
-        opts = self.opts
+        opts, n_quiet = self.opts, self.opts.outcomes.n_quiet
         price = (multiplier + critical * opts.critical)[..., None] * opts.error
 
         def best(cost: Floats, first: int, end: int | None) -> _Best:
@@ -156,8 +167,8 @@ class Relaxed:
             return _Best(np.take_along_axis(total, at[..., None], 2)[..., 0], at + first)
 
         def step(after_tail: Floats, within_tail: Floats) -> _Step:
-            quiet, after = best(after_tail, 0, N_QUIET), best(after_tail, N_QUIET, None)
-            within = best(within_tail, N_QUIET, None) if self._has_tail else after
+            quiet, after = best(after_tail, 0, n_quiet), best(after_tail, n_quiet, None)
+            within = best(within_tail, n_quiet, None) if self._has_tail else after
             return _Step(quiet, within, after)
 
         exact = [step(*costs) for costs in zip(*opts.on_time, strict=True)]

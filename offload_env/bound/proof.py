@@ -23,7 +23,8 @@ energy, less p B / n a frame. The bound tries several premiums and keeps the hig
 **Relaxed cost.** A frame is *on time* if it starts when it is captured and no earlier payload
 occupies the radio; the first one is. The delay of a frame on time, its energy without the modem's
 tail, and whether the next one is on time are those of the simulator, whatever came before:
-`offload_env.bound.on_time` lists them for every way through the frame, evaluated exits included.
+`offload_env.bound.on_time` lists them for every way through the frame, evaluated exits included (of
+networks with more ways than it can list, `offload_env.bound.relaxed` bounds them at once).
 All other frames are *delayed*. Their costs are bounded from below by `offload_env.bound.relaxed`,
 and in the relaxed problem the next frame may be in either state. Hence every schedule is a path
 through these two states whose relaxed cost is at most its true one.

@@ -29,7 +29,14 @@ and waits are known here.
 while the payload that it abandoned has not left. The time at which the next payload is handed over
 is exact for its way through the frame. The payload leaves when the radio is free, which is no
 earlier than with a free radio. So its answer is no earlier than the lower envelope of the answers
-from there on, which bounds both its delay and its exchange from below.
+from there on, which bounds both its delay and its exchange from below. If it delays the next frame,
+its exchange and the local compute after it end after the next capture.
+
+**Many exits.** The sets of exits that may be evaluated double with every exit. Beyond `MOST_WAYS`
+of them, a frame on time is bounded from below for all sets at once: its payload is handed over no
+earlier than in the least time of its action. So its answer is no earlier than the same envelope,
+and its exchange no shorter than that of a delayed frame. Until the answer the device computes or
+waits, which takes the lesser of the two powers at least.
 """
 
 from __future__ import annotations
@@ -40,24 +47,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload_env.bound.frame_outcomes import (
-    EVALUATED,
-    OUTCOME_OF,
-    SENDING,
-    SENDS,
-    SKIP,
-    TIME_OUT_OF,
     Costs,
     Floats,
     Ints,
     Prices,
     compute_ms,
+    frame_outcomes_of,
     least_and_most,
-    open_actions,
 )
 from offload_env.episode import Plans
 from offload_env.exchange import server_wait_ms
 from offload_env.server_load import CELL_MS
-from offload_env.world import LOCAL, POOL, World
+from offload_env.world import POOL, World
 from testbed.link.transfer import SLACK_BITS
 from testbed.policy.estimators import EARLY_TIMEOUT_EXCHANGES, PRIOR_RTT_MS
 
@@ -68,42 +69,44 @@ def delayed_costs(
     """Lowest costs of frames that start late; arguments as `offload_env.bound.on_time`.
 
     Returns:
-        The costs, (1, E, n, 26), whatever the state of the next frame; and the earliest end of an
-        exchange since the start of the episode, float64 (E, n), inf where none is possible.
+        The costs, (1, E, n, outcomes), whatever the state of the next frame; and the earliest end
+        of an exchange since the start of the episode, float64 (E, n), 0 if nothing can be sent.
     """
+    outcomes = frame_outcomes_of(world.topology)
+    local, sending = outcomes.local, outcomes.sending
     timing, cost, n = world.scenario.timing, world.cost, rows.shape[1]
     at = (plans.jitter_at[:, None] + np.arange(n)) & (POOL - 1)
     jitter, slow = world.device_jitter[at][..., None], world.server_jitter[at][..., None]
-    least, most = least_and_most(world)
-    compute = least * jitter
+    compute = least_and_most(world)[0] * jitter
     captured = captured_ms[:-1, None]
-    local, sending = list(LOCAL), list(SENDING)
-    costs = Costs.none(1, *rows.shape)
+    costs = Costs.none(1, *rows.shape, outcomes.n)
     own = prices.cost(compute, cost.busy_mw * compute / 1e3, timing.deadline_ms)
     skipped = prices.delay * timing.max_queue_ms + prices.miss
     for each in costs:
-        each[0][..., OUTCOME_OF[local]] = own[..., local]
-        each[0][..., SKIP] = skipped
+        each[0][..., outcomes.outcome_of[local]] = own[..., local]
+        each[0][..., outcomes.skip] = skipped
+    if not len(sending):
+        return costs, np.zeros(rows.shape)
 
     busy, fallback = compute[..., sending], (world.fallback_ms * jitter)[..., sending]
     handed = captured + busy
     size = world.sent_bytes[rows][..., sending]
     serve = (world.server_ms * slow)[..., sending]
-    links = Links(world, plans, handed.shape, float((most - least).max() * jitter.max()))
+    links = Links(world, plans, handed.shape, _added_ms(world, jitter))
     answer = links.earliest_answer(handed, 8.0 * size, serve)
     exchange = links.shortest_exchange(handed, 8.0 * size, serve)
     possible = exchange <= timing.timeout_ms
     abandoned = handed + timing.timeout_ms
     send_mj = cost.radio.mj_per_byte * size
     earliest = np.full(rows.shape, np.inf)
-    for outcomes, end, after, lasts, where in (
-        (OUTCOME_OF[sending], answer, 0.0, exchange, possible),
-        (TIME_OUT_OF[sending], abandoned, fallback, timing.timeout_ms, np.ones_like(possible)),
+    for those, end, after, lasts, where in (
+        (outcomes.outcome_of, answer, 0.0, exchange, possible),
+        (outcomes.time_out_of, abandoned, fallback, timing.timeout_ms, np.ones_like(possible)),
     ):
         energy = (cost.busy_mw * (busy + after) + cost.exchange_mw * lasts) / 1e3 + send_mj
         own = prices.cost(end + after - captured, energy, timing.deadline_ms)
         own = own + prices.tail * (captured_ms[1:, None] - end)
-        for k, outcome in enumerate(outcomes):
+        for k, outcome in enumerate(those[sending]):
             costs.keep(0, outcome, own[..., k], prices.tail * handed[..., k], where[..., k])
         earliest = np.minimum(earliest, np.where(where, end, np.inf).min(2))
     return costs, earliest
@@ -144,7 +147,7 @@ def may_be_busy(world: World, plans: Plans, captured_ms: Floats) -> NDArray[np.b
     return busy
 
 
-def radio_busy_costs(
+def inexact_costs(
     world: World,
     plans: Plans,
     rows: Ints,
@@ -152,14 +155,16 @@ def radio_busy_costs(
     prices: Prices,
     where: NDArray[np.bool_],
 ) -> Costs:
-    """Least costs of the K frames in `where`, bool (E, n), that start on time; arguments as above.
+    """Lower bounds of the K frames in `where`, bool (E, n), that start on time but whose radio may
+    be busy, or whose ways are too many; other arguments as above.
 
     Returns:
-        (2, K, 26); inf for outcomes that send nothing.
+        (2, K, outcomes); inf for outcomes that send nothing.
     """
+    outcomes = frame_outcomes_of(world.topology)
     timing, cost = world.scenario.timing, world.cost
     episode, frame = np.nonzero(where)
-    costs = Costs.none(2, len(frame))
+    costs = Costs.none(2, len(frame), outcomes.n)
     if not len(frame):
         return costs
     these = Plans(*(getattr(plans, name)[episode] for name in Plans.__slots__))
@@ -167,33 +172,46 @@ def radio_busy_costs(
     jitter, slow = world.device_jitter[at], world.server_jitter[at][:, None]
     captured, following = captured_ms[frame][:, None], captured_ms[frame + 1][:, None]
     least_mw = min(cost.busy_mw, cost.exchange_mw)
-    for evaluated in EVALUATED:
-        actions = open_actions(evaluated)
-        sends = SENDS[actions]
-        compute, actions = compute_ms(world, jitter, evaluated)[:, sends], actions[sends]
+    for way in outcomes.ways:
+        actions = outcomes.open_actions(way)
+        sends = ~outcomes.topology.is_local[actions]
+        if not sends.any():
+            continue
+        compute, actions = compute_ms(world, jitter, way)[:, sends], actions[sends]
         handed = captured + compute
         size = world.sent_bytes[rows[where]][:, actions]
-        links = Links(world, these, handed.shape, 0.0)
-        answer = links.earliest_answer(handed, 8.0 * size, world.server_ms[actions] * slow)
-        in_time = answer - handed <= timing.timeout_ms
+        serve = world.server_ms[actions] * slow
+        links = Links(world, these, handed.shape, _added_ms(world, jitter) if way is None else 0.0)
+        answer = links.earliest_answer(handed, 8.0 * size, serve)
+        if way is None:  # handed over then or later
+            exchange, waiting_mw = links.shortest_exchange(handed, 8.0 * size, serve), least_mw
+        else:
+            exchange, waiting_mw = answer - handed, cost.exchange_mw
+        in_time = exchange <= timing.timeout_ms
         fallback = world.fallback_ms[actions] * jitter[:, None]
-        for outcomes, end, after, possible in (
-            (OUTCOME_OF[actions], answer, 0.0, in_time),
-            (TIME_OUT_OF[actions], handed + timing.timeout_ms, fallback, np.ones_like(in_time)),
+        for those, end, after, possible in (
+            (outcomes.outcome_of, answer, 0.0, in_time),
+            (outcomes.time_out_of, handed + timing.timeout_ms, fallback, np.ones_like(in_time)),
         ):
             busy_mj = cost.busy_mw * (compute + after) / 1e3
-            sent_mj = cost.exchange_mw * (end - handed) / 1e3 + cost.radio.mj_per_byte * size
+            sent_mj = waiting_mw * (end - handed) / 1e3 + cost.radio.mj_per_byte * size
             free = end + after
             # Delayed for the next frame: busy until its capture at least.
             until = np.maximum(free, np.nextafter(following, np.inf))
-            for to, there in ((0, free), (1, until)):
+            for to, there, ends in ((0, free, end), (1, until, end + (until - free))):
                 energy = busy_mj + sent_mj + least_mw * (there - free) / 1e3
                 own = prices.cost(there - captured, energy, timing.deadline_ms)
-                own = own + prices.tail * (following - end)
-                for k, outcome in enumerate(outcomes):
+                own = own + prices.tail * (following - ends)
+                for k, outcome in enumerate(those[actions]):
                     tail = prices.tail * handed[:, k]
                     costs.keep(to, outcome, own[:, k], tail, possible[:, k])
     return costs
+
+
+def _added_ms(world: World, jitter: Floats) -> float:
+    """The most that evaluated exits add to an action's time before the hand-over."""
+    least, most = least_and_most(world)
+    return float((most - least).max() * jitter.max())
 
 
 class Links:

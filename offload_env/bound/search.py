@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
-from cnn.topology import N_ACTIONS
-from offload_env.batch_simulator import OFFLOADS, BatchSimulator
-from offload_env.bound.frame_outcomes import ANSWERED_BY, Floats, Ints
+from offload_env.batch_simulator import BatchSimulator
+from offload_env.bound.frame_outcomes import Floats, Ints
 from offload_env.bound.programme import Relaxed, options
 from offload_env.bound.proof import LowerBound, bound_and_relaxed
 from offload_env.episode import Keys
@@ -181,7 +180,7 @@ def beam_search(
         width: states kept for each episode.
         critical: price of an error on a critical class, on top.
     """
-    episodes = len(keys)
+    episodes, topology = len(keys), world.topology
     to_go = relaxed.to_go(multiplier, critical)
     knows_last = to_go.shape[3] > 1
     simulator = BatchSimulator(world, episodes)
@@ -192,14 +191,14 @@ def beam_search(
     path = np.empty((episodes, 0), np.int64)
     for i in range(n):
         # Every kept state tries every action.
-        parent = np.repeat(np.arange(len(owner)), N_ACTIONS)
-        action = np.tile(np.arange(N_ACTIONS), len(owner))
+        parent = np.repeat(np.arange(len(owner)), topology.n_actions)
+        action = np.tile(np.arange(topology.n_actions), len(owner))
         simulator = BatchSimulator(world, len(parent))
         simulator.lanes = state.take(parent)
         outcome = simulator.settle(action)
         price = multiplier + critical * world.critical[outcome.row]
         total = score[parent] + outcome.cost + price * (1.0 - outcome.correct)
-        sent = OFFLOADS[action] & (outcome.status != SKIPPED)
+        sent = ~topology.is_local[action] & (outcome.status != SKIPPED)
         latest = np.where(sent, i + 1, last[parent])
         whose, lanes = owner[parent], simulator.lanes
         is_delayed = (lanes.queue > 0) | (lanes.radio_free > lanes.start)
@@ -277,4 +276,5 @@ def _mix(found: list[Schedule], floors: Floors) -> Schedule:
 
 def relaxed_schedule(world: World, keys: Keys, multiplier: float, n: int) -> Schedule:
     """The relaxation's own outcomes, run through the simulator (with queues)."""
-    return replay(world, keys, ANSWERED_BY[Relaxed(options(world, keys, n)).outcomes(multiplier)])
+    opts = options(world, keys, n)
+    return replay(world, keys, opts.outcomes.answered_by[Relaxed(opts).outcomes(multiplier)])

@@ -8,33 +8,36 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
+from sequences import relaxed_cost, staged_drive
 
-from cnn.topology import ACTIONS
-from offload_env.bound.frame_outcomes import EVALUATED, open_actions
+from cnn.topology import SHIPPED
+from offload_env.bound.frame_outcomes import Prices, frame_outcomes_of
 from offload_env.bound.on_time import endings
 from offload_env.bound.programme import Relaxed, options
 from offload_env.bound.relaxed import may_be_busy
 from offload_env.episode import episode_keys
-from offload_env.simulator import FALLBACK, Outcome, Simulator
+from offload_env.simulator import FALLBACK, OK, Outcome, Simulator
 from offload_env.world import World
 from testbed.traces.trace import Trace
 
-Way = tuple[tuple[int, ...], int]
-"""Evaluated exits, and the action at the end."""
+OUTCOMES = frame_outcomes_of(SHIPPED)
+Exits = tuple[int, ...]
 
 
-def _ways() -> Iterator[Way]:
-    for evaluated in EVALUATED:
-        for action in open_actions(evaluated):
+def _ways() -> Iterator[tuple[Exits, int]]:
+    """Evaluated exits, and the action at the end."""
+    for evaluated in OUTCOMES.ways:
+        assert evaluated is not None
+        for action in OUTCOMES.open_actions(evaluated):
             yield evaluated, int(action)
 
 
 def _go(
     simulator: Simulator,
-    evaluated: tuple[int, ...],
+    evaluated: Exits,
     action: int,
     early: bool = False,
-    then: tuple[int, ...] | None = None,
+    then: Exits | None = None,
 ) -> Outcome:
     """One frame of the staged problem.
 
@@ -49,22 +52,22 @@ def _go(
         return simulator.settle(action)
     for exit in evaluated:
         simulator.evaluate_exit(exit)
-    if ACTIONS[action].is_local:
-        simulator.evaluate_exit(ACTIONS[action].exit)
+    if SHIPPED.actions[action].is_local:
+        simulator.evaluate_exit(SHIPPED.actions[action].exit)
         return simulator.answer()
     outcome = simulator.send(action, early)
     if outcome is None:
-        for exit in (ACTIONS[action].exit,) if then is None else then:
+        for exit in (SHIPPED.actions[action].exit,) if then is None else then:
             simulator.evaluate_exit(exit)
         return simulator.answer()
     return outcome
 
 
-def _ways_after_time_outs() -> Iterator[tuple[tuple[int, ...], int, bool, tuple[int, ...]]]:
+def _ways_after_time_outs() -> Iterator[tuple[Exits, int, bool, Exits]]:
     """Arguments of `_go` for every way that sends, whatever it does if no answer comes."""
     for evaluated, action in _ways():
-        split = ACTIONS[action].split
-        if ACTIONS[action].is_local:
+        split = SHIPPED.actions[action].split
+        if SHIPPED.actions[action].is_local:
             continue
         ahead = [e for e in range(1, 6) if e >= split and e not in evaluated]
         for n in range(0 if evaluated else 1, 3):
@@ -88,12 +91,12 @@ def test_a_frame_on_time_costs_what_the_simulator_says(worlds: list[World]) -> N
     plans = world.plans(keys)
     rows = np.stack([world.rows(int(key), 2) for key in keys])
     captured = np.arange(3) * world.scenario.timing.period_ms
-    timed_out = delayed = 0
-    for evaluated in EVALUATED:
+    simulator, timed_out, delayed = Simulator(world), 0, 0
+    for evaluated in OUTCOMES.ways:
+        assert evaluated is not None
         end = endings(world, plans, rows, captured, evaluated)
         for e, key in enumerate(keys):
-            for k, action in enumerate(open_actions(evaluated)):
-                simulator = Simulator(world)
+            for k, action in enumerate(OUTCOMES.open_actions(evaluated)):
                 simulator.reset(world.plan(int(key)))
                 outcome = _go(simulator, evaluated, int(action))
                 if outcome.status == FALLBACK:  # the simulator adds its parts up one by one
@@ -170,3 +173,70 @@ def test_a_busy_radio_is_foreseen(make_world: Callable[..., World]) -> None:
                 busy += 1
             _go(simulator, *ways[rng.integers(len(ways))])
     assert busy > 50
+
+
+def _tailed(
+    make_world: Callable[..., World],
+    trace: Trace,
+    period_ms: float,
+    timeout_ms: float,
+    slowdown: float,
+    **price: float,
+) -> World:
+    """A modem tail beyond the next capture, time-outs, no energy budget."""
+    base = make_world()
+    timing = replace(
+        base.scenario.timing, period_ms=period_ms, timeout_ms=timeout_ms, max_queue_ms=100.0
+    )
+    return make_world(
+        traces=[trace],
+        timing=timing,
+        price=replace(base.scenario.price, energy_budget_mj=0.0, **price),
+        cost=replace(base.cost, slowdown=slowdown),
+    )
+
+
+def test_a_time_out_that_delays_the_next_frame_costs_what_is_counted_at_least(
+    make_world: Callable[..., World],
+) -> None:
+    """Its exchange, too, interrupts the tail of the one before."""
+    steady = Trace(np.full(20, 0.5), np.full(20, 15.0), 0.2, "steady", "5G", "generated")
+    world = _tailed(make_world, steady, 60.0, 50.0, 3.0, delay_weight=0.1)
+    simulator, rng, hit = Simulator(world), np.random.default_rng(0), 0
+    for key in episode_keys(3, 20):
+        opts = options(world, np.array([key], np.uint64), 3)
+        assert opts.tail_price > 0
+        for _ in range(60):
+            drive = staged_drive(simulator, int(key), 3, rng, sends=True)
+            assert relaxed_cost(opts, drive) <= sum(f.outcome.cost for f in drive) + 1e-9
+            last = drive[-1]
+            hit += last.outcome.status == FALLBACK and last.next_late and not last.late
+    assert hit > 100
+
+
+def test_a_frame_behind_abandoned_payloads_costs_what_is_counted_at_least(
+    make_world: Callable[..., World],
+) -> None:
+    """Whether or not its answer comes after the next capture."""
+    rates = np.array([50, 0, 50, 2, 50, 50, 0.3, 50, 5, 3, 50, 3, 8, 6, 2, 4.0])
+    trace = Trace(rates, np.full(16, 15.0), 0.2, "some outages", "5G", "generated")
+    world = _tailed(make_world, trace, 100.0, 150.0, 1.0)
+    prices, radio, n, hit = Prices.of(world), world.cost.radio, 40, 0
+    simulator, rng = Simulator(world), np.random.default_rng(0)
+    for key in episode_keys(3, 50)[40:]:
+        opts = options(world, np.array([key], np.uint64), n)
+        captured = opts.captured_ms
+        for _ in range(30):
+            for i, frame in enumerate(staged_drive(simulator, int(key), n, rng, sends=True)):
+                outcome = frame.outcome
+                if frame.late or outcome.status != OK:  # all were sent
+                    continue
+                action = outcome.action
+                end = captured[i] + outcome.delay_ms
+                send_mj = radio.mj_per_byte * world.sent_bytes[outcome.row, action]
+                tail_mj = outcome.radio_mj - radio.active_mw * outcome.exchange_ms / 1e3 - send_mj
+                own = outcome.cost - prices.energy * tail_mj + prices.tail * (captured[i + 1] - end)
+                to, ends_as = int(frame.next_late), OUTCOMES.outcome_of[action]
+                assert opts.on_time.after_tail[to, 0, i, ends_as] <= own + 1e-9
+                hit += to
+    assert hit > 20

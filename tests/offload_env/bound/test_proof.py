@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sequences import every_sequence
 
 from cnn.common.errors import ConfigError
-from cnn.topology import N_ACTIONS
+from cnn.topology import SHIPPED
 from offload_env.batch_simulator import BatchSimulator
 from offload_env.bound.programme import Relaxed, options
 from offload_env.bound.proof import largest_premium, lower_bound, maximise
@@ -21,16 +22,9 @@ from testbed.traces.trace import Trace
 N = 3
 
 
-def _every(world: World, key: int) -> Schedule:
-    """Every one of the 20^3 sequences of actions."""
-    codes = np.arange(N_ACTIONS**N)
-    actions = np.stack([codes // N_ACTIONS**k % N_ACTIONS for k in range(N)], 1)
-    return replay(world, np.full(len(codes), key, np.uint64), actions)
-
-
 def _all_sequences(world: World, key: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean cost and errors of every one of the sequences."""
-    schedule = _every(world, key)
+    schedule = every_sequence(world, key, N)
     return schedule.cost.mean(1), 1.0 - schedule.accuracy.mean(1)
 
 
@@ -115,10 +109,10 @@ def test_the_bound_is_below_random_and_static_policies_on_whole_drives(world: Wo
     n = world.scenario.timing.n_frames
     bound = lower_bound(world, keys, floor=0.0, critical_floor=0.0)
     rng = np.random.default_rng(0)
-    for action in range(N_ACTIONS):
+    for action in range(SHIPPED.n_actions):
         actions = np.full((8, n), action)
         assert replay(world, keys, actions).mean_cost >= bound.cost
-    assert replay(world, keys, rng.integers(0, N_ACTIONS, (8, n))).mean_cost >= bound.cost
+    assert replay(world, keys, rng.integers(0, SHIPPED.n_actions, (8, n))).mean_cost >= bound.cost
 
 
 def test_a_higher_floor_costs_more(world: World) -> None:
@@ -131,7 +125,7 @@ def test_a_higher_floor_costs_more(world: World) -> None:
 
 def test_replay_equals_stepping(world: World) -> None:
     keys = episode_keys(3, 5)
-    actions = np.random.default_rng(0).integers(0, N_ACTIONS, (5, 20))
+    actions = np.random.default_rng(0).integers(0, SHIPPED.n_actions, (5, 20))
     schedule = replay(world, keys, actions)
     batch = BatchSimulator(world, 5)
     batch.reset(keys)
@@ -155,8 +149,8 @@ def test_no_sequence_that_keeps_both_floors_beats_the_bound(
     share = [world.critical[world.rows(int(key), N)].mean() for key in keys]
     pairs = zip(keys[np.equal(share, 1)], keys[np.equal(share, 0)], strict=False)
     for critical_key, other_key in list(pairs)[:6]:
-        critical = _cheapest(_every(world, int(critical_key)))
-        other = _cheapest(_every(world, int(other_key)))
+        critical = _cheapest(every_sequence(world, int(critical_key), N))
+        other = _cheapest(every_sequence(world, int(other_key), N))
         total = critical[:, None] + other
         errors = np.arange(N + 1)[:, None] + np.arange(N + 1)
         for few, few_critical in ((2, 1), (3, 0), (1, 0)):
@@ -185,14 +179,14 @@ def test_no_sequence_beats_the_bound_with_an_energy_budget(
     price = replace(base.scenario.price, over_budget=2.0)
     for key in episode_keys(31, 6):
         keys = np.array([key], np.uint64)
-        energy = _every(base, int(key)).energy_mj.sum(1)
+        energy = every_sequence(base, int(key), N).energy_mj.sum(1)
         for budget in (0.5 * energy.min(), float(np.quantile(energy, 0.05))):
             world = make_world(
                 price=replace(price, energy_budget_mj=budget),
                 cost=base.cost,
                 server=base.scenario.server,
             )
-            every = _every(world, int(key))
+            every = every_sequence(world, int(key), N)
             assert largest_premium(world) <= 2.0 / every.energy_mj.max()
             bound = lower_bound(world, keys, floor=0.0, critical_floor=0.0, n_frames=N)
             assert bound.cost <= every.cost.mean(1).min() + 1e-9
