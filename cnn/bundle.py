@@ -183,7 +183,7 @@ def _bundle_files(folder: Path) -> Collection[str]:
     try:
         segments = Topology.from_json(manifest["topology"]).segments
     except (KeyError, ConfigError):  # an older manifest, or a damaged one
-        segments = SEGMENTS
+        segments = SHIPPED.segments
     return {"manifest.json", "manifest.json.sig", *(f"segments/{n}.onnx" for n in segments)}
 
 

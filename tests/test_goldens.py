@@ -25,13 +25,13 @@ from agents.contenders import shipped_agents, shipped_path
 from agents.rollout import Rollout, simulate
 from cnn.bundle import load_bundle
 from cnn.model_config import ModelConfig
-from cnn.topology import ACTIONS
+from cnn.topology import ACTIONS, SHIPPED
 from offload_env.episode import episode_keys
 from offload_env.scenario import scenario_names
 from offload_env.world import build_world
 from testbed.costs.cost_fit import fit_samples
 from testbed.costs.samples import Samples
-from testbed.costs.terms import DEVICE_TERMS, SERVER_TERMS, device_terms, head_terms, server_terms
+from testbed.costs.terms import terms_of
 from testbed.policy.decision_points import STAGED
 from testbed.policy.network_policy import load_policy
 from testbed.policy.policies import StaticPolicy
@@ -107,9 +107,9 @@ def record() -> list[dict[str, Any]]:
 
 def fit() -> dict[str, float]:
     """Coefficients of the cost model that fits an invented campaign."""
-    rng = np.random.default_rng(15)
-    device = {term: 0.5 + 0.1 * k for k, term in enumerate(DEVICE_TERMS)}
-    server = {term: 0.2 + 0.03 * k for k, term in enumerate(SERVER_TERMS)}
+    rng, terms = np.random.default_rng(15), terms_of(SHIPPED)
+    device = {term: 0.5 + 0.1 * k for k, term in enumerate(terms.device)}
+    server = {term: 0.2 + 0.03 * k for k, term in enumerate(terms.server)}
     action = np.repeat([a.index for a in ACTIONS], 30)
     rate, rtt = np.tile([2.0, 10.0, 50.0], 200), np.tile([60.0, 20.0, 40.0], 200)
     payload = np.array([ModelConfig().payload_bytes(a.exit, a.split) for a in ACTIONS], float)
@@ -119,12 +119,12 @@ def fit() -> dict[str, float]:
         return sums[action] * np.exp(0.05 * rng.standard_normal(len(action)))
 
     local = np.array([a.is_local for a in ACTIONS])[action]
-    head = total(head_terms, device)
-    encode = total(lambda a: [t for t in device_terms(a) if t.startswith("enc")], device)
+    head = total(terms.of_head, device)
+    encode = total(lambda a: [t for t in terms.of_device(a) if t.startswith("enc")], device)
     rest = total(lambda a: ["overhead"] if a.is_local else ["overhead", "send"], device)
     link = 8 * (payload[action] + WIRE_OVERHEAD_BYTES) / (1e3 * rate) + rtt + 1.25
     away = np.where(local, 0.0, link)
-    at_server = np.where(local, 0.0, total(server_terms, server))
+    at_server = np.where(local, 0.0, total(terms.of_server, server))
     wait = np.where(local, 0.0, 0.1)
     compute = head + encode + rest
     samples = Samples(

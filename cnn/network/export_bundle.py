@@ -29,14 +29,13 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cnn.bundle import BUNDLE, FORMAT, SEGMENTS, Bundle, load_bundle, manifest_hash
+from cnn.bundle import BUNDLE, FORMAT, Bundle, load_bundle, manifest_hash
 from cnn.common.errors import BundleError
 from cnn.common.folders import replacing_folder
 from cnn.model_config import N_BLOCKS
 from cnn.network.vgg import CONTRAST_FLOOR, LATENT_LEVELS, MultiExitVGG
 from cnn.ort import onnxruntime as ort
 from cnn.runtime import SplitRuntime
-from cnn.topology import N_ACTIONS
 
 # isort: split
 # After cnn.ort, which sets the variable that ONNX Runtime reads when it is loaded.
@@ -140,7 +139,7 @@ def segment_modules(net: MultiExitVGG) -> dict[str, tuple[nn.Module, Tensor]]:
             out[f"enc{i}"] = (_Encoder(encoder), torch.zeros(2, c, size, size))
             code = torch.zeros(2, *config.latent(i), dtype=torch.uint8)
             out[f"dec{i}"] = (_Decoder(decoder), code)
-    return {name: out[name] for name in SEGMENTS}
+    return {name: out[name] for name in config.topology().segments}
 
 
 def to_onnx(module: nn.Module, example: Tensor) -> bytes:
@@ -262,7 +261,7 @@ def segment_inputs(runtime: Any, images: NDArray[np.uint8]) -> dict[str, NDArray
 def write_bundle(
     net: MultiExitVGG,
     path: Path,
-    temperatures: Sequence[float] = (1.0,) * N_ACTIONS,
+    temperatures: Sequence[float] | None = None,
     provenance: dict[str, Any] | None = None,
     int8_images: NDArray[np.uint8] | None = None,
 ) -> Bundle:
@@ -272,13 +271,16 @@ def write_bundle(
         net: trained network.
         path: folder to write; appears whole or not at all. A folder that is there must hold
             a bundle and nothing else.
-        temperatures: 20 softmax temperatures, by action.
+        temperatures: softmax temperatures, by action; None is 1 for all.
         provenance: how the network was trained; stored as it is.
         int8_images: calibration frames (N, H, W, 3) for an int8 bundle; None is float32.
 
     Raises:
         DataError: if the folder holds other files, or cannot be written.
     """
+    topology = net.config.topology()
+    if temperatures is None:
+        temperatures = (1.0,) * topology.n_actions
     if int8_images is not None:
         return _write_int8(net, path, temperatures, provenance, int8_images)
     parts = {
@@ -298,7 +300,7 @@ def write_bundle(
         "format": FORMAT,
         "precision": "float32",
         "config": asdict(net.config),
-        "topology": net.config.topology().to_json(),
+        "topology": topology.to_json(),
         "segments": segments,
         "temperatures": [round(float(t), 6) for t in temperatures],
         "normalisation": f"per image: (x - mean) / (contrast + {CONTRAST_FLOOR}), x in [0, 1]",
@@ -321,10 +323,10 @@ def _write_int8(
         inputs = segment_inputs(SplitRuntime(plain), images)
         data = {
             name: quantise_segment(plain.segment_path(name).read_bytes(), inputs[name])
-            for name in SEGMENTS
+            for name in plain.topology.segments
         }
     manifest = plain.manifest
-    for name in SEGMENTS:
+    for name in data:
         manifest["segments"][name]["sha256"] = hashlib.sha256(data[name]).hexdigest()
     manifest["precision"] = "int8"
     manifest["weights"] = f"int8 by channel (7 bits), calibrated on {len(images)} frames"

@@ -102,7 +102,7 @@ def campaign(
     model = load_bundle(bundle)
     stream = open_frames(frames, model.config.input_size, seed=seed, data=data)
     with Progress(console=stderr_console()) as bar:
-        task = bar.add_task("frames", total=config.n_frames)
+        task = bar.add_task("frames", total=config.n_frames(model.topology))
         rows = run_campaign(
             config,
             model,

@@ -24,16 +24,17 @@ from cnn.bundle import Bundle
 from cnn.common.errors import DataError
 from cnn.common.outputs import Claim
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS, N_ACTIONS
+from cnn.topology import SHIPPED, Topology
 from testbed.costs.campaign_config import DISTURBED, Block, CampaignConfig
+from testbed.costs.samples import topology_of
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame
 from testbed.link.link_process import LinkProcess
 from testbed.meters.available import open_meter
 from testbed.meters.power import power_profile
-from testbed.policy.decision_points import FRAME, START
+from testbed.policy.decision_points import START, decision_points
 from testbed.policy.network_policy import NetworkPolicy
-from testbed.policy.observer import OBS_DIM, Observer, Settings
+from testbed.policy.observer import Observer, Settings
 from testbed.records.record_file import RecordWriter, parquet_files, provenance, read_records
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import constant_trace
@@ -97,7 +98,7 @@ def _run(
         if merged is not None:  # a kill left some blocks after the last step
             _clear(blocks, folder)
             return merged
-    per_block = config.n_frames // len(blocks)
+    per_block = config.n_frames(bundle.topology) // len(blocks)
     if progress is not None:
         progress(per_block * (len(blocks) - len(missing)))
     if missing:
@@ -110,7 +111,7 @@ def _run(
                     _measure(config, block, runtime, server, frames, folder, fingerprint)
                     if progress is not None and not repeat:
                         progress(per_block)
-    rows = _merge(config, blocks, folder, out, bundle.hash, fingerprint)
+    rows = _merge(config, blocks, folder, out, bundle, fingerprint)
     _clear(blocks, folder)
     return rows
 
@@ -149,12 +150,13 @@ def _measure(
     condition = block.condition
     number = config.conditions.index(condition)
     rng = np.random.default_rng([config.seed, 2, number, block.round])
-    actions = rng.permutation(np.repeat(np.arange(N_ACTIONS), config.repetitions))
-    warm_up = rng.integers(0, N_ACTIONS, config.warm_up)
-    schedule = ActionList([*warm_up.tolist(), *actions.tolist()])
+    topology = runtime.topology
+    actions = rng.permutation(np.repeat(np.arange(topology.n_actions), config.repetitions))
+    warm_up = rng.integers(0, topology.n_actions, config.warm_up)
+    schedule = ActionList([*warm_up.tolist(), *actions.tolist()], topology)
     trace = constant_trace(condition.uplink_mbps, condition.rtt_ms)
     path = folder / f"{block.name}.parquet"
-    source = provenance(kind="campaign block", fingerprint=fingerprint)
+    source = provenance(kind="campaign block", fingerprint=fingerprint, **_stated(topology))
     with contextlib.ExitStack() as stack:
         link = stack.enter_context(LinkProcess(trace, ("127.0.0.1", server.port)))
         client = stack.enter_context(MecClient(f"127.0.0.1:{link.port}", runtime.bundle.hash))
@@ -164,7 +166,8 @@ def _measure(
             runtime,
             client,
             schedule,
-            Observer(Settings(True, 0.9, 0.5, 10.0)),  # it observes, but decides nothing here
+            # It observes, but decides nothing here.
+            Observer(Settings(True, 0.9, 0.5, 10.0), topology),
             meter,
             DeviceConfig(
                 period_ms=0,
@@ -189,7 +192,7 @@ def disturbed(blocks: Sequence[Block], folder: Path) -> list[Block]:
     typical_ms: dict[Block, float] = {}
     for block in blocks:
         records = read_records(folder / f"{block.name}.parquet")
-        local = records.numbers("action") == N_ACTIONS - 1
+        local = records.numbers("action") == topology_of(records).main
         typical_ms[block] = float(np.median(records.numbers("head_ms")[local]))
     limit_ms = DISTURBED * min(typical_ms.values())
     return [block for block in blocks if typical_ms[block] > limit_ms]
@@ -229,7 +232,7 @@ def _merge(
     blocks: Sequence[Block],
     folder: Path,
     out: Path,
-    bundle_hash: str,
+    bundle: Bundle,
     fingerprint: str,
 ) -> int:
     read = [read_records(folder / f"{block.name}.parquet") for block in blocks]
@@ -237,17 +240,18 @@ def _merge(
     source = provenance(
         kind="campaign",
         fingerprint=fingerprint,
-        bundle_hash=bundle_hash,
+        bundle_hash=bundle.hash,
         config=asdict(config),
         conditions={c.name: asdict(c) for c in config.conditions},
         emulation=DeviceConfig().describe(),
         device_power=asdict(profile.device),
         radio_power=asdict(profile.radio),
-        actions=[action.name for action in ACTIONS],
+        actions=[action.name for action in bundle.topology.actions],
         blocks=[
             {"name": b.name, **{k: r.source[k] for k in ("created", "load_average")}}
             for b, r in zip(blocks, read, strict=True)
         ],
+        **_stated(bundle.topology),
     )
     with _whole_or_nothing(out, source) as writer:
         for records in read:
@@ -256,6 +260,11 @@ def _merge(
                 of_row = dict(zip(EXTRA_COLUMNS, values, strict=True))
                 writer.write(replace(row, frame_id=writer.rows), **of_row)
         return writer.rows
+
+
+def _stated(topology: Topology) -> dict[str, Any]:
+    """The entry of a file's metadata; none for the shipped network, as in earlier files."""
+    return {} if topology == SHIPPED else {"topology": topology.to_json()}
 
 
 class ActionList:
@@ -267,13 +276,14 @@ class ActionList:
 
     name = "campaign"
     memoryless: Final = True
-    space: Final = FRAME
 
-    def __init__(self, actions: Sequence[int]) -> None:
+    def __init__(self, actions: Sequence[int], topology: Topology) -> None:
+        self.space = decision_points(topology).frame
         self._actions = list(actions)
-        sizes = (OBS_DIM, *POLICY_WIDTHS, N_ACTIONS)
+        sizes = (self.space.obs_dim, *POLICY_WIDTHS, self.space.n_actions)
         weights = [np.zeros((n, m), np.float32) for m, n in pairwise(sizes)]
-        self._network = NetworkPolicy(weights, [np.zeros(n, np.float32) for n in sizes[1:]])
+        biases = [np.zeros(n, np.float32) for n in sizes[1:]]
+        self._network = NetworkPolicy(weights, biases, space=self.space)
         self.reset()
 
     def reset(self) -> None:

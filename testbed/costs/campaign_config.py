@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from cnn.common.errors import ConfigError
-from cnn.topology import N_ACTIONS
+from cnn.topology import Topology
 
 DISTURBED: Final = 1.15
 """A neighbour on the same core takes a third and more; the spread of quiet blocks is 5 %."""
@@ -114,10 +114,9 @@ class CampaignConfig:
                 hint="correct them",
             )
 
-    @property
-    def n_frames(self) -> int:
-        """Frames in all, warm-up included."""
-        return len(self.blocks()) * (self.warm_up + self.repetitions * N_ACTIONS)
+    def n_frames(self, topology: Topology) -> int:
+        """Frames in all of a campaign with this network, warm-up included."""
+        return len(self.blocks()) * (self.warm_up + self.repetitions * topology.n_actions)
 
     def blocks(self) -> list[Block]:
         """Every condition `rounds` times, in random order."""

@@ -8,27 +8,13 @@ computation are fitted by robust least squares (`testbed.costs.terms`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from cnn.topology import ACTIONS, N_EXITS
+from cnn.topology import Topology
 from testbed.costs.samples import Powers, Samples
-from testbed.costs.terms import (
-    DEVICE_TERMS,
-    IS_LOCAL,
-    OVERHEAD,
-    SEGMENTS,
-    SEND,
-    SERVER_TERMS,
-    design,
-    device_terms,
-    fallback_terms,
-    fit_terms,
-    head_terms,
-    server_terms,
-    spread,
-)
+from testbed.costs.terms import OVERHEAD, SEND, Measured, fit_terms, spread, terms_of
 from testbed.meters.cost_model import CostModel, Floats
 from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
@@ -38,24 +24,28 @@ class Fit:
     """Fitted terms, milliseconds at slowdown 1.
 
     Attributes:
-        device: by name in `DEVICE_TERMS`.
-        server: by name in `SERVER_TERMS`.
+        device: by name in `Terms.device`.
+        server: by name in `Terms.server`.
         net_ms: constant of an exchange beyond transfer and round trip.
         server_wait_ms: median wait at the otherwise idle server.
         jitter: `spread` of device compute.
-        device_ms, fallback_ms, server_ms: float64 (20,), of every action, as in `CostModel`.
+        topology: of the network.
+        device_ms, fallback_ms, server_ms: float64 (n_actions,), of every action, as in `CostModel`.
+        reached_ms: float64 (n_blocks + 1,) or empty, as in `CostModel`.
+        filled: figures of `reached_ms` that rest on an assumption (`Terms.fit_segments`).
     """
-
-    filled: ClassVar[tuple[str, ...]] = ()
 
     device: dict[str, float]
     server: dict[str, float]
     net_ms: float
     server_wait_ms: float
     jitter: float
+    topology: Topology
     device_ms: Floats = field(repr=False)
     fallback_ms: Floats = field(repr=False)
     server_ms: Floats = field(repr=False)
+    reached_ms: Floats = field(repr=False)
+    filled: tuple[str, ...] = ()
 
     def coefficients(self) -> dict[str, float]:
         """Every coefficient by a name with its unit."""
@@ -74,60 +64,73 @@ def fit_samples(samples: Samples, slowdown: float, payload_bytes: Floats) -> Fit
     Args:
         samples: frames of a campaign.
         slowdown: emulated slowdown of its device.
-        payload_bytes: (20,), uplink payload of each action.
+        payload_bytes: (n_actions,), uplink payload of each action.
     """
-    device = _fit_device(samples, slowdown)
-    sent = ~IS_LOCAL[samples.action]
-    far_table = design(server_terms, SERVER_TERMS)
+    terms = terms_of(samples.topology)
+    heads = _heads(samples, slowdown)
+    device = _fit_device(samples, slowdown, heads)
+    sent = ~samples.topology.is_local[samples.action]
     far = _fit_server(samples.take(sent), device)
     known_ms = transfer_ms(samples, payload_bytes)[sent]
-    device_ms = design(device_terms, DEVICE_TERMS) @ device
+    times = np.array(list(device.values()))
+    device_ms = terms.device_rows @ times
+    segments = np.array([device[name] for name in terms.segments])
     return Fit(
-        device=dict(zip(DEVICE_TERMS, device.tolist(), strict=True)),
-        server=dict(zip(SERVER_TERMS, far.tolist(), strict=True)),
-        net_ms=max(0.0, float(np.median(samples.transfer_ms[sent] - known_ms))),
-        server_wait_ms=float(np.median(samples.server_queue_ms[sent])),
+        device=device,
+        server=dict(zip(terms.server, far.tolist(), strict=True)),
+        net_ms=max(0.0, _median(samples.transfer_ms[sent] - known_ms)),
+        server_wait_ms=_median(samples.server_queue_ms[sent]),
         jitter=spread(samples.compute_ms / slowdown, device_ms[samples.action]),
+        topology=samples.topology,
         device_ms=device_ms,
-        fallback_ms=design(fallback_terms, DEVICE_TERMS) @ device,
-        server_ms=far_table @ far,
+        fallback_ms=terms.fallback_rows @ times,
+        server_ms=terms.server_rows @ far,
+        reached_ms=terms.reached_ms(device[OVERHEAD], segments),
+        filled=terms.reached_filled(heads),
     )
 
 
-def _fit_device(samples: Samples, slowdown: float) -> Floats:
-    """Device terms in the order of `DEVICE_TERMS`, from the timed stages of each row."""
-    action = samples.action
+def _heads(samples: Samples, slowdown: float) -> Measured:
+    """Times of what ran before the encoder; nothing ran in a frame that was sent whole."""
+    rows = terms_of(samples.topology).head_rows[samples.action]
+    runs = rows.any(axis=1)
+    return Measured(rows[runs], samples.head_ms[runs] / slowdown)
+
+
+def _fit_device(samples: Samples, slowdown: float, heads: Measured) -> dict[str, float]:
+    """Device terms in the order of `Terms.device`, from the timed stages of each row."""
+    terms = terms_of(samples.topology)
     rest_ms = samples.compute_ms - samples.head_ms - samples.encode_ms
-    local = IS_LOCAL[action]
-    overhead = float(np.median(rest_ms[local])) / slowdown
-    times: dict[str, float] = {
-        OVERHEAD: overhead,
-        SEND: float(np.median(rest_ms[~local])) / slowdown - overhead,
-    }
-    heads = design(head_terms, SEGMENTS)
-    runs = heads[action].any(axis=1)
-    segments = fit_terms(heads[action[runs]], samples.head_ms[runs] / slowdown)
-    times |= dict(zip(SEGMENTS, segments.tolist(), strict=True))
-    split = np.array([0 if a.is_local else a.split for a in ACTIONS])[action]
-    for s in range(1, N_EXITS):
-        times[f"enc{s}"] = float(np.median(samples.encode_ms[split == s])) / slowdown
-    return np.array([max(0.0, times[name]) for name in DEVICE_TERMS])
+    local = samples.topology.is_local[samples.action]
+    overhead = _median(rest_ms[local]) / slowdown
+    times = {OVERHEAD: overhead, SEND: _median(rest_ms[~local]) / slowdown - overhead}
+    segments = terms.fit_segments(heads)
+    times |= dict(zip(terms.segments, segments.tolist(), strict=True))
+    split = terms.sent_split[samples.action]
+    for s in set(samples.topology.splits) - {0}:
+        times[f"enc{s}"] = _median(samples.encode_ms[split == s]) / slowdown
+    return {name: max(0.0, times[name]) for name in terms.device}
 
 
-def _fit_server(sent: Samples, device: Floats) -> Floats:
-    """Server terms in the order of `SERVER_TERMS`.
+def _median(values: Floats) -> float:
+    """0 in a network that sends nothing."""
+    return float(np.median(values)) if len(values) else 0.0
+
+
+def _fit_server(sent: Samples, device: dict[str, float]) -> Floats:
+    """Server terms in the order of `Terms.server`.
 
     A server reports one time for decoder, blocks and exit together. The sum of every action
     follows from it, but not every term. Terms that cannot be separated are taken in the
     proportion that they have on the device.
     """
-    table = design(server_terms, SERVER_TERMS)
-    on_device = dict(zip(DEVICE_TERMS, device.tolist(), strict=True))
-    alike = np.array([on_device.get(name, 0.0) for name in SERVER_TERMS])
-    alike[SERVER_TERMS.index(OVERHEAD)] = 0.0
-    whole = np.array([a.is_full_offload for a in ACTIONS])[sent.action]
-    speed = np.median(sent.server_ms[whole] / (table @ alike)[sent.action[whole]])
-    return fit_terms(table[sent.action], sent.server_ms, prior=speed * alike)
+    terms = terms_of(sent.topology)
+    alike = np.array([0.0 if n == OVERHEAD else device.get(n, 0.0) for n in terms.server])
+    if not len(sent):
+        return 0.0 * alike
+    most = terms.sent_split[sent.action] == min(sent.topology.splits)  # of the whole frame
+    speed = np.median(sent.server_ms[most] / (terms.server_rows @ alike)[sent.action[most]])
+    return fit_terms(terms.server_rows[sent.action], sent.server_ms, prior=speed * alike)
 
 
 def transfer_ms(samples: Samples, payload_bytes: Floats) -> Floats:
@@ -140,9 +143,14 @@ def transfer_ms(samples: Samples, payload_bytes: Floats) -> Floats:
 def predict(
     samples: Samples, fit: Fit, slowdown: float, payload_bytes: Floats, powers: Powers
 ) -> tuple[Floats, Floats]:
-    """Modelled delay (ms) and energy (mJ) of every sample, from action and condition alone."""
+    """Modelled delay (ms) and energy (mJ) of every sample, from action and condition alone.
+
+    Raises:
+        ConfigError: if the fit is of another network.
+    """
+    samples.topology.require_same(fit.topology, "a fit", "the frames it predicts")
     action = samples.action
-    local = IS_LOCAL[action]
+    local = samples.topology.is_local[action]
     compute = slowdown * fit.device_ms[action]
     away = transfer_ms(samples, payload_bytes) + fit.net_ms + fit.server_wait_ms
     away = np.where(local, 0.0, away + fit.server_ms[action])
@@ -154,11 +162,15 @@ class FittedTimes(Protocol):
     """The part of a fit that a cost model needs, as in `CostModel`; times at slowdown 1."""
 
     @property
+    def topology(self) -> Topology: ...
+    @property
     def device_ms(self) -> Floats: ...
     @property
     def fallback_ms(self) -> Floats: ...
     @property
     def server_ms(self) -> Floats: ...
+    @property
+    def reached_ms(self) -> Floats: ...
     @property
     def net_ms(self) -> float: ...
     @property
@@ -198,4 +210,6 @@ def cost_model(
         power_source=powers.source,
         radio=powers.radio,
         filled=fit.filled,
+        topology=fit.topology,
+        reached_ms=rounded(fit.reached_ms),
     )

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import DataError
-from cnn.topology import ACTIONS, N_ACTIONS
+from cnn.topology import Topology
 from testbed.costs.cost_fit import Fit, fit_samples, predict
 from testbed.costs.record_fit import RecordFit, fit_records
 from testbed.costs.record_samples import RecordSamples
 from testbed.costs.samples import Powers, Samples, Stages
-from testbed.costs.terms import IS_LOCAL, MIN_FRAMES
+from testbed.costs.terms import MIN_FRAMES
 from testbed.meters.cost_model import CostModel, Floats
 from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
@@ -45,6 +45,7 @@ class HeldOut:
         delay_ms, delay_model_ms: float64 (G,), measured and modelled.
         energy_mj, energy_model_mj: float64 (G,); NaN without a reading.
         frame_delay_mape: mean absolute relative error of delay frame by frame.
+        topology: of the network.
     """
 
     condition: list[str]
@@ -55,9 +56,10 @@ class HeldOut:
     energy_mj: Floats
     energy_model_mj: Floats
     frame_delay_mape: float
+    topology: Topology
 
     @classmethod
-    def gather(cls, predicted: Iterable[Predicted], least: int = 1) -> HeldOut:
+    def gather(cls, topology: Topology, predicted: Iterable[Predicted], least: int = 1) -> HeldOut:
         """Group predictions by action; groups of fewer than `least` frames are left out."""
         names: list[str] = []
         rows: list[tuple[float, ...]] = []
@@ -65,7 +67,7 @@ class HeldOut:
         for name, test, delay, energy in predicted:
             positive = test.delay_ms > 0
             errors.append(np.abs(delay[positive] / test.delay_ms[positive] - 1))
-            for a in range(N_ACTIONS):
+            for a in range(topology.n_actions):
                 mine = test.action == a
                 if mine.sum() >= least:
                     read = mine & np.isfinite(test.energy_mj) & np.isfinite(energy)
@@ -76,9 +78,9 @@ class HeldOut:
         table, every = np.array(rows, np.float64).reshape(-1, 6), np.concatenate(errors)
         of, action = table[:, :2].T.astype(np.int64)
         frame_mape = float(np.mean(every)) if len(every) else np.nan
-        delay_ms, delay_model_ms, energy_mj, energy_model_mj = table[:, 2:].T
+        delay, delay_model, energy, energy_model = table[:, 2:].T
         return cls(
-            names, of, action, delay_ms, delay_model_ms, energy_mj, energy_model_mj, frame_mape
+            names, of, action, delay, delay_model, energy, energy_model, frame_mape, topology
         )
 
     @property
@@ -96,7 +98,7 @@ class HeldOut:
         errors = {}
         for a in np.unique(self.action):
             mine = self.action == a
-            errors[ACTIONS[a].name] = {
+            errors[self.topology.actions[a].name] = {
                 "delay_mape": mape(self.delay_ms[mine], self.delay_model_ms[mine]),
                 "energy_mape": mape(self.energy_mj[mine], self.energy_model_mj[mine]),
             }
@@ -133,7 +135,7 @@ def hold_out(samples: Samples, slowdown: float, payload_bytes: Floats, powers: P
             test = samples.take(unseen)
             yield name, test, *predict(test, fit, slowdown, payload_bytes, powers)
 
-    return HeldOut.gather(predicted())
+    return HeldOut.gather(samples.topology, predicted())
 
 
 def hold_out_times(
@@ -154,30 +156,30 @@ def hold_out_times(
             test = samples.take(stretch == k)
             yield f"stretch {k}", test, *predict_record(test, fit, slowdown, powers)
 
-    return HeldOut.gather(predicted(), MIN_FRAMES)
+    return HeldOut.gather(samples.topology, predicted(), MIN_FRAMES)
 
 
 def hold_out_actions(
     samples: RecordSamples, slowdown: float, base: CostModel, powers: Powers
 ) -> HeldOut:
     """Predict each action from the others and the base: the expected error of filled figures."""
-    taken = np.flatnonzero(np.bincount(samples.action, minlength=N_ACTIONS) >= MIN_FRAMES)
+    taken = np.flatnonzero(np.bincount(samples.action) >= MIN_FRAMES)
 
     def predicted() -> Iterator[Predicted]:
         for a in taken if len(taken) > 1 else ():
-            mine = samples.action == a
+            mine, name = samples.action == a, samples.topology.actions[a].name
             fit = fit_records(samples.take(~mine), slowdown, base)
             test = samples.take(mine)
-            yield ACTIONS[a].name, test, *predict_record(test, fit, slowdown, powers)
+            yield name, test, *predict_record(test, fit, slowdown, powers)
 
-    return HeldOut.gather(predicted(), MIN_FRAMES)
+    return HeldOut.gather(samples.topology, predicted(), MIN_FRAMES)
 
 
 def predict_record(
     samples: RecordSamples, fit: RecordFit, slowdown: float, powers: Powers
 ) -> tuple[Floats, Floats]:
     """Modelled delay (ms) and energy (mJ) of every frame, given its transfer and its wait."""
-    sent = ~IS_LOCAL[samples.action]
+    sent = ~samples.topology.is_local[samples.action]
     compute = slowdown * fit.device.of_frames(samples)
     away = samples.transfer_ms + samples.server_queue_ms + sent * fit.server_ms[samples.action]
     if powers.fitted:  # a hardware meter reads whole windows, and no modem
@@ -223,7 +225,7 @@ def bootstrap(
     for _ in range(n):
         picks: NDArray[np.int64] = rng.integers(0, len(blocks), len(blocks))
         rows = np.concatenate([blocks[k] for k in picks])
-        if len(np.unique(samples.action[rows])) == N_ACTIONS:
+        if len(np.unique(samples.action[rows])) == samples.topology.n_actions:
             drawn.append(fit_samples(samples.take(rows), slowdown, payload_bytes))
     table = [fit.coefficients() for fit in drawn]
     out: dict[str, tuple[float, float]] = {}

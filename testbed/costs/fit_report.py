@@ -11,7 +11,7 @@ import numpy as np
 from cnn.common.files import replacing, write_text
 from cnn.common.outputs import SOFTWARE
 from testbed.costs.fit_check import HeldOut
-from testbed.costs.terms import DEVICE_TERMS, IS_LOCAL, SERVER_TERMS
+from testbed.costs.terms import terms_of
 from testbed.meters.cost_model import CostModel
 
 _EQUATIONS = """\
@@ -50,6 +50,7 @@ def _markdown(model: CostModel, result: dict[str, Any], source: dict[str, Any]) 
         active_mw=model.radio.active_mw,
         nj_per_bit=model.radio.tx_mw_per_mbps,
     )
+    terms = terms_of(model.topology)
     lines = [
         f"# Cost model {model.name}",
         "",
@@ -69,10 +70,11 @@ def _markdown(model: CostModel, result: dict[str, Any], source: dict[str, Any]) 
         "",
         "| term | ms | 95 % interval |",
         "|---|---|---|",
-        *(_row(result, f"device_{name}_ms") for name in DEVICE_TERMS),
-        *(_row(result, f"server_{name}_ms") for name in SERVER_TERMS),
+        *(_row(result, f"device_{name}_ms") for name in terms.device),
+        *(_row(result, f"server_{name}_ms") for name in terms.server),
         _row(result, "net_ms"),
         "",
+        *_assumed(model),
         "| action | delay error | energy error |",
         "|---|---|---|",
     ]
@@ -82,6 +84,13 @@ def _markdown(model: CostModel, result: dict[str, Any], source: dict[str, Any]) 
     ]
     lines += ["", "![delay](delay.png)", "", "![energy](energy.png)", ""]
     return "\n".join(lines)
+
+
+def _assumed(model: CostModel) -> list[str]:
+    if not model.filled:
+        return []
+    what = "rest on an assumption, as frames decided in one go do not show them"
+    return [f"{', '.join(model.filled)}: {what}.", ""]
 
 
 def _row(result: dict[str, Any], name: str) -> str:
@@ -99,7 +108,7 @@ def _scatter(folder: Path, held_out: HeldOut, what: str, unit: str) -> Path:
     measured, modelled = (
         getattr(held_out, f"{what}_{kind}{unit.lower()}") for kind in ("", "model_")
     )
-    local = IS_LOCAL[held_out.action]
+    local = held_out.topology.is_local[held_out.action]
     for c, condition in enumerate(held_out.condition):
         sent, alone = (held_out.of == c) & ~local, (held_out.of == c) & local
         points = axes.plot(measured[sent], modelled[sent], "o", ms=4, label=condition)

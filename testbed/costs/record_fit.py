@@ -9,38 +9,26 @@ base's: one ratio for the device, one for the server.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import DataError
-from cnn.topology import ACTIONS, N_EXITS
-from testbed.costs.record_samples import SPLIT, RecordSamples
+from cnn.topology import Topology
+from testbed.costs.record_samples import RecordSamples
 from testbed.costs.terms import (
-    IS_LOCAL,
     MIN_FRAMES,
     OVERHEAD,
-    SEGMENTS,
     SEND,
-    SERVER_TERMS,
     BaseTerms,
     Mask,
     Measured,
-    design,
-    fallback_terms,
-    head_terms,
-    server_terms,
+    Terms,
     spread,
+    terms_of,
 )
 from testbed.meters.cost_model import CostModel, Floats
-
-_HEADS: Final = design(head_terms, SEGMENTS)
-_REST: Final = design(fallback_terms, SEGMENTS)
-_SERVER: Final = design(server_terms, SERVER_TERMS)
-_EXITS: Final = tuple(
-    SEGMENTS.index("block5_exit5" if e == N_EXITS else f"exit{e}") for e in range(1, N_EXITS + 1)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +36,40 @@ class DeviceTimes:
     """Times of the device, milliseconds at slowdown 1.
 
     Attributes:
-        segments: float64 (9,), of `SEGMENTS`.
+        terms: of the network.
+        segments: float64 (n_segments,), of `Terms.segments`.
         overhead_ms: of every frame.
         send_ms: of a frame that is sent, beside the exchange.
-        encode_ms: float64 (5,), of the encoder of each split; none at split 0.
-        known: bool (20,), whether an action's whole time was measured.
-        rest_known: bool (20,), whether the time of finishing it after its split was measured.
+        encode_ms: float64 (n_blocks,), of the encoder of each split; none at split 0.
+        known: bool (n_actions,), whether an action's whole time was measured.
+        rest_known: bool (n_actions,), whether the time of finishing it after its split was
+            measured.
+        reached_filled: names of the figures of `reached_ms` that were not.
         scale: measured over base; None without base or measurement.
     """
 
+    terms: Terms
     segments: Floats
     overhead_ms: float
     send_ms: float
     encode_ms: Floats
     known: Mask
     rest_known: Mask
+    reached_filled: tuple[str, ...]
     scale: float | None
 
     @classmethod
     def fit(cls, samples: RecordSamples, slowdown: float, base: BaseTerms | None) -> Self:
-        """Fit the measured times and take the rest from the base; without one the rest is 0."""
+        """Fit the measured times and take the rest from the base; without one it is assumed."""
+        terms = terms_of(samples.topology)
+        is_local, sent_split = samples.topology.is_local, terms.sent_split
         heads = Measured.of(head_rows(samples), samples.head_ms / slowdown)
         rest_ms = (samples.compute_ms - samples.head_ms - samples.encode_ms) / slowdown
-        local = IS_LOCAL[samples.action]
+        local, split = is_local[samples.action], sent_split[samples.action]
         alone, sending = _median(rest_ms[local]), _median(rest_ms[~local])
-        split = np.where(local, 0, SPLIT[samples.action])
-        encode = [0.0, *(_median(samples.encode_ms[split == s]) for s in range(1, N_EXITS))]
-        scale = None if base is None else heads.scale(base.of_device(SEGMENTS))
+        cuts = set(samples.topology.splits) - {0}
+        encode = {0: 0.0} | {s: _median(samples.encode_ms[split == s]) for s in cuts}
+        scale = None if base is None else heads.scale(base.of_device(terms.segments))
         if base is not None and scale is None:  # only whole frames were sent
             told = base.device[OVERHEAD] + (0.0 if alone is not None else base.device[SEND])
             measured = alone if alone is not None else sending
@@ -85,28 +80,31 @@ class DeviceTimes:
             return 0.0 if base is None else by * base.device[name]
 
         overhead = alone if alone is not None else min(filled(OVERHEAD), sending or np.inf)
-        encoders = [
-            (filled(f"enc{s}") if ms is None else ms / slowdown) if s else 0.0
-            for s, ms in enumerate(encode)
-        ]
+        encoders = np.zeros(samples.topology.n_blocks)
+        for s, ms in encode.items():
+            encoders[s] = filled(f"enc{s}") if ms is None else ms / slowdown
         beside = np.where(
-            IS_LOCAL,
+            is_local,
             alone is not None,
-            (sending is not None) & np.array([encode[s] is not None for s in SPLIT]),
+            (sending is not None) & np.array([encode[s] is not None for s in sent_split]),
         )
+        prior = None if base is None else base.of_device(terms.segments, by)
         return cls(
-            segments=heads.fit(None if base is None else base.of_device(SEGMENTS, by)),
+            terms=terms,
+            segments=terms.fit_segments(heads, prior),
             overhead_ms=max(0.0, overhead),
             send_ms=filled(SEND) if sending is None else max(0.0, sending - overhead),
-            encode_ms=np.array(encoders),
-            known=heads.identify(_HEADS) & beside,
-            rest_known=heads.identify(_REST),
+            encode_ms=encoders,
+            known=heads.identify(terms.head_rows) & beside,
+            rest_known=heads.identify(terms.rest_rows),
+            reached_filled=terms.reached_filled(heads),
             scale=scale,
         )
 
     def of_actions(self) -> Floats:
-        """Time of every action without failures, float64 (20,)."""
-        out: Floats = self._beside(np.arange(len(ACTIONS))) + _HEADS @ self.segments
+        """Time of every action without failures, float64 (n_actions,)."""
+        every = np.arange(self.terms.topology.n_actions)
+        out: Floats = self._beside(every) + self.terms.head_rows @ self.segments
         return out
 
     def of_frames(self, samples: RecordSamples) -> Floats:
@@ -115,8 +113,8 @@ class DeviceTimes:
         return out
 
     def _beside(self, action: NDArray[np.int64]) -> Floats:
-        sent = ~IS_LOCAL[action]
-        out: Floats = self.overhead_ms + sent * (self.send_ms + self.encode_ms[SPLIT[action]])
+        sent, split = ~self.terms.topology.is_local[action], self.terms.sent_split[action]
+        out: Floats = self.overhead_ms + sent * (self.send_ms + self.encode_ms[split])
         return out
 
 
@@ -126,11 +124,11 @@ class RecordFit:
 
     Attributes:
         device: times of the device.
-        server_ms: float64 (20,), of the server.
-        server_known: bool (20,), whether it follows from measurements.
+        server_ms: float64 (n_actions,), of the server.
+        server_known: bool (n_actions,), whether it follows from measurements.
         server_scale: measured over base; None without base or measurement.
-        payload_bytes: float64 (20,).
-        payload_known: bool (20,), whether a payload of that split was sent.
+        payload_bytes: float64 (n_actions,).
+        payload_known: bool (n_actions,), whether a payload of that split was sent.
         net_ms: the base's. Records do not separate it from the round trip: without a base it is
             0, and the round trips of traces recovered with this model then include it.
         jitter: `spread` of device compute.
@@ -149,20 +147,30 @@ class RecordFit:
 
     @property
     def known(self) -> Mask:
-        """bool (20,): actions with every figure measured."""
+        """bool (n_actions,): actions with every figure measured."""
         d = self.device
         return d.known & d.rest_known & self.server_known & self.payload_known
 
     @property
     def device_ms(self) -> Floats:
-        """Time of every action on the device without failures, float64 (20,)."""
+        """Time of every action on the device without failures, float64 (n_actions,)."""
         return self.device.of_actions()
 
     @property
     def fallback_ms(self) -> Floats:
-        """Time to finish every action after its split, float64 (20,)."""
-        times: Floats = _REST @ self.device.segments
+        """Time to finish every action after its split, float64 (n_actions,)."""
+        times: Floats = self.device.terms.rest_rows @ self.device.segments
         return times
+
+    @property
+    def reached_ms(self) -> Floats:
+        """As in `CostModel`, float64 (n_blocks + 1,) or empty."""
+        return self.device.terms.reached_ms(self.device.overhead_ms, self.device.segments)
+
+    @property
+    def topology(self) -> Topology:
+        """Of the network."""
+        return self.device.terms.topology
 
     @property
     def filled(self) -> tuple[str, ...]:
@@ -173,8 +181,12 @@ class RecordFit:
             "server_ms": self.server_known,
             "payload_bytes": self.payload_known,
         }
-        figures = [f"{k} {ACTIONS[a].name}" for k, m in masks.items() for a in np.flatnonzero(~m)]
-        return (*figures, "net_ms")
+        figures = [
+            f"{figure} {self.topology.actions[a].name}"
+            for figure, known in masks.items()
+            for a in np.flatnonzero(~known)
+        ]
+        return (*figures, *self.device.reached_filled, "net_ms")
 
 
 def fit_records(samples: RecordSamples, slowdown: float, base: CostModel | None) -> RecordFit:
@@ -182,11 +194,15 @@ def fit_records(samples: RecordSamples, slowdown: float, base: CostModel | None)
 
     Raises:
         DataError: if the records do not identify everything and there is no base.
+        ConfigError: if the base is of another network.
     """
+    if base is not None:
+        samples.topology.require_same(base.topology, f"base cost model {base.name}", "the records")
     terms = None if base is None else BaseTerms.of(base)
     device = DeviceTimes.fit(samples, slowdown, terms)
-    sent = ~IS_LOCAL[samples.action]
-    far = Measured.of(_SERVER[samples.action[sent]], samples.server_ms[sent])
+    server_rows = terms_of(samples.topology).server_rows
+    sent = ~samples.topology.is_local[samples.action]
+    far = Measured.of(server_rows[samples.action[sent]], samples.server_ms[sent])
     scale = None if terms is None else far.scale(terms.of_server())
     server = far.fit(None if terms is None else terms.of_server(scale or 1.0))
     payload, payload_known = _payloads(samples)
@@ -194,8 +210,8 @@ def fit_records(samples: RecordSamples, slowdown: float, base: CostModel | None)
         payload = np.where(payload_known, payload, np.array(base.payload_bytes, np.float64))
     fit = RecordFit(
         device=device,
-        server_ms=_SERVER @ server,
-        server_known=far.identify(_SERVER),
+        server_ms=server_rows @ server,
+        server_known=far.identify(server_rows),
         server_scale=scale,
         payload_bytes=payload,
         payload_known=payload_known,
@@ -209,20 +225,24 @@ def fit_records(samples: RecordSamples, slowdown: float, base: CostModel | None)
 
 
 def head_rows(samples: RecordSamples) -> Floats:
-    """float64 (N, 9): which of `SEGMENTS` ran before a frame was sent or answered."""
-    rows: Floats = _HEADS[samples.action].copy()
-    for e, at in enumerate(_EXITS):
-        rows[(samples.looks >> e) & 1 == 1, at] = 1.0
+    """float64 (N, n_segments): what of `Terms.segments` ran before a frame was sent or answered."""
+    terms = terms_of(samples.topology)
+    rows: Floats = terms.head_rows[samples.action]
+    for exit, at in zip(samples.topology.exits, terms.exit_at, strict=True):
+        rows[(samples.looks >> (exit - 1)) & 1 == 1, at] = 1.0
     return rows
 
 
 def _payloads(samples: RecordSamples) -> tuple[Floats, Mask]:
     """Bytes of each action's payload, determined by its split, and whether they were sent."""
-    local = IS_LOCAL[samples.action]
-    sizes = [_median(samples.uplink_bytes[~local & (SPLIT[samples.action] == s)])
-             for s in range(N_EXITS)]  # fmt: skip
-    known = IS_LOCAL | np.array([sizes[s] is not None for s in SPLIT])
-    return np.where(IS_LOCAL, 0.0, np.array([sizes[s] or 0.0 for s in SPLIT])), known
+    is_local, split_of = samples.topology.is_local, samples.topology.split_of
+    sent, split = ~is_local[samples.action], split_of[samples.action]
+    sizes = [
+        _median(samples.uplink_bytes[sent & (split == s)])
+        for s in range(samples.topology.n_blocks + 1)
+    ]
+    known = is_local | np.array([sizes[s] is not None for s in split_of])
+    return np.where(is_local, 0.0, np.array([sizes[s] or 0.0 for s in split_of])), known
 
 
 def _median(values: Floats) -> float | None:
@@ -231,11 +251,13 @@ def _median(values: Floats) -> float | None:
 
 
 def _gaps(samples: RecordSamples, known: Mask) -> DataError:
-    taken = [ACTIONS[a].name for a in np.unique(samples.action)]
-    missing = [ACTIONS[a].name for a in np.flatnonzero(~known)]
+    actions = samples.topology.actions
+    taken = [actions[a].name for a in np.unique(samples.action)]
+    missing = [actions[a].name for a in np.flatnonzero(~known)]
     return DataError(
         f"records with frames of {', '.join(taken)}, from which the costs of "
         f"{', '.join(missing)} do not follow",
-        expected=f"{MIN_FRAMES} or more frames of each of all 20 actions, or a base cost model",
+        expected=f"{MIN_FRAMES} or more frames of each of all {len(actions)} actions, or a base "
+        "cost model",
         hint="give --base (`shipped` or a file), or record a device that explores",
     )

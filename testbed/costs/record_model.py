@@ -12,7 +12,6 @@ import numpy as np
 
 from cnn.common.errors import DataError
 from cnn.common.outside import file_sha256
-from cnn.topology import ACTIONS
 from testbed.costs.cost_fit import cost_model
 from testbed.costs.fit_check import hold_out_actions, hold_out_times
 from testbed.costs.record_fit import RecordFit, fit_records
@@ -21,14 +20,14 @@ from testbed.costs.samples import Powers
 from testbed.meters.cost_model import CostModel
 from testbed.records.record_file import Records, parquet_files
 
-SHIPPED: Final = "shipped"
+SHIPPED_MODEL: Final = "shipped"
 """Name of the packaged cost model as the base."""
 _SHA_256_DIGITS: Final = 64
 
 
 def load_base(name: str) -> CostModel:
     """A cost model file, or the shipped one; raises `DataError`."""
-    if name != SHIPPED:
+    if name != SHIPPED_MODEL:
         return CostModel.load(Path(name))
     with resources.as_file(resources.files("testbed") / "assets" / "cost_model.json") as path:
         return CostModel.load(path)
@@ -66,14 +65,15 @@ def model_of_records(
         source=_source(path, records, fit, base),
         bundle_hash=bundle_hash,
     )
-    frames = np.bincount(samples.action, minlength=len(ACTIONS))
-    from_base = [ACTIONS[a].name for a in np.flatnonzero(~fit.known)]
-    actions = None if base is None else hold_out_actions(samples, slowdown, base, powers)
+    actions = samples.topology.actions
+    frames = np.bincount(samples.action)
+    from_base = [actions[a].name for a in np.flatnonzero(~fit.known)]
+    unseen = None if base is None else hold_out_actions(samples, slowdown, base, powers)
     return model, {
         "frames": len(samples),
         "left_out": records.left_out,
-        "actions": {ACTIONS[a].name: int(frames[a]) for a in np.flatnonzero(frames)},
-        "measured": [ACTIONS[a].name for a in np.flatnonzero(fit.known)],
+        "actions": {actions[a].name: int(frames[a]) for a in np.flatnonzero(frames)},
+        "measured": [actions[a].name for a in np.flatnonzero(fit.known)],
         "from_base": from_base,
         "filled": list(model.filled),
         "base": None if base is None else base.name,
@@ -83,7 +83,7 @@ def model_of_records(
         "jitter": fit.jitter,
         "energy_source": powers.source,
         "held_out_times": hold_out_times(samples, slowdown, base, powers).errors(),
-        "held_out_actions": None if actions is None else actions.errors(),
+        "held_out_actions": None if unseen is None else unseen.errors(),
         "source": model.source,
     }
 

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import DataError
-from cnn.topology import ACTIONS
 from testbed.costs.samples import Powers, Stages, fit_powers, stages_of
-from testbed.costs.terms import IS_LOCAL
 from testbed.meters.cost_model import Floats
 from testbed.meters.power import power_profile
 from testbed.records.record_file import Records
 
-SPLIT: Final = np.array([0 if a.is_local else a.split for a in ACTIONS])
-"""int64 (20,): the split whose payload an action sends; also 0 if it sends none."""
 COLUMNS: Final = (
     "frame_id",
     "action",
@@ -98,6 +94,7 @@ def device_records(runs: Sequence[Records]) -> DeviceRecords:
     Raises:
         DataError: if a file is of another kind, the devices have different slowdowns, or no
             frame can be used.
+        ConfigError: if files state different forms of one network.
     """
     kinds = sorted({str(r.source.get("kind")) for r in runs})
     if kinds != ["device"]:
@@ -120,21 +117,28 @@ def device_records(runs: Sequence[Records]) -> DeviceRecords:
     left_out, sources = Counter[str](), Counter[str]()
     parts, meters = [], []
     for records, network in zip(runs, networks, strict=True):
-        keep = _kept(records, network == last, left_out)
-        parts.append(_samples(records).take(keep))
+        samples = _samples(records)
+        keep = _kept(records, samples, network == last, left_out)
+        parts.append(samples.take(keep))
         meters.append(records.texts("energy_source")[keep])
         sources.update(meters[-1][np.isfinite(parts[-1].energy_mj)].tolist())
     meter = sources.most_common(1)[0][0] if sources else ""
     for part, read_by in zip(parts, meters, strict=True):
         part.energy_mj[read_by != meter] = np.nan
-    columns = (np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(RecordSamples))
-    samples = RecordSamples(*columns)
-    if not len(samples):
+    used = [part for part in parts if len(part)]
+    if not used:
         raise DataError(
             f"records without a frame that ran as decided ({dict(left_out)})",
             expected="frames with status ok",
             hint="record a longer drive",
         )
+    topology = used[-1].topology
+    for part in used:
+        topology.require_same(part.topology, "records", f"newer ones of network {last}")
+    samples = RecordSamples(
+        *(np.concatenate([getattr(p, name) for p in used]) for name in RecordSamples.columns()),
+        topology=topology,
+    )
     told = [str(r.source.get("bundle_hash", "")) for r in runs]
     whole = next((h for h in told if h.startswith(last) and len(h) > _HASH_DIGITS), last)
     return DeviceRecords(
@@ -151,12 +155,14 @@ def _networks(records: Records) -> NDArray[np.str_]:
 
 
 def _kept(
-    records: Records, same_network: NDArray[np.bool_], left_out: Counter[str]
+    records: Records,
+    samples: RecordSamples,
+    same_network: NDArray[np.bool_],
+    left_out: Counter[str],
 ) -> NDArray[np.bool_]:
     """Mask of the rows used; counts the others in `left_out` by reason."""
-    action = records.numbers("action").astype(np.int64)
     status = records.texts("status")
-    sends_frame = (SPLIT[action] == 0) & ~IS_LOCAL[action]
+    sends_frame = (samples.topology.split_of == 0)[samples.action]
     encoded = sends_frame & np.isfinite(records.numbers("encode_ms"))
     keep = np.ones(len(records), bool)
     for reason, bad in (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from cnn.common.errors import DataError
-from cnn.topology import N_ACTIONS
+from cnn.topology import SHIPPED, Topology
 from testbed.meters.cost_model import Floats
 from testbed.meters.power import RadioPower
 from testbed.records.record_file import Records
@@ -28,6 +28,7 @@ class Stages:
         transfer_ms, server_queue_ms, server_ms: of the exchange; 0 if local.
         delay_ms: without the wait for the device.
         energy_mj: NaN if it was not read.
+        topology: of the network that ran.
     """
 
     action: NDArray[np.int64]
@@ -39,17 +40,28 @@ class Stages:
     server_ms: Floats
     delay_ms: Floats
     energy_mj: Floats
+    topology: Topology = field(default=SHIPPED, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.action)
 
     def take(self, rows: NDArray[Any]) -> Self:
         """The rows `rows` (positions or mask)."""
-        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return replace(self, **{name: getattr(self, name)[rows] for name in self.columns()})
+
+    @classmethod
+    def columns(cls) -> list[str]:
+        """Names of the arrays."""
+        return [column.name for column in fields(cls) if column.name != "topology"]
+
+
+def topology_of(records: Records) -> Topology:
+    """The network of a record file; raises `ValueError` if the file states none that is valid."""
+    return Topology.stored_in(records.source)
 
 
 def stages_of(records: Records) -> dict[str, Any]:
-    """The columns of `Stages`, by name, every row of a file, used or not."""
+    """The fields of `Stages`, by name, with every row of a file, used or not."""
     exchange = ("transfer_ms", "server_queue_ms", "server_ms")
     times = {name: np.nan_to_num(records.numbers(name)) for name in ("encode_ms", *exchange)}
     delay_ms = records.numbers("delay_ms") - records.numbers("queue_ms")
@@ -60,6 +72,7 @@ def stages_of(records: Records) -> dict[str, Any]:
         "compute_ms": compute_ms,
         "delay_ms": delay_ms,
         "energy_mj": records.numbers("energy_mj"),
+        "topology": topology_of(records),
         **times,
     }
 
@@ -101,12 +114,13 @@ def samples_of(records: Records) -> Samples:
         uplink_mbps=np.array([links[c]["uplink_mbps"] for c in condition], np.float64),
         rtt_ms=np.array([links[c]["rtt_ms"] for c in condition], np.float64),
     ).take(use)
+    n_actions = samples.topology.n_actions
     for name in np.unique(samples.condition):
         seen = np.unique(samples.action[samples.condition == name])
-        if len(seen) < N_ACTIONS:
+        if len(seen) < n_actions:
             raise DataError(
                 f"condition {name} with answered frames of {len(seen)} actions",
-                expected=f"of all {N_ACTIONS}",
+                expected=f"of all {n_actions}",
                 hint="repeat the campaign with a longer --timeout-ms",
             )
     if not len(samples):
@@ -115,10 +129,10 @@ def samples_of(records: Records) -> Samples:
 
 
 def payloads_of(records: Records) -> Floats:
-    """Payload bytes actually sent by each action, float64 (20,)."""
+    """Payload bytes actually sent by each action, float64 (n_actions,)."""
     action = records.numbers("action").astype(np.int64)
-    sent = records.numbers("uplink_bytes")
-    return np.array([sent[action == a].max(initial=0.0) for a in range(N_ACTIONS)])
+    sent, n_actions = records.numbers("uplink_bytes"), topology_of(records).n_actions
+    return np.array([sent[action == a].max(initial=0.0) for a in range(n_actions)])
 
 
 @dataclass(frozen=True, slots=True)

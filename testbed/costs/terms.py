@@ -9,92 +9,158 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
+from scipy.optimize import least_squares, nnls
 
-from cnn.topology import ACTIONS, N_ACTIONS, N_EXITS, Action
-from testbed.meters.cost_model import CostModel, Floats
+from cnn.topology import Action, Topology
+from testbed.meters.cost_model import CostModel, Floats, derives_reached
 
 Mask = NDArray[np.bool_]
 
 OVERHEAD: Final = "overhead"
 SEND: Final = "send"
 """Device cost of an exchange beyond the exchange itself: handling payload and answer."""
-SEGMENTS: Final = (
-    "block1",
-    "block2",
-    "block3",
-    "block4",
-    "block5_exit5",
-    *(f"exit{e}" for e in range(1, N_EXITS)),
-)
-"""Blocks and exits. Block 5 and exit 5 always run together, so they are one term."""
-DEVICE_TERMS: Final = (OVERHEAD, SEND, *SEGMENTS, *(f"enc{s}" for s in range(1, N_EXITS)))
-SERVER_TERMS: Final = (OVERHEAD, *SEGMENTS, *(f"dec{s}" for s in range(1, N_EXITS)))
 _SOFT: Final = 0.1
 """Relative residual beyond which soft L1 grows linearly: about the spread of a quiet CPU."""
 _TIE: Final = 0.03
 """Square root of the prior's weight against the rows' (about a thousandth)."""
+_HINT: Final = 0.001
+"""The same of a prior that is only assumed, so that it does not bend what was measured."""
 MIN_FRAMES: Final = 5
 """A pattern of stages with fewer frames is not measured: their median could be one disturbance."""
 MAX_FRAMES: Final = 2000
 """Frames of one pattern that enter a fit, evenly spread: more do not change a median."""
-IS_LOCAL: Final[Mask] = np.array([a.is_local for a in ACTIONS])
+_EXIT_OF_BLOCK: Final = 0.5
+"""Assumed time of an early exit over that of a block: about that of the shipped network's."""
 
 
-def segment_terms(first: int, last: int, exit: int | None) -> list[str]:
-    """Blocks `first`..`last`, and exit `exit` unless it is None."""
-    blocks = [f"block{b}" for b in range(first, min(last, 4) + 1)]
-    if exit is None:
-        return blocks
-    return [*blocks, "block5_exit5" if exit == N_EXITS else f"exit{exit}"]
+class Terms:
+    """The terms of one network, by name, and how often each runs in each action.
+
+    The last block and its exit always run together, so they are one term.
+
+    Attributes:
+        topology: of the network.
+        segments: blocks, then early exits; ``block5_exit5`` is the last block of five.
+        device: terms on the device: overhead, sending, `segments` and encoders.
+        server: terms on the server: overhead, `segments` and decoders.
+        head_rows, rest_rows: float64 (n_actions, n_segments), what of `segments` runs on the device
+            before the encoder, and after a failed exchange.
+        device_rows, fallback_rows: float64 (n_actions, n_device), the same of `device`; the first
+            with everything else that runs without failures.
+        server_rows: float64 (n_actions, n_server). All rows are read-only.
+        sent_split: intp (n_actions,), the split whose payload an action sends; also 0 if it sends
+            none.
+        exit_at: place in `segments` of each of the exits, ascending.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        n, cuts = topology.n_blocks, [s for s in topology.splits if s > 0]
+        self._last = f"block{n}_exit{n}"
+        blocks = [f"block{b}" for b in range(1, n)]
+        self.segments = (*blocks, self._last, *(f"exit{e}" for e in topology.exits[:-1]))
+        self.device = (OVERHEAD, SEND, *self.segments, *(f"enc{s}" for s in cuts))
+        self.server = (OVERHEAD, *self.segments, *(f"dec{s}" for s in cuts))
+        self.head_rows = self._rows(self.of_head, self.segments)
+        self.rest_rows = self._rows(self.of_fallback, self.segments)
+        self.device_rows = self._rows(self.of_device, self.device)
+        self.fallback_rows = self._rows(self.of_fallback, self.device)
+        self.server_rows = self._rows(self.of_server, self.server)
+        self.sent_split = np.where(topology.is_local, 0, topology.split_of)
+        self.exit_at = tuple(self.segments.index(self.exit_term(e)) for e in topology.exits)
+
+    def exit_term(self, exit: int) -> str:
+        """The segment that an exit is, or is part of."""
+        return self._last if exit == self.topology.n_blocks else f"exit{exit}"
+
+    def of_head(self, action: Action) -> list[str]:
+        """Terms on the device before the encoder."""
+        return self._between(0, action.split, action.exit if action.is_local else None)
+
+    def of_device(self, action: Action) -> list[str]:
+        """Terms on the device without failures."""
+        send = [] if action.is_local else [SEND]
+        encoder = [] if action.is_local or not action.split else [f"enc{action.split}"]
+        return [OVERHEAD, *send, *self.of_head(action), *encoder]
+
+    def of_fallback(self, action: Action) -> list[str]:
+        """Terms on the device after a failed exchange."""
+        return [] if action.is_local else self._between(action.split, action.exit, action.exit)
+
+    def of_server(self, action: Action) -> list[str]:
+        """Terms on the server."""
+        if action.is_local:
+            return []
+        decoder = [f"dec{action.split}"] if action.split else []
+        return [OVERHEAD, *decoder, *self.of_fallback(action)]
+
+    def _between(self, start: int, end: int, exit: int | None) -> list[str]:
+        """Blocks after `start` up to `end`, and exit `exit` unless it is None."""
+        blocks = [f"block{b}" for b in range(start + 1, min(end + 1, self.topology.n_blocks))]
+        return blocks if exit is None else [*blocks, self.exit_term(exit)]
+
+    def _rows(self, terms: Callable[[Action], Sequence[str]], names: Sequence[str]) -> Floats:
+        table = np.zeros((self.topology.n_actions, len(names)))
+        for action in self.topology.actions:
+            for name in terms(action):
+                table[action.index, names.index(name)] += 1
+        table.setflags(write=False)
+        return table
+
+    def reached_rows(self) -> Floats:
+        """float64 (n_blocks + 1, n_segments): blocks 1..p, p = 0..n_blocks."""
+        n = self.topology.n_blocks
+        return np.tri(n + 1, len(self.segments), -1) * (np.arange(len(self.segments)) < n)
+
+    def reached_ms(self, overhead_ms: float, segments: Floats) -> Floats:
+        """As in `CostModel`; empty where the model derives it from the actions."""
+        if derives_reached(self.topology):
+            return np.zeros(0)
+        times: Floats = overhead_ms + self.reached_rows() @ segments
+        return times
+
+    def reached_filled(self, heads: Measured) -> tuple[str, ...]:
+        """Figures of `reached_ms` that do not follow from measured heads, as in `CostModel`."""
+        if derives_reached(self.topology):
+            return ()
+        unknown = np.flatnonzero(~heads.identify(self.reached_rows()))
+        return tuple(f"reached_ms {p}" for p in unknown)
+
+    def fit_segments(self, heads: Measured, base: Floats | None = None) -> Floats:
+        """Time of each of `segments`, from measured heads and perhaps a base.
+
+        What the heads leave open without a base is assumed: blocks take the same time, and an
+        early exit half of it.
+        """
+        if base is not None or heads.identify(np.eye(len(self.segments))).all():
+            return heads.fit(base)
+        alike = np.ones(len(self.segments))
+        alike[self.topology.n_blocks :] = _EXIT_OF_BLOCK
+        return heads.fit((heads.scale(alike) or 0.0) * alike, _HINT)
 
 
-def head_terms(action: Action) -> list[str]:
-    """Terms on the device before the encoder."""
-    return segment_terms(1, action.split, action.exit if action.is_local else None)
+@lru_cache(maxsize=64)
+def terms_of(topology: Topology) -> Terms:
+    """The terms of one network; the same object for equal topologies."""
+    return Terms(topology)
 
 
-def device_terms(action: Action) -> list[str]:
-    """Terms on the device without failures."""
-    send = [] if action.is_local else [SEND]
-    encoder = [] if action.is_local or not action.split else [f"enc{action.split}"]
-    return [OVERHEAD, *send, *head_terms(action), *encoder]
-
-
-def fallback_terms(action: Action) -> list[str]:
-    """Terms on the device after a failed exchange."""
-    return [] if action.is_local else segment_terms(action.split + 1, action.exit, action.exit)
-
-
-def server_terms(action: Action) -> list[str]:
-    """Terms on the server."""
-    if action.is_local:
-        return []
-    decoder = [f"dec{action.split}"] if action.split else []
-    return [OVERHEAD, *decoder, *fallback_terms(action)]
-
-
-def design(terms: Callable[[Action], Sequence[str]], names: Sequence[str]) -> Floats:
-    """float64 (20, n_terms): how often each term runs in each action."""
-    table = np.zeros((N_ACTIONS, len(names)))
-    for action in ACTIONS:
-        for name in terms(action):
-            table[action.index, names.index(name)] += 1
-    return table
-
-
-def fit_terms(rows: Floats, values: Floats, prior: Floats | None = None) -> Floats:
+def fit_terms(
+    rows: Floats, values: Floats, prior: Floats | None = None, tie: float = _TIE
+) -> Floats:
     """Non-negative x with rows @ x near `values`, robust against values that are too large.
 
     Args:
         rows: float64 (N, n_terms).
         values: float64 (N,), positive.
-        prior: float64 (n_terms,), determines directions that the rows leave open; its weight
-            is a thousandth of that of the rows. Terms with prior 0 have none.
+        prior: float64 (n_terms,), determines directions that the rows leave open. Terms with
+            prior 0 have none.
+        tie: square root of the prior's weight against the rows'.
     """
     patterns, which = np.unique(rows, axis=0, return_inverse=True)
     which = which.ravel()
@@ -104,10 +170,10 @@ def fit_terms(rows: Floats, values: Floats, prior: Floats | None = None) -> Floa
     target = values * weight / _SOFT
     if prior is not None:
         held = np.flatnonzero(prior > 0)
-        tie = np.zeros((len(held), rows.shape[1]))
-        tie[np.arange(len(held)), held] = _TIE * np.sqrt(len(rows)) / prior[held]
-        matrix = np.concatenate([matrix, tie])
-        target = np.concatenate([target, tie @ prior])
+        ties = np.zeros((len(held), rows.shape[1]))
+        ties[np.arange(len(held)), held] = tie * np.sqrt(len(rows)) / prior[held]
+        matrix = np.concatenate([matrix, ties])
+        target = np.concatenate([target, ties @ prior])
 
     def residuals(x: Floats) -> Floats:
         out: Floats = matrix @ x - target
@@ -178,10 +244,10 @@ class Measured:
         ]
         return float(np.median(ratios)) if ratios else None
 
-    def fit(self, prior: Floats | None) -> Floats:
+    def fit(self, prior: Floats | None, tie: float = _TIE) -> Floats:
         """Every term, float64 (n_terms,); `prior` determines what the measurements leave open."""
         if len(self.rows):
-            return fit_terms(self.rows, self.values, prior)
+            return fit_terms(self.rows, self.values, prior, tie)
         return np.zeros(self.rows.shape[1]) if prior is None else prior
 
 
@@ -190,8 +256,9 @@ class BaseTerms:
     """A cost model as terms, milliseconds at slowdown 1.
 
     Attributes:
-        device: by name in `DEVICE_TERMS`; they all follow from the model's forty device times.
-        server: by name in `SERVER_TERMS`. A server's times of actions do not determine all its
+        device: by name in `Terms.device`. They all follow from the model's device times, except
+            those of sending and encoding where no frame is sent whole: only their sums do.
+        server: by name in `Terms.server`. A server's times of actions do not determine all its
             terms: the others are in proportion to the device's.
     """
 
@@ -201,16 +268,26 @@ class BaseTerms:
     @classmethod
     def of(cls, base: CostModel) -> Self:
         """The terms of a model."""
-        rows = np.concatenate([design(t, DEVICE_TERMS) for t in (device_terms, fallback_terms)])
-        values = base.slowdown * np.array([*base.device_ms, *base.fallback_ms])
-        device = np.maximum(np.linalg.lstsq(rows, values, rcond=None)[0], 0.0)
-        named = dict(zip(DEVICE_TERMS, device.tolist(), strict=True))
-        alike = np.array([0.0 if n == OVERHEAD else named.get(n, 0.0) for n in SERVER_TERMS])
-        table, took = design(server_terms, SERVER_TERMS)[~IS_LOCAL], np.array(base.server_ms)
-        took = took[~IS_LOCAL]
+        terms = terms_of(base.topology)
+        rows = np.concatenate([terms.device_rows, terms.fallback_rows])
+        figures = [*base.device_ms, *base.fallback_ms]
+        if base.reached_ms:  # at the last block its exit may be in it or not
+            reached = np.zeros((base.topology.n_blocks, len(terms.device)))
+            reached[:, 0] = 1.0
+            reached[:, 2 : 2 + len(terms.segments)] = terms.reached_rows()[:-1]
+            rows, figures = np.concatenate([rows, reached]), [*figures, *base.reached_ms[:-1]]
+        values = base.slowdown * np.array(figures)
+        solution, _, rank, _ = np.linalg.lstsq(rows, values, rcond=None)
+        device = np.maximum(solution, 0.0) if rank == rows.shape[1] else nnls(rows, values)[0]
+        named = dict(zip(terms.device, device.tolist(), strict=True))
+        alike = np.array([0.0 if n == OVERHEAD else named.get(n, 0.0) for n in terms.server])
+        sent = ~base.topology.is_local
+        table, took = terms.server_rows[sent], np.array(base.server_ms)[sent]
+        if not len(took):
+            return cls(_named(terms.device, device), _named(terms.server, alike))
         speed = float(np.median(took / np.maximum(table @ alike, 1e-9)))
         server = fit_terms(table, took, prior=speed * alike)
-        return cls(_named(DEVICE_TERMS, device), _named(SERVER_TERMS, server))
+        return cls(_named(terms.device, device), _named(terms.server, server))
 
     def of_device(self, names: tuple[str, ...], scale: float = 1.0) -> Floats:
         """Some terms of the device, multiplied by `scale`."""

@@ -58,7 +58,7 @@ class CostModel:
         busy_mw: device power while it computes, without the modem.
         power_source: publication, file or meter of `idle_mw` and `busy_mw`.
         radio: modem power.
-        filled: figures that were not measured but taken from a base model, such as
+        filled: figures that were not measured but taken from a base model or assumed, such as
             ``server_ms e3s1`` (`testbed.costs.record_fit`).
         topology: of the network.
         reached_ms: n_blocks + 1 figures: device time until a frame is after block p, p = 0, 1, ...,
@@ -90,7 +90,8 @@ class CostModel:
     reached_ms: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        n_reached = self.topology.n_blocks + 1 if self.reached_ms or not self._derives else 0
+        stated = self.reached_ms or not derives_reached(self.topology)
+        n_reached = self.topology.n_blocks + 1 if stated else 0
         lengths = dict.fromkeys(_OF_ACTIONS, self.topology.n_actions) | {"reached_ms": n_reached}
         for name, length in lengths.items():
             values = getattr(self, name)
@@ -119,11 +120,6 @@ class CostModel:
                 expected="text",
                 hint="correct the device profile",
             )
-
-    @property
-    def _derives(self) -> bool:
-        """Whether `reached_ms` can be derived from the figures of the actions."""
-        return {0, *self.topology.exits[:-1]} <= set(self.topology.splits)
 
     @property
     def exchange_mw(self) -> float:
@@ -156,6 +152,11 @@ class CostModel:
                 raw[name] = tuple(raw[name] if name in _OF_ACTIONS else raw.get(name, ()))
             raw["topology"] = Topology.stored_in(raw)
             return cls(**raw)
+
+
+def derives_reached(topology: Topology) -> bool:
+    """Whether `CostModel.reached_ms` follows from the figures of the actions."""
+    return {0, *topology.exits[:-1]} <= set(topology.splits)
 
 
 def jitter_pool(rng: np.random.Generator, spread: float, n: int) -> Floats:

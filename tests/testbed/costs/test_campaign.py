@@ -16,7 +16,7 @@ from rows import FINISHED
 from cnn.bundle import load_bundle
 from cnn.common.errors import ConfigError, DataError
 from cnn.common.outputs import Claim
-from cnn.topology import N_ACTIONS
+from cnn.topology import SHIPPED
 from testbed.costs.campaign import _is_done, disturbed, run_campaign
 from testbed.costs.campaign_config import CampaignConfig, Condition
 from testbed.device.frame_sources import open_frames
@@ -35,7 +35,7 @@ def test_orders_are_random_reproducible_and_balanced() -> None:
     assert names == [block.name for block in CampaignConfig(rounds=2, seed=1).blocks()]
     assert names != [block.name for block in CampaignConfig(rounds=2, seed=2).blocks()]
     assert sorted(Counter(b.condition for b in config.blocks()).values()) == [2] * 5
-    assert config.n_frames == 10 * (10 + 10 * N_ACTIONS)
+    assert config.n_frames(SHIPPED) == 10 * (10 + 10 * 20)
 
 
 def test_settings_out_of_range_are_refused() -> None:
@@ -56,7 +56,7 @@ def test_blocks_of_a_disturbed_machine_are_found(tmp_path: Path) -> None:
             for k in range(9):
                 spike = 5.0 if k == 0 else 1.0  # one stall is no disturbed block
                 head_ms = (20.0 if i == 2 else 15.0 + 0.1 * i) * spike
-                writer.write(dataclasses.replace(FINISHED, action=N_ACTIONS - 1, head_ms=head_ms))
+                writer.write(dataclasses.replace(FINISHED, action=SHIPPED.main, head_ms=head_ms))
                 writer.write(dataclasses.replace(FINISHED, action=0, head_ms=99.0))
     assert disturbed(blocks, tmp_path) == [blocks[2]]
 
@@ -87,7 +87,7 @@ def test_an_interrupted_campaign_goes_on_where_it_stopped(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="another campaign"):
         run_campaign(other, bundle, frames, out)
 
-    assert run_campaign(SMALL, bundle, frames, out) == SMALL.n_frames
+    assert run_campaign(SMALL, bundle, frames, out) == SMALL.n_frames(SHIPPED)
     assert [path.name for path in tmp_path.iterdir()] == ["campaign.parquet"]
     records = read_records(out)
     same = records.texts("condition") == first_block.texts("condition")[0]
@@ -99,7 +99,7 @@ def test_an_interrupted_campaign_goes_on_where_it_stopped(tmp_path: Path) -> Non
     (tmp_path / "campaign.parquet.blocks").mkdir()
     (tmp_path / "campaign.parquet.blocks" / kept[0].name).write_bytes(block)
     written = out.read_bytes()
-    assert run_campaign(SMALL, bundle, frames, out) == SMALL.n_frames
+    assert run_campaign(SMALL, bundle, frames, out) == SMALL.n_frames(SHIPPED)
     assert out.read_bytes() == written
     assert [path.name for path in tmp_path.iterdir()] == ["campaign.parquet"]
 
@@ -108,7 +108,7 @@ def test_an_interrupted_campaign_goes_on_where_it_stopped(tmp_path: Path) -> Non
     for condition in CONDITIONS:
         here = counted & (records.texts("condition") == condition.name)
         actions = Counter(records.numbers("action")[here].astype(int).tolist())
-        assert actions == dict.fromkeys(range(N_ACTIONS), 2)
+        assert actions == dict.fromkeys(range(SHIPPED.n_actions), 2)
         order = records.numbers("action")[here]
         assert (np.diff(order) < 0).any()  # not simply ascending
         sent = here & (records.numbers("uplink_bytes") > 0)

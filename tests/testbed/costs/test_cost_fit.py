@@ -11,21 +11,12 @@ from scipy.optimize import nnls
 
 from cnn.common.errors import DataError
 from cnn.model_config import ModelConfig
-from cnn.topology import ACTIONS, N_ACTIONS, Action
+from cnn.topology import SHIPPED, Action
 from testbed.costs.campaign import EXTRA_COLUMNS
 from testbed.costs.cost_fit import cost_model, fit_samples, predict
 from testbed.costs.fit_check import bootstrap, hold_out, mape, r_squared
 from testbed.costs.samples import Powers, Samples, payloads_of, powers_of, samples_of
-from testbed.costs.terms import (
-    DEVICE_TERMS,
-    SERVER_TERMS,
-    design,
-    device_terms,
-    fallback_terms,
-    fit_terms,
-    head_terms,
-    server_terms,
-)
+from testbed.costs.terms import fit_terms, terms_of
 from testbed.meters.cost_model import CostModel
 from testbed.meters.meter import FrameActivity
 from testbed.meters.power import ModelMeter, RadioPower, power_profile
@@ -34,13 +25,14 @@ from testbed.records.record_file import RecordWriter, read_records
 from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
 
 CONFIG = ModelConfig()
+TERMS, ACTIONS = terms_of(SHIPPED), SHIPPED.actions
 PAYLOAD = np.array([CONFIG.payload_bytes(a.exit, a.split) for a in ACTIONS], float)
 LINKS = {"a": (2.0, 60.0), "b": (10.0, 20.0), "c": (50.0, 40.0)}
 rng = np.random.default_rng(7)
-PARTS = [term for term in DEVICE_TERMS if term != "send"]
+PARTS = [term for term in TERMS.device if term != "send"]
 DRAWN = dict(zip(PARTS, rng.uniform(0.2, 3.0, len(PARTS)), strict=True)) | {"send": 1.1}
-DEVICE = {term: DRAWN[term] for term in DEVICE_TERMS}
-SERVER = dict(zip(SERVER_TERMS, rng.uniform(0.1, 1.5, len(SERVER_TERMS)), strict=True))
+DEVICE = {term: DRAWN[term] for term in TERMS.device}
+SERVER = dict(zip(TERMS.server, rng.uniform(0.1, 1.5, len(TERMS.server)), strict=True))
 NET_MS, WAIT_MS = 1.25, 0.1
 PROFILE = power_profile("jetson-nano+lte")
 POWERS = Powers(PROFILE.device.idle_mw, PROFILE.device.busy_mw, PROFILE.radio, "test")
@@ -60,14 +52,14 @@ def synthetic(n: int, noise: float, seed: int, slowdown: float = 1.0) -> Samples
     meter = ModelMeter(PROFILE)
     for c, a, _ in rows:
         rate, rtt = LINKS[c]
-        head = slowdown * noisy(sum(DEVICE[t] for t in head_terms(a)))
-        coded = [t for t in device_terms(a) if t.startswith("enc")]
+        head = slowdown * noisy(sum(DEVICE[t] for t in TERMS.of_head(a)))
+        coded = [t for t in TERMS.of_device(a) if t.startswith("enc")]
         encode = slowdown * noisy(sum(DEVICE[t] for t in coded))
         rest = DEVICE["overhead"] + (0.0 if a.is_local else DEVICE["send"])
         compute = head + encode + slowdown * noisy(rest)
         sent = 0.0 if a.is_local else PAYLOAD[a.index] + WIRE_OVERHEAD_BYTES
         move = 0.0 if a.is_local else 8 * sent / (1e3 * rate) + rtt + NET_MS
-        far = 0.0 if a.is_local else noisy(sum(SERVER[t] for t in server_terms(a)))
+        far = 0.0 if a.is_local else noisy(sum(SERVER[t] for t in TERMS.of_server(a)))
         away = 0.0 if a.is_local else move + far + WAIT_MS
         activity = FrameActivity(0, 1, compute, away, away, sent, 0)
         columns["head"].append(head)
@@ -99,22 +91,22 @@ def synthetic(n: int, noise: float, seed: int, slowdown: float = 1.0) -> Samples
 
 def test_every_action_runs_every_block_of_its_exit_exactly_once() -> None:
     for a in ACTIONS:
-        both = device_terms(a) + server_terms(a)
+        both = TERMS.of_device(a) + TERMS.of_server(a)
         blocks = [f"block{b}" for b in range(1, min(a.exit, 4) + 1)]
         assert sorted(t for t in both if t in ("block1", "block2", "block3", "block4")) == blocks
         assert both.count("block5_exit5" if a.exit == 5 else f"exit{a.exit}") == 1
         coded = 0 < a.split < a.exit
         assert (f"enc{a.split}" in both) == (f"dec{a.split}" in both) == coded
-        finished = set(head_terms(a)) | set(fallback_terms(a))
-        assert finished == set(head_terms(Action(a.exit, a.exit)))
-        assert set(head_terms(a)).isdisjoint(fallback_terms(a))
+        finished = set(TERMS.of_head(a)) | set(TERMS.of_fallback(a))
+        assert finished == set(TERMS.of_head(Action(a.exit, a.exit)))
+        assert set(TERMS.of_head(a)).isdisjoint(TERMS.of_fallback(a))
 
 
 def test_without_noise_what_actions_cost_is_recovered_exactly() -> None:
     fit = fit_samples(synthetic(1, 0.0, 0, slowdown=4.0), 4.0, PAYLOAD)
-    expected = design(device_terms, DEVICE_TERMS) @ np.array(list(DEVICE.values()))
+    expected = TERMS.device_rows @ np.array(list(DEVICE.values()))
     np.testing.assert_allclose(fit.device_ms, expected, rtol=1e-3)
-    expected = design(server_terms, SERVER_TERMS) @ np.array(list(SERVER.values()))
+    expected = TERMS.server_rows @ np.array(list(SERVER.values()))
     np.testing.assert_allclose(fit.server_ms, expected, rtol=1e-3, atol=1e-9)
     assert fit.net_ms == pytest.approx(NET_MS)
     assert fit.server_wait_ms == pytest.approx(WAIT_MS)
@@ -124,7 +116,7 @@ def test_without_noise_what_actions_cost_is_recovered_exactly() -> None:
 def test_with_noise_and_stalls_it_stays_close_and_plain_least_squares_does_not() -> None:
     samples = synthetic(30, 0.05, 1)
     fit = fit_samples(samples, 1.0, PAYLOAD)
-    table = design(device_terms, DEVICE_TERMS)
+    table = TERMS.device_rows
     truth = table @ np.array(list(DEVICE.values()))
     robust = np.abs(fit.device_ms / truth - 1)
     plain = np.abs(table @ nnls(table[samples.action], samples.compute_ms)[0] / truth - 1)
@@ -286,7 +278,7 @@ def test_a_cost_model_survives_its_file(tmp_path: Path) -> None:
     model = cost_model(fit, PAYLOAD, POWERS, name="x", source="s", bundle_hash="h")
     model.save(tmp_path / "m.json")
     assert CostModel.load(tmp_path / "m.json") == model
-    assert len(model.device_ms) == N_ACTIONS
+    assert len(model.device_ms) == SHIPPED.n_actions
 
 
 def test_error_measures_by_hand() -> None:

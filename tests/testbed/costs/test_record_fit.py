@@ -18,24 +18,14 @@ from cnn.bundle import load_bundle
 from cnn.common.errors import DataError
 from cnn.model_config import ModelConfig
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS, Action
+from cnn.topology import SHIPPED, Action
 from testbed.costs.campaign import EXTRA_COLUMNS
 from testbed.costs.cost_fit import fit_samples
 from testbed.costs.record_fit import head_rows
-from testbed.costs.record_model import SHIPPED, load_base, model_of_records
+from testbed.costs.record_model import SHIPPED_MODEL, load_base, model_of_records
 from testbed.costs.record_samples import device_records
 from testbed.costs.samples import samples_of
-from testbed.costs.terms import (
-    DEVICE_TERMS,
-    MIN_FRAMES,
-    SEGMENTS,
-    SERVER_TERMS,
-    Measured,
-    device_terms,
-    fallback_terms,
-    head_terms,
-    server_terms,
-)
+from testbed.costs.terms import MIN_FRAMES, Measured, terms_of
 from testbed.device.frame_sources import open_frames
 from testbed.meters.cost_model import CostModel
 from testbed.meters.power import power_profile
@@ -48,8 +38,9 @@ HASH = "ab" * 32
 CONFIG = ModelConfig()
 POWER = power_profile("jetson-nano+lte")
 DRAW = np.random.default_rng(11)
-DEVICE = dict(zip(DEVICE_TERMS, DRAW.uniform(0.3, 3.0, len(DEVICE_TERMS)), strict=True))
-SERVER = dict(zip(SERVER_TERMS, DRAW.uniform(0.2, 1.5, len(SERVER_TERMS)), strict=True))
+TERMS, ACTIONS = terms_of(SHIPPED), SHIPPED.actions
+DEVICE = dict(zip(TERMS.device, DRAW.uniform(0.3, 3.0, len(TERMS.device)), strict=True))
+SERVER = dict(zip(TERMS.server, DRAW.uniform(0.2, 1.5, len(TERMS.server)), strict=True))
 NET_MS = 1.7
 Path_ = tuple[Action, Sequence[int]]
 """An action and the exits looked at before."""
@@ -74,9 +65,9 @@ def base_model(
         source="measured: made up",
         bundle_hash=bundle_hash,
         slowdown=1.0,
-        device_ms=total(device_terms, device),
-        fallback_ms=total(fallback_terms, device),
-        server_ms=total(server_terms, server),
+        device_ms=total(TERMS.of_device, device),
+        fallback_ms=total(TERMS.of_fallback, device),
+        server_ms=total(TERMS.of_server, server),
         payload_bytes=tuple(payload(a) for a in ACTIONS),
         wire_overhead_bytes=float(WIRE_OVERHEAD_BYTES),
         net_ms=NET_MS,
@@ -97,13 +88,13 @@ def frame(
     def took(terms: Sequence[str], table: Mapping[str, float], by: float = 1.0) -> float:
         return by * sum(table[t] for t in terms) * float(np.exp(noise * rng.standard_normal()))
 
-    seen = ["block5_exit5" if e == 5 else f"exit{e}" for e in looks]
-    head = took(sorted({*head_terms(action), *seen}), DEVICE, slowdown)
+    seen = [TERMS.exit_term(e) for e in looks]
+    head = took(sorted({*TERMS.of_head(action), *seen}), DEVICE, slowdown)
     sent = not action.is_local
     coded = sent and action.split > 0
     encode = took([f"enc{action.split}"], DEVICE, slowdown) if coded else 0.0
     beside = took(["overhead", "send"] if sent else ["overhead"], DEVICE, slowdown)
-    server = took(server_terms(action), SERVER) if sent else 0.0
+    server = took(TERMS.of_server(action), SERVER) if sent else 0.0
     transfer = float(rng.uniform(20, 60)) if sent else 0.0
     wait = 0.4 if sent else 0.0
     away = transfer + wait + server
@@ -255,8 +246,8 @@ def test_what_was_measured_does_not_follow_a_base_of_another_shape(
 def test_what_is_identified_is_what_the_rank_says() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
-        rows = rng.integers(0, 2, (rng.integers(1, 7), len(SEGMENTS))).astype(float)
-        sums = rng.integers(0, 2, (30, len(SEGMENTS))).astype(float)
+        rows = rng.integers(0, 2, (rng.integers(1, 7), len(TERMS.segments))).astype(float)
+        sums = rng.integers(0, 2, (30, len(TERMS.segments))).astype(float)
         many = np.repeat(rows, MIN_FRAMES, axis=0)
         known = Measured.of(many, np.ones(len(many))).identify(sums)
         rank = np.linalg.matrix_rank
@@ -465,12 +456,12 @@ def test_a_real_device_s_folder_becomes_a_cost_model(
         )
         testbed("device", "--config", "device.toml")
     assert len(list((tmp_path / "rec").glob("*.parquet"))) > 1
-    result = testbed("fit", "--records", "rec", "--base", SHIPPED, "--out", "own.json")
+    result = testbed("fit", "--records", "rec", "--base", SHIPPED_MODEL, "--out", "own.json")
     assert result["frames"] == 150
     assert set(result["actions"]) == {"e2s2", "e4s3"}
     assert min(result["actions"].values()) > 10
     assert "e2s2" in result["measured"]
-    model, shipped = CostModel.load(tmp_path / "own.json"), load_base(SHIPPED)
+    model, shipped = CostModel.load(tmp_path / "own.json"), load_base(SHIPPED_MODEL)
     assert model.bundle_hash == shipped.bundle_hash
     assert model.payload_bytes == shipped.payload_bytes
     assert "server_ms e4s3" not in model.filled
