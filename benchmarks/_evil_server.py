@@ -165,7 +165,7 @@ class EvilServer:
         self.damage: Callable[[bytes], bytes] | None = None
         self._bundle = bundle or load_bundle()
         self._runtime = SplitRuntime(self._bundle)
-        self._spec = WireSpec.of(self._bundle.hash, self._runtime, max_batch=1)
+        self._spec = WireSpec(self._bundle.hash, self._bundle.topology, max_batch=1)
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._server = grpc.server(futures.ThreadPoolExecutor(32))

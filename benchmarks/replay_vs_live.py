@@ -44,7 +44,7 @@ from cnn.bundle import load_bundle
 from cnn.common.files import write_text
 from cnn.common.outputs import check_folder, json_kind
 from cnn.runtime import SplitRuntime
-from cnn.topology import N_ACTIONS
+from cnn.topology import SHIPPED
 from offload_env.live_env import OffloadLiveEnv
 from offload_env.replay import (
     Figures,
@@ -96,12 +96,13 @@ def drive(scenario: str, source: str, n: int, seed: int, folder: Path) -> None:
     with going_first(), contextlib.closing(env):
         env.reset(seed=seed)
         about = provenance(
+            SHIPPED,
             kind="replay_vs_live",
             scenario=scenario,
             frames=source,
             frames_seed=env.frames_seed,
         )
-        actions = rng.integers(N_ACTIONS, size=n).tolist()
+        actions = rng.integers(SHIPPED.n_actions, size=n).tolist()
         # Writing waits for the end: between two steps a frame is already on the clock.
         bar = tqdm(actions, desc="live frames", file=sys.stderr, mininterval=2.0)
         rows = [env.step(action)[4]["measurement"] for action in bar]

@@ -24,7 +24,7 @@ from cnn.bundle import Bundle
 from cnn.common.errors import DataError
 from cnn.common.outputs import Claim
 from cnn.runtime import SplitRuntime
-from cnn.topology import SHIPPED, Topology
+from cnn.topology import Topology
 from testbed.costs.campaign_config import DISTURBED, Block, CampaignConfig
 from testbed.costs.samples import topology_of
 from testbed.device.device_loop import Device, DeviceConfig
@@ -156,7 +156,7 @@ def _measure(
     schedule = ActionList([*warm_up.tolist(), *actions.tolist()], topology)
     trace = constant_trace(condition.uplink_mbps, condition.rtt_ms)
     path = folder / f"{block.name}.parquet"
-    source = provenance(kind="campaign block", fingerprint=fingerprint, **_stated(topology))
+    source = provenance(topology, kind="campaign block", fingerprint=fingerprint)
     with contextlib.ExitStack() as stack:
         link = stack.enter_context(LinkProcess(trace, ("127.0.0.1", server.port)))
         client = stack.enter_context(MecClient(f"127.0.0.1:{link.port}", runtime.bundle.hash))
@@ -238,6 +238,7 @@ def _merge(
     read = [read_records(folder / f"{block.name}.parquet") for block in blocks]
     profile = power_profile(config.power)
     source = provenance(
+        bundle.topology,
         kind="campaign",
         fingerprint=fingerprint,
         bundle_hash=bundle.hash,
@@ -251,7 +252,6 @@ def _merge(
             {"name": b.name, **{k: r.source[k] for k in ("created", "load_average")}}
             for b, r in zip(blocks, read, strict=True)
         ],
-        **_stated(bundle.topology),
     )
     with _whole_or_nothing(out, source) as writer:
         for records in read:
@@ -260,11 +260,6 @@ def _merge(
                 of_row = dict(zip(EXTRA_COLUMNS, values, strict=True))
                 writer.write(replace(row, frame_id=writer.rows), **of_row)
         return writer.rows
-
-
-def _stated(topology: Topology) -> dict[str, Any]:
-    """The entry of a file's metadata; none for the shipped network, as in earlier files."""
-    return {} if topology == SHIPPED else {"topology": topology.to_json()}
 
 
 class ActionList:

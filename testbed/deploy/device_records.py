@@ -80,7 +80,7 @@ def source_of(
         task: of the device.
         config: settings of its loop.
         full_local_ms: full local processing in the policy's settings.
-        run: policy, bundle and server in use.
+        run: policy, bundle, its topology and server in use.
     """
     return provenance(
         kind="device",

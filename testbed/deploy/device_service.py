@@ -117,8 +117,8 @@ class DeviceService:
         self.task = task_of(
             file, deployment, self._warn, {} if attended is None else attended.names
         )
-        self.summary = RunSummary(self.task.deadline_ms)
-        self._since_report = RunSummary(self.task.deadline_ms)
+        self.summary = RunSummary(self.task.deadline_ms, deployment.model.topology)
+        self._since_report = RunSummary(self.task.deadline_ms, deployment.model.topology)
         self._full_local_ms: float | None = None
         self._guard = guard_of(file, deployment, self.task)
         safe = Action.parse(file.guard.safe_action).index
@@ -168,7 +168,8 @@ class DeviceService:
             self._measure_speed(config)
             policy = self._guarded.policy
             explorer = policy if isinstance(policy, ExploringPolicy) else None
-            run = {**self._what(), "bundle_hash": self._swapper.deployment.model.hash}
+            model = self._swapper.deployment.model
+            run = {**self._what(), "bundle_hash": model.hash, "topology": model.topology}
             source = source_of(self.file, self.task, config, self._settings().full_local_ms, run)
             self._records = DeviceRecords(self.file.records, source, explorer)
             stack.enter_context(self._records.writer or contextlib.nullcontext())
@@ -244,7 +245,7 @@ class DeviceService:
         every_s, now_s = self.file.log.every_s, time.monotonic()
         if every_s and now_s - self._reported_s >= every_s:
             event(_log, logging.INFO, "frames", **self._since_report.result())
-            self._since_report = RunSummary(self.task.deadline_ms)
+            self._since_report = RunSummary(self.task.deadline_ms, self.summary.topology)
             self._reported_s = now_s
 
     def _result(self, unit: Device) -> dict[str, Any]:

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from cnn.common.errors import DataError
 from cnn.common.files import Pending, sync
+from cnn.topology import SHIPPED
 from testbed.deploy.journal import Reading, UnreadableError, is_arrow_stream
 from testbed.records import seal
 from testbed.records.measurement import only_possible
@@ -227,7 +228,7 @@ def _main() -> None:
     def batches() -> Iterator[pa.RecordBatch]:
         nonlocal left_out
         for batch in _old_batches(journal):
-            rows = only_possible(batch)
+            rows = only_possible(batch, SHIPPED)  # the only network of that time
             left_out += batch.num_rows - rows.num_rows
             yield rows
 

@@ -31,6 +31,7 @@ import pyarrow as pa
 from cnn.common.errors import DataError
 from cnn.common.files import make_folder
 from cnn.common.outputs import Claim
+from cnn.topology import Topology
 from testbed.deploy.journal import Journal
 from testbed.deploy.log import event
 from testbed.deploy.record_folder import (
@@ -92,7 +93,8 @@ class RotatingRecords:
     Args:
         folder: made if it does not exist; locked until the end, so that a second device
             cannot write to it.
-        source: provenance, JSON-able, stored with every file.
+        source: provenance, JSON-able, stored with every file; it states the topology if that is
+            not the shipped one.
         rotation: bounds.
         extra: further columns (name to Arrow type); a row may leave them out.
 
@@ -118,6 +120,7 @@ class RotatingRecords:
         columns = [pa.field(name, kind) for name, kind in (extra or {}).items()]
         schema = pa.schema([*measurement_schema(), *columns])
         self._schema = schema.with_metadata({METADATA_KEY: json.dumps(dict(source))})
+        self._topology = Topology.stored_in(source)
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(_WAITING_ROWS)
         self._claim: Claim | None = None
         self._journal: Journal | None = None
@@ -242,7 +245,8 @@ class RotatingRecords:
             return 0
         if self._journal is None:
             self._journal = self._open()
-        batch = only_possible(pa.RecordBatch.from_pylist(rows, schema=self._schema))
+        batch = pa.RecordBatch.from_pylist(rows, schema=self._schema)
+        batch = only_possible(batch, self._topology)
         if batch.num_rows < len(rows):
             self._fails("rows are impossible", ValueError(f"{len(rows) - batch.num_rows} of them"))
         try:

@@ -1,20 +1,22 @@
 """One frame's measurement, and its Parquet form.
 
 Durations come from a monotonic clock. A figure that could not be measured is None
-(null in Parquet), never 0. ``energy_source`` says which meter made the energy figures.
+(null in Parquet), never 0. ``energy_source`` says which meter made the energy figures. Actions and
+exits are those of one network: a row means something only together with its topology.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import DataError
-from cnn.topology import N_ACTIONS, N_EXITS
+from cnn.topology import Topology
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +33,7 @@ class Measurement:
         track: running track number in its run, from 0.
         frame_in_track: frame number within its track, from 0.
         label: true class if known, for scoring only.
-        action: canonical number of the action decided, 0..19.
+        action: canonical number of the action decided, in its network.
         exit_used: exit that gave the answer (differs from the action's after a fallback).
         captured_s: capture time since the start of the run, seconds.
         queue_ms: wait for the device to be free.
@@ -61,8 +63,8 @@ class Measurement:
         probes: probes sent before the next frame (`testbed.device.link_checks`);
             their modem energy is in `radio_mj`.
         probe_bytes: bytes they put on the uplink, framing included.
-        looks: exits that a staged policy looked at on the device, bit e - 1 for exit e; 0 if
-            the frame was decided in one go.
+        looks: exits that a staged policy looked at on the device, bit e - 1 for the exit behind
+            block e; 0 if the frame was decided in one go.
     """
 
     frame_id: int
@@ -104,36 +106,48 @@ MAX_AMOUNT: Final = 1e12
 terabyte, a gigawatt in milliwatts. Sums of it stay finite."""
 _COUNT: Final = (0.0, MAX_AMOUNT)
 _FIGURE: Final = (-MAX_AMOUNT, MAX_AMOUNT)
-_ACTION: Final = (0.0, N_ACTIONS - 1.0)
 _CLASS: Final = (-1.0, 2.0**31)
+_ACTIONS: Final = ("action", "policy_action", "shadow_action")
 _RANGES: Final[dict[str, tuple[float, float]]] = {
     **dict.fromkeys(("frame_id", "track", "frame_in_track", "uplink_bytes"), _COUNT),
     **dict.fromkeys(("downlink_bytes", "probes", "probe_bytes"), _COUNT),
     **dict.fromkeys(("label", "prediction"), _CLASS),
-    **dict.fromkeys(("action", "policy_action", "shadow_action"), _ACTION),
-    "exit_used": (0.0, N_EXITS),
-    "looks": (0.0, 2.0**N_EXITS - 1),
     "confidence": (0.0, 1.0 + 1e-6),  # a float32 softmax may end a little above 1
     **dict.fromkeys(("queue_ms", "head_ms", "delay_ms", "uplink_mbps", "rtt_ms"), _COUNT),
     **dict.fromkeys(("captured_s", "encode_ms", "transfer_ms", "server_queue_ms"), _FIGURE),
     **dict.fromkeys(("server_ms", "fallback_ms"), _FIGURE),
     **dict.fromkeys(("compute_mj", "radio_mj", "idle_mj", "energy_mj"), _FIGURE),
 }
-"""Smallest and largest possible value of each number, a service's own columns included."""
+"""Smallest and largest possible value of each number that means the same in every network."""
 _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "status": STATUSES,
     "decided_by": ("policy", "guard", "safe"),
 }
 
 
-def impossible(rows: pa.Table | pa.RecordBatch) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+@lru_cache(maxsize=64)
+def _possible(topology: Topology) -> dict[str, NDArray[np.bool_]]:
+    """Whether each number 0, 1, ... is possible in columns that mean something in one network."""
+    looked_at = sum(1 << (exit - 1) for exit in topology.exits)
+    return {
+        **dict.fromkeys(_ACTIONS, np.ones(topology.n_actions, np.bool_)),
+        "exit_used": np.isin(np.arange(topology.n_blocks + 1), (0, *topology.exits)),
+        "looks": (np.arange(1 << topology.n_blocks) & ~looked_at) == 0,
+    }
+
+
+def impossible(
+    rows: pa.Table | pa.RecordBatch, topology: Topology
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Rows that no device can have measured: the offending column, and its rows, bool (N,).
 
-    A number must be finite and within its range, a status must be known, and a value that is
-    always measured must be present. Absent columns are not checked.
+    A number must be finite and within its range, actions and exits must be those of the network,
+    a status must be known, and a value that is always measured must be present. Absent columns
+    are not checked.
 
     Args:
         rows: N rows of `Measurement`, perhaps with a service's further columns.
+        topology: of the device's network.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -141,13 +155,21 @@ def impossible(rows: pa.Table | pa.RecordBatch) -> Iterator[tuple[str, NDArray[n
     def mask(values: Any) -> NDArray[np.bool_]:
         return np.asarray(values.to_numpy(zero_copy_only=False), np.bool_)
 
+    def figures(column: Any, none: float = 0.0) -> NDArray[np.float64]:
+        numbers = pc.fill_null(column.cast(pa.float64()), none)
+        return np.asarray(numbers.to_numpy(zero_copy_only=False), np.float64)
+
+    possible = _possible(topology)
     for field in rows.schema:
         column = rows[field.name]
         if field.name in _RANGES:
             low, high = _RANGES[field.name]
-            numbers = pc.fill_null(column.cast(pa.float64()), max(low, 0.0))
-            values = np.asarray(numbers.to_numpy(zero_copy_only=False), np.float64)
+            values = figures(column, max(low, 0.0))
             bad = ~((values >= low) & (values <= high))  # NaN is outside
+        elif field.name in possible:
+            values, table = figures(column), possible[field.name]
+            inside = (values >= 0) & (values < len(table))
+            bad = ~(inside & table[np.where(inside, values, 0).astype(np.intp)])
         elif field.name in _WORDS:
             known = pa.array(_WORDS[field.name], column.type)
             bad = ~mask(pc.or_(pc.is_in(column, known), pc.is_null(column)))
@@ -159,12 +181,12 @@ def impossible(rows: pa.Table | pa.RecordBatch) -> Iterator[tuple[str, NDArray[n
             yield field.name, bad
 
 
-def only_possible(rows: pa.RecordBatch) -> pa.RecordBatch:
+def only_possible(rows: pa.RecordBatch, topology: Topology) -> pa.RecordBatch:
     """The rows of a batch without the `impossible` ones."""
     import pyarrow as pa
 
     keep = np.ones(rows.num_rows, np.bool_)
-    for _, bad in impossible(rows):
+    for _, bad in impossible(rows, topology):
         keep &= ~bad
     return rows if keep.all() else rows.filter(pa.array(keep))
 

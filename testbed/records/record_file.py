@@ -4,6 +4,9 @@ A file is written row group by row group under a temporary name, sealed, synced 
 end, so an existing record file is whole, also after a power cut. Later damage is detected when the
 file is read (`testbed.records.seal`), and rows that no device can have measured are not passed
 on.
+
+The provenance of another network than the shipped one has its topology, as ``topology``: without
+it, the numbers of actions and exits mean nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -30,6 +34,7 @@ import cnn
 from cnn.common.errors import DataError
 from cnn.common.files import Pending, not_written
 from cnn.common.outputs import Claim
+from cnn.topology import SHIPPED, Topology
 from testbed.records import seal
 from testbed.records.measurement import Measurement, impossible
 
@@ -57,9 +62,10 @@ def measurement_schema(extra: Mapping[str, pa.DataType] | None = None) -> pa.Sch
     return pa.schema(columns)
 
 
-def provenance(**more: Any) -> dict[str, Any]:
-    """The data needed to repeat a run: machine, versions, time; plus `more`.
+def provenance(topology: Topology, **more: Any) -> dict[str, Any]:
+    """The data needed to repeat a run: machine, versions, time, network; plus `more`.
 
+    The topology of the shipped network is left out, as in files from before there were others.
     ``started_unix_s`` and ``started_monotonic_s`` are one moment on two clocks, so that a
     log with wall-clock stamps can be aligned with the records.
     """
@@ -79,6 +85,7 @@ def provenance(**more: Any) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "load_average": os.getloadavg()[0],
         "command": " ".join(sys.argv),
+        **({} if topology == SHIPPED else {"topology": topology.to_json()}),
         **more,
     }
 
@@ -104,7 +111,8 @@ class RecordWriter:
 
     Args:
         path: the file; an existing one is replaced at the end.
-        source: provenance, JSON-able.
+        source: provenance, JSON-able, with the topology if it is not the shipped one
+            (`provenance`).
         extra: further columns (name to Arrow type), given with every row.
 
     Raises:
@@ -196,7 +204,7 @@ class RecordWriter:
         self._claim.release()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Records:
     """A record file in memory.
 
@@ -207,6 +215,11 @@ class Records:
 
     table: pa.Table
     source: dict[str, Any]
+
+    @cached_property
+    def topology(self) -> Topology:
+        """Of the device's network, as `source` states it; raises `ValueError` if not valid."""
+        return Topology.stored_in(self.source)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -241,7 +254,8 @@ def read_records(path: Path) -> Records:
         missing = {field.name for field in fields(Measurement)} - set(table.column_names)
         if missing:
             raise ValueError(f"no columns {', '.join(sorted(missing))}")
-        for name, rows in impossible(table):
+        records = Records(table, source)
+        for name, rows in impossible(table, records.topology):
             at = int(np.argmax(rows))
             raise ValueError(f"row {at}: impossible {name} {table[name][at].as_py()}")
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
@@ -250,7 +264,7 @@ def read_records(path: Path) -> Records:
             expected="a Parquet file written by `sliproad testbed device` or `campaign`",
             hint="measure again, or give another path",
         ) from error
-    return Records(table, source)
+    return records
 
 
 def read_all(
@@ -272,7 +286,8 @@ def read_all(
             file with more is refused before it is read.
 
     Raises:
-        DataError: if there is no file, or the only one or all of a folder are damaged or too long.
+        DataError: if there is no file, the only one or all of a folder are damaged or too long,
+            or those of a folder are of more than one network.
     """
     if not path.is_dir():
         _count(path, max_rows)
@@ -286,6 +301,7 @@ def read_all(
         )
     runs, damaged, left = [], {}, max_rows
     older: list[Path] = []
+    of: dict[str, Topology] = {}
     for k, file in enumerate(reversed(files)):
         try:
             n = _count(file, max_rows)
@@ -293,9 +309,11 @@ def read_all(
                 older = files[: len(files) - k]
                 break
             runs.append(_only(read_records(file), columns))
+            of[file.name] = runs[-1].topology
             left = None if left is None else left - n
         except DataError as error:
             damaged[file.name] = _reason(file, error)
+    _of_one_network(path, of)
     runs.reverse()
     said = [f"{name} ({why})" for name, why in list(reversed(damaged.items()))[:_MOST_NAMED]]
     text = f"{len(damaged)} of {len(files)} files in {path}: {', '.join(said)}"
@@ -311,6 +329,18 @@ def read_all(
     if older:
         warn(f"records left out: the {len(older)} oldest files in {path}, beyond {max_rows} rows")
     return runs
+
+
+def _of_one_network(folder: Path, of: Mapping[str, Topology]) -> None:
+    """Raise `DataError` if the files of a folder (by name) have different topologies."""
+    newest, topology = next(iter(of.items()), ("", SHIPPED))
+    for name, other in of.items():
+        if other != topology:
+            raise DataError(
+                f"records {folder}: {name} of {other}, {newest} of {topology}",
+                expected="records of one network",
+                hint="put the files of each network into a folder of its own",
+            )
 
 
 def _only(records: Records, columns: Sequence[str] | None) -> Records:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 from array import array
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
 
-from cnn.topology import ACTIONS
+from cnn.topology import Topology
 from testbed.records.measurement import Measurement
 
 SAMPLE: Final = 10_000
@@ -23,14 +22,16 @@ class RunSummary:
 
     Args:
         deadline_ms: a frame that took longer, or was skipped, is a miss; may be changed.
+        topology: of the network whose actions the rows number.
 
     Attributes:
         frames: rows added.
         status, reasons, actions: counts, see `result`.
     """
 
-    def __init__(self, deadline_ms: float) -> None:
-        self.deadline_ms = deadline_ms
+    def __init__(self, deadline_ms: float, topology: Topology) -> None:
+        self.deadline_ms, self.topology = deadline_ms, topology
+        self._names = [action.name for action in topology.actions]
         self.frames = self._misses = self._probes = self._probe_bytes = 0
         self.status: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
@@ -50,7 +51,7 @@ class RunSummary:
         if row.reason:
             self.reasons[reason_kind(row)] += 1
         if not skipped:
-            self.actions[ACTIONS[row.action].name] += 1
+            self.actions[self._names[row.action]] += 1
             self._mean("delay_ms", row.delay_ms)
             self._mean("queue_ms", row.queue_ms)
             self._sample(row.delay_ms)
@@ -102,14 +103,6 @@ class RunSummary:
             self._delays.append(value)
         elif (place := self._draw.randrange(int(seen))) < SAMPLE:
             self._delays[place] = value
-
-
-def summarise(rows: Iterable[Measurement], deadline_ms: float) -> dict[str, Any]:
-    """`RunSummary.result` of all of `rows`."""
-    summary = RunSummary(deadline_ms)
-    for row in rows:
-        summary.add(row)
-    return summary.result()
 
 
 def reason_kind(row: Measurement) -> str:

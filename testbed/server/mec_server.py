@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from cnn.bundle import Bundle
 from cnn.common.errors import in_range
 from cnn.runtime import SplitRuntime
-from cnn.topology import N_EXITS
+from cnn.topology import Topology
 from testbed.server.batching import Batcher
 from testbed.server.direct.calls import DirectCalls
 from testbed.server.inference_service import (
@@ -48,12 +48,6 @@ SPARE: Final = 8
 """Additional places and threads, for calls that will be refused."""
 WATCHERS: Final = 2
 """Threads for the start of health watchers."""
-TAIL_SEGMENTS: Final = (
-    *(f"block{b}" for b in range(1, N_EXITS + 1)),
-    *(f"exit{e}" for e in range(1, N_EXITS + 1)),
-    *(f"dec{s}" for s in range(1, N_EXITS)),
-)
-"""The parts of the bundle that a server loads: everything but the encoders."""
 
 _log = logging.getLogger(__name__)
 
@@ -118,6 +112,7 @@ class MecServer:
         config: settings.
 
     Raises:
+        ConfigError: if the bundle's network cannot be cut, or a full batch is too long.
         PortInUseError: from `start`, if a port is taken.
         ConfigError: from `start`, if TLS files cannot be used.
     """
@@ -127,7 +122,7 @@ class MecServer:
         self.bundle = bundle
         self.port = 0
         runtime = SplitRuntime(bundle, threads=self.config.threads)
-        self.spec = WireSpec.of(bundle.hash, runtime, self.config.max_batch)
+        self.spec = WireSpec(bundle.hash, bundle.topology, self.config.max_batch)
         self._runtime = runtime
         self._batcher: Batcher | None = None
         self._endpoint: MetricsEndpoint | None = None
@@ -172,7 +167,7 @@ class MecServer:
         config = self.config
         check_free(config.host, config.port, what="server")
         credentials = config.tls.credentials() if config.tls else None
-        self._runtime.warm(TAIL_SEGMENTS)
+        self._runtime.warm(tail_segments(self.bundle.topology))
         if config.metrics_port is not None:
             host = config.metrics_host or config.host
             self._endpoint = MetricsEndpoint(self.metrics, host, config.metrics_port)
@@ -315,6 +310,16 @@ class MecServer:
             self._endpoint.close()
             self._endpoint = None
         self._server = None
+
+
+def tail_segments(topology: Topology) -> tuple[str, ...]:
+    """The parts of a bundle that a server runs: what comes after the first split, and decoders."""
+    first = min(topology.splits)
+    return (
+        *(f"block{b}" for b in range(first + 1, topology.n_blocks + 1)),
+        *(f"exit{e}" for e in topology.exits if e > first),
+        *(f"dec{s}" for s in topology.splits if s > 0),
+    )
 
 
 class _Reflection(reflection.ReflectionServicer):  # type: ignore[misc]

@@ -210,8 +210,8 @@ class MecClient:
         Args:
             payload: uint8 (1, ...), as `SplitRuntime.payload` gives it; (n,), the bytes of
                 `cnn.frame_codec.FrameEncoding.encode`, if `encoding` is not ``raw``.
-            exit: exit wanted, 1..5.
-            split: blocks already run, 0..4.
+            exit: exit wanted.
+            split: blocks already run.
             timeout_ms: longest wait for an answer.
             encoding: of the frame; only split 0 may use another than ``raw``.
 

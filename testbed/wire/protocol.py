@@ -6,8 +6,8 @@ KServe and Triton share; messages from `tritonclient`):
 
 * model name ``sliproad``; request parameters ``exit``, ``split`` (int64), ``bundle_hash``
   (string), optional ``deadline_ms`` (milliseconds that the sender will wait);
-* one UINT8 input ``payload``, shape ``(B, *wire_shape(split))``, in ``raw_input_contents``, or
-  (larger and slower) in ``contents.uint_contents``;
+* one UINT8 input ``payload``, shape ``(B, *topology.payload_shape(split))``, in
+  ``raw_input_contents``, or (larger and slower) in ``contents.uint_contents``;
 * at split 0 optionally parameter ``encoding`` (string: ``webp``, ``jpeg``; absent or ``raw`` is
   the plain form): the input then holds the encoded bytes of one frame, shape ``(n,)``, n at most
   the frame's raw bytes;
@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -37,7 +37,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from cnn.common.errors import ConfigError, RemoteError
 from cnn.frame_codec import FrameCodec
-from cnn.topology import N_EXITS
+from cnn.topology import Topology
 
 MODEL_NAME: Final = "sliproad"
 SERVICE: Final = "inference.GRPCInferenceService"
@@ -56,11 +56,14 @@ CLOCK_TOLERANCE_MS: Final = 1.0
 and no two clocks run equally fast."""
 READ_BYTES: Final = 2**20
 """Length up to which a message is always read: 151 frames of 48 x 48 pixels."""
+MAX_MESSAGE_BYTES: Final = 2**31 - 1
+"""gRPC's own limit."""
 WIRE_OVERHEAD_BYTES: Final = 161
 """Bytes of the TCP stream on the uplink beside a payload: 103 of the request message
 (id, parameters, shape) and 58 of gRPC and HTTP/2 framing. Measured with a counting proxy on a
-warm connection, the same for every split (`tests/testbed/device/test_device_loop.py`). TCP and IP
-headers are not included; the user-space link does not see them either."""
+warm connection, the same for every split of the shipped network
+(`tests/testbed/device/test_device_loop.py`); of another payload it is a few bytes more or less.
+TCP and IP headers are not included; the user-space link does not see them either."""
 ENCODING_OVERHEAD_BYTES: Final = 18
 """Additional bytes of an encoded frame: the request parameter for the encoding, less the
 shorter shape (counted on the messages in `tests/testbed/device/test_device_loop.py`)."""
@@ -81,41 +84,42 @@ class WireError(RemoteError):
         self.fault: Fault = fault
 
 
-class HasWireShape(Protocol):
-    """An object with the payload shapes: a `cnn.runtime.SplitRuntime`."""
-
-    def wire_shape(self, split: int) -> tuple[int, int, int]:
-        """Shape of one frame's payload at `split` (0..4), without the batch."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class WireSpec:
     """The inputs that a server accepts.
 
     Attributes:
         bundle_hash: full content hash of the bundle, hex.
-        shapes: payload shape of one frame at splits 0..4.
+        topology: of the bundle: its actions that send, and the payload's shape at each split.
         max_batch: most frames in one request.
+
+    Raises:
+        ConfigError: if the network cannot be cut, or a full batch is too long for a message.
     """
 
     bundle_hash: str
-    shapes: tuple[tuple[int, int, int], ...]
+    topology: Topology
     max_batch: int
 
     def __post_init__(self) -> None:
-        if len(self.shapes) != N_EXITS or len(self.bundle_hash) < HASH_CHARS or self.max_batch < 1:
+        if not self.topology.splits:
             raise ConfigError(
-                f"{len(self.shapes)} payload shapes, bundle hash {self.bundle_hash!r}, "
-                f"max_batch {self.max_batch}",
-                expected=f"{N_EXITS} shapes, a hash of {HASH_CHARS} or more digits, a batch >= 1",
-                hint="build it with WireSpec.of",
+                f"bundle {self.bundle_hash[:12]} of {self.topology}, without a split",
+                expected="a network that can be cut, so that a device can send something",
+                hint="run it on the device alone, or serve another bundle",
             )
-
-    @classmethod
-    def of(cls, bundle_hash: str, shapes: HasWireShape, max_batch: int) -> WireSpec:
-        """Spec of a runtime's bundle."""
-        return cls(bundle_hash, tuple(shapes.wire_shape(s) for s in range(N_EXITS)), max_batch)
+        if len(self.bundle_hash) < HASH_CHARS or self.max_batch < 1:
+            raise ConfigError(
+                f"bundle hash {self.bundle_hash!r}, max_batch {self.max_batch}",
+                expected=f"a hash of {HASH_CHARS} or more digits, a batch >= 1",
+                hint="give a bundle's hash, and correct the batch",
+            )
+        if self.max_message_bytes > MAX_MESSAGE_BYTES:
+            raise ConfigError(
+                f"max_batch {self.max_batch}: messages of {self.max_message_bytes} bytes",
+                expected=f"at most {MAX_MESSAGE_BYTES}, as gRPC allows",
+                hint="choose a smaller --max-batch",
+            )
 
     @property
     def max_message_bytes(self) -> int:
@@ -124,7 +128,7 @@ class WireSpec:
         that a batch beyond `max_batch` is read and answered with that error. gRPC refuses longer
         messages from their length prefix, before storing any of them, with the status of a full
         server."""
-        full_bytes = 2 * self.max_batch * max(map(math.prod, self.shapes))
+        full_bytes = 2 * self.max_batch * max(map(math.prod, self.topology.payload_shapes))
         return max(full_bytes, READ_BYTES) + 4096
 
 
@@ -132,8 +136,8 @@ class InferCall(NamedTuple):
     """A request that passed every check.
 
     Attributes:
-        exit: exit asked for, 1..5.
-        split: blocks that the device has run, 0..4, less than `exit`.
+        exit: exit asked for.
+        split: blocks that the device has run, less than `exit`.
         payload: uint8 (B, ...), a read-only view of the message (nothing is copied), or the
             decoded frame.
         deadline_ms: how long the sender will wait from now; None if not given.

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from cnn.common.errors import ConfigError, DataError
 from cnn.frame_codec import FRAME_CODECS, FrameCodec, decode_frame
-from cnn.topology import Action
+from cnn.topology import Action, Topology
 from testbed.wire.protocol import (
     HASH_CHARS,
     INPUT_NAME,
@@ -88,7 +88,7 @@ def check_request(request: Any, spec: WireSpec) -> InferCall:
             f"request parameter {unknown[0][:40]!r}", f"only {sorted(REQUEST_PARAMETERS)}"
         )
     _check_hash(request, spec)
-    action = _action(_int(parameters, "exit"), _int(parameters, "split"))
+    action = _action(spec.topology, _int(parameters, "exit"), _int(parameters, "split"))
     encoding = _encoding(parameters, action.split)
     payload = _payload(request, action.split, spec, encoding)
     typed = not request.raw_input_contents
@@ -142,9 +142,9 @@ def _check_bundle(stated: str, spec: WireSpec) -> None:
         )
 
 
-def _action(exit: int, split: int) -> Action:
+def _action(topology: Topology, exit: int, split: int) -> Action:
     try:
-        action = Action(exit, split)
+        action = topology.action(exit, split)
     except ConfigError as error:
         raise WireError(error.given, expected=error.expected, hint=error.hint) from error
     if action.is_local:
@@ -175,13 +175,13 @@ def _payload(request: Any, split: int, spec: WireSpec, encoding: FrameCodec) -> 
         raise _invalid(f"input of type {tensor.datatype[:20]!r}", "UINT8")
     if tensor.parameters:
         raise _invalid("an input with parameters", "none of its own (no shared memory)")
-    shape = tuple(tensor.shape)
+    shape, of_frame = tuple(tensor.shape), spec.topology.payload_shape(split)
     if encoding != "raw":
-        return _decoded(request, shape, spec.shapes[split], encoding)
-    if shape[1:] != spec.shapes[split] or not 1 <= shape[0] <= spec.max_batch:
+        return _decoded(request, shape, of_frame, encoding)
+    if shape[1:] != of_frame or not 1 <= shape[0] <= spec.max_batch:
         raise _invalid(
             f"payload shape {shape[:5]} at split {split}",
-            f"(B, {', '.join(map(str, spec.shapes[split]))}) with B in 1..{spec.max_batch}",
+            f"(B, {', '.join(map(str, of_frame))}) with B in 1..{spec.max_batch}",
         )
     return np.frombuffer(_content(request, shape), np.uint8).reshape(shape)
 

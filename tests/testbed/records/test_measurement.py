@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cnn.common.errors import SliproadError
-from cnn.topology import ACTIONS
+from cnn.topology import SHIPPED
 from testbed.cli.app import app
 from testbed.records.measurement import Measurement, check_header, impossible
 from testbed.records.record_file import (
@@ -34,7 +34,7 @@ def records(kind: str, n: int = 40) -> Records:
     table = pa.table(
         {
             **{f.name: [getattr(ROW, f.name)] * n for f in measurement_schema()},
-            "action": [k % len(ACTIONS) for k in range(n)],
+            "action": [k % SHIPPED.n_actions for k in range(n)],
             "frame_id": list(range(n)),
             "condition": ["a"] * n,
             "round": [0] * n,
@@ -59,7 +59,7 @@ def with_value(records: Records, name: str, value: object) -> Records:
 
 def named(records: Records) -> list[str]:
     """Columns with an impossible figure."""
-    return [name for name, _ in impossible(records.table)]
+    return [name for name, _ in impossible(records.table, records.topology)]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])

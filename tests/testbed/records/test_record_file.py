@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rows import FINISHED
 
 from cnn.common.errors import DataError
-from testbed.cli.device_command import report
+from cnn.topology import SHIPPED
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import (
     ROWS_PER_GROUP,
@@ -28,23 +28,15 @@ from testbed.records.record_file import (
     read_all,
     read_records,
 )
-from testbed.records.run_summary import SAMPLE, RunSummary, summarise
-
-SKIPPED = dataclasses.replace(
-    FINISHED, prediction=None, confidence=None, correct=False, status="skipped", reason="queued",
-    queue_ms=250.0, delay_ms=250.0, energy_mj=None,
-)  # fmt: skip
-FALLBACK = dataclasses.replace(
-    FINISHED, action=2, status="fallback", reason="timeout", fallback_ms=3.0, delay_ms=300.0,
-    correct=False, label=6,
-)  # fmt: skip
 
 
 def test_rows_and_provenance_come_back(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "run.parquet"
     rows = [dataclasses.replace(FINISHED, frame_id=i) for i in range(ROWS_PER_GROUP + 5)]
-    rows[7] = dataclasses.replace(SKIPPED, frame_id=7)
-    with RecordWriter(path, provenance(slowdown=8.0)) as writer:
+    rows[7] = dataclasses.replace(
+        FINISHED, frame_id=7, prediction=None, confidence=None, status="skipped", energy_mj=None
+    )
+    with RecordWriter(path, provenance(SHIPPED, slowdown=8.0)) as writer:
         for row in rows:
             writer.write(row)
             assert not path.exists()
@@ -136,74 +128,6 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="written to"):
         RecordWriter(tmp_path / "file" / "run.parquet", {})
-
-
-def test_summary_by_hand() -> None:
-    result = summarise([FINISHED, SKIPPED, FALLBACK], deadline_ms=100)
-    assert result["frames"] == 3
-    assert result["delay_ms"] == pytest.approx((4.25 + 300) / 2)
-    assert result["accuracy"] == pytest.approx(1 / 3)
-    assert result["miss_rate"] == pytest.approx(2 / 3)
-    assert result["energy_mj"] == pytest.approx(1.5)
-    assert result["status"] == {"ok": 1, "skipped": 1, "fallback": 1}
-    assert result["reasons"] == {"queued": 1, "timeout": 1}
-    assert result["actions"] == {"e1s1": 1, "e2s0": 1}
-
-
-def test_summary_of_nothing_measured_is_none() -> None:
-    result = summarise([], deadline_ms=100)
-    assert result["delay_ms"] is None
-    assert result["accuracy"] is None
-
-
-def test_energy_is_the_mean_of_the_frames_that_were_measured() -> None:
-    read = dataclasses.replace(FINISHED, energy_mj=4.0, energy_source="rapl:package-0")
-    unread = dataclasses.replace(read, energy_mj=None, energy_source="rapl:package-0+dram")
-    rows = [unread, read, dataclasses.replace(read, energy_mj=2.0), unread]
-    result = summarise(rows, deadline_ms=100)
-    assert (result["energy_mj"], result["energy_frames"]) == (3.0, 2)
-    assert result["energy_source"] == "rapl:package-0"
-
-
-def test_queued_frames_are_one_reason() -> None:
-    rows = [dataclasses.replace(SKIPPED, reason=f"queued {ms} ms") for ms in (201, 202)]
-    assert summarise([*rows, FALLBACK], deadline_ms=100)["reasons"] == {"queued": 2, "timeout": 1}
-
-
-def test_the_percentile_of_a_long_run_is_that_of_a_fair_sample() -> None:
-    summary = RunSummary(deadline_ms=100)
-    delays = np.random.default_rng(0).permutation(4 * SAMPLE)
-    for n, delay_ms in enumerate(delays, 1):
-        summary.add(dataclasses.replace(FINISHED, delay_ms=float(delay_ms)))
-        if n == SAMPLE:
-            exact = np.percentile(delays[:n], 95)
-            assert summary.result()["delay_p95_ms"] == pytest.approx(exact)
-    # Two standard errors of a percentile's rank are 0.4 % here.
-    result = summary.result()
-    assert result["delay_p95_ms"] == pytest.approx(0.95 * 4 * SAMPLE, rel=0.008)
-    assert result["delay_ms"] == pytest.approx(delays.mean())
-
-
-def test_energy_that_no_frame_has_is_none() -> None:
-    result = summarise([dataclasses.replace(FINISHED, energy_mj=None)], deadline_ms=100)
-    assert (result["energy_mj"], result["energy_frames"]) == (None, 0)
-    assert result["energy_source"] == "model:x"
-
-
-@pytest.mark.parametrize(
-    ("energies", "said"),
-    [
-        ([2.0, 4.0], "energy 3.00 mJ a frame (model:x)"),
-        ([2.0, None], "energy 2.00 mJ a frame, measured in 1 of 2 frames (model:x)"),
-        ([None, None], "energy not measured (model:x)"),
-    ],
-)
-def test_a_run_says_of_how_many_frames_the_energy_is(
-    capsys: pytest.CaptureFixture[str], energies: list[float | None], said: str
-) -> None:
-    rows = [dataclasses.replace(FINISHED, energy_mj=energy) for energy in energies]
-    report({"policy": "x", **summarise(rows, deadline_ms=100)})
-    assert said in capsys.readouterr().out.splitlines()
 
 
 @settings(

@@ -25,7 +25,7 @@ from cnn.bundle import load_bundle
 from cnn.common.errors import ConfigError
 from cnn.frame_codec import FrameEncoding
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS, Action
+from cnn.topology import SHIPPED, Action
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.address import PortInUseError
 from testbed.wire.client import MecClient
@@ -33,7 +33,7 @@ from testbed.wire.protocol import parse_response
 from testbed.wire.requests import build_request
 
 BUNDLE = load_bundle()
-OFFLOADS = [action for action in ACTIONS if not action.is_local]
+OFFLOADS = [action for action in SHIPPED.actions if not action.is_local]
 
 
 @pytest.fixture(scope="module")

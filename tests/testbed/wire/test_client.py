@@ -21,14 +21,14 @@ from cnn.bundle import load_bundle
 from cnn.common.errors import RemoteError
 from cnn.frame_codec import FrameCodec, FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS, Action
+from cnn.topology import SHIPPED, Action
 from testbed.server.mec_server import MecServer, ServerConfig
 from testbed.wire.client import ExchangeFailed, MecClient
 from testbed.wire.protocol import WireSpec, build_response
 from testbed.wire.requests import build_request, check_request, id_field
 
 BUNDLE = load_bundle()
-OFFLOADS = [action for action in ACTIONS if not action.is_local]
+OFFLOADS = [action for action in SHIPPED.actions if not action.is_local]
 
 
 @pytest.fixture(scope="module")
@@ -214,11 +214,11 @@ def test_a_server_that_accepts_and_says_nothing_is_a_timeout() -> None:
 
 
 def good_answer(runtime: SplitRuntime, prediction: int) -> bytes:
-    spec = WireSpec.of(BUNDLE.hash, runtime, 1)
-    request = build_request(BUNDLE.hash, 5, 4, (1, *spec.shapes[4]))
-    request.raw_input_contents[0] = bytes(math.prod(spec.shapes[4]))
+    shape = (1, *runtime.wire_shape(4))
+    request = build_request(BUNDLE.hash, 5, 4, shape)
+    request.raw_input_contents[0] = bytes(math.prod(shape))
     message = build_response(
-        check_request(request, spec),
+        check_request(request, WireSpec(BUNDLE.hash, BUNDLE.topology, 1)),
         np.array([prediction], np.int16),
         np.array([0.75], np.float32),
         server_queue_ms=0.0,

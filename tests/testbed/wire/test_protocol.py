@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from typing import Any
 
@@ -9,13 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import NETWORKS, network_id
 from tritonclient.grpc import service_pb2 as pb
 
 from cnn.bundle import load_bundle
 from cnn.common.errors import ConfigError, RemoteError
 from cnn.frame_codec import FrameCodec, FrameEncoding
-from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS, Action
+from cnn.topology import SHIPPED, Action, Topology
 from testbed.wire.protocol import (
     HASH_CHARS,
     Answer,
@@ -29,12 +31,13 @@ from testbed.wire.protocol import (
 from testbed.wire.requests import build_request, check_request, parse_request
 
 BUNDLE = load_bundle()
-SPEC = WireSpec.of(BUNDLE.hash, SplitRuntime(BUNDLE), max_batch=4)
-OFFLOADS = [action for action in ACTIONS if not action.is_local]
+SPEC = WireSpec(BUNDLE.hash, BUNDLE.topology, max_batch=4)
+SHAPES = BUNDLE.topology.payload_shapes
+OFFLOADS = [action for action in SHIPPED.actions if not action.is_local]
 
 
 def good_request(exit: int = 3, split: int = 1, batch: int = 1) -> Any:
-    shape = (batch, *SPEC.shapes[split])
+    shape = (batch, *SHAPES[split])
     request = build_request(BUNDLE.hash, exit, split, shape)
     request.raw_input_contents[0] = bytes(k % 251 for k in range(math.prod(shape)))
     return request
@@ -60,7 +63,7 @@ def test_a_request_survives_the_wire(action: Action) -> None:
     request = good_request(action.exit, action.split, batch=2)
     call = parse_request(request.SerializeToString(), SPEC)
     assert (call.exit, call.split) == (action.exit, action.split)
-    assert call.payload.shape == (2, *SPEC.shapes[action.split])
+    assert call.payload.shape == (2, *SHAPES[action.split])
     assert call.payload.tobytes() == request.raw_input_contents[0]
     assert call.deadline_ms is None
     assert not call.payload.flags.writeable  # a view of the message, not a copy
@@ -75,7 +78,7 @@ def test_typed_contents_mean_the_same_as_raw_ones(split: int) -> None:
     call = parse_request(request.SerializeToString(), SPEC)
     assert call.typed
     assert call.payload.tobytes() == raw
-    assert call.payload.shape == (2, *SPEC.shapes[split])
+    assert call.payload.shape == (2, *SHAPES[split])
 
 
 def test_a_typed_request_gets_a_typed_answer() -> None:
@@ -169,15 +172,15 @@ FAULTY = {
     "too few typed values": (_typed(uint_contents=[1]), "invalid"),
     "empty typed contents": (_typed(), "invalid"),
     "a typed value of 256": (
-        _typed(uint_contents=[256] * math.prod(SPEC.shapes[1])),
+        _typed(uint_contents=[256] * math.prod(SHAPES[1])),
         "invalid",
     ),
     "typed contents of another type": (
-        _typed(int_contents=[1] * math.prod(SPEC.shapes[1])),
+        _typed(int_contents=[1] * math.prod(SHAPES[1])),
         "invalid",
     ),
     "typed contents of two types": (
-        _typed(uint_contents=[1] * math.prod(SPEC.shapes[1]), fp32_contents=[1.0]),
+        _typed(uint_contents=[1] * math.prod(SHAPES[1]), fp32_contents=[1.0]),
         "invalid",
     ),
     "shared memory": (
@@ -186,13 +189,13 @@ FAULTY = {
         ),
         "invalid",
     ),
-    "shape of split 2": (_shape(1, *SPEC.shapes[2]), "invalid"),
-    "flat shape": (_shape(math.prod(SPEC.shapes[1])), "invalid"),
+    "shape of split 2": (_shape(1, *SHAPES[2]), "invalid"),
+    "flat shape": (_shape(math.prod(SHAPES[1])), "invalid"),
     "no shape": (_shape(), "invalid"),
-    "batch 0": (_shape(0, *SPEC.shapes[1]), "invalid"),
-    "batch -1": (_shape(-1, *SPEC.shapes[1]), "invalid"),
-    "batch beyond the bound": (_shape(5, *SPEC.shapes[1]), "invalid"),
-    "batch of 2^62": (_shape(2**62, *SPEC.shapes[1]), "invalid"),
+    "batch 0": (_shape(0, *SHAPES[1]), "invalid"),
+    "batch -1": (_shape(-1, *SHAPES[1]), "invalid"),
+    "batch beyond the bound": (_shape(5, *SHAPES[1]), "invalid"),
+    "batch of 2^62": (_shape(2**62, *SHAPES[1]), "invalid"),
     "no raw contents": (lambda r: r.raw_input_contents.pop(), "invalid"),
     "one byte short": (
         lambda r: r.raw_input_contents.__setitem__(0, r.raw_input_contents[0][:-1]),
@@ -235,7 +238,7 @@ def encoded_request(codec: FrameCodec, data: bytes) -> Any:
     return request
 
 
-FRAME = np.indices(SPEC.shapes[0]).sum(0).astype(np.uint8)
+FRAME = np.indices(SHAPES[0]).sum(0).astype(np.uint8)
 ENCODED = {codec: FrameEncoding.parse(codec).encode(FRAME) for codec in ("webp", "jpeg")}
 
 
@@ -244,7 +247,7 @@ def test_an_encoded_frame_survives_the_wire() -> None:
     np.testing.assert_array_equal(call.payload[0], FRAME)
     assert call.encoding == "webp"
     call = check_request(encoded_request("jpeg", ENCODED["jpeg"]), SPEC)
-    assert call.payload.shape == (1, *SPEC.shapes[0])
+    assert call.payload.shape == (1, *SHAPES[0])
     assert np.abs(call.payload[0].astype(int) - FRAME).mean() < 4
 
 
@@ -254,7 +257,7 @@ FAULTY_ENCODED = {
         build_request(BUNDLE.hash, 3, 1, (len(ENCODED["webp"]),), "webp"),
         "at split 1",
     ),
-    "shape of the frame": (build_request(BUNDLE.hash, 3, 0, (1, *SPEC.shapes[0]), "jpeg"), "n in"),
+    "shape of the frame": (build_request(BUNDLE.hash, 3, 0, (1, *SHAPES[0]), "jpeg"), "n in"),
     "longer than raw": (encoded_request("jpeg", bytes(7000)), "n in 1..6912"),
     "nothing": (encoded_request("jpeg", b""), "n in 1..6912"),
     "a bomb": (
@@ -289,7 +292,7 @@ def test_damaged_encoded_frames_are_sound_or_refused(
         call = check_request(encoded_request(codec, data), SPEC)
     except WireError:
         return
-    assert call.payload.shape == (1, *SPEC.shapes[0])
+    assert call.payload.shape == (1, *SHAPES[0])
 
 
 def test_options_of_a_request() -> None:
@@ -354,7 +357,7 @@ def test_an_edited_request_is_sound_or_refused(edits: list[tuple[int, bytes, int
         return
     assert isinstance(call, InferCall)
     assert 0 <= call.split < call.exit <= 5
-    assert call.payload.shape[1:] == SPEC.shapes[call.split]
+    assert call.payload.shape[1:] == SHAPES[call.split]
     assert 1 <= call.payload.shape[0] <= SPEC.max_batch
 
 
@@ -434,7 +437,7 @@ def test_the_message_bound_admits_a_full_batch_and_not_much_more() -> None:
     with pytest.raises(WireError, match=r"with B in 1\.\.4"):
         parse_request(good_request(5, 0, batch=100).SerializeToString(), SPEC)
     assert good_request(5, 0, batch=100).ByteSize() < SPEC.max_message_bytes
-    many = WireSpec(BUNDLE.hash, SPEC.shapes, 1000)
+    many = WireSpec(BUNDLE.hash, BUNDLE.topology, 1000)
     typed = good_request(5, 0, batch=1000)
     typed.inputs[0].contents.uint_contents.extend([255] * math.prod(typed.inputs[0].shape))
     del typed.raw_input_contents[:]
@@ -442,5 +445,36 @@ def test_the_message_bound_admits_a_full_batch_and_not_much_more() -> None:
 
 
 def test_a_spec_without_bounds_is_refused() -> None:
-    with pytest.raises(ConfigError):
-        WireSpec(BUNDLE.hash, SPEC.shapes, 0)
+    with pytest.raises(ConfigError, match="max_batch 0"):
+        WireSpec(BUNDLE.hash, BUNDLE.topology, 0)
+    with pytest.raises(ConfigError, match="a hash of 16"):
+        WireSpec("ab", BUNDLE.topology, 1)
+
+
+def test_a_network_that_cannot_be_cut_or_a_batch_beyond_any_message_is_refused() -> None:
+    with pytest.raises(ConfigError, match="without a split"):
+        WireSpec(BUNDLE.hash, Topology(2, (1, 2), (), ()), 1)
+    wide = Topology(1, (1,), (0,), ((2048, 2048, 3),))
+    assert WireSpec(BUNDLE.hash, wide, 85).max_message_bytes < 2**31
+    with pytest.raises(ConfigError, match="smaller --max-batch"):
+        WireSpec(BUNDLE.hash, wide, 86)
+
+
+@pytest.mark.parametrize("topology", NETWORKS, ids=network_id)
+def test_a_server_takes_the_sending_actions_of_its_network_and_no_others(
+    topology: Topology,
+) -> None:
+    spec = WireSpec(BUNDLE.hash, topology, max_batch=2)
+    taken = []
+    for exit, split in itertools.product(range(-1, topology.n_blocks + 2), repeat=2):
+        shape = (
+            2,
+            *dict(zip(topology.splits, topology.payload_shapes, strict=True)).get(split, ()),
+        )
+        request = build_request(BUNDLE.hash, exit, split, shape)
+        request.raw_input_contents[0] = bytes(math.prod(shape))
+        with contextlib.suppress(WireError):
+            call = parse_request(request.SerializeToString(), spec)
+            assert call.payload.shape == shape
+            taken.append((call.exit, call.split))
+    assert taken == [(a.exit, a.split) for a in topology.actions if a.split != a.exit]
