@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from cnn.common.errors import ConfigError, DataError, require
+from cnn.topology import Topology
 from testbed.deploy.deployment import Deployment, Sources, load
 from testbed.deploy.device_file import DeviceFile
 from testbed.deploy.device_records import check_records
@@ -108,11 +109,20 @@ def task_of(
     return task
 
 
-def device_config_of(file: DeviceFile, task: Task) -> DeviceConfig:
-    """The settings of its device loop."""
-    pace = file.frames.pace
+def device_config_of(file: DeviceFile, task: Task, topology: Topology) -> DeviceConfig:
+    """The settings of its device loop.
+
+    Raises:
+        ConfigError: if its pace is of a network of another topology.
+        DataError: if its pace cannot be read.
+    """
     config = followed_config_of(file, task)
-    return config if pace is None else replace(config, pace=Pace.load(pace, task.full_local_ms))
+    if file.frames.pace is None:
+        return config
+    pace = Pace.load(file.frames.pace, task.full_local_ms)
+    given = f"frames.pace {file.frames.pace}"
+    topology.require_same(pace.topology, given, "the device's model bundle")
+    return replace(config, pace=pace)
 
 
 def followed_config_of(file: DeviceFile, task: Task) -> DeviceConfig:
@@ -173,7 +183,27 @@ def guard_of(file: DeviceFile, deployment: Deployment, task: Task) -> Guard | No
     """Its guard over the policy of `deployment`; None if it has none."""
     if not file.guard.enabled:
         return None
-    return Guard(file.guard, task.deadline_ms, deployment.reference)
+    topology = deployment.model.topology
+    return Guard(file.guard, task.deadline_ms, deployment.reference, topology)
+
+
+def safe_action_of(file: DeviceFile, topology: Topology) -> int:
+    """Number of the action taken while its policy may not, or cannot, decide.
+
+    Raises:
+        ConfigError: if it is not a local action of this network.
+    """
+    text = file.guard.safe_action
+    if text is None:
+        return topology.main
+    local = [topology.actions[a] for a in topology.local]
+    found = [a.index for a in local if text.strip().lower() in (a.name, str(a.index))]
+    require(
+        bool(found),
+        f"guard.safe_action {text!r}",
+        f"a local action of this network: {', '.join(a.name for a in local)}",
+    )
+    return found[0]
 
 
 def preflight(file: DeviceFile) -> list[str]:
@@ -189,8 +219,9 @@ def preflight(file: DeviceFile) -> list[str]:
     check_records(file, now=True)
     deployment = load(sources_of(file))
     task = task_of(file, deployment)
-    device_config_of(file, task)
+    device_config_of(file, task, deployment.model.topology)
     guard_of(file, deployment, task)
+    safe_action_of(file, deployment.model.topology)
     lines = [f"bundles: policy {deployment.policy.name}, model bundle {deployment.model.hash[:12]}"]
     lines += _checked_server(file, deployment)
     _check_meter(file.meter.name, task.power)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.bundle import SEGMENTS, Bundle, load_bundle
+from cnn.bundle import Bundle, load_bundle
 from cnn.common.errors import BundleError, ConfigError
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS, Action
-from testbed.deploy.guarded_policy import STAGE_START, ask
+from cnn.topology import Topology
+from testbed.deploy.guarded_policy import ask, stage_start
 from testbed.deploy.signing import TrustedKeys, signature_path
 from testbed.meters.power import power_profile
-from testbed.policy.decision_points import FRAME, N_POINTS, STAGED, START, DecisionSpace
+from testbed.policy.decision_points import START, DecisionSpace, decision_points
 from testbed.policy.exploration import ExploringPolicy
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.policies import Policy, StaticPolicy
@@ -25,8 +24,6 @@ from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.reference_profile import ReferenceProfile
 from testbed.policy.task_settings import Task
 
-DEVICE_SEGMENTS: Final = tuple(name for name in SEGMENTS if not name.startswith("dec"))
-"""The parts of the bundle that a device loads: everything but the decoders."""
 _TEST_OBSERVATIONS = 64
 _TEST_SEED = 0
 
@@ -112,15 +109,15 @@ def load(
 
     Args:
         sources: files.
-        observations: recent observations, float32 (n, OBS_DIM), for the test of the policies.
+        observations: recent observations, float32 (n, obs_dim), for the test of the policies.
         frame: a recent frame, uint8 (H, W, 3), for the test of the network.
         running: the current deployment; its network is kept if the bundle is the same, and a new
-            one must read frames of the same size.
+            one must have the same topology and read frames of the same size.
 
     Raises:
         BundleError: if a file is missing, damaged, not signed as required, does not fit the
             others, or its contents fail their test.
-        ConfigError: if a trusted key cannot be read.
+        ConfigError: if a trusted key cannot be read, or the network has no such action.
     """
     stamp = sources.stamp()
     trusted = TrustedKeys.read(sources.trusted_keys) if sources.trusted_keys else None
@@ -133,7 +130,7 @@ def load(
         runtime = _new_runtime(model, sources.threads, running, frame)
     reference = task = shadow_task = None
     if sources.policy is not None:
-        bundle = _policy_file(sources.policy, model.hash, trusted)
+        bundle = _policy_file(sources.policy, model, trusted)
         policy: Policy = policy_from_bundle(bundle)
         policy_hash, reference = (
             bundle.content_hash[:12],
@@ -141,8 +138,8 @@ def load(
         )
         task = bundle.task
     else:
-        chosen = Action.parse(sources.action or "")
-        policy, policy_hash = StaticPolicy(chosen), chosen.name
+        chosen = model.topology.parse(sources.action or "")
+        policy, policy_hash = StaticPolicy(chosen, topology=model.topology), chosen.name
     if sources.needs_reference and reference is None:
         raise BundleError(
             f"guard of {sources.policy or sources.action}, which promises nothing",
@@ -151,7 +148,7 @@ def load(
         )
     shadow: Policy | None = None
     if sources.shadow is not None:
-        bundle = _policy_file(sources.shadow, model.hash, trusted)
+        bundle = _policy_file(sources.shadow, model, trusted)
         shadow, shadow_task = policy_from_bundle(bundle), bundle.task
     for each in (policy, shadow):
         if each is not None:
@@ -164,7 +161,7 @@ def load(
 
 
 def _exploring(policy: Policy, sources: Sources) -> Policy:
-    if policy.space is not FRAME:
+    if policy.space.is_staged:
         raise ConfigError(
             f"explore {sources.explore:g} with a staged policy",
             expected="a policy that decides once a frame",
@@ -178,12 +175,13 @@ def check_policy(policy: Policy, observations: NDArray[np.float32] | None = None
 
     Args:
         policy: under test; a staged one is asked at every decision point. It is reset afterwards.
-        observations: float32 (n, OBS_DIM), tried besides random ones and extremes.
+        observations: float32 (n, obs_dim), tried besides random ones and extremes.
     """
-    points = range(N_POINTS) if policy.space is STAGED else (START,)
+    space = policy.space
+    points = range(decision_points(space.topology).n_points) if space.is_staged else (START,)
     try:
         for point in points:
-            tried = _test_observations(observations, policy.space, point)
+            tried = _test_observations(observations, space, point)
             for row in tried:
                 ask(policy, row, point)
             outputs = getattr(policy, "outputs", None)
@@ -212,18 +210,18 @@ def _test_observations(
     extremes = np.array([[-1.0], [0.0], [1.0]], np.float32) * np.ones(size, np.float32)
     tried: list[NDArray[np.float32]] = [random, extremes]
     if seen is not None:
-        start = np.tile(STAGE_START, (len(seen), 1))
-        tried.append(seen if space is FRAME else np.concatenate([seen, start], axis=1))
+        start = np.tile(stage_start(space.topology), (len(seen), 1))
+        tried.append(np.concatenate([seen, start], axis=1) if space.is_staged else seen)
     return np.concatenate(tried)
 
 
 def check_runtime(runtime: SplitRuntime, frame: NDArray[np.uint8] | None = None) -> None:
-    """Raise `BundleError` unless all 20 actions answer with a class and a probability."""
+    """Raise `BundleError` unless every action answers with a class and a probability."""
     config = runtime.bundle.config
     if frame is None:
         shape = (config.input_size, config.input_size, 3)
         frame = np.random.default_rng(_TEST_SEED).integers(0, 256, shape, np.uint8)
-    for action in ACTIONS:
+    for action in runtime.topology.actions:
         prediction, confidence = runtime.act(frame, action)
         sound = math.isfinite(confidence) and 0 < confidence <= 1.0001
         if not sound or not 0 <= prediction < config.n_classes:
@@ -238,24 +236,33 @@ def check_runtime(runtime: SplitRuntime, frame: NDArray[np.uint8] | None = None)
 def _new_runtime(
     model: Bundle, threads: int, running: Deployment | None, frame: NDArray[np.uint8] | None
 ) -> SplitRuntime:
-    if running is not None and model.config.input_size != running.model.config.input_size:
+    if running is not None and _form(model) != _form(running.model):
         raise BundleError(
-            f"model bundle {model.hash[:12]} for frames of {model.config.input_size} pixels",
-            expected=f"{running.model.config.input_size} pixels, as the running one",
-            hint="restart the device to change the size",
+            f"model bundle {model.hash[:12]}: {_form(model)}",
+            expected=f"{_form(running.model)}, as the running one",
+            hint="restart the device to change to a network of another form",
         )
     runtime = SplitRuntime(model, threads)
-    runtime.warm(DEVICE_SEGMENTS)
+    runtime.warm(device_segments(model.topology))
     if running is not None:  # at the start no frame waits, and there is no other deployment to keep
         check_runtime(runtime, frame)
     return runtime
 
 
-def _policy_file(path: Path, bundle_hash: str, trusted: TrustedKeys | None) -> PolicyBundle:
+def _form(model: Bundle) -> str:
+    return f"{model.topology}, for frames of {model.config.input_size} pixels"
+
+
+def device_segments(topology: Topology) -> tuple[str, ...]:
+    """The parts of a bundle that a device loads: everything but the decoders."""
+    return tuple(name for name in topology.segments if not name.startswith("dec"))
+
+
+def _policy_file(path: Path, model: Bundle, trusted: TrustedKeys | None) -> PolicyBundle:
     bundle = PolicyBundle.load(path)
     if trusted is not None:
         trusted.check(path, "policy", bundle.content_hash)
-    bundle.check_fit(bundle_hash)
+    bundle.check_fit(model.hash, model.topology)
     if bundle.task is not None and bundle.task.power:
         try:
             power_profile(bundle.task.power)

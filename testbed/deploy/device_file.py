@@ -8,12 +8,12 @@ Relative paths of a file are taken from its own folder.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 from cnn.common.errors import require, shown
-from cnn.topology import Action
 from testbed.common.toml_config import check_ranges, parse_toml, ranged, read_toml
 from testbed.device.link_checks import MAX_PROBE_BYTES
 from testbed.wire.address import parse_address, parse_host
@@ -27,6 +27,9 @@ PATHS: Final = {
     "records": ("file", "folder"),
 }
 """Keys of each section that are paths."""
+
+_ACTION: Final = re.compile(r"\s*(e\d{1,2}s\d{1,2}|\d{1,5})\s*", re.ASCII | re.IGNORECASE)
+"""Forms of an action; whether the network has it is known only with the bundle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +109,7 @@ class BundlesSection:
             "both policy and action" if self.policy else "neither policy nor action in [bundles]",
             "exactly one of the two",
         )
-        if self.action is not None:
-            Action.parse(self.action)
+        _check_action("action", self.action)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +252,8 @@ class GuardSection:
 
     Attributes:
         enabled: whether the guard acts.
-        safe_action: taken for every frame while the policy is not trusted.
+        safe_action: a local action, taken for every frame while the policy is not trusted; left
+            out, full local processing.
         window: frames whose mean is compared with the limits; a reference profile has its own.
         margin: share beyond the profile's limit that is still accepted before the fall.
         patience: frames in a row beyond the limit that make the policy fall.
@@ -266,7 +269,7 @@ class GuardSection:
     """
 
     enabled: bool = False
-    safe_action: str = "e5s5"
+    safe_action: str | None = None
     window: int = ranged(30, 1, 100_000)
     margin: float = ranged(0.2, 0, 10)
     patience: int = ranged(5, 1, 100_000)
@@ -279,11 +282,7 @@ class GuardSection:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        require(
-            Action.parse(self.safe_action).is_local,
-            f"safe_action {shown(self.safe_action)}",
-            "a local action (split = exit), which no network can fail",
-        )
+        _check_action("safe_action", self.safe_action)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +353,11 @@ def keys() -> list[str]:
     """Every key as ``section.key``, in the order of the classes."""
     sections = get_type_hints(DeviceFile)
     return [f"{name}.{key.name}" for name, kind in sections.items() for key in fields(kind)]
+
+
+def _check_action(key: str, text: str | None) -> None:
+    is_one = text is None or _ACTION.fullmatch(text) is not None
+    require(is_one, f"{key} {shown(text)}", "a name such as 'e3s1', or an action's number")
 
 
 def _resolved(file: DeviceFile, folder: Path) -> DeviceFile:

@@ -8,7 +8,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from cnn.topology import ACTIONS
+from cnn.topology import Topology
 from testbed.deploy.guarded_policy import Decision, GuardedPolicy
 from testbed.deploy.hot_swap import Swapper, Watcher
 from testbed.deploy.log import dropped_lines
@@ -23,9 +23,14 @@ GUARD_STATES: Final = ("policy", "safe", "trial")
 
 
 class DeviceMetrics:
-    """Counters and histograms of a running device."""
+    """Counters and histograms of a running device.
 
-    def __init__(self) -> None:
+    Args:
+        topology: of its network; gives the actions their names.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self._names = [action.name for action in topology.actions]
         self.registry = CollectorRegistry()
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
@@ -101,7 +106,7 @@ class DeviceMetrics:
             self._energy.observe(row.energy_mj / 1e3)
         if decision is None:
             return
-        self._actions.labels(ACTIONS[decision.action].name, decision.decided_by).inc()
+        self._actions.labels(self._names[decision.action], decision.decided_by).inc()
         if decision.shadow_action is not None:
             agrees = str(decision.shadow_action == decision.policy_action).lower()
             known = not (decision.shadow_open or decision.policy_open)

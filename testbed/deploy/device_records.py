@@ -11,13 +11,14 @@ import pyarrow as pa
 
 from cnn.common.errors import DataError
 from cnn.common.outputs import ROOM, check_file, check_folder
+from cnn.topology import Topology
 from testbed.common.output_kinds import RECORDS
 from testbed.deploy.device_file import DeviceFile, RecordsSection
 from testbed.deploy.guarded_policy import Decision
 from testbed.deploy.record_rotation import RotatingRecords, Rotation, lasting
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.policy.exploration import ExploringPolicy
-from testbed.policy.observer import OBS_DIM
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.task_settings import Task
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import RecordWriter, provenance
@@ -72,6 +73,7 @@ def source_of(
     config: DeviceConfig,
     full_local_ms: float,
     run: Mapping[str, Any],
+    topology: Topology,
 ) -> dict[str, Any]:
     """Provenance of a run's records.
 
@@ -80,9 +82,11 @@ def source_of(
         task: of the device.
         config: settings of its loop.
         full_local_ms: full local processing in the policy's settings.
-        run: policy, bundle, its topology and server in use.
+        run: policy, bundle and server in use.
+        topology: of the bundle.
     """
     return provenance(
+        topology,
         kind="device",
         frames=file.frames.source,
         **run,
@@ -97,7 +101,7 @@ class DeviceRecords:
 
     Args:
         section: the place, and the kind of records.
-        source: provenance, JSON-able.
+        source: provenance, JSON-able; it states the topology if that is not the shipped one.
         explorer: the policy, if it explores: its columns of each frame are also recorded.
 
     Attributes:
@@ -115,11 +119,12 @@ class DeviceRecords:
         explorer: ExploringPolicy | None = None,
     ) -> None:
         self._observations, self._explorer = section.observations, explorer
+        self._obs_dim = schema_of(Topology.stored_in(source)).obs_dim
         self._started = (source["started_unix_s"], source["started_monotonic_s"])
         self.place = section.file or section.folder
         extra = {} if section.folder is None else dict(EXTRA_COLUMNS)
         if section.observations:
-            extra["observation"] = pa.list_(pa.float32(), OBS_DIM)
+            extra["observation"] = pa.list_(pa.float32(), self._obs_dim)
         if explorer is not None:
             extra |= explorer.column_types()
         self.writer: RecordWriter | RotatingRecords | None = None
@@ -153,7 +158,7 @@ class DeviceRecords:
         if self._observations and decision is not None:
             extra["observation"] = decision.observation
         elif self._observations and isinstance(self.writer, RecordWriter):
-            extra["observation"] = np.zeros(OBS_DIM, np.float32)
+            extra["observation"] = np.zeros(self._obs_dim, np.float32)
         if self._explorer is not None:
             extra |= self._explorer.columns(row.frame_id)
         if self.writer is not None:

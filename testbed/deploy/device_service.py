@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import RemoteError
-from cnn.topology import Action
 from testbed.common.signals import StopFlag, stop_on_signals
 from testbed.deploy.assembly import (
     Warn,
@@ -34,6 +33,7 @@ from testbed.deploy.assembly import (
     frames_of,
     guard_of,
     log_warning,
+    safe_action_of,
     sources_of,
     task_of,
 )
@@ -43,7 +43,7 @@ from testbed.deploy.device_records import DeviceRecords, check_records, source_o
 from testbed.deploy.guarded_policy import GuardedPolicy
 from testbed.deploy.hot_swap import LiveRuntime, Swapper, Watcher
 from testbed.deploy.log import event
-from testbed.device.device_loop import Device, DeviceConfig
+from testbed.device.device_loop import Device
 from testbed.device.frame_sources import CameraFrame, prepared
 from testbed.device.processor import full_local_ms, keep_collector_short, speed_note
 from testbed.meters.available import open_meter
@@ -98,8 +98,9 @@ class DeviceService:
         attended: settings of a run that a user waits for; None is an unattended device.
 
     Raises:
-        SliproadError: if a bundle, the meter or a port cannot be used, or the records' place can
-            never be used. A folder's disk that cannot be written to now does not count.
+        SliproadError: if a bundle, the meter or a port cannot be used, the files are of different
+            networks, or the records' place can never be used. A folder's disk that cannot be
+            written to now does not count.
     """
 
     def __init__(self, file: DeviceFile, attended: Attended | None = None) -> None:
@@ -117,11 +118,13 @@ class DeviceService:
         self.task = task_of(
             file, deployment, self._warn, {} if attended is None else attended.names
         )
-        self.summary = RunSummary(self.task.deadline_ms, deployment.model.topology)
-        self._since_report = RunSummary(self.task.deadline_ms, deployment.model.topology)
+        self._topology = deployment.model.topology
+        self.summary = RunSummary(self.task.deadline_ms, self._topology)
+        self._since_report = RunSummary(self.task.deadline_ms, self._topology)
         self._full_local_ms: float | None = None
         self._guard = guard_of(file, deployment, self.task)
-        safe = Action.parse(file.guard.safe_action).index
+        self._config = device_config_of(file, self.task, self._topology)
+        safe = safe_action_of(file, self._topology)
         model_hash = deployment.model.hash[:12]
         self._guarded = GuardedPolicy(
             deployment.policy, deployment.policy_hash, model_hash, safe, deployment.shadow
@@ -164,22 +167,26 @@ class DeviceService:
                 self._greet_server(self._client)
             self._meter = stack.enter_context(open_meter(self.file.meter.name, self.task.power))
             self._open_metrics(stack)
-            config = device_config_of(self.file, self.task)
-            self._measure_speed(config)
+            self._measure_speed()
             policy = self._guarded.policy
             explorer = policy if isinstance(policy, ExploringPolicy) else None
-            model = self._swapper.deployment.model
-            run = {**self._what(), "bundle_hash": model.hash, "topology": model.topology}
-            source = source_of(self.file, self.task, config, self._settings().full_local_ms, run)
+            source = source_of(
+                self.file,
+                self.task,
+                self._config,
+                self._settings().full_local_ms,
+                {**self._what(), "bundle_hash": self._swapper.deployment.model.hash},
+                self._topology,
+            )
             self._records = DeviceRecords(self.file.records, source, explorer)
             stack.enter_context(self._records.writer or contextlib.nullcontext())
             self._stop.unit = unit = Device(
                 self._runtime,
                 self._client,
                 self._guarded,
-                Observer(self._settings()),
+                Observer(self._settings(), self._topology),
                 self._meter,
-                config,
+                self._config,
             )
             if self._attended is None:
                 self._watcher.start()
@@ -245,7 +252,7 @@ class DeviceService:
         every_s, now_s = self.file.log.every_s, time.monotonic()
         if every_s and now_s - self._reported_s >= every_s:
             event(_log, logging.INFO, "frames", **self._since_report.result())
-            self._since_report = RunSummary(self.task.deadline_ms, self.summary.topology)
+            self._since_report = RunSummary(self.task.deadline_ms, self._topology)
             self._reported_s = now_s
 
     def _result(self, unit: Device) -> dict[str, Any]:
@@ -300,10 +307,10 @@ class DeviceService:
         """The task as the observation shows it."""
         return self.task.settings(self._full_local_ms)
 
-    def _measure_speed(self, config: DeviceConfig) -> None:
+    def _measure_speed(self) -> None:
         """Measure this device's speed, unless its file gives the policy's value."""
-        if config.pace is not None:
-            self._full_local_ms = config.pace.full_local_ms
+        if self._config.pace is not None:
+            self._full_local_ms = self._config.pace.full_local_ms
         elif self.file.drive.full_local_ms is None:
             self._full_local_ms = full_local_ms(self._runtime)
         self._say_speed()
@@ -335,7 +342,7 @@ class DeviceService:
         from testbed.deploy.device_metrics import DeviceMetrics
         from testbed.server.server_metrics import MetricsEndpoint
 
-        self._metrics = metrics = DeviceMetrics()
+        self._metrics = metrics = DeviceMetrics(self._topology)
         metrics.watch_parts(
             self._swapper,
             self._watcher,

@@ -18,11 +18,11 @@ from typing import Final, Literal
 
 import numpy as np
 
-from cnn.topology import N_ACTIONS
+from cnn.topology import SHIPPED, Topology
 from testbed.deploy.device_file import GuardSection
 from testbed.deploy.guarded_policy import Decision
 from testbed.deploy.log import event
-from testbed.policy.observer import FIELDS
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.reference_profile import ReferenceProfile, unscaled
 from testbed.records.measurement import Measurement
 
@@ -34,8 +34,8 @@ EARLY_END: Final = 0.25
 """A trial that is beyond the limits, margin included, ends after this share of its frames."""
 
 _log = logging.getLogger(__name__)
-_OBSERVED: Final = {name: next(f for f in FIELDS if f.name == name) for name in
-                    ("uplink_mbps", "rtt_ms")}  # fmt: skip
+_OBSERVED: Final = ("uplink_mbps", "rtt_ms")
+"""Elements of the observation whose drift is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Window:
 
     def shift(self, mix: tuple[float, ...]) -> float:
         """Total variation distance between the actions here and `mix`."""
-        shares = np.bincount(self._actions, minlength=N_ACTIONS) / max(1, len(self))
+        shares = np.bincount(self._actions, minlength=len(mix)) / max(1, len(self))
         return float(0.5 * np.abs(shares - mix).sum())
 
 
@@ -139,6 +139,7 @@ class Guard:
         settings: patience, and the configured limits, which take precedence over the profile's.
         deadline_ms: a frame that took longer, or was skipped, is a miss.
         reference: of the policy; with None only the configured limits apply.
+        topology: of the network.
 
     Attributes:
         state: ``policy``, ``safe`` or ``trial``.
@@ -152,8 +153,10 @@ class Guard:
         settings: GuardSection,
         deadline_ms: float,
         reference: ReferenceProfile | None = None,
+        topology: Topology = SHIPPED,
     ) -> None:
         self._settings, self._own = settings, Limits.own(settings)
+        self._observed = [f for f in schema_of(topology).fields if f.name in _OBSERVED]
         self.falls = 0
         self.watch(reference, deadline_ms)
 
@@ -252,8 +255,8 @@ class Guard:
             "miss_rate": float(late),
         }
         if decision is not None:
-            for name, field in _OBSERVED.items():
-                values[name] = unscaled(field, float(decision.observation[field.index]))
+            for field in self._observed:
+                values[field.name] = unscaled(field, float(decision.observation[field.index]))
         return values
 
     def _drifting(self) -> list[str]:

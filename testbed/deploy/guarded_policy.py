@@ -18,26 +18,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.outside import said
-from cnn.topology import ACTIONS, N_EXITS
+from cnn.topology import Topology
 from testbed.deploy.log import event
-from testbed.policy.decision_points import (
-    ANSWER,
-    CANONICAL,
-    FRAME,
-    LEGAL,
-    REPAIR,
-    STAGED,
-    START,
-    DecisionSpace,
-    has_timed_out,
-)
-from testbed.policy.observer import OBS_DIM, normalise
+from testbed.policy.decision_points import START, DecisionPoints, DecisionSpace, decision_points
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policies import Policy
 
 REMEMBERED: Final = 64
@@ -46,8 +37,20 @@ MAX_SHADOW_ERRORS: Final = 3
 
 _log = logging.getLogger(__name__)
 
-STAGE_START: Final[NDArray[np.float32]] = normalise([1, 0, 0, 0, 0, 0, 0.5, 0.5, 0, 0], OBS_DIM)
-"""float32 (10,): the elements that the staged observation adds, before any exit is evaluated."""
+
+@lru_cache(maxsize=64)
+def stage_start(topology: Topology) -> NDArray[np.float32]:
+    """The elements that the staged observation adds, before any exit is evaluated.
+
+    Returns:
+        float32 (staged_obs_dim - obs_dim,), read-only.
+    """
+    schema = schema_of(topology)
+    raw = {"stands_at_0": 1.0, "stage_agrees_track": 0.5, "stage_agrees_frame": 0.5}
+    added = schema.staged_fields[schema.obs_dim :]
+    start = schema.normalise([raw.get(field.name, 0.0) for field in added], schema.obs_dim)
+    start.setflags(write=False)
+    return start
 
 
 @dataclass(slots=True)
@@ -55,34 +58,33 @@ class DecisionTrace:
     """The decisions of one policy on one frame, so far.
 
     Attributes:
+        points: of the network.
         action: canonical action that they result in; None before the first.
         open: the policy wants to evaluate an exit, and its next decision is not known. True
-            before the first decision.
+            before the first decision. A trace that is neither decided nor open is of a policy that
+            is not asked any more.
     """
 
+    points: DecisionPoints
     action: int | None = None
     open: bool = True
 
-    @classmethod
-    def over(cls) -> Self:
-        """A trace without any known decision, whose policy is not asked any more."""
-        return cls(None, False)
-
     def reaches(self, point: int) -> bool:
         """Whether a shadow policy is asked at `point`."""
-        if self.action is None:
-            return self.open and point == 0
-        return self.open and ACTIONS[self.action].exit == point
+        if self.action is None or not self.open:
+            return self.open and point == START
+        exit = self.points.topology.actions[self.action].exit  # an early one: the trace is open
+        return int(self.points.point[0, exit, exit]) == point
 
     def follow(self, number: int, space: DecisionSpace) -> None:
         """One more decision of the policy, in its `space`, as `ask` returns it."""
-        if number == ANSWER:
+        if number == self.points.answer:
             self.open = False
             return
-        action = ACTIONS[int(CANONICAL[number])]
-        if self.action is None or ACTIONS[self.action].is_local:
+        action, topology = self.points.pair(number), self.points.topology
+        if self.action is None or topology.is_local[self.action]:
             self.action = action.index
-        self.open = space is STAGED and action.is_local and action.exit < N_EXITS
+        self.open = space.is_staged and action.is_local and action.exit < topology.n_blocks
 
 
 def ask(policy: Policy, observation: NDArray[np.float32], point: int = START) -> int:
@@ -90,20 +92,22 @@ def ask(policy: Policy, observation: NDArray[np.float32], point: int = START) ->
 
     Args:
         policy: asked in its own space; a frame policy is asked as at the start of the frame.
-        observation: float32 (OBS_DIM,) as the frame begins, or (STAGED_OBS_DIM,).
+        observation: float32 (obs_dim,) as the frame begins, or (staged_obs_dim,).
         point: where the device is within the frame.
 
     Raises:
         ValueError: if it is no action of the policy's space, or not legal at `point`.
     """
     space = policy.space
-    if space is FRAME:
-        number = int(policy.decide(observation[:OBS_DIM]))
+    points = decision_points(space.topology)
+    if not space.is_staged:
+        number = int(policy.decide(observation[: space.obs_dim]))
     else:
-        if len(observation) == OBS_DIM:
-            observation = np.concatenate([observation, STAGE_START])
+        if len(observation) == points.frame.obs_dim:
+            observation = np.concatenate([observation, stage_start(space.topology)])
         number = int(policy.decide(observation, point))
-    if not 0 <= number < space.n_actions or (space is STAGED and not LEGAL[point, number]):
+    known = 0 <= number < space.n_actions
+    if not known or (space.is_staged and not points.legal[point, number]):
         raise ValueError(f"action {number} at decision point {point}, expected a legal one")
     return number
 
@@ -119,7 +123,7 @@ class Decision:
         decided_by: ``policy``, ``guard`` (it is not trusted) or ``safe`` (it failed).
         policy_hash: identifies the acting policy's file.
         bundle_hash: identifies the network.
-        observation: float32 (OBS_DIM,), a copy, as the frame began.
+        observation: float32 (obs_dim,), a copy, as the frame began.
         policy_open: `policy_action` evaluates an exit, and the policy was not asked again: its
             final action is not known (a staged policy that did not act).
         shadow_open: the same for `shadow_action`.
@@ -140,7 +144,7 @@ class GuardedPolicy:
     """Runs a policy, and perhaps a second one as a shadow.
 
     Args:
-        policy: makes the decisions.
+        policy: makes the decisions; all later policies are of its network, too.
         policy_hash: identifies it in records and metrics.
         bundle_hash: identifies the network there.
         safe_action: canonical number, taken if the policy may not or cannot decide.
@@ -155,6 +159,8 @@ class GuardedPolicy:
         safe_action: int,
         shadow: Policy | None = None,
     ) -> None:
+        self._points = decision_points(policy.space.topology)
+        self._obs_dim = self._points.frame.obs_dim
         self.use(policy, policy_hash, bundle_hash, shadow)
         self.safe_action = safe_action
         self.trusted: Callable[[], bool] = lambda: True
@@ -164,9 +170,9 @@ class GuardedPolicy:
         self.errors = 0
         self._frame = 0
         self._settled = False
-        self._acted = DecisionTrace.over()
+        self._acted = self._over()
         self._decisions: dict[int, Decision] = {}
-        self._seen = np.zeros((REMEMBERED, OBS_DIM), np.float32)
+        self._seen = np.zeros((REMEMBERED, self._obs_dim), np.float32)
         self._n_seen = 0
 
     def use(
@@ -181,15 +187,19 @@ class GuardedPolicy:
         self.policy, self.shadow = policy, shadow
         self.policy_hash, self.bundle_hash = policy_hash, bundle_hash
         self.shadow_errors = 0
-        self._shadowed = DecisionTrace.over()
+        self._shadowed = self._over()
+
+    def _over(self) -> DecisionTrace:
+        return DecisionTrace(self._points, open=False)
 
     @property
     def space(self) -> DecisionSpace:
         """The acting policy's; the guard's safe action settles a whole frame."""
-        return STAGED if self.policy.space is STAGED and self.trusted() else FRAME
+        staged = self.policy.space.is_staged and self.trusted()
+        return self._points.staged if staged else self._points.frame
 
     def observations(self) -> NDArray[np.float32]:
-        """The last observations, float32 (n, OBS_DIM), n at most `REMEMBERED`."""
+        """The last observations, float32 (n, obs_dim), n at most `REMEMBERED`."""
         return self._seen[: min(self._n_seen, REMEMBERED)].copy()
 
     def begin(self, frame_id: int) -> None:
@@ -211,15 +221,16 @@ class GuardedPolicy:
         """An action that is legal at `point`, whatever the inner policy does.
 
         Args:
-            observation: float32 (OBS_DIM,) in the frame space, else (STAGED_OBS_DIM,).
+            observation: float32 (`space.obs_dim`,).
             point: where the device is within the frame.
         """
+        repair = self._points.repair
         if point == START:
-            self._begin(observation[:OBS_DIM])
+            self._begin(observation[: self._obs_dim])
         if self._settled:
             self._ask_shadow(observation, point)
             # Nothing is left to decide: run on to the intended exit, or answer with it.
-            return int(REPAIR[point, self._decisions[self._frame].action])
+            return int(repair[point, self._decisions[self._frame].action])
         wanted = self._ask_policy(observation, point)
         self._ask_shadow(observation, point)
         if wanted is None:
@@ -228,8 +239,8 @@ class GuardedPolicy:
             action, by = self.safe_action, "guard"
         else:
             action, by = wanted, "policy"
-        taken = int(REPAIR[point, action])  # a legal one is itself
-        self._settled = by != "policy" or self.policy.space is FRAME
+        taken = int(repair[point, action])  # a legal one is itself
+        self._settled = by != "policy" or not self.policy.space.is_staged
         self._note(taken, wanted, by, point)
         return taken
 
@@ -246,18 +257,18 @@ class GuardedPolicy:
         self._seen[self._n_seen % REMEMBERED] = base
         self._n_seen += 1
         self._settled = False
-        self._acted, self._shadowed = DecisionTrace(), DecisionTrace()
+        self._acted, self._shadowed = DecisionTrace(self._points), DecisionTrace(self._points)
         self._decisions[self._frame] = Decision(
             self.safe_action, None, None, "safe", self.policy_hash, self.bundle_hash, base.copy()
         )
 
     def _note(self, taken: int, wanted: int | None, by: str, point: int) -> None:
         """Update the frame's decision with this stage."""
-        before = self._decisions[self._frame]
-        stays = taken == ANSWER or has_timed_out(point)
+        before, points = self._decisions[self._frame], self._points
+        stays = taken == points.answer or points.has_timed_out(point)
         self._decisions[self._frame] = replace(
             before,
-            action=before.action if stays else int(CANONICAL[taken]),
+            action=before.action if stays else int(points.canonical[taken]),
             policy_action=None if wanted is None else self._acted.action,
             policy_open=wanted is not None and self._acted.open,
             decided_by=by,
@@ -287,7 +298,7 @@ class GuardedPolicy:
             wanted = ask(self.shadow, observation, point)
             self._shadowed.follow(wanted, self.shadow.space)
         except Exception as error:  # the shadow only watches
-            self._shadowed = DecisionTrace.over()
+            self._shadowed = self._over()
             self.shadow_errors += 1
             if self.shadow_errors >= MAX_SHADOW_ERRORS:
                 event(_log, logging.ERROR, "shadow policy dropped", error=said(error))

@@ -260,7 +260,7 @@ class Watcher:
         ready, self._ready = self._ready, None
         return ready
 
-    def look(self, asked: bool = False) -> None:
+    def check(self, asked: bool = False) -> None:
         """Check once: prepare a deployment that changed since the last check.
 
         Args:
@@ -289,15 +289,15 @@ class Watcher:
     def _watch(self) -> None:
         with contextlib.suppress(OSError):  # Linux: each thread has its own priority
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        looked_s = time.monotonic()
+        checked_s = time.monotonic()
         while not self._stopping:
             time.sleep(_NAP_S)
-            due = self._every_s > 0 and time.monotonic() - looked_s >= self._every_s
+            due = self._every_s > 0 and time.monotonic() - checked_s >= self._every_s
             if self.asked or due:
                 asked, self.asked = self.asked, False
-                self.look(asked)
+                self.check(asked)
                 self._also()
-                looked_s = time.monotonic()
+                checked_s = time.monotonic()
 
 
 def _names(deployment: Deployment) -> dict[str, str]:

@@ -13,8 +13,9 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -116,27 +117,36 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    try:
-        key = load_pem_public_key(_read(path))
-    except (OSError, ValueError, TypeError, _unsupported()) as error:
-        raise ConfigError(
-            f"trusted key {path} ({getattr(error, 'strerror', None) or error or type(error)})",
-            expected="a public key in PEM",
-            hint="give the .pub file that `sliproad testbed keygen` wrote",
-        ) from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError(
-            f"trusted key {path} of type {type(key).__name__}",
-            expected="an Ed25519 public key",
-            hint="make one with `sliproad testbed keygen`",
-        )
+    hint = "give the .pub file that `sliproad testbed keygen` wrote"
+    what = f"trusted key {path}"
+    expected = "public key in PEM"
+    key: Ed25519PublicKey = _read_key(
+        path, load_pem_public_key, Ed25519PublicKey, what, expected, hint
+    )
     return key
 
 
-def _unsupported() -> type[Exception]:
+def _read_key(
+    path: Path,
+    load: Callable[[bytes], object],
+    kind: type[Any],
+    what: str,
+    expected: str,
+    hint: str,
+) -> Any:
+    """A key in a PEM file, of `kind`; raises `ConfigError`."""
     from cryptography.exceptions import UnsupportedAlgorithm
 
-    return UnsupportedAlgorithm
+    try:
+        key = load(_read(path))
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        why = getattr(error, "strerror", None) or error or type(error)
+        raise ConfigError(f"{what} ({why})", expected=f"a {expected}", hint=hint) from error
+    if not isinstance(key, kind):
+        raise ConfigError(
+            f"{what} of type {type(key).__name__}", expected=f"an Ed25519 {expected}", hint=hint
+        )
+    return key
 
 
 def _read(path: Path) -> bytes:
@@ -252,24 +262,14 @@ def sign(bundle: Path, key_path: Path) -> Signed:
 
 
 def _read_private_key(path: Path) -> Ed25519PrivateKey:
-    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    try:
-        key = load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(
-            f"private key {path} ({getattr(error, 'strerror', None) or error})",
-            expected="a private key in PEM, without a passphrase",
-            hint="make one with `sliproad testbed keygen`",
-        ) from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(
-            f"private key {path} of type {type(key).__name__}",
-            expected="an Ed25519 private key",
-            hint="make one with `sliproad testbed keygen`",
-        )
+    load = partial(load_pem_private_key, password=None)
+    expected = "private key in PEM, without a passphrase"
+    hint = "make one with `sliproad testbed keygen`"
+    what = f"private key {path}"
+    key: Ed25519PrivateKey = _read_key(path, load, Ed25519PrivateKey, what, expected, hint)
     return key
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 from cnn.common.errors import ConfigError, DataError
 from cnn.data.image_file import resize_rgb
 
-PATIENCE_S: Final = 5.0
+IMAGE_TIMEOUT_S: Final = 5.0
 """A live source that gives no new image for this long counts as gone. So does a source whose images
 are exactly equal for this long: no sensor gives equal images."""
 REOPEN_S: Final = (0.5, 10.0)
@@ -132,7 +132,7 @@ class NewestImage:
 
     Args:
         source: closed together with this object.
-        patience_s: longest wait for a new image.
+        timeout_s: longest wait for a new image.
         reopen: opens the source again by its name; raises `DataError` if that fails.
         reopen_s: pause before that: the first, and the longest.
 
@@ -144,18 +144,18 @@ class NewestImage:
     def __init__(
         self,
         source: ImageSource,
-        patience_s: float = PATIENCE_S,
+        timeout_s: float = IMAGE_TIMEOUT_S,
         reopen: Callable[[str], ImageSource] = VideoSource,
         reopen_s: tuple[float, float] = REOPEN_S,
     ) -> None:
         self.name = source.name
         self.dropped = self.reopened = 0
-        self._patience_s, self._reopen, self._reopen_s = patience_s, reopen, reopen_s
+        self._timeout_s, self._reopen, self._reopen_s = timeout_s, reopen, reopen_s
         self._view: View | None = None
         self._count = self._taken = 0
         self._news = threading.Condition()  # re-entrant: `next` calls `newest`
         self._closing = threading.Event()
-        self._watch = _Watch(patience_s)
+        self._watch = _Watch(timeout_s)
         self._pause_s = reopen_s[0]
         self._hung: list[threading.Thread] = []
         self._read_s = time.monotonic()
@@ -175,7 +175,7 @@ class NewestImage:
     def next(self) -> View:
         """The newest image that was not taken yet; waits for it if necessary.
 
-        A source that ended, or gives no image for `patience_s`, returns the last image with the
+        A source that ended, or gives no image for `timeout_s`, returns the last image with the
         fault ``no image``, repeatedly and almost without waiting, until it gives images again.
 
         Raises:
@@ -186,17 +186,17 @@ class NewestImage:
             shown = self._view is not None
             if shown and not self._lost:
                 self._news.wait_for(
-                    lambda: self._count > self._taken or self._lost, self._patience_s
+                    lambda: self._count > self._taken or self._lost, self._timeout_s
                 )
             else:
-                limit_s = _POLL_S if shown else self._patience_s
+                limit_s = _POLL_S if shown else self._timeout_s
                 self._news.wait_for(lambda: self._count > self._taken, limit_s)
             waited_s = time.monotonic() - began_s
             if self._count > self._taken:
                 return self.newest()._replace(waited_s=waited_s)
             if self._view is None:
                 raise DataError(
-                    f"camera {self.name} gave no image for {self._patience_s:g} s",
+                    f"camera {self.name} gave no image for {self._timeout_s:g} s",
                     expected="a source that goes on giving images",
                     hint="check the cable, the address, and that no other program uses it",
                 )
@@ -217,7 +217,7 @@ class NewestImage:
         trace: TracebackType | None,
     ) -> None:
         self._closing.set()
-        self._thread.join(self._patience_s)  # a hung driver must not hang the device
+        self._thread.join(self._timeout_s)  # a hung driver must not hang the device
 
     def _reader(self, source: ImageSource | None) -> threading.Thread:
         return threading.Thread(target=self._run, args=(source,), name="camera", daemon=True)
@@ -228,7 +228,7 @@ class NewestImage:
         The hung thread closes its source if its driver ever returns.
         """
         self._hung = [thread for thread in self._hung if thread.is_alive()]
-        if time.monotonic() - self._read_s < self._patience_s or len(self._hung) >= MAX_HUNG:
+        if time.monotonic() - self._read_s < self._timeout_s or len(self._hung) >= MAX_HUNG:
             return
         self._hung.append(self._thread)
         self._thread = self._reader(None)
@@ -300,11 +300,11 @@ class _Watch:
     """Tells a current view from the images of a failing camera.
 
     Args:
-        patience_s: time with equal or no images after which the camera counts as broken.
+        timeout_s: time with equal or no images after which the camera counts as broken.
     """
 
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         self._last: NDArray[np.uint8] | None = None
         self._moved_s = self._fine_s = time.monotonic()
 
@@ -317,17 +317,17 @@ class _Watch:
         if image is None:
             return "no image", True
         if not is_colour_image(image):
-            return "no colour image", now_s - self._fine_s > self._patience_s
+            return "no colour image", now_s - self._fine_s > self._timeout_s
         if self._last is None or not _equal(image, self._last):
             self._last, self._moved_s = image, now_s
         fault = ""
         if int(image[::_EVERY, ::_EVERY].max()) < BLACK and int(image.max()) < BLACK:
             fault = "black"
-        elif now_s - self._moved_s > self._patience_s:
+        elif now_s - self._moved_s > self._timeout_s:
             fault = "frozen"
         if not fault:
             self._fine_s = now_s
-        return fault, now_s - max(self._fine_s, self._moved_s) > self._patience_s
+        return fault, now_s - max(self._fine_s, self._moved_s) > self._timeout_s
 
 
 def _equal(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:

@@ -19,7 +19,7 @@ from cnn.frame_table import frame_features
 from cnn.runtime import SplitRuntime
 from testbed.common.clock import wait_until
 from testbed.device.device_config import DeviceConfig
-from testbed.device.frame_in_hand import FrameInHand
+from testbed.device.device_frame import DeviceFrame
 from testbed.device.frame_record import FrameRecord, LinkTruth, measurement, tail_overlap_ms
 from testbed.device.frame_sources import CameraFrame
 from testbed.device.processor import PaceKept, Processor
@@ -37,18 +37,22 @@ class Device:
     """One device running one policy.
 
     `run` is the whole loop. Live environments step it themselves: `receive` a frame, carry out
-    a decision with `frame` (`testbed.device.frame_in_hand.FrameInHand`), and read the frame's
+    a decision with `frame` (`testbed.device.device_frame.DeviceFrame`), and read the frame's
     measurement from `finished` after the next `receive` (the modem's tail ends when the next
     frame starts) or `finish`.
 
     Args:
-        runtime: the network; warm it before the first frame.
+        runtime: the network; warm it before the first frame. Policy, observer and pace must be of
+            the same one.
         client: connection to the MEC server; None makes every offloading action fall back.
         policy: decides in `run`.
         observer: keeps the device's estimates.
         meter: energy of each frame's window.
         config: settings.
         link_truth: the link's true state, for the records only.
+
+    Raises:
+        ConfigError: if policy, observer or pace are of another network.
     """
 
     def __init__(
@@ -62,8 +66,16 @@ class Device:
         *,
         link_truth: LinkTruth | None = None,
     ) -> None:
+        of_network = {f"policy {policy.name!r}": policy.space.topology}
+        of_network["observer"] = observer.topology
+        if config.pace is not None:
+            of_network[f"pace {config.pace.name!r}"] = config.pace.topology
+        for given, topology in of_network.items():
+            runtime.topology.require_same(topology, given, "the device's model bundle")
         self.config = config
         self.finished: Measurement | None = None
+        self._topology = runtime.topology
+        self._undecided = self._topology.actions[self._topology.local[0]]
         self._runtime, self._policy = runtime, policy
         self._observer, self._meter, self._link_truth = observer, meter, link_truth
         self._processor = Processor(config.pace, config.seed)
@@ -74,7 +86,7 @@ class Device:
     def reset(self) -> None:
         """Start a new drive: reset the clock, the estimators and the breaker."""
         self.finished = None
-        self._frame: FrameInHand | None = None
+        self._frame: DeviceFrame | None = None
         self._origin_s: float | None = None
         self._paced_from = (0, 0.0)
         self._adopting: tuple[DeviceConfig, Settings, Meter] | None = None
@@ -126,7 +138,7 @@ class Device:
             observation = self.receive(frame)
             done = self.finished
             if done is not None and isinstance(self._policy, Learner):
-                self._policy.learn(Feedback.of(done))
+                self._policy.learn(Feedback.of(done, self._topology))
             if observation is not None:
                 decide_frame(self.frame, self._policy)
             if done is not None:
@@ -138,10 +150,10 @@ class Device:
             yield last
 
     @property
-    def frame(self) -> FrameInHand:
+    def frame(self) -> DeviceFrame:
         """The current frame, skipped or not; raises `RuntimeError` if there is none."""
         if self._frame is None:
-            raise RuntimeError("no frame in hand: call receive first")
+            raise RuntimeError("no current frame: call receive first")
         return self._frame
 
     @property
@@ -153,7 +165,7 @@ class Device:
         """Wait for this frame's capture; close the frame before it into `finished`.
 
         Returns:
-            The observation, float32 (`OBS_DIM`,), or None if the frame was skipped because
+            The observation, float32 (obs_dim,), or None if the frame was skipped because
             it waited longer than `max_queue_ms` or the camera failed, or `stop` was called
             while waiting.
         """
@@ -182,7 +194,7 @@ class Device:
         self._adopt(captured_s)
         self._meter.begin()
         self._processor.start(self._count, start_s)
-        work = FrameRecord(frame, self._count, captured_s, start_s, start_s)
+        work = FrameRecord(frame, self._count, captured_s, start_s, start_s, self._undecided)
         self._count += 1
         if frame.track != self._track:
             self._track = frame.track
@@ -195,7 +207,7 @@ class Device:
             seen = None
         else:
             seen = self._observe(work, queue_ms)
-        self._frame = FrameInHand(
+        self._frame = DeviceFrame(
             work,
             seen,
             runtime=self._runtime,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from cnn.topology import Action
 from testbed.device.frame_sources import CameraFrame
@@ -15,19 +14,20 @@ LinkTruth = Callable[[float, float], tuple[float | None, float | None]]
 """True mean uplink capacity (Mbit/s) and base round trip (ms) of the link between two
 moments on the monotonic clock, as stated by the link; None if the link does not state them."""
 
-_UNDECIDED: Final = Action(1, 1)
-
 
 @dataclass(slots=True)
 class FrameRecord:
-    """The data of the current frame so far; times in seconds on the monotonic clock."""
+    """The data of the current frame so far; times in seconds on the monotonic clock.
+
+    `action` is that of a skipped frame until another is decided.
+    """
 
     frame: CameraFrame
     frame_id: int
     captured_s: float
     start_s: float
     free_s: float
-    action: Action = _UNDECIDED
+    action: Action
     exit_used: int = 0
     head_ms: float = 0.0
     encode_ms: float | None = None

@@ -24,15 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.runtime import SplitRuntime
-from cnn.topology import N_EXITS, Action, action_index
+from cnn.topology import Action, Topology
 from testbed.common.clock import wait_until
 from testbed.meters.cost_model import CostModel, jitter_pool, resumed_ms, standing_ms
 
 T = TypeVar("T")
 
-SHIPPED: Final = "shipped"
+SHIPPED_PROFILE: Final = "shipped"
 """Name of the cost model that the package carries."""
-_MAIN: Final = action_index(N_EXITS, N_EXITS)
 _LEAST_TOLERANCE_MS: Final = 0.2
 _POOL: Final = 1 << 12
 _STREAM: Final = 2
@@ -45,12 +44,13 @@ class Pace:
 
     Attributes:
         name: of the cost model.
-        device_ms: 20 figures: from the start of a frame to its local answer, or until its
+        device_ms: by action: from the start of a frame to its local answer, or until its
             payload is handed to the radio.
-        fallback_ms: 20 figures: finishing locally after an exchange without an answer.
-        standing_ms: 6 figures: from the start of a frame to the end of block p, no exit.
+        fallback_ms: by action: finishing locally after an exchange without an answer.
+        standing_ms: n_blocks + 1 figures: from the start of a frame to the end of block p, no exit.
         resumed_ms: the same for a frame that resumes after an exchange.
         jitter: spread of the logarithm of a frame's factor on all of these.
+        topology: of the network.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Pace:
     standing_ms: tuple[float, ...]
     resumed_ms: tuple[float, ...]
     jitter: float
+    topology: Topology
 
     @classmethod
     def of(cls, cost: CostModel, full_local_ms: float | None = None) -> Self:
@@ -70,7 +71,7 @@ class Pace:
                 None takes the model's own.
         """
         if full_local_ms is not None:
-            cost = replace(cost, slowdown=full_local_ms / cost.device_ms[_MAIN])
+            cost = replace(cost, slowdown=full_local_ms / cost.device_ms[cost.topology.main])
         return cls(
             name=cost.name,
             device_ms=tuple(cost.slowdown * ms for ms in cost.device_ms),
@@ -78,6 +79,7 @@ class Pace:
             standing_ms=tuple(standing_ms(cost).tolist()),
             resumed_ms=tuple(resumed_ms(cost).tolist()),
             jitter=cost.jitter,
+            topology=cost.topology,
         )
 
     @classmethod
@@ -87,7 +89,7 @@ class Pace:
         Raises:
             DataError: if the file is no cost model.
         """
-        if profile != SHIPPED:
+        if profile != SHIPPED_PROFILE:
             return cls.of(CostModel.load(Path(profile)), full_local_ms)
         with resources.as_file(resources.files("testbed") / "assets" / "cost_model.json") as path:
             return cls.of(CostModel.load(path), full_local_ms)
@@ -95,7 +97,7 @@ class Pace:
     @property
     def full_local_ms(self) -> float:
         """Full local processing without queueing."""
-        return self.device_ms[_MAIN]
+        return self.device_ms[self.topology.main]
 
     @property
     def tolerance_ms(self) -> float:
@@ -110,7 +112,7 @@ class Pace:
 
         Args:
             action: a local one's blocks end with its exit, and nothing follows.
-            position: blocks that have run, 0..5.
+            position: blocks that have run.
             resumed: after an exchange on this frame.
         """
         standing = self.resumed_ms if resumed else self.standing_ms
@@ -271,12 +273,12 @@ OTHER_SPEED: Final = 1.5
 
 def full_local_ms(runtime: SplitRuntime, runs: int = 10) -> float:
     """Median time of full local processing on this machine, milliseconds (measured now)."""
-    size = runtime.bundle.config.input_size
+    size, main = runtime.bundle.config.input_size, runtime.topology.n_blocks
     frame = np.zeros((size, size, 3), np.uint8)
     times = []
     for _ in range(runs):
         began_s = time.monotonic()
-        runtime.local(frame, N_EXITS)
+        runtime.local(frame, main)
         times.append((time.monotonic() - began_s) * 1e3)
     return float(np.median(times))
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import BundleError
+from cnn.topology import Topology
 from testbed.policy.decision_points import FRAME, START, DecisionSpace, decision_points
 from testbed.policy.policies import StaticPolicy
 from testbed.policy.policy_file import KINDS, PolicyBundle
@@ -223,17 +224,20 @@ def policy_from_bundle(bundle: PolicyBundle) -> NetworkPolicy | StaticPolicy:
     )
 
 
-def load_policy(path: Path | str, bundle_hash: str | None = None) -> NetworkPolicy | StaticPolicy:
+def load_policy(
+    path: Path | str, bundle_hash: str | None = None, topology: Topology | None = None
+) -> NetworkPolicy | StaticPolicy:
     """Read a policy file, of either space, and refuse it unless it fits this device.
 
     Args:
         path: a ``.policy`` file.
         bundle_hash: hash of the model bundle the device runs; None does not check it.
+        topology: of that bundle; None does not check it.
 
     Raises:
         BundleError: if the file is missing or corrupt, was made for another model
-            bundle, or reads another observation.
+            bundle or network, or reads another observation.
     """
     bundle = PolicyBundle.load(Path(path))
-    bundle.check_fit(bundle_hash)
+    bundle.check_fit(bundle_hash, topology)
     return policy_from_bundle(bundle)

@@ -19,66 +19,75 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from cnn.bundle import embedded_bundle_path, manifest_hash
-from cnn.topology import N_ACTIONS, Action
-from testbed.policy.decision_points import ANSWER, N_STAGED, STAGED
+from cnn.topology import SHIPPED, Action, Topology
+from testbed.policy.decision_points import DecisionSpace, decision_points
 from testbed.policy.network_policy import NetworkPolicy
-from testbed.policy.observer import (
-    OBS_DIM,
-    SCHEMA_HASH,
-    STAGED_FIELDS,
-    STAGED_OBS_DIM,
-    STAGED_SCHEMA_HASH,
-)
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policy_file import STAGED_KIND, PolicyBundle
 
 DAY = timedelta(days=1)
 
 
-def _manifest(bundle_hash: str, name: str, **more: Any) -> dict[str, Any]:
+def _manifest(bundle_hash: str, name: str, space: DecisionSpace, **more: Any) -> dict[str, Any]:
+    schema, other = schema_of(space.topology), space.topology != SHIPPED
     return {
         "name": name,
-        "actions": list(range(N_ACTIONS)),
-        "observation": {"schema_hash": SCHEMA_HASH},
+        "actions": list(range(space.n_actions)),
+        "observation": {"schema_hash": schema.staged_hash if space.is_staged else schema.hash},
         "bundle_hash": bundle_hash,
-        "metrics": {},
+        "layers": 1,
+        "activation": "tanh",
+        **({"topology": space.topology.to_json()} if other else {}),
         **more,
     }
 
 
-def _write_policy(path: Path, bundle_hash: str, action: Action, **metrics: Any) -> str:
-    """A linear policy that always takes `action`; replaced in one step. Its hash."""
-    bias = np.zeros(N_ACTIONS, np.float32)
-    bias[action.index] = 1.0
-    arrays = {"weight0": np.zeros((N_ACTIONS, OBS_DIM), np.float32), "bias0": bias}
-    about = _manifest(bundle_hash, f"always {action.name}", kind="mlp", layers=1, activation="tanh")
-    bundle = PolicyBundle({**about, "metrics": metrics}, arrays)
+def _replace(path: Path, bundle: PolicyBundle) -> str:
+    """Write a policy file in one step; its hash."""
     beside = path.with_name(path.name + ".new")
     bundle.save(beside)
     beside.replace(path)
     return PolicyBundle.load(path).content_hash[:12]
 
 
-def _threshold_arrays(look: Action, send: Action, threshold: float) -> dict[str, np.ndarray]:
+def _write_policy(
+    path: Path, bundle_hash: str, action: Action, topology: Topology = SHIPPED, **metrics: Any
+) -> str:
+    """A linear policy that always takes `action`; replaced in one step. Its hash."""
+    space = decision_points(topology).frame
+    bias = np.zeros(space.n_actions, np.float32)
+    bias[action.index] = 1.0
+    weight = np.zeros((space.n_actions, space.obs_dim), np.float32)
+    about = _manifest(bundle_hash, f"always {action.name}", space, kind="mlp", metrics=metrics)
+    return _replace(path, PolicyBundle(about, {"weight0": weight, "bias0": bias}))
+
+
+def _threshold_arrays(
+    look: Action, send: Action, threshold: float, topology: Topology = SHIPPED
+) -> dict[str, np.ndarray]:
     """One linear layer that looks at `look`, answers above the threshold and else does `send`."""
-    weight, bias = np.zeros((N_STAGED, STAGED_OBS_DIM), np.float32), np.full(N_STAGED, -9.0)
-    bias[look.index], bias[send.index], bias[ANSWER] = 9.0, 2 * threshold - 1, 0.0
-    (confidence,) = (f.index for f in STAGED_FIELDS if f.name == "stage_confidence")
-    weight[ANSWER, confidence] = 1.0
-    return {"weight0": weight, "bias0": bias.astype(np.float32)}
+    points, fields = decision_points(topology), schema_of(topology).staged_fields
+    weight = np.zeros((points.n_actions, len(fields)), np.float32)
+    bias = np.full(points.n_actions, -9.0, np.float32)
+    bias[look.index], bias[send.index], bias[points.answer] = 9.0, 2 * threshold - 1, 0.0
+    (confidence,) = (f.index for f in fields if f.name == "stage_confidence")
+    weight[points.answer, confidence] = 1.0
+    return {"weight0": weight, "bias0": bias}
 
 
 def _write_staged_policy(
-    path: Path, bundle_hash: str, look: Action, send: Action, threshold: float, **metrics: Any
+    path: Path,
+    bundle_hash: str,
+    look: Action,
+    send: Action,
+    threshold: float,
+    topology: Topology = SHIPPED,
+    **metrics: Any,
 ) -> str:
     """The file of such a policy, as `_write_policy`; 2 as threshold never answers, -1 always."""
-    about = _manifest(bundle_hash, "threshold", kind=STAGED_KIND, layers=1, activation="tanh")
-    about |= {"actions": list(range(N_STAGED)), "metrics": metrics}
-    about |= {"observation": {"schema_hash": STAGED_SCHEMA_HASH}}
-    bundle = PolicyBundle(about, _threshold_arrays(look, send, threshold))
-    beside = path.with_name(path.name + ".new")
-    bundle.save(beside)
-    beside.replace(path)
-    return PolicyBundle.load(path).content_hash[:12]
+    space = decision_points(topology).staged
+    about = _manifest(bundle_hash, "threshold", space, kind=STAGED_KIND, metrics=metrics)
+    return _replace(path, PolicyBundle(about, _threshold_arrays(look, send, threshold, topology)))
 
 
 def _other_bundle(folder: Path) -> str:
@@ -105,11 +114,14 @@ def write_staged_policy() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def threshold_policy() -> Callable[..., NetworkPolicy]:
-    """``threshold_policy(look, send, threshold)`` -> such a policy in memory."""
+    """``threshold_policy(look, send, threshold, topology=SHIPPED)``, such a policy in memory."""
 
-    def make(look: Action, send: Action, threshold: float) -> NetworkPolicy:
-        arrays = _threshold_arrays(look, send, threshold)
-        return NetworkPolicy([arrays["weight0"]], [arrays["bias0"]], space=STAGED)
+    def make(
+        look: Action, send: Action, threshold: float, topology: Topology = SHIPPED
+    ) -> NetworkPolicy:
+        arrays = _threshold_arrays(look, send, threshold, topology)
+        space = decision_points(topology).staged
+        return NetworkPolicy([arrays["weight0"]], [arrays["bias0"]], space=space)
 
     return make
 

@@ -20,17 +20,19 @@ from hypothesis import strategies as st
 import testbed
 from cnn.bundle import load_bundle
 from cnn.common.errors import BundleError
-from cnn.topology import N_ACTIONS, Action
+from cnn.topology import SHIPPED, Action
 from testbed.deploy.deployment import Sources, load
 from testbed.deploy.device_file import parse_device_file
 from testbed.deploy.device_service import DeviceService
-from testbed.policy.observer import OBS_DIM, SCHEMA_HASH
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.reference_profile import LEVELS, MAX_WINDOW
 from testbed.policy.task_settings import DEFAULT_TASK
 
-SHIPPED = load_bundle().hash
-OLD, NEW = Action(3, 3), Action(2, 2)
+SCHEMA = schema_of(SHIPPED)
+
+BUNDLE_HASH = load_bundle().hash
+OLD, NEW = SHIPPED.action(3, 3), SHIPPED.action(2, 2)
 ROOT = Path(testbed.__file__).parents[1]
 PACKAGES = tuple(str(ROOT / name) + os.sep for name in ("cnn", "testbed"))
 PROMISE: dict[str, Any] = {
@@ -44,7 +46,7 @@ PROMISE: dict[str, Any] = {
         "uplink_mbps": [1.0, 2.0, 30.0, 100.0, 300.0],
         "rtt_ms": [10.0, 20.0, 30.0, 40.0, 50.0],
     },
-    "actions": [1.0] + [0.0] * (N_ACTIONS - 1),
+    "actions": [1.0] + [0.0] * (SHIPPED.n_actions - 1),
     "action_shift": 0.5,
     "energy_source": "model:jetson-nano+5g-nsa-lowband",
     "levels": list(LEVELS),
@@ -54,18 +56,21 @@ TASK = {**DEFAULT_TASK.to_json(), "full_local_ms": 80.0, "timeout_ms": 90.0}
 
 def write(path: Path, action: Action = NEW, **changed: Any) -> None:
     """A policy file with promise and task; its hash fits whatever is `changed` in its manifest."""
-    bias = np.zeros(N_ACTIONS, np.float32)
+    bias = np.zeros(SHIPPED.n_actions, np.float32)
     bias[action.index] = 1.0
-    arrays = {"weight0": np.zeros((N_ACTIONS, OBS_DIM), np.float32), "bias0": bias}
+    arrays = {
+        "weight0": np.zeros((SHIPPED.n_actions, SCHEMA.obs_dim), np.float32),
+        "bias0": bias,
+    }
     manifest: dict[str, Any] = {
         "format": 2,
         "kind": "mlp",
         "name": "always",
         "layers": 1,
         "activation": "tanh",
-        "actions": list(range(N_ACTIONS)),
-        "observation": {"schema_hash": SCHEMA_HASH},
-        "bundle_hash": SHIPPED,
+        "actions": list(range(SHIPPED.n_actions)),
+        "observation": {"schema_hash": SCHEMA.hash},
+        "bundle_hash": BUNDLE_HASH,
         "task": TASK,
         "metrics": {"promise": PROMISE},
         **changed,
@@ -91,13 +96,13 @@ class Unit:
 
     def swap(self, frame_id: int = 0) -> None:
         """What happens between two frames."""
-        self.watcher.look(asked=True)
+        self.watcher.check(asked=True)
         ready = self.watcher.take()
         if ready is not None:
             self.swapper.install(ready, frame_id)
 
     def decide(self) -> int:
-        return self.guarded.decide(np.zeros(OBS_DIM, np.float32))
+        return self.guarded.decide(np.zeros(SCHEMA.obs_dim, np.float32))
 
     def runs_old(self) -> bool:
         """Whether the first policy runs, with everything that belongs to it."""
@@ -156,7 +161,7 @@ def test_an_error_at_any_step_of_a_swap_leaves_the_old_policy_in_place(unit: Uni
     error = MemoryError()
     write(unit.path, task={**TASK, "timeout_ms": 33.0})
     with failing_at(0, error) as seen:
-        unit.watcher.look(asked=True)
+        unit.watcher.check(asked=True)
     ready = unit.watcher.take()
     assert ready is not None
     # Most of the calls ask the policy under test, again and again: some of them will do.
@@ -164,7 +169,7 @@ def test_an_error_at_any_step_of_a_swap_leaves_the_old_policy_in_place(unit: Uni
     for step in steps:
         before = unit.watcher.failures
         with failing_at(step, error):
-            unit.watcher.look(asked=True)
+            unit.watcher.check(asked=True)
         assert unit.watcher.take() is None
         assert unit.watcher.failures == before + 1
         assert unit.runs_old()
@@ -251,7 +256,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from places(inner, (*path, key))
 
 
-ALL = {"metrics": {"promise": PROMISE}, "task": TASK, "actions": list(range(N_ACTIONS)),
+ALL = {"metrics": {"promise": PROMISE}, "task": TASK, "actions": list(range(SHIPPED.n_actions)),
        "layers": 1, "activation": "tanh", "kind": "mlp", "name": "n", "format": 2,
        "observation": {"schema_hash": "0"}}  # fmt: skip
 
@@ -280,7 +285,7 @@ def test_whatever_stands_in_a_manifest_the_device_decides(
     before = unit.swapper.deployment
     unit.swap()
     for _ in range(3):
-        assert 0 <= unit.decide() < N_ACTIONS
+        assert 0 <= unit.decide() < SHIPPED.n_actions
     assert unit.guarded.policy is unit.swapper.deployment.policy
     assert unit.guard is not None
     assert 1 <= unit.guard.window.size <= MAX_WINDOW
@@ -291,12 +296,12 @@ def test_whatever_stands_in_a_manifest_the_device_decides(
 def test_a_failed_file_is_not_tried_again_until_it_changes(unit: Unit) -> None:
     write(unit.path, metrics={"promise": {**PROMISE, "window": 2**70}})
     for _ in range(5):
-        unit.watcher.look()
+        unit.watcher.check()
     assert unit.watcher.failures == 1
     # Also one that passes its test, and then fails as it is put in place.
     write(unit.path, task={**TASK, "full_local_ms": 2e5})
     for _ in range(5):
-        unit.watcher.look()
+        unit.watcher.check()
         ready = unit.watcher.take()
         if ready is not None:
             unit.swapper.install(ready, 0)

@@ -12,7 +12,7 @@ import pytest
 
 from cnn.bundle import load_bundle
 from cnn.common.errors import BundleError
-from cnn.topology import Action
+from cnn.topology import SHIPPED, Action
 from testbed.deploy.deployment import Sources, load
 from testbed.deploy.device_file import parse_device_file
 from testbed.deploy.device_service import DeviceService
@@ -23,15 +23,17 @@ from testbed.policy.task_settings import DEFAULT_TASK, Task
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import read_records
 
+pair = SHIPPED.action
+
 WritePolicy = Callable[..., str]
-SHIPPED = load_bundle().hash
+BUNDLE_HASH = load_bundle().hash
 FIRST = Task("LTE", 0.98, 0.25, 80.0, 20.0, 60.0, 70.0, 5000.0, "jetson-nano+lte-tail")
 SECOND = Task("5G", 0.9, 0.75, 7.0, 30.0, 35.0, 50.0, 6000.0, "raspberry-pi-4+5g-nsa-lowband")
 
 
 def write(path: Path, task: Task | None, write_policy: WritePolicy, action: Action) -> str:
     """A policy file that carries a task; its hash."""
-    write_policy(path, SHIPPED, action)
+    write_policy(path, BUNDLE_HASH, action)
     if task is not None:
         bundle = PolicyBundle.load(path)
         replace(bundle, manifest={**bundle.manifest, "task": task.to_json()}).save(path)
@@ -49,7 +51,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_what_the_file_leaves_out_is_as_the_policy_says(
     tmp_path: Path, write_policy: WritePolicy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write(tmp_path / "a.policy", FIRST, write_policy, Action(1, 1))
+    write(tmp_path / "a.policy", FIRST, write_policy, pair(1, 1))
     assert service(tmp_path).task == FIRST
     assert warnings_of(caplog) == []
 
@@ -57,7 +59,7 @@ def test_what_the_file_leaves_out_is_as_the_policy_says(
 def test_what_contradicts_the_policy_is_used_and_named(
     tmp_path: Path, write_policy: WritePolicy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write(tmp_path / "a.policy", FIRST, write_policy, Action(1, 1))
+    write(tmp_path / "a.policy", FIRST, write_policy, pair(1, 1))
     more = (
         "[frames]\ntimeout_ms = 250\nperiod_ms = 20\n"
         '[drive]\naccuracy_floor = 0.95\n[meter]\npower = "jetson-nano+lte"\n'
@@ -79,7 +81,7 @@ def test_without_a_policy_that_says_the_defaults_hold(
     action = service(tmp_path, "[drive]\naccuracy_floor = 0.9\n", 'action = "e1s1"').task
     assert action == replace(DEFAULT_TASK, accuracy_floor=0.9)
     assert warnings_of(caplog) == []
-    write(tmp_path / "a.policy", None, write_policy, Action(1, 1))
+    write(tmp_path / "a.policy", None, write_policy, pair(1, 1))
     assert service(tmp_path, "[frames]\ntimeout_ms = 60\n").task == replace(
         DEFAULT_TASK, timeout_ms=60.0
     )
@@ -92,8 +94,8 @@ def test_without_a_policy_that_says_the_defaults_hold(
 def test_a_shadow_trained_for_another_task_is_named(
     tmp_path: Path, write_policy: WritePolicy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write(tmp_path / "a.policy", FIRST, write_policy, Action(1, 1))
-    write(tmp_path / "b.policy", replace(FIRST, delay_share=0.5), write_policy, Action(1, 1))
+    write(tmp_path / "a.policy", FIRST, write_policy, pair(1, 1))
+    write(tmp_path / "b.policy", replace(FIRST, delay_share=0.5), write_policy, pair(1, 1))
     task = service(tmp_path, bundles='policy = "a.policy"\nshadow = "b.policy"').task
     assert task == FIRST
     (line,) = warnings_of(caplog)
@@ -105,7 +107,7 @@ def test_a_task_that_no_device_can_follow_is_refused_with_its_file(
     tmp_path: Path, write_policy: WritePolicy
 ) -> None:
     path = tmp_path / "a.policy"
-    write(path, FIRST, write_policy, Action(1, 1))
+    write(path, FIRST, write_policy, pair(1, 1))
     bundle = PolicyBundle.load(path)
     task = {**FIRST.to_json(), "power": "toaster+lte"}
     replace(bundle, manifest={**bundle.manifest, "task": task}).save(path)
@@ -122,7 +124,7 @@ class Swapping(DeviceService):
         super()._measured(row)
         if row.frame_id == 8:
             self.replacement()
-            self._watcher.look()
+            self._watcher.check()
 
 
 def test_a_new_policy_brings_its_task_to_what_the_file_leaves_out(
@@ -130,14 +132,14 @@ def test_a_new_policy_brings_its_task_to_what_the_file_leaves_out(
 ) -> None:
     caplog.set_level(logging.INFO)
     path = tmp_path / "a.policy"
-    old = write(path, FIRST, write_policy, Action(1, 1))
+    old = write(path, FIRST, write_policy, pair(1, 1))
     text = (
         '[bundles]\npolicy = "a.policy"\nwatch_s = 0\n[frames]\ncount = 20\ndeadline_ms = 70\n'
         '[records]\nfolder = "rec"\nobservations = true\n[guard]\nenabled = true\n'
         "max_delay_ms = 60000\n"
     )
     unit = Swapping(parse_device_file(text, folder=tmp_path))
-    unit.replacement = lambda: write(path, SECOND, write_policy, Action(2, 2))
+    unit.replacement = lambda: write(path, SECOND, write_policy, pair(2, 2))
     unit.run()
     told = replace(SECOND, deadline_ms=70.0)
     assert unit.task == told

@@ -18,16 +18,19 @@ import pytest
 from waiting import wait_until
 
 from cnn.bundle import load_bundle
-from cnn.topology import Action
+from cnn.topology import SHIPPED
 from testbed.deploy.record_folder import record_files
 from testbed.deploy.signing import make_key_pair, sign
-from testbed.policy.observer import OBS_DIM
+from testbed.policy.observation_fields import schema_of
 from testbed.records.record_file import read_records
 from testbed.server.server_process import ServerProcess
 
+pair = SHIPPED.action
+SCHEMA = schema_of(SHIPPED)
+
 pytestmark = pytest.mark.slow(40)
 
-SHIPPED = load_bundle().hash
+BUNDLE_HASH = load_bundle().hash
 WAIT_S = 60.0
 
 
@@ -104,7 +107,7 @@ def test_sigterm_writes_every_row_and_exits_with_0(
     assert result["frames"] == result["rows_written"]
     assert {path.suffix for path in (tmp_path / "rec").iterdir()} == {".parquet"}
     seen = np.array(rows["observation"])
-    assert seen.shape == (result["frames"], OBS_DIM)
+    assert seen.shape == (result["frames"], SCHEMA.obs_dim)
     assert np.abs(seen).max() <= 1
 
 
@@ -139,8 +142,8 @@ def scrape(port: object) -> dict[str, float]:
 def test_a_device_is_watched_and_changed_while_it_runs(
     tmp_path: Path, start: Callable[[str], Running], write_policy: Callable[..., str]
 ) -> None:
-    old = write_policy(tmp_path / "a.policy", SHIPPED, Action(3, 1))
-    write_policy(tmp_path / "b.policy", SHIPPED, Action(2, 2))
+    old = write_policy(tmp_path / "a.policy", BUNDLE_HASH, pair(3, 1))
+    write_policy(tmp_path / "b.policy", BUNDLE_HASH, pair(2, 2))
     with ServerProcess() as server:
         unit = start(
             f'[server]\naddress = "{server.target}"\n'
@@ -153,7 +156,7 @@ def test_a_device_is_watched_and_changed_while_it_runs(
         port = unit.wait_for("metrics")["port"]
         unit.wait_for("running")
         time.sleep(0.5)
-        new = write_policy(tmp_path / "a.policy", SHIPPED, Action(4, 1))
+        new = write_policy(tmp_path / "a.policy", BUNDLE_HASH, pair(4, 1))
         unit.process.send_signal(signal.SIGHUP)
         assert unit.wait_for("swapped")["policy"] == new
         unit.wait_for("kept")
@@ -168,15 +171,15 @@ def test_a_device_is_watched_and_changed_while_it_runs(
     assert shown["sliproad_device_swaps"] == 1
     assert shown["sliproad_device_delay_seconds_count"] > 10
     assert shown["sliproad_device_energy_joules_sum"] > 0
-    info = f'sliproad_device_info{{bundle_hash="{SHIPPED[:12]}",policy_hash="{new}"}}'
+    info = f'sliproad_device_info{{bundle_hash="{BUNDLE_HASH[:12]}",policy_hash="{new}"}}'
     assert shown[info] == 1
     rows = all_rows(tmp_path / "rec")
     assert rows["frame_id"] == list(range(int(result["frames"])))  # type: ignore[call-overload]
     assert set(rows["status"]) == {"ok"}
     by_hash = {h: {a for a, x in zip(rows["action"], rows["policy_hash"], strict=True) if x == h}
                for h in (old, new)}  # fmt: skip
-    assert by_hash == {old: {Action(3, 1).index}, new: {Action(4, 1).index}}
-    assert set(rows["shadow_action"]) == {Action(2, 2).index}
+    assert by_hash == {old: {pair(3, 1).index}, new: {pair(4, 1).index}}
+    assert set(rows["shadow_action"]) == {pair(2, 2).index}
     assert set(rows["decided_by"]) == {"policy"}
     assert (result["swaps"], result["rollbacks"], result["policy_errors"]) == (1, 0, 0)
 
@@ -187,9 +190,9 @@ def test_a_staged_policy_is_deployed_changed_for_another_kind_and_back(
     write_policy: Callable[..., str],
     write_staged_policy: Callable[..., str],
 ) -> None:
-    path, look, send, once = tmp_path / "a.policy", Action(1, 1), Action(3, 2), Action(4, 1)
-    first = write_staged_policy(path, SHIPPED, look, send, 2.0)  # looks, then always sends
-    write_staged_policy(tmp_path / "b.policy", SHIPPED, look, send, -1.0)  # looks and answers
+    path, look, send, once = tmp_path / "a.policy", pair(1, 1), pair(3, 2), pair(4, 1)
+    first = write_staged_policy(path, BUNDLE_HASH, look, send, 2.0)  # looks, then always sends
+    write_staged_policy(tmp_path / "b.policy", BUNDLE_HASH, look, send, -1.0)  # looks and answers
     with ServerProcess() as server:
         unit = start(
             f'[server]\naddress = "{server.target}"\n'
@@ -201,10 +204,10 @@ def test_a_staged_policy_is_deployed_changed_for_another_kind_and_back(
         port = unit.wait_for("metrics")["port"]
         unit.wait_for("running")
         time.sleep(0.5)
-        second = write_policy(path, SHIPPED, once)
+        second = write_policy(path, BUNDLE_HASH, once)
         unit.process.send_signal(signal.SIGHUP)
         unit.wait_for("kept", policy=second)
-        third = write_staged_policy(path, SHIPPED, look, send, -1.0)
+        third = write_staged_policy(path, BUNDLE_HASH, look, send, -1.0)
         unit.process.send_signal(signal.SIGHUP)
         unit.wait_for("kept", policy=third)
         shown = scrape(port)
@@ -230,7 +233,7 @@ def test_what_is_not_signed_is_not_swapped_in_and_the_old_policy_goes_on(
     path, keys = tmp_path / "a.policy", [tmp_path / "right.key", tmp_path / "wrong.key"]
     for key in keys:
         make_key_pair(key, key.with_name(key.name + ".pub"))
-    first = write_policy(path, SHIPPED, Action(1, 1))
+    first = write_policy(path, BUNDLE_HASH, pair(1, 1))
     sign(path, keys[0])
     unit = start(
         '[bundles]\npolicy = "a.policy"\nwatch_s = 0\nprobation_frames = 5\n'
@@ -244,7 +247,8 @@ def test_what_is_not_signed_is_not_swapped_in_and_the_old_policy_goes_on(
         line = "new bundles not used"
         wait_until(lambda: [each["message"] for each in unit.log()].count(line) == times)
 
-    second = write_policy(path, SHIPPED, Action(2, 2))  # still beside the old one's signature
+    # Still beside the old one's signature.
+    second = write_policy(path, BUNDLE_HASH, pair(2, 2))
     refused(1)
     sign(path, keys[1])
     refused(2)
@@ -258,8 +262,8 @@ def test_what_is_not_signed_is_not_swapped_in_and_the_old_policy_goes_on(
     rows = all_rows(tmp_path / "rec")
     assert rows["frame_id"] == list(range(int(result["frames"])))  # type: ignore[call-overload]
     assert set(zip(rows["policy_hash"], rows["action"], strict=True)) == {
-        (first, Action(1, 1).index),
-        (second, Action(2, 2).index),
+        (first, pair(1, 1).index),
+        (second, pair(2, 2).index),
     }
     assert (result["swaps"], result["rollbacks"]) == (1, 0)
 
@@ -267,8 +271,8 @@ def test_what_is_not_signed_is_not_swapped_in_and_the_old_policy_goes_on(
 def test_the_guard_falls_from_a_staged_policy_and_tries_it_again(
     tmp_path: Path, start: Callable[[str], Running], write_staged_policy: Callable[..., str]
 ) -> None:
-    look, safe = Action(2, 2), Action(5, 5)
-    write_staged_policy(tmp_path / "a.policy", SHIPPED, look, safe, -1.0)
+    look, safe = pair(2, 2), pair(5, 5)
+    write_staged_policy(tmp_path / "a.policy", BUNDLE_HASH, look, safe, -1.0)
     unit = start(
         '[bundles]\npolicy = "a.policy"\n[frames]\nperiod_ms = 10\nmax_queue_ms = 5000\n'
         'count = 60\n[records]\nfolder = "rec"\n[guard]\nenabled = true\n'

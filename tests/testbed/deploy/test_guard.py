@@ -14,7 +14,7 @@ import pytest
 from cnn.bundle import load_bundle
 from cnn.common.errors import BundleError
 from cnn.runtime import SplitRuntime
-from cnn.topology import SHIPPED, Action
+from cnn.topology import SHIPPED
 from testbed.deploy.device_file import GuardSection
 from testbed.deploy.guard import Guard, Limits
 from testbed.deploy.guarded_policy import Decision, GuardedPolicy
@@ -22,7 +22,8 @@ from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.link.link_process import LinkProcess
 from testbed.meters.power import ModelMeter, power_profile
-from testbed.policy.observer import FIELDS, OBS_DIM, Observer, Settings, normalise
+from testbed.policy.observation_fields import schema_of
+from testbed.policy.observer import Observer, Settings
 from testbed.policy.policies import StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.reference_profile import LEVELS, ReferenceProfile, unscaled, window_means
@@ -32,8 +33,10 @@ from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace
 from testbed.wire.client import MecClient
 
+SCHEMA = schema_of(SHIPPED)
+
 Rows = list[Measurement]
-SAFE, REMOTE = Action(5, 5), Action(3, 1)
+SAFE, REMOTE = SHIPPED.action(5, 5), SHIPPED.action(3, 1)
 VALUES = {"int64": 1, "double": 2.0, "string": "", "bool": True}
 EMPTY = Measurement(**{f.name: VALUES[str(f.type)] for f in measurement_schema()})  # type: ignore[arg-type]
 SETTINGS = GuardSection(window=10, margin=0.2, patience=3, cooldown_frames=20)
@@ -46,7 +49,7 @@ def row(delay_ms: float = 50.0, **more: object) -> Measurement:
 
 def decided(guard: Guard, observation: np.ndarray | None = None) -> Decision:
     by = "policy" if guard.trusted() else "guard"
-    seen = np.zeros(OBS_DIM, np.float32) if observation is None else observation
+    seen = np.zeros(SCHEMA.obs_dim, np.float32) if observation is None else observation
     return Decision(REMOTE.index, REMOTE.index, None, by, "p", "b", seen)
 
 
@@ -145,9 +148,9 @@ def promised(**more: str) -> ReferenceProfile:
 
 
 def observation(uplink_mbps: float, rtt_ms: float) -> np.ndarray:
-    raw = [(f.low + f.high) / 2 for f in FIELDS]
+    raw = [(f.low + f.high) / 2 for f in SCHEMA.fields]
     raw[:2] = [uplink_mbps, rtt_ms]
-    return normalise(raw)
+    return SCHEMA.normalise(raw)
 
 
 def test_drift_is_shown_and_acts_only_if_told_to() -> None:
@@ -175,13 +178,13 @@ def test_another_mix_of_actions_is_drift() -> None:
 
 
 def test_scaled_values_read_back() -> None:
-    for field in FIELDS:
+    for field in SCHEMA.fields:
         middle = (
             (field.low * field.high) ** 0.5
             if field.scale == "log"
             else (0.3 * field.low + 0.7 * field.high)
         )
-        scaled = float(normalise([middle], field.index)[0])
+        scaled = float(SCHEMA.normalise([middle], field.index)[0])
         assert unscaled(field, scaled) == pytest.approx(middle, rel=1e-4)
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cnn.topology import Action
+from cnn.topology import SHIPPED
 from testbed.deploy.guarded_policy import MAX_SHADOW_ERRORS, REMEMBERED, GuardedPolicy
 from testbed.policy.decision_points import START
-from testbed.policy.observer import OBS_DIM
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policies import Policy, RandomPolicy, StaticPolicy
 
-SAFE = Action(5, 5).index
-OBSERVATION = np.linspace(-1, 1, OBS_DIM, dtype=np.float32)
+pair = SHIPPED.action
+SCHEMA = schema_of(SHIPPED)
+
+SAFE = pair(5, 5).index
+OBSERVATION = np.linspace(-1, 1, SCHEMA.obs_dim, dtype=np.float32)
 
 
 class Wrong(StaticPolicy):
     """Answers nonsense, or raises."""
 
     def __init__(self, answer: object) -> None:
-        super().__init__(Action(1, 1), "wrong")
+        super().__init__(pair(1, 1), "wrong")
         self.answer = answer
 
     def decide(self, observation: np.ndarray, point: int = START) -> int:
@@ -62,21 +65,21 @@ def test_a_policy_that_fails_is_replaced_within_the_frame_if_it_can_be() -> None
     guarded = make(Wrong(ValueError("new")))
 
     def roll_back(reason: str) -> bool:
-        guarded.use(StaticPolicy(Action(2, 1)), "policy-0", "bundle-0", None)
+        guarded.use(StaticPolicy(pair(2, 1)), "policy-0", "bundle-0", None)
         return True
 
     guarded.roll_back = roll_back
-    assert guarded.decide(OBSERVATION) == Action(2, 1).index
+    assert guarded.decide(OBSERVATION) == pair(2, 1).index
     note = guarded.take(0)
     assert note is not None
     assert (note.decided_by, note.policy_hash) == ("policy", "policy-0")
 
 
 def test_a_shadow_that_fails_costs_nothing_and_is_dropped() -> None:
-    guarded = make(StaticPolicy(Action(2, 1)), Wrong(ValueError("shadow")))
+    guarded = make(StaticPolicy(pair(2, 1)), Wrong(ValueError("shadow")))
     for frame in range(10):
         guarded.begin(frame)
-        assert guarded.decide(OBSERVATION) == Action(2, 1).index
+        assert guarded.decide(OBSERVATION) == pair(2, 1).index
         note = guarded.take(frame)
         assert note is not None
         assert note.shadow_action is None
@@ -85,18 +88,18 @@ def test_a_shadow_that_fails_costs_nothing_and_is_dropped() -> None:
 
 
 def test_a_policy_that_is_not_trusted_is_asked_but_not_followed() -> None:
-    guarded = make(StaticPolicy(Action(2, 1)))
+    guarded = make(StaticPolicy(pair(2, 1)))
     guarded.trusted = lambda: False
     assert guarded.decide(OBSERVATION) == SAFE
     note = guarded.take(0)
     assert note is not None
-    assert (note.policy_action, note.action, note.decided_by) == (Action(2, 1).index, SAFE, "guard")
+    assert (note.policy_action, note.action, note.decided_by) == (pair(2, 1).index, SAFE, "guard")
 
 
 def test_the_last_observations_are_kept_and_no_more() -> None:
-    guarded = make(StaticPolicy(Action(2, 1)))
+    guarded = make(StaticPolicy(pair(2, 1)))
     assert len(guarded.observations()) == 0
     for i in range(REMEMBERED + 5):
-        guarded.decide(np.full(OBS_DIM, i, np.float32))
+        guarded.decide(np.full(SCHEMA.obs_dim, i, np.float32))
     seen = guarded.observations()
     assert sorted(seen[:, 0]) == list(range(5, REMEMBERED + 5))

@@ -11,7 +11,7 @@ import pytest
 
 from cnn.bundle import load_bundle
 from cnn.common.errors import BundleError
-from cnn.topology import Action
+from cnn.topology import SHIPPED, Action
 from testbed.deploy.deployment import Deployment, Sources, check_policy, check_runtime, load
 from testbed.deploy.guarded_policy import GuardedPolicy
 from testbed.deploy.hot_swap import LiveRuntime, Swapper, Watcher
@@ -20,18 +20,22 @@ from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.meter import NoMeter
 from testbed.policy.decision_points import START
 from testbed.policy.network_policy import NetworkPolicy
-from testbed.policy.observer import OBS_DIM, Observer, Settings
+from testbed.policy.observation_fields import schema_of
+from testbed.policy.observer import Observer, Settings
 from testbed.policy.policies import StaticPolicy
 from testbed.records.measurement import Measurement
 from testbed.server.server_process import ServerProcess
 from testbed.wire.client import MecClient
 
+pair = SHIPPED.action
+SCHEMA = schema_of(SHIPPED)
+
 pytestmark = pytest.mark.slow(15)
 
 WritePolicy = Callable[..., str]
-LOCAL, REMOTE = Action(3, 3), Action(3, 1)
+LOCAL, REMOTE = pair(3, 3), pair(3, 1)
 SETTINGS = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
-SHIPPED = load_bundle().hash
+BUNDLE_HASH = load_bundle().hash
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ class Bench:
     def __init__(
         self, first: Deployment, client: MecClient | None = None, probation: int = 5
     ) -> None:
-        self.guarded = GuardedPolicy(first.policy, first.policy_hash, "", Action(5, 5).index)
+        self.guarded = GuardedPolicy(first.policy, first.policy_hash, "", pair(5, 5).index)
         self.runtime = LiveRuntime(first.runtime)
         self.swapper = Swapper(first, self.guarded, self.runtime, client, probation)
         config = DeviceConfig(period_ms=0, timeout_ms=5000)
@@ -86,15 +90,15 @@ def test_a_changed_policy_file_acts_from_one_frame_to_the_next(
     frames: list[CameraFrame], tmp_path: Path, write_policy: WritePolicy
 ) -> None:
     path = tmp_path / "a.policy"
-    write_policy(path, SHIPPED, Action(1, 1))
+    write_policy(path, BUNDLE_HASH, pair(1, 1))
     sources = Sources(policy=path)
     bench = Bench(load(sources))
     watcher = bench.watch(sources)
 
     def between(number: int) -> None:
         if number == 10:
-            write_policy(path, SHIPPED, Action(4, 4))
-        watcher.look()
+            write_policy(path, BUNDLE_HASH, pair(4, 4))
+        watcher.check()
         ready = watcher.take()
         if ready is not None:
             assert (
@@ -104,7 +108,7 @@ def test_a_changed_policy_file_acts_from_one_frame_to_the_next(
 
     rows = list(bench.run(frames, between))
     assert [row.frame_id for row in rows] == list(range(len(frames)))
-    assert [row.action for row in rows] == [Action(1, 1).index] * 10 + [Action(4, 4).index] * 30
+    assert [row.action for row in rows] == [pair(1, 1).index] * 10 + [pair(4, 4).index] * 30
     assert (bench.swapper.swaps, bench.swapper.rollbacks) == (1, 0)
     assert not bench.swapper.on_probation
 
@@ -128,7 +132,7 @@ def test_a_policy_that_fails_among_its_first_frames_is_taken_back_without_losing
     frames: list[CameraFrame], shipped: Deployment
 ) -> None:
     bench = Bench(shipped)
-    bad = FailsLater(Action(1, 1))
+    bad = FailsLater(pair(1, 1))
     check_policy(bad)
 
     def between(number: int) -> None:
@@ -138,7 +142,7 @@ def test_a_policy_that_fails_among_its_first_frames_is_taken_back_without_losing
     rows = list(bench.run(frames, between))
     assert len(rows) == len(frames)
     actions = [row.action for row in rows]
-    assert actions[10:12] == [Action(1, 1).index] * 2
+    assert actions[10:12] == [pair(1, 1).index] * 2
     assert actions[12:] == [LOCAL.index] * 28
     assert bench.swapper.rollbacks == 1
 
@@ -185,12 +189,12 @@ def test_a_network_is_changed_only_once_the_server_has_it_and_no_frame_is_lost(
     new_hash = other_bundle(tmp_path / "new")
     link.symlink_to(load_bundle().path)
     policy = tmp_path / "a.policy"
-    write_policy(policy, SHIPPED, REMOTE)
+    write_policy(policy, BUNDLE_HASH, REMOTE)
     sources = Sources(model=link, policy=policy)
     server = ServerProcess().start()
     newer = ServerProcess(bundle=tmp_path / "new", port=server.port)
     try:
-        with MecClient(server.target, SHIPPED) as client:
+        with MecClient(server.target, BUNDLE_HASH) as client:
             client.connect(10)
             bench = Bench(load(sources), client)
             watcher = bench.watch(sources, client)
@@ -205,7 +209,7 @@ def test_a_network_is_changed_only_once_the_server_has_it_and_no_frame_is_lost(
                     server.stop()
                     newer.start()
                 if number in (11, 13, 19, 21):
-                    watcher.look()
+                    watcher.check()
                 ready = watcher.take()
                 if ready is not None:
                     assert number == 21
@@ -229,7 +233,7 @@ def test_a_network_whose_frames_the_server_rejects_is_taken_back(
     frames: list[CameraFrame], tmp_path: Path, other_bundle: Callable[[Path], str]
 ) -> None:
     other_bundle(tmp_path / "model")
-    with ServerProcess() as server, MecClient(server.target, SHIPPED) as client:
+    with ServerProcess() as server, MecClient(server.target, BUNDLE_HASH) as client:
         client.connect(10)
         first = load(Sources(action=REMOTE.name))
         new = load(Sources(model=tmp_path / "model", action=REMOTE.name), running=first)
@@ -252,33 +256,36 @@ def test_what_does_not_pass_is_not_used_and_not_tried_again_until_it_changes(
     tmp_path: Path, write_policy: WritePolicy
 ) -> None:
     path = tmp_path / "a.policy"
-    write_policy(path, SHIPPED, LOCAL)
+    write_policy(path, BUNDLE_HASH, LOCAL)
     sources = Sources(policy=path)
     bench = Bench(load(sources))
     watcher = bench.watch(sources)
     for bad in (b"torn", b""):
         path.write_bytes(bad)
-        watcher.look()
-        watcher.look()
+        watcher.check()
+        watcher.check()
         assert watcher.take() is None
     assert watcher.failures == 2
-    watcher.look(asked=True)
+    watcher.check(asked=True)
     assert watcher.failures == 3
     path.unlink()
-    watcher.look()
+    watcher.check()
     write_policy(path, "0" * 64, LOCAL)  # made for another network
-    watcher.look()
+    watcher.check()
     assert watcher.take() is None
     assert watcher.failures == 5
-    new = write_policy(path, SHIPPED, Action(2, 2))
-    watcher.look()
+    new = write_policy(path, BUNDLE_HASH, pair(2, 2))
+    watcher.check()
     ready = watcher.take()
     assert ready is not None
     assert ready.policy_hash == new
 
 
 def test_a_policy_whose_outputs_overflow_fails_its_test() -> None:
-    weights = [np.full((64, OBS_DIM), 3e38, np.float32), np.ones((20, 64), np.float32)]
+    weights = [
+        np.full((64, SCHEMA.obs_dim), 3e38, np.float32),
+        np.ones((20, 64), np.float32),
+    ]
     biases = [np.zeros(64, np.float32), np.zeros(20, np.float32)]
     policy = NetworkPolicy(weights, biases, activation="relu")
     with np.errstate(all="ignore"), pytest.raises(BundleError, match="self-test"):

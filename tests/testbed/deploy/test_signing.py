@@ -17,14 +17,14 @@ import pytest
 
 from cnn.bundle import load_bundle, manifest_hash
 from cnn.common.errors import BundleError, ConfigError
-from cnn.topology import Action
+from cnn.topology import SHIPPED
 from testbed.deploy.deployment import Sources, load
 from testbed.deploy.signing import TrustedKeys, make_key_pair, sign, signature_path, signed_bytes
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.task_settings import DEFAULT_TASK
 
-SHIPPED = load_bundle().hash
-LOOK, SEND = Action(1, 1), Action(3, 1)
+BUNDLE_HASH = load_bundle().hash
+LOOK, SEND = SHIPPED.action(1, 1), SHIPPED.action(3, 1)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def public(private: Path) -> Path:
 
 @pytest.fixture
 def policy(tmp_path: Path, write_policy: Callable[..., str]) -> Path:
-    write_policy(tmp_path / "a.policy", SHIPPED, LOOK)
+    write_policy(tmp_path / "a.policy", BUNDLE_HASH, LOOK)
     return tmp_path / "a.policy"
 
 
@@ -126,7 +126,7 @@ def test_other_content_is_refused_even_if_its_hashes_are_in_order(
 ) -> None:
     sign(policy, key)
     load(sources(policy, key))
-    write_policy(policy, SHIPPED, SEND)  # a whole, valid policy file
+    write_policy(policy, BUNDLE_HASH, SEND)  # a whole, valid policy file
     with pytest.raises(BundleError, match="other content"):
         load(sources(policy, key))
     other_bundle(tmp_path / "model")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cnn.runtime import SplitRuntime
-from cnn.topology import Action
+from cnn.topology import SHIPPED
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.power import ModelMeter, power_profile
@@ -28,7 +28,12 @@ def test_the_frame_in_hand_ends_as_it_began_and_the_next_one_follows(runtime: Sp
     other = replace(config, period_ms=20, timeout_ms=70)
     observer = Observer(BEFORE)
     unit = Device(
-        runtime, None, StaticPolicy(Action(1, 1)), observer, meter("jetson-nano+lte"), config
+        runtime,
+        None,
+        StaticPolicy(SHIPPED.action(1, 1)),
+        observer,
+        meter("jetson-nano+lte"),
+        config,
     )
     floors = []
 

@@ -17,7 +17,7 @@ import pytest
 from cnn.bundle import load_bundle
 from cnn.common.errors import ConfigError, DataError
 from cnn.runtime import SplitRuntime
-from cnn.topology import Action
+from cnn.topology import SHIPPED
 from testbed.device.camera import NewestImage, VideoSource, square_rgb
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import camera_frames, open_frames
@@ -160,7 +160,7 @@ def test_a_device_runs_on_a_live_stream(stream: str) -> None:
     unit = Device(
         SplitRuntime(load_bundle()),
         None,
-        StaticPolicy(Action(1, 1)),
+        StaticPolicy(SHIPPED.action(1, 1)),
         Observer(Settings(True, 0.9, 0.5, 10)),
         NoMeter(),
         DeviceConfig(period_ms=50, max_queue_ms=5000),

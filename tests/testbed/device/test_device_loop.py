@@ -22,13 +22,13 @@ from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError
 from cnn.frame_codec import FrameCodec, FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS, N_ACTIONS, Action
+from cnn.topology import SHIPPED
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_record import tail_overlap_ms
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.meter import NoMeter
 from testbed.meters.power import ModelMeter, power_profile
-from testbed.policy.decision_points import FRAME, START
+from testbed.policy.decision_points import START, decision_points
 from testbed.policy.observer import Observer, Settings
 from testbed.policy.policies import RandomPolicy, StaticPolicy
 from testbed.records.record_file import read_records
@@ -36,6 +36,9 @@ from testbed.server.server_process import ServerProcess
 from testbed.wire.client import ExchangeFailed, MecClient, Reply
 from testbed.wire.protocol import ENCODING_OVERHEAD_BYTES, WIRE_OVERHEAD_BYTES
 from testbed.wire.requests import build_request
+
+pair = SHIPPED.action
+POINTS = decision_points(SHIPPED)
 
 pytestmark = pytest.mark.slow(40)
 
@@ -64,7 +67,7 @@ class Sequence:
     """A policy that plays a list of actions."""
 
     name = "sequence"
-    space = FRAME
+    space = POINTS.frame
 
     def __init__(self, actions: Iterable[int]) -> None:
         self._actions = list(actions)
@@ -83,15 +86,15 @@ class Sequence:
 def test_every_action_answers_what_the_network_says(
     runtime: SplitRuntime, server: ServerProcess, bundle: Bundle, frames: list[CameraFrame]
 ) -> None:
-    order = np.random.default_rng(0).permutation(N_ACTIONS)
+    order = np.random.default_rng(0).permutation(SHIPPED.n_actions)
     with MecClient(server.target, bundle.hash) as client:
         client.connect(10)
         unit = make_device(runtime, client, Sequence(order), period_ms=0, timeout_ms=5000)
-        rows = list(unit.run(frames[:N_ACTIONS]))
+        rows = list(unit.run(frames[: SHIPPED.n_actions]))
     assert [row.action for row in rows] == list(order)
     assert {row.status for row in rows} == {"ok"}
     for row, frame in zip(rows, frames, strict=False):
-        action = ACTIONS[row.action]
+        action = SHIPPED.actions[row.action]
         prediction, confidence = runtime.act(frame.image, action)
         assert row.prediction == prediction
         assert row.confidence == pytest.approx(confidence, abs=1e-3)
@@ -118,7 +121,7 @@ def test_an_encoded_frame_is_answered_as_its_decoded_self(
         unit = make_device(
             runtime,
             client,
-            StaticPolicy(Action(3, 0)),
+            StaticPolicy(pair(3, 0)),
             period_ms=0,
             timeout_ms=5000,
             frame_encoding=encoding,
@@ -129,7 +132,7 @@ def test_an_encoded_frame_is_answered_as_its_decoded_self(
         data = chosen.encode(frame.image)
         raw = len(data) >= frame.image.nbytes  # what does not shrink goes as it is
         seen = frame.image if raw else decode_frame(data, chosen.codec, len(frame.image))
-        prediction, confidence = runtime.act(seen, Action(3, 0))
+        prediction, confidence = runtime.act(seen, pair(3, 0))
         assert row.prediction == prediction
         assert row.confidence == pytest.approx(confidence, abs=1e-3)
         assert row.uplink_bytes == min(len(data), frame.image.nbytes)
@@ -150,7 +153,7 @@ def test_energy_follows_from_times_and_bytes(
 ) -> None:
     with MecClient(server.target, bundle.hash) as client:
         client.connect(10)
-        unit = make_device(runtime, client, StaticPolicy(Action(5, 0)), timeout_ms=5000)
+        unit = make_device(runtime, client, StaticPolicy(pair(5, 0)), timeout_ms=5000)
         (row,) = unit.run(frames[:1])
     assert row.transfer_ms is not None
     assert row.server_ms is not None
@@ -173,7 +176,7 @@ def test_without_a_server_every_frame_is_answered_from_the_block_where_it_stands
     rows = list(unit.run(frames))
     assert len(rows) == len(frames)
     for row, frame in zip(rows, frames, strict=True):
-        action = ACTIONS[row.action]
+        action = SHIPPED.actions[row.action]
         assert (row.prediction, row.status) == (
             runtime.local(frame.image, action.exit)[0],
             "ok" if action.is_local else "fallback",
@@ -195,7 +198,7 @@ def test_a_fallback_recomputes_nothing(bundle: Bundle, frames: list[CameraFrame]
     runtime = CountingRuntime(bundle)
     runtime.ran = []
     closed = MecClient("127.0.0.1:1", bundle.hash)  # nothing listens on port 1
-    unit = make_device(runtime, closed, StaticPolicy(Action(4, 2)), period_ms=0)
+    unit = make_device(runtime, closed, StaticPolicy(pair(4, 2)), period_ms=0)
     (row,) = unit.run(frames[:1])
     closed.close()
     assert (row.status, row.reason) == ("fallback", "unavailable")
@@ -216,7 +219,7 @@ def test_a_server_killed_and_restarted_loses_no_frame(
                 server.start()
             yield frame
 
-    offloading = [a.index for a in ACTIONS if not a.is_local]
+    offloading = [a.index for a in SHIPPED.actions if not a.is_local]
     try:
         with MecClient(server.target, bundle.hash) as client:
             client.connect(10)
@@ -238,8 +241,8 @@ def test_a_server_killed_and_restarted_loses_no_frame(
     assert set(status[41:60]) == {"fallback"}
     assert "ok" in status[60:]
     for row, frame in zip(rows, itertools.cycle(frames), strict=False):
-        action = ACTIONS[row.action]
-        told = action if row.status == "ok" else Action(action.exit, action.exit)
+        action = SHIPPED.actions[row.action]
+        told = action if row.status == "ok" else pair(action.exit, action.exit)
         assert row.prediction == runtime.act(frame.image, told)[0]
 
 
@@ -277,7 +280,7 @@ def test_the_breaker_stays_local_until_an_inference_is_answered(
     unit = make_device(
         runtime,
         link,
-        StaticPolicy(Action(2, 1)),
+        StaticPolicy(pair(2, 1)),
         period_ms=20,
         breaker_failures=3,
         breaker_backoff_ms=60,
@@ -316,7 +319,7 @@ class Slow(Unreliable):
 def test_a_device_that_is_too_slow_skips_and_counts(
     runtime: SplitRuntime, frames: list[CameraFrame]
 ) -> None:
-    unit = make_device(runtime, Slow(), StaticPolicy(Action(2, 1)), period_ms=20, max_queue_ms=60)
+    unit = make_device(runtime, Slow(), StaticPolicy(pair(2, 1)), period_ms=20, max_queue_ms=60)
     rows = list(unit.run(frames[:30]))
     skipped = [row for row in rows if row.status == "skipped"]
     assert len(rows) == 30
@@ -342,7 +345,7 @@ def test_a_frame_is_measured_only_once_the_tail_is_known(
     unit = Device(
         runtime,
         Slow(),
-        Sequence([Action(1, 0).index, Action(1, 1).index, Action(1, 1).index]),
+        Sequence([pair(1, 0).index, pair(1, 1).index, pair(1, 1).index]),
         Observer(SETTINGS),
         ModelMeter(power_profile("jetson-nano+5g-nsa-lowband-tail")),
         DeviceConfig(period_ms=100, timeout_ms=1000),
@@ -385,7 +388,12 @@ def test_a_meter_that_reads_nothing_says_none(
     runtime: SplitRuntime, frames: list[CameraFrame]
 ) -> None:
     unit = Device(
-        runtime, None, StaticPolicy(Action(1, 1)), Observer(SETTINGS), NoMeter(), DeviceConfig()
+        runtime,
+        None,
+        StaticPolicy(pair(1, 1)),
+        Observer(SETTINGS),
+        NoMeter(),
+        DeviceConfig(),
     )
     (row,) = unit.run(frames[:1])
     assert (row.energy_mj, row.compute_mj, row.energy_source) == (None, None, "none")

@@ -14,7 +14,7 @@ import pytest
 from cnn.bundle import Bundle
 from cnn.common.errors import DataError
 from cnn.runtime import SplitRuntime
-from cnn.topology import Action
+from cnn.topology import SHIPPED
 from testbed.device.camera import MAX_HUNG, NewestImage, View
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, live_frames
@@ -171,7 +171,7 @@ def test_the_device_skips_what_it_cannot_see_and_goes_on(
     unit = Device(
         runtime,
         None,
-        StaticPolicy(Action(1, 1)),
+        StaticPolicy(SHIPPED.action(1, 1)),
         Observer(Settings(True, 0.9, 0.5, 10)),
         NoMeter(),
         DeviceConfig(period_ms=30, max_queue_ms=300),
@@ -201,7 +201,7 @@ def test_a_camera_slower_than_the_device_makes_no_queue(
     unit = Device(
         runtime,
         None,
-        StaticPolicy(Action(1, 1)),
+        StaticPolicy(SHIPPED.action(1, 1)),
         Observer(Settings(True, 0.9, 0.5, 10)),
         NoMeter(),
         DeviceConfig(period_ms=10, max_queue_ms=10_000),

@@ -14,17 +14,19 @@ import pytest
 from cnn.bundle import Bundle
 from cnn.common.errors import DataError
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS, N_EXITS, Action, action_index
+from cnn.topology import SHIPPED, Action
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import open_frames
 from testbed.device.processor import Pace
 from testbed.meters.cost_model import CostModel
 from testbed.meters.power import ModelMeter, power_profile
-from testbed.policy.decision_points import ANSWER, FRAME, STAGED
+from testbed.policy.decision_points import decision_points
 from testbed.policy.observer import Observer, Settings
 from testbed.records.measurement import Measurement
 
-MAIN = action_index(N_EXITS, N_EXITS)
+POINTS = decision_points(SHIPPED)
+
+MAIN = SHIPPED.main
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def test_it_is_the_cost_model_scaled_to_full_local_processing(cost: CostModel) -
     assert Pace.of(cost).device_ms == pytest.approx(cost.device_ms)
 
 
-@pytest.mark.parametrize("action", ACTIONS, ids=lambda a: a.name)
+@pytest.mark.parametrize("action", SHIPPED.actions, ids=lambda a: a.name)
 def test_the_parts_of_an_action_add_up_to_it(cost: CostModel, action: Action) -> None:
     pace = Pace.of(cost, 80.0)
     blocks_ms, rest_ms = pace.parts_ms(action)
@@ -56,11 +58,9 @@ def test_looking_at_exits_on_the_way_costs_their_heads_alone(cost: CostModel) ->
     """Blocks 1..5 run once whichever exits are looked at: each step is the difference of two
     local actions plus the head that the step before had to run."""
     pace = Pace.of(cost, 80.0)
-    looks = [pace.parts_ms(Action(e, e), e - 1)[0] for e in range(1, N_EXITS + 1)]
-    heads = [
-        pace.device_ms[action_index(e, e)] - pace.standing_ms[e] for e in range(1, N_EXITS + 1)
-    ]
-    assert sum(looks) == pytest.approx(pace.standing_ms[N_EXITS] + sum(heads))
+    looks = [pace.parts_ms(SHIPPED.action(e, e), e - 1)[0] for e in SHIPPED.exits]
+    heads = [pace.device_ms[SHIPPED.index(e, e)] - pace.standing_ms[e] for e in SHIPPED.exits]
+    assert sum(looks) == pytest.approx(pace.standing_ms[SHIPPED.n_blocks] + sum(heads))
 
 
 def test_a_file_that_is_no_cost_model_is_refused(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ class Scripted:
     name = "scripted"
 
     def __init__(self, paths: Sequence[Sequence[int]], staged: bool) -> None:
-        self._paths, self.space = paths, STAGED if staged else FRAME
+        self._paths, self.space = paths, POINTS.staged if staged else POINTS.frame
 
     def reset(self) -> None:
         self._left = iter([a for path in self._paths for a in path])
@@ -110,17 +110,17 @@ def test_a_paced_device_takes_what_its_profile_states(
 ) -> None:
     """Local answers, and sends that find no server and are finished here."""
     pace = Pace.of(cost, 40.0)
-    actions = [action_index(1, 1), action_index(3, 3), MAIN, action_index(5, 2)] * 5
+    actions = [SHIPPED.index(1, 1), SHIPPED.index(3, 3), MAIN, SHIPPED.index(5, 2)] * 5
     expected = [pace.device_ms[a] for a in actions]
-    sent = pace.parts_ms(Action(5, 2))[0] + pace.fallback_ms[action_index(5, 2)]
+    sent = pace.parts_ms(SHIPPED.action(5, 2))[0] + pace.fallback_ms[SHIPPED.index(5, 2)]
     expected = [
-        sent if a == action_index(5, 2) else ms for a, ms in zip(actions, expected, strict=True)
+        sent if a == SHIPPED.index(5, 2) else ms for a, ms in zip(actions, expected, strict=True)
     ]
     rows, device = drive(runtime, bundle, pace, Scripted([actions], False), len(actions))
     over = overrun_ms(rows, expected)
     kept = device.pace_kept
     assert kept is not None
-    assert kept.sections == len(actions) + actions.count(action_index(5, 2))
+    assert kept.sections == len(actions) + actions.count(SHIPPED.index(5, 2))
     assert over.min() >= -1e-6
     assert np.sum(over > 1e-6) <= kept.late  # only what is counted is off
     for row in rows:
@@ -131,11 +131,11 @@ def test_a_staged_paced_device_takes_what_its_looks_take(
     runtime: SplitRuntime, bundle: Bundle, cost: CostModel
 ) -> None:
     pace = Pace.of(cost, 40.0)
-    one, two, five = (action_index(e, e) for e in (1, 2, 5))
-    paths = [[one, ANSWER], [one, two, ANSWER], [one, two, five], [five]] * 4
+    one, two, five = (SHIPPED.index(e, e) for e in (1, 2, 5))
+    paths = [[one, POINTS.answer], [one, two, POINTS.answer], [one, two, five], [five]] * 4
     exits = [[1], [1, 2], [1, 2, 5], [5]] * 4
     expected = [
-        sum(pace.parts_ms(Action(b, b), a)[0] for a, b in pairwise([0, *evaluated]))
+        sum(pace.parts_ms(SHIPPED.action(b, b), a)[0] for a, b in pairwise([0, *evaluated]))
         for evaluated in exits
     ]
     rows, device = drive(runtime, bundle, pace, Scripted(paths, True), len(paths))

@@ -12,7 +12,7 @@ from sockets import Relay
 from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError
 from cnn.runtime import SplitRuntime
-from cnn.topology import Action
+from cnn.topology import SHIPPED
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.device.link_checks import MAX_PROBE_BYTES, PROBE_OVERHEAD_BYTES, ProbePlan, Prober
@@ -52,7 +52,7 @@ def drive(
         unit = Device(
             runtime,
             client,
-            StaticPolicy(Action(1, 1)),
+            StaticPolicy(SHIPPED.action(1, 1)),
             observer,
             ModelMeter(POWER),
             DeviceConfig(period_ms=150, max_queue_ms=5000, timeout_ms=1000, **settings),  # type: ignore[arg-type]

@@ -7,12 +7,13 @@ import time
 import numpy as np
 import pytest
 
+from cnn.topology import SHIPPED
 from testbed.device.processor import Pace, PaceKept, Processor
 
 
 def steady(ms: float) -> Pace:
     """A device on which everything takes `ms`, without spread."""
-    return Pace("steady", (ms,) * 20, (ms,) * 20, (0.0,) * 6, (0.0,) * 6, jitter=0.0)
+    return Pace("steady", (ms,) * 20, (ms,) * 20, (0.0,) * 6, (0.0,) * 6, 0.0, SHIPPED)
 
 
 def test_the_machine_as_it_is_waits_for_nothing_and_counts_nothing() -> None:
@@ -65,7 +66,7 @@ def test_after_an_exchange_time_counts_from_its_end() -> None:
 
 
 def test_spread_is_seeded_and_has_mean_one() -> None:
-    pace = Pace("spread", (1.0,) * 20, (1.0,) * 20, (0.0,) * 6, (0.0,) * 6, jitter=0.1)
+    pace = Pace("spread", (1.0,) * 20, (1.0,) * 20, (0.0,) * 6, (0.0,) * 6, 0.1, SHIPPED)
     np.testing.assert_array_equal(pace.factors(3), pace.factors(3))
     assert not np.array_equal(pace.factors(3), pace.factors(4))
     assert pace.factors(3).mean() == pytest.approx(1.0, abs=4 * 0.1 / 64)

@@ -10,38 +10,33 @@ import pytest
 
 from cnn.bundle import Bundle
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS, Action
+from cnn.topology import SHIPPED, Action
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.link.link_process import LinkProcess
 from testbed.meters.meter import NoMeter
-from testbed.policy.decision_points import (
-    ANSWER,
-    LEGAL,
-    POINT,
-    REPAIR,
-    SENDING,
-    SENDING_EARLY,
-    STAGED,
-    START,
-    has_timed_out,
-)
-from testbed.policy.observer import STAGED_FIELDS, STAGED_OBS_DIM, Observer, Settings, scale_one
+from testbed.policy.decision_points import START, decision_points
+from testbed.policy.observation_fields import schema_of
+from testbed.policy.observer import Observer, Settings
 from testbed.records.measurement import Measurement
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace
 from testbed.wire.client import MecClient
 
+pair = SHIPPED.action
+POINTS = decision_points(SHIPPED)
+SCHEMA = schema_of(SHIPPED)
+
 pytestmark = pytest.mark.slow(10)
 
-AT = {field.name: field.index for field in STAGED_FIELDS}
+AT = {field.name: field.index for field in SCHEMA.staged_fields}
 PATHS = [
-    [Action(1, 1).index, ANSWER],
-    [Action(1, 1).index, Action(3, 3).index, ANSWER],
-    [Action(5, 5).index],
-    [Action(2, 0).index],
-    [Action(1, 1).index, Action(3, 1).index],
-    [Action(1, 1).index, Action(2, 2).index, Action(5, 4).index],
+    [pair(1, 1).index, POINTS.answer],
+    [pair(1, 1).index, pair(3, 3).index, POINTS.answer],
+    [pair(5, 5).index],
+    [pair(2, 0).index],
+    [pair(1, 1).index, pair(3, 1).index],
+    [pair(1, 1).index, pair(2, 2).index, pair(5, 4).index],
 ]
 """Staged actions of successive frames."""
 
@@ -50,7 +45,7 @@ class Scripted:
     """Plays a list of staged actions a frame and remembers what it saw."""
 
     name = "scripted"
-    space = STAGED
+    space = POINTS.staged
 
     def __init__(self, paths: Sequence[Sequence[int]]) -> None:
         self._paths = paths
@@ -65,10 +60,10 @@ class Scripted:
             self._left = list(next(self._next))
             self.seen.append([])
         self.seen[-1].append((point, observation.copy()))
-        if has_timed_out(point) and not self._left:  # as planned, without the server
-            return int(REPAIR[point, self._last])
+        if POINTS.has_timed_out(point) and not self._left:  # as planned, without the server
+            return int(POINTS.repair[point, self._last])
         self._last = self._left.pop(0)
-        assert LEGAL[point, self._last]
+        assert POINTS.legal[point, self._last]
         return self._last
 
     def decide_batch(self, observations: np.ndarray, points: Any = None) -> np.ndarray:
@@ -91,7 +86,7 @@ def run(
 
 
 def amounts_to(path: Sequence[int]) -> Action:
-    evaluated = [ACTIONS[a] for a in path if a != ANSWER]
+    evaluated = [SHIPPED.actions[a] for a in path if a != POINTS.answer]
     return evaluated[-1]
 
 
@@ -110,7 +105,7 @@ def test_staged_answers_are_those_of_the_action_they_amount_to(
         assert row.confidence == pytest.approx(confidence, abs=1e-3)
         assert row.uplink_bytes == bundle.config.payload_bytes(action.exit, action.split)
         assert row.head_ms <= row.delay_ms
-        evaluated = [ACTIONS[a] for a in path if a != ANSWER and ACTIONS[a].is_local]
+        evaluated = [SHIPPED.actions[a] for a in path if a in SHIPPED.local]
         assert row.looks == sum(2 ** (a.exit - 1) for a in evaluated)
 
 
@@ -129,14 +124,14 @@ def test_what_was_looked_at_is_observed(runtime: SplitRuntime, frames: list[Came
     for frame, seen, path in zip(frames, policy.seen, PATHS, strict=True):
         point, first = seen[0]
         assert point == 0
-        assert first.shape == (STAGED_OBS_DIM,)
-        assert first[AT["stage_spent_ms"]] == scale_one(AT["stage_spent_ms"], 0.0)
+        assert first.shape == (SCHEMA.staged_obs_dim,)
+        assert first[AT["stage_spent_ms"]] == SCHEMA.scale_one(AT["stage_spent_ms"], 0.0)
         for (point, observation), evaluated in zip(seen[1:], path, strict=False):
-            if has_timed_out(point):
+            if POINTS.has_timed_out(point):
                 assert observation[AT["stage_gave_up"]] == 1
                 assert observation[AT["failures"]] == -1  # nothing was sent, nothing failed
                 continue
-            exit = ACTIONS[evaluated].exit
+            exit = SHIPPED.actions[evaluated].exit
             assert point == exit
             assert observation[AT[f"stands_at_{exit}"]] == 1
             sure = runtime.local(frame.image, exit)[1]
@@ -146,7 +141,7 @@ def test_what_was_looked_at_is_observed(runtime: SplitRuntime, frames: list[Came
 
 
 def early(exit: int, split: int) -> int:
-    return SENDING_EARLY[SENDING.index(Action(exit, split).index)]
+    return POINTS.sending_early[POINTS.sending.index(pair(exit, split).index)]
 
 
 def test_a_device_in_a_hurry_gives_up_and_goes_on_with_other_exits(
@@ -154,9 +149,9 @@ def test_a_device_in_a_hurry_gives_up_and_goes_on_with_other_exits(
 ) -> None:
     """Through a link that goes down for good after two seconds; the time-out would be 30."""
     paths = [
-        [Action(5, 0).index],
-        [Action(1, 1).index, early(5, 2), Action(3, 3).index, ANSWER],
-        [Action(2, 2).index, early(4, 2), ANSWER],
+        [pair(5, 0).index],
+        [pair(1, 1).index, early(5, 2), pair(3, 3).index, POINTS.answer],
+        [pair(2, 2).index, early(4, 2), POINTS.answer],
     ]
     up, down = np.full(20, 20.0), np.zeros(3000)
     trace = Trace(np.concatenate([up, down]), np.full(3020, 20.0), 0.1, "test", "5G", "generated")
@@ -172,7 +167,7 @@ def test_a_device_in_a_hurry_gives_up_and_goes_on_with_other_exits(
         rows = list(device.run(frames[:3]))
     assert [row.status for row in rows] == ["ok", "fallback", "fallback"]
     assert [row.reason for row in rows] == ["", "timeout", "timeout"]
-    assert [row.action for row in rows] == [Action(e, s).index for e, s in ((5, 0), (5, 2), (4, 2))]
+    assert [row.action for row in rows] == [pair(e, s).index for e, s in ((5, 0), (5, 2), (4, 2))]
     assert [row.exit_used for row in rows] == [5, 3, 2]
     assert [row.looks for row in rows] == [0, 0b101, 0b10]
     for row, frame in zip(rows, frames, strict=False):
@@ -182,11 +177,12 @@ def test_a_device_in_a_hurry_gives_up_and_goes_on_with_other_exits(
     assert rows[2].fallback_ms == 0  # the answer was known before it sent
     assert max(row.delay_ms for row in rows) < config.timeout_ms
     points = [[point for point, _ in seen] for seen in policy.seen]
-    assert points == [[0], [0, 1, POINT[1, 2, 1], POINT[1, 3, 3]], [0, 2, POINT[1, 2, 2]]]
+    up = POINTS.point[1]
+    assert points == [[0], [0, 1, up[2, 1], up[3, 3]], [0, 2, up[2, 2]]]
     for seen, failures in ((policy.seen[1], 1), (policy.seen[2], 2)):
         (_, before), (_, after) = seen[1:3]
         assert (before[AT["stage_gave_up"]], after[AT["stage_gave_up"]]) == (-1, 1)
-        assert after[AT["failures"]] == pytest.approx(scale_one(AT["failures"], failures))
+        assert after[AT["failures"]] == pytest.approx(SCHEMA.scale_one(AT["failures"], failures))
         assert after[AT["failure_age_s"]] == -1
         assert after[AT["stage_spent_ms"]] > before[AT["stage_spent_ms"]]
 
@@ -207,11 +203,11 @@ def test_no_block_runs_twice(
     )
     device.receive(frames[0])
     monkeypatch.setattr(runtime, "forward", counted)
-    assert device.frame.advance(Action(1, 1).index) is None
-    assert device.frame.advance(Action(3, 3).index) is None
-    assert device.frame.advance(Action(5, 4).index) is None  # there is no server
+    assert device.frame.advance(pair(1, 1).index) is None
+    assert device.frame.advance(pair(3, 3).index) is None
+    assert device.frame.advance(pair(5, 4).index) is None  # there is no server
     assert ran == [1, 2, 3, 4]
-    assert device.frame.advance(Action(5, 5).index) is device.frame
+    assert device.frame.advance(pair(5, 5).index) is device.frame
     assert ran == [1, 2, 3, 4, 5]
     monkeypatch.undo()
     row = device.finish()

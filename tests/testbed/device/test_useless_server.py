@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from cnn.bundle import Bundle
 from cnn.runtime import SplitRuntime
-from cnn.topology import Action
+from cnn.topology import SHIPPED
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.meter import NoMeter
@@ -30,7 +30,7 @@ from testbed.wire.client import ExchangeFailed, MecClient
 
 pytestmark = pytest.mark.slow(28)
 
-SENT = Action(5, 4)
+SENT = SHIPPED.action(5, 4)
 _PATH = Path(__file__).parents[3] / "benchmarks" / "_evil_server.py"
 
 
