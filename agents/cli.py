@@ -181,7 +181,7 @@ def estimate(
     from agents.off_policy import MIN_EFFECTIVE, warn_of_other_log
     from agents.off_policy import estimate as run_estimate
     from offload_env.world import build_world
-    from testbed.policy.decision_points import FRAME
+    from testbed.policy.decision_points import decision_points
     from testbed.policy.network_policy import policy_from_bundle
     from testbed.policy.policies import require_space
     from testbed.policy.policy_file import PolicyBundle
@@ -189,8 +189,9 @@ def estimate(
 
     runs = read_all(records, warn)
     bundle = PolicyBundle.load(policy)
-    bundle.check_fit(runs[0].source.get("bundle_hash"))
-    candidate = require_space(policy_from_bundle(bundle), FRAME)
+    bundle.check_fit(runs[0].source.get("bundle_hash"), runs[0].topology)
+    space = decision_points(bundle.topology).frame
+    candidate = require_space(policy_from_bundle(bundle), space)
     if not getattr(candidate, "memoryless", False):
         raise ConfigError(
             f"policy {policy} of kind {bundle.manifest.get('kind')!r}",

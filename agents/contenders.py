@@ -21,7 +21,6 @@ from cnn.common.outputs import check_folder
 from cnn.frame_table import FrameTable
 from offload_env.scenario import Scenario, load_scenario, scenario_names
 from offload_env.world import World, build_world
-from testbed.policy.decision_points import FRAME
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.policies import Policy
 from testbed.policy.policy_file import PolicyBundle
@@ -43,7 +42,7 @@ class Contender:
     @property
     def name(self) -> str:
         """Its row in an evaluation: ``agent`` or ``staged-agent``."""
-        return AGENT if self.policy.space is FRAME else STAGED
+        return STAGED if self.policy.space.is_staged else AGENT
 
 
 def policy_file(path: Path) -> Path:
@@ -65,12 +64,12 @@ def policy_file(path: Path) -> Path:
     return inside
 
 
-def contender(path: Path, bundle_hash: str | None, *, shipped: bool = False) -> Contender:
+def contender(path: Path, world: World | None, *, shipped: bool = False) -> Contender:
     """Read the policy of a file or of a run's folder.
 
     Args:
         path: policy file, or folder of a training run.
-        bundle_hash: model bundle it must fit; None does not check it.
+        world: of the network it must fit; None does not check it.
         shipped: whether it came with the package.
 
     Raises:
@@ -79,7 +78,10 @@ def contender(path: Path, bundle_hash: str | None, *, shipped: bool = False) -> 
     """
     file = policy_file(path)
     bundle = PolicyBundle.load(file)
-    bundle.check_fit(bundle_hash)
+    if world is None:
+        bundle.check_fit(None)
+    else:
+        bundle.check_fit(world.table.bundle_hash, world.topology)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     origin = Origin(file, digest, shipped, str(bundle.manifest.get("scenario", "")))
     return Contender(policy_from_bundle(bundle), bundle, origin)
@@ -91,7 +93,7 @@ def shipped_contenders(world: World) -> dict[str, Contender]:
     for path in (shipped_path(world.scenario.name, staged) for staged in (False, True)):
         with suppress(BundleError):  # for another network
             if path.is_file():
-                shipped = contender(path, world.table.bundle_hash, shipped=True)
+                shipped = contender(path, world, shipped=True)
                 found[shipped.name] = shipped
     return found
 
@@ -224,7 +226,7 @@ def contenders_of(paths: list[Path], world: World) -> dict[str, Contender]:
         found = "no policy given: the shipped ones are judged" if shipped else none
         stderr_console().print(found, highlight=False)
         return shipped
-    contenders = [contender(path, world.table.bundle_hash) for path in paths]
+    contenders = [contender(path, world) for path in paths]
     judged = {c.name: c for c in contenders}
     if len(judged) < len(contenders):
         kind = "staged policies" if STAGED in judged else "policies of one decision a frame"

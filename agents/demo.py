@@ -10,7 +10,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from agents.baselines.rules import FULL_LOCAL
+from agents.baselines.rules import full_local
 from agents.contenders import affordable, contender, shipped_policy
 from agents.drive_picture import Driven, drive_picture
 from agents.evaluation import AGENT, Evaluation, evaluate
@@ -33,6 +33,7 @@ from agents.terminal import (
 )
 from agents.train_config import TrainConfig
 from agents.training import TrainResult, train
+from cnn.bundle import load_bundle
 from cnn.common.errors import ConfigError, RemoteError
 from cnn.common.files import write_bytes
 from cnn.frame_table import FrameTable
@@ -40,7 +41,7 @@ from offload_env.episode import episode_keys
 from offload_env.scenario import load_scenario
 from offload_env.world import World, build_world, load_traces
 from testbed.device.processor import PaceKept
-from testbed.policy.policies import Policy, StaticPolicy
+from testbed.policy.policies import Policy
 
 LIVE_SEED_OFFSET: Final = 500
 """Live frames are drawn from the demo's seed plus this."""
@@ -65,12 +66,13 @@ def run_demo(
     """All steps; returns the demo's JSON object."""
     affordable(load_scenario(scenario), episodes)
     train_world, test_world = build_world(scenario, "train"), build_world(scenario, "test")
+    _check_bundle(test_world)
     _first_look(test_world, out / "first.png", seed, console)
     console.rule("1  train an agent on the training frames and traces")
     trained = _train(scenario, steps, seed, out, train_world, console)
     console.rule("2  compare on test drives that training never saw")
     path = out / "train" / "agent.policy"
-    judged = contender(path, test_world.table.bundle_hash)
+    judged = contender(path, test_world)
     policy = judged.policy
     with steps_progress(console, "evaluating") as progress:
         result = evaluate(
@@ -87,7 +89,8 @@ def run_demo(
     comparison(result).print()
     console.rule("3  drive live: device, link and MEC server as processes")
     runs: dict[str, tuple[Policy, tuple[str, str]]] = {AGENT: (policy, ("--policy", str(path)))}
-    runs["full-local"] = (StaticPolicy(FULL_LOCAL, "full-local"), ("--action", FULL_LOCAL.name))
+    local = full_local(test_world.topology)
+    runs["full-local"] = (local, ("--action", local.action.name))
     live = _live_or_why_not(test_world, runs, frames, seed, out, console)
     report = write_report(
         result,
@@ -103,16 +106,26 @@ def run_demo(
     return _json(result, live, frames, report)
 
 
+def _check_bundle(world: World) -> None:
+    """Raise `ConfigError` unless the frames are the shipped bundle's, which drives live."""
+    shipped = load_bundle().hash
+    if shipped != world.table.bundle_hash:
+        raise ConfigError(
+            f"frame tables of model bundle {world.table.bundle_hash[:12]}",
+            expected=f"{shipped[:12]}, the shipped bundle",
+            hint="make the tables again with `sliproad cnn table`",
+        )
+
+
 def _first_look(world: World, path: Path, seed: int, console: Console) -> None:
     """The policy that comes with the package on one test drive, within seconds."""
     shipped = shipped_policy(world)
     if shipped is None:
         return
     keys, period_ms = episode_keys(seed, 1), world.scenario.timing.period_ms
-    full_local = StaticPolicy(FULL_LOCAL, "full-local")
     agent, local = (
         Driven.of_rollout(simulate(world, policy, keys), period_ms)
-        for policy in (shipped, full_local)
+        for policy in (shipped, full_local(world.topology))
     )
     text = "simulated: the network's own answers to real frames, times by the fitted cost model"
     write_bytes(path, drive_picture(agent, local, world.scenario.timing.deadline_ms, text))
@@ -182,7 +195,7 @@ def _live(
 ) -> _Live:
     """Every policy live, one after the other, over the same frames and the same trace."""
     source = _frame_source(seed)
-    table = _answers(world, source, n, console)
+    table = _answers(source, n, console)
     trace = load_traces(world.scenario, "test")[seed % len(world.pool)]
     figures: dict[str, dict[str, float]] = {}
     kept, drives, ratios = PaceKept(0, 0), dict[str, Driven](), dict[str, float]()
@@ -211,15 +224,9 @@ def _live(
     return _Live(figures, text, kept, ratios[AGENT])
 
 
-def _answers(world: World, source: FrameSource, n: int, console: Console) -> FrameTable:
+def _answers(source: FrameSource, n: int, console: Console) -> FrameTable:
     """The network's answers to the live frames, for the replay."""
     runtime = warm_runtime()
-    if runtime.bundle.hash != world.table.bundle_hash:
-        raise ConfigError(
-            f"frame tables of model bundle {world.table.bundle_hash[:12]}",
-            expected=f"{runtime.bundle.hash[:12]}, the shipped bundle",
-            hint="make the tables again with `sliproad cnn table`",
-        )
     with Progress(
         TextColumn("the network's answers to the live frames"),
         BarColumn(),

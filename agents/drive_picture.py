@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from agents.plots import AGENT_COLOUR, colour_of, make_plain, png
 from agents.rollout import Rollout
-from cnn.topology import ACTIONS, N_EXITS
+from cnn.topology import Topology
 from offload_env.outcome import FALLBACK, OK, SKIPPED, STATUS
 from testbed.records.record_file import Records
 
@@ -39,6 +39,7 @@ class Driven:
 
     Attributes:
         name: of the policy.
+        topology: of the network whose actions are numbered.
         time_s: float64 (T,), capture of each frame.
         action: int64 (T,), canonical number.
         status: int64 (T,), of `offload_env.outcome`.
@@ -46,6 +47,7 @@ class Driven:
     """
 
     name: str
+    topology: Topology
     time_s: NDArray[np.float64]
     action: NDArray[np.int64]
     status: NDArray[np.int64]
@@ -56,32 +58,30 @@ class Driven:
         """One drive of a simulation."""
         time_s = np.arange(rollout.action.shape[1], dtype=np.float64) * (period_ms / 1e3)
         action, status = rollout.action[drive], rollout.status[drive]
-        return cls(rollout.policy, time_s, action, status, rollout.delay_ms[drive])
+        delay_ms = rollout.delay_ms[drive]
+        return cls(rollout.policy, rollout.topology, time_s, action, status, delay_ms)
 
     @classmethod
     def of_records(cls, records: Records, name: str) -> Self:
         """A drive that a device recorded."""
         status = np.array([STATUS.index(text) for text in records.texts("status")])
         action = records.numbers("action").astype(np.int64)
-        return cls(name, records.numbers("captured_s"), action, status, records.numbers("delay_ms"))
+        time_s, delay_ms = records.numbers("captured_s"), records.numbers("delay_ms")
+        return cls(name, records.topology, time_s, action, status, delay_ms)
 
     def share(self, exit: int, split: int | None) -> float:
         """Share of the frames answered at `exit`, by the server through `split`, or by the device
         (None)."""
-        hits = 0
-        for number, status in zip(self.action, self.status, strict=True):
-            action = ACTIONS[number]
-            by_server = status == OK and not action.is_local
-            if status == SKIPPED or action.exit != exit:
-                continue
-            hits += by_server and action.split == split if split is not None else not by_server
-        return hits / len(self.action)
+        at_exit = (self.topology.exit_of[self.action] == exit) & (self.status != SKIPPED)
+        through = self.topology.split_of[self.action] == split
+        hits = at_exit & (~self.by_server if split is None else self.by_server & through)
+        return float(hits.mean())
 
     @property
     def by_server(self) -> NDArray[np.bool_]:
         """Frames that the server answered, bool (T,)."""
-        local = np.array([action.is_local for action in ACTIONS])
-        answered: NDArray[np.bool_] = ~local[self.action] & (self.status == OK)
+        sent = ~self.topology.is_local[self.action]
+        answered: NDArray[np.bool_] = sent & (self.status == OK)
         return answered
 
 
@@ -94,7 +94,8 @@ def drive_picture(agent: Driven, local: Driven, deadline_ms: float, text: str) -
         deadline_ms: drawn in the lower panel.
         text: where the figures come from.
     """
-    figure = Figure(figsize=(10, 6.6), layout="constrained")
+    width = max(10.0, 1.6 * (agent.topology.n_blocks + 1))
+    figure = Figure(figsize=(width, 6.6), layout="constrained")
     ways, delays = figure.subplots(2, 1, height_ratios=[1.15, 1])
     _draw_ways(ways, agent)
     _draw_delays(delays, agent, local, deadline_ms)
@@ -103,20 +104,22 @@ def drive_picture(agent: Driven, local: Driven, deadline_ms: float, text: str) -
 
 
 def _draw_ways(axes: Axes, agent: Driven) -> None:
-    axes.set_xlim(-0.75, N_EXITS + 0.75)
+    topology = agent.topology
+    axes.set_xlim(-0.75, topology.n_blocks + 0.75)
     axes.set_ylim(-0.72, 1.72)
     axes.axis("off")
-    shares = {s: sum(agent.share(e, s) for e in range(1, N_EXITS + 1)) for s in range(N_EXITS)}
+    shares = {s: sum(agent.share(e, s) for e in topology.exits) for s in topology.splits}
     _box(axes, 0, _DEVICE_Y, "frame", "#495057")
-    for block in range(1, N_EXITS + 1):
+    for block in range(1, topology.n_blocks + 1):
         _box(axes, block, _DEVICE_Y, f"block {block}", DEVICE_COLOUR)
         _box(axes, block, _SERVER_Y, f"block {block}", SERVER_COLOUR)
         for y, colour in ((_DEVICE_Y, DEVICE_COLOUR), (_SERVER_Y, SERVER_COLOUR)):
             if block > 1 or y == _DEVICE_Y:
                 _arrow(axes, (block - 1 + _WIDE, y), (block - _WIDE, y), 1.0, colour)
-        _exit(axes, block, agent.share(block, None), _DEVICE_Y, DEVICE_COLOUR)
-        server = sum(agent.share(block, s) for s in range(block))
-        _exit(axes, block, server, _SERVER_Y, SERVER_COLOUR)
+    for exit in topology.exits:
+        _exit(axes, exit, agent.share(exit, None), _DEVICE_Y, DEVICE_COLOUR)
+        server = sum(agent.share(exit, s) for s in topology.splits)
+        _exit(axes, exit, server, _SERVER_Y, SERVER_COLOUR)
     for split, share in shares.items():
         start, end = (split, _DEVICE_Y - _HALF), (split + 1 - _WIDE, _SERVER_Y + _HALF / 2)
         _arrow(axes, start, end, 1.0 + 9.0 * share, SERVER_COLOUR, faint=share == 0)
@@ -170,7 +173,8 @@ def _draw_delays(axes: Axes, agent: Driven, local: Driven, deadline_ms: float) -
     axes.set_ylim(0, top)
     beyond = int((agent.delay_ms > top).sum())
     axes.set_ylabel("delay of a frame (ms)")
-    axes.set_xlabel("time in the drive (s)" + (f"; {beyond} frames above" if beyond else ""))
+    above = f"; {beyond} frame{'s' if beyond > 1 else ''} above" if beyond else ""
+    axes.set_xlabel(f"time in the drive (s){above}")
     times = local.delay_ms.mean() / agent.delay_ms.mean()
     axes.set_title(
         f"Delay of every frame: {agent.delay_ms.mean():.1f} ms on average, {times:.1f} times less "

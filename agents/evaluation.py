@@ -16,15 +16,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from agents.baselines.rules import static_policies
 from agents.baselines.tuning import tuned_baselines
-from agents.rollout import Rollout, mean_figures, simulate, summary
+from agents.rollout import Rollout, check_network, mean_figures, simulate, summary
 from agents.run_files import write_table
 from cnn.common.files import write_text
-from cnn.topology import ACTIONS
 from offload_env.bound.search import best_schedule
 from offload_env.episode import episode_keys
-from offload_env.world import MAIN, World
-from testbed.policy.policies import Policy, StaticPolicy
+from offload_env.world import World
+from testbed.policy.policies import Policy
 
 Floats = NDArray[np.float64]
 
@@ -138,7 +138,7 @@ class Evaluation:
         gap_closed: share of the way from the best static pair to the bound, by learnt policy
             that keeps the floor; None if there is no gap.
         rollouts: by policy.
-        statics: figures of all twenty static pairs, by action name.
+        statics: figures of all static pairs, by action name.
         best_static: name of the static pair chosen on training drives.
         drives: number of test drives.
         frames: frames of a drive.
@@ -238,14 +238,21 @@ def evaluate(
         tuning_drives: training drives a baseline's candidates are measured on.
         origins: where the learnt policies come from, by name; kept in the result.
         progress: called with the name of each policy when it is done.
+
+    Raises:
+        ConfigError: if the worlds and policies are not all of one network.
     """
+    at = test_world.topology
+    at.require_same(train_world.topology, "training frames", "the test frames")
+    for policy in agents.values():
+        check_network(test_world, policy)
     baselines = tuned_baselines(train_world, seed, tuning_drives, progress=progress)
     keys = episode_keys(seed + 7, drives)
     rollouts: dict[str, Rollout] = {}
     for name, policy in {**agents, **baselines}.items():
         rollouts[name] = simulate(test_world, policy, keys)
         progress(name)
-    statics = {a.name: summary(simulate(test_world, StaticPolicy(a), keys)) for a in ACTIONS}
+    statics = {p.action.name: summary(simulate(test_world, p, keys)) for p in static_policies(at)}
     policies = {name: summary(r) for name, r in rollouts.items()}
     progress("clairvoyant (searching)")
     floor = floor_on(test_world, rollouts["full-local"].row)
@@ -286,4 +293,5 @@ def floor_on(world: World, rows: NDArray[np.int64]) -> float:
     constraint = world.scenario.constraint
     if constraint.accuracy_floor > 0:
         return constraint.accuracy_floor
-    return max(0.0, float(world.correct[rows, MAIN].mean()) - constraint.accuracy_margin)
+    main = world.topology.main
+    return max(0.0, float(world.correct[rows, main].mean()) - constraint.accuracy_margin)

@@ -24,13 +24,13 @@ from agents.rollout import simulate
 from agents.run_files import named
 from agents.train_config import TrainConfig
 from cnn.common.errors import BundleError
-from cnn.topology import Action
+from cnn.topology import SHIPPED, Topology
 from offload_env.episode import episode_keys
 from offload_env.preferences import Preferences
 from offload_env.world import World
-from testbed.policy.decision_points import staged_name
+from testbed.policy.decision_points import decision_points
 from testbed.policy.network_policy import policy_from_bundle
-from testbed.policy.observer import FIELDS, SCHEMA_HASH, STAGED_FIELDS, STAGED_SCHEMA_HASH
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policies import Policy
 from testbed.policy.policy_file import STAGED_KIND, PolicyBundle
 from testbed.policy.reference_profile import WINDOW, ReferenceProfile, unscaled
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from torch import nn
 
-_OBSERVED: Final = [f for f in FIELDS if f.name in ("uplink_mbps", "rtt_ms")]
-"""Statistics of the device's own estimates in the reference profile."""
+_OBSERVED: Final = ("uplink_mbps", "rtt_ms")
+"""The device's own estimates with statistics in the reference profile."""
 
 
 def layers_of(model: BaseAlgorithm) -> tuple[list[NDArray[np.float32]], list[Any], str]:
@@ -96,6 +96,7 @@ def bundle_of(
     metrics: Mapping[str, Any],
     provenance: Mapping[str, Any],
     task: Task | None = None,
+    topology: Topology = SHIPPED,
 ) -> PolicyBundle:
     """Policy bundle of a trained model.
 
@@ -109,11 +110,24 @@ def bundle_of(
         metrics: figures of its evaluation, and the drives that they are from.
         provenance: command, seed, steps and settings.
         task: task that it was trained for (`task_of`); None makes a file of format 1.
+        topology: of the network; only one other than the shipped one is stated in the file.
     """
     weights, biases, activation = layers_of(model)
     staged = algorithm == "maskable-ppo"
+    schema, points = schema_of(topology), decision_points(topology)
     manifest = {
-        **_manifest(actions, name, bundle_hash, scenario, task, staged),
+        **({} if task is None else {"task": task.to_json()}),
+        **({} if topology == SHIPPED else {"topology": topology.to_json()}),
+        "name": name,
+        "actions": [int(a) for a in actions],
+        "action_names": [points.name(a) for a in actions],
+        "observation": {
+            "schema_hash": schema.staged_hash if staged else schema.hash,
+            "fields": [asdict(f) for f in (schema.staged_fields if staged else schema.fields)],
+        },
+        "bundle_hash": bundle_hash,
+        "scenario": scenario,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "kind": STAGED_KIND if staged else "mlp",
         "layers": len(weights),
         "activation": activation,
@@ -124,43 +138,6 @@ def bundle_of(
     arrays = {f"weight{i}": w for i, w in enumerate(weights)}
     arrays |= {f"bias{i}": b for i, b in enumerate(biases)}
     return PolicyBundle(manifest, arrays)
-
-
-def static_bundle(
-    action: Action, bundle_hash: str, scenario: str, task: Task | None = None
-) -> PolicyBundle:
-    """Policy bundle that always takes `action`, for comparing on a live device."""
-    manifest = {
-        **_manifest([action.index], f"static {action.name}", bundle_hash, scenario, task),
-        "kind": "static",
-        "algorithm": "static",
-        "metrics": {},
-        "provenance": {},
-    }
-    return PolicyBundle(manifest, {})
-
-
-def _manifest(
-    actions: Sequence[int],
-    name: str,
-    bundle_hash: str,
-    scenario: str,
-    task: Task | None,
-    staged: bool = False,
-) -> dict[str, Any]:
-    return {
-        **({} if task is None else {"task": task.to_json()}),
-        "name": name,
-        "actions": [int(a) for a in actions],
-        "action_names": [staged_name(a) for a in actions],
-        "observation": {
-            "schema_hash": STAGED_SCHEMA_HASH if staged else SCHEMA_HASH,
-            "fields": [asdict(field) for field in (STAGED_FIELDS if staged else FIELDS)],
-        },
-        "bundle_hash": bundle_hash,
-        "scenario": scenario,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
 
 
 def _versions() -> dict[str, str]:
@@ -216,7 +193,7 @@ def with_task(bundle: PolicyBundle, world: World) -> PolicyBundle:
     Raises:
         BundleError: if the file shows that the policy was trained in another world.
     """
-    bundle.check_fit(world.table.bundle_hash)
+    bundle.check_fit(world.table.bundle_hash, world.topology)
     manifest = bundle.manifest
     _check_origin(bundle, world)
     asked = manifest.get("preferences")
@@ -256,7 +233,9 @@ def reference_profile_of(
     The energies count as those of the model meter with the scenario's power profile; a
     scenario that keeps the cost model's own powers is comparable with no meter.
     """
-    columns = [field.index for field in _OBSERVED]
+    topology = world.topology
+    fields = [f for f in schema_of(topology).fields if f.name in _OBSERVED]
+    columns = [field.index for field in fields]
     seen: list[NDArray[np.float32]] = []
     driven = simulate(world, policy, keys, seen=lambda x: seen.append(x[:, columns]))
     observed = np.stack(seen, axis=1)
@@ -267,10 +246,10 @@ def reference_profile_of(
             "energy_mj": driven.energy_mj,
             "confidence": driven.confidence,
             "miss_rate": driven.miss,
-            **{f.name: unscaled(f, observed[:, :, i]) for i, f in enumerate(_OBSERVED)},
+            **{f.name: unscaled(f, observed[:, :, i]) for i, f in enumerate(fields)},
         },
         driven.action,
-        n_actions=world.table.topology.n_actions,
+        n_actions=topology.n_actions,
         window=min(window, len(seen)),
         energy_source=f"model:{power}" if power else f"cost model {world.cost.name}",
     )
@@ -282,7 +261,7 @@ def policy_of(
     """Policy bundle of a model trained with `config` in `world`, with task and profile."""
     bundle = bundle_of(
         model,
-        actions=config.outputs,
+        actions=config.outputs(world.topology),
         name="staged-agent" if config.env == "staged" else "agent",
         bundle_hash=world.table.bundle_hash,
         scenario=world.scenario.name,
@@ -300,6 +279,7 @@ def policy_of(
             "numpy": np.__version__,
         },
         task=task_of(world),
+        topology=world.topology,
     )
     keys = episode_keys(config.validation_seed, config.validate_drives)
     reference = reference_profile_of(world, policy_from_bundle(bundle), keys)

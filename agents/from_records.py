@@ -3,9 +3,9 @@
 A device sees its link only through its own exchanges. An answered one of b bytes that took y
 milliseconds (server excluded) says ``y = rtt + 8 b / rate``; a lost one says that its bytes did
 not get through. Round trips are fitted over windows by the device's own estimator
-(`testbed.policy.observer.fit_link`); the rest of each exchange gives its rate, so that a replay of
-the same payload at the same moment takes the measured time. Between two exchanges the nearer one is
-used; after a long time without an exchange, the trace is cut.
+(`testbed.policy.estimators.fit_link`); the rest of each exchange gives its rate, so that a replay
+of the same payload at the same moment takes the measured time. Between two exchanges the nearer one
+is used; after a long time without an exchange, the trace is cut.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from agents.off_policy import Log
 from cnn.common.errors import DataError
-from cnn.topology import ACTIONS
 from offload_env.scenario import Scenario, load_scenario
 from offload_env.world import World, build_world, load_cost
-from testbed.policy.observer import MAX_RATE_MBPS, OBS_DIM, fit_link
+from testbed.policy.estimators import fit_link
+from testbed.policy.observation_fields import MAX_RATE_MBPS, schema_of
 from testbed.records.record_file import Records, read_all
 from testbed.traces.trace import Trace
 
@@ -36,9 +36,6 @@ MAX_GAP_S: Final = 10.0
 MIN_TRACE_S: Final = 10.0
 WINDOW_S: Final = 5.0
 """Exchanges this far before and after one share its round trip."""
-EXIT: Final = np.array([a.exit for a in ACTIONS])
-SPLIT: Final = np.array([a.split for a in ACTIONS])
-IS_LOCAL: Final = np.array([a.is_local for a in ACTIONS])
 MIN_COMPUTED: Final = 10
 """Frames that must have computed something before the device's speed is taken from them."""
 MIN_RATE_MBPS: Final = 0.05
@@ -171,17 +168,22 @@ def device_speed(runs: Sequence[Records], world: World) -> float | None:
 
     Returns:
         The factor; None if fewer than `MIN_COMPUTED` frames computed.
+
+    Raises:
+        ConfigError: if the records are of another network than the world.
     """
+    topology = world.topology
     took, expected = [], []
     for records in runs:
+        _check_network(records, world)
         action = records.numbers("action").astype(np.int64)
         status = records.texts("status")
-        own_exit = np.where(IS_LOCAL, 1 << (EXIT - 1), 0)[action]
+        own_exit = np.where(topology.is_local, 1 << (topology.exit_of - 1), 0)[action]
         looks = records.numbers("looks").astype(np.int64)
         # Exits that a staged policy evaluated on its way are in head_ms, and in no action's time.
         plain = looks & ~own_exit == 0
         head = records.numbers("head_ms") + np.nan_to_num(records.numbers("encode_ms"))
-        computed = plain & (SPLIT[action] > 0) & np.isin(status, ("ok", "fallback"))
+        computed = plain & (topology.split_of[action] > 0) & np.isin(status, ("ok", "fallback"))
         took.append(head[computed])
         expected.append(world.device_ms[action][computed])
         finish = records.numbers("fallback_ms")
@@ -193,6 +195,11 @@ def device_speed(runs: Sequence[Records], world: World) -> float | None:
     if use.sum() < MIN_COMPUTED:
         return None
     return _weighted_median(measured[use] / modelled[use], modelled[use])
+
+
+def _check_network(records: Records, world: World) -> None:
+    frames = f"the frames of scenario {world.scenario.name}"
+    world.topology.require_same(records.topology, "records", frames)
 
 
 def _weighted_median(values: Floats, weights: Floats) -> float:
@@ -273,10 +280,13 @@ def log_of(runs: Sequence[Records], world: World) -> Log:
 
     Raises:
         DataError: if a file has no propensities, or too few frames are left.
+        ConfigError: if a file is of another network than the world.
     """
+    obs_dim = schema_of(world.topology).obs_dim
     parts: dict[str, list[Floats]] = {}
     seen: list[NDArray[np.float32]] = []
     for records in runs:
+        _check_network(records, world)
         missing = {"propensity", "observation"} - set(records.table.column_names)
         if missing:
             raise DataError(
@@ -291,7 +301,7 @@ def log_of(runs: Sequence[Records], world: World) -> Log:
         for name, values in columns.items():
             parts.setdefault(name, []).append(values[keep])
         flat = records.table["observation"].combine_chunks().flatten().to_numpy()
-        seen.append(flat.reshape(-1, OBS_DIM).astype(np.float32)[keep])
+        seen.append(flat.reshape(-1, obs_dim).astype(np.float32)[keep])
     figures = {name: np.concatenate(values) for name, values in parts.items()}
     delay, energy = figures["delay_ms"], figures["energy_mj"]
     miss = (delay > world.scenario.timing.deadline_ms).astype(np.float64)

@@ -114,6 +114,7 @@ def run_live(
     n: int,
     out: Path,
     start_offset_s: float = 0.0,
+    bundle: Path | None = None,
 ) -> LiveRun:
     """Start server, link and device as processes, drive `n` frames, end them all.
 
@@ -128,20 +129,26 @@ def run_live(
         n: frames.
         out: Parquet file of the measurements.
         start_offset_s: where in the trace the drive starts.
+        bundle: folder of the model bundle; None is the shipped one.
 
     Raises:
         RemoteError: if a process failed or measured fewer frames.
+        ConfigError: if the bundle is of another network than the world.
     """
+    model = load_bundle(bundle)
+    frames = f"the frames of scenario {world.scenario.name}"
+    world.topology.require_same(model.topology, f"model bundle {model.hash[:12]}", frames)
     profile = out.with_suffix(".device.json")
     world.cost.save(profile)
     with (
         going_first(),
-        ServerProcess() as server,
+        ServerProcess(bundle) as server,
         LinkProcess(trace, ("127.0.0.1", server.port), start_offset_s=start_offset_s) as link,
     ):
         command = [sys.executable, "-m", "testbed", "device"]
         command += ["--server", f"{link.host}:{link.port}", *decide]
         command += _settings(world, source, n, profile, out)
+        command += [] if bundle is None else ["--bundle", str(bundle)]
         _run(command)
         run = LiveRun(read_records(out), link.record())
     if len(run.records) != n:
@@ -269,8 +276,8 @@ def _figures(
     return mean_figures(cost, delay_ms, energy_mj, correct, miss)
 
 
-def warm_runtime() -> SplitRuntime:
-    """The shipped bundle, loaded and run once."""
-    runtime = SplitRuntime(load_bundle())
+def warm_runtime(bundle: Path | None = None) -> SplitRuntime:
+    """A model bundle's folder, or the shipped bundle, loaded and run once."""
+    runtime = SplitRuntime(load_bundle(bundle))
     runtime.warm()
     return runtime

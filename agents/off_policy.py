@@ -30,22 +30,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.baselines.prediction import (
-    AT,
-    EXITS,
-    IS_LOCAL,
-    SPLITS,
-    AccuracyTable,
-    Floats,
-    Predictor,
-)
-from agents.baselines.prediction import raw_observation as raw_of
+from agents.baselines.prediction import AccuracyTable, Floats, Predictor
 from agents.evaluation import Interval
+from agents.rollout import check_network
 from cnn.common.console import warn
 from cnn.common.errors import DataError
-from cnn.topology import N_ACTIONS, N_EXITS
 from offload_env.world import World
-from testbed.policy.observer import CONSTANTS_AT, FIELDS
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policies import Policy
 from testbed.policy.policy_file import PolicyBundle
 
@@ -65,7 +56,7 @@ class Log:
     """Logged decisions of N frames, in order.
 
     Attributes:
-        observation: float32 (N, OBS_DIM).
+        observation: float32 (N, obs_dim).
         action: int64 (N,), canonical numbers.
         propensity: float64 (N,), probability of that action in that state, > 0.
         outcomes: float64 (N,) by name, such as ``delay_ms`` or ``cost``.
@@ -140,7 +131,11 @@ def estimate(
         world: training world of the same device, for the model's features.
         seed: of the bootstrap.
         resamples: bootstrap resamples.
+
+    Raises:
+        ConfigError: if the candidate decides for another network than the world's.
     """
+    check_network(world, candidate)
     candidate.reset()
     chosen = candidate.decide_batch(log.observation)
     same = chosen == log.action
@@ -189,18 +184,20 @@ def _interval(values: Floats) -> Interval:
 
 
 class _Features:
-    """Features of each action for a linear model of outcomes, float64 (N, 20, F), from
+    """Features of each action for a linear model of outcomes, float64 (N, n_actions, F), from
     predictions."""
 
     def __init__(self, world: World) -> None:
         self._predict, self._accuracy_table = Predictor(world), AccuracyTable(world)
         self._deadline_ms = world.scenario.timing.deadline_ms
         self._timeout_ms = world.scenario.timing.timeout_ms
-        one_hot = np.eye(N_ACTIONS)
-        self._fixed = np.column_stack([one_hot, EXITS / N_EXITS, SPLITS / N_EXITS])
+        of = world.topology
+        one_hot, depth = np.eye(of.n_actions), of.n_blocks
+        self._fixed = np.column_stack([one_hot, of.exit_of / depth, of.split_of / depth])
+        self._is_local = of.is_local
 
     def __call__(self, observations: NDArray[np.float32]) -> Floats:
-        raw = raw_of(observations)
+        at, raw = self._predict.read.at, self._predict.read(observations)
         exchange = self._predict.exchange_ms(raw)
         delay = self._predict.delay_ms(raw, exchange)
         # An infinite exchange (a link treated as dead) has a lateness of 1.
@@ -213,10 +210,10 @@ class _Features:
             late,
             self._accuracy_table(raw),
             *(
-                np.where(IS_LOCAL, 0.0, observations[:, AT[name], None])
+                np.where(self._is_local, 0.0, observations[:, at[name], None])
                 for name in ("transfer_spread_ms", "transfer_age_s", "failure_age_s", "failures")
             ),
-            np.broadcast_to(observations[:, AT["last_confidence"], None], delay.shape),
+            np.broadcast_to(observations[:, at["last_confidence"], None], delay.shape),
         ]
         fixed = np.broadcast_to(self._fixed, (len(raw), *self._fixed.shape))
         return np.concatenate([np.stack(moving, axis=2), fixed], axis=2)
@@ -243,14 +240,16 @@ def warn_of_other_log(path: Path, bundle: PolicyBundle, observations: NDArray[np
     Args:
         path: policy file.
         bundle: its content.
-        observations: float32 (N, OBS_DIM), logged.
+        observations: float32 (N, obs_dim), logged.
     """
     task = bundle.task
     if task is None:
         return
     expected = np.array(task.settings().scaled())
-    apart = np.abs(observations[:, CONSTANTS_AT:] - expected).max(0) > _ROUNDING
-    names = [field.name for field in FIELDS[CONSTANTS_AT:]]
+    schema = schema_of(bundle.topology)
+    first = schema.constants_at
+    apart = np.abs(observations[:, first:] - expected).max(0) > _ROUNDING
+    names = [field.name for field in schema.fields[first:]]
     free = {"accuracy_floor": task.accuracy_floors, "delay_share": task.delay_shares}
     said = [n for n, differs in zip(names, apart, strict=True) if differs and not free.get(n)]
     if said:

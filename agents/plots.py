@@ -122,7 +122,7 @@ def cost_accuracy(
 
     Args:
         policies: by name, with ``cost`` and ``accuracy``.
-        statics: the 20 static pairs, drawn small, by action name.
+        statics: the static pairs, drawn small, by action name.
         floor: accuracy the constraint asks for, [0, 1].
         bound_cost: cost below which no policy that keeps the floor can go.
     """

@@ -20,19 +20,17 @@ from numpy.typing import NDArray
 
 import cnn
 from agents import action_plots, plots
-from agents.action_plots import FINISHED_LOCALLY, NOT_DRIVEN
-from agents.baselines.prediction import AT, raw_observation
+from agents.baselines.prediction import reader
 from agents.evaluation import AGENT, BEST_STATIC, STAGED, Evaluation
 from agents.rollout import Rollout, simulate
 from agents.terminal import COLUMNS, cells, comparison
 from agents.train_config import MARGIN
 from cnn.common.files import write_text
-from cnn.topology import ACTIONS
+from cnn.topology import Topology
 from offload_env.batch_simulator import FALLBACK, SKIPPED
 from offload_env.episode import episode_keys
 from offload_env.world import World
-from testbed.policy.decision_points import FRAME
-from testbed.policy.observer import scale_one
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policies import Policy
 
 MAP_COLUMNS = 24
@@ -100,13 +98,13 @@ def write_report(
         _comparison(result),
         _frontier(result),
         _cdfs(result, deadline),
-        _shares(result),
+        _shares(result, world.topology),
     ]
     if live is not None:
         sections.insert(1, _live(live, live_text))
     for name, policy in agents.items():
         sections.append(_timeline(result, world, deadline, name))
-        if policy.space is FRAME:
+        if not policy.space.is_staged:
             sections.append(_map(world, policy))
     if learning is not None and len(learning):
         floor = world.settings.accuracy_floor
@@ -191,7 +189,7 @@ def _frontier(result: Evaluation) -> Section:
     statics = {name: m for name, m in result.statics.items() if np.isfinite(m["cost"])}
     return Section(
         "Cost and accuracy",
-        "Left and up is better. Grey: the twenty static pairs (those within the picture). "
+        "Left and up is better. Grey: the static pairs (those within the picture). "
         "Below the dashed line the accuracy floor is broken; left of the dotted line no policy "
         "that keeps the floor can be. Sizes say nothing: later points are smaller, so that each "
         "of those that coincide shows.",
@@ -218,13 +216,13 @@ def best_baseline(result: Evaluation) -> str:
     return min(kept or rules, key=lambda name: result.policies[name]["cost"])
 
 
-def _shares(result: Evaluation) -> Section:
+def _shares(result: Evaluation, topology: Topology) -> Section:
     shares = {name: driven_shares(r) for name, r in result.rollouts.items() if name != "random"}
     return Section(
         "Actions taken",
         "As driven: frames whose server did not answer and frames that were skipped count as "
         "such. Colour: how many blocks run on the device; lighter: earlier exit.",
-        png=action_plots.action_shares(shares),
+        png=action_plots.action_shares(shares, topology),
     )
 
 
@@ -242,7 +240,7 @@ def _timeline(result: Evaluation, world: World, deadline_ms: float, name: str) -
         "One drive" if name == AGENT else f"One drive of the {name.replace('-', ' ')}",
         f"Test drive {drive}: true uplink capacity (the agent sees only what its own transfers "
         "told it), the exit and split as driven, how sure the answer was, and the delay.",
-        png=action_plots.drive_timeline(frame, deadline_ms),
+        png=action_plots.drive_timeline(frame, deadline_ms, rollout.topology),
     )
 
 
@@ -273,25 +271,28 @@ def driven_actions(
     observations: list[NDArray[np.float32]] = []
     simulate(world, policy, keys, frames=frames, seen=observations.append)
     seen = np.concatenate(observations)
-    known = seen[:, AT["answers_on_track"]] > scale_one(AT["answers_on_track"], 0.5)
-    seen = seen[known]
+    topology = world.topology
+    read = reader(topology)
+    answers = read.at["answers_on_track"]
+    seen = seen[seen[:, answers] > schema_of(topology).scale_one(answers, 0.5)]
     actions = policy.decide_batch(seen) if len(seen) else np.empty(0, np.int64)
-    raw = raw_observation(seen)
-    took_ms, error_probability = raw[:, AT["transfer_mean_ms"]], 1.0 - raw[:, AT["last_confidence"]]
+    raw = read(seen)
+    took_ms, confidence = raw[:, read.at["transfer_mean_ms"]], raw[:, read.at["last_confidence"]]
     ends = (took_ms.min(), took_ms.max()) if len(seen) else (1.0, 1000.0)
     times = np.geomspace(0.95 * ends[0], 1.05 * ends[1], MAP_COLUMNS + 1)
     column = np.searchsorted(times, took_ms, "right") - 1
-    row = (np.searchsorted(MAP_DOUBTS, error_probability, "right") - 1).clip(0, len(MAP_DOUBTS) - 2)
-    counts = np.zeros((len(MAP_DOUBTS) - 1, MAP_COLUMNS, len(ACTIONS)), np.int64)
+    row = (np.searchsorted(MAP_DOUBTS, 1.0 - confidence, "right") - 1).clip(0, len(MAP_DOUBTS) - 2)
+    counts = np.zeros((len(MAP_DOUBTS) - 1, MAP_COLUMNS, topology.n_actions), np.int64)
     np.add.at(counts, (row, column, actions), 1)
     most = np.where(counts.any(2), counts.argmax(2), -1)
-    return action_plots.DrivenActions(most, times, MAP_DOUBTS)
+    return action_plots.DrivenActions(most, times, MAP_DOUBTS, topology)
 
 
 def driven_shares(rollout: Rollout) -> NDArray[np.float64]:
-    """Shares of frames by outcome, float64 (22,); see `action_plots.action_shares`."""
-    outcome = np.where(rollout.status == FALLBACK, FINISHED_LOCALLY, rollout.action)
-    outcome = np.where(rollout.status == SKIPPED, NOT_DRIVEN, outcome)
-    counts = np.bincount(outcome.ravel(), minlength=NOT_DRIVEN + 1)
+    """Shares of frames by outcome, (n_actions + 2,); see `action_plots.action_shares`."""
+    n = rollout.topology.n_actions
+    outcome = np.where(rollout.status == FALLBACK, n, rollout.action)
+    outcome = np.where(rollout.status == SKIPPED, n + 1, outcome)
+    counts = np.bincount(outcome.ravel(), minlength=n + 2)
     shares: NDArray[np.float64] = counts / counts.sum()
     return shares

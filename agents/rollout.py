@@ -15,16 +15,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cnn.topology import N_EXITS
-from offload_env.batch_simulator import OFFLOADS, SKIPPED, BatchOutcome, BatchSimulator
+from cnn.topology import Topology
+from offload_env.batch_simulator import SKIPPED, BatchOutcome, BatchSimulator
 from offload_env.world import World
-from testbed.policy.decision_points import FRAME, REPAIR, STAGED
+from testbed.policy.decision_points import decision_points
 from testbed.policy.policies import Feedback, Learner, Policy
 
 Floats = NDArray[np.float64]
-
-_CLOSED: Final = N_EXITS - 1
-"""A decision point after the start, for lanes whose frame has ended; their answer is not used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +30,7 @@ class Rollout:
 
     Attributes:
         policy: its name.
+        topology: of the network whose actions are numbered.
         action: int64, canonical number decided.
         delay_ms, energy_mj, cost: float64.
         correct, miss: bool.
@@ -44,6 +42,7 @@ class Rollout:
     """
 
     policy: str
+    topology: Topology
     action: NDArray[np.int64]
     delay_ms: Floats
     energy_mj: Floats
@@ -58,7 +57,7 @@ class Rollout:
     def frame(self) -> pd.DataFrame:
         """One row a frame, with ``policy``, ``drive`` and ``frame``."""
         drives, frames = self.action.shape
-        names = [n for n in self.__slots__ if n != "policy"]
+        names = [n for n in self.__slots__ if n not in ("policy", "topology")]
         columns: dict[str, Any] = {n: getattr(self, n).ravel() for n in names}
         return pd.DataFrame(
             {
@@ -86,10 +85,14 @@ def simulate(
         keys: of the episodes.
         frames: of each episode, from its start; None takes all.
         seen: called before each frame's decision with the frame-level observations,
-            float32 (B, OBS_DIM).
+            float32 (B, obs_dim).
 
     The ``action`` of a staged policy is the equivalent pair (exit, split) of the whole frame.
+
+    Raises:
+        ConfigError: if the policy decides for another network than the world's.
     """
+    check_network(world, policy)
     simulator = BatchSimulator(world, len(keys))
     simulator.reset(keys)
     policy.reset()
@@ -111,6 +114,7 @@ def simulate(
     confidence = np.where(status == SKIPPED, np.nan, world.table.confidence[row, used])
     return Rollout(
         policy=policy.name,
+        topology=world.topology,
         action=stack("action"),
         delay_ms=stack("delay_ms"),
         energy_mj=stack("energy_mj"),
@@ -124,25 +128,34 @@ def simulate(
     )
 
 
+def check_network(world: World, policy: Policy) -> None:
+    """Raise `ConfigError` unless a policy decides for the network of a world's frames."""
+    frames = f"the frames of scenario {world.scenario.name}"
+    world.topology.require_same(policy.space.topology, f"policy {policy.name!r}", frames)
+
+
 def decide_frames(simulator: BatchSimulator, policy: Policy) -> BatchOutcome:
     """`testbed.policy.policies.decide_frame` for the current frame of every lane.
 
     A memoryless policy decides for the lanes whose frame is open only, any other for all lanes.
     """
-    if policy.space is FRAME:
-        return simulator.settle(policy.decide_batch(simulator.observe()))
+    space = policy.space
+    if not space.is_staged:
+        return simulator.settle(policy.decide_batch(simulator.observe(space)))
+    at = decision_points(space.topology)
     memoryless = getattr(policy, "memoryless", False)
     ended: list[tuple[NDArray[np.intp], BatchOutcome]] = []
     lanes, points = np.arange(simulator.n), simulator.point
     while len(lanes):
-        seen = simulator.observe(STAGED)
+        seen = simulator.observe(space)
         if memoryless:
             chosen = policy.decide_batch(seen[lanes], points[lanes])
         else:
             chosen = policy.decide_batch(seen, points)[lanes]
-        ended.append(simulator.advance(REPAIR[points[lanes], chosen], lanes))
+        ended.append(simulator.advance(at.repair[points[lanes], chosen], lanes))
         lanes = np.setdiff1d(lanes, ended[-1][0], assume_unique=True)
-        points = np.full(simulator.n, _CLOSED)
+        # Any point after the start, where the frame has ended: the answer there is not used.
+        points = np.full(simulator.n, at.n_points - 1)
         points[lanes] = simulator.point[lanes]
     whose = np.concatenate([lanes for lanes, _ in ended])
     return BatchOutcome.joined([outcome for _, outcome in ended], whose)
@@ -151,7 +164,7 @@ def decide_frames(simulator: BatchSimulator, policy: Policy) -> BatchOutcome:
 def feedback(world: World, outcome: BatchOutcome) -> Feedback:
     """Feedback to the devices of all lanes after a frame."""
     skipped = outcome.status == SKIPPED
-    sent = OFFLOADS.take(outcome.action) & ~skipped
+    sent = ~world.topology.is_local[outcome.action] & ~skipped
     confidence = world.table.confidence[outcome.row, outcome.used].astype(np.float64)
     return Feedback(
         action=outcome.action,
@@ -193,10 +206,3 @@ def mean_figures(
     for q, value in zip(PERCENTILES, np.percentile(delay_ms, PERCENTILES), strict=True):
         out[f"delay_p{q}_ms"] = float(value)
     return out
-
-
-def action_shares(rollout: Rollout, n: int = 20) -> Floats:
-    """Share of frames given to each action, float64 (n,)."""
-    counts = np.bincount(rollout.action.ravel(), minlength=n)
-    shares: Floats = counts / counts.sum()
-    return shares

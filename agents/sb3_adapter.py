@@ -35,33 +35,37 @@ from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
 from cnn.common.errors import ConfigError
-from cnn.topology import N_ACTIONS
-from offload_env.batch_simulator import FALLBACK, LOCAL_ARRAY, SKIPPED
+from offload_env.batch_simulator import FALLBACK, SKIPPED
 from offload_env.env_input import checked_options
 from offload_env.vector_env import OffloadVectorEnv
-from testbed.policy.decision_points import LEGAL, STAGED
+from testbed.policy.decision_points import decision_points
 
 
 class RolloutSums:
-    """Running sums of the environment's reports since the last `take`."""
+    """Running sums of the environment's reports since the last `take`.
 
-    def __init__(self) -> None:
+    Args:
+        n_actions: of the network.
+    """
+
+    def __init__(self, n_actions: int) -> None:
+        self._n_actions = n_actions
         self._clear()
 
     def _clear(self) -> None:
         self.frames = 0
         self._sums = dict.fromkeys(("reward", "cost", "accuracy", "delay_ms", "energy_mj"), 0.0)
-        self._actions = np.zeros(N_ACTIONS, np.int64)
+        self._actions = np.zeros(self._n_actions, np.int64)
 
     def add(self, actions: NDArray[np.int64], **values: NDArray[Any]) -> None:
         """Add one step of all lanes; `values` are arrays (B,) by name."""
         self.frames += len(actions)
         for name, value in values.items():
             self._sums[name] += float(value.sum())
-        self._actions += np.bincount(actions, minlength=N_ACTIONS)
+        self._actions += np.bincount(actions, minlength=self._n_actions)
 
     def take(self) -> tuple[dict[str, float], NDArray[np.float64]]:
-        """Means by name and shares of the 20 actions since the last call, then forget."""
+        """Means by name and shares of the actions since the last call, then forget."""
         frames = max(self.frames, 1)
         means = {name: total / frames for name, total in self._sums.items()}
         shares = self._actions / frames
@@ -78,8 +82,8 @@ class OffloadVecEnv(VecEnv):
         env: native vector environment, of either decision space.
         actions: numbers of the actions offered to the learner, of the environment's space; its
             action k is ``actions[k]``. None offers all.
-        error_probability: float32 (N, 20), chance that an action's answer to a table row is wrong,
-            used in the reward instead of the answer's own 0 or 1; None uses the latter.
+        error_probability: float32 (N, n_actions), chance that an action's answer to a table row is
+            wrong, used in the reward instead of the answer's own 0 or 1; None uses the latter.
 
     Attributes:
         multiplier: price of a wrong answer in the reward, moved by the dual ascent.
@@ -107,14 +111,16 @@ class OffloadVecEnv(VecEnv):
         self.table = np.asarray(
             range(env.space.n_actions) if actions is None else actions, np.int64
         )
-        self.sums = RolloutSums()
+        topology = env.world.topology
+        self.sums = RolloutSums(topology.n_actions)
         self.render_mode = None
         super().__init__(
             env.num_envs, env.single_observation_space, spaces.Discrete(len(self.table))
         )
         self._error_probability = error_probability
-        self._staged = env.space == STAGED
-        self._legal = LEGAL[:, self.table] if self._staged else None
+        self._staged, self._local_of = env.space.is_staged, topology.local_of
+        legal = decision_points(topology).legal
+        self._legal = legal[:, self.table] if self._staged else None
         self.frame_done = np.ones(env.num_envs, bool)
         self._no_info: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
         self._chosen = np.zeros(env.num_envs, np.int64)
@@ -187,7 +193,7 @@ class OffloadVecEnv(VecEnv):
             wrong = 1.0 - info["accuracy"]
         else:
             fell = info["status"] == FALLBACK
-            used = np.where(fell, LOCAL_ARRAY.take(info["exit_used"] - 1), info["action"])
+            used = np.where(fell, self._local_of.take(info["exit_used"]), info["action"])
             wrong = np.where(info["status"] == SKIPPED, 1.0, self._error_probability[rows, used])
         return wrong * self.frame_done if self._staged else wrong
 

@@ -30,11 +30,10 @@ from agents.export_policy import layers_of
 from agents.rollout import simulate, summary
 from agents.sb3_adapter import OffloadVecEnv
 from agents.train_config import TrainConfig
-from cnn.topology import ACTIONS
+from cnn.topology import Topology
 from offload_env.episode import episode_keys
 from offload_env.world import World
 from testbed.common.signals import StopFlag
-from testbed.policy.decision_points import FRAME, STAGED
 from testbed.policy.network_policy import NetworkPolicy
 from testbed.policy.policies import Policy
 
@@ -111,12 +110,15 @@ class Progress:
         return pd.DataFrame(self.rows)
 
 
-def greedy_policy(model: Any, config: TrainConfig) -> NetworkPolicy:
+def greedy_policy(model: Any, config: TrainConfig, topology: Topology) -> NetworkPolicy:
     """The policy that would be exported now."""
     weights, biases, activation = layers_of(model)
-    space = STAGED if config.env == "staged" else FRAME
     return NetworkPolicy(
-        weights, biases, space=space, activation=activation, actions=config.outputs
+        weights,
+        biases,
+        space=config.space(topology),
+        activation=activation,
+        actions=config.outputs(topology),
     )
 
 
@@ -242,7 +244,7 @@ class Supervisor(Watch):
 
     def _greedy(self) -> Policy:
         """The policy that is validated."""
-        return greedy_policy(self.model, self.config)
+        return greedy_policy(self.model, self.config, self.world.topology)
 
     def _keep(self, figures: dict[str, float]) -> None:
         """Keep the model, the best so far, with these figures."""
@@ -257,9 +259,9 @@ class Supervisor(Watch):
         for name, value in row.items():
             if name.startswith("validation_") and np.isfinite(value):
                 self.logger.record(f"validation/{name.removeprefix('validation_')}", value)
-        for action, share in zip(ACTIONS, shares, strict=True):
+        for action, share in zip(self.world.topology.actions, shares, strict=True):
             self.logger.record(f"actions/{action.name}", float(share))
-        drawn = np.repeat(np.arange(len(ACTIONS)), np.rint(1000 * shares).astype(int))
+        drawn = np.repeat(np.arange(len(shares)), np.rint(1000 * shares).astype(int))
         self.logger.record("offload/actions", torch.as_tensor(drawn), exclude="stdout")
         self.logger.dump(self.num_timesteps)
 

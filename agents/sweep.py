@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from agents.baselines.rules import full_local
 from agents.baselines.tuning import best_static
 from agents.evaluation import Interval, floor_on, interval, keeps, resamples
 from agents.rollout import Rollout, simulate, summary
@@ -28,9 +29,9 @@ from cnn.common.files import write_bytes, write_text
 from offload_env.episode import episode_keys
 from offload_env.preferences import Preferences, preferring
 from offload_env.scenario import anchored
-from offload_env.world import MAIN, World
+from offload_env.world import World
 from testbed.policy.network_policy import load_policy
-from testbed.policy.policies import Policy, StaticPolicy
+from testbed.policy.policies import Policy
 from testbed.policy.policy_file import PolicyBundle
 
 CONDITIONED: Final = "conditioned"
@@ -160,6 +161,7 @@ def train_all(
     from agents.training import train
 
     check_preferences(floors, shares)
+    config = config.of(train_world.topology)
     policies: dict[tuple[float, float] | None, Policy] = {}
     progress(f"{CONDITIONED} ({config.steps} steps)")
     asked = Preferences((min(floors), max(floors)), (min(shares), max(shares)))
@@ -186,7 +188,7 @@ def specialist_folder(out: Path, floor: float, share: float) -> Path:
 
 
 def _trained(folder: Path, config: TrainConfig) -> bool:
-    """Whether a folder's policy file says that it was trained with these settings.
+    """Whether a folder's policy file says that it was trained with these settings of a network.
 
     The folder's ``config.json`` is that of the last run that was begun there, not ended.
     """
@@ -234,7 +236,7 @@ def evaluate_sweep(
             continue
         world = preferring(test_world, *asked)
         static = best_static(preferring(train_world, *asked), tuning, asked[0] + margin)
-        local = simulate(world, StaticPolicy(MAIN), keys)
+        local = simulate(world, full_local(world.topology), keys)
         driven = {
             SPECIALIST: simulate(world, specialist, keys),
             CONDITIONED: simulate(world, policies[None], keys),

@@ -31,12 +31,13 @@ from agents.supervisor import Report, Watch, stop_when_told
 from agents.train_config import TrainConfig
 from agents.training import error_probability, ppo_settings
 from cnn.common.outputs import Claim
+from cnn.topology import Topology
 from offload_env.episode import episode_keys
-from offload_env.preferences import FLOOR_AT, ConditionedVectorEnv, Preferences, preferring
+from offload_env.preferences import ConditionedVectorEnv, Preferences, floor_at, preferring
 from offload_env.scenario import anchored, scenario_toml
 from offload_env.world import World
 from testbed.policy.network_policy import policy_from_bundle
-from testbed.policy.observer import FIELDS
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policies import Policy
 from testbed.policy.policy_file import PolicyBundle
 
@@ -93,24 +94,31 @@ def _hats(values: Floats, nodes: Floats) -> Floats:
 
 
 class Stretch:
-    """Maps the floor's input from the range of the preferences to [-1, 1], and back."""
+    """Maps the floor's input from the range of the preferences to [-1, 1], and back.
 
-    def __init__(self, preferences: Preferences) -> None:
-        field = FIELDS[FLOOR_AT]
+    Args:
+        preferences: range of the floor.
+        topology: of the network whose observations are mapped.
+    """
+
+    def __init__(self, preferences: Preferences, topology: Topology) -> None:
+        schema = schema_of(topology)
+        self._at = floor_at(schema)
+        field = schema.fields[self._at]
         low, high = (2 * (f - field.low) / (field.high - field.low) - 1 for f in preferences.floor)
         self.centre = 0.5 * (low + high)
         self.half = max(0.5 * (high - low), 1e-6)
 
     def apply(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Observations (B, OBS_DIM) with the floor stretched, in place."""
-        observations[:, FLOOR_AT] = (observations[:, FLOOR_AT] - self.centre) / self.half
+        """Observations (B, obs_dim) with the floor stretched, in place."""
+        observations[:, self._at] = (observations[:, self._at] - self.centre) / self.half
         return observations
 
     def fold(self, bundle: PolicyBundle) -> PolicyBundle:
         """The same policy for observations that were not stretched."""
         weight, bias = (np.array(bundle.arrays[name], np.float64) for name in ("weight0", "bias0"))
-        weight[:, FLOOR_AT] /= self.half
-        bias -= weight[:, FLOOR_AT] * self.centre
+        weight[:, self._at] /= self.half
+        bias -= weight[:, self._at] * self.centre
         first = {"weight0": weight.astype(np.float32), "bias0": bias.astype(np.float32)}
         return replace(bundle, arrays={**bundle.arrays, **first})
 
@@ -123,7 +131,7 @@ class ConditionedVecEnv(OffloadVecEnv):
     ) -> None:
         super().__init__(env, error_probability=error_probability)
         self.grid, self.preferences = grid, env.preferences
-        self.stretch = Stretch(env.preferences)
+        self.stretch = Stretch(env.preferences, env.world.topology)
         self.multiplier = 1.0  # `_wrong` has the price already
 
     def reset(self) -> NDArray[np.float32]:
@@ -241,7 +249,7 @@ class _ConditionedWatch(Watch):
         config, world = self.config, self.world
         bundle = bundle_of(
             self.model,
-            actions=config.actions,
+            actions=config.outputs(world.topology),
             name="conditioned",
             bundle_hash=world.table.bundle_hash,
             scenario=world.scenario.name,
@@ -249,6 +257,7 @@ class _ConditionedWatch(Watch):
             metrics={},
             provenance={"config": asdict(config), "frames": world.table.source},
             task=task_of(world, self.env.preferences),
+            topology=world.topology,
         )
         return self.env.stretch.fold(bundle)
 
@@ -291,6 +300,7 @@ def train_conditioned(
         DataError: if no checkpoint there is whole, or another process trains into it.
         TrainingInterrupted: at SIGINT or SIGTERM, once a checkpoint is written.
     """
+    config = config.of(world.topology)
     run = out.with_suffix(".run")
     with Claim(run, folder=True):
         asked = preferences or Preferences.of(world, config.margin)
@@ -340,7 +350,13 @@ def _plain_task(config: TrainConfig, asked: Preferences) -> dict[str, Any]:
 
 
 def already_trained(path: Path, config: TrainConfig, asked: Preferences) -> bool:
-    """Whether `path` is the conditioned policy of these settings and preferences."""
+    """Whether `path` is the conditioned policy of these settings and preferences.
+
+    Args:
+        path: policy file, which need not exist.
+        config: as `TrainConfig.of` gives it for the network.
+        asked: preferences.
+    """
     if not path.is_file():
         return False
     manifest = PolicyBundle.load(path).manifest

@@ -16,8 +16,8 @@ from agents.run_files import CONFIG
 from cnn.common.errors import MAX_SEED, ConfigError, DataError, in_range, require, shown
 from cnn.common.files import write_text
 from cnn.common.outside import json_sha256
-from cnn.topology import N_ACTIONS
-from testbed.policy.decision_points import ANSWER, CANONICAL, SENDING_EARLY
+from cnn.topology import Topology
+from testbed.policy.decision_points import DecisionSpace, decision_points
 
 ALGORITHMS: Final = ("ppo", "dqn", "maskable-ppo")
 ENVIRONMENTS: Final = ("frame", "staged")
@@ -66,8 +66,9 @@ class TrainConfig:
             tracks as on the training tracks.
         validate_every: on training drives of their own.
         records: file or folder; empty takes the scenario's link and speed.
-        actions: canonical numbers of the actions offered, ascending; a staged agent needs e5s5
-            among them, with which it can always continue after an early time-out (`outputs`).
+        actions: canonical numbers of the actions offered, ascending; None offers all. A staged
+            agent needs full local processing among them, with which it can always continue after
+            an early time-out.
     """
 
     scenario: str = _text("urban-5g", "Scenario's name or the path of its TOML file")
@@ -94,7 +95,7 @@ class TrainConfig:
     records: str = _text(
         "", "Records of a deployed device: train on its link and at its speed; none"
     )
-    actions: tuple[int, ...] = tuple(range(N_ACTIONS))
+    actions: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -110,19 +111,6 @@ class TrainConfig:
                 f"algorithm {shown(self.algo)} for environment {shown(self.env)}",
                 expected="ppo or dqn with frame, maskable-ppo with staged",
                 hint="give --algo maskable-ppo --env staged, or neither",
-            )
-        legal = set(self.actions) <= set(range(N_ACTIONS))
-        if not (legal and self.actions and list(self.actions) == sorted(set(self.actions))):
-            raise ConfigError(
-                f"actions {shown(self.actions)}",
-                expected="some of 0..19, ascending",
-                hint="correct it",
-            )
-        if self.env == "staged" and N_ACTIONS - 1 not in self.actions:
-            raise ConfigError(
-                f"actions {shown(self.actions)} for a staged agent",
-                expected=f"{N_ACTIONS - 1} (e5s5) among them, to go on after an early time-out",
-                hint="add it",
             )
 
     def _check_batches(self) -> None:
@@ -144,16 +132,47 @@ class TrainConfig:
         """Of the validation drives: others than those of training."""
         return self.seed + 1_000_003
 
-    @property
-    def outputs(self) -> tuple[int, ...]:
+    def of(self, topology: Topology) -> TrainConfig:
+        """These settings for one network: with its actions, all of them if none are chosen.
+
+        Raises:
+            ConfigError: if `actions` are not actions that an agent of the network can have.
+        """
+        every = range(topology.n_actions)
+        actions = tuple(every) if self.actions is None else self.actions
+        if not (actions and set(actions) <= set(every) and list(actions) == sorted(set(actions))):
+            raise ConfigError(
+                f"actions {shown(actions)}",
+                expected=f"some of 0..{topology.n_actions - 1}, ascending",
+                hint="correct it",
+            )
+        if self.env == "staged" and topology.main not in actions:
+            main = f"{topology.main} ({topology.actions[topology.main].name})"
+            raise ConfigError(
+                f"actions {shown(actions)} for a staged agent",
+                expected=f"{main} among them, to go on after an early time-out",
+                hint="add it",
+            )
+        return replace(self, actions=actions)
+
+    def space(self, topology: Topology) -> DecisionSpace:
+        """The decision space of the agent."""
+        at = decision_points(topology)
+        return at.staged if self.env == "staged" else at.frame
+
+    def outputs(self, topology: Topology) -> tuple[int, ...]:
         """Action of each of the model's outputs: canonical, or staged.
 
         A staged agent may also answer with the exit it evaluated last, and send with an early
         time-out.
         """
+        actions = self.of(topology).actions
+        assert actions is not None
         if self.env == "frame":
-            return self.actions
-        return (*self.actions, ANSWER, *(h for h in SENDING_EARLY if CANONICAL[h] in self.actions))
+            return actions
+        at = decision_points(topology)
+        hurried = (h for h in at.sending_early if at.canonical[h] in actions)
+        return (*actions, at.answer, *hurried)
 
     def save(self, path: Path) -> None:
         """Write as JSON with a checksum; written whole or not at all."""
@@ -173,7 +192,7 @@ class TrainConfig:
             checksum = raw.pop("sha256", None)  # older versions wrote none
             if checksum not in (None, json_sha256(raw)):
                 raise ValueError("it is damaged or was edited: its checksum differs")
-            raw["actions"] = tuple(raw["actions"])
+            raw["actions"] = raw["actions"] and tuple(raw["actions"])
             unknown = set(raw) - {f.name for f in fields(cls)}
             if unknown:
                 raise KeyError(f"unknown settings {sorted(unknown)}")

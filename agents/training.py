@@ -100,6 +100,7 @@ def train(
     with Claim(out, folder=True):
         if world is None:
             world = world_of(config, out if resume else None)
+        config = config.of(world.topology)
         # One thread: the matrices are small, and more would change sums between machines.
         torch.set_num_threads(1)
         set_random_seed(config.seed)
@@ -152,7 +153,8 @@ def adapter_of(config: TrainConfig, world: World) -> OffloadVecEnv:
     """The environment that a run learns in, adapted to stable-baselines3."""
     table = error_probability(world.table)
     kind = OffloadStagedVectorEnv if config.env == "staged" else OffloadVectorEnv
-    return OffloadVecEnv(kind(config.n_envs, world=world), config.outputs, table)
+    outputs = config.outputs(world.topology)
+    return OffloadVecEnv(kind(config.n_envs, world=world), outputs, table)
 
 
 def error_probability(table: FrameTable, bins: int = 12) -> NDArray[np.float32]:
@@ -160,7 +162,7 @@ def error_probability(table: FrameTable, bins: int = 12) -> NDArray[np.float32]:
 
     Wrong answers are rare (about one in a hundred) and their price is high, so the raw 0 or 1
     is almost pure noise to a learner. In training only, it is replaced by its mean over similar
-    answers: same calibrated confidence, and the same share of the network's 20 answers to this
+    answers: same calibrated confidence, and the same share of the network's answers to this
     frame that agree with it. The dual ascent and every report use the true 0 or 1.
 
     Args:
@@ -168,7 +170,7 @@ def error_probability(table: FrameTable, bins: int = 12) -> NDArray[np.float32]:
         bins: bins of confidence, equally filled.
 
     Returns:
-        float32 (N, 20) in [0, 1], each action's mean its true share of wrong answers.
+        float32 (N, n_actions) in [0, 1], each action's mean its true share of wrong answers.
     """
     wrong = ~table.correct
     edges = np.quantile(table.confidence, np.linspace(0, 1, bins + 1)[1:-1])

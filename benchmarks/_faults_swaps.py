@@ -19,12 +19,14 @@ from _faults_parts import RunningDevice, say, wait_for
 
 from cnn.bundle import load_bundle
 from cnn.common.files import replacing
-from cnn.topology import N_ACTIONS, Action
-from testbed.policy.observer import OBS_DIM, SCHEMA_HASH
+from cnn.topology import SHIPPED
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policy_file import PolicyBundle
 from testbed.server.server_process import ServerProcess
 
-ACTION = Action(3, 1)
+SCHEMA = schema_of(SHIPPED)
+
+ACTION = SHIPPED.action(3, 1)
 VERDICT_S = 12.0
 TASK = {
     "tech": "5G", "accuracy_floor": 0.95, "delay_share": 0.5, "full_local_ms": 80.0,
@@ -33,7 +35,7 @@ TASK = {
 }  # fmt: skip
 PROMISE = {
     "window": 10, "windows": 100, "quantiles": {"delay_ms": [1.0, 2.0, 5.0, 5e3, 1e4]},
-    "actions": [1 / N_ACTIONS] * N_ACTIONS, "action_shift": 1.0,
+    "actions": [1 / SHIPPED.n_actions] * SHIPPED.n_actions, "action_shift": 1.0,
 }  # fmt: skip
 BAD_PROMISES: dict[str, dict[str, Any]] = {
     "window 2**70": {"window": 2**70},
@@ -88,7 +90,7 @@ def bad_policies() -> dict[str, PolicyBundle]:
     """By what is wrong with each."""
     found = {name: policy(reference=PROMISE | change) for name, change in BAD_PROMISES.items()}
     found |= {name: policy(task=TASK | change) for name, change in BAD_TASKS.items()}
-    huge = np.full((N_ACTIONS, OBS_DIM), 3e38, np.float32)
+    huge = np.full((SHIPPED.n_actions, SCHEMA.obs_dim), 3e38, np.float32)
     found["weights that overflow"] = policy(weight=huge)
     found["weights that are not numbers"] = policy(weight=huge * np.float32("nan"))
     found["metrics of a list"] = policy(metrics=[1])
@@ -99,15 +101,15 @@ def policy(
     reference: Any = PROMISE, task: Any = TASK, weight: Any = None, metrics: Any = None
 ) -> PolicyBundle:
     """A linear policy that takes `ACTION`; what is given stands in its file."""
-    bias = np.zeros(N_ACTIONS, np.float32)
+    bias = np.zeros(SHIPPED.n_actions, np.float32)
     bias[ACTION.index] = 1.0
     about = {
         "kind": "mlp", "name": "always", "layers": 1, "activation": "tanh",
-        "actions": list(range(N_ACTIONS)), "observation": {"schema_hash": SCHEMA_HASH},
+        "actions": list(range(SHIPPED.n_actions)), "observation": {"schema_hash": SCHEMA.hash},
         "bundle_hash": load_bundle().hash, "task": task,
         "metrics": {"promise": reference} if metrics is None else metrics,
     }  # fmt: skip
-    plain = np.zeros((N_ACTIONS, OBS_DIM), np.float32)
+    plain = np.zeros((SHIPPED.n_actions, SCHEMA.obs_dim), np.float32)
     return PolicyBundle(about, {"weight0": plain if weight is None else weight, "bias0": bias})
 
 

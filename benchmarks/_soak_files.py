@@ -12,10 +12,12 @@ from _faults_certificates import Pki
 from PIL import Image
 
 from cnn.bundle import embedded_bundle_path, manifest_hash
-from cnn.topology import N_ACTIONS
+from cnn.topology import SHIPPED
 from testbed.device.frame_sources import open_frames
-from testbed.policy.observer import OBS_DIM, SCHEMA_HASH
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policy_file import PolicyBundle
+
+SCHEMA = schema_of(SHIPPED)
 
 PERIOD_MS = 100.0
 TOTAL_MB = 16.0
@@ -25,7 +27,7 @@ TOTAL_MB = 16.0
 def write_policy(path: Path, bundle_hash: str, seed: int) -> None:
     """An untrained network of the usual size, so that all 20 actions are taken."""
     rng = np.random.default_rng(seed)
-    sizes = [OBS_DIM, 64, 64, N_ACTIONS]
+    sizes = [SCHEMA.obs_dim, 64, 64, SHIPPED.n_actions]
     arrays = {}
     for i, (n_in, n_out) in enumerate(pairwise(sizes)):
         arrays[f"weight{i}"] = rng.normal(0, 2 / n_in**0.5, (n_out, n_in)).astype(np.float32)
@@ -35,8 +37,8 @@ def write_policy(path: Path, bundle_hash: str, seed: int) -> None:
         "name": f"untrained {seed}",
         "layers": len(sizes) - 1,
         "activation": "tanh",
-        "actions": list(range(N_ACTIONS)),
-        "observation": {"schema_hash": SCHEMA_HASH},
+        "actions": list(range(SHIPPED.n_actions)),
+        "observation": {"schema_hash": SCHEMA.hash},
         "bundle_hash": bundle_hash,
         "metrics": {},
     }

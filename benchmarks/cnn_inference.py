@@ -17,7 +17,7 @@ import torch
 from cnn.bundle import load_bundle
 from cnn.network.vgg import MultiExitVGG
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS, Action
+from cnn.topology import SHIPPED
 
 ROUNDS, RUNS = 30, 5
 
@@ -40,7 +40,7 @@ def main() -> None:
     net = MultiExitVGG(bundle.config).eval()
     size = bundle.config.input_size
     frame = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    main_exit = Action(5, 5)
+    main_exit = SHIPPED.action(5, 5)
 
     def eager() -> None:
         with torch.inference_mode():
@@ -57,7 +57,7 @@ def main() -> None:
         onnx_ms.append(once_ms(onnx))
     per_action = {
         a.name: statistics.median(once_ms(lambda a=a: runtime.act(frame, a)) for _ in range(10))
-        for a in ACTIONS
+        for a in SHIPPED.actions
     }
     ratio = statistics.median(e / o for e, o in zip(eager_ms, onnx_ms, strict=True))
     print(

@@ -24,10 +24,12 @@ from stable_baselines3 import PPO
 
 from agents.export_policy import bundle_of
 from agents.train_config import TrainConfig
-from cnn.topology import N_ACTIONS
+from cnn.topology import SHIPPED
 from testbed.policy.network_policy import NetworkPolicy, load_policy
-from testbed.policy.observer import OBS_DIM
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policies import Policy
+
+SCHEMA = schema_of(SHIPPED)
 
 WARM_UP = 200
 
@@ -35,8 +37,8 @@ WARM_UP = 200
 class Spaces(gymnasium.Env[Any, Any]):
     """Only the spaces: the network's shape is all that matters here."""
 
-    observation_space = gymnasium.spaces.Box(-1, 1, (OBS_DIM,), np.float32)
-    action_space = gymnasium.spaces.Discrete(N_ACTIONS)
+    observation_space = gymnasium.spaces.Box(-1, 1, (SCHEMA.obs_dim,), np.float32)
+    action_space = gymnasium.spaces.Discrete(SHIPPED.n_actions)
 
 
 def sb3_model(hidden: int) -> PPO:
@@ -51,7 +53,7 @@ def exported(model: PPO) -> NetworkPolicy:
     """The model's policy after a way through a file."""
     bundle = bundle_of(
         model,
-        actions=range(N_ACTIONS),
+        actions=range(SHIPPED.n_actions),
         name="agent",
         bundle_hash="",
         scenario="",
@@ -78,7 +80,7 @@ def main() -> None:
     if args.policy is not None:
         policy = load_policy(args.policy)
     rng = np.random.default_rng(0)
-    observations = rng.uniform(-1, 1, (args.decisions + WARM_UP, OBS_DIM)).astype(np.float32)
+    observations = rng.uniform(-1, 1, (args.decisions + WARM_UP, SCHEMA.obs_dim)).astype(np.float32)
     ours, theirs = [], []
     for i, observation in enumerate(observations):
         began = time.perf_counter_ns()

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from cnn.topology import N_ACTIONS
+from cnn.topology import SHIPPED
 from offload_env.env import OffloadEnv
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import World, build_world
@@ -87,7 +87,7 @@ def scalar_steps_per_s(world: World, steps: int = 20_000) -> float:
     """One environment, one decision at a time."""
     env = OffloadEnv(world=world)
     env.reset(seed=0)
-    actions = np.random.default_rng(0).integers(0, N_ACTIONS, steps).tolist()
+    actions = np.random.default_rng(0).integers(0, SHIPPED.n_actions, steps).tolist()
     began = time.perf_counter()
     for action in actions:
         if env.step(action)[3]:
@@ -100,7 +100,7 @@ def vector_steps_per_s(world: World, lanes: int, steps: int = 320) -> float:
     env = OffloadVectorEnv(lanes, world=world)
     env.reset(seed=0)
     rng = np.random.default_rng(0)
-    batches = [rng.integers(0, N_ACTIONS, lanes) for _ in range(16)]
+    batches = [rng.integers(0, SHIPPED.n_actions, lanes) for _ in range(16)]
     began = time.perf_counter()
     for i in range(steps):
         env.step(batches[i % 16])

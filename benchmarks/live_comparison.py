@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from agents.baselines.rules import FULL_LOCAL
+from agents.baselines.rules import full_local
 from agents.baselines.tuning import best_static
 from agents.live_run import FrameSource, frame_table, replay, run_live, warm_runtime
 from agents.train_config import MARGIN
@@ -35,7 +35,7 @@ from offload_env.episode import episode_keys
 from offload_env.world import World, build_world
 from testbed.device.processor import PaceKept
 from testbed.policy.network_policy import load_policy
-from testbed.policy.policies import Policy, StaticPolicy
+from testbed.policy.policies import Policy
 
 FIGURES = ("delay_ms", "energy_mj", "accuracy", "cost")
 TURN = 100
@@ -72,11 +72,11 @@ def contenders(world: World, path: Path | None) -> dict[str, tuple[Policy, tuple
     keys = episode_keys(0, 64)
     floor = train.accuracy_floor + MARGIN
     static = best_static(train, keys, floor)
-    local = StaticPolicy(FULL_LOCAL, "full-local")
+    local = full_local(world.topology)
     return {
         **agents,
         f"best-static {static.action.name}": (static, ("--action", static.action.name)),
-        "full-local": (local, ("--action", FULL_LOCAL.name)),
+        "full-local": (local, ("--action", local.action.name)),
     }
 
 

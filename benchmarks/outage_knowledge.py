@@ -26,7 +26,7 @@ from agents.contenders import shipped_policy
 from agents.evaluation import floor_on, gap_closed
 from agents.rollout import uplink_now
 from agents.train_config import MARGIN
-from cnn.topology import N_EXITS, Action
+from cnn.topology import SHIPPED, Action
 from offload_env.batch_simulator import BatchSimulator
 from offload_env.bound.proof import lower_bound
 from offload_env.episode import episode_keys
@@ -87,7 +87,7 @@ def frames(world: World) -> int:
 def cheapest_local(world: World, policy: Policy, seed: int) -> Action:
     """The local exit with which an informed policy is cheapest on training drives."""
     keys = episode_keys(seed + 3, 64)
-    candidates = [Action(e, e) for e in range(1, N_EXITS + 1)]
+    candidates = [SHIPPED.action(e, e) for e in range(1, SHIPPED.n_exits + 1)]
     return min(candidates, key=lambda a: drive(world, policy, keys, a)["cost"])
 
 

@@ -27,7 +27,7 @@ from cnn.data.gtsrb import load_gtsrb
 from cnn.data.image_set import ImageSet
 from cnn.frame_codec import FrameEncoding, decode_frame
 from cnn.runtime import SplitRuntime
-from cnn.topology import Action
+from cnn.topology import SHIPPED
 from testbed.meters.cost_model import CostModel
 from testbed.wire.protocol import ENCODING_OVERHEAD_BYTES
 
@@ -70,7 +70,7 @@ def modelled_delay_ms(
     costs: CostModel, measured: dict[str, dict[str, float | dict[str, float]]]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Delay of e5s0 by device, uplink rate and encoding; nobody waits at the server."""
-    action, full = Action(5, 0).index, Action(5, 5).index
+    action, full = SHIPPED.action(5, 0).index, SHIPPED.action(5, 5).index
     delays: dict[str, dict[str, dict[str, float]]] = {}
     for full_local_ms in FULL_LOCAL_MS:
         own_ms = costs.slowdown * costs.device_ms[full]

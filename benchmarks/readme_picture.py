@@ -16,7 +16,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from agents.baselines.rules import FULL_LOCAL
+from agents.baselines.rules import full_local
 from agents.contenders import shipped_path
 from agents.drive_picture import Driven, drive_picture
 from agents.live_run import FrameSource, run_live
@@ -39,7 +39,7 @@ def main() -> None:
     source = FrameSource(name, given.seed)
     ways = {
         "agent": ("--policy", str(shipped_path(given.scenario))),
-        "full_local": ("--action", FULL_LOCAL.name),
+        "full_local": ("--action", full_local(world.topology).action.name),
     }
     with tempfile.TemporaryDirectory() as folder:
         runs = {

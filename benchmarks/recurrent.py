@@ -30,15 +30,16 @@ from stable_baselines3.common.utils import set_random_seed
 from agents.supervisor import Progress, Supervisor
 from agents.train_config import TrainConfig
 from agents.training import adapter_of, ppo_settings, train
+from cnn.topology import SHIPPED
 from offload_env.world import build_world
-from testbed.policy.decision_points import FRAME, START
+from testbed.policy.decision_points import START, decision_points
 
 
 class RecurrentPolicy:
     """A recurrent model as a `testbed.policy.policies.Policy` that decides for many drives."""
 
     name = "recurrent"
-    space = FRAME
+    space = decision_points(SHIPPED).frame
 
     def __init__(self, model: RecurrentPPO) -> None:
         self._model = model

@@ -25,7 +25,7 @@ import numpy as np
 
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS
+from cnn.topology import SHIPPED
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.power import ModelMeter, power_profile
@@ -71,7 +71,7 @@ def measure(n_frames: int, period_ms: float, seed: int) -> dict[str, float]:
     bundle = load_bundle()
     runtime = SplitRuntime(bundle)
     runtime.warm()
-    offloading = [a.index for a in ACTIONS if not a.is_local]
+    offloading = [a.index for a in SHIPPED.actions if not a.is_local]
     policy = RandomPolicy(seed, offloading)
     order = RandomPolicy(seed, offloading)  # the same sequence, to know each size beforehand
     floors: list[float] = []
@@ -83,7 +83,7 @@ def measure(n_frames: int, period_ms: float, seed: int) -> dict[str, float]:
 
         def stream() -> Iterator[CameraFrame]:
             for frame in open_frames("render", config.input_size, seed=seed, n=n_frames):
-                action = ACTIONS[order.decide(np.zeros(0, np.float32))]
+                action = SHIPPED.actions[order.decide(np.zeros(0, np.float32))]
                 time.sleep(period_ms / 2e3)  # the floor call meets the same sleepy machine
                 size = config.payload_bytes(action.exit, action.split) + message_overhead
                 floors.append(calls.time_ms(size))

@@ -52,7 +52,8 @@ class Judge:
     def look(self, model: Any, config: TrainConfig) -> None:
         self.spent_s += time.monotonic() - self.resumed_s
         self.steps = model.num_timesteps
-        self.latest = summary(simulate(self.world, greedy_policy(model, config), self.keys))
+        policy = greedy_policy(model, config, self.world.topology)
+        self.latest = summary(simulate(self.world, policy, self.keys))
         owed = min(self.world.accuracy_floor, self.target["accuracy"])
         if self.latest["cost"] <= WITHIN * self.target["cost"] and self.latest["accuracy"] >= owed:
             raise ReachedError

@@ -8,7 +8,7 @@ Needs the base install only.
 
 from __future__ import annotations
 
-from cnn import ACTIONS, SplitRuntime, load_bundle, render_tracks
+from cnn import SplitRuntime, load_bundle, render_tracks
 
 SEED = 7
 
@@ -38,9 +38,10 @@ def main() -> None:
     label, confidence = runtime.answer(own, exit=5, split=5)
     print(f"alone it says class {label}, confidence {confidence:.3f}\n")
 
-    print("all 20 actions on this frame:")
+    actions = bundle.topology.actions
+    print(f"all {len(actions)} actions on this frame:")
     print(f"{'action':>8} {'payload':>10} {'class':>6} {'confidence':>11}")
-    for action in ACTIONS:
+    for action in actions:
         label, confidence = runtime.act(image, action)
         payload_bytes = bundle.config.payload_bytes(action.exit, action.split)
         print(f"{action.name:>8} {payload_bytes:>8} B {label:>6} {confidence:>11.3f}")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn import Action, SplitRuntime, load_bundle
+from cnn import SplitRuntime, load_bundle
 from testbed import (
     CameraFrame,
     Device,
@@ -33,8 +33,6 @@ from testbed import (
     power_profile,
 )
 
-ACTION = Action(exit=5, split=2)  # blocks 1 and 2 here, 3 to 5 and the main exit on the server
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -44,6 +42,8 @@ def main() -> None:
     bundle = load_bundle()
     runtime = SplitRuntime(bundle, threads=1)
     runtime.warm()
+    # Blocks 1 and 2 here, 3 to 5 and the main exit on the server.
+    action = bundle.topology.action(exit=5, split=2)
 
     server, address = start_server()
     try:
@@ -52,7 +52,7 @@ def main() -> None:
             device = Device(
                 runtime,
                 client,
-                StaticPolicy(ACTION),
+                StaticPolicy(action, topology=bundle.topology),
                 Observer(Settings(True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)),
                 ModelMeter(power_profile("raspberry-pi-4+5g-nsa-lowband")),
                 DeviceConfig(period_ms=50, max_queue_ms=5000),

@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 from agents import TrainConfig, simulate, summary, train
-from cnn import Action
 from offload_env import build_world, episode_keys
 from testbed import Policy, StaticPolicy, policy_from_bundle
 
@@ -36,10 +35,11 @@ def main() -> None:
     # Other tracks and other drives than those it was trained on; the same for everybody.
     world = build_world(SCENARIO, "test")
     keys = episode_keys(seed=2, episodes=32)
+    network = world.topology
     rivals: list[Policy] = [
-        StaticPolicy(Action(5, 5), "full local"),
-        StaticPolicy(Action(5, 0), "full offload"),
-        StaticPolicy(Action(3, 3), "exit 3, local"),
+        StaticPolicy(network.action(5, 5), "full local"),
+        StaticPolicy(network.action(5, 0), "full offload"),
+        StaticPolicy(network.action(3, 3), "exit 3, local"),
     ]
     print(f"{'policy':>14} {'cost':>6} {'delay ms':>9} {'energy mJ':>10} {'accuracy':>9}")
     for policy in (agent, *rivals):

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from agents.baselines.rules import FULL_LOCAL
+from agents.baselines.rules import full_local
 from agents.contenders import shipped_agents, shipped_path
 from agents.rollout import Rollout, simulate
 from cnn.bundle import load_bundle
@@ -34,7 +34,6 @@ from testbed.costs.samples import Samples
 from testbed.costs.terms import terms_of
 from testbed.policy.decision_points import STAGED
 from testbed.policy.network_policy import load_policy
-from testbed.policy.policies import StaticPolicy
 from testbed.records.record_file import read_records
 from testbed.wire.protocol import WIRE_OVERHEAD_BYTES, InferCall, build_response, probe_message
 from testbed.wire.requests import build_request
@@ -48,7 +47,7 @@ TOLERANCE: Final = 1e-9
 def drives(scenario: str) -> dict[str, Any]:
     """Outcomes of the shipped policies and of full local processing on 200 test drives."""
     world = build_world(scenario, "test")
-    policies = {**shipped_agents(world), "full-local": StaticPolicy(FULL_LOCAL)}
+    policies = {**shipped_agents(world), "full-local": full_local(world.topology)}
     keys = episode_keys(15, DRIVES)
     return {name: _driven(simulate(world, policy, keys)) for name, policy in policies.items()}
 

@@ -22,16 +22,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.baselines.prediction import (
-    IS_LOCAL,
-    AccuracyTable,
-    Floats,
-    Predictor,
-    best,
-    raw_observation,
-)
+from agents.baselines.prediction import AccuracyTable, Floats, Predictor, best
 from offload_env.world import World
-from testbed.policy.decision_points import FRAME, START
+from testbed.policy.decision_points import START, decision_points
 from testbed.policy.policies import Feedback
 
 _FEATURES: Final = 4
@@ -53,8 +46,6 @@ class LinUcbPolicy:
         accuracy_table: table of P(correct), measured on training frames.
     """
 
-    space: Final = FRAME
-
     def __init__(
         self,
         world: World,
@@ -64,6 +55,8 @@ class LinUcbPolicy:
         accuracy_table: AccuracyTable,
     ) -> None:
         self.name = "linucb"
+        self.space = decision_points(world.topology).frame
+        self._is_local = world.topology.is_local
         self.price, self.optimism_ms, self.keep = price, optimism_ms, keep
         self._predict, self._accuracy_table = Predictor(world), accuracy_table
         self._timeout_ms = world.scenario.timing.timeout_ms
@@ -92,14 +85,14 @@ class LinUcbPolicy:
         """Canonical action numbers; a different number of rows than before resets the memories."""
         if len(observations) != self._rows:
             self._begin(len(observations))
-        raw = raw_observation(observations)
+        raw = self._predict.read(observations)
         x, exchange = self._context(raw)
         inverse = np.linalg.inv(self._seen + _RIDGE_MS**2 * np.eye(_FEATURES))
         correction = (inverse @ self._missed[:, :, None])[:, :, 0]
         mean = exchange + np.einsum("baf,bf->ba", x, correction)
         spread = np.sqrt(np.einsum("baf,baf->ba", x @ inverse, x))
         hoped = np.clip(mean - self.optimism_ms * spread, 0.0, None)
-        hoped[:, IS_LOCAL] = 0.0
+        hoped[:, self._is_local] = 0.0
         wrong = 1.0 - self._accuracy_table(raw)
         chosen = best(self._predict.cost(raw, hoped) + self.price * wrong)
         rows = np.arange(len(raw))
@@ -117,7 +110,7 @@ class LinUcbPolicy:
         self._missed += x * error[:, None]
 
     def _context(self, raw: Floats) -> tuple[Floats, Floats]:
-        """Features (B, 20, 4) and the device's own prediction of the exchange (B, 20).
+        """Features (B, A, 4) and the device's own prediction of the exchange (B, A), by action.
 
         Nothing counts beyond the time-out: an exchange that takes longer times out.
         """

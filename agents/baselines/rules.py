@@ -24,32 +24,36 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.baselines.prediction import (
-    AT,
-    EXITS,
-    AccuracyTable,
-    Floats,
-    Predictor,
-    best,
-    raw_observation,
-)
-from cnn.topology import ACTIONS, N_EXITS, Action, action_index
-from offload_env.batch_simulator import LOCAL_ARRAY
-from offload_env.world import LOCAL, World
-from testbed.policy.decision_points import ANSWER, BLOCK, EVALUATED, FRAME, STAGED, START
-from testbed.policy.observer import STAGED_FIELDS
-from testbed.policy.policies import Policy, StaticPolicy
+from agents.baselines.prediction import AccuracyTable, Floats, Predictor, best
+from cnn.topology import Topology
+from offload_env.world import World
+from testbed.policy.decision_points import START, decision_points
+from testbed.policy.policies import StaticPolicy
 
-FULL_LOCAL = Action(N_EXITS, N_EXITS)
-FULL_OFFLOAD = Action(N_EXITS, 0)
-_CONFIDENCE_AT: Final = next(f.index for f in STAGED_FIELDS if f.name == "stage_confidence")
+
+def full_local(topology: Topology) -> StaticPolicy:
+    """Full local processing: the main exit, unsplit."""
+    return StaticPolicy(topology.main, "full-local", topology)
+
+
+def static_policies(topology: Topology) -> list[StaticPolicy]:
+    """Every action of a network, always taken."""
+    return [StaticPolicy(action, topology=topology) for action in topology.actions]
 
 
 class RulePolicy:
-    """A rule without memory: it decides by the observation alone."""
+    """A rule without memory: it decides by the observation alone.
 
-    name: str
-    space: Final = FRAME
+    Args:
+        name: shown in tables.
+        world: training world.
+    """
+
+    def __init__(self, name: str, world: World) -> None:
+        self.name = name
+        self.topology = world.topology
+        self.space = decision_points(self.topology).frame
+        self._predict = Predictor(world)
 
     def reset(self) -> None:
         """Nothing to forget."""
@@ -62,10 +66,10 @@ class RulePolicy:
         self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
     ) -> NDArray[np.int64]:
         """Canonical action numbers for a batch."""
-        return self.choose(raw_observation(observations))
+        return self.choose(self._predict.read(observations))
 
     def choose(self, raw: Floats) -> NDArray[np.int64]:
-        """Canonical action numbers for raw observations (B, OBS_DIM)."""
+        """Canonical action numbers for raw observations (B, obs_dim)."""
         raise NotImplementedError
 
 
@@ -73,12 +77,11 @@ class NeurosurgeonPolicy(RulePolicy):
     """Main exit, split with the least predicted latency."""
 
     def __init__(self, world: World) -> None:
-        self.name = "neurosurgeon"
-        self._predict = Predictor(world)
-        self._whole = np.array([a.index for a in ACTIONS if a.exit == N_EXITS])
+        super().__init__("neurosurgeon", world)
+        self._whole = np.flatnonzero(self.topology.exit_of == self.topology.n_blocks)
 
     def choose(self, raw: Floats) -> NDArray[np.int64]:
-        """Least predicted latency among the splits of exit 5."""
+        """Least predicted latency among the splits of the main exit."""
         chosen: NDArray[np.int64] = self._whole[best(self._predict.delay_ms(raw)[:, self._whole])]
         return chosen
 
@@ -92,16 +95,15 @@ class EdgentPolicy(RulePolicy):
     """
 
     def __init__(self, world: World, budget_ms: float) -> None:
-        self.name = "edgent"
+        super().__init__("edgent", world)
         self.budget_ms = budget_ms
-        self._predict = Predictor(world)
 
     def choose(self, raw: Floats) -> NDArray[np.int64]:
         """Deeper exits first, faster splits among equals."""
         delay = self._predict.delay_ms(raw)
         meets = delay <= self.budget_ms
         # A step of one exit outweighs any delay; actions that miss the budget come last.
-        key = np.where(meets, -1e6 * EXITS + delay, 1e9 + delay)
+        key = np.where(meets, -1e6 * self.topology.exit_of + delay, 1e9 + delay)
         return best(key)
 
 
@@ -120,20 +122,21 @@ class ThresholdPolicy(RulePolicy):
     """
 
     def __init__(self, world: World, sure: float, error_probability: float, start: int) -> None:
-        self.name = "threshold"
+        super().__init__("threshold", world)
         self.sure, self.error_probability, self.start = sure, error_probability, start
-        self._predict = Predictor(world)
 
     def choose(self, raw: Floats) -> NDArray[np.int64]:
         """Exit by the last confidence, split by predicted cost."""
-        confidence = raw[:, AT["last_confidence"]]
-        last = np.rint(raw[:, AT["last_exit"]])
+        at, place = self._predict.read.at, self.topology.exit_place
+        confidence = raw[:, at["last_confidence"]]
+        last = place[np.rint(raw[:, at["last_exit"]]).astype(np.int64)]
         move = np.where(
             confidence < self.error_probability, 1, np.where(confidence >= self.sure, -1, 0)
         )
-        exit = np.where(last < 0.5, self.start, np.clip(last + move, 1, N_EXITS))
-        cost = np.where(exit[:, None] == EXITS, self._predict.cost(raw), np.inf)
-        return best(cost)
+        moved = np.clip(last + move, 0, self.topology.n_exits - 1)
+        chosen = np.where(last < 0, place[self.start], moved)
+        of_action = place[self.topology.exit_of]
+        return best(np.where(chosen[:, None] == of_action, self._predict.cost(raw), np.inf))
 
 
 class GreedyPolicy(RulePolicy):
@@ -146,25 +149,19 @@ class GreedyPolicy(RulePolicy):
     """
 
     def __init__(self, world: World, price: float, accuracy_table: AccuracyTable) -> None:
-        self.name = "greedy"
-        self.price = price
-        self._predict, self._accuracy_table = Predictor(world), accuracy_table
+        super().__init__("greedy", world)
+        self.price, self._accuracy_table = price, accuracy_table
 
     def choose(self, raw: Floats) -> NDArray[np.int64]:
         """Least expected cost now."""
         return best(self._predict.cost(raw) + self.price * (1.0 - self._accuracy_table(raw)))
 
 
-def static_policies() -> list[Policy]:
-    """All twenty static pairs."""
-    return [StaticPolicy(action) for action in ACTIONS]
-
-
 class CascadePolicy:
     """Evaluates exits in turn until one is confident enough: SPINN within the frame.
 
     Run on to the next exit and answer if it is confident. Otherwise continue on the device or send
-    from there to the server, whichever is cheaper by the profile and the link's estimates.
+    from the next split to the server, whichever is cheaper by the profile and the link's estimates.
 
     Args:
         world: training world; the share of frames that each exit leaves undecided is measured
@@ -174,13 +171,26 @@ class CascadePolicy:
     """
 
     memoryless: Final = True
-    space: Final = STAGED
 
     def __init__(self, world: World, sure: float, last: int) -> None:
+        topology = world.topology
+        at = decision_points(topology)
         self.name = "spinn"
+        self.space = at.staged
         self.sure, self.last = sure, last
         self._predict = Predictor(world)
-        self._undecided = _undecided(world, sure, last)
+        self._confidence_at = self._predict.read.at["stage_confidence"]
+        self._answer, self._evaluated = at.answer, at.evaluated
+        # By point, the action that evaluates the next exit. The first points are those before a
+        # time-out, by the number of exits evaluated; by these, the action that sends, if any.
+        legal = at.legal
+        self._evaluate = np.array(
+            [next(a for a in at.evaluating if legal[p, a]) for p in range(at.n_points)]
+        )
+        self._until = int(topology.exit_place[last]) + 1
+        to_last = [a for a in at.sending if topology.exit_of[a] == last]
+        self._send = [next((a for a in to_last if legal[p, a]), None) for p in range(self._until)]
+        self._undecided = _undecided(world, sure, self._evaluate[: self._until])
 
     def reset(self) -> None:
         """Nothing to forget."""
@@ -195,44 +205,47 @@ class CascadePolicy:
         """Staged actions for a batch, int64 (B,)."""
         if points is None:
             points = np.full(len(observations), START)
-        cost = self._predict.cost(raw_observation(observations))
+        cost = self._predict.cost(self._predict.read(observations))
         to_go = self._to_go(cost)
-        chosen = np.full(len(cost), ANSWER, np.int64)
-        confidence = 0.5 * (observations[:, _CONFIDENCE_AT] + 1.0)
-        evaluated = EVALUATED[points]
+        confidence = 0.5 * (observations[:, self._confidence_at] + 1.0)
+        evaluated = self._evaluated[points]
         on = (evaluated < self.last) & ((evaluated == 0) | (confidence < self.sure))
-        for p in range(self.last):
-            here = on & (points == p)
-            send = cost[:, action_index(self.last, p)] <= to_go[p]
-            chosen[here] = np.where(send, action_index(self.last, p), LOCAL[p])[here]
         # Without the server the rule is BranchyNet's: on to the next exit.
-        alone = on & (points >= N_EXITS)
-        following = np.maximum(evaluated + 1, BLOCK[points])
-        chosen[alone] = LOCAL_ARRAY[following[alone] - 1]
+        chosen: NDArray[np.int64] = np.where(on, self._evaluate[points], self._answer)
+        for p, send in enumerate(self._send):
+            if send is not None:
+                chosen[on & (points == p) & (cost[:, send] <= to_go[p])] = send
         return chosen
 
     def _to_go(self, cost: Floats) -> list[Floats]:
-        """Expected cost of evaluating the next exit after block p = 0..last - 1, each float64 (B,).
+        """Expected cost of evaluating the next exit at each point before a time-out, (B,) each.
 
         Computed from the end: the last exit's answer is used; an earlier exit ends the frame if it
         is confident, else the cheaper of sending and evaluating the next exit follows.
         """
         out: list[Floats] = []
-        after = cost[:, LOCAL[self.last - 1]]
-        for p in range(self.last - 1, -1, -1):
-            q = self._undecided[p] if p + 1 < self.last else 0.0
-            evaluate: Floats = (1.0 - q) * cost[:, LOCAL[p]] + q * after
+        after = cost[:, self._evaluate[self._until - 1]]
+        for p in range(self._until - 1, -1, -1):
+            q = self._undecided[p] if p + 1 < self._until else 0.0
+            evaluate: Floats = (1.0 - q) * cost[:, self._evaluate[p]] + q * after
             out.append(evaluate)
-            after = np.minimum(evaluate, cost[:, action_index(self.last, p)])
+            send = self._send[p]
+            after = evaluate if send is None else np.minimum(evaluate, cost[:, send])
         return out[::-1]
 
 
-def _undecided(world: World, sure: float, last: int) -> list[float]:
-    """Share of the training frames that exit p + 1 leaves undecided, of those still undecided."""
+def _undecided(world: World, sure: float, exits: NDArray[np.int64]) -> list[float]:
+    """Share of the training frames that each exit leaves undecided, of those still undecided.
+
+    Args:
+        world: training world.
+        sure: confidence from which an exit decides.
+        exits: int64 (n,), canonical numbers of the exits' local actions, in turn.
+    """
     open_frames = np.ones(len(world.table), bool)
     shares = []
-    for exit in range(1, last + 1):
+    for exit in exits:
         before = max(int(open_frames.sum()), 1)
-        open_frames = open_frames & (world.table.confidence[:, LOCAL[exit - 1]] < sure)
+        open_frames = open_frames & (world.table.confidence[:, exit] < sure)
         shares.append(float(open_frames.sum()) / before)
     return shares

@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from agents.baselines.linucb import LinUcbPolicy
 from agents.baselines.prediction import AccuracyTable
 from agents.baselines.rules import (
-    FULL_LOCAL,
-    FULL_OFFLOAD,
     CascadePolicy,
     EdgentPolicy,
     GreedyPolicy,
     NeurosurgeonPolicy,
     ThresholdPolicy,
+    full_local,
     static_policies,
 )
 from agents.rollout import simulate, summary
 from agents.train_config import MARGIN
+from cnn.topology import Topology
 from offload_env.episode import episode_keys
 from offload_env.world import World
 from testbed.policy.policies import Policy, RandomPolicy, StaticPolicy
@@ -36,8 +36,8 @@ PRICES: Final = tuple(float(p) for p in np.geomspace(0.1, 1000, 17))
 BUDGETS: Final = (0.25, 0.4, 0.6, 0.8, 1.0, 1.5)
 """Edgent's latency budget as a share of the scenario's deadline."""
 BANDIT_PRICES: Final = tuple(float(p) for p in np.geomspace(0.5, 100, 8))
-LAST: Final = (2, 3, 5)
-"""Last exit of the cascade within a frame."""
+DEPTHS: Final = (0.4, 0.6, 1.0)
+"""How deep, as a share of all exits, the threshold starts and the cascade ends: 2, 3, 5 of five."""
 OPTIMISM_MS: Final = (0.0, 4.0, 10.0)
 KEEP: Final = (0.97, 0.9, 0.99)
 """LinUCB's factor on old exchanges, per frame; the first is used for the other two grids."""
@@ -69,7 +69,8 @@ def choose(candidates: Iterable[Candidate], floor: float) -> Candidate:
 
 def best_static(world: World, keys: NDArray[np.uint64], floor: float) -> StaticPolicy:
     """The static pair chosen on the drives `keys`."""
-    policy = choose((measure(world, p, keys) for p in static_policies()), floor).policy
+    statics = static_policies(world.topology)
+    policy = choose((measure(world, p, keys) for p in statics), floor).policy
     assert isinstance(policy, StaticPolicy)
     return policy
 
@@ -91,30 +92,33 @@ def tuned_baselines(
         progress: called with each baseline's name when it is done.
 
     Returns:
-        ``full-local``, ``full-offload``, ``best-static``, ``random``, ``neurosurgeon``,
-        ``edgent``, ``threshold``, ``greedy``, ``linucb``, and ``spinn``, which decides within
-        the frame.
+        ``full-local``, ``full-offload`` (where the frame itself can be sent), ``best-static``,
+        ``random``, ``neurosurgeon``, ``edgent``, ``threshold``, ``greedy``, ``linucb``, and
+        ``spinn``, which decides within the frame.
     """
+    at = world.topology
     keys = episode_keys(seed, drives)
     floor = world.accuracy_floor + margin
 
     def tune(candidates: Iterable[Policy]) -> Policy:
         return choose((measure(world, p, keys) for p in candidates), floor).policy
 
-    out: dict[str, Policy] = {
-        "full-local": StaticPolicy(FULL_LOCAL, "full-local"),
-        "full-offload": StaticPolicy(FULL_OFFLOAD, "full-offload"),
-        "random": RandomPolicy(seed),
-        "neurosurgeon": NeurosurgeonPolicy(world),
-    }
-    out["best-static"] = best_static(world, keys, floor)
+    out: dict[str, Policy] = {"full-local": full_local(at)}
+    if 0 in at.splits:
+        frame_sent = at.action(at.n_blocks, 0)
+        out["full-offload"] = StaticPolicy(frame_sent, "full-offload", at)
+    out["random"] = RandomPolicy(seed, topology=at)
+    out["neurosurgeon"] = NeurosurgeonPolicy(world)
+    static = best_static(world, keys, floor)
+    out["best-static"] = static
     progress("best-static")
     deadline = world.scenario.timing.deadline_ms
+    exits = exits_at(at, DEPTHS)
     out["edgent"] = tune(EdgentPolicy(world, share * deadline) for share in BUDGETS)
     progress("edgent")
     out["threshold"] = tune(
         ThresholdPolicy(world, sure, error_probability, start)
-        for start in (2, 3, 5)
+        for start in exits
         for i, error_probability in enumerate(THRESHOLDS)
         for sure in (*THRESHOLDS[i + 2 :: 2], 1.1)
     )
@@ -124,11 +128,18 @@ def tuned_baselines(
     progress("greedy")
     out["linucb"] = _tuned_linucb(world, keys, floor, accuracy_table)
     progress("linucb")
-    out["spinn"] = tune(CascadePolicy(world, sure, last) for last in LAST for sure in THRESHOLDS)
+    out["spinn"] = tune(CascadePolicy(world, sure, last) for last in exits for sure in THRESHOLDS)
     progress("spinn")
     for name, policy in out.items():
-        policy.name = name if name != "best-static" else f"best-static {policy.name[-4:]}"
+        policy.name = name
+    static.name = f"best-static {static.action.name}"
     return out
+
+
+def exits_at(topology: Topology, depths: Iterable[float]) -> list[int]:
+    """Exits at shares of the way through all exits, ascending, each once; 1 is the main exit."""
+    places = {max(1, round(depth * topology.n_exits)) for depth in depths}
+    return [topology.exits[place - 1] for place in sorted(places)]
 
 
 def _tuned_linucb(

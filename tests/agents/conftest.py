@@ -12,7 +12,7 @@ import pytest
 from agents.train_config import TrainConfig
 from cnn.frame_table import FrameTable, embedded_table
 from cnn.model_config import ModelConfig
-from cnn.topology import ACTIONS
+from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
 from offload_env.scenario import Constraint, Scenario, Timing
 from offload_env.simulator import FALLBACK, SKIPPED, Simulator
@@ -38,10 +38,11 @@ def made_cost_model(table: FrameTable, full_local_ms: float, jitter: float) -> C
         source="made up for tests",
         bundle_hash=table.bundle_hash,
         slowdown=1.0,
-        device_ms=tuple(float(ms[a.split]) + (1.0 if a.is_local else 0.2) for a in ACTIONS),
-        fallback_ms=tuple(float(ms[a.exit] - ms[a.split]) + 1.0 for a in ACTIONS),
+        device_ms=tuple(float(ms[a.split]) + (1.0 if a.is_local else 0.2) for a in SHIPPED.actions),
+        fallback_ms=tuple(float(ms[a.exit] - ms[a.split]) + 1.0 for a in SHIPPED.actions),
         server_ms=tuple(
-            0.0 if a.is_local else float(ms[a.exit] - ms[a.split]) / 10 + 0.2 for a in ACTIONS
+            0.0 if a.is_local else float(ms[a.exit] - ms[a.split]) / 10 + 0.2
+            for a in SHIPPED.actions
         ),
         payload_bytes=tuple(int(b) for b in table.payload_bytes[0]),
         wire_overhead_bytes=400.0,
@@ -59,7 +60,7 @@ FEW = {
     "PRICES": (1.0, 30.0),
     "BUDGETS": (0.6, 1.0),
     "BANDIT_PRICES": (5.0, 30.0),
-    "LAST": (3, 5),
+    "DEPTHS": (0.6, 1.0),
     "OPTIMISM_MS": (0.0, 4.0),
     "KEEP": (0.97, 0.9),
 }
@@ -106,18 +107,20 @@ STATUS = {FALLBACK: "fallback", SKIPPED: "skipped"}
 
 def recorded_drive(world: World, path: Path, seed: int, explore: float | None = None) -> Path:
     """One simulated drive with random offloads, written as a device writes its records."""
-    base = RandomPolicy(seed, [a.index for a in ACTIONS if not a.is_local])
+    topology = world.topology
+    base = RandomPolicy(seed, np.flatnonzero(~topology.is_local).tolist(), topology)
     policy = ExploringPolicy(base, explore or 0.0, seed)
     simulator = Simulator(world)
     simulator.reset(world.plan(int(episode_keys(seed, 1)[0])))
     period_s = world.scenario.timing.period_ms / 1e3
     extra = policy.column_types() if explore is not None else None
-    with RecordWriter(path, {"bundle_hash": world.table.bundle_hash}, extra) as writer:
+    source = {"bundle_hash": world.table.bundle_hash, "topology": topology.to_json()}
+    with RecordWriter(path, source, extra) as writer:
         frames = range(world.scenario.timing.n_frames)
         for i in policy.following(frames):  # type: ignore[arg-type, assignment]
             action = policy.decide(simulator.observe())
             out = simulator.settle(action)
-            sent = out.status != SKIPPED and not ACTIONS[action].is_local
+            sent = out.status != SKIPPED and not topology.is_local[action]
             answered = sent and out.status != FALLBACK
             server_ms = out.exchange_ms - out.transfer_ms - out.server_wait_ms
             row = Measurement(
@@ -127,7 +130,7 @@ def recorded_drive(world: World, path: Path, seed: int, explore: float | None = 
                     "track": 0,
                     "frame_in_track": i,
                     "action": action,
-                    "exit_used": ACTIONS[action].exit,
+                    "exit_used": topology.actions[action].exit,
                     "captured_s": i * period_s,
                     "queue_ms": out.queue_ms,
                     "head_ms": out.compute_ms,

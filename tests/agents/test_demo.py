@@ -37,14 +37,14 @@ def short_drives(folder: Path) -> Path:
 
 LIVE_ALONE = """
 from agents import demo
-from agents.baselines.rules import FULL_LOCAL
+from agents.baselines.rules import full_local
 from agents.cli import main
 from offload_env.world import build_world
-from testbed.policy.policies import StaticPolicy
 
 def live(scenario, out, frames, steps, episodes, seed, console):
-    runs = {demo.AGENT: (StaticPolicy(FULL_LOCAL), ("--action", FULL_LOCAL.name))}
-    demo._live(build_world(scenario, "test"), runs, frames, seed, out, console)
+    world = build_world(scenario, "test")
+    runs = {demo.AGENT: (full_local(world.topology), ("--action", "e5s5"))}
+    demo._live(world, runs, frames, seed, out, console)
 
 demo.run_demo = live
 main()
@@ -136,8 +136,8 @@ def test_a_live_part_that_fails_leaves_policy_and_report(
     """The real server process, told to start from a network that is not there."""
 
     class Homeless(ServerProcess):
-        def __init__(self) -> None:
-            super().__init__(bundle=tmp_path / "nowhere")
+        def __init__(self, bundle: Path | None = None) -> None:
+            super().__init__(tmp_path / "nowhere")
 
     monkeypatch.setattr("agents.live_run.ServerProcess", Homeless)
     monkeypatch.delenv("SLIPROAD_DATA", raising=False)

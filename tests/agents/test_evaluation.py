@@ -23,7 +23,7 @@ from agents.evaluation import (
 from agents.report import write_report
 from agents.rollout import simulate, summary
 from agents.terminal import comparison
-from cnn.topology import Action
+from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
 from offload_env.scenario import Constraint
 from offload_env.simulator import Simulator
@@ -75,14 +75,14 @@ def worlds(make_world):
 
 @pytest.fixture(scope="module")
 def result(worlds):
-    agent = StaticPolicy(Action(3, 3), AGENT)
+    agent = StaticPolicy(SHIPPED.action(3, 3), AGENT)
     return evaluate(*worlds, {AGENT: agent}, drives=DRIVES, tuning_drives=8)
 
 
 def test_batched_rollout_equals_the_scalar_simulator(worlds) -> None:
     _, world = worlds
     keys = episode_keys(5, 3)
-    policy = StaticPolicy(Action(2, 0))
+    policy = StaticPolicy(SHIPPED.action(2, 0))
     rollout = simulate(world, policy, keys)
     for drive, key in enumerate(keys):
         simulator = Simulator(world)
@@ -133,7 +133,7 @@ def test_figures_agree_with_the_saved_frames(result, tmp_path: Path) -> None:
 
 def test_summary_of_a_policy_that_skips_counts_it_wrong_and_missed(make_world) -> None:
     world = make_world(20.0, full_local_ms=400.0, n_frames=30)
-    figures = summary(simulate(world, StaticPolicy(Action(5, 5)), episode_keys(1, 2)))
+    figures = summary(simulate(world, StaticPolicy(SHIPPED.action(5, 5)), episode_keys(1, 2)))
     assert figures["deadline_miss"] == 1.0
     assert figures["accuracy"] < 0.9
 
@@ -149,7 +149,7 @@ def test_report_is_one_self_contained_file(result, worlds, tmp_path: Path) -> No
             "validation_accuracy": [np.nan, 0.96, 0.99],
         }
     )
-    agent = StaticPolicy(Action(3, 3), AGENT)
+    agent = StaticPolicy(SHIPPED.action(3, 3), AGENT)
     live = {"agent <live>": result.policies[AGENT]}
     path = write_report(
         result, worlds[1], {AGENT: agent}, tmp_path / "report.html", learning=learning, live=live
@@ -188,7 +188,7 @@ def below(worlds):
         for w in worlds
     )
     return evaluate(
-        train, test, {AGENT: StaticPolicy(Action(1, 0), AGENT)}, drives=24, tuning_drives=4
+        train, test, {AGENT: StaticPolicy(SHIPPED.action(1, 0), AGENT)}, drives=24, tuning_drives=4
     )
 
 
@@ -199,7 +199,7 @@ def test_a_policy_below_the_floor_closes_no_gap(below, worlds, tmp_path: Path) -
     notes = " ".join(comparison(below).notes)
     assert "MISSES the accuracy floor" in notes
     assert "closes" not in notes
-    agents = {AGENT: StaticPolicy(Action(1, 0), AGENT)}
+    agents = {AGENT: StaticPolicy(SHIPPED.action(1, 0), AGENT)}
     page = write_report(below, worlds[1], agents, tmp_path / "report.html").read_text()
     assert "MISSES the accuracy floor" in page
     assert "closes" not in page

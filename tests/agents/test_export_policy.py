@@ -15,15 +15,16 @@ import pytest
 import torch
 from stable_baselines3 import DQN, PPO
 
-from agents.export_policy import bundle_of, reference_profile_of, static_bundle
+from agents.export_policy import bundle_of, reference_profile_of
 from agents.rollout import simulate
-from cnn.topology import N_ACTIONS, Action
+from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
 from testbed.policy.network_policy import load_policy
-from testbed.policy.observer import OBS_DIM
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policies import RandomPolicy, StaticPolicy
 from testbed.policy.reference_profile import LEVELS
 
+SCHEMA = schema_of(SHIPPED)
 N_OBSERVATIONS = 100_000
 ROUNDING = 64 * float(np.finfo(np.float32).eps)
 """Error of a dot product of 64 float32 terms, relative."""
@@ -32,17 +33,17 @@ ROUNDING = 64 * float(np.finfo(np.float32).eps)
 class Blank(gymnasium.Env[Any, Any]):
     """Spaces of the offloading environment; nothing happens in it."""
 
-    observation_space = gymnasium.spaces.Box(-1, 1, (OBS_DIM,), np.float32)
+    observation_space = gymnasium.spaces.Box(-1, 1, (SCHEMA.obs_dim,), np.float32)
 
     def __init__(self, n_actions: int) -> None:
         self.action_space = gymnasium.spaces.Discrete(n_actions)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
-        return np.zeros(OBS_DIM, np.float32), {}
+        return np.zeros(SCHEMA.obs_dim, np.float32), {}
 
     def step(self, action: Any) -> Any:
-        return np.zeros(OBS_DIM, np.float32), 0.0, False, False, {}
+        return np.zeros(SCHEMA.obs_dim, np.float32), 0.0, False, False, {}
 
 
 def scattered(model: Any) -> Any:
@@ -53,7 +54,7 @@ def scattered(model: Any) -> Any:
     return model
 
 
-def make(algo: str, n_actions: int = N_ACTIONS) -> Any:
+def make(algo: str, n_actions: int = SHIPPED.n_actions) -> Any:
     env = Blank(n_actions)
     torch.manual_seed(3)
     if algo == "ppo":
@@ -93,9 +94,10 @@ def saved(model: Any, path: Path, actions: list[int]) -> Path:
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
 def test_same_decisions_as_stable_baselines3(algo: str, tmp_path: Path) -> None:
     model = make(algo)
-    policy = load_policy(saved(model, tmp_path / "p.policy", list(range(N_ACTIONS))), "f" * 64)
+    path = saved(model, tmp_path / "p.policy", list(range(SHIPPED.n_actions)))
+    policy = load_policy(path, "f" * 64)
     rng = np.random.default_rng(0)
-    observations = rng.uniform(-1, 1, (N_OBSERVATIONS, OBS_DIM)).astype(np.float32)
+    observations = rng.uniform(-1, 1, (N_OBSERVATIONS, SCHEMA.obs_dim)).astype(np.float32)
     expected, _ = model.predict(observations, deterministic=True)
     assert len(set(expected)) >= 10
     gap = top_two_gap(model, observations)
@@ -111,14 +113,15 @@ def test_outputs_of_fewer_actions_are_mapped(tmp_path: Path) -> None:
     actions = [1, 4, 8, 19]
     model = make("ppo", len(actions))
     policy = load_policy(saved(model, tmp_path / "p.policy", actions))
-    observations = np.random.default_rng(1).uniform(-1, 1, (2000, OBS_DIM)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    observations = rng.uniform(-1, 1, (2000, SCHEMA.obs_dim)).astype(np.float32)
     expected, _ = model.predict(observations, deterministic=True)
     assert np.array_equal(policy.decide_batch(observations), np.array(actions)[expected])
 
 
 def test_runs_where_torch_and_stable_baselines3_are_absent(tmp_path: Path) -> None:
     model = make("ppo")
-    path = saved(model, tmp_path / "p.policy", list(range(N_ACTIONS)))
+    path = saved(model, tmp_path / "p.policy", list(range(SHIPPED.n_actions)))
     code = f"""
 import json, sys
 for name in ("torch", "stable_baselines3", "gymnasium", "pandas"):
@@ -126,20 +129,13 @@ for name in ("torch", "stable_baselines3", "gymnasium", "pandas"):
 import numpy as np
 from testbed.policy.network_policy import load_policy
 policy = load_policy({str(path)!r}, "f" * 64)
-x = np.random.default_rng(5).uniform(-1, 1, (1000, {OBS_DIM})).astype(np.float32)
+x = np.random.default_rng(5).uniform(-1, 1, (1000, {SCHEMA.obs_dim})).astype(np.float32)
 print(json.dumps([policy.decide(o) for o in x]))
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    x = np.random.default_rng(5).uniform(-1, 1, (1000, OBS_DIM)).astype(np.float32)
+    x = np.random.default_rng(5).uniform(-1, 1, (1000, SCHEMA.obs_dim)).astype(np.float32)
     expected, _ = model.predict(x, deterministic=True)
     assert json.loads(out.stdout) == expected.tolist()
-
-
-def test_static_bundle(tmp_path: Path) -> None:
-    static_bundle(Action(5, 5), "f" * 64, "urban-5g").save(tmp_path / "s.policy")
-    policy = load_policy(tmp_path / "s.policy", "f" * 64)
-    assert policy.name == "static e5s5"
-    assert policy.decide(np.zeros(OBS_DIM, np.float32)) == 19
 
 
 def test_the_promise_is_made_of_the_same_drives_as_the_evaluation(make_world: object) -> None:
@@ -169,6 +165,6 @@ def test_the_promise_is_made_of_the_same_drives_as_the_evaluation(make_world: ob
 
 def test_a_policy_that_never_changes_its_mind_has_no_shift(make_world: object) -> None:
     world = make_world(10.0)  # type: ignore[operator]
-    reference = reference_profile_of(world, StaticPolicy(Action(3, 1)), episode_keys(1, 2))
+    reference = reference_profile_of(world, StaticPolicy(SHIPPED.action(3, 1)), episode_keys(1, 2))
     assert reference.action_shift == 0
-    assert reference.actions[Action(3, 1).index] == 1
+    assert reference.actions[SHIPPED.action(3, 1).index] == 1

@@ -18,7 +18,7 @@ from agents.from_records import (
     world_from_records,
 )
 from cnn.common.errors import DataError
-from cnn.topology import ACTIONS
+from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
 from offload_env.world import World
 from testbed.records.record_file import read_records
@@ -83,7 +83,7 @@ def test_a_training_world_from_records(make_world, drive, tmp_path: Path) -> Non
         drive(slow, tmp_path / f"r{seed}.parquet", seed)
     runs = read_all(tmp_path)
     # A full local time of 160 ms against 80, plus heads and encoders that are the same.
-    offloads = [a.index for a in ACTIONS if not a.is_local and a.split]
+    offloads = [a.index for a in SHIPPED.actions if not a.is_local and a.split]
     expected = np.median(slow.device_ms[offloads] / fast.device_ms[offloads])
     assert device_speed(runs, fast) == pytest.approx(expected, rel=0.05)
     world = world_from_records("urban-5g", tmp_path)
@@ -124,7 +124,7 @@ def test_speed_is_judged_by_frames_that_computed(make_world, drive, tmp_path: Pa
     """A device of 160 ms that nearly always sends the frame is not taken for a fast one."""
     slow = make_world([12.0, 30.0], n_frames=400, full_local_ms=160.0, jitter=0.0)
     fast = make_world([12.0, 30.0], n_frames=400, full_local_ms=80.0, jitter=0.0)
-    split = np.array([a.split for a in ACTIONS])
+    split = np.array([a.split for a in SHIPPED.actions])
 
     def mostly_sent(table):
         """Every sending frame as quick as on a desktop; of the computing ones each tenth."""
@@ -144,7 +144,7 @@ def test_speed_is_judged_by_frames_that_computed(make_world, drive, tmp_path: Pa
 
 def test_speed_is_unknown_if_nothing_computed(make_world, drive, tmp_path: Path) -> None:
     world = make_world([12.0, 30.0], n_frames=300, jitter=0.0)
-    split = np.array([a.split for a in ACTIONS])
+    split = np.array([a.split for a in SHIPPED.actions])
 
     def only_sent(table):
         sent = (split[table["action"].to_numpy()] == 0) & (
@@ -160,7 +160,7 @@ def test_a_local_finish_after_a_lost_exchange_counts(make_world, drive, tmp_path
     """A device that only sends, over a dead link, computes every frame after all."""
     slow = make_world(0.001, n_frames=300, full_local_ms=60.0, jitter=0.0)
     fast = make_world(0.001, n_frames=300, full_local_ms=30.0, jitter=0.0)
-    split = np.array([a.split for a in ACTIONS])
+    split = np.array([a.split for a in SHIPPED.actions])
 
     def sent(table):
         return table.filter(pa.array(split[table["action"].to_numpy()] == 0))

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agents.baselines.rules import FULL_LOCAL
+from agents.baselines.rules import full_local
 from agents.live_run import FrameSource, frame_table, replay, run_live, warm_runtime
 from offload_env.world import build_world
-from testbed.policy.policies import StaticPolicy
 
 pytestmark = pytest.mark.slow(10)
 
@@ -20,10 +19,10 @@ def test_full_local_processing_takes_live_what_its_replay_says(tmp_path: Path) -
     """Compute times are the profile's on both sides; only late sections may add to them."""
     world = build_world("urban-5g", "test")
     source = FrameSource("render", seed=7)
-    action = ("--action", FULL_LOCAL.name)
+    policy = full_local(world.topology)
+    action = ("--action", policy.action.name)
     run = run_live(world, world.traces[0], source, action, FRAMES, tmp_path / "live.parquet")
     table = frame_table(warm_runtime(), source, FRAMES, lambda done: None)
-    policy = StaticPolicy(FULL_LOCAL, "full-local")
     replayed = replay(world, table, world.traces[0], policy, run.offset_ms, source.seed)
     live = run.figures(world)
     assert run.kept.sections == FRAMES

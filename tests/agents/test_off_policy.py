@@ -7,21 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from policy_manifests import static_manifest
 from typer.testing import CliRunner
 
 from agents.baselines.prediction import AccuracyTable
 from agents.baselines.rules import EdgentPolicy, GreedyPolicy
 from agents.cli import app
-from agents.export_policy import static_bundle
 from agents.off_policy import ESTIMATORS, Estimate, Log, estimate
 from agents.rollout import simulate
 from cnn.common.errors import DataError
-from cnn.topology import ACTIONS, Action
+from cnn.topology import SHIPPED
 from offload_env.batch_simulator import BatchSimulator
 from offload_env.episode import episode_keys
 from testbed.policy.exploration import ExploringPolicy
-from testbed.policy.observer import OBS_DIM
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policies import Policy, StaticPolicy
+from testbed.policy.policy_file import PolicyBundle
+
+SCHEMA = schema_of(SHIPPED)
 
 SEEDS = range(8)
 
@@ -88,7 +91,7 @@ def _width(found: Estimate, name: str) -> float:
 
 def test_the_logs_own_policy_is_estimated_by_its_own_mean(make_world) -> None:
     world = make_world(20.0, n_frames=100)
-    policy: Policy = StaticPolicy(Action(2, 0))
+    policy: Policy = StaticPolicy(SHIPPED.action(2, 0))
     log = log_in(world, ExploringPolicy(policy, 0.0), episode_keys(0, 5))
     found = estimate(log, policy, world)
     for name in ESTIMATORS:
@@ -103,9 +106,9 @@ def test_estimators_against_their_formulas(make_world) -> None:
     n = 600
     action = rng.integers(0, 20, n)
     y = rng.normal(size=n)
-    seen = rng.uniform(-1, 1, (n, OBS_DIM)).astype(np.float32)
+    seen = rng.uniform(-1, 1, (n, SCHEMA.obs_dim)).astype(np.float32)
     log = Log(seen, action, np.full(n, 1 / 20), {"y": y})
-    found = estimate(log, StaticPolicy(ACTIONS[4]), world)
+    found = estimate(log, StaticPolicy(SHIPPED.actions[4]), world)
     same = action == 4
     assert found.figures["y"]["ips"].mean == pytest.approx(20 * y[same].sum() / n)
     assert found.figures["y"]["snips"].mean == pytest.approx(y[same].mean())
@@ -114,7 +117,7 @@ def test_estimators_against_their_formulas(make_world) -> None:
 
 
 def test_a_log_must_be_usable() -> None:
-    x, a = np.zeros((300, OBS_DIM), np.float32), np.zeros(300, np.int64)
+    x, a = np.zeros((300, SCHEMA.obs_dim), np.float32), np.zeros(300, np.int64)
     good = np.full(300, 0.5)
     Log(x, a, good, {"cost": good})
     for bad in (
@@ -134,7 +137,7 @@ def test_command(make_world, drive, tmp_path: Path) -> None:
     records.mkdir()
     drive(world, records / "r.parquet", 1, explore=0.3)
     candidate = tmp_path / "e2s0.policy"
-    static_bundle(Action(2, 0), world.table.bundle_hash, "urban-5g").save(candidate)
+    PolicyBundle(static_manifest(world.table.bundle_hash, "urban-5g"), {}).save(candidate)
     command = ["agent", "estimate", "--records", records, "--policy", candidate, "--json"]
     result = CliRunner().invoke(app, [str(c) for c in command], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -147,11 +150,13 @@ def test_command(make_world, drive, tmp_path: Path) -> None:
 
 def test_says_when_the_records_hardly_show_the_candidate(make_world) -> None:
     world = make_world([25.0, 6.0, 60.0], n_frames=100)
-    log = log_in(world, ExploringPolicy(StaticPolicy(Action(5, 5)), 0.01, 1), episode_keys(1, 10))
-    alike = estimate(log, StaticPolicy(Action(5, 5)), world)
+    log = log_in(
+        world, ExploringPolicy(StaticPolicy(SHIPPED.action(5, 5)), 0.01, 1), episode_keys(1, 10)
+    )
+    alike = estimate(log, StaticPolicy(SHIPPED.action(5, 5)), world)
     assert alike.enough
-    other = estimate(log, StaticPolicy(Action(2, 1)), world)
-    matches = log.propensity[log.action == Action(2, 1).index]
+    other = estimate(log, StaticPolicy(SHIPPED.action(2, 1)), world)
+    matches = log.propensity[log.action == SHIPPED.action(2, 1).index]
     assert other.effective_frames == pytest.approx(len(matches))  # equal weights, Kish
     assert not other.enough
     assert other.as_json()["enough_frames"] is False
@@ -159,11 +164,13 @@ def test_says_when_the_records_hardly_show_the_candidate(make_world) -> None:
 
 def test_a_candidate_never_seen_has_no_weighted_estimate(make_world) -> None:
     world = make_world([25.0, 6.0, 60.0], n_frames=100)
-    log = log_in(world, ExploringPolicy(StaticPolicy(Action(5, 5)), 0.01, 1), episode_keys(1, 10))
-    seen = log.action != Action(3, 0).index
+    log = log_in(
+        world, ExploringPolicy(StaticPolicy(SHIPPED.action(5, 5)), 0.01, 1), episode_keys(1, 10)
+    )
+    seen = log.action != SHIPPED.action(3, 0).index
     outcomes = {name: values[seen] for name, values in log.outcomes.items()}
     log = Log(log.observation[seen], log.action[seen], log.propensity[seen], outcomes)
-    found = estimate(log, StaticPolicy(Action(3, 0)), world)
+    found = estimate(log, StaticPolicy(SHIPPED.action(3, 0)), world)
     assert found.effective_frames == 0
     for name in ("ips", "snips"):
         assert np.isnan(found.figures["cost"][name].mean)

@@ -10,23 +10,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from networks import NETWORKS
 
 from agents.action_plots import (
     FINISHED_LOCALLY,
     NOT_DRIVEN,
-    SPLIT_COLOURS,
     action_map,
     action_shares,
+    split_colours,
 )
-from agents.baselines.prediction import AT, raw_observation
+from agents.baselines.prediction import reader
+from agents.drive_picture import Driven, _draw_delays
 from agents.evaluation import evaluate
 from agents.plots import ink_on, plain_axes, plain_linear, plain_log
 from agents.report import best_baseline, driven_actions, driven_shares
 from agents.rollout import simulate
-from cnn.topology import Action
+from cnn.topology import SHIPPED
 from offload_env.batch_simulator import FALLBACK, SKIPPED
 from offload_env.episode import episode_keys
 from testbed.policy.policies import RandomPolicy, StaticPolicy
+
+READ = reader(SHIPPED)
 
 KEYS = episode_keys(3, 4)
 
@@ -81,14 +86,14 @@ def test_shares_count_frames_as_they_were_driven(make_world) -> None:
     counted: Counter[int] = Counter()
     for action, status in zip(rollout.action.ravel(), rollout.status.ravel(), strict=True):
         outcome = {FALLBACK: FINISHED_LOCALLY, SKIPPED: NOT_DRIVEN}.get(int(status), int(action))
-        counted[outcome] += 1
+        counted[outcome % (SHIPPED.n_actions + 2)] += 1
     shares = driven_shares(rollout)
     assert shares.sum() == pytest.approx(1)
-    assert counted[FINISHED_LOCALLY] > 0
-    assert counted[NOT_DRIVEN] > 0
+    assert shares[FINISHED_LOCALLY] > 0
+    assert shares[NOT_DRIVEN] > 0
     for outcome, share in enumerate(shares):
         assert share == pytest.approx(counted[outcome] / rollout.action.size)
-    assert action_shares({"random": shares}).startswith(b"\x89PNG")
+    assert action_shares({"random": shares}, SHIPPED).startswith(b"\x89PNG")
 
 
 def test_the_map_holds_only_what_was_driven(make_world) -> None:
@@ -98,17 +103,17 @@ def test_the_map_holds_only_what_was_driven(make_world) -> None:
         """Sends after a doubtful answer, else leaves at exit 2."""
 
         def decide_batch(self, observations, points=None):
-            error_probability = 1 - raw_observation(observations)[:, AT["last_confidence"]]
-            return np.where(error_probability > 0.05, Action(5, 0).index, Action(2, 2).index)
+            doubt = 1 - READ(observations)[:, READ.at["last_confidence"]]
+            return np.where(doubt > 0.05, SHIPPED.index(5, 0), SHIPPED.index(2, 2))
 
-    policy = Doubtful(Action(2, 2))
+    policy = Doubtful(SHIPPED.action(2, 2))
     found = driven_actions(world, policy, KEYS, 60)
     observations: list[np.ndarray] = []
     simulate(world, policy, KEYS, seen=observations.append)
-    seen = raw_observation(np.concatenate(observations))
-    seen = seen[seen[:, AT["answers_on_track"]] > 0.5]
+    seen = READ(np.concatenate(observations))
+    seen = seen[seen[:, READ.at["answers_on_track"]] > 0.5]
     met = set()
-    for took, sure in zip(seen[:, AT["transfer_mean_ms"]], seen[:, AT["last_confidence"]],
+    for took, sure in zip(seen[:, READ.at["transfer_mean_ms"]], seen[:, READ.at["last_confidence"]],
                           strict=True):  # fmt: skip
         error_probability = max(1 - sure, found.doubts[0])
         row = max(i for i in range(len(found.doubts) - 1) if found.doubts[i] <= error_probability)
@@ -117,9 +122,9 @@ def test_the_map_holds_only_what_was_driven(make_world) -> None:
     assert {(int(i), int(j)) for i, j in np.argwhere(found.actions >= 0)} == met
     for i, j in met:
         if found.doubts[i] > 0.05:
-            assert found.actions[i, j] == Action(5, 0).index
+            assert found.actions[i, j] == SHIPPED.action(5, 0).index
         elif found.doubts[i + 1] < 0.05:
-            assert found.actions[i, j] == Action(2, 2).index
+            assert found.actions[i, j] == SHIPPED.action(2, 2).index
     assert action_map(found).startswith(b"\x89PNG")
 
 
@@ -132,5 +137,19 @@ def test_the_best_rule_is_the_cheapest_that_keeps_the_floor(make_world) -> None:
             assert result.policies[best]["cost"] <= result.policies[name]["cost"]
 
 
+@pytest.mark.parametrize(
+    ("beyond", "said"), [(0, ""), (1, "; 1 frame above"), (2, "; 2 frames above")]
+)
+def test_frames_above_the_picture_are_counted(beyond: int, said: str) -> None:
+    delay_ms = np.full(400, 10.0)
+    delay_ms[:beyond] = 1000.0
+    still = np.zeros(400, np.int64)
+    drive = Driven("agent", SHIPPED, np.arange(400) / 10, still, still, delay_ms)
+    axes = Figure().subplots()
+    _draw_delays(axes, drive, drive, 100.0)
+    assert axes.get_xlabel() == f"time in the drive (s){said}"
+
+
 def test_every_split_has_a_colour_of_its_own() -> None:
-    assert len(set(SPLIT_COLOURS)) == 6
+    for topology in (SHIPPED, *NETWORKS):
+        assert len(set(split_colours(topology))) == len(topology.splits) + 1

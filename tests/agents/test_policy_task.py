@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from policy_manifests import static_manifest
 from typer.testing import CliRunner
 
 from agents.cli import agent_app
 from agents.contenders import contenders_of, warn_of_other_task
-from agents.export_policy import static_bundle, task_of, with_task
+from agents.export_policy import task_of, with_task
 from agents.off_policy import warn_of_other_log
 from cnn.common.errors import BundleError, SliproadError
-from cnn.topology import Action
 from offload_env.preferences import Preferences, preferring
 from offload_env.world import World, build_world
 from testbed.policy.observer import Observer
@@ -34,8 +34,8 @@ def world(make_world: Any) -> World:
 
 
 def old_file(world: World, **manifest: Any) -> PolicyBundle:
-    bundle = static_bundle(Action(2, 0), world.table.bundle_hash, world.scenario.name)
-    return replace(bundle, manifest={**bundle.manifest, **manifest})
+    about = static_manifest(world.table.bundle_hash, world.scenario.name)
+    return PolicyBundle({**about, **manifest}, {})
 
 
 def test_written_again_it_carries_the_worlds_task(world: World, tmp_path: Path) -> None:

@@ -15,7 +15,10 @@ from agents.supervisor import TrainingInterrupted
 from agents.train_config import TrainConfig
 from agents.training import train
 from cnn.common.errors import ConfigError, DataError
-from testbed.policy.observer import OBS_DIM
+from cnn.topology import SHIPPED
+from testbed.policy.observation_fields import schema_of
+
+SCHEMA = schema_of(SHIPPED)
 
 pytestmark = pytest.mark.slow(20)
 
@@ -94,7 +97,7 @@ def test_a_run_of_a_version_with_narrower_bounds_is_resumed(
     config = replace(small_run, algo=algo)
 
     with monkeypatch.context() as older:
-        box = gymnasium.spaces.Box(-1, 1, (OBS_DIM,), np.float32)
+        box = gymnasium.spaces.Box(-1, 1, (SCHEMA.obs_dim,), np.float32)
         older.setattr("offload_env.vector_env.observation_box", lambda n: box)
         cut_off(config, tmp_path, world, 5 * 256)
     parts = train(config, tmp_path, world=world, resume=True)

@@ -10,10 +10,9 @@ import pytest
 from agents.sb3_adapter import OffloadVecEnv
 from agents.training import error_probability
 from cnn.common.errors import ConfigError
-from cnn.topology import N_ACTIONS
+from cnn.topology import SHIPPED
 from offload_env.env_input import InvalidResetError
 from offload_env.vector_env import OffloadVectorEnv
-from offload_env.world import LOCAL
 
 LANES = 5
 
@@ -27,7 +26,7 @@ def drive(adapter, native, steps: int, multiplier: float):
     adapter.multiplier = multiplier
     rng = np.random.default_rng(0)
     for _ in range(steps):
-        actions = rng.integers(0, N_ACTIONS, LANES)
+        actions = rng.integers(0, SHIPPED.n_actions, LANES)
         adapter.step_async(actions)
         yield adapter.step_wait(), native.step(actions)
 
@@ -82,7 +81,7 @@ def test_sums_are_means_over_all_lanes(make_world) -> None:
     means, shares = adapter.sums.take()
     for name in ("cost", "delay_ms", "energy_mj", "accuracy"):
         assert means[name] == pytest.approx(np.mean([i[name] for i in seen]))
-    taken = np.bincount(np.concatenate([i["action"] for i in seen]), minlength=N_ACTIONS)
+    taken = np.bincount(np.concatenate([i["action"] for i in seen]), minlength=SHIPPED.n_actions)
     np.testing.assert_allclose(shares, taken / taken.sum())
     assert adapter.sums.frames == 0
 
@@ -120,7 +119,7 @@ def test_the_modems_tail_is_charged_to_its_cause_and_cancels_over_a_drive(make_w
     world = make_world(20.0, n_frames=30)
     radio = replace(world.cost.radio, tail_mw=600.0, tail_ms=800.0)
     world = replace(world, cost=replace(world.cost, radio=radio))
-    lanes, local = 3, LOCAL[0]
+    lanes, local = 3, SHIPPED.local[0]
     adapter = OffloadVecEnv(OffloadVectorEnv(lanes, world=world))
     native = OffloadVectorEnv(lanes, world=world)
     adapter.seed(4)
@@ -133,7 +132,7 @@ def test_the_modems_tail_is_charged_to_its_cause_and_cancels_over_a_drive(make_w
         if i == 3:  # the first exchange: the whole tail is booked at once
             actions[:] = 0
         elif i > 3:
-            actions = rng.integers(0, N_ACTIONS, lanes)
+            actions = rng.integers(0, SHIPPED.n_actions, lanes)
         adapter.step_async(actions)
         _, reward, done, _ = adapter.step_wait()
         _, its_reward, *_ = native.step(actions)

@@ -15,25 +15,29 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
-from agents.baselines.rules import FULL_LOCAL
+from agents.baselines.rules import full_local
 from agents.cli import app
 from agents.contenders import shipped_agents
 from agents.evaluation import floor_on
 from agents.export_policy import with_task
 from agents.rollout import simulate
+from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
 from offload_env.scenario import scenario_names
 from offload_env.simulator import Simulator
 from offload_env.world import build_world
 from testbed.meters.available import open_meter
-from testbed.policy.decision_points import FRAME, STAGED
+from testbed.policy.decision_points import decision_points
 from testbed.policy.network_policy import load_policy
-from testbed.policy.observer import CONSTANTS_AT, Observer, Settings
-from testbed.policy.policies import StaticPolicy
+from testbed.policy.observation_fields import schema_of
+from testbed.policy.observer import Observer, Settings
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.reference_profile import ReferenceProfile
 from testbed.policy.task_settings import DEFAULT_TASK, effective_task
 from testbed.records.record_file import read_records
+
+POINTS = decision_points(SHIPPED)
+SCHEMA = schema_of(SHIPPED)
 
 ASSETS = Path(str(resources.files("agents"))) / "assets"
 
@@ -45,7 +49,7 @@ def test_both_policies_fit_and_are_worth_having(name: str) -> None:
     agents = shipped_agents(world)
     assert set(agents) == {"agent", "staged-agent"}
     keys = episode_keys(3, 12)
-    local = simulate(world, StaticPolicy(FULL_LOCAL), keys)
+    local = simulate(world, full_local(world.topology), keys)
     floor = floor_on(world, np.concatenate(local.row))
     for policy in agents.values():
         driven = simulate(world, policy, keys)
@@ -155,7 +159,7 @@ def both_decide(
         return device.observe(now_s, features, queue_ms, simulator.tail_left_ms)
 
     while simulator.frame < frames:
-        if policy.space is FRAME:
+        if policy.space is POINTS.frame:
             simulated.append(int(policy.decide_batch(simulator.observe()[None])[0]))
             decided.append(policy.decide(seen()))
             simulator.settle(simulated[-1])
@@ -163,7 +167,7 @@ def both_decide(
         outcome = None
         while outcome is None:
             point, base = simulator.point, seen()  # what the last look changed is in it
-            batch = simulator.observe(STAGED)[None], np.array([point])
+            batch = simulator.observe(POINTS.staged)[None], np.array([point])
             simulated.append(int(policy.decide_batch(*batch)[0]))
             stage = np.array(simulator.observer.stage, np.float32)
             decided.append(policy.decide(np.concatenate([base, stage]), point))
@@ -211,7 +215,7 @@ def test_the_deploy_command_needs_nothing_but_the_file(tmp_path: Path) -> None:
     seen = np.array(kept["observation"].to_pylist(), np.float32)
     assert len(seen)
     np.testing.assert_array_equal(
-        seen[:, CONSTANTS_AT:], np.tile(np.float32(world.settings.scaled()), (len(seen), 1))
+        seen[:, SCHEMA.constants_at :], np.tile(np.float32(world.settings.scaled()), (len(seen), 1))
     )
     policy = load_policy(path, world.table.bundle_hash)
     assert kept["action"].to_pylist() == policy.decide_batch(seen).tolist()

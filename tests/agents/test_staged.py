@@ -25,17 +25,20 @@ from agents.train_config import TrainConfig
 from agents.training import error_probability, train
 from cnn.common.errors import BundleError, ConfigError
 from cnn.frame_table import FrameTable
-from cnn.topology import Action
+from cnn.topology import SHIPPED, Action
 from offload_env.batch_simulator import FALLBACK, SKIPPED
 from offload_env.env import OffloadStagedEnv
 from offload_env.episode import episode_keys
 from offload_env.vector_env import OffloadStagedVectorEnv
 from offload_env.world import build_world
-from testbed.policy.decision_points import FRAME, LEGAL, N_STAGED, STAGED, START, staged_name
+from testbed.policy.decision_points import START, decision_points
 from testbed.policy.network_policy import NetworkPolicy, load_policy
-from testbed.policy.observer import FEATURES_AT, STAGED_OBS_DIM, STAGED_SCHEMA_HASH
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policies import CommitOnce, Policy, RandomPolicy, StaticPolicy, require_space
 from testbed.policy.policy_file import PolicyBundle
+
+POINTS = decision_points(SHIPPED)
+SCHEMA = schema_of(SHIPPED)
 
 N_OBSERVATIONS = 100_000
 ROUNDING = 64 * float(np.finfo(np.float32).eps)
@@ -49,10 +52,10 @@ def config(small_run: TrainConfig) -> TrainConfig:
 def random_policy(seed: int = 0, hidden: int = 16) -> NetworkPolicy:
     """A staged policy that takes many paths."""
     rng = np.random.default_rng(seed)
-    sizes = [STAGED_OBS_DIM, hidden, N_STAGED]
+    sizes = [SCHEMA.staged_obs_dim, hidden, POINTS.n_actions]
     weights = [rng.normal(0, 2 / n**0.5, (m, n)).astype(np.float32) for n, m in pairwise(sizes)]
     biases = [np.zeros(n, np.float32) for n in sizes[1:]]
-    return NetworkPolicy(weights, biases, space=STAGED)
+    return NetworkPolicy(weights, biases, space=POINTS.staged)
 
 
 class ByBrightness(StaticPolicy):
@@ -62,13 +65,13 @@ class ByBrightness(StaticPolicy):
         return int(self.decide_batch(observation[None])[0])
 
     def decide_batch(self, observations: Any, points: Any = None) -> Any:
-        some = np.floor(1e3 * observations[:, FEATURES_AT]) % 2 == 0
-        return np.where(some, self.action.index, Action(4, 1).index)
+        some = np.floor(1e3 * observations[:, SCHEMA.features_at]) % 2 == 0
+        return np.where(some, self.action.index, SHIPPED.action(4, 1).index)
 
 
 @pytest.mark.parametrize(
     "policy",
-    [random_policy(), CommitOnce(ByBrightness(Action(5, 5), "at once"))],
+    [random_policy(), CommitOnce(ByBrightness(SHIPPED.action(5, 5), "at once"))],
     ids=["many ways", "at once"],
 )
 def test_batched_staged_rollout_equals_the_single_environment(make_world, policy: Any) -> None:
@@ -95,7 +98,8 @@ def test_batched_staged_rollout_equals_the_single_environment(make_world, policy
 
 @pytest.mark.parametrize(
     "policy",
-    [StaticPolicy(a) for a in (Action(2, 2), Action(3, 1), Action(5, 5))] + [RandomPolicy(3)],
+    [StaticPolicy(a) for a in (SHIPPED.action(2, 2), SHIPPED.action(3, 1), SHIPPED.action(5, 5))]
+    + [RandomPolicy(3)],
     ids=lambda policy: policy.name,
 )
 def test_one_decision_a_frame_is_the_frame_level_policy(make_world, policy: Policy) -> None:
@@ -111,7 +115,7 @@ def test_one_decision_a_frame_is_the_frame_level_policy(make_world, policy: Poli
         np.testing.assert_allclose(getattr(staged, name), getattr(plain, name))
 
 
-@pytest.mark.parametrize("action", [Action(4, 4), Action(5, 0)], ids=str)
+@pytest.mark.parametrize("action", [SHIPPED.action(4, 4), SHIPPED.action(5, 0)], ids=str)
 def test_the_replay_of_a_live_run_takes_policies_of_either_kind(action: Action) -> None:
     world = build_world("urban-5g", "test")
     table = first_frames(world.table, 150)
@@ -201,11 +205,11 @@ def test_only_finished_frames_are_discounted() -> None:
 class Blank(gymnasium.Env[Any, Any]):
     """Spaces of the staged environment; nothing happens in it."""
 
-    observation_space = gymnasium.spaces.Box(-1, 1, (STAGED_OBS_DIM,), np.float32)
-    action_space = gymnasium.spaces.Discrete(N_STAGED)
+    observation_space = gymnasium.spaces.Box(-1, 1, (SCHEMA.staged_obs_dim,), np.float32)
+    action_space = gymnasium.spaces.Discrete(POINTS.n_actions)
 
     def action_masks(self) -> Any:
-        return LEGAL[0]
+        return POINTS.legal[0]
 
 
 def exported(path: Path) -> tuple[Any, NetworkPolicy]:
@@ -217,7 +221,7 @@ def exported(path: Path) -> tuple[Any, NetworkPolicy]:
             parameter.add_(0.5 * torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
     bundle_of(
         model,
-        actions=range(N_STAGED),
+        actions=range(POINTS.n_actions),
         name="staged-agent",
         bundle_hash="f" * 64,
         scenario="urban-5g",
@@ -233,9 +237,9 @@ def exported(path: Path) -> tuple[Any, NetworkPolicy]:
 def test_same_decisions_as_stable_baselines3_under_legal_masks(tmp_path: Path) -> None:
     model, policy = exported(tmp_path / "s.policy")
     rng = np.random.default_rng(0)
-    observations = rng.uniform(-1, 1, (N_OBSERVATIONS, STAGED_OBS_DIM)).astype(np.float32)
+    observations = rng.uniform(-1, 1, (N_OBSERVATIONS, SCHEMA.staged_obs_dim)).astype(np.float32)
     positions = rng.integers(0, 5, N_OBSERVATIONS)
-    masks = LEGAL[positions]
+    masks = POINTS.legal[positions]
     expected, _ = model.predict(observations, deterministic=True, action_masks=masks)
     assert len(set(expected)) >= 10
     logits = np.where(masks, policy.outputs(observations).astype(np.float64), -np.inf)
@@ -254,13 +258,13 @@ def test_same_decisions_as_stable_baselines3_under_legal_masks(tmp_path: Path) -
 def test_a_policy_file_is_refused_where_it_does_not_fit(tmp_path: Path) -> None:
     _, policy = exported(tmp_path / "s.policy")
     assert policy.name == "staged-agent"
-    assert require_space(policy, STAGED) is policy
+    assert require_space(policy, POINTS.staged) is policy
     with pytest.raises(BundleError, match="staged"):
-        require_space(policy, FRAME)
+        require_space(policy, POINTS.frame)
     with pytest.raises(BundleError, match="model bundle"):
         load_policy(tmp_path / "s.policy", "e" * 64)
     bundle = PolicyBundle.load(tmp_path / "s.policy")
-    assert bundle.manifest["observation"]["schema_hash"] == STAGED_SCHEMA_HASH
+    assert bundle.manifest["observation"]["schema_hash"] == SCHEMA.staged_hash
     other = {**bundle.manifest, "observation": {"schema_hash": "0" * 64}}
     PolicyBundle(other, bundle.arrays).save(tmp_path / "o.policy")
     with pytest.raises(BundleError, match="observation schema"):
@@ -272,11 +276,11 @@ def test_algorithm_and_environment_must_fit(config: TrainConfig) -> None:
         with pytest.raises(ConfigError):
             TrainConfig(**wrong)
     some = replace(config, actions=(0, 1, 2, 19))
-    assert [staged_name(a) for a in some.outputs] == [
+    assert [POINTS.name(a) for a in some.outputs(SHIPPED)] == [
         *("e1s0", "e1s1", "e2s0", "e5s5", "answer", "e1s0-hurried", "e2s0-hurried")
     ]
     with pytest.raises(ConfigError, match="e5s5"):
-        replace(config, actions=(0, 1))
+        replace(config, actions=(0, 1)).of(SHIPPED)
 
 
 def test_staged_training_resumes_bit_for_bit(
@@ -297,8 +301,8 @@ def test_staged_training_resumes_bit_for_bit(
 def test_evaluation_pairs_staged_with_frame_level_policies(make_world, tmp_path: Path) -> None:
     world = make_world([100.0, 0.1, 0.1], floor=0.98, n_frames=30)
     agents = {
-        AGENT: StaticPolicy(Action(3, 3), AGENT),
-        STAGED_AGENT: CommitOnce(StaticPolicy(Action(2, 2))),
+        AGENT: StaticPolicy(SHIPPED.action(3, 3), AGENT),
+        STAGED_AGENT: CommitOnce(StaticPolicy(SHIPPED.action(2, 2))),
     }
     test_world = replace(world, split="test")
     result = evaluate(world, test_world, agents, drives=4, tuning_drives=4)

@@ -18,9 +18,9 @@ from agents.sweep import check_preferences, default_floors, evaluate_sweep, fron
 from agents.train_config import TrainConfig
 from agents.training import train
 from cnn.common.errors import ConfigError
+from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
 from offload_env.preferences import preferring
-from offload_env.world import MAIN
 from testbed.policy.policies import StaticPolicy
 
 pytestmark = pytest.mark.slow(15)
@@ -50,10 +50,10 @@ def test_every_preference_has_its_row(swept) -> None:
         cost = rows.set_index("policy")["cost"]
         gap = cost["conditioned"] - cost["specialist"]
         assert difference.mean == pytest.approx(gap)
-    local = simulate(preferring(world, 0.97, 0.3), StaticPolicy(MAIN), episode_keys(7, 8))
+    local = simulate(preferring(world, 0.97, 0.3), StaticPolicy(SHIPPED.main), episode_keys(7, 8))
     row = points[(points["policy"] == "full-local") & (points["floor"] == 0.97)].iloc[0]
-    owed = float(world.correct[local.row, MAIN].mean()) - (
-        float(world.correct[:, MAIN].mean()) - 0.97
+    owed = float(world.correct[local.row, SHIPPED.main].mean()) - (
+        float(world.correct[:, SHIPPED.main].mean()) - 0.97
     )
     assert row["owed"] == pytest.approx(owed)
     assert floor_on(preferring(world, 0.97, 0.3), local.row) == pytest.approx(owed)

@@ -116,6 +116,7 @@ def test_what_an_earlier_run_left_in_the_folder_is_not_taken_for_this_one_s(
 ) -> None:
     world, out = make_world(20.0), tmp_path / "run"
     train(small_run, out, world=world)
+    small_run = small_run.of(world.topology)
     other = replace(small_run, gamma=0.5)
     assert _trained(out, small_run)
     cut_off(other, out, world, 256)  # before its first validation and checkpoint

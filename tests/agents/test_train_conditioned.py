@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.rollout import action_shares, simulate
+from agents.rollout import simulate
 from agents.supervisor import TrainingInterrupted
 from agents.train_conditioned import (
     PriceGrid,
@@ -20,14 +20,16 @@ from agents.train_conditioned import (
     train_conditioned,
 )
 from agents.train_config import TrainConfig
-from cnn.topology import ACTIONS
+from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
-from offload_env.preferences import FLOOR_AT, Preferences, preferring
+from offload_env.preferences import Preferences, floor_at, preferring
 from testbed.meters.power import RadioPower
 from testbed.policy.network_policy import NetworkPolicy, load_policy
-from testbed.policy.observer import OBS_DIM
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policies import StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
+
+SCHEMA = schema_of(SHIPPED)
 
 pytestmark = pytest.mark.slow(15)
 
@@ -64,19 +66,19 @@ def test_a_price_rises_only_where_accuracy_is_missing() -> None:
 
 def test_the_folded_policy_reads_the_observation_as_it_is() -> None:
     rng = np.random.default_rng(1)
-    sizes = (OBS_DIM, 16, 20)
+    sizes = (SCHEMA.obs_dim, 16, 20)
     arrays = {
         f"{kind}{i}": rng.normal(size=shape).astype(np.float32)
         for i, (n_in, n_out) in enumerate(pairwise(sizes))
         for kind, shape in (("weight", (n_out, n_in)), ("bias", (n_out,)))
     }
-    stretch = Stretch(ASKED)
+    stretch = Stretch(ASKED, SHIPPED)
     folded = stretch.fold(PolicyBundle({}, arrays)).arrays
-    x = rng.uniform(-1, 1, (200, OBS_DIM)).astype(np.float32)
+    x = rng.uniform(-1, 1, (200, SCHEMA.obs_dim)).astype(np.float32)
     low, high = (2 * (f - 0.8) / 0.2 - 1 for f in ASKED.floor)
-    x[:, FLOOR_AT] = rng.uniform(low, high, 200)
+    x[:, floor_at(SCHEMA)] = rng.uniform(low, high, 200)
     stretched = stretch.apply(x.copy())
-    assert np.abs(stretched[:, FLOOR_AT]).max() <= 1.001
+    assert np.abs(stretched[:, floor_at(SCHEMA)]).max() <= 1.001
 
     def network(a: dict[str, np.ndarray]) -> NetworkPolicy:
         return NetworkPolicy([a["weight0"], a["weight1"]], [a["bias0"], a["bias1"]])
@@ -109,14 +111,13 @@ def test_one_policy_serves_who_wants_speed_and_who_saves_energy(make_world, tmp_
     assert task is not None
     assert (task.accuracy_floors, task.delay_shares) == (asked.floor, asked.delay_share)
     keys = episode_keys(5, 16)
-    sent = [a.index for a in ACTIONS if not a.is_local]
     shares = []
     for share in (0.0, 1.0):
         found = preference_figures(world, policy, keys, 0.45, share)
         mine = preferring(world, 0.45, share)
-        best = min(simulate(mine, StaticPolicy(a), keys).cost.mean() for a in ACTIONS)
+        best = min(simulate(mine, StaticPolicy(a), keys).cost.mean() for a in SHIPPED.actions)
         assert found["cost"] < 1.15 * best
-        shares.append(action_shares(simulate(mine, policy, keys))[sent].sum())
+        shares.append((~SHIPPED.is_local[simulate(mine, policy, keys).action]).mean())
     assert shares[0] < 0.1
     assert shares[1] > 0.5
 
@@ -146,6 +147,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(make_world, tmp_path: Path)
         np.testing.assert_array_equal(resumed.bundle.arrays[name], array)
     np.testing.assert_array_equal(whole.prices, resumed.prices)
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("parts")] == ["parts.policy"]
+    config = config.of(world.topology)
     assert already_trained(parts, config, ASKED)
     assert not already_trained(parts, replace(config, seed=1), ASKED)
     assert not already_trained(parts, config, Preferences((0.9, 0.995)))

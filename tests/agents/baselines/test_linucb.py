@@ -8,21 +8,28 @@ import numpy as np
 import pytest
 
 from agents.baselines.linucb import LinUcbPolicy
-from agents.baselines.prediction import AT, AccuracyTable, Predictor, raw_observation
+from agents.baselines.prediction import AccuracyTable, Predictor, reader
 from agents.baselines.rules import GreedyPolicy
 from agents.rollout import feedback, simulate, summary
-from cnn.topology import ACTIONS
-from offload_env.batch_simulator import FALLBACK, OFFLOADS, BatchSimulator
+from cnn.topology import SHIPPED
+from offload_env.batch_simulator import FALLBACK, BatchSimulator
 from offload_env.episode import episode_keys
-from testbed.policy.observer import OBS_DIM, normalise
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policies import Feedback, Learner
 from testbed.records.measurement import Measurement
 
+SCHEMA = schema_of(SHIPPED)
+READ = reader(SHIPPED)
+
 
 def observation(uplink_mbps: float, rtt_ms: float) -> np.ndarray:
-    raw = np.zeros(OBS_DIM)
-    raw[AT["uplink_mbps"]], raw[AT["rtt_ms"]], raw[AT["full_local_ms"]] = uplink_mbps, rtt_ms, 80.0
-    return normalise(raw)
+    raw = np.zeros(SCHEMA.obs_dim)
+    raw[READ.at["uplink_mbps"]], raw[READ.at["rtt_ms"]], raw[READ.at["full_local_ms"]] = (
+        uplink_mbps,
+        rtt_ms,
+        80.0,
+    )
+    return SCHEMA.normalise(raw)
 
 
 def told(action: int, exchange_ms: float) -> Feedback:
@@ -34,10 +41,10 @@ def test_it_starts_as_the_greedy_rule(make_world) -> None:
     world = make_world(20.0)
     assert isinstance(LinUcbPolicy(world, 10.0, 0.0, 0.97, AccuracyTable(world)), Learner)
     accuracy_table = AccuracyTable(world)
-    x = np.random.default_rng(4).uniform(-1, 1, (400, OBS_DIM)).astype(np.float32)
-    x[:, AT["uplink_mbps"]] = np.abs(x[:, AT["uplink_mbps"]])
+    x = np.random.default_rng(4).uniform(-1, 1, (400, SCHEMA.obs_dim)).astype(np.float32)
+    x[:, READ.at["uplink_mbps"]] = np.abs(x[:, READ.at["uplink_mbps"]])
     # Where no exchange is predicted to time out both see the same delays.
-    exchange = Predictor(world).exchange_ms(raw_observation(x))
+    exchange = Predictor(world).exchange_ms(READ(x))
     x = x[exchange.max(1) < world.scenario.timing.timeout_ms]
     assert len(x) > 50
     greedy = GreedyPolicy(world, 10.0, accuracy_table).decide_batch(x)
@@ -53,8 +60,8 @@ def test_what_it_learns_is_discounted_ridge_regression(make_world) -> None:
     for _ in range(25):
         x = observation(float(rng.uniform(5, 100)), float(rng.uniform(5, 40)))
         action = policy.decide(x)
-        parts = Predictor(world).exchange_parts_ms(raw_observation(x[None]))[0, action]
-        sent = not ACTIONS[action].is_local
+        parts = Predictor(world).exchange_parts_ms(READ(x[None]))[0, action]
+        sent = not SHIPPED.actions[action].is_local
         length = float(rng.uniform(20, 60)) if sent else np.nan
         policy.learn(told(action, length))
         rows.append(np.array([10.0, *parts]) * sent)
@@ -71,15 +78,16 @@ def test_it_leaves_a_split_that_disappoints_and_comes_back(make_world) -> None:
     world = make_world(100.0)
     policy = LinUcbPolicy(world, 1.0, 5.0, 0.8, AccuracyTable(world))
     x = observation(100.0, 5.0)
-    assert OFFLOADS[policy.decide(x)]
+    local = SHIPPED.is_local
+    assert not local[policy.decide(x)]
     late_ms = world.scenario.timing.timeout_ms
     late = 0
-    while OFFLOADS[action := policy.decide(x)] and late < 20:
+    while not local[action := policy.decide(x)] and late < 20:
         policy.learn(told(action, late_ms))  # whatever the device predicts
         late += 1
     assert late < 20
     quiet = 0
-    while not OFFLOADS[action := policy.decide(x)] and quiet < 100:
+    while local[action := policy.decide(x)] and quiet < 100:
         policy.learn(told(action, np.nan))  # nothing sent, nothing heard: it grows unsure
         quiet += 1
     assert 0 < quiet < 100
@@ -118,7 +126,7 @@ def test_feedback_is_what_a_device_could_measure(make_world) -> None:
     for _ in range(30):
         outcome = simulator.settle(np.arange(20))
         told = feedback(world, outcome)
-        local = [a.is_local for a in ACTIONS]
+        local = [a.is_local for a in SHIPPED.actions]
         assert np.isnan(told.exchange_ms[local]).all()
         fell = outcome.status == FALLBACK
         assert (told.exchange_ms[fell] == world.scenario.timing.timeout_ms).all()
@@ -128,7 +136,7 @@ def test_feedback_is_what_a_device_could_measure(make_world) -> None:
 
 @pytest.mark.parametrize("status", ["ok", "fallback", "skipped"])
 def test_feedback_of_a_measured_frame(status: str) -> None:
-    action = next(a for a in ACTIONS if a.name == "e3s1").index
+    action = next(a for a in SHIPPED.actions if a.name == "e3s1").index
     fallback = 7.0 if status == "fallback" else None
     row = Measurement(
         **dict.fromkeys(Measurement.__slots__)
