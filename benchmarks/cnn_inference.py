@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from cnn.bundle import load_bundle
+from cnn.model_config import ModelConfig
 from cnn.network.vgg import MultiExitVGG
 from cnn.runtime import SplitRuntime
 from cnn.topology import SHIPPED
@@ -37,7 +38,7 @@ def main() -> None:
     runtime = SplitRuntime(bundle, threads=1)
     runtime.warm()
     # The same architecture in torch; weights do not change the time.
-    net = MultiExitVGG(bundle.config).eval()
+    net = MultiExitVGG(ModelConfig()).eval()
     size = bundle.config.input_size
     frame = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     main_exit = SHIPPED.action(5, 5)

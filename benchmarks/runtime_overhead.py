@@ -25,7 +25,6 @@ import numpy as np
 
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
-from cnn.topology import SHIPPED
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.power import ModelMeter, power_profile
@@ -71,21 +70,22 @@ def measure(n_frames: int, period_ms: float, seed: int) -> dict[str, float]:
     bundle = load_bundle()
     runtime = SplitRuntime(bundle)
     runtime.warm()
-    offloading = [a.index for a in SHIPPED.actions if not a.is_local]
-    policy = RandomPolicy(seed, offloading)
-    order = RandomPolicy(seed, offloading)  # the same sequence, to know each size beforehand
+    network = bundle.topology
+    offloading = [a.index for a in network.actions if not a.is_local]
+    policy = RandomPolicy(seed, offloading, network)
+    # The same sequence, to know each size beforehand.
+    order = RandomPolicy(seed, offloading, network)
     floors: list[float] = []
-    config = bundle.config
     message_overhead = 97  # parameters and shape of a request message (testbed.device.device_loop)
     with ServerProcess() as server, MecClient(server.target, bundle.hash) as client:
         client.connect(30)
         calls = SameSizeCalls(server.target)
 
         def stream() -> Iterator[CameraFrame]:
-            for frame in open_frames("render", config.input_size, seed=seed, n=n_frames):
-                action = SHIPPED.actions[order.decide(np.zeros(0, np.float32))]
+            for frame in open_frames("render", bundle.config.input_size, seed=seed, n=n_frames):
+                action = order.decide(np.zeros(0, np.float32))
                 time.sleep(period_ms / 2e3)  # the floor call meets the same sleepy machine
-                size = config.payload_bytes(action.exit, action.split) + message_overhead
+                size = int(network.payload_bytes[action]) + message_overhead
                 floors.append(calls.time_ms(size))
                 yield frame
 

@@ -39,7 +39,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cnn.bundle import load_bundle
 from cnn.runtime import SplitRuntime
-from cnn.topology import SHIPPED
 from testbed.wire.address import find_free
 from testbed.wire.client import ExchangeFailed, MecClient
 
@@ -151,7 +150,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _payload(options: argparse.Namespace, runtime: SplitRuntime, batch: int) -> NDArray[np.uint8]:
-    action = SHIPPED.parse(options.action)
+    action = runtime.topology.parse(options.action)
     shape = (batch, *runtime.wire_shape(action.split))
     return np.random.default_rng(options.seed).integers(0, 256, shape, dtype=np.uint8)
 
@@ -214,7 +213,7 @@ def _role(role: str, options: argparse.Namespace, cores: list[int], **more: Any)
 def _load(options: argparse.Namespace) -> None:
     """Closed loop: `clients` devices, each sends its next frame when its answer is there."""
     bundle = load_bundle(options.bundle)
-    action = SHIPPED.parse(options.action)
+    action = bundle.topology.parse(options.action)
     data = _payload(options, SplitRuntime(bundle), 1)
     latencies: list[list[float]] = [[] for _ in range(options.clients)]
     failed = [0] * options.clients
@@ -267,8 +266,8 @@ def _cpu_s(options: argparse.Namespace) -> float:
 
 def _offline(options: argparse.Namespace) -> None:
     """The tail alone, in batches of the given sizes, shuffled, for as long as a round."""
-    action = SHIPPED.parse(options.action)
     runtime = SplitRuntime(load_bundle(options.bundle), threads=options.threads)
+    action = runtime.topology.parse(options.action)
     sizes: dict[str, int] = json.loads(options.sizes)
     payloads = {int(n): _payload(options, runtime, int(n)) for n in sizes}
     order = np.repeat([int(n) for n in sizes], list(sizes.values()))

@@ -43,7 +43,7 @@ def main() -> None:
     print(f"{'action':>8} {'payload':>10} {'class':>6} {'confidence':>11}")
     for action in actions:
         label, confidence = runtime.act(image, action)
-        payload_bytes = bundle.config.payload_bytes(action.exit, action.split)
+        payload_bytes = bundle.topology.payload_bytes[action.index]
         print(f"{action.name:>8} {payload_bytes:>8} B {label:>6} {confidence:>11.3f}")
 
 
