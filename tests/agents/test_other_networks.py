@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,14 @@ from policy_manifests import static_manifest
 
 from agents import train_checkpoint as checkpoint
 from agents.action_plots import action_shares, drive_timeline
-from agents.baselines.rules import CascadePolicy, static_policies
+from agents.baselines.rules import CascadePolicy, full_local, static_policies
 from agents.baselines.tuning import tuned_baselines
 from agents.contenders import contender
 from agents.drive_picture import Driven, drive_picture
-from agents.evaluation import AGENT, evaluate
+from agents.evaluation import AGENT, STAGED, evaluate
 from agents.from_records import device_speed, log_of
 from agents.off_policy import estimate
-from agents.report import driven_actions, driven_shares
+from agents.report import driven_actions, driven_shares, write_report
 from agents.rollout import Rollout, simulate
 from agents.train_conditioned import preference_figures, train_conditioned
 from agents.train_config import TrainConfig
@@ -34,7 +35,7 @@ from offload_env.server_load import ServerLoad
 from offload_env.world import World, build_world
 from testbed.policy.decision_points import DecisionSpace, decision_points
 from testbed.policy.network_policy import load_policy
-from testbed.policy.policies import Learner, Policy, RandomPolicy, StaticPolicy
+from testbed.policy.policies import CommitOnce, Learner, Policy, RandomPolicy, StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.records.record_file import read_records
 from testbed.traces.trace import constant_trace
@@ -241,6 +242,22 @@ def test_pictures_show_every_frame_once(topology: Topology, world_of: Any) -> No
         drive_picture(driven, driven, 100.0, "made up"),
     ):
         assert png.startswith(b"\x89PNG")
+
+
+@pytest.mark.slow(5)
+def test_an_evaluation_of_another_network_has_all_its_pairs(world_of: Any, tmp_path: Path) -> None:
+    train_world, test_world = world_of(THREE_EXITS), world_of(THREE_EXITS, "test")
+    local = full_local(THREE_EXITS)
+    agents = {AGENT: StaticPolicy(1, AGENT, THREE_EXITS), STAGED: CommitOnce(local)}
+    result = evaluate(train_world, test_world, agents, drives=4, tuning_drives=2)
+    assert list(result.statics) == [action.name for action in THREE_EXITS.actions]
+    kept = [m["cost"] for name, m in result.policies.items() if result.keeps_floor(name)]
+    assert result.bound_cost <= min(kept) + 1e-9
+    assert result.policies[STAGED]["cost"] == pytest.approx(result.policies["full-local"]["cost"])
+    page = write_report(result, test_world, agents, tmp_path / "report.html").read_text()
+    assert page.count("data:image/png") >= 6
+    result.save(tmp_path)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["best_static"].startswith("best-")
 
 
 def test_records_teach_only_about_their_own_network(
