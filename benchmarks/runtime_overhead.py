@@ -28,8 +28,9 @@ from cnn.runtime import SplitRuntime
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.power import ModelMeter, power_profile
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
 from testbed.policy.policies import RandomPolicy
+from testbed.policy.task_settings import Settings
 from testbed.server.server_process import ServerProcess
 from testbed.wire.client import MecClient
 from testbed.wire.connection import CHANNEL_OPTIONS

@@ -22,28 +22,18 @@ if TYPE_CHECKING:
     from cnn.render.rendered_tracks import RenderedFrame, render_tracks
     from cnn.runtime import SplitRuntime
     from cnn.topology import (
-        ACTIONS,
-        N_ACTIONS,
-        N_EXITS,
         SHIPPED,
         Action,
         Topology,
-        action_from_index,
-        action_index,
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
     # topology
-    "ACTIONS",
-    "N_ACTIONS",
-    "N_EXITS",
     "SHIPPED",
     "Action",
     "Topology",
-    "action_from_index",
-    "action_index",
     # the network
     "Bundle",
     "ModelConfig",
@@ -82,10 +72,7 @@ _NAMES_OF: Final = {
     "model_config": ("ModelConfig",),
     "render.rendered_tracks": ("RenderedFrame", "render_tracks"),
     "runtime": ("SplitRuntime",),
-    "topology": (
-        *("ACTIONS", "N_ACTIONS", "N_EXITS", "SHIPPED"),
-        *("Action", "Topology", "action_from_index", "action_index"),
-    ),
+    "topology": ("SHIPPED", "Action", "Topology"),
 }
 _MODULE_OF: Final = {name: module for module, names in _NAMES_OF.items() for name in names}
 

@@ -25,8 +25,6 @@ MAX_SEGMENT_BYTES: Final = 256 * 2**20
 """The largest segment of VGG-16's own widths has 28 MB."""
 TEMPERATURES: Final = (1e-3, 1e3)
 """A fit searches 0.2 to 10 (`cnn.network.accuracy`)."""
-SEGMENTS: Final = SHIPPED.segments
-"""Names of the shipped bundle's ONNX segments; every weight lies in exactly one of them."""
 
 
 @dataclass(frozen=True, slots=True)

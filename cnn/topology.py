@@ -37,23 +37,13 @@ class Action:
     `split == 0` sends the frame itself (full offloading); `split == exit` sends
     nothing (fully local); otherwise the bottleneck of `split` crosses the uplink.
 
-    An action made from two numbers is one of the shipped network; `Topology.action` makes those of
-    any network.
-
     Attributes:
-        index: canonical number in the network that it belongs to.
-
-    Raises:
-        ConfigError: if the shipped network has no such action.
+        index: canonical number in the network that it belongs to (`Topology.action`).
     """
 
     exit: int
     split: int
-    index: int = field(default=-1, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.index < 0:
-            object.__setattr__(self, "index", SHIPPED.index(self.exit, self.split))
+    index: int = field(compare=False, repr=False)
 
     @property
     def is_local(self) -> bool:
@@ -69,11 +59,6 @@ class Action:
     def name(self) -> str:
         """Short name used in tables and records, such as ``e3s1``."""
         return f"e{self.exit}s{self.split}"
-
-    @classmethod
-    def parse(cls, text: str) -> Action:
-        """`Topology.parse` of the shipped network."""
-        return SHIPPED.parse(text)
 
 
 @dataclass(frozen=True)
@@ -346,18 +331,3 @@ SHIPPED: Final = Topology(
     payload_shapes=((48, 48, 3), (7, 12, 12), (24, 6, 6), (14, 6, 6), (48, 3, 3)),
 )
 """Topology of the shipped bundle, and of all files from before they stored a topology."""
-
-N_EXITS: Final = len(SHIPPED.exits)
-"""Exits 1..5 of the shipped network; exit 5 is the main exit."""
-ACTIONS: Final = SHIPPED.actions
-N_ACTIONS: Final = SHIPPED.n_actions
-
-
-def action_index(exit: int, split: int) -> int:
-    """`Topology.index` of the shipped network."""
-    return SHIPPED.index(exit, split)
-
-
-def action_from_index(index: int) -> Action:
-    """`Topology.action_at` of the shipped network."""
-    return SHIPPED.action_at(index)

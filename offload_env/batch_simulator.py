@@ -7,12 +7,9 @@ time, energy and answer; observations agree to float32 rounding of the logarithm
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.topology import SHIPPED
 from offload_env.episode import Keys
 from offload_env.exchange import BatchExchanges, Exchange
 from offload_env.lanes import BatchObserver, Indices, Lanes, learn_answer, learn_link
@@ -348,8 +345,3 @@ class BatchSimulator:
         for array in (s.last_confidence, s.last_exit, s.agreement, s.answers):
             array[ended] = 0.0
         s.last_prediction[ended] = -1
-
-
-OFFLOADS: Final = ~SHIPPED.is_local
-LOCAL_ARRAY: Final = np.array(SHIPPED.local)
-"""Of the shipped network's actions."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -21,7 +21,7 @@ from offload_env.episode import Keys, draw_batch, unit_batch
 from offload_env.scenario import Scenario, Split
 from offload_env.vector_env import OffloadVectorEnv
 from offload_env.world import World
-from testbed.policy.observation_fields import SHIPPED_SCHEMA, Schema, schema_of
+from testbed.policy.observation_fields import Schema, schema_of
 
 Floats = NDArray[np.float64]
 
@@ -155,7 +155,3 @@ def preferring(world: World, floor: float, delay_share: float) -> World:
         accuracy_floor=own,
         settings=replace(world.settings, accuracy_floor=floor, delay_share=delay_share),
     )
-
-
-FLOOR_AT: Final = floor_at(SHIPPED_SCHEMA)
-"""Of the shipped network."""

@@ -6,13 +6,11 @@ import os
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from cnn.common.errors import ConfigError, DataError
 from cnn.frame_table import FrameTable, embedded_table
-from cnn.topology import SHIPPED
 from offload_env.scenario import Scenario, Split
 from testbed.meters.cost_model import CostModel
 from testbed.meters.power import power_profile
@@ -100,9 +98,3 @@ def check_fit(table: FrameTable, cost: CostModel) -> None:
             expected="a cost model whose actions send what the table's do",
             hint="fit the cost model with the same bundle",
         )
-
-
-LOCAL: Final = SHIPPED.local
-"""Canonical numbers of the shipped network's local actions, by exit."""
-MAIN: Final = SHIPPED.main
-"""Full local processing by the shipped network."""

@@ -24,8 +24,6 @@ from offload_env.outcome import Number
 from offload_env.scenario import SPLITS, Scenario, Split, load_scenario
 from offload_env.server_load import CELL_MS
 from offload_env.sources import (
-    LOCAL,
-    MAIN,
     accuracy_floor,
     check_fit,
     load_cost,
@@ -39,8 +37,6 @@ from testbed.policy.task_settings import Settings
 from testbed.traces.trace import Trace
 
 __all__ = [
-    "LOCAL",
-    "MAIN",
     "POOL",
     "World",
     "build_world",

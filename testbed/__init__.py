@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from testbed.meters.cost_model import CostModel
     from testbed.meters.meter import EnergyReading, FrameActivity, Meter
     from testbed.meters.power import ModelMeter, power_profile
-    from testbed.policy.decision_points import FRAME, START
+    from testbed.policy.decision_points import START, decision_points
     from testbed.policy.network_policy import load_policy, policy_from_bundle
-    from testbed.policy.observation_fields import FIELDS, scale_one
+    from testbed.policy.observation_fields import schema_of
     from testbed.policy.observer import Observer
     from testbed.policy.policies import CommitOnce, Policy, StaticPolicy
     from testbed.policy.policy_file import PolicyBundle
@@ -49,8 +49,6 @@ __all__ = [
     "DeviceConfig",
     "EnergyReading",
     "ExchangeFailed",
-    "FIELDS",
-    "FRAME",
     "FrameActivity",
     "ImportOptions",
     "LinkEmulator",
@@ -76,6 +74,7 @@ __all__ = [
     "TlsFiles",
     "Trace",
     "constant_trace",
+    "decision_points",
     "find_meters",
     "generate_trace",
     "import_trace",
@@ -89,7 +88,7 @@ __all__ = [
     "read_records",
     "read_trace",
     "save_trace",
-    "scale_one",
+    "schema_of",
 ]
 
 _NAMES_OF: Final = {
@@ -103,10 +102,10 @@ _NAMES_OF: Final = {
     "meters.available": ("find_meters", "open_meter"),
     "meters.meter": ("EnergyReading", "FrameActivity", "Meter"),
     "meters.power": ("ModelMeter", "power_profile"),
-    "policy.decision_points": ("FRAME", "START"),
+    "policy.decision_points": ("START", "decision_points"),
     "policy.task_settings": ("Settings",),
     "policy.network_policy": ("load_policy", "policy_from_bundle"),
-    "policy.observation_fields": ("FIELDS", "scale_one"),
+    "policy.observation_fields": ("schema_of",),
     "policy.observer": ("Observer",),
     "policy.policies": ("CommitOnce", "Policy", "StaticPolicy"),
     "policy.policy_file": ("PolicyBundle",),

@@ -25,14 +25,14 @@ from agents.contenders import shipped_agents, shipped_path
 from agents.rollout import Rollout, simulate
 from cnn.bundle import load_bundle
 from cnn.model_config import ModelConfig
-from cnn.topology import ACTIONS, SHIPPED
+from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
 from offload_env.scenario import scenario_names
 from offload_env.world import build_world
 from testbed.costs.cost_fit import fit_samples
 from testbed.costs.samples import Samples
 from testbed.costs.terms import terms_of
-from testbed.policy.decision_points import STAGED
+from testbed.policy.decision_points import decision_points
 from testbed.policy.network_policy import load_policy
 from testbed.records.record_file import read_records
 from testbed.wire.protocol import WIRE_OVERHEAD_BYTES, InferCall, build_response, probe_message
@@ -71,7 +71,7 @@ def decisions() -> dict[str, Any]:
         for name in scenario_names():
             for staged in (False, True):
                 policy = load_policy(shipped_path(name, staged), load_bundle().hash)
-                if policy.space is STAGED:
+                if policy.space is decision_points(SHIPPED).staged:
                     chosen = policy.decide_batch(recorded["staged"], recorded["points"])
                 else:
                     chosen = policy.decide_batch(recorded["frame"])
@@ -82,7 +82,7 @@ def decisions() -> dict[str, Any]:
 def wire() -> dict[str, Any]:
     """Bytes of the messages between device and server, as hexadecimal digits."""
     bundle_hash, out = "0123456789abcdef" * 4, {}
-    for action in ACTIONS:
+    for action in SHIPPED.actions:
         if not action.is_local:
             request = build_request(bundle_hash, action.exit, action.split, (1, 4))
             request.raw_input_contents[0] = bytes(range(4))
@@ -109,15 +109,17 @@ def fit() -> dict[str, float]:
     rng, terms = np.random.default_rng(15), terms_of(SHIPPED)
     device = {term: 0.5 + 0.1 * k for k, term in enumerate(terms.device)}
     server = {term: 0.2 + 0.03 * k for k, term in enumerate(terms.server)}
-    action = np.repeat([a.index for a in ACTIONS], 30)
+    action = np.repeat([a.index for a in SHIPPED.actions], 30)
     rate, rtt = np.tile([2.0, 10.0, 50.0], 200), np.tile([60.0, 20.0, 40.0], 200)
-    payload = np.array([ModelConfig().payload_bytes(a.exit, a.split) for a in ACTIONS], float)
+    payload = np.array(
+        [ModelConfig().payload_bytes(a.exit, a.split) for a in SHIPPED.actions], float
+    )
 
     def total(terms: Callable[[Any], list[str]], times: dict[str, float]) -> Any:
-        sums = np.array([sum(times[t] for t in terms(a)) for a in ACTIONS])
+        sums = np.array([sum(times[t] for t in terms(a)) for a in SHIPPED.actions])
         return sums[action] * np.exp(0.05 * rng.standard_normal(len(action)))
 
-    local = np.array([a.is_local for a in ACTIONS])[action]
+    local = np.array([a.is_local for a in SHIPPED.actions])[action]
     head = total(terms.of_head, device)
     encode = total(lambda a: [t for t in terms.of_device(a) if t.startswith("enc")], device)
     rest = total(lambda a: ["overhead"] if a.is_local else ["overhead", "send"], device)

@@ -34,7 +34,8 @@ from testbed.meters.available import open_meter
 from testbed.meters.power import power_profile
 from testbed.policy.decision_points import START, decision_points
 from testbed.policy.network_policy import NetworkPolicy
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
+from testbed.policy.task_settings import Settings
 from testbed.records.record_file import RecordWriter, parquet_files, provenance, read_records
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import constant_trace

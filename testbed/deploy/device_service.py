@@ -49,7 +49,8 @@ from testbed.device.processor import full_local_ms, keep_collector_short, speed_
 from testbed.meters.available import open_meter
 from testbed.meters.meter import Meter, NoMeter
 from testbed.policy.exploration import ExploringPolicy
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
+from testbed.policy.task_settings import Settings
 from testbed.records.measurement import Measurement
 from testbed.records.run_summary import RunSummary
 from testbed.wire.client import MecClient

@@ -26,8 +26,9 @@ from testbed.device.processor import PaceKept, Processor
 from testbed.device.uplink import Exchanger, Uplink
 from testbed.meters.meter import FrameActivity, Meter
 from testbed.policy.decision_points import START
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
 from testbed.policy.policies import Feedback, Learner, Policy, decide_frame
+from testbed.policy.task_settings import Settings
 from testbed.records.measurement import Measurement
 
 __all__ = ["Device", "DeviceConfig", "LinkTruth"]

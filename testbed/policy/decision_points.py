@@ -26,7 +26,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.topology import SHIPPED, Action, Topology
+from cnn.topology import Action, Topology
 from testbed.policy.observation_fields import schema_of
 
 START: Final = 0
@@ -199,24 +199,3 @@ def decision_points(topology: Topology) -> DecisionPoints:
 def _freeze(*arrays: NDArray[np.int64] | NDArray[np.bool_]) -> None:
     for array in arrays:
         array.setflags(write=False)
-
-
-SHIPPED_POINTS: Final = decision_points(SHIPPED)
-"""The decision points of the shipped network."""
-FRAME: Final = SHIPPED_POINTS.frame
-STAGED: Final = SHIPPED_POINTS.staged
-ANSWER: Final = SHIPPED_POINTS.answer
-SENDING: Final = SHIPPED_POINTS.sending
-EVALUATING: Final = SHIPPED_POINTS.evaluating
-SENDING_EARLY: Final = SHIPPED_POINTS.sending_early
-N_STAGED: Final = SHIPPED_POINTS.n_actions
-CANONICAL: Final = SHIPPED_POINTS.canonical
-TIMES_OUT_EARLY: Final = SHIPPED_POINTS.times_out_early
-N_POINTS: Final = SHIPPED_POINTS.n_points
-POINT: Final = SHIPPED_POINTS.point
-BLOCK: Final = SHIPPED_POINTS.block
-EVALUATED: Final = SHIPPED_POINTS.evaluated
-LEGAL: Final = SHIPPED_POINTS.legal
-REPAIR: Final = SHIPPED_POINTS.repair
-staged_name = SHIPPED_POINTS.name
-has_timed_out = SHIPPED_POINTS.has_timed_out

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cnn.common.errors import BundleError
 from cnn.topology import Topology
-from testbed.policy.decision_points import FRAME, START, DecisionSpace, decision_points
+from testbed.policy.decision_points import START, DecisionSpace, decision_points
 from testbed.policy.policies import StaticPolicy
 from testbed.policy.policy_file import KINDS, PolicyBundle
 
@@ -135,7 +135,7 @@ class NetworkPolicy:
         weights: Sequence[NDArray[np.float32]],
         biases: Sequence[NDArray[np.float32]],
         *,
-        space: DecisionSpace = FRAME,
+        space: DecisionSpace,
         activation: str = "tanh",
         actions: Sequence[int] | None = None,
         name: str = "agent",

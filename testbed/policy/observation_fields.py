@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cnn.common.errors import ConfigError
-from cnn.topology import SHIPPED, Topology
+from cnn.topology import Topology
 
 MAX_RATE_MBPS: Final = 300.0
 MIN_MS_PER_KB: Final = 8.0 / MAX_RATE_MBPS
@@ -237,7 +237,7 @@ class Schema:
     @cached_property
     def transforms(self) -> tuple[Transform, ...]:
         """Scaling of each of `staged_fields`, for `scale`."""
-        return tuple(_transform(field) for field in self.staged_fields)
+        return tuple(transform_of(field) for field in self.staged_fields)
 
     def scale_one(self, index: int, value: float) -> float:
         """One raw value of field `index`, scaled: low is -1, high is +1; clipped to its reach."""
@@ -289,7 +289,8 @@ Transform = tuple[float, float, float, bool, float, float]
 """Least, most, high, whether on a log scale, and offset and gain of a field's scaling."""
 
 
-def _transform(field: Field) -> Transform:
+def transform_of(field: Field) -> Transform:
+    """The scaling of a field, for `scale`."""
     log = field.scale == "log"
     low = math.log(field.low) if log else field.low
     high = math.log(field.high) if log else field.high
@@ -316,8 +317,8 @@ def scaled_bounds(
     -1 and 1; where a field's reach goes further, the next hundredth beyond it, so that no
     rounding leaves the bounds.
     """
-    low = np.array([scale(_transform(f), f.least) for f in fields])
-    high = np.array([scale(_transform(f), f.most) for f in fields])
+    low = np.array([scale(transform_of(f), f.least) for f in fields])
+    high = np.array([scale(transform_of(f), f.most) for f in fields])
     wider = (np.ceil(low * 100) - 1) / 100, (np.floor(high * 100) + 1) / 100
     low = np.where([f.least < f.low for f in fields], wider[0], -1.0)
     high = np.where([f.most > f.high for f in fields], wider[1], 1.0)
@@ -335,15 +336,5 @@ def _normalised(fields: Sequence[Field], values: NDArray[np.float64]) -> NDArray
     return ((values - base) * (2.0 / (top - base)) - 1.0).astype(np.float32)
 
 
-SHIPPED_SCHEMA: Final = schema_of(SHIPPED)
-"""The observations of the shipped network."""
-FIELDS: Final = SHIPPED_SCHEMA.fields
-STAGED_FIELDS: Final = SHIPPED_SCHEMA.staged_fields
-OBS_DIM: Final = SHIPPED_SCHEMA.obs_dim
-STAGED_OBS_DIM: Final = SHIPPED_SCHEMA.staged_obs_dim
-FEATURES_AT: Final = SHIPPED_SCHEMA.features_at
-CONSTANTS_AT: Final = SHIPPED_SCHEMA.constants_at
-SCHEMA_HASH: Final = SHIPPED_SCHEMA.hash
-STAGED_SCHEMA_HASH: Final = SHIPPED_SCHEMA.staged_hash
-scale_one = SHIPPED_SCHEMA.scale_one
-normalise = SHIPPED_SCHEMA.normalise
+SETTING_FIELDS: Final = _numbered(_SETTING_ROWS)
+"""The four settings at the end of `Schema.fields`, the same for every network."""

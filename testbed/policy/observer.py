@@ -1,6 +1,6 @@
 """The device's knowledge at a decision, as a fixed, documented float32 vector.
 
-`testbed.policy.observation_fields.FIELDS` is the specification. `Observer` keeps the estimators on
+`testbed.policy.observation_fields.Schema` is the specification. `Observer` keeps the estimators on
 the device; the simulator applies the very same update functions (`testbed.policy.estimators`) to
 arrays, so that training and the device cannot drift apart. The label, the future and the true
 current rate are not available here: a network quantity is as old as the last exchange, and its
@@ -17,56 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 from cnn.topology import SHIPPED, Topology
 from testbed.policy.estimators import PRIOR_RTT_MS, early_timeout_ms, fit_link, forget, smooth
 from testbed.policy.observation_fields import (
-    CONSTANTS_AT,
-    FEATURES_AT,
-    FIELDS,
-    MAX_RATE_MBPS,
     MIN_MS_PER_KB,
-    N_LOG,
     NEVER_S,
-    OBS_DIM,
     RECENT,
-    SCHEMA_HASH,
-    STAGED_FIELDS,
-    STAGED_OBS_DIM,
-    STAGED_SCHEMA_HASH,
-    Field,
-    normalise,
     scale,
-    scale_one,
-    scaled_bounds,
-    schema_hash,
     schema_of,
     stopping_blocks,
 )
 from testbed.policy.task_settings import Settings
-
-__all__ = [
-    "CONSTANTS_AT",
-    "FEATURES_AT",
-    "FIELDS",
-    "MAX_RATE_MBPS",
-    "MIN_MS_PER_KB",
-    "NEVER_S",
-    "N_LOG",
-    "OBS_DIM",
-    "PRIOR_RTT_MS",
-    "RECENT",
-    "SCHEMA_HASH",
-    "STAGED_FIELDS",
-    "STAGED_OBS_DIM",
-    "STAGED_SCHEMA_HASH",
-    "Field",
-    "Observer",
-    "Settings",
-    "fit_link",
-    "forget",
-    "normalise",
-    "scale_one",
-    "scaled_bounds",
-    "schema_hash",
-    "smooth",
-]
 
 
 class Observer:
@@ -213,7 +171,7 @@ class Observer:
     def raw(
         self, now_s: float, features: Sequence[float], queue_ms: float, tail_left_ms: float
     ) -> list[float]:
-        """The observation before scaling, in the order of `FIELDS`, for people and baselines."""
+        """The observation before scaling, in the order of `Schema.fields`, for people."""
         s = self.settings
         return [
             *self._dynamic(now_s, queue_ms, tail_left_ms),

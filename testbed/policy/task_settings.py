@@ -16,10 +16,11 @@ from typing import Any, Final, Self
 
 from cnn.common.errors import ConfigError
 from testbed.common.toml_config import build
-from testbed.policy.observation_fields import CONSTANTS_AT, FIELDS, scale_one
+from testbed.policy.observation_fields import SETTING_FIELDS, scale, transform_of
 
 MAX_MJ: Final = 1e12
-_, _FLOOR, _SHARE, _FULL = FIELDS[CONSTANTS_AT:]
+_, _FLOOR, _SHARE, _FULL = SETTING_FIELDS
+_SCALING: Final = tuple(transform_of(field) for field in SETTING_FIELDS)
 _NEARLY: Final = 1e-6
 """Relative difference below which two numbers are equal: a period given as a rate is rounded."""
 _LEAST_MS: Final = 1e-3
@@ -69,7 +70,7 @@ class Settings:
     def scaled(self) -> tuple[float, float, float, float]:
         """The four constant elements of the observation, scaled."""
         raw = (float(self.radio_5g), self.accuracy_floor, self.delay_share, self.full_local_ms)
-        r, f, d, t = (scale_one(CONSTANTS_AT + i, value) for i, value in enumerate(raw))
+        r, f, d, t = map(scale, _SCALING, raw)
         return r, f, d, t
 
 

@@ -30,10 +30,10 @@ from testbed.meters.available import open_meter
 from testbed.policy.decision_points import decision_points
 from testbed.policy.network_policy import load_policy
 from testbed.policy.observation_fields import schema_of
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.reference_profile import ReferenceProfile
-from testbed.policy.task_settings import DEFAULT_TASK, effective_task
+from testbed.policy.task_settings import DEFAULT_TASK, Settings, effective_task
 from testbed.records.record_file import read_records
 
 POINTS = decision_points(SHIPPED)

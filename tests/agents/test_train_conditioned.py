@@ -24,6 +24,7 @@ from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
 from offload_env.preferences import Preferences, floor_at, preferring
 from testbed.meters.power import RadioPower
+from testbed.policy.decision_points import decision_points
 from testbed.policy.network_policy import NetworkPolicy, load_policy
 from testbed.policy.observation_fields import schema_of
 from testbed.policy.policies import StaticPolicy
@@ -81,7 +82,11 @@ def test_the_folded_policy_reads_the_observation_as_it_is() -> None:
     assert np.abs(stretched[:, floor_at(SCHEMA)]).max() <= 1.001
 
     def network(a: dict[str, np.ndarray]) -> NetworkPolicy:
-        return NetworkPolicy([a["weight0"], a["weight1"]], [a["bias0"], a["bias1"]])
+        return NetworkPolicy(
+            [a["weight0"], a["weight1"]],
+            [a["bias0"], a["bias1"]],
+            space=decision_points(SHIPPED).frame,
+        )
 
     expected = network(arrays).outputs(stretched)
     np.testing.assert_allclose(network(dict(folded)).outputs(x), expected, atol=2e-3)

@@ -15,7 +15,7 @@ from cnn.data.image_set import SPLICED, ImageSet, load_split
 from cnn.frame_table import FrameTable, embedded_table, frame_features, join_tables
 from cnn.make_frame_table import another_drive, make_table, make_varied_table, running_tracks
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS
+from cnn.topology import SHIPPED
 
 
 def small_set(n: int = 12) -> ImageSet:
@@ -34,7 +34,7 @@ def test_table_holds_what_single_frames_answer() -> None:
     data, runtime = small_set(), SplitRuntime(load_bundle())
     table = make_table(runtime, data, "noise", batch=5)
     for i in (0, 7, 11):
-        for a in ACTIONS:
+        for a in SHIPPED.actions:
             prediction, confidence = runtime.act(data.images[i], a)
             assert table.prediction[i, a.index] == prediction
             assert table.confidence[i, a.index] == pytest.approx(confidence, abs=2e-3)
@@ -57,15 +57,15 @@ def test_saved_table_reads_back(tmp_path: Path) -> None:
 def written(n_classes: int, n: int = 40) -> FrameTable:
     """A table of random answers among so many classes, the highest among them."""
     rng = np.random.default_rng(n_classes)
-    prediction = rng.integers(0, n_classes, (n, len(ACTIONS))).astype(np.int16)
+    prediction = rng.integers(0, n_classes, (n, len(SHIPPED.actions))).astype(np.int16)
     prediction[0, 0] = n_classes - 1
     return FrameTable(
         label=prediction[:, 3].copy(),
         track=(np.arange(n) // 4).astype(np.int32),
         frame=(np.arange(n) % 4).astype(np.int16),
         prediction=prediction,
-        confidence=rng.random((n, len(ACTIONS)), np.float32),
-        payload_bytes=rng.integers(0, 2**31, (n, len(ACTIONS))).astype(np.int32),
+        confidence=rng.random((n, len(SHIPPED.actions)), np.float32),
+        payload_bytes=rng.integers(0, 2**31, (n, len(SHIPPED.actions))).astype(np.int32),
         features=rng.random((n, 6), np.float32),
         bundle_hash="0" * 64,
         source="random",

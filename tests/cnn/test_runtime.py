@@ -12,7 +12,7 @@ from cnn.model_config import ModelConfig
 from cnn.network.export_bundle import fold_batch_norm, half_weights, write_bundle
 from cnn.network.vgg import MultiExitVGG
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS, Action
+from cnn.topology import SHIPPED, Action
 
 SMALL = ModelConfig(width=0.25, input_size=32, latent_channels=(2, 4, 4, 8))
 
@@ -39,7 +39,7 @@ def net() -> MultiExitVGG:
 
 @pytest.fixture(scope="module")
 def bundle(net: MultiExitVGG, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    temperatures = tuple(0.5 + 0.1 * a.index for a in ACTIONS)
+    temperatures = tuple(0.5 + 0.1 * a.index for a in SHIPPED.actions)
     return write_bundle(net, tmp_path_factory.mktemp("bundle") / "b", temperatures)
 
 
@@ -56,7 +56,7 @@ def random_frames(n: int) -> np.ndarray:
     return np.random.default_rng(n).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("action", ACTIONS, ids=lambda a: a.name)
+@pytest.mark.parametrize("action", SHIPPED.actions, ids=lambda a: a.name)
 def test_export_equals_torch(net: MultiExitVGG, bundle: Bundle, action: Action) -> None:
     runtime = SplitRuntime(bundle)
     frames = random_frames(8)
@@ -75,7 +75,7 @@ def test_export_equals_torch(net: MultiExitVGG, bundle: Bundle, action: Action) 
     assert np.abs(found - expected).max() <= tolerance * (1 + np.abs(expected).max())
 
 
-@pytest.mark.parametrize("action", ACTIONS, ids=lambda a: a.name)
+@pytest.mark.parametrize("action", SHIPPED.actions, ids=lambda a: a.name)
 def test_head_wire_tail_equals_whole(bundle: Bundle, action: Action) -> None:
     """Bit for bit in one runtime: device and server parts give what one process gives."""
     device, server = SplitRuntime(bundle), SplitRuntime(bundle)
@@ -115,7 +115,7 @@ def test_finishing_from_where_it_stands_equals_local(bundle: Bundle) -> None:
 def test_calibrated_confidence_is_the_softmax_at_the_action_temperature(bundle: Bundle) -> None:
     runtime = SplitRuntime(bundle)
     logits = np.random.default_rng(0).normal(0, 5, (6, 43)).astype(np.float32)
-    for a in ACTIONS:
+    for a in SHIPPED.actions:
         p, c = runtime.calibrated(logits, a.exit, a.split)
         scaled = torch.from_numpy(logits) / bundle.temperatures[a.index]
         expected = torch.softmax(scaled, 1).max(1)

@@ -20,7 +20,7 @@ from cnn.frame_table import FrameTable, embedded_table, join_tables
 from cnn.make_frame_table import make_table
 from cnn.model_config import ModelConfig
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS, SHIPPED, Action, Topology, action_from_index, action_index
+from cnn.topology import SHIPPED, Topology
 
 TWO = Topology(2, (1, 2), (0, 1), ((8, 8, 3), (2, 3, 3)))
 THREE_OF_FOUR = Topology(4, (1, 3, 4), (0, 2), ((8, 8, 3), (5, 1, 2)))
@@ -31,23 +31,29 @@ OTHERS = (TWO, THREE_OF_FOUR, SEVEN)
 
 def test_the_shipped_network_has_its_twenty_actions_in_order() -> None:
     pairs = [(e, s) for e in range(1, 6) for s in range(e + 1)]
-    assert [(a.exit, a.split) for a in ACTIONS] == pairs
-    assert [a.index for a in ACTIONS] == list(range(20))
-    assert [action_index(e, s) for e, s in pairs] == list(range(20))
+    assert [(a.exit, a.split) for a in SHIPPED.actions] == pairs
+    assert [a.index for a in SHIPPED.actions] == list(range(20))
+    assert [SHIPPED.index(e, s) for e, s in pairs] == list(range(20))
     assert [(e - 1) * (e + 2) // 2 + s for e, s in pairs] == list(range(20))
     assert ModelConfig().topology() == SHIPPED == load_bundle().topology
 
 
 def test_names_and_numbers_read_back() -> None:
-    for a in ACTIONS:
-        assert Action.parse(a.name) == Action.parse(str(a.index)) == action_from_index(a.index)
-        assert Action(a.exit, a.split) == a
-        assert Action(a.exit, a.split).index == a.index
+    for a in SHIPPED.actions:
+        assert SHIPPED.parse(a.name) == SHIPPED.parse(str(a.index)) == SHIPPED.action_at(a.index)
+        assert SHIPPED.action(a.exit, a.split) == a
+        assert SHIPPED.action(a.exit, a.split).index == a.index
 
 
 def test_local_and_offload_are_the_two_ends() -> None:
-    assert [a.name for a in ACTIONS if a.is_local] == ["e1s1", "e2s2", "e3s3", "e4s4", "e5s5"]
-    assert sum(a.is_full_offload for a in ACTIONS) == 5
+    assert [a.name for a in SHIPPED.actions if a.is_local] == [
+        "e1s1",
+        "e2s2",
+        "e3s3",
+        "e4s4",
+        "e5s5",
+    ]
+    assert sum(a.is_full_offload for a in SHIPPED.actions) == 5
 
 
 @pytest.mark.parametrize(
@@ -55,7 +61,7 @@ def test_local_and_offload_are_the_two_ends() -> None:
 )
 def test_unknown_action_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="expected"):
-        Action.parse(text)
+        SHIPPED.parse(text)
 
 
 def test_sparse_exits_and_splits_give_their_pairs() -> None:

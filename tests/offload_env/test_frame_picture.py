@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cnn.common.errors import ConfigError
-from cnn.topology import Action
+from cnn.topology import SHIPPED, Action
 from offload_env.env import OffloadEnv, OffloadStagedEnv
 from offload_env.frame_picture import HEIGHT, WIDTH, Shown, paint
 from offload_env.live_env import OffloadLiveEnv
@@ -68,15 +68,15 @@ def test_blocks_have_the_colour_of_where_they_run(world: World) -> None:
 
     # Colours of text are blended into the paper; blocks and bars are not.
     none = paint(world, Shown(0, 14, 0))
-    per_block = pixels(painted(Action(1, 1)), DEVICE) - pixels(none, DEVICE)
+    per_block = pixels(painted(SHIPPED.action(1, 1)), DEVICE) - pixels(none, DEVICE)
     assert per_block > 800
     for exit, split in ((3, 1), (5, 0), (2, 2), (5, 5)):
-        picture = painted(Action(exit, split))
+        picture = painted(SHIPPED.action(exit, split))
         ran = pixels(picture, DEVICE) - pixels(none, DEVICE)
         sent = pixels(picture, SERVER) - pixels(none, SERVER)
         assert ran == pytest.approx(split * per_block, rel=0.1)
         assert sent == pytest.approx((exit - split) * per_block, rel=0.1)
-    skipped = painted(Action(5, 0), status=SKIPPED, delay_ms=1e4)
+    skipped = painted(SHIPPED.action(5, 0), status=SKIPPED, delay_ms=1e4)
     assert pixels(skipped, SERVER) == pixels(none, SERVER)
     assert pixels(skipped, BAD) > 1000  # beyond the deadline
 

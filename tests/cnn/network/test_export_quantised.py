@@ -13,7 +13,7 @@ from cnn.network.export_bundle import write_bundle
 from cnn.network.vgg import MultiExitVGG
 from cnn.render.rendered_tracks import render_set
 from cnn.runtime import SplitRuntime
-from cnn.topology import ACTIONS
+from cnn.topology import SHIPPED
 
 SMALL = ModelConfig(width=0.25, input_size=32, latent_channels=(2, 4, 4, 8))
 
@@ -57,7 +57,7 @@ def test_it_says_so_and_is_smaller(bundles: tuple[Bundle, Bundle, np.ndarray]) -
 
 def test_wire_and_answers_keep_their_form(bundles: tuple[Bundle, Bundle, np.ndarray]) -> None:
     runtime, frame = SplitRuntime(bundles[1]), bundles[2][0]
-    for a in ACTIONS:
+    for a in SHIPPED.actions:
         x = runtime.forward(runtime.start(frame), 1, a.split)
         if not a.is_local:
             payload = runtime.payload(x, a.split)

@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 
 from cnn.common.errors import DataError
 from cnn.model_config import ModelConfig
-from cnn.topology import SHIPPED, Action
+from cnn.topology import SHIPPED
 from testbed.costs.campaign import EXTRA_COLUMNS
 from testbed.costs.cost_fit import cost_model, fit_samples, predict
 from testbed.costs.fit_check import bootstrap, hold_out, mape, r_squared
@@ -98,7 +98,7 @@ def test_every_action_runs_every_block_of_its_exit_exactly_once() -> None:
         coded = 0 < a.split < a.exit
         assert (f"enc{a.split}" in both) == (f"dec{a.split}" in both) == coded
         finished = set(TERMS.of_head(a)) | set(TERMS.of_fallback(a))
-        assert finished == set(TERMS.of_head(Action(a.exit, a.exit)))
+        assert finished == set(TERMS.of_head(SHIPPED.action(a.exit, a.exit)))
         assert set(TERMS.of_head(a)).isdisjoint(TERMS.of_fallback(a))
 
 

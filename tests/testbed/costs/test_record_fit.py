@@ -190,7 +190,11 @@ def test_the_same_frames_as_a_campaign_give_the_same_times(tmp_path: Path) -> No
     assert model.jitter == pytest.approx(fit.jitter, rel=0.01)
 
 
-FEW: list[Path_] = [(Action(1, 1), ()), (Action(3, 1), ()), (Action(4, 3), ())]
+FEW: list[Path_] = [
+    (SHIPPED.action(1, 1), ()),
+    (SHIPPED.action(3, 1), ()),
+    (SHIPPED.action(4, 3), ()),
+]
 
 
 def test_what_was_never_taken_comes_from_the_base_scaled(
@@ -259,19 +263,19 @@ def test_exits_that_a_staged_policy_looked_at_are_told_apart(
     tmp_path: Path, save_base: Callable[[CostModel], str]
 ) -> None:
     paths: list[Path_] = [
-        (Action(1, 1), (1,)),
-        (Action(3, 3), (1, 3)),
-        (Action(3, 3), (3,)),
-        (Action(4, 1), (1,)),
-        (Action(4, 2), (1,)),
-        (Action(5, 5), (1, 5)),
+        (SHIPPED.action(1, 1), (1,)),
+        (SHIPPED.action(3, 3), (1, 3)),
+        (SHIPPED.action(3, 3), (3,)),
+        (SHIPPED.action(4, 1), (1,)),
+        (SHIPPED.action(4, 2), (1,)),
+        (SHIPPED.action(5, 5), (1, 5)),
     ]
     path = record(tmp_path / "r.parquet", paths, n=40)
     samples = device_records(read_all(path)).samples
     assert head_rows(samples)[1].sum() == 3 + 2  # blocks 1..3 and two exits
     base = base_model(scaled(DEVICE, 0.5), scaled(SERVER, 0.5))
     model, _ = model_of_records(path, read_all(path), save_base(base), "own")
-    for a in (Action(1, 1), Action(3, 3)):
+    for a in (SHIPPED.action(1, 1), SHIPPED.action(3, 3)):
         assert model.device_ms[a.index] == pytest.approx(TRUTH.device_ms[a.index], rel=2e-3)
         assert f"device_ms {a.name}" not in model.filled
     # Exit 1 was looked at on every way that led further.
@@ -436,10 +440,12 @@ def test_a_real_device_s_folder_becomes_a_cost_model(
     tmp_path: Path, write_staged_policy: Callable[..., str]
 ) -> None:
     """Real network, device and server processes: half of the frames look, the others send."""
-    runtime, look = SplitRuntime(load_bundle()), Action(2, 2)
+    runtime, look = SplitRuntime(load_bundle()), SHIPPED.action(2, 2)
     frames = open_frames("render", runtime.bundle.config.input_size, seed=0, n=150)
     sure = float(np.median([runtime.local(frame.image, look.exit)[1] for frame in frames]))
-    write_staged_policy(tmp_path / "a.policy", runtime.bundle.hash, look, Action(4, 3), sure)
+    write_staged_policy(
+        tmp_path / "a.policy", runtime.bundle.hash, look, SHIPPED.action(4, 3), sure
+    )
 
     def testbed(*words: object) -> dict[str, Any]:
         command = [sys.executable, "-m", "testbed", *map(str, words), "--json"]
@@ -471,7 +477,7 @@ def test_a_real_device_s_folder_becomes_a_cost_model(
         row.head_ms
         for run in read_all(tmp_path / "rec")
         for row in run.rows()
-        if row.action == Action(2, 2).index
+        if row.action == SHIPPED.action(2, 2).index
     ]
-    own = Action(2, 2).index
+    own = SHIPPED.action(2, 2).index
     assert 0.5 * np.median(heads) < model.device_ms[own] < 3 * np.median(heads) + 2

@@ -17,7 +17,7 @@ from testbed.deploy.deployment import Sources, load
 from testbed.deploy.device_file import parse_device_file
 from testbed.deploy.device_service import DeviceService
 from testbed.deploy.record_folder import record_files
-from testbed.policy.observer import CONSTANTS_AT
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.task_settings import DEFAULT_TASK, Task
 from testbed.records.measurement import Measurement
@@ -148,7 +148,9 @@ def test_a_new_policy_brings_its_task_to_what_the_file_leaves_out(
     (file,) = record_files(tmp_path / "rec")
     table = read_records(file).table
     assert set(table["status"].to_pylist()) == {"ok"}
-    seen = np.array(table["observation"].to_pylist(), np.float32)[:, CONSTANTS_AT:]
+    seen = np.array(table["observation"].to_pylist(), np.float32)[
+        :, schema_of(SHIPPED).constants_at :
+    ]
     former = np.array([h == old for h in table["policy_hash"].to_pylist()])
     assert former.sum() in (9, 10)
     for rows, task in ((former, FIRST), (~former, told)):

@@ -23,10 +23,11 @@ from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.link.link_process import LinkProcess
 from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.observation_fields import schema_of
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
 from testbed.policy.policies import StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.reference_profile import LEVELS, ReferenceProfile, unscaled, window_means
+from testbed.policy.task_settings import Settings
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import measurement_schema
 from testbed.server.server_process import ServerProcess

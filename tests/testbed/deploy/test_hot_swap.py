@@ -18,11 +18,12 @@ from testbed.deploy.hot_swap import LiveRuntime, Swapper, Watcher
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.meter import NoMeter
-from testbed.policy.decision_points import START
+from testbed.policy.decision_points import START, decision_points
 from testbed.policy.network_policy import NetworkPolicy
 from testbed.policy.observation_fields import schema_of
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
 from testbed.policy.policies import StaticPolicy
+from testbed.policy.task_settings import Settings
 from testbed.records.measurement import Measurement
 from testbed.server.server_process import ServerProcess
 from testbed.wire.client import MecClient
@@ -287,7 +288,7 @@ def test_a_policy_whose_outputs_overflow_fails_its_test() -> None:
         np.ones((20, 64), np.float32),
     ]
     biases = [np.zeros(64, np.float32), np.zeros(20, np.float32)]
-    policy = NetworkPolicy(weights, biases, activation="relu")
+    policy = NetworkPolicy(weights, biases, space=decision_points(SHIPPED).frame, activation="relu")
     with np.errstate(all="ignore"), pytest.raises(BundleError, match="self-test"):
         check_policy(policy)
 

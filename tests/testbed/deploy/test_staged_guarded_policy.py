@@ -20,8 +20,9 @@ from testbed.meters.meter import NoMeter
 from testbed.policy.decision_points import START, decision_points
 from testbed.policy.network_policy import NetworkPolicy
 from testbed.policy.observation_fields import schema_of
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
 from testbed.policy.policies import Policy, StaticPolicy
+from testbed.policy.task_settings import Settings
 from testbed.records.measurement import Measurement
 
 pair = SHIPPED.action

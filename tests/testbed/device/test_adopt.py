@@ -12,8 +12,9 @@ from cnn.topology import SHIPPED
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.power import ModelMeter, power_profile
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
 from testbed.policy.policies import StaticPolicy
+from testbed.policy.task_settings import Settings
 
 BEFORE = Settings(radio_5g=True, accuracy_floor=0.9, delay_share=0.5, full_local_ms=10)
 AFTER = replace(BEFORE, accuracy_floor=0.85)

@@ -22,8 +22,9 @@ from testbed.device.camera import NewestImage, VideoSource, square_rgb
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import camera_frames, open_frames
 from testbed.meters.meter import NoMeter
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
 from testbed.policy.policies import StaticPolicy
+from testbed.policy.task_settings import Settings
 
 SHOWN = 10
 """Images in the video file."""

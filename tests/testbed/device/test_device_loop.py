@@ -29,8 +29,9 @@ from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.meter import NoMeter
 from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.decision_points import START, decision_points
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
 from testbed.policy.policies import RandomPolicy, StaticPolicy
+from testbed.policy.task_settings import Settings
 from testbed.records.record_file import read_records
 from testbed.server.server_process import ServerProcess
 from testbed.wire.client import ExchangeFailed, MecClient, Reply

@@ -19,8 +19,9 @@ from testbed.device.camera import MAX_HUNG, NewestImage, View
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, live_frames
 from testbed.meters.meter import NoMeter
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
 from testbed.policy.policies import StaticPolicy
+from testbed.policy.task_settings import Settings
 from testbed.records.measurement import Measurement
 from testbed.records.run_summary import reason_kind
 

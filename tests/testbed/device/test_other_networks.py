@@ -25,9 +25,10 @@ from testbed.meters.meter import NoMeter
 from testbed.policy.decision_points import START, decision_points
 from testbed.policy.network_policy import NetworkPolicy, load_policy
 from testbed.policy.observation_fields import schema_of
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
 from testbed.policy.policies import Policy, StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
+from testbed.policy.task_settings import Settings
 from testbed.records.measurement import Measurement
 from testbed.server.mec_server import MecServer
 from testbed.wire.client import MecClient

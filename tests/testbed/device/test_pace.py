@@ -21,7 +21,8 @@ from testbed.device.processor import Pace
 from testbed.meters.cost_model import CostModel
 from testbed.meters.power import ModelMeter, power_profile
 from testbed.policy.decision_points import decision_points
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
+from testbed.policy.task_settings import Settings
 from testbed.records.measurement import Measurement
 
 POINTS = decision_points(SHIPPED)

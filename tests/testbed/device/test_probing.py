@@ -18,8 +18,10 @@ from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.device.link_checks import MAX_PROBE_BYTES, PROBE_OVERHEAD_BYTES, ProbePlan, Prober
 from testbed.link.link_process import LinkProcess
 from testbed.meters.power import ModelMeter, power_profile
-from testbed.policy.observer import NEVER_S, Observer, Settings
+from testbed.policy.observation_fields import NEVER_S
+from testbed.policy.observer import Observer
 from testbed.policy.policies import StaticPolicy
+from testbed.policy.task_settings import Settings
 from testbed.records.measurement import Measurement
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace

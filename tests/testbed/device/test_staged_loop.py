@@ -17,7 +17,8 @@ from testbed.link.link_process import LinkProcess
 from testbed.meters.meter import NoMeter
 from testbed.policy.decision_points import START, decision_points
 from testbed.policy.observation_fields import schema_of
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
+from testbed.policy.task_settings import Settings
 from testbed.records.measurement import Measurement
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace

@@ -23,8 +23,9 @@ from cnn.topology import SHIPPED
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame, open_frames
 from testbed.meters.meter import NoMeter
-from testbed.policy.observer import Observer, Settings
+from testbed.policy.observer import Observer
 from testbed.policy.policies import StaticPolicy
+from testbed.policy.task_settings import Settings
 from testbed.records.measurement import Measurement
 from testbed.wire.client import ExchangeFailed, MecClient
 

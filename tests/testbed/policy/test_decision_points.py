@@ -7,33 +7,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn.topology import ACTIONS, N_EXITS, action_index
+from cnn.topology import SHIPPED
 from testbed.policy.decision_points import (
-    ANSWER,
-    BLOCK,
-    CANONICAL,
-    EVALUATED,
-    LEGAL,
-    N_POINTS,
-    N_STAGED,
-    POINT,
-    REPAIR,
-    TIMES_OUT_EARLY,
-    has_timed_out,
-    staged_name,
+    decision_points,
 )
 from testbed.policy.estimators import early_timeout_ms
 
-POINTS = [(0, p, p) for p in range(N_EXITS)]
-POINTS += [(1, s, p) for s in range(N_EXITS) for p in range(s + 1)]
+SHIPPED_POINTS = decision_points(SHIPPED)
+
+POINTS = [(0, p, p) for p in range(SHIPPED.n_exits)]
+POINTS += [(1, s, p) for s in range(SHIPPED.n_exits) for p in range(s + 1)]
 """(gave up, block, exit looked at last)."""
 
 
 def test_every_stand_has_one_number() -> None:
-    numbers = [int(POINT[point]) for point in POINTS]
-    assert sorted(numbers) == list(range(N_POINTS))
+    numbers = [int(SHIPPED_POINTS.point[point]) for point in POINTS]
+    assert sorted(numbers) == list(range(SHIPPED_POINTS.n_points))
     for number, (timed_out, block, evaluated) in zip(numbers, POINTS, strict=True):
-        assert (has_timed_out(number), BLOCK[number], EVALUATED[number]) == (
+        assert (
+            SHIPPED_POINTS.has_timed_out(number),
+            SHIPPED_POINTS.block[number],
+            SHIPPED_POINTS.evaluated[number],
+        ) == (
             timed_out,
             block,
             evaluated,
@@ -44,38 +39,52 @@ def test_every_stand_has_one_number() -> None:
 def test_what_is_legal(point: tuple[int, int, int]) -> None:
     """By the words of `testbed.policy.decision_points`: never back, never twice, sent once."""
     timed_out, block, evaluated = point
-    for number in range(N_STAGED):
-        pair = ACTIONS[CANONICAL[number]]
-        if number == ANSWER:
+    for number in range(SHIPPED_POINTS.n_actions):
+        pair = SHIPPED.actions[SHIPPED_POINTS.canonical[number]]
+        if number == SHIPPED_POINTS.answer:
             legal = evaluated > 0
         elif pair.is_local:
             legal = pair.exit > evaluated and pair.exit >= block
         else:
             legal = not timed_out and pair.exit > evaluated and pair.split >= block
-        assert LEGAL[POINT[point], number] == legal, staged_name(number)
+        assert SHIPPED_POINTS.legal[SHIPPED_POINTS.point[point], number] == legal, (
+            SHIPPED_POINTS.name(number)
+        )
 
 
-@given(point=st.integers(0, N_POINTS - 1), number=st.integers(0, N_STAGED - 1))
+@given(
+    point=st.integers(0, SHIPPED_POINTS.n_points - 1),
+    number=st.integers(0, SHIPPED_POINTS.n_actions - 1),
+)
 def test_what_stands_in_is_legal_and_near(point: int, number: int) -> None:
-    instead = int(REPAIR[point, number])
-    assert LEGAL[point, instead]
-    if LEGAL[point, number]:
+    instead = int(SHIPPED_POINTS.repair[point, number])
+    assert SHIPPED_POINTS.legal[point, instead]
+    if SHIPPED_POINTS.legal[point, number]:
         assert instead == number
-    elif number == ANSWER:  # nothing was looked at: look at the nearest exit
-        assert instead == action_index(max(1, BLOCK[point]), max(1, BLOCK[point]))
-    elif instead != ANSWER and ACTIONS[CANONICAL[number]].exit > EVALUATED[point]:
-        meant = ACTIONS[CANONICAL[number]].exit
-        assert ACTIONS[CANONICAL[instead]].exit in (meant, max(meant, BLOCK[point]))
+    elif number == SHIPPED_POINTS.answer:  # nothing was looked at: look at the nearest exit
+        assert instead == SHIPPED.index(
+            max(1, SHIPPED_POINTS.block[point]),
+            max(1, SHIPPED_POINTS.block[point]),
+        )
+    elif (
+        instead != SHIPPED_POINTS.answer
+        and SHIPPED.actions[SHIPPED_POINTS.canonical[number]].exit > SHIPPED_POINTS.evaluated[point]
+    ):
+        meant = SHIPPED.actions[SHIPPED_POINTS.canonical[number]].exit
+        assert SHIPPED.actions[SHIPPED_POINTS.canonical[instead]].exit in (
+            meant,
+            max(meant, SHIPPED_POINTS.block[point]),
+        )
 
 
 def test_names() -> None:
-    names = [staged_name(number) for number in range(N_STAGED)]
-    assert len(set(names)) == N_STAGED
-    assert names[action_index(3, 1)] == "e3s1"
-    assert names[ANSWER] == "answer"
-    early = [n for n in range(N_STAGED) if TIMES_OUT_EARLY[n]]
-    pairs = [ACTIONS[CANONICAL[n]] for n in early]
-    assert pairs == [a for a in ACTIONS if not a.is_local]
+    names = [SHIPPED_POINTS.name(number) for number in range(SHIPPED_POINTS.n_actions)]
+    assert len(set(names)) == SHIPPED_POINTS.n_actions
+    assert names[SHIPPED.index(3, 1)] == "e3s1"
+    assert names[SHIPPED_POINTS.answer] == "answer"
+    early = [n for n in range(SHIPPED_POINTS.n_actions) if SHIPPED_POINTS.times_out_early[n]]
+    pairs = [SHIPPED.actions[SHIPPED_POINTS.canonical[n]] for n in early]
+    assert pairs == [a for a in SHIPPED.actions if not a.is_local]
     assert [names[n] for n in early] == [f"{a.name}-hurried" for a in pairs]
 
 

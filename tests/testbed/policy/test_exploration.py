@@ -11,16 +11,19 @@ import pytest
 from typer.testing import CliRunner
 
 from cnn.common.errors import ConfigError
+from cnn.topology import SHIPPED
 from testbed.cli.app import app
 from testbed.policy.exploration import ExploringPolicy
-from testbed.policy.observer import OBS_DIM
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policies import Policy, StaticPolicy
 from testbed.records.record_file import read_records
+
+SCHEMA = schema_of(SHIPPED)
 
 
 def test_propensities_are_frequencies() -> None:
     policy = ExploringPolicy(StaticPolicy(7), 0.3, seed=1)
-    x = np.zeros((40_000, OBS_DIM), np.float32)
+    x = np.zeros((40_000, SCHEMA.obs_dim), np.float32)
     actions = policy.decide_batch(x)
     frequency = np.bincount(actions, minlength=20) / len(actions)
     for action in range(20):
@@ -33,7 +36,7 @@ def test_propensities_are_frequencies() -> None:
 def test_without_exploration_it_is_the_policy_itself() -> None:
     policy = ExploringPolicy(StaticPolicy(3), 0.0)
     assert isinstance(policy, Policy)
-    assert set(policy.decide_batch(np.zeros((500, OBS_DIM), np.float32)).tolist()) == {3}
+    assert set(policy.decide_batch(np.zeros((500, SCHEMA.obs_dim), np.float32)).tolist()) == {3}
     assert (policy.propensities == 1.0).all()
     with pytest.raises(ConfigError, match="share"):
         ExploringPolicy(StaticPolicy(3), 1.5)
@@ -45,7 +48,7 @@ def test_every_frame_keeps_its_own_decision() -> None:
     for k, _ in enumerate(policy.following(range(6))):  # type: ignore[arg-type]
         if k == 2:
             continue  # skipped: no decision
-        x = np.full(OBS_DIM, k / 10, np.float32)
+        x = np.full(SCHEMA.obs_dim, k / 10, np.float32)
         action = policy.decide(x)
         seen[k] = (0.5 / 20 + 0.5 * (action == 3), x)
     for k, (propensity, x) in seen.items():
@@ -68,5 +71,5 @@ def test_device_records_what_was_explored(tmp_path: Path) -> None:
     np.testing.assert_allclose(propensity, 0.5 / 20 + 0.5 * (action == 1))
     assert len(set(action)) > 3
     seen = np.stack(records.table["observation"].to_pylist())
-    assert seen.shape == (30, OBS_DIM)
+    assert seen.shape == (30, SCHEMA.obs_dim)
     assert np.abs(seen).max() <= 1

@@ -14,16 +14,21 @@ import numpy as np
 import pytest
 
 from cnn.common.errors import BundleError
-from cnn.topology import N_ACTIONS
+from cnn.topology import SHIPPED
+from testbed.policy.decision_points import decision_points
 from testbed.policy.network_policy import NetworkPolicy, load_policy
-from testbed.policy.observer import OBS_DIM, SCHEMA_HASH
+from testbed.policy.observation_fields import schema_of
+from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import Policy, RandomPolicy, StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
+
+SCHEMA = schema_of(SHIPPED)
+FRAME = decision_points(SHIPPED).frame
 
 HASH = "a" * 64
 
 
-def layers(seed: int, sizes: tuple[int, ...] = (OBS_DIM, 16, 12, N_ACTIONS)):
+def layers(seed: int, sizes: tuple[int, ...] = (SCHEMA.obs_dim, 16, 12, SHIPPED.n_actions)):
     rng = np.random.default_rng(seed)
     weights = [rng.normal(size=(b, a)).astype(np.float32) for a, b in pairwise(sizes)]
     biases = [rng.normal(size=b).astype(np.float32) for b in sizes[1:]]
@@ -39,8 +44,8 @@ def bundle(seed: int = 0, **changes: object) -> PolicyBundle:
         "name": "agent",
         "layers": len(weights),
         "activation": "tanh",
-        "actions": list(range(N_ACTIONS)),
-        "observation": {"schema_hash": SCHEMA_HASH},
+        "actions": list(range(SHIPPED.n_actions)),
+        "observation": {"schema_hash": SCHEMA.hash},
         "bundle_hash": HASH,
     }
     return PolicyBundle({**manifest, **changes}, arrays)
@@ -49,8 +54,8 @@ def bundle(seed: int = 0, **changes: object) -> PolicyBundle:
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_network_equals_plain_algebra_in_float64(activation: str) -> None:
     weights, biases = layers(1)
-    policy = NetworkPolicy(weights, biases, activation=activation)
-    observations = np.random.default_rng(2).normal(size=(2000, OBS_DIM)).astype(np.float32)
+    policy = NetworkPolicy(weights, biases, space=FRAME, activation=activation)
+    observations = np.random.default_rng(2).normal(size=(2000, SCHEMA.obs_dim)).astype(np.float32)
     act = np.tanh if activation == "tanh" else lambda x: np.maximum(x, 0)
     x = observations.astype(float)
     for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
@@ -63,16 +68,16 @@ def test_network_equals_plain_algebra_in_float64(activation: str) -> None:
 
 
 def test_outputs_are_mapped_to_the_action_table() -> None:
-    weights, biases = layers(3, (OBS_DIM, 8, 3))
-    policy = NetworkPolicy(weights, biases, actions=[19, 0, 7])
-    observations = np.random.default_rng(4).normal(size=(300, OBS_DIM)).astype(np.float32)
+    weights, biases = layers(3, (SCHEMA.obs_dim, 8, 3))
+    policy = NetworkPolicy(weights, biases, space=FRAME, actions=[19, 0, 7])
+    observations = np.random.default_rng(4).normal(size=(300, SCHEMA.obs_dim)).astype(np.float32)
     expected = np.array([19, 0, 7])[policy.outputs(observations).argmax(1)]
     assert policy.decide_batch(observations).tolist() == expected.tolist()
     assert {policy.decide(o) for o in observations} == {0, 7, 19}
 
 
 def test_static_and_random() -> None:
-    observations = np.zeros((1000, OBS_DIM), np.float32)
+    observations = np.zeros((1000, SCHEMA.obs_dim), np.float32)
     static = StaticPolicy(19)
     assert static.decide(observations[0]) == 19
     assert set(static.decide_batch(observations)) == {19}
@@ -80,11 +85,11 @@ def test_static_and_random() -> None:
     drawn = a.decide_batch(observations)
     assert drawn.tolist() == b.decide_batch(observations).tolist()
     assert drawn.tolist() != other.decide_batch(observations).tolist()
-    assert set(drawn) == set(range(N_ACTIONS))
+    assert set(drawn) == set(range(SHIPPED.n_actions))
     a.reset()
     assert a.decide_batch(observations).tolist() == drawn.tolist()
     weights, biases = layers(0)
-    for policy in (static, a, NetworkPolicy(weights, biases)):
+    for policy in (static, a, NetworkPolicy(weights, biases, space=FRAME)):
         assert isinstance(policy, Policy)
 
 
@@ -94,8 +99,8 @@ def test_file_round_trip(tmp_path: Path) -> None:
     original.save(path)
     policy = load_policy(path, HASH)
     weights, biases = layers(7)
-    observations = np.random.default_rng(8).normal(size=(500, OBS_DIM)).astype(np.float32)
-    expected = NetworkPolicy(weights, biases).decide_batch(observations)
+    observations = np.random.default_rng(8).normal(size=(500, SCHEMA.obs_dim)).astype(np.float32)
+    expected = NetworkPolicy(weights, biases, space=FRAME).decide_batch(observations)
     assert policy.decide_batch(observations).tolist() == expected.tolist()
     assert [p.name for p in tmp_path.iterdir()] == ["x.policy"]
 
@@ -104,7 +109,7 @@ def test_static_policy_file(tmp_path: Path) -> None:
     path = tmp_path / "s.policy"
     manifest = {**bundle().manifest, "kind": "static", "actions": [19], "name": "full local"}
     PolicyBundle(manifest, {}).save(path)
-    assert load_policy(path).decide(np.zeros(OBS_DIM, np.float32)) == 19
+    assert load_policy(path).decide(np.zeros(SCHEMA.obs_dim, np.float32)) == 19
 
 
 def test_refuses_another_model_bundle_and_another_schema(tmp_path: Path) -> None:
@@ -203,6 +208,6 @@ def test_runs_without_torch_gymnasium_and_stable_baselines3(tmp_path: Path) -> N
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     actions, loaded = json.loads(out.stdout)
-    x = np.random.default_rng(1).normal(size=(50, OBS_DIM)).astype(np.float32)
+    x = np.random.default_rng(1).normal(size=(50, SCHEMA.obs_dim)).astype(np.float32)
     assert actions == load_policy(path).decide_batch(x).tolist()
     assert loaded == []

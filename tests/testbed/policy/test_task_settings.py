@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn.common.errors import BundleError, ConfigError
-from cnn.topology import N_ACTIONS
-from testbed.policy.observer import CONSTANTS_AT, OBS_DIM, SCHEMA_HASH, Observer
+from cnn.topology import SHIPPED
+from testbed.policy.observation_fields import schema_of
+from testbed.policy.observer import Observer
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.task_settings import (
     DEFAULT_TASK,
@@ -24,6 +25,8 @@ from testbed.policy.task_settings import (
     differing,
     effective_task,
 )
+
+SCHEMA = schema_of(SHIPPED)
 
 TASK = Task(
     tech="LTE",
@@ -153,7 +156,7 @@ def test_the_observation_is_told_the_task() -> None:
     seen = Observer(TASK.settings()).observe(0.0, [0.5] * 6, 0.0, 0.0)
     # As the table of docs/environment.md scales them: 0..1, 0.8..1, 0..1, logarithmic 1..1000.
     expected = [-1.0, 2 * 0.189 / 0.2 - 1, -0.5, 2 * np.log(80) / np.log(1000) - 1]
-    np.testing.assert_allclose(seen[CONSTANTS_AT:], expected, rtol=1e-6)
+    np.testing.assert_allclose(seen[SCHEMA.constants_at :], expected, rtol=1e-6)
     unknown = replace(TASK, full_local_ms=None)
     assert unknown.settings(12.5).full_local_ms == 12.5
     with pytest.raises(ValueError, match="full_local_ms"):
@@ -169,22 +172,26 @@ def test_being_told_another_task_forgets_nothing() -> None:
     after = observer.observe(2.0, [0.5] * 6, 0.0, 0.0)
     assert observer.accuracy_credit == pytest.approx(0.05)
     changed = np.flatnonzero(before != after)
-    assert set(changed) <= {21, CONSTANTS_AT, CONSTANTS_AT + 1}
-    assert {CONSTANTS_AT, CONSTANTS_AT + 1} <= set(changed)
+    assert set(changed) <= {
+        21,
+        SCHEMA.constants_at,
+        SCHEMA.constants_at + 1,
+    }
+    assert {SCHEMA.constants_at, SCHEMA.constants_at + 1} <= set(changed)
 
 
 def bundle(**more: Any) -> PolicyBundle:
     arrays = {
-        "weight0": np.zeros((N_ACTIONS, OBS_DIM), np.float32),
-        "bias0": np.zeros(N_ACTIONS, np.float32),
+        "weight0": np.zeros((SHIPPED.n_actions, SCHEMA.obs_dim), np.float32),
+        "bias0": np.zeros(SHIPPED.n_actions, np.float32),
     }
     manifest = {
         "kind": "mlp",
         "name": "agent",
         "layers": 1,
         "activation": "tanh",
-        "actions": list(range(N_ACTIONS)),
-        "observation": {"schema_hash": SCHEMA_HASH},
+        "actions": list(range(SHIPPED.n_actions)),
+        "observation": {"schema_hash": SCHEMA.hash},
         "bundle_hash": "a" * 64,
     }
     return PolicyBundle({**manifest, **more}, arrays)

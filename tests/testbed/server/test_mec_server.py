@@ -111,7 +111,7 @@ def test_tritons_own_client_may_send_an_encoded_frame(
     parameters = {"exit": 2, "split": 0, "bundle_hash": BUNDLE.hash, "encoding": "webp"}
     with triton.InferenceServerClient(server.address) as client:
         result = client.infer("sliproad", infer_inputs(data), parameters=parameters)
-    prediction, confidence = runtime.act(image, Action(2, 0))
+    prediction, confidence = runtime.act(image, SHIPPED.action(2, 0))
     assert result.as_numpy("prediction").tolist() == [prediction]
     np.testing.assert_allclose(result.as_numpy("confidence"), [confidence], rtol=1e-5)
 

@@ -114,13 +114,13 @@ def test_an_encoded_frame_gets_the_answer_of_its_decoded_self(
     y, x = np.mgrid[:48, :48]
     image = np.stack([4 * x, 4 * y, 2 * (x + y)], 2).astype(np.uint8)
     data = FrameEncoding(codec).encode(image)
-    expected = runtime.act(decode_frame(data, codec, 48), Action(4, 0))
+    expected = runtime.act(decode_frame(data, codec, 48), SHIPPED.action(4, 0))
     reply = client.infer(np.frombuffer(data, np.uint8), 4, 0, 20_000, codec)
     assert reply.prediction == expected[0]
     assert reply.confidence == pytest.approx(expected[1], rel=1e-5)
     assert reply.uplink_bytes == len(data)
     plain = client.infer(image[None], 4, 0, 20_000)  # the next raw one is none the wiser
-    assert plain.prediction == runtime.act(image, Action(4, 0))[0]
+    assert plain.prediction == runtime.act(image, SHIPPED.action(4, 0))[0]
 
 
 BOMB = FrameEncoding("webp").encode(np.zeros((8000, 8000, 3), np.uint8))
