@@ -18,7 +18,6 @@ from cnn.topology import SHIPPED
 from testbed.policy.decision_points import decision_points
 from testbed.policy.network_policy import NetworkPolicy, load_policy
 from testbed.policy.observation_fields import schema_of
-from testbed.policy.observer import OBS_DIM
 from testbed.policy.policies import Policy, RandomPolicy, StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
 
@@ -201,7 +200,7 @@ def test_runs_without_torch_gymnasium_and_stable_baselines3(tmp_path: Path) -> N
         "import json, sys, numpy as np\n"
         "from testbed.policy.network_policy import load_policy\n"
         f"policy = load_policy({str(path)!r})\n"
-        f"x = np.random.default_rng(1).normal(size=(50, {OBS_DIM})).astype(np.float32)\n"
+        f"x = np.random.default_rng(1).normal(size=(50, {SCHEMA.obs_dim})).astype(np.float32)\n"
         "actions = [policy.decide(o) for o in x]\n"
         "loaded = [m for m in ('torch', 'gymnasium', 'stable_baselines3') if m in sys.modules]\n"
         "print(json.dumps([actions, loaded]))\n"
