@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## train, compare, deploy and measure on this machine (under 5 minutes)
+demo: $(STAMP) ## train, compare, deploy and measure on this machine (about 6 minutes)
 	$(BIN)/sliproad demo
 
 test: $(STAMP) ## run the tests

@@ -52,7 +52,7 @@ def campaign(
         typer.Option(min=1, max=600_000, help="Milliseconds after which an answer is given up."),
     ] = 5000.0,
     meter: Annotated[
-        str, typer.Option(help="Energy meter: model, rapl, jetson, battery or nvml.")
+        str, typer.Option(help="Energy meter, as `sliproad testbed doctor` lists them.")
     ] = "model",
     power: Annotated[
         str, typer.Option(help="Power profile of the model meter, DEVICE+MODEM.")

@@ -139,7 +139,11 @@ FLAGS: Final = (
         "server.probe_stale_s",
         "Seconds after which the last transfer is too old.",
     ),
-    Flag("--meter", "meter.name", "Energy meter: model, rapl, jetson, battery, nvml or none."),
+    Flag(
+        "--meter",
+        "meter.name",
+        "Energy meter, as `sliproad testbed doctor` lists them, or none.",
+    ),
     Flag(
         "--power",
         "meter.power",

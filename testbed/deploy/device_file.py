@@ -188,7 +188,7 @@ class MeterSection:
     """The source of energy figures.
 
     Attributes:
-        name: ``model``, ``rapl``, ``jetson``, ``battery``, ``nvml`` or ``none``.
+        name: energy meter, as ``sliproad testbed doctor`` lists them, or ``none``.
         power: power profile of the model meter, DEVICE+MODEM; left out, the policy's
             (jetson-nano+5g-nsa-lowband).
     """
