@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn import SHIPPED, Topology
-from testbed import START, Observer, Policy, Settings
-from testbed.policy.decision_points import decision_points
-from testbed.policy.observation_fields import schema_of
+from testbed import START, Observer, Policy, Settings, decision_points, schema_of
 
 
 class QuickAndFresh:

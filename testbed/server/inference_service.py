@@ -289,7 +289,8 @@ class InferenceService:
             data = next(messages, None)
         except grpc.RpcError:  # the caller is gone, or the call was cancelled
             return GONE
-        places.heard(place)
+        if not places.heard(place):
+            return GONE
         return NO_MESSAGE if data is None else data
 
     def refused(self, context: Any) -> Ending | None:

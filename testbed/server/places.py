@@ -79,10 +79,15 @@ class Places:
             self.leave(place)
         return place
 
-    def heard(self, place: Place) -> None:
-        """The call's message is there: it is not ended for another call any more."""
+    def heard(self, place: Place) -> bool:
+        """The call's message is there: it is not ended for another call any more.
+
+        Returns:
+            False if the call is over or has just been ended: it gets no answer.
+        """
         with self._lock:
             self._discard_silent(place)
+            return place in self._calls
 
     def held(self, client: str) -> int:
         """Number of places that a connection holds."""

@@ -25,6 +25,7 @@ import grpc
 from testbed.server.inference_service import (
     CALL_S,
     FAILED,
+    GONE,
     NO_MESSAGE,
     NOT_FOR_CALLERS,
     OWN,
@@ -228,8 +229,8 @@ class _Call:
     def _begun(self, data: bytes | None) -> Ending | None:
         """Begin to compute; returns the ending if it cannot."""
         service = self._server.service
-        if self.place is not None:
-            service.places.heard(self.place)
+        if self.place is not None and not service.places.heard(self.place):
+            return GONE
         if data is None:
             return NO_MESSAGE
         if self.own:

@@ -41,6 +41,24 @@ def hold(places: Places, peer: str, calls: int) -> int:
     return entered
 
 
+def test_a_message_that_comes_as_its_call_is_ended_is_not_heard() -> None:
+    places = Places(8, 5.0)
+    calls = [Call("a"), Call("a")]
+    ended, over = (places.enter(call) for call in calls)  # type: ignore[arg-type]
+    assert ended is not None
+    assert over is not None
+    calls[1].cancel()
+    assert not places.heard(over)
+    places.end_silent(0.0)
+    assert calls[0].cancelled
+    assert not places.heard(ended)
+    spared = places.enter(Call("a"))  # type: ignore[arg-type]
+    assert spared is not None
+    assert places.heard(spared)
+    places.end_silent(0.0)
+    assert places.heard(spared)
+
+
 def test_a_hoarder_does_not_keep_others_out() -> None:
     places = Places(8, 5.0)
     assert hold(places, "hoarder", 20) == 8
