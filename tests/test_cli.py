@@ -86,6 +86,7 @@ def test_promised_commands_exist_with_their_options(name: str) -> None:
     assert PROMISED[name] <= options(COMMANDS[name])
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_help_names_and_explains_every_option(name: str) -> None:
     result = CliRunner().invoke(
@@ -529,11 +530,13 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(
     assert tree(inputs) == before
 
 
+@pytest.mark.slow(1)
 def test_no_data_folder_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLIPROAD_DATA", raising=False)
     assert_one_clear_line(sliproad("cnn", "evaluate", cwd=tmp_path), "SLIPROAD_DATA")
 
 
+@pytest.mark.slow(1)
 def test_port_in_use(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -543,6 +546,7 @@ def test_port_in_use(tmp_path: Path) -> None:
     assert_one_clear_line(done, port)
 
 
+@pytest.mark.slow(2)
 def test_a_file_that_is_fit_to_run_says_what_was_tried(tmp_path: Path) -> None:
     records = tmp_path / "new" / "records"
     text = f'[records]\nfolder = "{records}"\n[metrics]\nport = 0\n'

@@ -56,6 +56,7 @@ def third_party_imports() -> dict[str, str]:
     return {name: path for name, path in found.items() if name not in own}
 
 
+@pytest.mark.slow(1)
 def test_every_import_is_declared() -> None:
     extras = project()["optional-dependencies"]
     declared = import_names(project()["dependencies"])

@@ -158,6 +158,7 @@ GOLDENS: Final[dict[str, Callable[[], Any]]] = {
 SLOW: Final = pytest.mark.slow(30)
 
 
+@pytest.mark.slow(20)
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[SLOW] * n.startswith("drives")) for n in GOLDENS]
 )

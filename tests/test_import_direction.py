@@ -69,6 +69,7 @@ def modules(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("package", ORDER)
 def test_no_import_points_to_the_right(package: str) -> None:
     found = modules(package)
@@ -102,6 +103,7 @@ def test_packages_import_nothing_from_tests_or_benchmarks(package: str) -> None:
         assert not names & outside, path
 
 
+@pytest.mark.slow(1)
 def test_only_training_modules_import_torch_or_sb3() -> None:
     importers = {
         str(path.relative_to(ROOT))

@@ -104,6 +104,7 @@ def test_a_file_of_the_users_is_never_replaced(name: str, tmp_path: Path, refuse
     assert "thesis.tex" in refuse([*FILES[name], "thesis.tex"])
 
 
+@pytest.mark.slow(4)
 @pytest.mark.parametrize("name", sorted(FILES))
 @pytest.mark.parametrize("place", ["folder", "thesis.tex/out", "/dev/full", "/dev/full/out"])
 def test_a_place_that_takes_no_file_is_refused(
@@ -117,6 +118,7 @@ def test_a_place_that_takes_no_file_is_refused(
     assert place.split("/")[-1] in refuse([*FILES[name], place])
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("name", sorted(FOLDERS))
 def test_a_file_of_the_users_in_a_folder_is_never_replaced(
     name: str,
@@ -130,6 +132,7 @@ def test_a_file_of_the_users_in_a_folder_is_never_replaced(
     assert path.name in refuse([*arguments, "out"])
 
 
+@pytest.mark.slow(7)
 @pytest.mark.parametrize(
     "arguments", [a for a, _ in FOLDERS.values()] + [DOWNLOAD], ids=[*FOLDERS, "download"]
 )

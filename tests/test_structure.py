@@ -194,6 +194,7 @@ def test_an_arrow_up_is_told_from_one_down(
     assert structure.against_order(importer, imported) == order
 
 
+@pytest.mark.slow(2)
 def test_the_picture_is_the_same_each_time(structure: ModuleType, tree: Path) -> None:
     pytest.importorskip("matplotlib")
     for seed, name in enumerate(("a.svg", "b.svg")):

@@ -65,6 +65,7 @@ def judged(make_world) -> tuple[float, list[Estimate]]:
     return float(truth), found
 
 
+@pytest.mark.slow(2)
 def test_doubly_robust_covers_the_truth(judged) -> None:
     truth, found = judged
     covered = [e.figures["cost"]["dr"].low <= truth <= e.figures["cost"]["dr"].high for e in found]

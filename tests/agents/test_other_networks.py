@@ -199,6 +199,7 @@ def test_what_static_policies_cost_on_a_quiet_link(topology: Topology, world_of:
             np.testing.assert_allclose(driven.cost, price)
 
 
+@pytest.mark.slow(3)
 @for_every
 @pytest.mark.parametrize("sure", [0.55, 0.9, 1.1])
 def test_the_cascade_is_branchynet_where_nothing_can_be_sent(
@@ -225,6 +226,7 @@ def shares_of(driven: Driven) -> float:
     return sum(driven.share(e, s) for e, s in ways)
 
 
+@pytest.mark.slow(6)
 @for_every
 def test_pictures_show_every_frame_once(topology: Topology, world_of: Any) -> None:
     world = world_of(topology, "test")

@@ -128,6 +128,7 @@ def test_the_map_holds_only_what_was_driven(make_world) -> None:
     assert action_map(found).startswith(b"\x89PNG")
 
 
+@pytest.mark.slow(1)
 def test_the_best_rule_is_the_cheapest_that_keeps_the_floor(make_world) -> None:
     world = make_world([100.0, 0.1], floor=0.9, n_frames=20)
     result = evaluate(world, world, {}, drives=2, tuning_drives=2)

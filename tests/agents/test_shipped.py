@@ -42,6 +42,7 @@ SCHEMA = schema_of(SHIPPED)
 ASSETS = Path(str(resources.files("agents"))) / "assets"
 
 
+@pytest.mark.slow(5)
 @pytest.mark.parametrize("name", scenario_names())
 def test_both_policies_fit_and_are_worth_having(name: str) -> None:
     """A file of another schema or network is refused, and would be missed silently."""
@@ -175,6 +176,7 @@ def both_decide(
     return simulated, decided
 
 
+@pytest.mark.slow(3)
 @pytest.mark.parametrize(("name", "staged"), FILES)
 def test_a_device_that_is_told_nothing_else_decides_as_the_simulator(
     name: str, staged: bool
@@ -233,6 +235,7 @@ def test_flags_that_contradict_the_file_are_named_and_used(tmp_path: Path) -> No
     assert (source["timeout_ms"], source["task"]["accuracy_floor"]) == (250, 0.95)
 
 
+@pytest.mark.slow(1)
 def test_a_file_of_format_1_is_run_with_what_is_assumed_said_aloud(tmp_path: Path) -> None:
     old, out = tmp_path / "old.policy", tmp_path / "rows.parquet"
     bundle = PolicyBundle.load(shipped_file("fast-device", False))

@@ -234,6 +234,7 @@ def exported(path: Path) -> tuple[Any, NetworkPolicy]:
     return model, policy
 
 
+@pytest.mark.slow(2)
 def test_same_decisions_as_stable_baselines3_under_legal_masks(tmp_path: Path) -> None:
     model, policy = exported(tmp_path / "s.policy")
     rng = np.random.default_rng(0)
@@ -283,6 +284,7 @@ def test_algorithm_and_environment_must_fit(config: TrainConfig) -> None:
         replace(config, actions=(0, 1)).of(SHIPPED)
 
 
+@pytest.mark.slow(2)
 def test_staged_training_resumes_bit_for_bit(
     make_world, tmp_path: Path, config: TrainConfig, cut_off: Callable[..., None]
 ) -> None:

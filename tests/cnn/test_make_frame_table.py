@@ -200,6 +200,7 @@ def test_embedded_table_equals_a_fresh_run(data_dir: Path) -> None:
     assert np.abs(fresh.confidence - shipped.confidence[:n]).mean() <= 0.002
 
 
+@pytest.mark.slow(1)
 def test_a_varied_table_is_the_tracks_and_more_drives_past_them() -> None:
     data, runtime = small_set(), SplitRuntime(load_bundle())
     plain = make_table(runtime, data, "noise")

@@ -26,6 +26,7 @@ def loads(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.module
 
 
+@pytest.mark.slow(2)
 def test_every_module_takes_it_from_there() -> None:
     paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     assert len(paths) > 100

@@ -56,6 +56,7 @@ def random_frames(n: int) -> np.ndarray:
     return np.random.default_rng(n).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("action", SHIPPED.actions, ids=lambda a: a.name)
 def test_export_equals_torch(net: MultiExitVGG, bundle: Bundle, action: Action) -> None:
     runtime = SplitRuntime(bundle)

@@ -53,11 +53,13 @@ def _compare(world: World, seed: int) -> np.ndarray:
     return seen
 
 
+@pytest.mark.slow(1)
 def test_every_lane_equals_the_scalar_simulator_exactly(world: World) -> None:
     seen = _compare(world, 0)
     assert (seen[[OK, FALLBACK, SKIPPED]] > 50).all()
 
 
+@pytest.mark.slow(3)
 def test_every_lane_advances_as_the_scalar_simulator_does(world: World) -> None:
     batch, single = _begin(world, 6)
     rng, seen, points = np.random.default_rng(6), np.zeros(3, int), set[int]()
@@ -80,6 +82,7 @@ def test_every_lane_advances_as_the_scalar_simulator_does(world: World) -> None:
     assert len(points) > 12
 
 
+@pytest.mark.slow(1)
 def test_also_without_tail_load_or_budget(make_world: Callable[..., World]) -> None:
     plain = make_world(server=ServerLoad())
     cost = replace(plain.cost, radio=replace(plain.cost.radio, tail_ms=0.0))
@@ -87,6 +90,7 @@ def test_also_without_tail_load_or_budget(make_world: Callable[..., World]) -> N
     _compare(make_world(server=ServerLoad(), cost=cost, price=price), 1)
 
 
+@pytest.mark.slow(1)
 def test_also_with_payloads_that_differ_by_frame(make_world: Callable[..., World]) -> None:
     table: FrameTable = make_world().table
     factor = np.random.default_rng(2).uniform(0.9, 1.1, (len(table), 1))
@@ -136,6 +140,7 @@ def test_rows_follow_the_tracks(world: World, seed: int) -> None:
             assert after in world.track_start
 
 
+@pytest.mark.slow(1)
 def test_classes_of_any_number_agree_and_count(make_world: Callable[..., World]) -> None:
     table: FrameTable = make_world().table
     shift = np.int16(2**15 - 1 - int(table.prediction.max()))
@@ -144,6 +149,7 @@ def test_classes_of_any_number_agree_and_count(make_world: Callable[..., World])
     _compare(make_world(table=high, constraint=constraint), 3)
 
 
+@pytest.mark.slow(2)
 def test_a_low_floor_on_a_slow_device_is_seen_by_both(make_world: Callable[..., World]) -> None:
     plain = make_world()
     device = replace(plain.scenario.device, full_local_ms=2500.0)

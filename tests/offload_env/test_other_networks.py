@@ -92,6 +92,7 @@ def test_every_lane_settles_as_the_scalar_simulator_does(topology: Topology, wor
     assert (seen[[OK, FALLBACK, SKIPPED]] > 15).all(), seen
 
 
+@pytest.mark.slow(3)
 def test_every_lane_advances_as_the_scalar_simulator_does(topology: Topology, world: World) -> None:
     points = decision_points(topology)
     names = [f.name for f in schema_of(topology).staged_fields]

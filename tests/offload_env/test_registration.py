@@ -23,6 +23,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow(6)
 @pytest.mark.parametrize(
     "code",
     [

@@ -152,6 +152,7 @@ def test_measured_traces_need_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         load_traces(scenario, "train")
 
 
+@pytest.mark.slow(1)
 def test_measured_traces_split_by_drive(data_dir: Path) -> None:
     text = f"[link]\nsource = 'measured'\nkind = 'highway-lte'\nfolder = '{data_dir}'"
     scenario = parse_scenario(text, "mine")

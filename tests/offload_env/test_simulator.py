@@ -60,6 +60,7 @@ def _start(world: World, offset_ms: float = 0.0) -> Simulator:
     return simulator
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("action", range(SHIPPED.n_actions))
 @pytest.mark.parametrize("mbps", [5.0, 40.0])
 def test_a_single_frame_costs_what_the_cost_model_says(

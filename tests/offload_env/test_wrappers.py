@@ -32,6 +32,7 @@ PAIRS = [(OffloadEnv, OffloadVectorEnv), (OffloadStagedEnv, OffloadStagedVectorE
 KINDS = [kind for pair in PAIRS for kind in pair]
 
 
+@pytest.mark.slow(16)
 @pytest.mark.parametrize("scenario", offload_env.scenario_names())
 @pytest.mark.parametrize("name", IDS)
 def test_every_id_and_scenario_passes_both_checkers(name: str, scenario: str) -> None:
@@ -44,6 +45,7 @@ def test_every_id_and_scenario_passes_both_checkers(name: str, scenario: str) ->
             sb3_check_env(env)
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize(
     ("name", "mode"),
     [(IDS[0], "async"), (IDS[0], "sync"), (IDS[0], "vector_entry_point"), (IDS[1], None)],
@@ -67,6 +69,7 @@ def test_a_specification_makes_the_same_again(name: str) -> None:
     assert again.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
 
 
+@pytest.mark.slow(1)
 @pytest.mark.filterwarnings("ignore")  # Gymnasium says in warnings that a worker failed
 def test_a_worker_hands_its_error_to_the_caller() -> None:
     envs = gym.make_vec(IDS[0], 2, vectorization_mode="async")
@@ -87,6 +90,7 @@ def test_an_error_survives_the_way_to_another_process(kind: Any) -> None:
         assert (again.given, again.expected, again.hint) == ("this", "that", "do so")
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("name", IDS)
 def test_the_usual_wrappers_of_a_single_environment(name: str) -> None:
     env = gym.make(name, max_episode_steps=4, render_mode="rgb_array_list")
@@ -174,6 +178,7 @@ def test_a_copy_goes_on_alike_and_apart(kind: Any, again: Any, world: World) -> 
     np.testing.assert_equal(other.reset(), env.reset())
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("name", IDS)
 def test_stable_baselines3_makes_vectors_by_id(name: str) -> None:
     envs = make_vec_env(name, 2, seed=1)
@@ -187,6 +192,7 @@ def test_stable_baselines3_learns_by_id(learner: Any) -> None:
     learner("MlpPolicy", IDS[0], n_steps=8, batch_size=8, device="cpu").learn(8)
 
 
+@pytest.mark.slow(4)
 def test_stable_baselines3_workers_import_what_the_id_says() -> None:
     envs = make_vec_env(f"offload_env:{IDS[0]}", 1, seed=1, vec_env_cls=SubprocVecEnv)
     assert envs.reset().shape == (1, 33)

@@ -150,6 +150,7 @@ def damaged(data: bytes) -> Iterator[bytes]:
     yield from (b"1" * 5000, b'"' + b"x" * 10**6, b"PK\5\6" + b"\0" * 18)
 
 
+@pytest.mark.slow(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_reads_the_same_or_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
     write, read = KINDS[kind]

@@ -143,6 +143,7 @@ def test_sureness_is_what_the_frames_show(make_world) -> None:
     assert found[doubtful, 1].mean() < found[~doubtful, 1].mean()
 
 
+@pytest.mark.slow(4)
 def test_best_static_is_the_cheapest_feasible_pair(make_world) -> None:
     world = make_world(20.0, floor=0.99)
     keys = episode_keys(2, 16)
@@ -158,6 +159,7 @@ def test_best_static_is_the_cheapest_feasible_pair(make_world) -> None:
     assert all(isinstance(policy, Policy) for policy in found.values())
 
 
+@pytest.mark.slow(2)
 def test_one_and_many_decide_alike(make_world) -> None:
     world = make_world(20.0, floor=0.98)
     x = observations(40)

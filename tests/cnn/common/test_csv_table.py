@@ -39,6 +39,7 @@ def refusal(path: Path, *columns: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow(2)
 @settings(max_examples=150, deadline=None)
 @given(
     rows=st.lists(

@@ -222,6 +222,7 @@ def test_a_disk_that_fails_to_sync_is_a_failure(
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
+@pytest.mark.slow(1)
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

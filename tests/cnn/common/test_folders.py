@@ -163,6 +163,7 @@ def change():
 """
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("twice", [False, True])
 def test_a_kill_at_any_step_leaves_the_old_or_the_new_one(
     tmp_path: Path, twice: bool, kill_at_every_step: Callable[[str, Path], Iterator[int]]

@@ -83,6 +83,7 @@ def test_an_archive_that_claims_what_is_not_there_is_refused(data: bytes) -> Non
         tracemalloc.stop()
 
 
+@pytest.mark.slow(1)
 def test_a_member_that_unpacks_to_more_than_its_entry_says_is_not_unpacked() -> None:
     body = npy((4 * 10**7,), b"\0" * (16 * 10**7))
     data = bytearray(archive("a.npy", body))

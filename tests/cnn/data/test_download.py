@@ -93,6 +93,7 @@ def fetch(out: Path, url: str, **options: bool) -> Path:
     return download(out, archives=small_archives(), base_url=url, progress=False, **options)
 
 
+@pytest.mark.slow(1)
 def test_downloads_checks_and_unpacks(tmp_path: Path) -> None:
     with serving({"images.zip": IMAGES, "truth.zip": TRUTH}) as (url, log):
         fetch(tmp_path, url)

@@ -104,6 +104,7 @@ def assert_same(a: ImageSet, b: ImageSet) -> None:
         np.testing.assert_array_equal(x, y, err_msg=name)
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_three_layouts_give_the_same_set(tmp_path: Path, part: Literal["train", "test"]) -> None:
     for name, write in (("o", write_official), ("c", write_csv), ("p", write_packed)):
@@ -233,6 +234,7 @@ def test_an_annotation_file_without_a_line_is_refused(tmp_path: Path) -> None:
         load_gtsrb(tmp_path, "train", SIZE)
 
 
+@pytest.mark.slow(13)
 @pytest.mark.parametrize(
     ("column", "value", "word"),
     [
@@ -261,6 +263,7 @@ def test_packed_numbers_that_do_not_fit_are_refused(
         load_gtsrb(tmp_path, "train", SIZE)
 
 
+@pytest.mark.slow(1)
 def test_a_packed_frame_that_comes_twice_is_refused(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -274,6 +277,7 @@ def test_a_packed_frame_that_comes_twice_is_refused(tmp_path: Path) -> None:
             load_gtsrb(tmp_path, "train" if part == "train" else "test", SIZE)
 
 
+@pytest.mark.slow(1)
 def test_layout_is_detected(tmp_path: Path) -> None:
     for name, write in (("official", write_official), ("csv", write_csv), ("packed", write_packed)):
         write(tmp_path / name)

@@ -35,6 +35,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle, n
     return plain, write_bundle(net, folder / "int8", int8_images=images), images
 
 
+@pytest.mark.slow(8)
 def test_logits_stay_close(bundles: tuple[Bundle, Bundle, np.ndarray]) -> None:
     plain, int8, images = bundles
     expected = action_logits(SplitRuntime(plain), images)

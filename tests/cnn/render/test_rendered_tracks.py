@@ -126,6 +126,7 @@ def test_a_longer_run_begins_with_the_same_frames() -> None:
     np.testing.assert_array_equal(pictures(short), pictures(list(itertools.islice(long, 4))))
 
 
+@pytest.mark.slow(3)
 def test_43_tracks_show_all_signs_and_crops_have_the_stated_form() -> None:
     data = render_set(86, seed=2, size=24, frames_per_track=2)
     assert data.images.shape == (172, 24, 24, 3)
@@ -137,6 +138,7 @@ def test_43_tracks_show_all_signs_and_crops_have_the_stated_form() -> None:
     assert len(set(data.track_names())) == 86
 
 
+@pytest.mark.slow(1)
 def test_the_sign_grows_as_the_car_comes_nearer() -> None:
     data = render_set(24, seed=6, size=16, frames_per_track=6)
     width = data.width_px.reshape(24, 6)
@@ -172,6 +174,7 @@ def test_bad_settings_are_refused_at_once(options: dict[str, object], word: str)
         render_tracks(**settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow(3)
 def test_the_shipped_network_reads_the_renders() -> None:
     """Trained on real signs only, it must know ours by exit 3 (chance: 1 in 43)."""
     from cnn.bundle import load_bundle

@@ -85,6 +85,7 @@ listed_or_not = pytest.mark.parametrize("listed", [True, False], ids=["every-way
 """Whether all ways through a frame are listed, or bounded at once, as those of many exits."""
 
 
+@pytest.mark.slow(3)
 @listed_or_not
 @each_network(NETWORKS)
 def test_no_sequence_of_actions_beats_the_bound(
@@ -108,6 +109,7 @@ def test_no_sequence_of_actions_beats_the_bound(
         assert found.mean_accuracy >= 0.5
 
 
+@pytest.mark.slow(2)
 @listed_or_not
 @each_network((*NETWORKS, NO_SPLIT))
 def test_no_staged_drive_beats_the_bound(
@@ -132,6 +134,7 @@ def test_no_staged_drive_beats_the_bound(
     assert timed_out > 100 or not topology.splits
 
 
+@pytest.mark.slow(4)
 @each_network((*NETWORKS, TWELVE_EXITS, NO_SPLIT))
 def test_a_schedule_found_costs_what_the_simulator_says(
     topology: Topology, world_of: WorldOf

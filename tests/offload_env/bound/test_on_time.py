@@ -113,6 +113,7 @@ def test_a_frame_on_time_costs_what_the_simulator_says(worlds: list[World]) -> N
     assert delayed
 
 
+@pytest.mark.slow(6)
 @pytest.mark.parametrize("which", [0, 1])
 def test_no_staged_sequence_beats_the_relaxation(which: int, worlds: list[World]) -> None:
     """All ways through two frames, evaluated exits included, and every tail that follows."""
@@ -131,6 +132,7 @@ def test_no_staged_sequence_beats_the_relaxation(which: int, worlds: list[World]
             assert relaxed.solve(multiplier).value <= least + 1e-9
 
 
+@pytest.mark.slow(5)
 @pytest.mark.parametrize("which", [0, 1])
 def test_an_early_time_out_does_not_beat_the_relaxation(which: int, worlds: list[World]) -> None:
     """Some ways through three frames, with whatever a device may do after a time-out."""
@@ -196,6 +198,7 @@ def _tailed(
     )
 
 
+@pytest.mark.slow(1)
 def test_a_time_out_that_delays_the_next_frame_costs_what_is_counted_at_least(
     make_world: Callable[..., World],
 ) -> None:
@@ -214,6 +217,7 @@ def test_a_time_out_that_delays_the_next_frame_costs_what_is_counted_at_least(
     assert hit > 100
 
 
+@pytest.mark.slow(2)
 def test_a_frame_behind_abandoned_payloads_costs_what_is_counted_at_least(
     make_world: Callable[..., World],
 ) -> None:

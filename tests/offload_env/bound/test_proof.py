@@ -42,6 +42,7 @@ def _worlds(make_world: Callable[..., World]) -> list[World]:
     ]
 
 
+@pytest.mark.slow(10)
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_no_sequence_of_actions_beats_the_bound(
     which: int, make_world: Callable[..., World]
@@ -104,6 +105,7 @@ def test_beam_search_comes_close_to_brute_force(
         assert optimal - 1e-9 <= reached <= 1.01 * optimal
 
 
+@pytest.mark.slow(1)
 def test_the_bound_is_below_random_and_static_policies_on_whole_drives(world: World) -> None:
     keys = episode_keys(1, 8)
     n = world.scenario.timing.n_frames
@@ -115,6 +117,7 @@ def test_the_bound_is_below_random_and_static_policies_on_whole_drives(world: Wo
     assert replay(world, keys, rng.integers(0, SHIPPED.n_actions, (8, n))).mean_cost >= bound.cost
 
 
+@pytest.mark.slow(1)
 def test_a_higher_floor_costs_more(world: World) -> None:
     keys = episode_keys(2, 4)
     costs = [lower_bound(world, keys, floor=f, critical_floor=0.0).cost for f in (0.5, 0.8, 0.95)]
@@ -139,6 +142,7 @@ def _cheapest(every: Schedule) -> np.ndarray:
     return np.array([cost[errors <= k].min(initial=np.inf) for k in range(N + 1)])
 
 
+@pytest.mark.slow(7)
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_no_sequence_that_keeps_both_floors_beats_the_bound(
     which: int, make_world: Callable[..., World]
@@ -172,6 +176,7 @@ def test_no_sequence_that_keeps_both_floors_beats_the_bound(
     assert raised  # the second floor says something
 
 
+@pytest.mark.slow(3)
 def test_no_sequence_beats_the_bound_with_an_energy_budget(
     make_world: Callable[..., World],
 ) -> None:

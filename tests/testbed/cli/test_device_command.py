@@ -107,6 +107,7 @@ def test_what_does_not_go_together_is_refused(text: str) -> None:
         parse_device_file(text)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("place", ['file = "r.parquet"', 'folder = "rec"\nobservations = true'])
 def test_a_file_too_may_explore_and_says_how_likely_each_action_was(
     tmp_path: Path, place: str

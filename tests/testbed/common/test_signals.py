@@ -43,6 +43,7 @@ def test_a_signal_that_another_thread_received_is_seen() -> None:
             signal.signal(number, handler)
 
 
+@pytest.mark.slow(1)
 def test_many_signals_at_any_moment_end_the_process() -> None:
     code = (
         "import threading\n"

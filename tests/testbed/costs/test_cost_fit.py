@@ -167,6 +167,7 @@ def test_a_held_out_condition_that_breaks_the_model_shows() -> None:
     assert hold_out(worse, 1.0, PAYLOAD, POWERS).delay_mape > 0.1
 
 
+@pytest.mark.slow(1)
 def test_bootstrap_intervals_hold_the_truth_of_identifiable_terms() -> None:
     intervals = bootstrap(synthetic(9, 0.03, 3), 1.0, PAYLOAD, n=40, seed=0)
     low, high = intervals["net_ms"]

@@ -291,6 +291,7 @@ def test_too_little_without_a_base_is_refused_and_named(tmp_path: Path) -> None:
     assert "--base" in str(caught.value)
 
 
+@pytest.mark.slow(1)
 def test_noise_and_time_show_in_the_errors(
     tmp_path: Path, save_base: Callable[[CostModel], str]
 ) -> None:
@@ -372,6 +373,7 @@ def test_powers_of_a_hardware_meter_are_fitted_over_whole_windows(tmp_path: Path
     assert result["held_out_times"]["energy_mape"] < 0.02
 
 
+@pytest.mark.slow(1)
 def test_without_energies_the_base_s_powers_are_taken_or_it_is_refused(
     tmp_path: Path, save_base: Callable[[CostModel], str]
 ) -> None:
@@ -406,6 +408,7 @@ def test_records_that_do_not_belong_together_are_refused(
         model_of_records(nothing, read_all(nothing), None, "own")
 
 
+@pytest.mark.slow(6)
 def test_a_folder_with_damaged_files_is_fitted_without_them_and_says_so(
     tmp_path: Path, save_base: Callable[[CostModel], str]
 ) -> None:
@@ -436,6 +439,7 @@ def test_a_folder_with_damaged_files_is_fitted_without_them_and_says_so(
     assert (found["frames"], found["actions"]) == (expected["frames"], expected["actions"])
 
 
+@pytest.mark.slow(10)
 def test_a_real_device_s_folder_becomes_a_cost_model(
     tmp_path: Path, write_staged_policy: Callable[..., str]
 ) -> None:

@@ -157,6 +157,7 @@ def failing_at(call: int, error: BaseException) -> Iterator[list[int]]:
         sys.setprofile(None)
 
 
+@pytest.mark.slow(2)
 def test_an_error_at_any_step_of_a_swap_leaves_the_old_policy_in_place(unit: Unit) -> None:
     error = MemoryError()
     write(unit.path, task={**TASK, "timeout_ms": 33.0})
@@ -185,6 +186,7 @@ def test_an_error_at_any_step_of_a_swap_leaves_the_old_policy_in_place(unit: Uni
     assert unit.service.task.timeout_ms == 33.0
 
 
+@pytest.mark.slow(3)
 @pytest.mark.parametrize(
     "changed",
     [
@@ -266,6 +268,7 @@ def other_unit(tmp_path_factory: pytest.TempPathFactory) -> Unit:
     return Unit(tmp_path_factory.mktemp("unit"))
 
 
+@pytest.mark.slow(4)
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(sorted(places(ALL), key=str)), odd), max_size=3))
 def test_whatever_stands_in_a_manifest_the_device_decides(

@@ -127,6 +127,7 @@ class Swapping(DeviceService):
             self._watcher.check()
 
 
+@pytest.mark.slow(1)
 def test_a_new_policy_brings_its_task_to_what_the_file_leaves_out(
     tmp_path: Path, write_policy: WritePolicy, caplog: pytest.LogCaptureFixture
 ) -> None:

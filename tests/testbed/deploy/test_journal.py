@@ -57,6 +57,7 @@ def test_what_was_appended_comes_back(tmp_path: Path, whole: bytes) -> None:
     assert not reading.damaged
 
 
+@pytest.mark.slow(2)
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -140,6 +141,7 @@ def old_journal_of(path: Path, batches: list[pa.RecordBatch]) -> bytes:
     return raw
 
 
+@pytest.mark.slow(1)
 def test_an_old_journal_is_finished_without_its_torn_tail(tmp_path: Path) -> None:
     raw = old_journal_of(tmp_path / NAME, [batch(n) for n in range(3)])
     (tmp_path / NAME).write_bytes(raw[:-50])
@@ -148,6 +150,7 @@ def test_an_old_journal_is_finished_without_its_torn_tail(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [made]
 
 
+@pytest.mark.slow(1)
 def test_impossible_rows_of_an_old_journal_are_left_out(tmp_path: Path) -> None:
     old_journal_of(tmp_path / NAME, [batch(0), batch(1, status=""), batch(2)])
     (made,) = recover(tmp_path)
@@ -172,6 +175,7 @@ def test_an_old_journal_that_ends_its_reader_is_set_aside(
     assert [path.suffix for path in tmp_path.iterdir()] == [".damaged"]
 
 
+@pytest.mark.slow(2)
 def test_random_damage_of_an_old_journal_ends_no_start(tmp_path: Path) -> None:
     raw = old_journal_of(tmp_path / NAME, [batch(n) for n in range(4)])
     rng = np.random.default_rng(3)

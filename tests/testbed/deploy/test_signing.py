@@ -214,6 +214,7 @@ def run(*words: object, prelude: str = "", cwd: Path) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.slow(8)
 def test_from_the_command_line(tmp_path: Path, policy: Path) -> None:
     made = run("keygen", "--out", "k", "--json", cwd=tmp_path)
     name = json.loads(made.stdout.splitlines()[-1])["key"]
@@ -232,6 +233,7 @@ def test_from_the_command_line(tmp_path: Path, policy: Path) -> None:
     assert accepted.returncode == 0, accepted.stderr
 
 
+@pytest.mark.slow(9)
 @pytest.mark.parametrize(
     "words",
     [

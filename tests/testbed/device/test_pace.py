@@ -106,6 +106,7 @@ def overrun_ms(rows: Sequence[Measurement], expected_ms: Sequence[float]) -> np.
     return np.array(busy) - np.array(expected_ms)
 
 
+@pytest.mark.slow(1)
 def test_a_paced_device_takes_what_its_profile_states(
     runtime: SplitRuntime, bundle: Bundle, cost: CostModel
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_paced_device_takes_what_its_profile_states(
         assert row.head_ms <= row.delay_ms - row.queue_ms + 1e-6
 
 
+@pytest.mark.slow(1)
 def test_a_staged_paced_device_takes_what_its_looks_take(
     runtime: SplitRuntime, bundle: Bundle, cost: CostModel
 ) -> None:

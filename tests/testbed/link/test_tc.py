@@ -51,6 +51,7 @@ def received(link: TcLink, seconds: float) -> list[tuple[float, int]]:
     return log
 
 
+@pytest.mark.slow(3)
 @pytest.mark.root
 @pytest.mark.usefixtures("permitted")
 def test_capacity_bounds_what_arrives_and_all_is_undone() -> None:
@@ -70,6 +71,7 @@ def test_capacity_bounds_what_arrives_and_all_is_undone() -> None:
     assert outer not in command(["ip", "link"])
 
 
+@pytest.mark.slow(5)
 @pytest.mark.root
 @pytest.mark.usefixtures("permitted")
 def test_outage_holds_and_link_recovers() -> None:

@@ -276,6 +276,7 @@ def test_other_columns_are_not_taken_for_power(name: str) -> None:
     assert find_columns(["time_s", name]) is None
 
 
+@pytest.mark.slow(1)
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

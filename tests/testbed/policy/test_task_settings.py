@@ -71,6 +71,7 @@ def test_json_there_and_back(task: Task) -> None:
     assert Task.of_json(json.loads(json.dumps(task.to_json()))) == task
 
 
+@pytest.mark.slow(1)
 @given(tasks(), tasks(), st.sets(st.sampled_from(sorted(NAMES.keys() - {"power"}))))
 def test_what_is_given_comes_first_then_the_policys_then_the_defaults(
     task: Task, other: Task, names: set[str]

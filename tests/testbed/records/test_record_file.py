@@ -130,6 +130,7 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> Non
         RecordWriter(tmp_path / "file" / "run.parquet", {})
 
 
+@pytest.mark.slow(2)
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -236,6 +237,7 @@ def test_a_folder_without_bad_files_is_read_in_silence(tmp_path: Path) -> None:
     assert said == []
 
 
+@pytest.mark.slow(1)
 def test_a_disk_that_fills_up_is_one_clear_error_and_leaves_nothing(tmp_path: Path) -> None:
     """In a process of its own, whose files may have 64 kB."""
     program = (

@@ -59,6 +59,7 @@ def test_rows_of_every_action_come_back_with_their_network(
     assert run.table["action"].to_pylist() == list(range(topology.n_actions))
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("topology", [*NETWORKS, SHIPPED], ids=network_id)
 @pytest.mark.parametrize("name", ["action", "exit_used", "looks", *EXTRA])
 def test_every_number_that_the_network_lacks_is_refused_and_no_other(

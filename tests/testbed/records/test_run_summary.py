@@ -65,6 +65,7 @@ def test_queued_frames_are_one_reason() -> None:
     assert summarise([*rows, FALLBACK])["reasons"] == {"queued": 2, "timeout": 1}
 
 
+@pytest.mark.slow(1)
 def test_the_percentile_of_a_long_run_is_that_of_a_fair_sample() -> None:
     summary = RunSummary(100, SHIPPED)
     delays = np.random.default_rng(0).permutation(4 * SAMPLE)

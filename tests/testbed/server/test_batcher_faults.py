@@ -135,6 +135,7 @@ def episode(fault: Fault) -> None:
         assert statuses["cancelled"] == statuses["expired"] == 1
 
 
+@pytest.mark.slow(4)
 @pytest.mark.parametrize(
     ("error", "threads"),
     [(MemoryError, "batcher"), (SystemExit, "batcher"), (MemoryError, "callers")],

@@ -261,6 +261,7 @@ def _burst(server: MecServer, data: NDArray[np.uint8], clients: int, each: int) 
     return out
 
 
+@pytest.mark.slow(1)
 def test_beyond_the_queue_requests_are_refused_and_the_others_right(
     runtime: SplitRuntime,
 ) -> None:

@@ -25,6 +25,7 @@ def _policies(pid: int | None) -> set[int]:
     return {os.sched_getscheduler(int(task.name)) for task in tasks}
 
 
+@pytest.mark.slow(4)
 @pytest.mark.parametrize(
     ("option", "policy"), [("--batch-scheduling", "batch"), ("--no-batch-scheduling", "normal")]
 )

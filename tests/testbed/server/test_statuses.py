@@ -199,6 +199,7 @@ def test_a_queue_with_room_takes_every_call_of_one_connection(server: MecServer)
     assert _burst(server, 120) == {"ok": 120}
 
 
+@pytest.mark.slow(4)
 def test_beyond_the_queue_calls_are_refused_as_by_a_full_server(server: MecServer) -> None:
     seen = _burst(server, 1000)
     assert set(seen) <= {"ok", "StatusCode.RESOURCE_EXHAUSTED"}

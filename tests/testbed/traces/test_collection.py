@@ -173,6 +173,7 @@ def test_mahimahi_counts_opportunities(tmp_path: Path) -> None:
             mahimahi_trace(path.read_text(), path, 60.0)
 
 
+@pytest.mark.slow(1)
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_trace_or_a_data_error(
@@ -212,6 +213,7 @@ def test_read_trace_by_file_type(tmp_path: Path, collection: Path) -> None:
 # The measured collection, where it is.
 
 
+@pytest.mark.slow(12)
 def test_measured_traces_are_sane_and_parts_disjoint(data_dir: Path) -> None:
     for kind in SELECTIONS:
         train = load_traces(data_dir, kind, "train")

@@ -117,6 +117,7 @@ def test_stalls_are_found_with_rate_and_length() -> None:
     assert model.stall_clumping == 100.0  # evenly spread
 
 
+@pytest.mark.slow(4)
 def test_refitting_generated_traces_finds_the_same_statistics() -> None:
     truth = load_models()["urban-5g"]
     made = [generate(truth, seed, 240.0, truth.step_s) for seed in range(60)]
@@ -148,6 +149,7 @@ def test_data_without_capacity_is_refused() -> None:
 # Held-out drives.
 
 
+@pytest.mark.slow(8)
 def test_generated_resemble_held_out_drives(data_dir: Path) -> None:
     """The generator is about as near to unseen drives as the drives are to each other."""
     for kind in KINDS:

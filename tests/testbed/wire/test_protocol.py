@@ -361,6 +361,7 @@ def test_an_edited_request_is_sound_or_refused(edits: list[tuple[int, bytes, int
     assert 1 <= call.payload.shape[0] <= SPEC.max_batch
 
 
+@pytest.mark.slow(1)
 @settings(max_examples=250, deadline=None)
 @given(_edits)
 def test_an_edited_response_is_sound_or_refused(edits: list[tuple[int, bytes, int]]) -> None:
@@ -384,6 +385,7 @@ _scalar = st.one_of(
 )
 
 
+@pytest.mark.slow(1)
 @settings(max_examples=200, deadline=None)
 @given(
     parameters=st.dictionaries(
@@ -430,6 +432,7 @@ def test_metadata_must_name_the_same_bundle() -> None:
         check_metadata(pb.ModelMetadataResponse(name="resnet", versions=["1"]), BUNDLE.hash)
 
 
+@pytest.mark.slow(1)
 def test_the_message_bound_admits_a_full_batch_and_not_much_more() -> None:
     largest = max(good_request(5, split, batch=SPEC.max_batch).ByteSize() for split in range(5))
     assert largest < SPEC.max_message_bytes < 2**20 + 8192

@@ -52,6 +52,7 @@ def _served(target: str, tls: TlsFiles | None, wait_s: float = 60) -> None:
         assert reply.prediction == RUNTIME.tail(data, 5, 4)[0][0]
 
 
+@pytest.mark.slow(1)
 def test_tls(pki: Path) -> None:
     tls = ServerTls(pki / "server.pem", pki / "server.key")
     with MecServer(BUNDLE, ServerConfig(tls=tls)) as server:
@@ -63,6 +64,7 @@ def test_tls(pki: Path) -> None:
         _served(server.address, TlsFiles(ca=pki / "ca.pem"))
 
 
+@pytest.mark.slow(2)
 def test_mutual_tls(pki: Path) -> None:
     tls = ServerTls(pki / "server.pem", pki / "server.key", client_ca=pki / "ca.pem")
     ca = pki / "ca.pem"

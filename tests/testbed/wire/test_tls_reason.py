@@ -49,6 +49,7 @@ def complaint(server: MecServer, tls: TlsFiles | None) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow(4)
 @pytest.mark.parametrize(
     ("certificate", "ca", "name", "said"),
     [
@@ -70,6 +71,7 @@ def test_a_servers_certificate(
     assert len(text.splitlines()) == 1
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize(
     ("certificate", "said"),
     [
@@ -89,6 +91,7 @@ def test_a_devices_certificate(files: Any, certificate: str | None, said: str) -
     assert re.match(said, text)
 
 
+@pytest.mark.slow(1)
 def test_one_end_with_tls_and_one_without(files: Any) -> None:
     with MecServer(BUNDLE, ServerConfig(tls=ServerTls(*files["good"]))) as server:
         assert complaint(server, None).startswith("TLS: the server speaks TLS alone")

@@ -149,6 +149,7 @@ def test_a_server_shows_its_new_certificate_at_the_next_handshake(pki: Any) -> N
     assert ends_s == loaded.not_valid_after_utc.timestamp()
 
 
+@pytest.mark.slow(1)
 def test_a_new_client_authority_is_the_one_that_counts(pki: Any, other: Any) -> None:
     authorities = pki.folder / "clients.pem"
     put(authorities, pki.ca)
@@ -170,6 +171,7 @@ def test_a_new_client_authority_is_the_one_that_counts(pki: Any, other: Any) -> 
             connects(ours, 0.5)
 
 
+@pytest.mark.slow(1)
 def test_old_connections_end_in_time_and_no_frame_is_lost(pki: Any) -> None:
     cert, key = pki.make("server")
     tls = ServerTls(cert, key, connection_age_s=1)
