@@ -42,7 +42,8 @@ def drawn(seconds: float, seed: int, happenings: dict[str, Callable[[], object]]
         happenings: by name; one that this machine cannot do is left out.
     """
     rng = random.Random(seed)
-    times = {"policy swapped": [seconds / 3], "model swapped": [2 * seconds / 3]}
+    # In the first half: another model is one step of memory, which is judged over the last half.
+    times = {"policy swapped": [seconds / 6], "model swapped": [seconds / 3]}
     n_restarts = max(1, int(seconds / RESTART_S) - 1)
     times["server restarted"] = [
         (i + 1) * seconds / (n_restarts + 1) + 5 for i in range(n_restarts)
