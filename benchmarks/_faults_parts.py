@@ -20,7 +20,7 @@ from testbed.deploy.record_folder import record_files
 from testbed.records.record_file import read_all, read_records
 
 ROOT = Path(__file__).parents[1]
-WAIT_S = 30.0
+WAIT_S = 180.0
 PIPE_BYTES = 4096
 """The smallest pipe there is: a reader that stalls is felt after some ten lines."""
 Row = dict[str, Any]
