@@ -28,6 +28,7 @@ from cnn.topology import SHIPPED, Topology
 from offload_env.episode import episode_keys
 from offload_env.preferences import Preferences
 from offload_env.world import World
+from testbed.meters.power import names_file, power_profile
 from testbed.policy.decision_points import decision_points
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.observation_fields import schema_of
@@ -174,7 +175,7 @@ def task_of(world: World, preferences: Preferences | None = None) -> Task:
         timeout_ms=timing.timeout_ms,
         deadline_ms=timing.deadline_ms,
         max_queue_ms=timing.max_queue_ms,
-        power=world.scenario.device.power,
+        power="" if names_file(world.scenario.device.power) else world.scenario.device.power,
         energy_budget_mj=settings.energy_budget_mj,
         accuracy_floors=None if preferences is None else preferences.floor,
         delay_shares=None if preferences is None else preferences.delay_share,
@@ -251,7 +252,9 @@ def reference_profile_of(
         driven.action,
         n_actions=topology.n_actions,
         window=min(window, len(seen)),
-        energy_source=f"model:{power}" if power else f"cost model {world.cost.name}",
+        energy_source=f"model:{power_profile(power).name}"
+        if power
+        else f"cost model {world.cost.name}",
     )
 
 

@@ -39,7 +39,6 @@ from testbed.records.record_file import Records, read_records
 from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import Trace
 
-DEFAULT_POWER: Final = "jetson-nano+5g-nsa-lowband"
 _STOP_S: Final = 10.0
 _REPLAYS: Final = 8
 """Replays with other draws of the server's jitter, averaged."""
@@ -187,7 +186,7 @@ def _settings(world: World, source: FrameSource, n: int, profile: Path, out: Pat
         "--timeout-ms": timing.timeout_ms,
         "--deadline-ms": timing.deadline_ms,
         "--max-queue-ms": timing.max_queue_ms,
-        "--power": world.scenario.device.power or DEFAULT_POWER,
+        "--power": world.scenario.device.power or profile,
         "--accuracy-floor": settings.accuracy_floor,
         "--delay-share": settings.delay_share,
         "--full-local-ms": settings.full_local_ms,

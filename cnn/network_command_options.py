@@ -37,6 +37,14 @@ PrecisionOption = Annotated[
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=1, max=256, help="Threads of the runtime.")
 ]
+ProvidersOption = Annotated[
+    str,
+    typer.Option(
+        "--providers",
+        help="ONNX Runtime's execution providers, NAME[,NAME]; `sliproad testbed doctor` lists "
+        "those that are here.",
+    ),
+]
 PRECISIONS: Final = ("int8", "float32")
 MAX_DRIVES: Final = 100
 """More drives of a frame table; each is as large as the part itself."""

@@ -21,6 +21,7 @@ from cnn.network_command_options import (
     BundleOption,
     DataOption,
     PrecisionOption,
+    ProvidersOption,
     ThreadsOption,
     check_run,
     checked_precision,
@@ -152,6 +153,7 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many images.")] = None,
     threads: ThreadsOption = 2,
+    providers: ProvidersOption = "CPUExecutionProvider",
     as_json: JsonFlag = False,
 ) -> None:
     """Accuracy and calibration (ECE) of every exit and action; payload in bytes."""
@@ -165,10 +167,10 @@ def evaluate(
 
     _known_part(part, ("test", *PARTS))
     loaded = load_bundle(bundle)
+    runtime = SplitRuntime(loaded, threads, providers.split(","))
     images = _part(data_folder(data), part, loaded.config.input_size, limit)
     with Progress(console=stderr_console()) as bar:
         task = bar.add_task(f"images of {part}", total=len(images))
-        runtime = SplitRuntime(loaded, threads)
         result = run(runtime, images, plots, lambda done: bar.advance(task, done))
     if as_json:
         emit_json(result)
@@ -205,6 +207,7 @@ def table(
     ] = 1.1,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
+    providers: ProvidersOption = "CPUExecutionProvider",
     as_json: JsonFlag = False,
 ) -> None:
     """Run every frame of a part through all actions of the exported network."""
@@ -217,12 +220,13 @@ def table(
 
     _known_part(part, PARTS)
     loaded = load_bundle(bundle)
+    runtime = SplitRuntime(loaded, threads, providers.split(","))
     images = _part(data_folder(data), part, loaded.config.input_size, limit)
     with tqdm(total=len(images) * (1 + drives), desc=part, unit="frame") as bar:
         made = make_varied_table(
-            SplitRuntime(loaded, threads),
+            runtime,
             images,
-            f"GTSRB {part}",
+            _source_of(part, runtime.providers),
             drives=drives,
             strength=strength,
             seed=seed,
@@ -308,6 +312,11 @@ def info(bundle: BundleOption = None, as_json: JsonFlag = False) -> None:
         payload = str(topology.payload_bytes[a.index])
         listing.add_row(str(a.index), a.name, str(a.exit), str(a.split), payload)
     console.print(listing)
+
+
+def _source_of(part: str, providers: tuple[str, ...]) -> str:
+    """What a frame table says of itself; the CPU's answers need no word."""
+    return f"GTSRB {part}" + (f", {', '.join(providers)}" if len(providers) > 1 else "")
 
 
 def _say(result: dict[str, Any], as_json: bool) -> None:

@@ -7,6 +7,7 @@ after block S can always finish by itself. Needs numpy and onnxruntime only.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from cnn.bundle import Bundle
 from cnn.common.errors import BundleError, ConfigError, DataError
 from cnn.common.outside import said
+from cnn.ort import CPU_PROVIDER, checked_providers
 from cnn.ort import onnxruntime as ort
 from cnn.topology import Action
 
@@ -30,16 +32,30 @@ class SplitRuntime:
     Args:
         bundle: a verified bundle.
         threads: ONNX Runtime's threads for one segment, at least 1.
+        providers: ONNX Runtime's execution providers by name, in the order in which each operator
+            is offered to them.
+
+    Attributes:
+        providers: of every session, the CPU's included. ONNX Runtime goes on silently without one
+            that does not start; here that is an error. An operator that a provider lacks runs on
+            the next one.
 
     Segments are loaded when first used; `warm` loads and runs them beforehand.
+
+    Raises:
+        ConfigError: if there are no threads, or this machine's ONNX Runtime lacks a provider; from
+            any method that runs a segment, if a provider does not start.
     """
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+    def __init__(
+        self, bundle: Bundle, threads: int = 1, providers: Sequence[str] = (CPU_PROVIDER,)
+    ) -> None:
         if threads < 1:
             raise ConfigError(f"{threads} threads", expected="at least 1", hint="try 1")
         self.bundle = bundle
         self.topology = bundle.topology
         self.threads = threads
+        self.providers = checked_providers(providers)
         self._sessions: dict[str, ort.InferenceSession] = {}
 
     def start(self, frame: NDArray[np.uint8]) -> Features:
@@ -164,9 +180,23 @@ class SplitRuntime:
                 session = ort.InferenceSession(
                     content,
                     options,
-                    providers=["CPUExecutionProvider"],
+                    providers=list(self.providers),
                 )
             except Exception as error:
                 raise self._unusable(name, said(error)) from error
+            self._check_started(session)
             self._sessions[name] = session
         return session
+
+    def _check_started(self, session: ort.InferenceSession) -> None:
+        """Raise `ConfigError` unless the session has every provider, and keep it so."""
+        session.disable_fallback()  # a failing `run` would go on with the CPU's alone
+        started = session.get_providers()
+        lacking = [name for name in self.providers if name not in started]
+        if lacking:
+            raise ConfigError(
+                f"execution provider {lacking[0]}, which does not start on this machine",
+                expected=f"providers that do; {', '.join(started)} did",
+                hint="install what it needs (its driver and libraries; ONNX Runtime's own messages "
+                "say what is missing), or leave it out",
+            )

@@ -15,6 +15,8 @@ from typing import Any, Final, Literal
 from cnn.common.errors import MAX_SEED, ConfigError, in_range, require, shown
 from offload_env.server_load import ServerLoad
 from testbed.common.toml_config import build, parse, toml_text
+from testbed.meters.cost_model import SHIPPED_PROFILE
+from testbed.meters.power import in_folder
 from testbed.policy.observation_fields import MAX_MS
 from testbed.traces.split_rule import RULES, SplitRule
 
@@ -48,13 +50,14 @@ class Device:
     """The moving device.
 
     Attributes:
-        cost_model: ``fitted`` (the shipped model) or the path of one that
+        cost_model: ``fitted`` (the shipped model) or the path of a device profile that
             `sliproad testbed fit` wrote.
         slowdown: factor on the model's device times; not together with `full_local_ms`.
         full_local_ms: instead of a factor, the time that full local processing takes on this
             device; 0 uses `slowdown`. It means the same device whatever machine the cost
             model was measured on.
-        power: power profile ``device+modem`` of `testbed.meters.power`; empty keeps the model's.
+        power: power profile ``device+modem`` (shipped names, or paths of power files); empty keeps
+            the model's.
     """
 
     cost_model: str = "fitted"
@@ -324,8 +327,10 @@ def scenario_toml(scenario: Scenario) -> str:
 def anchored(scenario: Scenario) -> Scenario:
     """The same scenario with the paths in it made absolute (they count from here)."""
     frames, device, link = scenario.frames, scenario.device, scenario.link
-    if device.cost_model != "fitted":
+    if device.cost_model not in ("fitted", SHIPPED_PROFILE):
         device = replace(device, cost_model=_absolute(device.cost_model))
+    if device.power:
+        device = replace(device, power=in_folder(device.power, Path.cwd()))
     if link.folder:
         link = replace(link, folder=_absolute(link.folder))
     if link.files:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import numpy as np
 from cnn.common.errors import ConfigError, DataError
 from cnn.frame_table import FrameTable, embedded_table
 from offload_env.scenario import Link, Scenario, Split
-from testbed.meters.cost_model import CostModel
+from testbed.meters.cost_model import SHIPPED_PROFILE, CostModel, load_profile
 from testbed.meters.power import power_profile
 from testbed.traces.trace import Trace
 
@@ -31,11 +30,9 @@ def load_table(scenario: Scenario, split: Split) -> FrameTable:
 def load_cost(scenario: Scenario, cost: CostModel | None = None) -> CostModel:
     """The scenario's cost model with its slowdown and power profile applied."""
     device = scenario.device
-    if cost is None and device.cost_model == "fitted":
-        with resources.as_file(resources.files("testbed") / "assets" / "cost_model.json") as path:
-            cost = CostModel.load(path)
-    elif cost is None:
-        cost = CostModel.load(Path(device.cost_model))
+    if cost is None:
+        shipped = device.cost_model == "fitted"
+        cost = load_profile(SHIPPED_PROFILE if shipped else device.cost_model)
     slowdown = cost.slowdown * device.slowdown
     if device.full_local_ms:
         slowdown = device.full_local_ms / cost.device_ms[cost.topology.main]
@@ -47,7 +44,7 @@ def load_cost(scenario: Scenario, cost: CostModel | None = None) -> CostModel:
         cost,
         idle_mw=profile.device.idle_mw,
         busy_mw=profile.device.busy_mw,
-        power_source=f"published: {profile.device.source}",
+        power_source=profile.device.origin,
         radio=profile.radio,
     )
 

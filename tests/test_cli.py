@@ -209,6 +209,15 @@ BAD_INPUT: dict[str, tuple[Arguments, str]] = {
         lambda d: [*ALONE, "--frame-encoding", "gif"],
         "jpeg:1..95",
     ),
+    "unknown provider, device": (lambda d: [*ALONE, "--providers", "Rocket"], "no 'Rocket' here"),
+    "unknown provider, serve": (
+        lambda d: ["testbed", "serve", "--port", "0", "--providers", "Rocket"],
+        "CPUExecutionProvider",
+    ),
+    "unknown provider, evaluate": (
+        lambda d: ["cnn", "evaluate", "--data", d, "--providers", "Rocket"],
+        "no 'Rocket' here",
+    ),
     "probe budget too large": (
         lambda d: [*ALONE, "--probe-budget", "9999"],
         "--probe-budget",

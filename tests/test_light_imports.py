@@ -75,6 +75,7 @@ def test_the_blocked_names_are_those_of_the_train_extra() -> None:
         "testbed",
         "testbed.wire.client",
         "testbed.meters.cost_model",
+        "testbed.costs.campaign",
         "testbed.device.device_loop",
         "testbed.policy.observer",
         "testbed.policy.policies",

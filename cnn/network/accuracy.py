@@ -140,7 +140,8 @@ def evaluate(
 
     Returns:
         ``exits``: accuracy, ECE after and before calibration of every unsplit exit;
-        ``actions``: the same for every (exit, split); ``payload_bytes`` by split.
+        ``actions``: the same for every (exit, split); ``payload_bytes`` by split; ``providers``
+        of the runtime.
     """
     if len(data) == 0:
         raise DataError("no images", expected="at least one", hint="check the data folder")
@@ -163,6 +164,7 @@ def evaluate(
     return {
         "frames": len(data),
         "bundle": bundle.hash,
+        "providers": list(runtime.providers),
         "exits": {str(a.exit): entry(a) for a in topology.actions if a.is_local},
         "actions": {a.name: entry(a) for a in topology.actions},
         "payload_bytes": {str(s): math.prod(topology.payload_shape(s)) for s in topology.splits},

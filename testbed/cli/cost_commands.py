@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console, warn
+from cnn.common.console import (
+    JsonFlag,
+    SeedOption,
+    emit_json,
+    given_options,
+    stderr_console,
+    warn,
+)
 from cnn.common.errors import ConfigError, DataError
 from cnn.common.outputs import check_file, check_folder
 from cnn.common.outside import refusing
@@ -19,6 +26,7 @@ if TYPE_CHECKING:
 
 
 def campaign(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Parquet file of all measurements.")] = Path(
         "runs/campaign.parquet"
     ),
@@ -55,7 +63,10 @@ def campaign(
         str, typer.Option(help="Energy meter, as `sliproad testbed doctor` lists them.")
     ] = "model",
     power: Annotated[
-        str, typer.Option(help="Power profile of the model meter, DEVICE+MODEM.")
+        str,
+        typer.Option(
+            help="Power profile of the model meter, DEVICE+MODEM, each a shipped name or a file."
+        ),
     ] = "jetson-nano+5g-nsa-lowband",
     frames: Annotated[
         str, typer.Option(help="Frame source: gtsrb:PART, folder:PATH or render.")
@@ -67,23 +78,59 @@ def campaign(
         Path | None, typer.Option(help="Model bundle folder; the shipped one if left out.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the device's runtime.")] = 1,
-    server_threads: Annotated[int, typer.Option(min=1, help="Threads of the server.")] = 1,
+    providers: Annotated[
+        str,
+        typer.Option(
+            help="ONNX Runtime's execution providers of the device, NAME[,NAME]; "
+            "`sliproad testbed doctor` lists those that are here."
+        ),
+    ] = "CPUExecutionProvider",
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="A running MEC server, HOST:PORT, on another machine; one is started here if left "
+            "out."
+        ),
+    ] = None,
+    server_threads: Annotated[
+        int, typer.Option(min=1, help="Threads of the server that is started here.")
+    ] = 1,
+    tls_ca: Annotated[
+        str | None,
+        typer.Option(
+            help="PEM authority of --server, or `system` for the public ones. Any --tls option "
+            "means TLS; without this one, `system` is meant."
+        ),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate of this device.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM private key of this device.")] = None,
+    tls_name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name in the server's certificate, where it differs from --server's host."
+        ),
+    ] = None,
     seed: SeedOption = 0,
     json: JsonFlag = False,
 ) -> None:
     """Measure every action under several link conditions, in random order.
 
-    Starts its own server and links. Interrupted, it keeps the finished blocks and resumes
-    with the others when it is started again with the same settings.
+    Device times are measured here, server times by the server: its own, which it starts, or
+    --server's, which it waits for if the connection is lost. Interrupted, it keeps the finished
+    blocks and resumes with the others when it is started again with the same settings.
     """
     check_file(out, CAMPAIGN)
     check_folder(out.with_name(f"{out.name}.blocks"))
+    _check_server_options(context, server)
     from rich.progress import Progress
 
     from cnn.bundle import load_bundle
+    from cnn.ort import checked_providers
     from testbed.costs.campaign import run_campaign
     from testbed.costs.campaign_config import DEFAULT_CONDITIONS, CampaignConfig, Condition
     from testbed.device.frame_sources import open_frames
+    from testbed.meters.power import power_profile
+    from testbed.wire.tls import client_tls
 
     config = CampaignConfig(
         conditions=tuple(map(Condition.parse, condition)) if condition else DEFAULT_CONDITIONS,
@@ -97,8 +144,12 @@ def campaign(
         meter=meter,
         device_threads=threads,
         server_threads=server_threads,
+        providers=checked_providers(providers.split(",")),
+        server=server,
         seed=seed,
     )
+    power_profile(power)  # a bad one is refused before anything is measured
+    tls = client_tls(tls_ca, tls_cert, tls_key, tls_name)
     model = load_bundle(bundle)
     stream = open_frames(frames, model.config.input_size, seed=seed, data=data)
     with Progress(console=stderr_console()) as bar:
@@ -109,10 +160,28 @@ def campaign(
             stream,
             out,
             progress=lambda n: bar.advance(task, n),
+            tls=tls,
+            say=lambda line: bar.console.print(line, highlight=False, markup=False, soft_wrap=True),
         )
     typer.echo(f"{rows} frames in {out}")
     if json:
         emit_json({"records": str(out), "frames": rows, "bundle_hash": model.hash})
+
+
+def _check_server_options(context: typer.Context, server: str | None) -> None:
+    """Raise `ConfigError` if options of one kind of server are given with the other."""
+    given = given_options(context)
+    if server is None:
+        wrong = sorted(name for name in given if name.startswith("tls_"))
+    else:
+        wrong = sorted(given & {"server_threads"})
+    if wrong:
+        raise ConfigError(
+            f"--{wrong[0].replace('_', '-')} with"
+            + ("out --server" if server is None else f" --server {server}"),
+            expected="--tls options with --server, --server-threads without",
+            hint="leave it out; `sliproad testbed serve` has its own --threads",
+        )
 
 
 def fit(
@@ -194,7 +263,7 @@ def _of_campaign(
     from testbed.costs import fit_check
     from testbed.costs.cost_fit import cost_model, fit_samples
     from testbed.costs.fit_report import write_report
-    from testbed.costs.samples import payloads_of, powers_of, samples_of
+    from testbed.costs.samples import machine_of, payloads_of, powers_of, samples_of
 
     with refusing(
         DataError,
@@ -217,6 +286,7 @@ def _of_campaign(
         name=name,
         source=source,
         bundle_hash=bundle_hash,
+        machine=machine_of(measured.source),
     )
     result: dict[str, Any] = {
         "delay_mape": held_out.delay_mape,
@@ -242,9 +312,10 @@ def _of_campaign(
 
 
 def _source(source: dict[str, Any], digest: str) -> str:
+    server = f", server {source['server']}" if source.get("server") else ""
     return (
         f"measured: campaign {digest[:16]} of {source['created']} on {source['cpu']}, "
-        f"{source['emulation']}"
+        f"{source['emulation']}{server}"
     )
 
 

@@ -100,8 +100,8 @@ FLAGS: Final = (
     Flag(
         "--pace",
         "frames.pace",
-        "Emulate a slower device: a cost model's file, or shipped. Scaled to the full local time "
-        "that the policy is told. The machine as it is if left out.",
+        "Emulate a slower device: a device profile's file, or shipped. Scaled to the full local "
+        "time that the policy is told. The machine as it is if left out.",
     ),
     Flag(
         "--timeout-ms",
@@ -147,8 +147,8 @@ FLAGS: Final = (
     Flag(
         "--power",
         "meter.power",
-        "Power profile of the model meter, DEVICE+MODEM; the policy's "
-        "(jetson-nano+5g-nsa-lowband) if left out.",
+        "Power profile of the model meter, DEVICE+MODEM, each a shipped name or a file; the "
+        "policy's (jetson-nano+5g-nsa-lowband) if left out.",
     ),
     Flag(
         "--accuracy-floor",
@@ -169,6 +169,12 @@ FLAGS: Final = (
     Flag("--tech", "drive.tech", "Radio technology, 5G or LTE; the policy's (5G) if left out."),
     Flag("--bundle", "bundles.model", "Model bundle folder; the shipped one if left out."),
     Flag("--threads", "bundles.threads", "Threads of the device's runtime."),
+    Flag(
+        "--providers",
+        "bundles.providers",
+        "ONNX Runtime's execution providers, NAME[,NAME]; `sliproad testbed doctor` lists those "
+        "that are here.",
+    ),
     Flag("--out", "records.file", "Parquet file for one row a frame; none if left out."),
     Flag(
         "--tls-ca",

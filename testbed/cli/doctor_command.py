@@ -145,7 +145,7 @@ def _runtime() -> Iterator[Finding]:
     try:
         from cnn.ort import onnxruntime
 
-        providers = ", ".join(p.removesuffix("ExecutionProvider") for p in _providers())
+        providers = ", ".join(_providers())
         yield Finding("onnxruntime", True, True, f"{onnxruntime.__version__} ({providers})")
     except ImportError as error:
         yield Finding("onnxruntime", False, True, str(error), "pip install sliproad")

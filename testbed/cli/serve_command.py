@@ -36,6 +36,13 @@ def serve(
         Path | None, typer.Option(help="Model bundle folder; the shipped one if left out.")
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads that compute one batch.")] = 1,
+    providers: Annotated[
+        str,
+        typer.Option(
+            help="ONNX Runtime's execution providers, NAME[,NAME]; `sliproad testbed doctor` "
+            "lists those that are here."
+        ),
+    ] = "CPUExecutionProvider",
     workers: Annotated[int, typer.Option(help="Batches computed at once.")] = 1,
     max_batch: Annotated[int, typer.Option(help="Most frames in one batch.")] = 8,
     max_wait_ms: Annotated[
@@ -123,6 +130,7 @@ def serve(
         tls=server_tls(tls_cert, tls_key, tls_client_ca, client_name or (), connection_age_s),
         drain_s=drain_s,
         direct_calls=direct_calls,
+        providers=tuple(providers.split(",")),
     )
     if batch_scheduling:
         prefer_throughput()

@@ -3,7 +3,8 @@
 The campaign is divided into blocks, one condition and round each. Blocks run in random order, and
 so do the actions within a block, so that a machine that warms up or slows down does not look like
 an effect of an action or a condition. Each finished block is a separate file; an interrupted
-campaign resumes with the missing blocks.
+campaign resumes with the missing blocks. The server runs here, or on another machine
+(`testbed.costs.campaign_server`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +28,7 @@ from cnn.common.outputs import Claim
 from cnn.runtime import SplitRuntime
 from cnn.topology import Topology
 from testbed.costs.campaign_config import DISTURBED, Block, CampaignConfig
-from testbed.costs.samples import topology_of
+from testbed.costs.campaign_server import Say, ServerLostError, Upstream, server_of
 from testbed.device.device_loop import Device, DeviceConfig
 from testbed.device.frame_sources import CameraFrame
 from testbed.link.link_process import LinkProcess
@@ -37,9 +39,9 @@ from testbed.policy.network_policy import NetworkPolicy
 from testbed.policy.observer import Observer
 from testbed.policy.task_settings import Settings
 from testbed.records.record_file import RecordWriter, parquet_files, provenance, read_records
-from testbed.server.server_process import ServerProcess
 from testbed.traces.trace import constant_trace
 from testbed.wire.client import MecClient
+from testbed.wire.tls import TlsFiles
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +62,8 @@ def run_campaign(
     out: Path,
     *,
     progress: Callable[[int], object] | None = None,
+    tls: TlsFiles | None = None,
+    say: Say = _log.warning,
 ) -> int:
     """Measure the missing blocks and write all blocks to `out`.
 
@@ -69,6 +73,8 @@ def run_campaign(
         frames: images to use, endless.
         out: Parquet file; blocks are kept in ``<out>.blocks`` until it is complete.
         progress: called with the number of frames just done.
+        tls: certificate files for ``config.server``; None connects without TLS.
+        say: called with a line when that server is lost, and when it is back.
 
     Returns:
         Number of rows, warm-up included.
@@ -76,10 +82,11 @@ def run_campaign(
     Raises:
         DataError: if ``<out>.blocks`` holds blocks of another campaign, or another process
             measures into it.
+        RemoteError: if the server does not answer at the start, or has another network.
     """
     folder = out.with_name(out.name + ".blocks")
     with Claim(folder, folder=True):
-        return _run(config, bundle, frames, out, folder, progress)
+        return _run(config, bundle, frames, out, folder, progress, tls, say)
 
 
 def _run(
@@ -89,6 +96,8 @@ def _run(
     out: Path,
     folder: Path,
     progress: Callable[[int], object] | None,
+    tls: TlsFiles | None,
+    say: Say,
 ) -> int:
     """`run_campaign`, with its folder of blocks held."""
     fingerprint = config.fingerprint(bundle.hash)
@@ -103,13 +112,15 @@ def _run(
     if progress is not None:
         progress(per_block * (len(blocks) - len(missing)))
     if missing:
-        runtime = SplitRuntime(bundle, config.device_threads)
+        runtime = SplitRuntime(bundle, config.device_threads, config.providers)
         runtime.warm()
-        threads = ("--threads", str(config.server_threads))
-        with ServerProcess(bundle.path, options=threads) as server:
+        with server_of(config, bundle, tls, say) as server:
             for repeat in range(1 + config.repeats):
                 for block in disturbed(blocks, folder) if repeat else missing:
-                    _measure(config, block, runtime, server, frames, folder, fingerprint)
+                    server.measure(
+                        block.name,
+                        partial(_measure, config, block, runtime, frames, folder, fingerprint),
+                    )
                     if progress is not None and not repeat:
                         progress(per_block)
     rows = _merge(config, blocks, folder, out, bundle, fingerprint)
@@ -142,12 +153,12 @@ def _measure(
     config: CampaignConfig,
     block: Block,
     runtime: SplitRuntime,
-    server: ServerProcess,
     frames: Iterator[CameraFrame],
     folder: Path,
     fingerprint: str,
+    server: Upstream,
 ) -> None:
-    """Measure one block into its own file."""
+    """Measure one block into its own file; raises `ServerLostError` at a frame that shows it."""
     condition = block.condition
     number = config.conditions.index(condition)
     rng = np.random.default_rng([config.seed, 2, number, block.round])
@@ -157,10 +168,15 @@ def _measure(
     schedule = ActionList([*warm_up.tolist(), *actions.tolist()], topology)
     trace = constant_trace(condition.uplink_mbps, condition.rtt_ms)
     path = folder / f"{block.name}.parquet"
-    source = provenance(topology, kind="campaign block", fingerprint=fingerprint)
+    rtt_ms = condition.rtt_ms + server.rtt_ms
+    source = provenance(
+        topology, kind="campaign block", fingerprint=fingerprint, path_rtt_ms=server.rtt_ms
+    )
     with contextlib.ExitStack() as stack:
-        link = stack.enter_context(LinkProcess(trace, ("127.0.0.1", server.port)))
-        client = stack.enter_context(MecClient(f"127.0.0.1:{link.port}", runtime.bundle.hash))
+        link = stack.enter_context(LinkProcess(trace, (server.host, server.port)))
+        client = stack.enter_context(
+            MecClient(f"127.0.0.1:{link.port}", runtime.bundle.hash, server.tls)
+        )
         client.connect(30.0)
         meter = stack.enter_context(open_meter(config.meter, config.power))
         unit = Device(
@@ -175,11 +191,17 @@ def _measure(
                 pause_ms=config.pause_ms,
                 timeout_ms=config.timeout_ms,
             ),
-            link_truth=lambda sent_s, done_s: (condition.uplink_mbps, condition.rtt_ms),
+            link_truth=lambda sent_s, done_s: (condition.uplink_mbps, rtt_ms),
         )
         writer = stack.enter_context(_whole_or_nothing(path, source))
         wanted = config.warm_up + len(actions)
         for i, row in enumerate(unit.run(islice(frames, wanted))):
+            if server.lost(row):
+                raise ServerLostError(
+                    f"no answer to frame {i} ({row.reason})",
+                    expected="a server that answers",
+                    hint="check the server and the network",
+                )
             writer.write(
                 row,
                 condition=condition.name,
@@ -193,7 +215,7 @@ def disturbed(blocks: Sequence[Block], folder: Path) -> list[Block]:
     typical_ms: dict[Block, float] = {}
     for block in blocks:
         records = read_records(folder / f"{block.name}.parquet")
-        local = records.numbers("action") == topology_of(records).main
+        local = records.numbers("action") == records.topology.main
         typical_ms[block] = float(np.median(records.numbers("head_ms")[local]))
     limit_ms = DISTURBED * min(typical_ms.values())
     return [block for block in blocks if typical_ms[block] > limit_ms]
@@ -237,17 +259,19 @@ def _merge(
     fingerprint: str,
 ) -> int:
     read = [read_records(folder / f"{block.name}.parquet") for block in blocks]
-    profile = power_profile(config.power)
+    path_ms = float(np.median([r.source.get("path_rtt_ms", 0.0) for r in read]))
+    remote = {} if config.server is None else {"server": config.server, "path_rtt_ms": path_ms}
     source = provenance(
         bundle.topology,
         kind="campaign",
         fingerprint=fingerprint,
         bundle_hash=bundle.hash,
         config=asdict(config),
-        conditions={c.name: asdict(c) for c in config.conditions},
+        conditions={c.name: asdict(c) | {"rtt_ms": c.rtt_ms + path_ms} for c in config.conditions},
+        providers=list(config.providers),
         emulation=DeviceConfig().describe(),
-        device_power=asdict(profile.device),
-        radio_power=asdict(profile.radio),
+        **power_profile(config.power).to_json(),
+        **remote,
         actions=[action.name for action in bundle.topology.actions],
         blocks=[
             {"name": b.name, **{k: r.source[k] for k in ("created", "load_average")}}

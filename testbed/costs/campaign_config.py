@@ -10,7 +10,9 @@ from typing import Final
 import numpy as np
 
 from cnn.common.errors import ConfigError
+from cnn.ort import CPU_PROVIDER
 from cnn.topology import Topology
+from testbed.wire.address import parse_address
 
 DISTURBED: Final = 1.15
 """A neighbour on the same core takes a third and more; the spread of quiet blocks is 5 %."""
@@ -78,10 +80,12 @@ class CampaignConfig:
         pause_ms: idle time before every frame. A device that waits for its camera computes
             with colder caches than one that never rests, and takes markedly longer.
         timeout_ms: of the device; long, since a fallback is not a measurement.
-        power: power profile of the model meter.
+        power: power profile of the model meter (`testbed.meters.power`).
         meter: energy meter.
         device_threads: threads of the device's runtime.
-        server_threads: threads of the server for one batch.
+        server_threads: threads of the campaign's own server for one batch.
+        providers: ONNX Runtime's execution providers of the device's runtime.
+        server: HOST:PORT of a running server, on another machine; None starts one here.
         repeats: how often blocks with a disturbed machine are measured again (median of full
             local processing at least `DISTURBED` times that of the fastest block).
         seed: of all orders.
@@ -97,10 +101,14 @@ class CampaignConfig:
     meter: str = "model"
     device_threads: int = 1
     server_threads: int = 1
+    providers: tuple[str, ...] = (CPU_PROVIDER,)
+    server: str | None = None
     repeats: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.server is not None:
+            parse_address(self.server, "--server")
         names = [condition.name for condition in self.conditions]
         if not names or len(set(names)) != len(names):
             raise ConfigError(

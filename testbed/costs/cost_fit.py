@@ -187,6 +187,7 @@ def cost_model(
     name: str,
     source: str,
     bundle_hash: str,
+    machine: str = "",
 ) -> CostModel:
     """The fit as the `CostModel` that environments read; its slowdown is 1."""
 
@@ -212,4 +213,5 @@ def cost_model(
         filled=fit.filled,
         topology=fit.topology,
         reached_ms=rounded(fit.reached_ms),
+        machine=machine,
     )

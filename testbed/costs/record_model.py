@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,21 +15,11 @@ from testbed.costs.cost_fit import cost_model
 from testbed.costs.fit_check import hold_out_actions, hold_out_times
 from testbed.costs.record_fit import RecordFit, fit_records
 from testbed.costs.record_samples import DeviceRecords, device_records, powers_of_devices
-from testbed.costs.samples import Powers
-from testbed.meters.cost_model import CostModel
+from testbed.costs.samples import Powers, machine_of
+from testbed.meters.cost_model import CostModel, load_profile
 from testbed.records.record_file import Records, parquet_files
 
-SHIPPED_MODEL: Final = "shipped"
-"""Name of the packaged cost model as the base."""
 _SHA_256_DIGITS: Final = 64
-
-
-def load_base(name: str) -> CostModel:
-    """A cost model file, or the shipped one; raises `DataError`."""
-    if name != SHIPPED_MODEL:
-        return CostModel.load(Path(name))
-    with resources.as_file(resources.files("testbed") / "assets" / "cost_model.json") as path:
-        return CostModel.load(path)
 
 
 def model_of_records(
@@ -52,7 +41,7 @@ def model_of_records(
             with another network than the base.
     """
     records = device_records(runs)
-    base = None if base_name is None else load_base(base_name)
+    base = None if base_name is None else load_profile(base_name)
     bundle_hash = _network(records, base)
     samples, slowdown = records.samples, records.slowdown
     powers = powers_of_devices(records) or _base_powers(base)
@@ -64,6 +53,7 @@ def model_of_records(
         name=name,
         source=_source(path, records, fit, base),
         bundle_hash=bundle_hash,
+        machine=machine_of(records.source),
     )
     actions = samples.topology.actions
     frames = np.bincount(samples.action)

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import DataError
+from cnn.common.outside import refusing
 from testbed.costs.samples import Powers, Stages, fit_powers, stages_of
 from testbed.meters.cost_model import Floats
-from testbed.meters.power import power_profile
+from testbed.meters.power import PowerProfile, power_profile
 from testbed.records.record_file import Records
 
 COLUMNS: Final = (
@@ -194,15 +195,27 @@ def _samples(records: Records) -> RecordSamples:
 def powers_of_devices(records: DeviceRecords) -> Powers | None:
     """Powers behind the energy figures; None if there are none.
 
-    With the model meter they are the published ones behind the figures. With a hardware meter
+    With the model meter they are those behind the figures: of the provenance, or of a shipped
+    profile that it names. With a hardware meter
     the device's two powers are fitted over whole windows, from one frame's start to the next
     one's, and no modem is included.
     """
     kind, _, profile = records.energy_source.partition(":")
     if kind == "model" and profile:
-        told = power_profile(profile)
-        source = f"published: {told.device.source}"
-        return Powers(told.device.idle_mw, told.device.busy_mw, told.radio, source)
+        told = _stated_profile(records.source)
+        if told is None or told.name != profile:
+            told = power_profile(profile)
+        return Powers(told.device.idle_mw, told.device.busy_mw, told.radio, told.device.origin)
     if not records.energy_source:
         return None
     return fit_powers(records.samples, records.samples.window_ms, records.energy_source)
+
+
+def _stated_profile(source: dict[str, Any]) -> PowerProfile | None:
+    """The powers that a record file states; None in older ones. Raises `DataError` if damaged."""
+    if "device_power" not in source:
+        return None
+    with refusing(
+        DataError, "powers in the records", expected="a device and a modem", hint="measure again"
+    ):
+        return PowerProfile.of_json(source)

@@ -12,7 +12,7 @@ from scipy.optimize import nnls
 from cnn.common.errors import DataError
 from cnn.topology import SHIPPED, Topology
 from testbed.meters.cost_model import Floats
-from testbed.meters.power import RadioPower
+from testbed.meters.power import PowerProfile, RadioPower
 from testbed.records.record_file import Records
 
 
@@ -58,6 +58,17 @@ class Stages:
 def topology_of(records: Records) -> Topology:
     """The network of a record file; raises `ValueError` if the file states none that is valid."""
     return Topology.stored_in(records.source)
+
+
+def machine_of(source: dict[str, Any]) -> str:
+    """Where a file's times were measured, in one line, as far as its provenance says."""
+    told = [f"{source.get('cpu')}, {source.get('cpus')} cores, {source.get('platform')}"]
+    told.append(f"onnxruntime {source.get('onnxruntime')}")
+    if "providers" in source:
+        told[-1] += f" ({', '.join(map(str, source['providers']))})"
+    if source.get("server"):
+        told.append(f"server {source['server']}")
+    return "; ".join(told)
 
 
 def stages_of(records: Records) -> dict[str, Any]:
@@ -158,7 +169,7 @@ class Powers:
 def powers_of(records: Records, samples: Samples) -> Powers:
     """Powers that the energy model uses.
 
-    With the model meter they are the published ones behind the energy figures. With a hardware
+    With the model meter they are those behind the energy figures. With a hardware
     meter the device's two powers are fitted, and no modem is included.
 
     Raises:
@@ -166,9 +177,9 @@ def powers_of(records: Records, samples: Samples) -> Powers:
     """
     told = records.source
     if told["config"]["meter"] == "model":
-        device, radio = told["device_power"], RadioPower(**told["radio_power"])
-        source = f"published: {device['source']}"
-        return Powers(device["idle_mw"], device["busy_mw"], radio, source)
+        power = PowerProfile.of_json(told)
+        device = power.device
+        return Powers(device.idle_mw, device.busy_mw, power.radio, device.origin)
     powers = fit_powers(samples, samples.delay_ms, told["config"]["meter"])
     if powers is None:
         raise DataError(

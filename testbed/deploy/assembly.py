@@ -64,6 +64,7 @@ def sources_of(file: DeviceFile) -> Sources:
         action=b.action,
         shadow=path_of(b.shadow),
         threads=b.threads,
+        providers=tuple(b.providers.split(",")),
         trusted_keys=tuple(Path(key) for key in b.trusted_keys),
         needs_reference=file.guard.enabled and Limits.own(file.guard) == Limits(),
         explore=b.explore,

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.bundle import Bundle, load_bundle
-from cnn.common.errors import BundleError, ConfigError
+from cnn.common.errors import BundleError, ConfigError, require, shown
+from cnn.ort import CPU_PROVIDER
 from cnn.runtime import SplitRuntime
 from cnn.topology import Topology
 from testbed.deploy.guarded_policy import ask, stage_start
 from testbed.deploy.signing import TrustedKeys, signature_path
-from testbed.meters.power import power_profile
+from testbed.meters.power import names_file, power_profile
 from testbed.policy.decision_points import START, DecisionSpace, decision_points
 from testbed.policy.exploration import ExploringPolicy
 from testbed.policy.network_policy import policy_from_bundle
@@ -41,6 +42,7 @@ class Sources:
         action: one action for every frame, or None with `policy`.
         shadow: second policy file, or None.
         threads: of the runtime.
+        providers: of the runtime.
         trusted_keys: public key files; if there are any, model and policies must be signed by
             one of them. The shipped model is part of the installation and needs no signature.
         needs_reference: refuse a policy file without a reference profile (a guard relies on it).
@@ -54,6 +56,7 @@ class Sources:
     action: str | None = None
     shadow: Path | None = None
     threads: int = 1
+    providers: tuple[str, ...] = (CPU_PROVIDER,)
     trusted_keys: tuple[Path, ...] = ()
     needs_reference: bool = False
     explore: float = 0.0
@@ -117,7 +120,8 @@ def load(
     Raises:
         BundleError: if a file is missing, damaged, not signed as required, does not fit the
             others, or its contents fail their test.
-        ConfigError: if a trusted key cannot be read, or the network has no such action.
+        ConfigError: if a trusted key cannot be read, the network has no such action, or this
+            machine's ONNX Runtime lacks a provider.
     """
     stamp = sources.stamp()
     trusted = TrustedKeys.read(sources.trusted_keys) if sources.trusted_keys else None
@@ -127,7 +131,7 @@ def load(
     if running is not None and model.hash == running.model.hash:
         model, runtime = running.model, running.runtime
     else:
-        runtime = _new_runtime(model, sources.threads, running, frame)
+        runtime = _new_runtime(model, sources, running, frame)
     reference = task = shadow_task = None
     if sources.policy is not None:
         bundle = _policy_file(sources.policy, model, trusted)
@@ -234,7 +238,7 @@ def check_runtime(runtime: SplitRuntime, frame: NDArray[np.uint8] | None = None)
 
 
 def _new_runtime(
-    model: Bundle, threads: int, running: Deployment | None, frame: NDArray[np.uint8] | None
+    model: Bundle, sources: Sources, running: Deployment | None, frame: NDArray[np.uint8] | None
 ) -> SplitRuntime:
     if running is not None and _form(model) != _form(running.model):
         raise BundleError(
@@ -242,7 +246,7 @@ def _new_runtime(
             expected=f"{_form(running.model)}, as the running one",
             hint="restart the device to change to a network of another form",
         )
-    runtime = SplitRuntime(model, threads)
+    runtime = SplitRuntime(model, sources.threads, sources.providers)
     runtime.warm(device_segments(model.topology))
     if running is not None:  # at the start no frame waits, and there is no other deployment to keep
         check_runtime(runtime, frame)
@@ -265,6 +269,11 @@ def _policy_file(path: Path, model: Bundle, trusted: TrustedKeys | None) -> Poli
     bundle.check_fit(model.hash, model.topology)
     if bundle.task is not None and bundle.task.power:
         try:
+            require(
+                not names_file(bundle.task.power),
+                f"power {shown(bundle.task.power)}, a file of another machine",
+                "a shipped power profile, or none",
+            )
             power_profile(bundle.task.power)
         except ConfigError as error:
             raise BundleError(

@@ -24,9 +24,10 @@ PATHS: Final = {
     "server": ("tls_ca", "tls_cert", "tls_key"),
     "bundles": ("model", "policy", "shadow", "trusted_keys"),
     "frames": ("data",),
+    "meter": (),
     "records": ("file", "folder"),
 }
-"""Keys of each section that are paths."""
+"""Keys of each section that are paths; a pace and a power profile may be or have one, too."""
 
 _ACTION: Final = re.compile(r"\s*(e\d{1,2}s\d{1,2}|\d{1,5})\s*", re.ASCII | re.IGNORECASE)
 """Forms of an action; whether the network has it is known only with the bundle."""
@@ -86,6 +87,8 @@ class BundlesSection:
             and observation of every decision. Such a policy is not changed while it runs, and has
             no guard and no shadow.
         threads: of the device's runtime.
+        providers: ONNX Runtime's execution providers, NAME[,NAME], in the order in which each part
+            of the network is offered to them.
         watch_s: interval of the checks of the paths for a change; 0 checks only at SIGHUP.
         probation_frames: first frames after a swap, during which a failure rolls it back.
         trusted_keys: public key files; with these, only bundles signed by one of them are used
@@ -98,6 +101,7 @@ class BundlesSection:
     shadow: str | None = None
     explore: float = ranged(0.0, 0, 1)
     threads: int = ranged(1, 1, 256)
+    providers: str = "CPUExecutionProvider"
     watch_s: float = ranged(5.0, 0, 86_400)
     probation_frames: int = ranged(50, 1, 100_000)
     trusted_keys: tuple[str, ...] = ()
@@ -128,7 +132,7 @@ class FramesSection:
         deadline_ms: a frame answered later than this is a miss (100).
         timeout_ms: an exchange times out after this (250).
         max_queue_ms: a frame that has waited longer is skipped (200).
-        pace: emulates a slower device: a cost model's file, or ``shipped``, scaled to the full
+        pace: emulates a slower device: a device profile's file, or ``shipped``, scaled to the full
             local time of the policy's task; left out, no emulation.
         slowdown: no longer used; 1 is still read.
         breaker_failures: failed exchanges in a row that stop offloading until the server answers
@@ -155,7 +159,7 @@ class FramesSection:
         require(
             self.slowdown == 1,
             f"slowdown {self.slowdown:g}",
-            "1 (a device is emulated by its pace: pace = 'shipped', or a cost model's file)",
+            "1 (a device is emulated by its pace: pace = 'shipped', or a device profile's file)",
         )
 
 
@@ -189,8 +193,8 @@ class MeterSection:
 
     Attributes:
         name: energy meter, as ``sliproad testbed doctor`` lists them, or ``none``.
-        power: power profile of the model meter, DEVICE+MODEM; left out, the policy's
-            (jetson-nano+5g-nsa-lowband).
+        power: power profile of the model meter, DEVICE+MODEM, each a shipped name or a file; left
+            out, the policy's (jetson-nano+5g-nsa-lowband).
     """
 
     name: str = "model"
@@ -361,7 +365,10 @@ def _check_action(key: str, text: str | None) -> None:
 
 
 def _resolved(file: DeviceFile, folder: Path) -> DeviceFile:
-    from testbed.wire.tls import SYSTEM  # imports gRPC, which --help does not need
+    # These import numpy and gRPC, which --help does not need.
+    from testbed.meters.cost_model import SHIPPED_PROFILE
+    from testbed.meters.power import in_folder
+    from testbed.wire.tls import SYSTEM
 
     changed: dict[str, Any] = {}
     for name, path_keys in PATHS.items():
@@ -372,6 +379,10 @@ def _resolved(file: DeviceFile, folder: Path) -> DeviceFile:
             for key, value in given.items()
             if value is not None and (key, value) != ("tls_ca", SYSTEM)
         }
+        if name == "frames" and section.pace not in (None, SHIPPED_PROFILE):
+            paths["pace"] = _joined(folder, section.pace)
+        if name == "meter" and section.power is not None:
+            paths["power"] = in_folder(section.power, folder)
         changed[name] = replace(section, **paths)
     return replace(file, **changed)
 

@@ -48,6 +48,7 @@ from testbed.device.frame_sources import CameraFrame, prepared
 from testbed.device.processor import full_local_ms, keep_collector_short, speed_note
 from testbed.meters.available import open_meter
 from testbed.meters.meter import Meter, NoMeter
+from testbed.meters.power import power_profile
 from testbed.policy.exploration import ExploringPolicy
 from testbed.policy.observer import Observer
 from testbed.policy.task_settings import Settings
@@ -176,7 +177,7 @@ class DeviceService:
                 self.task,
                 self._config,
                 self._settings().full_local_ms,
-                {**self._what(), "bundle_hash": self._swapper.deployment.model.hash},
+                self._source(),
                 self._topology,
             )
             self._records = DeviceRecords(self.file.records, source, explorer)
@@ -262,6 +263,7 @@ class DeviceService:
         return {
             **self._what(),
             **self.summary.result(),
+            "providers": list(self._runtime.providers),
             "pace": None if unit.pace_kept is None else unit.pace_kept.to_json(),
             "swaps": self._swapper.swaps,
             "rollbacks": self._swapper.rollbacks,
@@ -280,6 +282,16 @@ class DeviceService:
             "policy_hash": deployment.policy_hash,
             "bundle_hash": deployment.model.hash[:12],
             "server": self.file.server.address,
+        }
+
+    def _source(self) -> dict[str, Any]:
+        """What the records say of this run beside its file, task and loop."""
+        deployment = self._swapper.deployment
+        return {
+            **self._what(),
+            "bundle_hash": deployment.model.hash,
+            "providers": list(deployment.runtime.providers),
+            **({} if self.file.meter.name != "model" else power_profile(self.task.power).to_json()),
         }
 
     def _changed(self, deployment: Deployment) -> None:

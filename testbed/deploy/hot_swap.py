@@ -55,7 +55,7 @@ class LiveRuntime(SplitRuntime):
     """
 
     def __init__(self, first: SplitRuntime) -> None:
-        super().__init__(first.bundle, first.threads)
+        super().__init__(first.bundle, first.threads, first.providers)
         self.roll_back: Callable[[str], bool] = lambda reason: False
         self.use(first)
 

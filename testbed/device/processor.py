@@ -16,8 +16,6 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib import resources
-from pathlib import Path
 from typing import Any, ClassVar, Final, Self, TypeVar
 
 import numpy as np
@@ -26,12 +24,16 @@ from numpy.typing import NDArray
 from cnn.runtime import SplitRuntime
 from cnn.topology import Action, Topology
 from testbed.common.clock import wait_until
-from testbed.meters.cost_model import CostModel, jitter_pool, resumed_ms, standing_ms
+from testbed.meters.cost_model import (
+    CostModel,
+    jitter_pool,
+    load_profile,
+    resumed_ms,
+    standing_ms,
+)
 
 T = TypeVar("T")
 
-SHIPPED_PROFILE: Final = "shipped"
-"""Name of the cost model that the package carries."""
 _LEAST_TOLERANCE_MS: Final = 0.2
 _POOL: Final = 1 << 12
 _STREAM: Final = 2
@@ -84,15 +86,12 @@ class Pace:
 
     @classmethod
     def load(cls, profile: str, full_local_ms: float | None = None) -> Self:
-        """The pace of a device profile: a cost model's file, or ``shipped``.
+        """The pace of a device profile: its file, or ``shipped``.
 
         Raises:
             DataError: if the file is no cost model.
         """
-        if profile != SHIPPED_PROFILE:
-            return cls.of(CostModel.load(Path(profile)), full_local_ms)
-        with resources.as_file(resources.files("testbed") / "assets" / "cost_model.json") as path:
-            return cls.of(CostModel.load(path), full_local_ms)
+        return cls.of(load_profile(profile), full_local_ms)
 
     @property
     def full_local_ms(self) -> float:

@@ -11,12 +11,16 @@ with the radio terms of `RadioPower`. Times are milliseconds, powers milliwatts.
 
 The model implies the times of a frame's parts and their spread: the simulator adds them up, and
 an emulated device waits for them (`standing_ms`, `resumed_ms`, `jitter_pool`).
+
+Its file is the device's profile: times, powers, modem, machine and origin. Scenarios, the pace of
+an emulated device and power profiles take it by path.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +35,8 @@ from testbed.meters.power import RadioPower, is_amount
 
 Floats = NDArray[np.float64]
 
+SHIPPED_PROFILE: Final = "shipped"
+"""Name of the device profile that the package carries."""
 MAX_JITTER: Final = 10.0
 """A factor of e^10; the value of a machine is below 0.5."""
 _OF_ACTIONS: Final = ("device_ms", "fallback_ms", "server_ms", "payload_bytes")
@@ -65,6 +71,8 @@ class CostModel:
             without any exit or encoder, slowdown 1; at p = 0 the overhead alone. Empty: derived
             from `device_ms` and `fallback_ms`, for a network that can be cut at 0 and at every
             early exit.
+        machine: where the times were measured: processor, system, execution providers, and the
+            server if it was another machine. Empty: unknown.
 
     Raises:
         ConfigError: if a figure is not a finite number, or out of its range.
@@ -88,6 +96,7 @@ class CostModel:
     filled: tuple[str, ...] = ()
     topology: Topology = SHIPPED
     reached_ms: tuple[float, ...] = ()
+    machine: str = ""
 
     def __post_init__(self) -> None:
         stated = self.reached_ms or not derives_reached(self.topology)
@@ -113,8 +122,8 @@ class CostModel:
                 expected="finite figures, none negative, slowdown > 0 and idle <= busy",
                 hint="correct the device profile",
             )
-        texts = (self.name, self.source, self.bundle_hash, self.power_source, *self.filled)
-        if not all(isinstance(text, str) for text in texts):
+        texts = (self.name, self.source, self.bundle_hash, self.power_source, self.machine)
+        if not all(isinstance(text, str) for text in (*texts, *self.filled)):
             raise ConfigError(
                 "cost model with a name, source or hash that is no text",
                 expected="text",
@@ -135,6 +144,8 @@ class CostModel:
         raw = asdict(self) | {"topology": self.topology.to_json()}
         if self.topology == SHIPPED and not self.reached_ms:
             del raw["topology"], raw["reached_ms"]  # as before there were other networks
+        if not self.machine:
+            del raw["machine"]  # as before it was kept
         return raw
 
     @classmethod
@@ -152,6 +163,14 @@ class CostModel:
                 raw[name] = tuple(raw[name] if name in _OF_ACTIONS else raw.get(name, ()))
             raw["topology"] = Topology.stored_in(raw)
             return cls(**raw)
+
+
+def load_profile(name: str) -> CostModel:
+    """A device profile: the path of its file, or ``shipped``; raises `DataError`."""
+    if name != SHIPPED_PROFILE:
+        return CostModel.load(Path(name))
+    with resources.as_file(resources.files("testbed") / "assets" / "cost_model.json") as path:
+        return CostModel.load(path)
 
 
 def derives_reached(topology: Topology) -> bool:

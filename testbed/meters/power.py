@@ -1,14 +1,16 @@
-"""Power of devices and modems: published profiles, each with its source, and the model meter.
+"""Power of devices and modems: profiles, each with its source, and the model meter.
 
 A profile is a device and a modem, written ``device+modem`` such as
-``jetson-nano+5g-nsa-lowband``. Nothing here was measured by this project.
+``jetson-nano+5g-nsa-lowband``. Each of the two is a name of a shipped file, or the path of one of
+your own: a power file (TOML), or a device profile (the JSON that `sliproad testbed fit` writes).
+The shipped files are in ``testbed/assets/power``; nothing in them was measured by this project.
 
-Modem figures are linear fits of whole-phone power against uplink rate. Their intercept
-includes the phone's own consumption with the screen on (about 2,400 mW), which is subtracted:
-the rest is the connected modem at zero rate. A slope in mW per Mbit/s is an energy
+The shipped modems' figures are linear fits of whole-phone power against uplink rate. Their
+intercept includes the phone's own consumption with the screen on (about 2,400 mW), which is
+subtracted: the rest is the connected modem at zero rate. A slope in mW per Mbit/s is an energy
 per bit (nJ/bit).
 
-Each modem has two variants. The plain one has no tail: other traffic keeps the modem of a
+Each of these modems has two variants. The plain one has no tail: other traffic keeps the modem of a
 vehicle connected, so an exchange is charged for the modem's activity while it lasts and for
 nothing after it. The ``-tail`` variant is a modem that only this application
 uses: after an exchange it stays connected until the network's inactivity timer ends. The
@@ -18,12 +20,20 @@ because discontinuous reception (C-DRX) lowers it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
 
-from cnn.common.errors import ConfigError, shown
+from cnn.common.errors import ConfigError, require, shown
+from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing
+from testbed.common.toml_config import build, parse, toml_text
 from testbed.meters.meter import EnergyReading, FrameActivity, Meter
 from testbed.records.measurement import MAX_AMOUNT
+
+_ASSETS: Final = resources.files("testbed") / "assets" / "power"
+_FILES: Final = (".toml", ".json")
+_MEND: Final = "correct the device profile"
 
 
 def is_amount(value: object) -> bool:
@@ -36,10 +46,13 @@ class DevicePower:
     """Power of a device without its modem.
 
     Attributes:
-        name: such as ``jetson-nano``.
+        name: such as ``jetson-nano``, or that of a file.
         idle_mw: while it waits.
-        busy_mw: while it computes.
-        source: publication or file of the figures.
+        busy_mw: while it computes, not less.
+        source: origin of the figures.
+
+    Raises:
+        ConfigError: if a figure is not a finite number, is negative, or busy is below idle.
     """
 
     name: str
@@ -47,18 +60,32 @@ class DevicePower:
     busy_mw: float
     source: str
 
+    def __post_init__(self) -> None:
+        require(
+            is_amount(self.idle_mw) and is_amount(self.busy_mw) and self.idle_mw <= self.busy_mw,
+            f"power of device {shown(self.name)}: idle {shown(self.idle_mw)} mW, "
+            f"busy {shown(self.busy_mw)} mW",
+            "finite figures, none negative, idle <= busy",
+            _MEND,
+        )
+
+    @property
+    def origin(self) -> str:
+        """For cost models: the source; a shipped file's figures are published ones."""
+        return self.source if self.name.endswith(_FILES) else f"published: {self.source}"
+
 
 @dataclass(frozen=True, slots=True)
 class RadioPower:
     """Modem power above the device's own idle power.
 
     Attributes:
-        name: such as ``5g-nsa-lowband``.
+        name: such as ``5g-nsa-lowband``, or that of a file.
         tx_mw_per_mbps: extra power for each Mbit/s while sending.
         active_mw: power while sending, waiting for the answer or receiving.
         tail_mw: power after the last activity, for at most `tail_ms`.
         tail_ms: how long the modem stays connected after activity.
-        source: publication or file of the figures.
+        source: origin of the figures.
 
     Raises:
         ConfigError: if a figure is not a finite number, or is negative.
@@ -78,7 +105,7 @@ class RadioPower:
             raise ConfigError(
                 f"power of modem {shown(self.name)}: {shown(figures)}",
                 expected="finite figures, none negative",
-                hint="correct the device profile",
+                hint=_MEND,
             )
 
     @property
@@ -105,114 +132,132 @@ class PowerProfile:
 
     @property
     def name(self) -> str:
-        """``device+modem``, as given to `power_profile`."""
+        """``device+modem``, as given to `power_profile`; of a path, the file's name."""
         return f"{self.device.name}+{self.radio.name}"
 
+    def to_json(self) -> dict[str, Any]:
+        """Both with their sources, for the provenance of a measurement."""
+        return {"device_power": asdict(self.device), "radio_power": asdict(self.radio)}
 
-DEVICES: Final = {
-    d.name: d
-    for d in (
-        DevicePower(
-            "jetson-nano",
-            2030,
-            3200,
-            "board power of a Jetson Nano in its low-power setting under repeated DNN load, "
-            "POM_5V rails of a published tegrastats log (no model named)",
-        ),
-        DevicePower(
-            "raspberry-pi-4",
-            2700,
-            6400,
-            "J. Geerling, Raspberry Pi Dramble power consumption benchmarks: Pi 4 B idle "
-            "540 mA, 400 % CPU load 1280 mA at 5 V (busy is an upper bound for one thread)",
-        ),
+    @classmethod
+    def of_json(cls, raw: dict[str, Any]) -> Self:
+        """What `to_json` wrote; raises `KeyError` or `TypeError` if it is not there."""
+        return cls(DevicePower(**raw["device_power"]), RadioPower(**raw["radio_power"]))
+
+
+def power_names() -> tuple[str, ...]:
+    """Names of the shipped power files, sorted."""
+    return tuple(sorted(f.name.removesuffix(".toml") for f in _ASSETS.iterdir()))
+
+
+def names_file(profile: str) -> bool:
+    """Whether a power profile is, or has in it, the path of a file."""
+    return any(part.endswith(_FILES) for part in profile.split("+"))
+
+
+def in_folder(profile: str, folder: Path) -> str:
+    """The same power profile with its relative paths taken from `folder`."""
+    parts = profile.split("+")
+    return "+".join(str(folder / p) if p.endswith(_FILES) else p for p in parts)
+
+
+def power_profile(profile: str) -> PowerProfile:
+    """The profile ``DEVICE+MODEM``, each a shipped name or the path of a file.
+
+    ``DEVICE`` alone has no modem, except that a file's own is taken. A path has no ``+`` in it.
+
+    Raises:
+        ConfigError: if there is no such file or name, a file's figures are impossible, or it has no
+            device (or modem) where one is meant.
+    """
+    first, plus, second = profile.partition("+")
+    of_first = _powers(first, profile)
+    device, radio = of_first.get("device"), of_first.get("modem")
+    if plus:
+        radio = _powers(second, profile).get("modem")
+    elif radio is None:
+        radio = _powers("none", profile)["modem"]
+    if not isinstance(device, DevicePower):
+        raise _unknown(profile, f"{shown(first)} is no device")
+    if not isinstance(radio, RadioPower):
+        raise _unknown(profile, f"{shown(second)} is no modem")
+    return PowerProfile(device, radio)
+
+
+def _unknown(profile: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"power profile {shown(profile)}: {why}",
+        expected="DEVICE+MODEM, each the path of a .toml or .json file or one of "
+        f"{', '.join(power_names())}",
+        hint=f"try {DEFAULT_PROFILE}, or write a power file (docs/your-device.md)",
     )
-}
 
-_SCREEN_ON_MW: Final = 2400.0
-"""Baseline of the measured phone with its screen on, mW (2,360 and 2,410 in two sets)."""
-
-_UMN21: Final = (
-    "linear fit of the released MN-Transfer samples of A. Narayanan et al., 'A Variegated "
-    "Look at 5G in the Wild', ACM SIGCOMM 2021; intercept less 2400 mW screen-on baseline"
-)
-_PROBE: Final = (
-    "; tail length: end of RRC_CONNECTED in the released RRC-Probe samples of the same paper "
-    "(Verizon); tail power: the same intercept, an upper bound (no C-DRX)"
-)
-
-
-def _fitted(name: str, slope_mw_per_mbps: float, intercept_mw: float) -> RadioPower:
-    return RadioPower(name, slope_mw_per_mbps, intercept_mw - _SCREEN_ON_MW, 0.0, 0.0, _UMN21)
-
-
-def _with_tail(radio: RadioPower, tail_ms: float) -> RadioPower:
-    return replace(
-        radio,
-        name=f"{radio.name}-tail",
-        tail_mw=radio.active_mw,
-        tail_ms=tail_ms,
-        source=radio.source + _PROBE,
-    )
-
-
-_HUANG12: Final = (
-    "J. Huang et al., 'A Close Examination of Performance and Power Characteristics of 4G LTE "
-    "Networks', ACM MobiSys 2012 (a first-generation LTE phone); figures as cited by later texts "
-    "(uplink slope and base power: its Table 4; tail of 11.576 s: its Table 3; tail power of "
-    "1060 mW), not checked against the paper itself; its promotion energy is left out, and no "
-    "phone baseline is subtracted"
-)
-"""Three public texts that cite the paper agree on these figures (slope, base power and tail length
-are in two of them each, the tail power in one); the paper's own text was not available. They are
-not part of the 2021 samples behind the other profiles, which give 85.4 mW per Mbit/s and 484 mW
-above the phone's baseline for LTE: use this profile as a worst case."""
-
-_LTE = _fitted("lte", 85.4, 2884)
-_LOWBAND = _fitted("5g-nsa-lowband", 32.2, 3197)
-_MMWAVE = _fitted("5g-mmwave", 9.15, 5637)
-
-RADIOS: Final = {
-    r.name: r
-    for r in (
-        _LOWBAND,
-        _LTE,
-        _MMWAVE,
-        # RTT of a packet after a pause jumps from below 0.4 s to above 0.7 s when the pause
-        # exceeds these lengths (released probes: LTE 10.0 s, low band 10.0 s, mmWave 10.1 s).
-        _with_tail(_LOWBAND, 10_000),
-        _with_tail(_LTE, 10_000),
-        _with_tail(_MMWAVE, 10_100),
-        RadioPower(
-            "lte-2012-tail",
-            438.39,
-            1288.04,
-            1060.0,
-            11_576,
-            _HUANG12,
-        ),
-        RadioPower("none", 0.0, 0.0, 0.0, 0.0, "no modem is accounted for"),
-    )
-}
 
 DEFAULT_PROFILE: Final = "jetson-nano+5g-nsa-lowband"
 
+_Powers = dict[str, DevicePower | RadioPower]
+"""What a file has, by its sections: ``device``, ``modem`` or both."""
+_Part = TypeVar("_Part", DevicePower, RadioPower)
 
-def power_profile(name: str) -> PowerProfile:
-    """The profile ``device+modem``; ``device`` alone has no modem.
 
-    Raises:
-        ConfigError: if the device or the modem is unknown.
-    """
-    device, _, radio = name.partition("+")
-    try:
-        return PowerProfile(DEVICES[device], RADIOS[radio or "none"])
-    except KeyError as error:
+def _powers(part: str, profile: str) -> _Powers:
+    """The device and modem of one part of a profile."""
+    if part.endswith(".json"):
+        return _of_device_profile(Path(part))
+    if part.endswith(".toml"):
+        return _of_toml(toml_text(Path(part)), part, Path(part).name)
+    if part not in power_names():
+        raise _unknown(profile, f"unknown {shown(part)}")
+    return _of_toml((_ASSETS / f"{part}.toml").read_text(encoding="utf-8"), part, part)
+
+
+def _of_toml(text: str, where: str, name: str) -> _Powers:
+    """The text of a power file; `name` is what its device and modem are called."""
+    raw, found = parse(text, where), _Powers()
+    for section, table in raw.items():
+        if section == "device" and isinstance(table, dict):
+            found[section] = _section(DevicePower, table, f"{where}: [device]", name)
+        elif section == "modem" and isinstance(table, dict):
+            found[section] = _section(RadioPower, table, f"{where}: [modem]", name)
+        else:
+            raise ConfigError(
+                f"{where}: unknown key {shown(section)}",
+                expected="the sections [device] and [modem]",
+                hint="correct or remove it",
+            )
+    require(bool(found), f"{where}: neither [device] nor [modem]", "at least one", "add one")
+    return found
+
+
+def _section(kind: type[_Part], table: dict[str, Any], where: str, name: str) -> _Part:
+    keys = [f.name for f in fields(kind) if f.name != "name"]
+    missing = [key for key in keys if key not in table]
+    require(not missing, f"{where} without {', '.join(missing)}", ", ".join(keys), "add it")
+    if "name" in table:
         raise ConfigError(
-            f"power profile {shown(name)} (unknown: {shown(error.args[0])})",
-            expected=f"DEVICE+MODEM with DEVICE in {sorted(DEVICES)}, MODEM in {sorted(RADIOS)}",
-            hint=f"try {DEFAULT_PROFILE}",
-        ) from None
+            f"{where}: key 'name'", expected="no such key: the file has a name", hint="remove it"
+        )
+    power = build(kind, {**table, "name": name}, where, hidden={"name"})
+    require(
+        bool(power.source.strip()),
+        f"{where} with an empty source",
+        "where its figures come from",
+        "say who measured them, and how",
+    )
+    return power
+
+
+def _of_device_profile(path: Path) -> _Powers:
+    """The powers in a device profile, whose other figures are `CostModel`'s."""
+    with refusing(
+        ConfigError,
+        f"powers in {path}",
+        expected="a device profile written by `sliproad testbed fit`",
+        hint="fit it again, or give another path",
+    ):
+        raw = json_object(file_bytes(path, MAX_JSON_BYTES))
+        device = DevicePower(path.name, raw["idle_mw"], raw["busy_mw"], str(raw["power_source"]))
+        return {"device": device, "modem": RadioPower(**raw["radio"])}
 
 
 class ModelMeter(Meter):

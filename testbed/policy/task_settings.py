@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 from cnn.common.errors import ConfigError
 from testbed.common.toml_config import build
+from testbed.meters.power import names_file
 from testbed.policy.observation_fields import SETTING_FIELDS, scale, transform_of
 
 MAX_MJ: Final = 1e12
@@ -88,7 +89,7 @@ class Task:
         timeout_ms: an exchange times out after this.
         deadline_ms: a frame answered later than this is a miss.
         max_queue_ms: a frame that has waited longer is skipped.
-        power: power profile ``device+modem`` of `testbed.meters.power`; empty for none.
+        power: power profile of `testbed.meters.power`; empty for none.
         energy_budget_mj: energy allowed for a drive; 0 is no budget.
         accuracy_floors: lowest and highest floor that the policy supports, if its user may choose
             the floor; `accuracy_floor`, within them, is then the default.
@@ -129,8 +130,8 @@ class Task:
         budget = self.energy_budget_mj
         _require(0 <= budget <= MAX_MJ, f"energy_budget_mj {budget:g}", f"0 to {MAX_MJ:g} mJ")
         device, plus, modem = self.power.partition("+")
-        named = not self.power or (device and plus and modem)
-        _require(bool(named), f"power {self.power!r}", "a power profile device+modem")
+        named = not self.power or (device and plus and modem) or names_file(self.power)
+        _require(bool(named), f"power {self.power!r}", "a power profile device+modem, or a file")
 
     def settings(self, measured_ms: float | None = None) -> Settings:
         """The task as the observation shows it.

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from cnn.bundle import Bundle
 from cnn.common.errors import in_range
+from cnn.ort import CPU_PROVIDER
 from cnn.runtime import SplitRuntime
 from cnn.topology import Topology
 from testbed.server.batching import Batcher
@@ -72,6 +73,7 @@ class ServerConfig:
         drain_s: time that `stop` gives accepted requests to finish.
         direct_calls: serve inference without grpcio's thread pool, through a private interface of
             grpcio, if this release of it allows that (`testbed.server.direct`).
+        providers: ONNX Runtime's execution providers, as `SplitRuntime` takes them.
     """
 
     host: str = "127.0.0.1"
@@ -86,6 +88,7 @@ class ServerConfig:
     tls: ServerTls | None = None
     drain_s: float = 5.0
     direct_calls: bool = False
+    providers: tuple[str, ...] = (CPU_PROVIDER,)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "host", parse_host(self.host, "server host"))
@@ -121,7 +124,7 @@ class MecServer:
         self.config = config or ServerConfig()
         self.bundle = bundle
         self.port = 0
-        runtime = SplitRuntime(bundle, threads=self.config.threads)
+        runtime = SplitRuntime(bundle, self.config.threads, self.config.providers)
         self.spec = WireSpec(bundle.hash, bundle.topology, self.config.max_batch)
         self._runtime = runtime
         self._batcher: Batcher | None = None

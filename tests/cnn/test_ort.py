@@ -74,3 +74,24 @@ SplitRuntime(load_bundle()).warm(runs=1)
     environment["HOME"] = str(tmp_path)
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_providers_are_asked_in_the_given_order_and_the_cpu_last() -> None:
+    from cnn.ort import checked_providers, onnxruntime
+
+    here = onnxruntime.get_available_providers()
+    assert checked_providers(["CPUExecutionProvider"]) == ("CPUExecutionProvider",)
+    assert checked_providers([f" {name}" for name in here]) == tuple(here)
+    for name in here:
+        assert checked_providers([name])[-1] == "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize("given", ["NoSuchProvider", "", "CPUExecutionProvider,", "CPU"])
+def test_a_provider_that_is_not_here_is_refused_with_those_that_are(given: str) -> None:
+    from cnn.common.errors import ConfigError
+    from cnn.ort import checked_providers, onnxruntime
+
+    with pytest.raises(ConfigError) as refused:
+        checked_providers(given.split(","))
+    assert all(name in refused.value.expected for name in onnxruntime.get_available_providers())
+    assert "onnxruntime-gpu" in refused.value.hint

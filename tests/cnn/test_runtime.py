@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from cnn.bundle import Bundle
-from cnn.common.errors import BundleError, DataError
+from cnn.common.errors import BundleError, ConfigError, DataError
 from cnn.model_config import ModelConfig
 from cnn.network.export_bundle import fold_batch_norm, half_weights, write_bundle
 from cnn.network.vgg import MultiExitVGG
+from cnn.ort import CPU_PROVIDER, onnxruntime
 from cnn.runtime import SplitRuntime
 from cnn.topology import SHIPPED, Action
 
@@ -151,3 +152,29 @@ def test_weights_lie_in_one_segment_only(bundle: Bundle) -> None:
             if len(data) > 256:
                 assert data not in seen, f"{tensor.name} of {file.name} is stored twice"
                 seen.add(data)
+
+
+def test_a_runtime_has_the_providers_that_it_was_given(bundle: Bundle) -> None:
+    """Every build of ONNX Runtime has the CPU's; PyPI's has another, which takes no operator."""
+    others = [p for p in onnxruntime.get_available_providers() if p != CPU_PROVIDER]
+    plain = SplitRuntime(bundle)
+    assert plain.providers == (CPU_PROVIDER,)
+    frame = random_frames(1)[0]
+    for name in others:
+        runtime = SplitRuntime(bundle, providers=[name])
+        assert runtime.providers == (name, CPU_PROVIDER)
+        assert runtime.local(frame, 5) == plain.local(frame, 5)
+    with pytest.raises(ConfigError, match="NoSuchProvider"):
+        SplitRuntime(bundle, providers=["NoSuchProvider"])
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_does_not_start_is_no_silent_fallback(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime itself warns, and goes on with the CPU's."""
+    absent = "RocketExecutionProvider"
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [absent, CPU_PROVIDER])
+    runtime = SplitRuntime(bundle, providers=[absent])
+    with pytest.raises(ConfigError, match="RocketExecutionProvider, which does not start"):
+        runtime.warm(("block1",), runs=1)

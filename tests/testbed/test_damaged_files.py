@@ -17,11 +17,10 @@ import pytest
 from cnn.bundle import embedded_bundle_path, load_bundle
 from cnn.common.errors import SliproadError
 from cnn.frame_table import FrameTable, embedded_table
-from testbed.costs.record_model import load_base
 from testbed.deploy.device_file import load_device_file
 from testbed.deploy.signing import TrustedKeys, make_key_pair, sign
 from testbed.link.transfer import LinkRecord
-from testbed.meters.cost_model import CostModel
+from testbed.meters.cost_model import CostModel, load_profile
 from testbed.policy.network_policy import load_policy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.traces.generator import load_models
@@ -71,7 +70,7 @@ def _read_bundle(path: Path) -> Any:
 
 
 def _cost_model(path: Path) -> None:
-    load_base("shipped").save(path)
+    load_profile("shipped").save(path)
 
 
 def _key(path: Path) -> None:

@@ -20,11 +20,17 @@ from testbed.costs.campaign_config import CampaignConfig, Condition
 from testbed.costs.cost_fit import Fit, cost_model, fit_samples, predict
 from testbed.costs.fit_check import bootstrap, hold_out
 from testbed.costs.record_fit import fit_records
-from testbed.costs.record_model import SHIPPED_MODEL, model_of_records
+from testbed.costs.record_model import model_of_records
 from testbed.costs.record_samples import RecordSamples
 from testbed.costs.samples import Powers, Samples, samples_of, topology_of
 from testbed.device.frame_sources import open_frames
-from testbed.meters.cost_model import CostModel, Floats, derives_reached, standing_ms
+from testbed.meters.cost_model import (
+    SHIPPED_PROFILE,
+    CostModel,
+    Floats,
+    derives_reached,
+    standing_ms,
+)
 from testbed.meters.power import power_profile
 from testbed.records.record_file import Records, read_records
 from testbed.wire.protocol import WIRE_OVERHEAD_BYTES
@@ -289,7 +295,7 @@ def test_a_real_campaign_of_a_network_of_another_form(
     assert len(model.reached_ms) == THREE_EXITS.n_blocks + 1
     assert (np.diff(standing_ms(model)) >= 0).all()
     with pytest.raises(DataError, match="network 10913c394eac"):
-        model_of_records(out, [device_file(records)], SHIPPED_MODEL, "own")
+        model_of_records(out, [device_file(records)], SHIPPED_PROFILE, "own")
 
 
 def device_file(records: Records) -> Records:

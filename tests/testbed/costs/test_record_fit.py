@@ -22,12 +22,12 @@ from cnn.topology import SHIPPED, Action
 from testbed.costs.campaign import EXTRA_COLUMNS
 from testbed.costs.cost_fit import fit_samples
 from testbed.costs.record_fit import head_rows
-from testbed.costs.record_model import SHIPPED_MODEL, load_base, model_of_records
+from testbed.costs.record_model import model_of_records
 from testbed.costs.record_samples import device_records
 from testbed.costs.samples import samples_of
 from testbed.costs.terms import MIN_FRAMES, Measured, terms_of
 from testbed.device.frame_sources import open_frames
-from testbed.meters.cost_model import CostModel
+from testbed.meters.cost_model import SHIPPED_PROFILE, CostModel, load_profile
 from testbed.meters.power import power_profile
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import RecordWriter, read_all
@@ -466,12 +466,12 @@ def test_a_real_device_s_folder_becomes_a_cost_model(
         )
         testbed("device", "--config", "device.toml")
     assert len(list((tmp_path / "rec").glob("*.parquet"))) > 1
-    result = testbed("fit", "--records", "rec", "--base", SHIPPED_MODEL, "--out", "own.json")
+    result = testbed("fit", "--records", "rec", "--base", SHIPPED_PROFILE, "--out", "own.json")
     assert result["frames"] == 150
     assert set(result["actions"]) == {"e2s2", "e4s3"}
     assert min(result["actions"].values()) > 10
     assert "e2s2" in result["measured"]
-    model, shipped = CostModel.load(tmp_path / "own.json"), load_base(SHIPPED_MODEL)
+    model, shipped = CostModel.load(tmp_path / "own.json"), load_profile(SHIPPED_PROFILE)
     assert model.bundle_hash == shipped.bundle_hash
     assert model.payload_bytes == shipped.payload_bytes
     assert "server_ms e4s3" not in model.filled
