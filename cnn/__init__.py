@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cnn.common.errors import BundleError, ConfigError, DataError, RemoteError, SliproadError
     from cnn.data.image_file import decode_rgb, read_image, resize_rgb
     from cnn.data.image_set import ImageSet
+    from cnn.data.load_images import load_images
     from cnn.frame_codec import FrameEncoding
     from cnn.frame_table import FEATURES, FrameTable, embedded_table, frame_features
     from cnn.make_frame_table import make_table
@@ -48,6 +49,7 @@ __all__ = [
     "decode_rgb",
     "embedded_table",
     "frame_features",
+    "load_images",
     "make_table",
     "read_image",
     "render_tracks",
@@ -66,6 +68,7 @@ _NAMES_OF: Final = {
     "common.errors": ("BundleError", "ConfigError", "DataError", "RemoteError", "SliproadError"),
     "data.image_file": ("decode_rgb", "read_image", "resize_rgb"),
     "data.image_set": ("ImageSet",),
+    "data.load_images": ("load_images",),
     "frame_codec": ("FrameEncoding",),
     "frame_table": ("FEATURES", "FrameTable", "embedded_table", "frame_features"),
     "make_frame_table": ("make_table",),

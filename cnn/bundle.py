@@ -37,6 +37,7 @@ class Bundle:
         config: input and classes of the network; a `ModelConfig` if it is the VGG made here.
         topology: its blocks, exits, splits and actions.
         temperatures: softmax temperatures, by action.
+        class_names: by class; empty if the bundle does not state them.
         manifest: everything else (training provenance, metrics, dtypes).
     """
 
@@ -46,6 +47,7 @@ class Bundle:
     topology: Topology
     temperatures: tuple[float, ...]
     manifest: dict[str, Any]
+    class_names: tuple[str, ...] = ()
 
     def segment_path(self, name: str) -> Path:
         """File of one of the topology's segments."""
@@ -109,9 +111,20 @@ def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
         for t in temperatures:
             if type(t) not in (int, float) or not low <= t <= high:
                 raise ValueError(f"temperature {shown(t)}, not from {low:g} to {high:g}")
+        names = _class_names(manifest, config.n_classes)
     return Bundle(
-        folder, manifest["hash"], config, topology, tuple(map(float, temperatures)), manifest
+        folder, manifest["hash"], config, topology, tuple(map(float, temperatures)), manifest, names
     )
+
+
+def _class_names(manifest: dict[str, Any], n_classes: int) -> tuple[str, ...]:
+    """The optional class names of a manifest; raises `ValueError` if they are others than that."""
+    names = manifest.get("class_names", [])
+    if not isinstance(names, list) or not all(type(n) is str and n for n in names):
+        raise ValueError("class_names that are no texts")
+    if names and (len(names), len(set(names))) != (n_classes, n_classes):
+        raise ValueError(f"{len(set(names))} class_names of {n_classes} classes")
+    return tuple(names)
 
 
 def _network(manifest: dict[str, Any]) -> tuple[NetworkConfig, Topology]:

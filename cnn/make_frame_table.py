@@ -177,7 +177,9 @@ def action_logits(
 
 
 def running_tracks(data: ImageSet) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
-    """Running track number and frame number within it; spliced tracks are cut in two.
+    """Running track number and frame number within it; GTSRB's spliced tracks are cut in two.
+
+    A track is also cut where its class changes.
 
     Raises:
         DataError: if a track has more frames than int16 can number.
@@ -187,7 +189,7 @@ def running_tracks(data: ImageSet) -> tuple[NDArray[np.int32], NDArray[np.int16]
     frame = np.zeros(len(data), np.int32)
     current, start, previous = -1, 0, ""
     for i, name in enumerate(names):
-        cut = SPLICED.get(name) == int(data.frame[i])
+        cut = not data.class_names and SPLICED.get(name) == int(data.frame[i])
         if name != previous or cut:
             current, start, previous = current + 1, i, name
         track[i], frame[i] = current, i - start

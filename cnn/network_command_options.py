@@ -22,9 +22,17 @@ DataOption = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="GTSRB folder. Without it: the folder gtsrb in the environment variable "
-        "SLIPROAD_DATA.",
+        help="Images: GTSRB, a folder with one subfolder a class, Parquet, or a CSV of paths "
+        "and labels. Without it: the folder gtsrb in the environment variable SLIPROAD_DATA.",
         show_default=False,
+    ),
+]
+PartOption = Annotated[
+    str,
+    typer.Option(
+        "--part",
+        help="test (what the network has not met), policy-train, policy-test, cnn-val or cnn-fit; "
+        "all for a set that it was not trained with.",
     ),
 ]
 BundleOption = Annotated[
@@ -75,12 +83,12 @@ def resumable(context: typer.Context) -> Iterator[None]:
 
 
 def data_folder(given: Path | None) -> Path:
-    """The GTSRB folder meant by ``--data`` or ``SLIPROAD_DATA``; `DataError` if none is."""
+    """The images meant by ``--data`` or ``SLIPROAD_DATA``; `DataError` if there are none."""
     if given is not None:
-        if not given.is_dir():
+        if not given.exists():
             raise DataError(
                 f"data folder {given} does not exist",
-                expected="a folder with GTSRB",
+                expected="a folder or file with images (docs/your-data.md)",
                 hint="give another path with --data",
             )
         return given

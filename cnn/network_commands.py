@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
 
-from cnn.bundle import BUNDLE, load_bundle
+from cnn.bundle import BUNDLE, Bundle, load_bundle
 from cnn.common.console import JsonFlag, SeedOption, emit_json, given_options, stderr_console
 from cnn.common.errors import ConfigError, require
 from cnn.common.outputs import ROOM, Claim, check_file, check_folder, check_whole_folder
@@ -20,6 +19,7 @@ from cnn.network_command_options import (
     MAX_DRIVES,
     BundleOption,
     DataOption,
+    PartOption,
     PrecisionOption,
     ProvidersOption,
     ThreadsOption,
@@ -31,6 +31,7 @@ from cnn.network_command_options import (
 
 if TYPE_CHECKING:
     from cnn.data.image_set import ImageSet
+    from cnn.data.image_split import AnyPart
 
 _RUN_BYTES: Final = {"embedded": 350_000_000, "paper": 1_350_000_000}
 """A run's checkpoints: ten times the network's parameters, with optimiser and averages."""
@@ -41,24 +42,23 @@ _TABLE_BYTES: Final = 1_000_000
 app = typer.Typer(no_args_is_help=True, help="The split, multi-exit road-sign CNN.")
 
 
-def _known_part(part: str, parts: Sequence[str]) -> None:
+def _known_part(part: str) -> AnyPart:
     """Refuse an unknown part before anything is read."""
-    require(part in parts, f"--part {part}", " or ".join(parts), "name one of these")
+    from cnn.data.image_split import ANY_PARTS
+
+    require(part in ANY_PARTS, f"--part {part}", " or ".join(ANY_PARTS), "name one of these")
+    return next(known for known in ANY_PARTS if known == part)
 
 
-def _part(folder: Path, part: str, size: int, limit: int | None) -> ImageSet:
-    from cnn.data.gtsrb import load_gtsrb, load_tracks, split_part
-    from cnn.data.image_set import PARTS
+def _images(path: Path, part: AnyPart, bundle: Bundle, limit: int | None) -> tuple[ImageSet, str]:
+    """A part of a set for a bundle's network, and the set's name."""
+    from cnn.data.load_images import load_parts
 
-    if part == "test":
-        return load_gtsrb(folder, "test", size, limit=limit)
-    named = next(p for p in PARTS if p == part)  # checked by _known_part
-    data = split_part(load_tracks(folder, size), named)
-    if limit is None:
-        return data
-    import numpy as np
-
-    return data.take(np.arange(min(limit, len(data))))
+    provenance = bundle.manifest.get("provenance")
+    stored = provenance.get("split") if isinstance(provenance, dict) else None
+    found = load_parts(path, bundle.config.input_size, (part,), stored=stored, limit=limit)
+    images = found.parts[part].in_classes(bundle.class_names, bundle.config.n_classes)
+    return images, f"{found.source} {part}"
 
 
 @app.command()
@@ -146,7 +146,7 @@ def export(
 @app.command()
 def evaluate(
     data: DataOption = None,
-    part: Annotated[str, typer.Option(help="test, cnn-val, policy-train or policy-test.")] = "test",
+    part: PartOption = "test",
     bundle: BundleOption = None,
     plots: Annotated[
         Path | None, typer.Option(help="Folder for the reliability diagram (PNG).")
@@ -161,14 +161,13 @@ def evaluate(
         check_folder(plots, {"reliability.png": DIAGRAM})
     from rich.progress import Progress
 
-    from cnn.data.image_set import PARTS
     from cnn.network.accuracy import evaluate as run
     from cnn.runtime import SplitRuntime
 
-    _known_part(part, ("test", *PARTS))
+    known = _known_part(part)
     loaded = load_bundle(bundle)
     runtime = SplitRuntime(loaded, threads, providers.split(","))
-    images = _part(data_folder(data), part, loaded.config.input_size, limit)
+    images, _ = _images(data_folder(data), known, loaded, limit)
     with Progress(console=stderr_console()) as bar:
         task = bar.add_task(f"images of {part}", total=len(images))
         result = run(runtime, images, plots, lambda done: bar.advance(task, done))
@@ -201,9 +200,7 @@ def table(
         ),
     ] = None,
     data: DataOption = None,
-    part: Annotated[str, typer.Option(help="cnn-val, policy-train or policy-test.")] = (
-        "policy-test"
-    ),
+    part: PartOption = "policy-test",
     bundle: BundleOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many frames.")] = None,
     drives: Annotated[
@@ -225,19 +222,18 @@ def table(
         return
     from tqdm import tqdm
 
-    from cnn.data.image_set import PARTS
     from cnn.make_frame_table import make_varied_table
     from cnn.runtime import SplitRuntime
 
-    _known_part(part, PARTS)
+    known = _known_part(part)
     loaded = load_bundle(bundle)
     runtime = SplitRuntime(loaded, threads, providers.split(","))
-    images = _part(data_folder(data), part, loaded.config.input_size, limit)
+    images, source = _images(data_folder(data), known, loaded, limit)
     with tqdm(total=len(images) * (1 + drives), desc=part, unit="frame") as bar:
         made = make_varied_table(
             runtime,
             images,
-            _source_of(part, runtime.providers),
+            _source_of(source, runtime.providers),
             drives=drives,
             strength=strength,
             seed=seed,
@@ -320,6 +316,7 @@ def info(bundle: BundleOption = None, as_json: JsonFlag = False) -> None:
                 "path": str(loaded.path),
                 "blocks": blocks,
                 "actions": actions,
+                "class_names": list(loaded.class_names),
                 "manifest": loaded.manifest,
             }
         )
@@ -348,11 +345,14 @@ def info(bundle: BundleOption = None, as_json: JsonFlag = False) -> None:
         payload = str(topology.payload_bytes[a.index])
         listing.add_row(str(a.index), a.name, str(a.exit), str(a.split), payload)
     console.print(listing)
+    if loaded.class_names:
+        names = ", ".join(loaded.class_names)
+        console.print(f"{len(loaded.class_names)} classes: {names}", highlight=False, markup=False)
 
 
-def _source_of(part: str, providers: tuple[str, ...]) -> str:
+def _source_of(images: str, providers: tuple[str, ...]) -> str:
     """What a frame table says of itself; the CPU's answers need no word."""
-    return f"GTSRB {part}" + (f", {', '.join(providers)}" if len(providers) > 1 else "")
+    return images + (f", {', '.join(providers)}" if len(providers) > 1 else "")
 
 
 def _say(result: dict[str, Any], as_json: bool) -> None:

@@ -91,9 +91,10 @@ class LiveRig:
         self._drive.close()
         runtime = self._start()
         self._device = self._connect(runtime, key)
-        size = runtime.bundle.config.input_size
+        model = runtime.bundle
+        size, names = model.config.input_size, model.class_names
         self.frames_seed = key % 2**31
-        frames = open_frames(self.source, size, seed=self.frames_seed)
+        frames = open_frames(self.source, size, seed=self.frames_seed, class_names=names)
         self._frames: Iterator[CameraFrame] = prepared(frames, self.n_frames)
         self._device.reset()
         keep_collector_short()

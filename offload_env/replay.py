@@ -74,7 +74,7 @@ def live_table(
         raise DataError(
             f"frames of {source} without labels",
             expected="labelled frames",
-            hint="use render or gtsrb:policy-test",
+            hint="use render, gtsrb:policy-test, or a folder with one subfolder a class",
         )
     images = ImageSet.of(
         np.stack([f.image for f in frames]),
@@ -97,9 +97,9 @@ def source_table(
     progress: Callable[[int], object] | None = None,
 ) -> FrameTable:
     """`live_table` of the first `n` frames of a frame source."""
-    size = runtime.bundle.config.input_size
-    frames = list(islice(open_frames(source, size, seed=seed, data=data), n))
-    return live_table(runtime, frames, source, progress)
+    size, names = runtime.bundle.config.input_size, runtime.bundle.class_names
+    frames = open_frames(source, size, seed=seed, data=data, class_names=names)
+    return live_table(runtime, list(islice(frames, n)), source, progress)
 
 
 def measured(rows: Sequence[Measurement]) -> Figures:

@@ -264,6 +264,8 @@ def write_bundle(
     temperatures: Sequence[float] | None = None,
     provenance: dict[str, Any] | None = None,
     int8_images: NDArray[np.uint8] | None = None,
+    *,
+    class_names: Sequence[str] = (),
 ) -> Bundle:
     """Export `net` to the folder `path`, replacing a bundle that is there.
 
@@ -274,6 +276,7 @@ def write_bundle(
         temperatures: softmax temperatures, by action; None is 1 for all.
         provenance: how the network was trained; stored as it is.
         int8_images: calibration frames (N, H, W, 3) for an int8 bundle; None is float32.
+        class_names: by class, kept in the bundle; empty leaves them out.
 
     Raises:
         DataError: if the folder holds other files, or cannot be written.
@@ -282,7 +285,7 @@ def write_bundle(
     if temperatures is None:
         temperatures = (1.0,) * topology.n_actions
     if int8_images is not None:
-        return _write_int8(net, path, temperatures, provenance, int8_images)
+        return _write_int8(net, path, temperatures, provenance, int8_images, class_names)
     parts = {
         name: (to_onnx(module, example), module, example)
         for name, (module, example) in segment_modules(net).items()
@@ -308,6 +311,8 @@ def write_bundle(
         "weights": "float16 on disk, float32 in memory",
         "provenance": provenance or {},
     }
+    if class_names:
+        manifest["class_names"] = list(class_names)
     return _write(path, manifest, {name: data for name, (data, _, _) in parts.items()})
 
 
@@ -317,9 +322,12 @@ def _write_int8(
     temperatures: Sequence[float],
     provenance: dict[str, Any] | None,
     images: NDArray[np.uint8],
+    class_names: Sequence[str],
 ) -> Bundle:
     with tempfile.TemporaryDirectory() as folder:
-        plain = write_bundle(net, Path(folder) / "float32", temperatures, provenance)
+        plain = write_bundle(
+            net, Path(folder) / "float32", temperatures, provenance, class_names=class_names
+        )
         inputs = segment_inputs(SplitRuntime(plain), images)
         data = {
             name: quantise_segment(plain.segment_path(name).read_bytes(), inputs[name])

@@ -18,7 +18,7 @@ from cnn.common.errors import ConfigError
 from cnn.data.image_set import ImageSet
 from cnn.model_config import ModelConfig
 from cnn.network import weights_file as checkpoint
-from cnn.network.augment import augment
+from cnn.network.augment import MIRROR_SAFE, augment
 from cnn.network.torch_device import Compute, DeviceChoice, Precision, parse_choice
 from cnn.network.vgg import MultiExitVGG
 
@@ -32,6 +32,7 @@ class FitConfig:
         batch_size: images a step.
         lr: peak learning rate of AdamW (linear warm-up, cosine decay).
         strength: of the augmentation.
+        mirrored: classes whose images may be mirrored; None is those of road signs.
         device: ``auto`` (a CUDA GPU if there is one), ``cpu`` or ``cuda``.
         precision: ``fp32``, ``bf16``, ``fp16`` (CUDA only) or ``auto``: see `choose_compute`.
         seed: of everything random.
@@ -41,6 +42,7 @@ class FitConfig:
     batch_size: int = 128
     lr: float = 3e-3
     strength: float = 1.0
+    mirrored: tuple[int, ...] | None = None
     device: DeviceChoice = "auto"
     precision: Precision = "auto"
     seed: int = 0
@@ -213,11 +215,12 @@ class Fit:
         order = epoch_order(data.label, self._generator)
         size = self.config.batch_size
         losses: list[float] = []
+        mirrored = MIRROR_SAFE if self.config.mirrored is None else self.config.mirrored
         with tqdm(order[: len(order) // size * size].view(-1, size), **bar) as batches:
             for rows in batches:
                 labels = torch.from_numpy(data.label[rows.numpy()].astype(np.int64))
                 x = to_batch(data.images, rows)
-                x = augment(x, labels, self._generator, self.config.strength)
+                x = augment(x, labels, self._generator, self.config.strength, mirrored)
                 x = self.compute.to_device(x.contiguous(memory_format=torch.channels_last))
                 loss = loss_of(x, labels)
                 backward_step(loss, self._parameters, self._optimizer, self._scaler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.bundle import Bundle
-from cnn.common.errors import ConfigError
-from cnn.data.gtsrb import load_tracks, split_part
+from cnn.common.errors import ConfigError, DataError
 from cnn.data.image_set import ImageSet
+from cnn.data.load_images import LoadedImages, load_parts
 from cnn.model_config import ModelConfig
 from cnn.network import weights_file as checkpoint
 from cnn.network.accuracy import action_reliability, collect_logits, fit_temperatures
@@ -46,7 +47,9 @@ def calibrated_bundle(
         "ece_after": [r.ece for r in action_reliability(logits, val.label, temperatures)],
     }
     provenance = {**provenance, "calibration": calibration}
-    return write_bundle(net, out, temperatures, provenance, int8_images)
+    return write_bundle(
+        net, out, temperatures, provenance, int8_images, class_names=val.class_names
+    )
 
 
 def int8_calibration(fit: ImageSet, precision: str, seed: int = 0) -> NDArray[np.uint8] | None:
@@ -70,16 +73,32 @@ def export_calibrated(
 ) -> dict[str, Any]:
     """Checkpoint -> calibrated bundle; returns its path and hash."""
     net = checkpoint.build_model(checkpoint.load(path))
-    data = load_tracks(folder, net.config.input_size)
-    provenance: dict[str, Any] = {"data": "GTSRB training set, tracks of cnn-fit"}
     record = path.parent / "train.json"
-    if record.is_file():
-        provenance["training"] = json.loads(record.read_text())
+    training = json.loads(record.read_text()) if record.is_file() else None
+    seed = 0 if training is None else training["config"]["seed"]  # of the split, too
+    data = load_parts(folder, net.config.input_size, ("cnn-fit", "cnn-val"), seed=seed)
+    if data.class_names and len(data.class_names) != net.config.n_classes:
+        raise DataError(
+            f"{folder}: images of {len(data.class_names)} classes",
+            expected=f"those that the network of {net.config.n_classes} classes was trained with",
+            hint="give another path with --data",
+        )
+    fit, val = data.parts["cnn-fit"], data.parts["cnn-val"]
+    provenance = _about_data(data)
+    if training is not None:
+        provenance["training"] = training
     if note:
         provenance["note"] = note
-    ranges = int8_calibration(split_part(data, "cnn-fit"), precision)
-    bundle = calibrated_bundle(net, split_part(data, "cnn-val"), out, provenance, ranges)
+    ranges = int8_calibration(fit, precision)
+    bundle = calibrated_bundle(net, val, out, provenance, ranges)
     return {"bundle": str(out), "hash": bundle.hash}
+
+
+def _about_data(data: LoadedImages) -> dict[str, Any]:
+    """What the provenance says of the images that a network was trained with."""
+    if not data.split:
+        return {"data": "GTSRB training set, tracks of cnn-fit"}
+    return {"data": f"{data.source}, cnn-fit", "split": dict(data.split)}
 
 
 def train_all(
@@ -103,28 +122,38 @@ def train_all(
     `precision` is the bundle's.
     """
     choose_compute(device, mixed)  # an impossible choice is refused before data are read
-    data = load_tracks(folder, config.input_size)
-    fit, val = split_part(data, "cnn-fit"), split_part(data, "cnn-val")
+    data = load_parts(folder, config.input_size, ("cnn-fit", "cnn-val"), seed=seed)
+    fit, val = data.parts["cnn-fit"], data.parts["cnn-val"]
+    if data.class_names:
+        config = replace(config, n_classes=len(data.class_names))
     if limit is not None:
         rng = np.random.default_rng(seed)
         fit = fit.take(np.sort(rng.permutation(len(fit))[:limit]))
         val = val.take(np.sort(rng.permutation(len(val))[:limit]))
-    backbone = train(
-        fit,
-        val,
-        config,
-        TrainConfig(epochs=epochs, device=device, precision=mixed, threads=threads, seed=seed),
-        out,
-        resume=resume,
+    mirrored = () if data.class_names else None
+    how = TrainConfig(
+        epochs=epochs,
+        mirrored=mirrored,
+        device=device,
+        precision=mixed,
+        threads=threads,
+        seed=seed,
     )
+    if len(fit) < how.batch_size:
+        raise DataError(
+            f"{folder}: {len(fit)} images to fit the network",
+            expected=f"at least {how.batch_size}, one batch",
+            hint="give more images",
+        )
+    backbone = train(fit, val, config, how, out, resume=resume)
     net = checkpoint.build_model(checkpoint.load(backbone))
     bottlenecks = BottleneckConfig(
-        epochs=bottleneck_epochs, device=device, precision=mixed, seed=seed
+        epochs=bottleneck_epochs, mirrored=mirrored, device=device, precision=mixed, seed=seed
     )
     final = train_bottlenecks(net, fit, val, bottlenecks, out, resume=resume)
     net = checkpoint.build_model(checkpoint.load(final))
     provenance = {
-        "data": "GTSRB training set, tracks of cnn-fit",
+        **_about_data(data),
         "training": json.loads((out / "train.json").read_text()),
         "bottleneck_epochs": bottleneck_epochs,
         "seed": seed,

@@ -151,7 +151,8 @@ def campaign(
     power_profile(power)  # a bad one is refused before anything is measured
     tls = client_tls(tls_ca, tls_cert, tls_key, tls_name)
     model = load_bundle(bundle)
-    stream = open_frames(frames, model.config.input_size, seed=seed, data=data)
+    size, names = model.config.input_size, model.class_names
+    stream = open_frames(frames, size, seed=seed, data=data, class_names=names)
     with Progress(console=stderr_console()) as bar:
         task = bar.add_task("frames", total=config.n_frames(model.topology))
         rows = run_campaign(

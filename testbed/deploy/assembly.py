@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError, DataError, require
 from cnn.topology import Topology
 from testbed.deploy.deployment import Deployment, Sources, load
@@ -144,11 +145,17 @@ def followed_config_of(file: DeviceFile, task: Task) -> DeviceConfig:
     )
 
 
-def frames_of(file: DeviceFile, size: int, n: int | None = None) -> Iterator[CameraFrame]:
-    """Its camera's frames, `size` pixels a side; `n` of them, or the number in the file."""
+def frames_of(file: DeviceFile, model: Bundle, n: int | None = None) -> Iterator[CameraFrame]:
+    """Its camera's frames for a network; `n` of them, or the number in the file."""
     f = file.frames
-    n = n or f.count or None
-    return open_frames(f.source, size, seed=f.seed, data=path_of(f.data), n=n)
+    return open_frames(
+        f.source,
+        model.config.input_size,
+        seed=f.seed,
+        data=path_of(f.data),
+        n=n or f.count or None,
+        class_names=model.class_names,
+    )
 
 
 def client_of(file: DeviceFile, deployment: Deployment) -> MecClient | None:
@@ -228,7 +235,7 @@ def preflight(file: DeviceFile) -> list[str]:
     _check_meter(file.meter.name, task.power)
     lines.append(f"meter: {file.meter.name}")
     source = file.frames.source
-    if next(frames_of(file, deployment.model.config.input_size, n=1), None) is None:
+    if next(frames_of(file, deployment.model, n=1), None) is None:
         raise DataError(
             f"frame source {source} without a frame",
             expected="at least one",

@@ -211,7 +211,7 @@ class DeviceService:
         ones of an unlimited run.
         """
         f = self.file.frames
-        frames = frames_of(self.file, self._swapper.deployment.model.config.input_size)
+        frames = frames_of(self.file, self._swapper.deployment.model)
         if f.source.startswith("camera:"):
             return frames
         return prepared(frames) if f.count else prepared(frames, 1)

@@ -6,8 +6,9 @@ captured (its frame rate); a source only gives the images.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count, islice
@@ -17,9 +18,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.common.errors import ConfigError, DataError
+from cnn.common.errors import ConfigError, DataError, shown
 from cnn.data.gtsrb import load_tracks, split_part
 from cnn.data.image_file import read_image, resize_rgb
+from cnn.data.image_folder import class_folder_names, class_tracks, image_tracks
 from cnn.data.image_set import PARTS, ImageSet
 from cnn.make_frame_table import running_tracks
 from testbed.device.camera import (
@@ -30,7 +32,8 @@ from testbed.device.camera import (
     square_rgb,
     video_images,
 )
-from testbed.device.image_folder import image_tracks
+
+_log = logging.getLogger(__name__)
 
 SOURCES: Final = "gtsrb:PART (such as gtsrb:policy-test), folder:PATH, render, or camera:0"
 _RENDERED_TRACKS: Final = 64
@@ -69,7 +72,13 @@ class CameraFrame:
 
 
 def open_frames(
-    source: str, size: int, *, seed: int = 0, data: Path | None = None, n: int | None = None
+    source: str,
+    size: int,
+    *,
+    seed: int = 0,
+    data: Path | None = None,
+    n: int | None = None,
+    class_names: Sequence[str] = (),
 ) -> Iterator[CameraFrame]:
     """Open a source by its name and repeat it until `n` frames have come (None: for ever).
 
@@ -82,6 +91,9 @@ def open_frames(
         seed: of the order of the tracks and of the renderer.
         data: GTSRB folder; None is the folder ``gtsrb`` in ``SLIPROAD_DATA``.
         n: number of frames.
+        class_names: of the network, by class. The frames of a folder whose subfolders are all
+            named as classes have labels; they are those of `cnn.data.image_folder.class_tracks`,
+            in a random order.
 
     Raises:
         ConfigError: if the source is unknown.
@@ -93,8 +105,7 @@ def open_frames(
         images = split_part(load_tracks(_gtsrb_folder(data), size), part)
         frames = cycled(lambda: gtsrb_frames(images, seed))
     elif kind == "folder" and rest:
-        tracks = image_tracks(Path(rest))
-        frames = cycled(lambda: _track_frames(tracks, size))
+        frames = _open_folder(Path(rest), size, seed, class_names)
     elif source == "render":
         frames = cycled(lambda: rendered_frames(size, seed))
     elif kind == "camera" and rest:
@@ -135,15 +146,45 @@ def folder_frames(folder: Path, size: int) -> Iterator[CameraFrame]:
         DataError: if the folder is missing or holds no images (`image_tracks`), or one of
             them cannot be read (`cnn.data.image_file.read_image`).
     """
-    return _track_frames(image_tracks(folder), size)
+    return _track_frames([(None, paths) for paths in image_tracks(folder)], size)
 
 
-def _track_frames(tracks: list[list[Path]], size: int) -> Iterator[CameraFrame]:
-    for number, paths in enumerate(tracks):
+_Tracks = list[tuple[int | None, list[Path]]]
+"""The class, if it is known, and the images of each track."""
+
+
+def _labelled_tracks(folder: Path, class_names: Sequence[str], seed: int) -> _Tracks:
+    """The tracks of `class_tracks` in a random order, so that the first are of all classes."""
+    number = {name: n for n, name in enumerate(class_names)}
+    tracks = class_tracks(folder)
+    order = np.random.default_rng(seed).permutation(len(tracks)).tolist()
+    return [(number[name], paths) for name, paths in (tracks[at] for at in order)]
+
+
+def _open_folder(
+    folder: Path, size: int, seed: int, class_names: Sequence[str]
+) -> Iterator[CameraFrame]:
+    """The frames of a folder, for ever; labelled if its subfolders are named as the classes."""
+    inside = class_folder_names(folder) if class_names and folder.is_dir() else []
+    known = set(class_names)
+    other = [name for name in inside if name not in known]
+    tracks: _Tracks
+    if inside and not other:
+        tracks = _labelled_tracks(folder, class_names, seed)
+    else:
+        tracks = [(None, paths) for paths in image_tracks(folder)]
+        if len(other) < len(inside):
+            _log.warning("folder %s without labels: %s is no class", folder, shown(other[0]))
+    return cycled(lambda: _track_frames(tracks, size))
+
+
+def _track_frames(tracks: _Tracks, size: int) -> Iterator[CameraFrame]:
+    for number, (label, paths) in enumerate(tracks):
         for k, path in enumerate(paths):
             image = read_image(path)
             resized = resize_rgb(image, size)
-            yield CameraFrame(resized, None, number, k, image.width, image.height, path.name)
+            name = path.name if label is None else f"{path.parent.name}/{path.name}"
+            yield CameraFrame(resized, label, number, k, image.width, image.height, name)
 
 
 def rendered_frames(size: int, seed: int, tracks: int = _RENDERED_TRACKS) -> Iterator[CameraFrame]:

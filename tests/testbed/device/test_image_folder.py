@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnn.common.errors import DataError
+from cnn.data.image_folder import image_tracks, natural_key
 from testbed.device.camera import square_rgb
 from testbed.device.frame_sources import folder_frames, open_frames
-from testbed.device.image_folder import image_tracks, natural_key
 
 
 def put(path: Path, level: int = 0, width: int = 6, height: int = 4) -> Path:

@@ -2,7 +2,7 @@
 
 Rules are in docs/data.md, "Images": a folder that holds images is one track, its
 subfolders at any depth are others. Hidden files and files that are no images are skipped,
-and one line says how many.
+and one line says how many. A folder with one subfolder a class is labelled (`class_tracks`).
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
     return tuple(int(p) if i % 2 else p for i, p in enumerate(parts)), name
 
 
-def image_tracks(folder: Path) -> list[list[Path]]:
+def image_tracks(folder: Path, *, film: bool = True) -> list[list[Path]]:
     """The images of a folder and its subfolders, one list for each folder that holds any.
 
     Args:
         folder: its own images come first, then its subfolders', each in natural order.
             A folder or file that is reached a second time through a link is skipped.
+        film: the images of a folder follow each other, so the same name twice, with different
+            endings, is refused.
 
     Returns:
         At least one track of at least one path. Logs a warning that counts what was skipped.
@@ -52,7 +54,7 @@ def image_tracks(folder: Path) -> list[list[Path]]:
     skipped: list[tuple[str, str]] = []
     try:
         groups = list(_folders(folder, set(), skipped))
-        tracks = [track for group in groups if (track := _images(group, skipped))]
+        tracks = [track for group in groups if (track := _images(group, skipped, film))]
     except OSError as error:
         raise DataError(
             f"{error.filename or folder}: {error.strerror or error}",
@@ -65,9 +67,52 @@ def image_tracks(folder: Path) -> list[list[Path]]:
         raise DataError(
             f"folder {folder} without images",
             expected=f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))}",
-            hint="give another folder",
+            hint="give another folder" if film else "put images into it, or remove it",
         )
     return tracks
+
+
+def class_tracks(folder: Path) -> list[tuple[str, list[Path]]]:
+    """The images of a folder with one subfolder a class, as (class name, paths of a track).
+
+    An image directly in a class's folder stands alone: a track of one. A folder within it is one
+    track. Images beside the classes' folders are left out, which a warning counts.
+
+    Raises:
+        DataError: as of `image_tracks`; or if a class has no image, or there is no class.
+    """
+    names = class_folder_names(folder)
+    if not names:
+        raise DataError(
+            f"folder {folder} without subfolders",
+            expected="one subfolder a class",
+            hint="move the images into folders that are named as their classes",
+        )
+    stray = [p.name for p in _entries(folder) if p.suffix.lower() in IMAGE_SUFFIXES]
+    if stray:
+        _log.warning("folder %s: %s in no class's folder", folder, _counted(stray, "image"))
+    tracks = []
+    for name in names:
+        for paths in image_tracks(folder / name, film=False):
+            alone = paths[0].parent == folder / name
+            tracks += [(name, [path]) for path in paths] if alone else [(name, paths)]
+    return tracks
+
+
+def class_folder_names(folder: Path) -> list[str]:
+    """Names of the subfolders of `folder` that are not hidden, sorted by their characters.
+
+    Raises:
+        DataError: if it cannot be listed.
+    """
+    try:
+        return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+    except OSError as error:
+        raise DataError(
+            f"{folder}: {error.strerror or error}",
+            expected="a folder that can be listed",
+            hint="check the path and its permissions",
+        ) from error
 
 
 def _folders(
@@ -89,7 +134,7 @@ def _folders(
             yield from _folders(path, seen, skipped)
 
 
-def _images(folder: Path, skipped: list[tuple[str, str]]) -> list[Path]:
+def _images(folder: Path, skipped: list[tuple[str, str]], film: bool) -> list[Path]:
     """The images directly in `folder`, in natural order."""
     images = []
     for path in _entries(folder):
@@ -108,11 +153,12 @@ def _images(folder: Path, skipped: list[tuple[str, str]]) -> list[Path]:
             images.append(path)  # a broken link is refused when it is read
         else:
             skipped.append(("no image", path.name))
-    return _distinct(images, skipped)
+    return _distinct(images, skipped, film)
 
 
-def _distinct(images: list[Path], skipped: list[tuple[str, str]]) -> list[Path]:
-    """The list without links to other images of it; two endings of one name are refused."""
+def _distinct(images: list[Path], skipped: list[tuple[str, str]], film: bool) -> list[Path]:
+    """The list without links to other images of it; of a film, two endings of one name are
+    refused."""
     files = {_identity(path) for path in images if not path.is_symlink()}
     kept: list[Path] = []
     for path in images:
@@ -125,7 +171,7 @@ def _distinct(images: list[Path], skipped: list[tuple[str, str]]) -> list[Path]:
         kept.append(path)
     stems = Counter(path.stem for path in kept)
     for stem, n in stems.items():
-        if n > 1:
+        if film and n > 1:
             names = " and ".join(path.name for path in kept if path.stem == stem)
             raise DataError(
                 f"{names} in {kept[0].parent}",
@@ -143,6 +189,13 @@ def _entries(folder: Path) -> list[Path]:
 def _identity(path: Path) -> tuple[int, int]:
     found = path.stat()
     return found.st_dev, found.st_ino
+
+
+def _counted(names: list[str], noun: str) -> str:
+    """``1 image (a.png)`` or ``5 images (a.png, b.png, c.png, ...)``."""
+    more = ", ..." if len(names) > _NAMED else ""
+    some = ", ".join(names[:_NAMED])
+    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({some}{more})"
 
 
 def _summary(skipped: list[tuple[str, str]]) -> str:
