@@ -16,11 +16,10 @@ from tqdm import tqdm
 
 from cnn.common.errors import ConfigError
 from cnn.data.image_set import ImageSet
-from cnn.model_config import ModelConfig
 from cnn.network import weights_file as checkpoint
 from cnn.network.augment import MIRROR_SAFE, augment
+from cnn.network.block_network import BlockNetwork
 from cnn.network.torch_device import Compute, DeviceChoice, Precision, parse_choice
-from cnn.network.vgg import MultiExitVGG
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class FitConfig:
             )
 
 
-def channels_last(model: MultiExitVGG) -> MultiExitVGG:
+def channels_last(model: BlockNetwork) -> BlockNetwork:
     """The same network with weights laid out for faster convolutions on a processor."""
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
@@ -93,7 +92,7 @@ def backward_step(
     scaler.update()
 
 
-def run_of(config: Any, model: ModelConfig, fit: ImageSet) -> dict[str, Any]:
+def run_of(config: FitConfig, model: BlockNetwork, fit: ImageSet) -> dict[str, Any]:
     """Values that must not change when a run is resumed: settings, network, images; plain values.
 
     The device and the number of epochs may change.
@@ -101,7 +100,7 @@ def run_of(config: Any, model: ModelConfig, fit: ImageSet) -> dict[str, Any]:
     may_change = ("epochs", "device", "precision", "threads")
     values = {name: value for name, value in asdict(config).items() if name not in may_change}
     run: dict[str, Any] = json.loads(
-        json.dumps({**values, "model": asdict(model), "images": len(fit)})
+        json.dumps({**values, "model": model.described(), "images": len(fit)})
     )
     return run
 
@@ -109,13 +108,13 @@ def run_of(config: Any, model: ModelConfig, fit: ImageSet) -> dict[str, Any]:
 class Averaged:
     """Exponential moving average of weights; batch-norm statistics are averaged too."""
 
-    def __init__(self, model: MultiExitVGG, decay: float) -> None:
+    def __init__(self, model: BlockNetwork, decay: float) -> None:
         self.model = copy.deepcopy(model).eval()
         self.decay = decay
         self.steps = 0
 
     @torch.no_grad()
-    def update(self, model: MultiExitVGG) -> None:
+    def update(self, model: BlockNetwork) -> None:
         """Move the average towards `model`; early steps move faster."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
@@ -143,7 +142,7 @@ class Fit:
 
     def __init__(
         self,
-        model: MultiExitVGG,
+        model: BlockNetwork,
         parameters: Sequence[Tensor],
         config: FitConfig,
         compute: Compute,
@@ -233,7 +232,7 @@ class Fit:
 
 @torch.no_grad()
 def share_right(
-    model: MultiExitVGG,
+    model: BlockNetwork,
     data: ImageSet,
     answers: Callable[[Tensor], Iterable[tuple[str, Tensor]]],
     batch: int = 256,
