@@ -54,15 +54,7 @@ def drive_timeline(drive: pd.DataFrame, deadline_ms: float, topology: Topology) 
     rate.plot(t, drive["uplink_mbps"], color="#0077b6", linewidth=1)
     rate.set_ylabel("uplink\n(Mbit/s)")
     _driven(exits, t, drive, topology)
-    skipped = drive["status"].to_numpy() == SKIPPED
-    right = drive["correct"].to_numpy(bool)
-    confidence = drive["confidence"].to_numpy()
-    good, wrong = right & ~skipped, ~right & ~skipped
-    sure.plot(t[good], confidence[good], ".", color="#2a9d8f", markersize=4, label="right")
-    sure.plot(t[wrong], confidence[wrong], "x", color="#c1121f", markersize=6, label="wrong")
-    sure.set_ylabel("calibrated\nconfidence")
-    sure.set_ylim(0, 1.05)
-    sure.legend(fontsize=9, loc="lower left", ncols=2)
+    _sure(sure, t, drive)
     delay.plot(t, drive["delay_ms"], color=AGENT_COLOUR, linewidth=0.9)
     delay.axhline(deadline_ms, color="black", linewidth=0.8, linestyle="--", label="deadline")
     delay.legend(fontsize=9, loc="upper right")
@@ -73,6 +65,25 @@ def drive_timeline(drive: pd.DataFrame, deadline_ms: float, topology: Topology) 
     for axes in (rate, exits, sure, delay):
         make_plain(axes)
     return png(figure)
+
+
+def _sure(axes: Axes, t: NDArray[np.float64], drive: pd.DataFrame) -> None:
+    """Confidence in every answer, and how right it was: right or wrong, or its quality."""
+    answered = drive["status"].to_numpy() != SKIPPED
+    correct, confidence = drive["correct"].to_numpy(), drive["confidence"].to_numpy()
+    said = "calibrated\nconfidence"
+    if correct.dtype == bool:
+        good, wrong = correct & answered, ~correct & answered
+        axes.plot(t[good], confidence[good], ".", color="#2a9d8f", markersize=4, label="right")
+        axes.plot(t[wrong], confidence[wrong], "x", color="#c1121f", markersize=6, label="wrong")
+    else:
+        said = "quality,\nconfidence"
+        faint: dict[str, Any] = {"color": "#adb5bd", "markersize": 4, "label": "confidence"}
+        axes.plot(t[answered], confidence[answered], ".", **faint)
+        axes.plot(t[answered], correct[answered], ".", color="#2a9d8f", ms=4, label="quality")
+    axes.set_ylabel(said)
+    axes.set_ylim(0, 1.05)
+    axes.legend(fontsize=9, loc="lower left", ncols=2)
 
 
 def _driven(axes: Axes, t: NDArray[np.float64], drive: pd.DataFrame, topology: Topology) -> None:

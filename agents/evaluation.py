@@ -145,6 +145,8 @@ class Evaluation:
         seed: of the drives.
         origins: files of the learnt policies, by name; without one for a policy that was
             given as an object.
+        measure: ``accuracy``, or ``quality`` if the frames have qualities: then every figure
+            named accuracy is a mean quality, and the floor is one of mean quality.
     """
 
     scenario: str
@@ -161,6 +163,7 @@ class Evaluation:
     frames: int
     seed: int
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    measure: str = "accuracy"
 
     def keeps_floor(self, name: str) -> bool:
         """Whether a policy's accuracy on these drives is at least the floor."""
@@ -189,6 +192,7 @@ class Evaluation:
             "delay_gain": local["delay_ms"] / agent["delay_ms"] if agent else None,
             "energy_gain": local["energy_mj"] / agent["energy_mj"] if agent else None,
             "floor": self.floor,
+            "measure": self.measure,
             "best_static": self.best_static,
             "cost_intervals": {k: asdict(v) for k, v in self.intervals.items()},
             "cost_over_agent": self._cost_over(AGENT),
@@ -280,6 +284,7 @@ def evaluate(
         frames=test_world.scenario.timing.n_frames,
         seed=seed,
         origins=dict(origins or {}),
+        measure=test_world.table.measure,
     )
 
 

@@ -117,6 +117,7 @@ def cost_accuracy(
     statics: Mapping[str, Mapping[str, float]],
     floor: float,
     bound_cost: float | None,
+    measure: str = "accuracy",
 ) -> bytes:
     """Cost against accuracy: every policy, every static pair, the floor and the bound.
 
@@ -125,6 +126,7 @@ def cost_accuracy(
         statics: the static pairs, drawn small, by action name.
         floor: accuracy the constraint asks for, [0, 1].
         bound_cost: cost below which no policy that keeps the floor can go.
+        measure: name of the accuracy, see `agents.evaluation.Evaluation`.
     """
     figure, axes = plain_axes(8, 5)
     axes.axhspan(0, 100 * floor, color=FLOOR_COLOUR, alpha=0.06, zorder=0)
@@ -151,7 +153,7 @@ def cost_accuracy(
     _limits(axes, policies, floor)
     _name_statics(axes, statics)
     axes.set_xlabel("mean cost of a frame (1: full local, no queue, no miss)")
-    axes.set_ylabel("accuracy of the answers (%)")
+    axes.set_ylabel(f"{measure} of the answers (%)")
     handles: list[Artist] = [
         Line2D([], [], marker=_mark(n), color=colour_of(n), linestyle="", markersize=8, label=n)
         for n in policies
@@ -159,7 +161,7 @@ def cost_accuracy(
     if statics:
         grey: dict[str, Any] = {"marker": ".", "color": STATIC_COLOUR, "linestyle": ""}
         handles.append(Line2D([], [], label="static pairs (exit, split)", **grey))
-    handles.append(Line2D([], [], color=FLOOR_COLOUR, linestyle="--", label="accuracy floor"))
+    handles.append(Line2D([], [], color=FLOOR_COLOUR, linestyle="--", label=f"{measure} floor"))
     if bound_cost is not None:
         handles.append(Line2D([], [], color=BOUND_COLOUR, linestyle=":", label="bound"))
     axes.legend(
@@ -227,7 +229,9 @@ def delay_cdfs(delays_ms: Mapping[str, NDArray[np.floating[Any]]], deadline_ms: 
     return png(figure)
 
 
-def learning_curve(log: pd.DataFrame, floor: float, margin: float) -> bytes:
+def learning_curve(
+    log: pd.DataFrame, floor: float, margin: float, measure: str = "accuracy"
+) -> bytes:
     """Training: cost and accuracy per rollout and on validation drives, and the multiplier.
 
     Args:
@@ -235,6 +239,7 @@ def learning_curve(log: pd.DataFrame, floor: float, margin: float) -> bytes:
             ``validation_cost``, ``validation_accuracy`` (NaN between validations).
         floor: accuracy the constraint asks for on the training frames.
         margin: asked for on top of it in training.
+        measure: name of the accuracy, see `agents.evaluation.Evaluation`.
     """
     figure = Figure(figsize=(8, 6.5), layout="constrained")
     cost, accuracy, multiplier = figure.subplots(3, 1, sharex=True)
@@ -250,7 +255,7 @@ def learning_curve(log: pd.DataFrame, floor: float, margin: float) -> bytes:
         valid["step"], 100 * valid["validation_accuracy"], "o-", color=AGENT_COLOUR, markersize=3
     )
     accuracy.axhline(100 * floor, color=FLOOR_COLOUR, linestyle="--", linewidth=1)
-    accuracy.set_ylabel("accuracy (%)")
+    accuracy.set_ylabel(f"{measure} (%)")
     accuracy.axhline(100 * (floor + margin), color=FLOOR_COLOUR, linestyle=":", linewidth=1)
     multiplier.plot(log["step"], log["multiplier"], color="#f4a261")
     multiplier.set_ylabel("multiplier of\nthe floor")
@@ -258,7 +263,7 @@ def learning_curve(log: pd.DataFrame, floor: float, margin: float) -> bytes:
     handles = [
         Line2D([], [], color="#adb5bd", label="training, exploring"),
         Line2D([], [], color=AGENT_COLOUR, marker="o", markersize=3, label="validation, greedy"),
-        Line2D([], [], color=FLOOR_COLOUR, linestyle="--", label="accuracy floor"),
+        Line2D([], [], color=FLOOR_COLOUR, linestyle="--", label=f"{measure} floor"),
         Line2D([], [], color=FLOOR_COLOUR, linestyle=":", label="floor and margin"),
         Line2D([], [], color="#f4a261", label="multiplier"),
     ]

@@ -111,9 +111,10 @@ def write_report(
         sections.append(
             Section(
                 "Learning",
-                "Cost and accuracy of the exploring policy at each update, of the greedy policy "
-                "on validation drives, and the price of a wrong answer that dual ascent sets.",
-                png=plots.learning_curve(learning, floor, MARGIN),
+                f"Cost and {result.measure} of the exploring policy at each update, of the greedy "
+                "policy on validation drives, and the price of a wrong answer that dual ascent "
+                "sets.",
+                png=plots.learning_curve(learning, floor, MARGIN, result.measure),
             )
         )
     template = resources.files("agents").joinpath("assets/report.html").read_text(encoding="utf-8")
@@ -140,8 +141,8 @@ def _summary(result: Evaluation) -> str:
         f"On {result.drives} drives that training never saw, the {who} needs "
         f"{local['delay_ms'] / agent['delay_ms']:.2f} times less delay and "
         f"{local['energy_mj'] / agent['energy_mj']:.2f} times less device energy than full local "
-        f"processing, and {kept} the accuracy floor ({100 * agent['accuracy']:.2f} % against "
-        f"{100 * result.floor:.2f} %)."
+        f"processing, and {kept} the {result.measure} floor ({100 * agent['accuracy']:.2f} % "
+        f"against {100 * result.floor:.2f} %)."
     )
 
 
@@ -188,12 +189,14 @@ def _live(live: Mapping[str, Mapping[str, float]], text: str) -> Section:
 def _frontier(result: Evaluation) -> Section:
     statics = {name: m for name, m in result.statics.items() if np.isfinite(m["cost"])}
     return Section(
-        "Cost and accuracy",
+        f"Cost and {result.measure}",
         "Left and up is better. Grey: the static pairs (those within the picture). "
-        "Below the dashed line the accuracy floor is broken; left of the dotted line no policy "
-        "that keeps the floor can be. Sizes say nothing: later points are smaller, so that each "
-        "of those that coincide shows.",
-        png=plots.cost_accuracy(result.policies, statics, result.floor, result.bound_cost),
+        f"Below the dashed line the {result.measure} floor is broken; left of the dotted line no "
+        "policy that keeps the floor can be. Sizes say nothing: later points are smaller, so that "
+        "each of those that coincide shows.",
+        png=plots.cost_accuracy(
+            result.policies, statics, result.floor, result.bound_cost, result.measure
+        ),
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cnn.frame_table import Correct
 from cnn.topology import Topology
 from offload_env.batch_simulator import SKIPPED, BatchOutcome, BatchSimulator
 from offload_env.world import World
@@ -33,7 +34,8 @@ class Rollout:
         topology: of the network whose actions are numbered.
         action: int64, canonical number decided.
         delay_ms, energy_mj, cost: float64.
-        correct, miss: bool.
+        correct: bool, or float64 qualities in [0, 1] (`offload_env.world.World.correct`).
+        miss: bool.
         confidence: float32, calibrated, of the answer that is used; NaN if skipped.
         uplink_mbps: float64, true capacity when the frame was decided (for pictures; hidden from
             policies).
@@ -47,7 +49,7 @@ class Rollout:
     delay_ms: Floats
     energy_mj: Floats
     cost: Floats
-    correct: NDArray[np.bool_]
+    correct: Correct
     miss: NDArray[np.bool_]
     confidence: NDArray[np.float32]
     uplink_mbps: Floats
@@ -195,7 +197,7 @@ def summary(rollout: Rollout) -> dict[str, float]:
 def mean_figures(
     cost: Floats, delay_ms: Floats, energy_mj: Floats, correct: NDArray[Any], miss: NDArray[Any]
 ) -> dict[str, float]:
-    """`summary` of frames given as arrays of one shape; `correct` and `miss` are 0 or 1."""
+    """`summary` of frames given as arrays of one shape; `correct` and `miss` are 0 to 1."""
     out = {
         "cost": float(cost.mean()),
         "delay_ms": float(delay_ms.mean()),

@@ -119,7 +119,8 @@ def comparison(result: Evaluation) -> Comparison:
         *figures, cost = cells(_label(result, name), result.policies[name])
         rows.append((*figures, "kept" if result.keeps_floor(name) else "MISSED", cost))
     title = f"{result.scenario}: {result.drives} test drives of {result.frames} frames"
-    columns = (*COLUMNS[:-1], "floor", COLUMNS[-1])
+    shown = (c.replace("accuracy", result.measure) for c in COLUMNS[:-1])
+    columns = (*shown, "floor", COLUMNS[-1])
     return Comparison(title + _whose(result), columns, rows, _notes(result))
 
 
@@ -134,16 +135,16 @@ def _whose(result: Evaluation) -> str:
 
 def _notes(result: Evaluation) -> list[str]:
     notes = [
-        f"accuracy floor {100 * result.floor:.2f} %; no policy that keeps it costs less than "
-        f"{result.bound_cost:.4f}"
+        f"{result.measure} floor {100 * result.floor:.2f} %; no policy that keeps it costs less "
+        f"than {result.bound_cost:.4f}"
     ]
     for name in result.differences:  # the learnt policies
         who, share = f"the {name.replace('-', ' ')}", result.gap_closed.get(name)
         if not result.keeps_floor(name):
             missing = 100 * (result.floor - result.policies[name]["accuracy"])
             notes.append(
-                f"{who} MISSES the accuracy floor by {missing:.2f} points: its cost does not "
-                "count against policies that keep it"
+                f"{who} MISSES the {result.measure} floor by {missing:.2f} points: its cost does "
+                "not count against policies that keep it"
             )
         elif share is not None:
             notes.append(

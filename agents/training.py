@@ -170,9 +170,10 @@ def error_probability(table: FrameTable, bins: int = 12) -> NDArray[np.float32]:
         bins: bins of confidence, equally filled.
 
     Returns:
-        float32 (N, n_actions) in [0, 1], each action's mean its true share of wrong answers.
+        float32 (N, n_actions) in [0, 1], each action's mean its true share of wrong answers (of
+        frames with qualities, 1 less their mean).
     """
-    wrong = ~table.correct
+    wrong = 1.0 - table.correct
     edges = np.quantile(table.confidence, np.linspace(0, 1, bins + 1)[1:-1])
     sure = np.searchsorted(edges, table.confidence)
     same = table.prediction[:, :, None] == table.prediction[:, None, :]

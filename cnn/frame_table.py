@@ -1,7 +1,8 @@
 """The frame table: the real network's answers for every frame and every action.
 
 One row a frame, tracks contiguous and in driving order. It is the environment's ground truth about
-images: nothing in it is simulated.
+images: nothing in it is simulated. An answer is right or wrong, or (of a detector, say) has a
+quality from 0 to 1.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ MAX_BYTES: Final = 512 * 2**20
 _AGAIN: Final = "make the table again with `sliproad cnn table`"
 _CONFIDENCE_STEPS: Final = 2**16 - 1
 """A saved confidence is a uint16, a share of this."""
+Correct = NDArray[np.bool_] | NDArray[np.float64]
+"""Whether answers are right; or their qualities, [0, 1]."""
 LUMA_WEIGHTS: Final = (0.299, 0.587, 0.114)
 """Weights of R, G, B in luma: ITU-R BT.601."""
 _LUMA_PER_LEVEL: Final = np.array(LUMA_WEIGHTS, np.float32) / np.float32(255)
@@ -114,6 +117,8 @@ class FrameTable:
         bundle_hash: content hash of the model bundle that answered.
         source: where the frames come from, such as ``GTSRB policy-test``.
         topology: of that network, with A actions.
+        quality: float32 (N, A), quality of each answer, [0, 1], such as the F1 of a frame's
+            detections; None where an answer is right or wrong.
 
     Raises:
         DataError: if the arrays do not fit together, or hold a number out of its range.
@@ -129,6 +134,7 @@ class FrameTable:
     bundle_hash: str
     source: str
     topology: Topology = SHIPPED
+    quality: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.label)
@@ -140,6 +146,10 @@ class FrameTable:
             "payload_bytes": (n, self.topology.n_actions),
             "features": (n, len(FEATURES)),
         }
+        ranges = _RANGES
+        if self.quality is not None:
+            shapes["quality"] = (n, self.topology.n_actions)
+            ranges = _RANGES | {"quality": (0, 1)}
         for name, shape in shapes.items():
             found = getattr(self, name).shape
             _check(found == shape, f"{name} has shape {found}", f"{shape}")
@@ -150,7 +160,7 @@ class FrameTable:
             f"{n} frames, or tracks in disorder",
             "at least one frame, tracks contiguous and numbered from 0",
         )
-        for name, (low, high) in _RANGES.items():
+        for name, (low, high) in ranges.items():
             values = getattr(self, name)
             fits = (values >= low) & (values <= high)  # NaN does not
             wrong = values[~fits]
@@ -166,9 +176,19 @@ class FrameTable:
         return len(self.label)
 
     @property
-    def correct(self) -> NDArray[np.bool_]:
-        """bool (N, A): whether each action's answer is the true class."""
+    def correct(self) -> Correct:
+        """How right each action's answer is, (N, A).
+
+        bool, whether it is the true class; or, of a table with qualities, these as float64.
+        """
+        if self.quality is not None:
+            return self.quality.astype(np.float64)
         return np.equal(self.prediction, self.label[:, None])
+
+    @property
+    def measure(self) -> str:
+        """Name of the mean of `correct`: ``accuracy``, or ``quality`` if the table has them."""
+        return "accuracy" if self.quality is None else "quality"
 
     @property
     def n_tracks(self) -> int:
@@ -183,6 +203,7 @@ class FrameTable:
         """Write a compressed ``.npz``, whole or not at all."""
         about = {"bundle_hash": self.bundle_hash, "source": self.source, "format": 1}
         meta = json.dumps({**about, "topology": self.topology.to_json()})
+        more: dict[str, Any] = {} if self.quality is None else {"quality": self.quality}
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,
@@ -194,6 +215,7 @@ class FrameTable:
                 payload_bytes=self.payload_bytes,
                 features=self.features,
                 meta=np.frombuffer(meta.encode(), np.uint8),
+                **more,
             )
 
     @classmethod
@@ -212,6 +234,7 @@ class FrameTable:
             if not all(type(meta[key]) is str for key in ("bundle_hash", "source")):
                 raise ValueError("bundle_hash or source is no text")
             topology = Topology.stored_in(meta)
+            quality = arrays.get("quality")
             return cls(
                 label=narrowed(arrays["label"], np.int16, f"{path}: label"),
                 track=narrowed(arrays["track"], np.int32, f"{path}: track"),
@@ -223,6 +246,7 @@ class FrameTable:
                 bundle_hash=meta["bundle_hash"],
                 source=meta["source"],
                 topology=topology,
+                quality=None if quality is None else quality.astype(np.float32),
             )
 
 
@@ -239,7 +263,7 @@ def join_tables(tables: Sequence[FrameTable], source: str) -> FrameTable:
         source: text kept in the joined table.
 
     Raises:
-        DataError: if there is no table, or different bundles answered.
+        DataError: if there is no table, different bundles answered, or only some have qualities.
         ConfigError: if they are of networks with other exits or splits.
     """
     hashes = sorted({table.bundle_hash for table in tables})
@@ -248,6 +272,13 @@ def join_tables(tables: Sequence[FrameTable], source: str) -> FrameTable:
             f"{len(tables)} frame tables of {len(hashes)} model bundles",
             expected="at least one table, all of one bundle",
             hint="make the tables with the same bundle",
+        )
+    measures = sorted({table.measure for table in tables})
+    if len(measures) != 1:
+        raise DataError(
+            f"{len(tables)} frame tables, some of them with qualities",
+            expected="qualities in all of them or in none",
+            hint="join the others",
         )
     topology = tables[0].topology
     for table in tables:
@@ -270,6 +301,7 @@ def join_tables(tables: Sequence[FrameTable], source: str) -> FrameTable:
         bundle_hash=hashes[0],
         source=source,
         topology=topology,
+        quality=None if measures == ["accuracy"] else joined("quality"),
     )
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from cnn.bundle import BUNDLE, load_bundle
-from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console
+from cnn.common.console import JsonFlag, SeedOption, emit_json, given_options, stderr_console
 from cnn.common.errors import ConfigError, require
 from cnn.common.outputs import ROOM, Claim, check_file, check_folder, check_whole_folder
 from cnn.model_config import PRESETS, ModelConfig
@@ -189,7 +189,15 @@ def evaluate(
 
 @app.command()
 def table(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Frame table to write (.npz).")],
+    imported: Annotated[
+        Path | None,
+        typer.Option(
+            "--import",
+            help="Parquet of frames and actions measured elsewhere, instead of running a network.",
+        ),
+    ] = None,
     data: DataOption = None,
     part: Annotated[str, typer.Option(help="cnn-val, policy-train or policy-test.")] = (
         "policy-test"
@@ -209,6 +217,9 @@ def table(
 ) -> None:
     """Run every frame of a part through all actions of the exported network."""
     check_file(out, FRAME_TABLE, room=_TABLE_BYTES * (1 + drives))
+    if imported is not None:
+        _import_table(imported, out, given_options(context), as_json)
+        return
     from tqdm import tqdm
 
     from cnn.data.image_set import PARTS
@@ -235,6 +246,31 @@ def table(
         "tracks": made.n_tracks,
         "bundle": made.bundle_hash,
         "accuracy": [float(a) for a in made.correct.mean(0)],
+    }
+    _say(result, as_json)
+
+
+def _import_table(path: Path, out: Path, given: set[str], as_json: bool) -> None:
+    """``sliproad cnn table --import``."""
+    others = sorted(given - {"imported", "out", "as_json"})
+    require(
+        not others,
+        f"--import with {', '.join(f'--{name}' for name in others)}",
+        "--import and --out alone: no network runs",
+        "leave the other options out",
+    )
+    from cnn.imported_table import import_table
+
+    made = import_table(path)
+    made.table.save(out)
+    result = {
+        "table": str(out),
+        "frames": len(made.table),
+        "tracks": made.table.n_tracks,
+        "actions": [action.name for action in made.table.topology.actions],
+        "quality": [round(float(q), 4) for q in made.table.correct.mean(0)],
+        "neutral": list(made.neutral),
+        "topology": made.table.topology.to_json(),
     }
     _say(result, as_json)
 

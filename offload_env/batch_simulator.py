@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.frame_table import Correct
 from offload_env.episode import Keys
 from offload_env.exchange import BatchExchanges, Exchange
 from offload_env.lanes import BatchObserver, Indices, Lanes, learn_answer, learn_link
@@ -48,8 +49,15 @@ class BatchSimulator:
         self._sent_bytes = sizes.ravel()
         # Without a per-frame codec every frame sends the same bytes: one figure an action.
         self._sizes = sizes[0].copy() if bool((sizes == sizes[0]).all()) else None
-        # Prediction and correctness share one element: one gather instead of two.
-        self._answers = (table.prediction.astype(np.int32) * 2 + world.correct).ravel()
+        # Prediction and correctness share one element: one gather instead of two. Qualities do not
+        # fit in.
+        answers = table.prediction.astype(np.int32) * 2
+        self._quality: Floats | None = None
+        if table.quality is None:
+            answers += world.correct.astype(np.int32)
+        else:
+            self._quality = world.correct.astype(np.float64).ravel()
+        self._answers = answers.ravel()
         self._confidence = table.confidence.ravel()
         self._observer = BatchObserver(world, n)
         self._lane_numbers = np.arange(n)
@@ -274,9 +282,10 @@ class BatchSimulator:
         exit, place = self._exit.take(used), self._place.take(used)
         seen = self._confidence.take(at)
         learn_answer(s, exit, place, answer, seen, skip, any_skip, self._lane_numbers)
-        correct = (answer & 1).astype(bool)
+        correct: Correct
+        correct = (answer & 1).astype(bool) if self._quality is None else self._quality.take(at)
         if any_skip:
-            correct &= ~skip
+            correct = correct * ~skip
 
         delay = free - s.captured
         compute_mj = cost.busy_mw * (compute + fallback) / 1e3

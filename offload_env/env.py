@@ -132,11 +132,11 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
     Never the label, the future or the true current rate.
 
     ## Rewards
-    ``-cost - lagrange * (1 - correct)``, where cost is ``delay_weight * delay_ms /
-    delay_ref_ms + energy_weight * energy_mj / energy_ref_mj + miss * [delay_ms > deadline_ms
-    or skipped]`` plus ``over_budget`` once the energy budget is spent. The references are
-    full local processing without queueing. `set_lagrange` moves the multiplier (and that of
-    critical classes).
+    ``-cost - lagrange * (1 - correct)``, where correct is 0 or 1 (of frames with qualities, the
+    answer's quality) and cost is ``delay_weight * delay_ms / delay_ref_ms + energy_weight *
+    energy_mj / energy_ref_mj + miss * [delay_ms > deadline_ms or skipped]`` plus ``over_budget``
+    once the energy budget is spent. The references are full local processing without queueing.
+    `set_lagrange` moves the multiplier (and that of critical classes).
 
     ## Starting State
     A random trace of the split, a random place in it, random tracks, jitter and server load,
@@ -147,10 +147,10 @@ class OffloadEnv(Multipliers, gym.Env[NDArray[np.float32], np.int64]):
 
     ## Info
     Numbers only, with the same keys and values as one lane of `OffloadVectorEnv`: ``delay_ms,
-    energy_mj, accuracy (0 or 1), cost, cost_delay, cost_energy, cost_miss, cost_budget, queue_ms
-    (of the frame just done), action (its canonical number), exit_used (the exit whose answer is
-    used, 1..5), status (index into `offload_env.outcome.STATUS`: 0 ok, 1 fallback, 2 skipped),
-    critical``.
+    energy_mj, accuracy (0 or 1, or the answer's quality), cost, cost_delay, cost_energy, cost_miss,
+    cost_budget, queue_ms (of the frame just done), action (its canonical number), exit_used (the
+    exit whose answer is used, 1..5), status (index into `offload_env.outcome.STATUS`: 0 ok, 1
+    fallback, 2 skipped), critical``.
 
     ## Arguments
     Args:

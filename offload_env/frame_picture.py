@@ -54,7 +54,7 @@ class Shown:
 def shown_of(world: World, row: int, number: int, outcome: Outcome | None = None) -> Shown:
     """Frame `number`, `row` of the table, after its outcome or before."""
     label, track = int(world.table.label[row]), int(world.table.track[row])
-    return Shown(number, label, track, outcome=outcome)
+    return Shown(number, None if label < 0 else label, track, outcome=outcome)
 
 
 def rendered(world: World, shown: Shown, render_mode: str) -> str | Picture:
@@ -69,8 +69,15 @@ def describe(world: World, shown: Shown) -> str:
         return "no frame yet"
     return (
         f"{world.topology.actions[o.action].name} {STATUS[o.status]} delay {o.delay_ms:.1f} ms "
-        f"energy {o.energy_mj:.1f} mJ {'right' if o.correct else 'wrong'} cost {o.cost:.3f}"
+        f"energy {o.energy_mj:.1f} mJ {_answer(world, o)} cost {o.cost:.3f}"
     )
+
+
+def _answer(world: World, outcome: Outcome) -> str:
+    """How right the answer is: in a word, or its quality."""
+    if world.table.quality is not None:
+        return f"quality {outcome.correct:.2f}"
+    return "right" if outcome.correct else "wrong"
 
 
 def paint(world: World, shown: Shown) -> Picture:
@@ -137,8 +144,9 @@ def _paint_outcome(draw: ImageDraw.ImageDraw, world: World, outcome: Outcome) ->
         said, ink = "no answer", _BAD
     else:
         exit = world.topology.actions[outcome.used].exit
-        said = f"exit {exit} is {'right' if outcome.correct else 'wrong'}"
-        ink = _GOOD if outcome.correct else _BAD
+        verb = "is" if world.table.quality is None else "has"
+        said = f"exit {exit} {verb} {_answer(world, outcome)}"
+        ink = _GOOD if outcome.correct >= 0.5 else _BAD
     _text(draw, (_LEFT, 122), said, ink)
     _text(draw, (_LEFT + 118, 122), f"cost {outcome.cost:.3f}")
 

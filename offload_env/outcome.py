@@ -8,6 +8,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.frame_table import Correct
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Number = TypeVar("Number", float, Floats)
@@ -38,7 +40,7 @@ class Outcome(NamedTuple):
         fallback_ms: local compute after a time-out.
         delay_ms: capture until the answer is known (or until the frame is skipped).
         compute_mj, radio_mj, idle_mj, energy_mj: device energy; the last is their sum.
-        correct: the answer is the true class.
+        correct: whether the answer is the true class, or its quality, [0, 1].
         miss: the deadline is missed or the frame skipped.
         cost: by the scenario's price.
     """
@@ -58,7 +60,7 @@ class Outcome(NamedTuple):
     radio_mj: float
     idle_mj: float
     energy_mj: float
-    correct: bool
+    correct: float
     miss: bool
     cost: float
 
@@ -85,7 +87,7 @@ class BatchOutcome(NamedTuple):
     radio_mj: Floats
     idle_mj: Floats
     energy_mj: Floats
-    correct: Bools
+    correct: Correct
     miss: Bools
     cost: Floats
 
@@ -112,7 +114,7 @@ def frame_info(
     Args:
         outcome: of the frame.
         exit_used: the exit whose answer is used, by its block.
-        accuracy: 1 if it is the true class, else 0.
+        accuracy: 1 if it is the true class, else 0; or its quality.
         critical: whether the frame's class is a critical one.
         prices: of a millisecond, of a millijoule and of a missed deadline.
     """

@@ -73,7 +73,7 @@ class Simulator:
         self._device_jitter: list[float] = world.device_jitter.tolist()
         self._server_jitter: list[float] = world.server_jitter.tolist()
         self._exchanges = Exchanges(world)
-        self._correct: list[list[bool]] = world.correct.tolist()
+        self._correct: list[list[float]] = world.correct.tolist()
         self._prediction: list[list[int]] = world.table.prediction.tolist()
         self._confidence: list[list[float]] = world.table.confidence.astype(float).tolist()
         self._features: list[list[float]] = world.features.astype(float).tolist()

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
-from cnn.frame_table import FrameTable
+from cnn.frame_table import Correct, FrameTable
 from cnn.topology import Topology
 from offload_env.episode import Keys, Plan, Plans, draw, draw_batch, unit, unit_batch
 from offload_env.outcome import Number
@@ -78,7 +78,9 @@ class World:
             p > 0: the frame's overhead and blocks 1..p, no exit; 0 for p = 0. Slowdown included.
         resumed_ms: float64 (n_blocks + 1,), the same when it resumes after an exchange that timed
             out.
-        correct, critical: bool (N, A) and (N,).
+        correct: (N, A), of the table: bool, or qualities in [0, 1] as float64. Mean accuracy is
+            then mean quality.
+        critical: bool (N,).
         features: float32 (N, 6), scaled as in the observation.
         track_start: int64 (n_tracks,), first row of each track.
         track_end: bool (N,), True at the last row of a track.
@@ -104,7 +106,7 @@ class World:
     sent_bytes: NDArray[np.float64]
     standing_ms: Floats
     resumed_ms: Floats
-    correct: NDArray[np.bool_]
+    correct: Correct
     critical: NDArray[np.bool_]
     features: NDArray[np.float32]
     track_start: NDArray[np.int64]
@@ -281,7 +283,9 @@ def _assemble(
     if unknown:
         raise ConfigError(
             f"scenario {scenario.name}: critical class {unknown[0]}",
-            expected=f"classes of its frames, such as {int(known[known >= 0][0])}",
+            expected=f"classes of its frames, such as {int(known[-1])}"
+            if known[-1] >= 0
+            else "none: its frames have no classes",
             hint="correct [constraint] critical_classes",
         )
     critical = np.isin(table.label, constraint.critical_classes)

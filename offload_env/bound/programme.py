@@ -40,7 +40,7 @@ class Options:
         outcomes: of the network.
         on_time: costs of frames on time, (2, E, n, K), by the state of the next one.
         delayed: costs of delayed frames, (1, E, n, K), whatever the state of the next one.
-        error: float64 (E, n, K), 1 if the answer is wrong.
+        error: float64 (E, n, K), 1 if the answer is wrong; in general 1 less its quality.
         critical: bool (E, n), frames of critical classes.
         captured_ms: float64 (n + 1,), capture times, and that of the frame after the last.
         tail_ends_ms: float64 (E, n), earliest end of the tail of an exchange in each frame.

@@ -21,6 +21,8 @@ WIDTH: Final = 6
 """Beam width: states kept for each episode."""
 _SEARCHES: Final = 7
 """Multipliers tried on the way to the floor."""
+_ROUNDING: Final = 1e-9
+"""A mean of qualities differs by less from one added up in another order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Schedule:
 
     Attributes:
         actions: int64 (E, n), canonical.
-        cost, delay_ms, energy_mj, accuracy: float64 (E, n) each, accuracy 0 or 1.
+        cost, delay_ms, energy_mj, accuracy: float64 (E, n) each, accuracy 0 or 1, or a quality
+            from 0 to 1.
         miss, critical: bool (E, n).
     """
 
@@ -121,8 +124,8 @@ class Floors:
             right: float64 (E,), right answers of every episode.
             critical_right: float64 (E,), those on critical frames.
         """
-        required = self.all * self.is_critical.size
-        required_critical = self.critical * float(self.is_critical.sum())
+        required = (self.all - _ROUNDING) * self.is_critical.size
+        required_critical = (self.critical - _ROUNDING) * float(self.is_critical.sum())
         return float(right.sum()) - required, float(critical_right.sum()) - required_critical
 
 

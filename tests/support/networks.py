@@ -108,3 +108,22 @@ def scenario_of(topology: Topology, folder: Path, seed: int = 0) -> Scenario:
         link=link,
         constraint=replace(shipped.constraint, accuracy_margin=0.05),
     )
+
+
+def with_quality(table: FrameTable, seed: int = 0) -> FrameTable:
+    """The table of a detector: no classes, answers of any quality, payloads of any size."""
+    rng = np.random.default_rng(seed)
+    topology, shape = table.topology, table.confidence.shape
+    quality = rng.random(shape) * (0.5 + 0.5 * topology.exit_of / topology.n_blocks)
+    return replace(
+        table,
+        label=np.full(len(table), -1, np.int16),
+        prediction=np.zeros(shape, np.int16),
+        payload_bytes=(table.payload_bytes * rng.uniform(0.5, 1.5, shape)).astype(np.int32),
+        quality=quality.astype(np.float32),
+    )
+
+
+def right_as_quality(table: FrameTable) -> FrameTable:
+    """The same table with right answers as qualities of 1, and wrong ones of 0."""
+    return replace(table, quality=table.correct.astype(np.float32))
