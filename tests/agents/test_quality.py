@@ -135,6 +135,8 @@ def test_an_agent_learns_and_is_judged_on_an_imported_table(tmp_path: Path) -> N
         *("--out", tmp_path / "run"),
     )
     assert 0 < trained["floor"] < 1
-    judged = run("agent", "evaluate", tmp_path / "run", "--drives", 4, "--out", tmp_path / "judged")
+    judged = run(
+        "agent", "evaluate", tmp_path / "run", "--episodes", 4, "--out", tmp_path / "judged"
+    )
     assert judged["measure"] == "quality"
     assert judged["bound_cost"] < judged["policies"]["full-local"]["cost"]
