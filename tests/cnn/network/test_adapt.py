@@ -404,9 +404,9 @@ def test_images_that_do_not_fit_are_refused(
         (fit, val, NAMES[:3]),
     ]
     for a, b, names in cases:
+        named = replace(a, class_names=names)
         with pytest.raises(DataError):
-            a = replace(a, class_names=names)
-            adapt(definition, a, b, QUICK, tmp_path / "run", progress=False)
+            adapt(definition, named, b, QUICK, tmp_path / "run", progress=False)
     one = (replace(part, label=part.label * 0, class_names=()) for part in data)
     with pytest.raises(SliproadError, match="1 classes"):
         adapt(definition, *one, QUICK, tmp_path / "run", progress=False)
