@@ -16,7 +16,15 @@ import typer
 
 from cnn.common.console import command_line
 from cnn.common.errors import DataError, require
-from cnn.common.outputs import FileKind, check_folder, json_kind, npz_kind, picture_kind
+from cnn.common.outputs import (
+    ROOM,
+    FileKind,
+    check_folder,
+    json_kind,
+    npz_kind,
+    picture_kind,
+    text_kind,
+)
 
 DataOption = Annotated[
     Path | None,
@@ -36,6 +44,21 @@ PrecisionOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=1, max=256, help="Threads of the runtime.")
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device", help="Where to train: auto (a CUDA GPU if there is one), cpu or cuda."
+    ),
+]
+MixedPrecisionOption = Annotated[
+    str,
+    typer.Option(
+        "--mixed-precision", help="Arithmetic of training: auto, fp32, bf16 or fp16 (CUDA only)."
+    ),
+]
+TorchThreadsOption = Annotated[
+    int, typer.Option("--threads", min=0, max=256, help="torch threads; 0: its own choice.")
 ]
 PRECISIONS: Final = ("int8", "float32")
 MAX_DRIVES: Final = 100
@@ -90,7 +113,7 @@ def _is_checkpoint(path: Path) -> bool:
     """torch.save writes a zip whose ``data.pkl`` names the network's settings."""
     with zipfile.ZipFile(path) as archive:
         pickles = [n for n in archive.namelist() if n.endswith("/data.pkl")]
-        return bool(pickles) and b"latent_channels" in archive.read(pickles[0])
+        return bool(pickles) and b"n_classes" in archive.read(pickles[0])
 
 
 FRAME_TABLE: Final = npz_kind(
@@ -107,7 +130,12 @@ RUN: Final = {
 """A training run, beside ``bundle/`` and TensorBoard's own files, whose names are unique."""
 
 
-def check_run(out: Path, resume: bool, room: int) -> None:
+CARD: Final = "card.md"
+CARD_TITLE: Final = "# Network card"
+CARD_KIND: Final = text_kind("a network's card", "sliproad cnn adapt", CARD_TITLE)
+
+
+def check_run(out: Path, resume: bool, room: int = ROOM) -> None:
     """Raise `DataError` unless `out` can hold a training run, in place of one at most.
 
     A run to resume may have damaged files, if one file proves that it is a run: files that are read

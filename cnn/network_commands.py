@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 
+from cnn.adapt_command import adapt
 from cnn.bundle import BUNDLE, load_bundle
 from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console
 from cnn.common.errors import ConfigError, require
@@ -20,8 +21,11 @@ from cnn.network_command_options import (
     MAX_DRIVES,
     BundleOption,
     DataOption,
+    DeviceOption,
+    MixedPrecisionOption,
     PrecisionOption,
     ThreadsOption,
+    TorchThreadsOption,
     check_run,
     checked_precision,
     data_folder,
@@ -38,6 +42,7 @@ _TABLE_BYTES: Final = 1_000_000
 """A table of 10,000 frames, compressed."""
 
 app = typer.Typer(no_args_is_help=True, help="The split, multi-exit road-sign CNN.")
+app.command()(adapt)
 
 
 def _known_part(part: str, parts: Sequence[str]) -> None:
@@ -78,18 +83,12 @@ def train(
         int | None, typer.Option(min=128, help="Fit on so many images only (smoke runs).")
     ] = None,
     precision: PrecisionOption = "int8",
-    device: Annotated[
-        str, typer.Option(help="Where to train: auto (a CUDA GPU if there is one), cpu or cuda.")
-    ] = "auto",
-    mixed_precision: Annotated[
-        str, typer.Option(help="Arithmetic of training: auto, fp32, bf16 or fp16 (CUDA only).")
-    ] = "auto",
+    device: DeviceOption = "auto",
+    mixed_precision: MixedPrecisionOption = "auto",
     resume: Annotated[
         bool, typer.Option(help="Resume after the last epoch that the run folder holds.")
     ] = False,
-    threads: Annotated[
-        int, typer.Option(min=0, max=256, help="torch threads; 0: its own choice.")
-    ] = 0,
+    threads: TorchThreadsOption = 0,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:

@@ -27,6 +27,7 @@ ROOT_COMMAND = typer.main.get_command(app)
 
 # Every command that the project promises, with options that scripts rely on.
 PROMISED = {
+    "cnn adapt": {"--model", "--data", "--out", "--train", "--seed", "--resume", "--json"},
     "cnn train": {"--data", "--out", "--seed", "--resume", "--json"},
     "cnn evaluate": {"--data", "--bundle", "--json"},
     "cnn table": {"--data", "--out", "--json"},

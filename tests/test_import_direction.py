@@ -24,13 +24,19 @@ TRAINING = {"torch", "stable_baselines3", "sb3_contrib"}
 
 # Every module that may import torch or stable-baselines3; all others run without them.
 TRAINING_MODULES = {
+    "cnn/network/adapt.py",
+    "cnn/network/added_parts.py",
     "cnn/network/augment.py",
+    "cnn/network/block_network.py",
     "cnn/network/weights_file.py",
     "cnn/network/export_bundle.py",
     "cnn/network/vgg.py",
     "cnn/network/fitting.py",
+    "cnn/network/onnx_block.py",
+    "cnn/network/onnx_network.py",
     "cnn/network/torch_device.py",
     "cnn/network/train_network.py",
+    "cnn/network/user_network.py",
     "agents/train_checkpoint.py",
     "agents/train_conditioned.py",
     "agents/export_policy.py",

@@ -1,12 +1,13 @@
-"""Label-safe augmentation of road-sign crops, on batches, in torch.
+"""Label-safe augmentation of images, on batches, in torch.
 
 Geometry (rotation, scale, shift, shear, perspective), light (gain, contrast, gamma,
-colour cast), blur, noise and occlusion. Only signs that are their own mirror image
+colour cast), blur, noise and occlusion. Only classes that are their own mirror image
 are mirrored: a mirrored direction sign would be another class.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -17,7 +18,13 @@ MIRROR_SAFE: Final = (11, 12, 13, 15, 17, 18, 26, 30, 35)
 """Right-of-way, priority, yield, no vehicles, no entry, caution, signals, ice, ahead only."""
 
 
-def augment(images: Tensor, labels: Tensor, g: Generator, strength: float = 1.0) -> Tensor:
+def augment(
+    images: Tensor,
+    labels: Tensor,
+    g: Generator,
+    strength: float = 1.0,
+    mirrored: Sequence[int] = MIRROR_SAFE,
+) -> Tensor:
     """Randomly changed copy of a batch.
 
     Args:
@@ -25,11 +32,12 @@ def augment(images: Tensor, labels: Tensor, g: Generator, strength: float = 1.0)
         labels: int64 (B,), classes, for the mirror rule.
         g: source of every random number.
         strength: scales geometry and light; 0 changes nothing but mirroring.
+        mirrored: classes whose images may be mirrored.
 
     Returns:
         float32 (B, 3, H, W) in [0, 1].
     """
-    x = _warp(images, labels, g, strength)
+    x = _warp(images, torch.isin(labels, torch.tensor(mirrored, dtype=torch.int64)), g, strength)
     x = _light(x, g, strength)
     x = _blur(x, g, strength)
     level = torch.rand(len(x), 1, 1, 1, generator=g).square() * 0.4 * strength
@@ -42,13 +50,12 @@ def _uniform(n: int, half_width: float, g: Generator) -> Tensor:
     return (torch.rand(n, generator=g) * 2 - 1) * half_width
 
 
-def _warp(x: Tensor, labels: Tensor, g: Generator, s: float) -> Tensor:
+def _warp(x: Tensor, safe: Tensor, g: Generator, s: float) -> Tensor:
     n, _, h, w = x.shape
     angle = _uniform(n, 0.26 * s, g)  # radians: +-15 degrees
     scale = torch.exp(_uniform(n, 0.22 * s, g))
     aspect = torch.exp(_uniform(n, 0.10 * s, g))
     shear = _uniform(n, 0.18 * s, g)
-    safe = torch.isin(labels, torch.tensor(MIRROR_SAFE))
     mirror = torch.where(safe & (torch.rand(n, generator=g) < 0.5), -1.0, 1.0)
     cos, sin = torch.cos(angle), torch.sin(angle)
     theta = torch.zeros(n, 3, 3)

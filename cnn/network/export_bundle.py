@@ -1,10 +1,11 @@
 """Write a trained network as a model bundle: ONNX segments plus manifest.
 
 Batch norm is folded into the convolutions. A float32 bundle stores its weights as float16
-and widens them when ONNX Runtime loads a segment; an int8 bundle is quantised from it (static,
-QDQ): weights become int8 with a scale per output channel, activations uint8 with ranges seen on
-calibration images. Weights keep to 7 bits (``reduce_range``): on x86 without VNNI the 8-bit
-product sums would saturate, and the bundle must give the same answers everywhere.
+and widens them when ONNX Runtime loads a segment (or as float32, if asked to); an int8 bundle is
+quantised from it (static, QDQ): weights become int8 with a scale per output channel, activations
+uint8 with ranges seen on calibration images. Weights keep to 7 bits (``reduce_range``): on x86
+without VNNI the 8-bit product sums would saturate, and the bundle must give the same answers
+everywhere.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from cnn.bundle import BUNDLE, FORMAT, Bundle, load_bundle, manifest_hash
 from cnn.common.errors import BundleError
 from cnn.common.folders import replacing_folder
-from cnn.model_config import N_BLOCKS
-from cnn.network.vgg import CONTRAST_FLOOR, LATENT_LEVELS, MultiExitVGG
+from cnn.common.outside import said
+from cnn.network.block_network import LATENT_LEVELS, BlockNetwork
+from cnn.network.onnx_block import OnnxBlock
 from cnn.ort import onnxruntime as ort
 from cnn.runtime import SplitRuntime
 
@@ -51,9 +53,9 @@ QUANTISED_OPS = ("Conv", "Gemm", "MaxPool", "Relu", "Flatten")
 
 
 class _Block1(nn.Module):
-    """uint8 (B, H, W, 3) -> features: scaling and contrast normalisation included."""
+    """uint8 (B, H, W, 3) -> features: scaling and normalisation included."""
 
-    def __init__(self, net: MultiExitVGG, block: nn.Module) -> None:
+    def __init__(self, net: BlockNetwork, block: nn.Module) -> None:
         super().__init__()
         self.net, self.block = net, block
 
@@ -84,15 +86,21 @@ class _Decoder(nn.Module):
         return cast(Tensor, self.decoder(x.to(torch.float32) / LATENT_LEVELS))
 
 
-def fold_batch_norm(layers: nn.Sequential) -> nn.Sequential:
-    """Copy of `layers` in eval mode with every batch norm folded into its convolution."""
-    out: list[nn.Module] = []
-    for layer in copy.deepcopy(layers).eval():
-        if isinstance(layer, nn.BatchNorm2d):
-            out[-1] = fuse_conv_bn_eval(cast(nn.Conv2d, out[-1]), layer)
-        elif not isinstance(layer, nn.Dropout):
-            out.append(layer)
-    return nn.Sequential(*out)
+def fold_batch_norm(module: nn.Module) -> nn.Module:
+    """Copy of `module` in eval mode, with batch norms of its sequences folded into convolutions.
+
+    Those that follow a convolution in some other way are folded by the ONNX export.
+    """
+    found = copy.deepcopy(module).eval()
+    for layers in found.modules():
+        if not isinstance(layers, nn.Sequential):
+            continue
+        for i in range(1, len(layers)):
+            before, layer = layers[i - 1], layers[i]
+            if isinstance(before, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d):
+                layers[i - 1] = fuse_conv_bn_eval(before, layer)
+                layers[i] = nn.Identity()
+    return found
 
 
 def half_weights(layers: nn.Module) -> None:
@@ -114,52 +122,73 @@ def half_weights(layers: nn.Module) -> None:
             p.copy_(half)
 
 
-def segment_modules(net: MultiExitVGG) -> dict[str, tuple[nn.Module, Tensor]]:
-    """Every segment as (module, example input with batch 2)."""
-    config = net.config
+def segment_modules(net: BlockNetwork, half: bool = True) -> dict[str, tuple[nn.Module, Tensor]]:
+    """Every segment as (module, example input with batch 2).
+
+    Args:
+        net: the network; it is not changed.
+        half: round the weights to float16, as they will be stored.
+    """
+
+    def ready(module: nn.Module) -> nn.Module:
+        found = fold_batch_norm(module)
+        if half:
+            half_weights(found)
+        return found
+
+    side, topology = net.config.input_size, net.topology
     out: dict[str, tuple[nn.Module, Tensor]] = {}
-    for i in range(1, N_BLOCKS + 1):
-        block = fold_batch_norm(cast(nn.Sequential, net.blocks[i - 1]))
-        head = fold_batch_norm(cast(nn.Sequential, net.exits[i - 1]))
-        half_weights(block)
-        half_weights(head)
-        c, size = config.channels(i), config.size(i)
-        if i == 1:
-            side = config.input_size
-            out["block1"] = (_Block1(net, block), torch.zeros(2, side, side, 3, dtype=torch.uint8))
-        else:
-            before = config.size(i - 1)
-            out[f"block{i}"] = (block, torch.zeros(2, config.channels(i - 1), before, before))
-        out[f"exit{i}"] = (head, torch.zeros(2, c, size, size))
-        if i < N_BLOCKS:
-            encoder = fold_batch_norm(cast(nn.Sequential, net.encoders[i - 1]))
-            decoder = fold_batch_norm(cast(nn.Sequential, net.decoders[i - 1]))
-            half_weights(encoder)
-            half_weights(decoder)
-            out[f"enc{i}"] = (_Encoder(encoder), torch.zeros(2, c, size, size))
-            code = torch.zeros(2, *config.latent(i), dtype=torch.uint8)
-            out[f"dec{i}"] = (_Decoder(decoder), code)
-    return {name: out[name] for name in config.topology().segments}
+    frame = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    x = frame
+    for b in range(1, topology.n_blocks + 1):
+        block = ready(net.blocks[b - 1])
+        out[f"block{b}"] = (_Block1(net, block) if b == 1 else block, x)
+        with torch.no_grad():
+            x = out[f"block{b}"][0].eval()(x)
+        if b in topology.exits:
+            out[f"exit{b}"] = (ready(net.exit_of(b)), x)
+        if b in net.cuts:
+            out[f"enc{b}"] = (_Encoder(ready(net.encoder_of(b))), x)
+            code = torch.zeros(2, *topology.payload_shape(b), dtype=torch.uint8)
+            out[f"dec{b}"] = (_Decoder(ready(net.decoder_of(b))), code)
+    return {name: out[name] for name in topology.segments}
 
 
-def to_onnx(module: nn.Module, example: Tensor) -> bytes:
-    """One segment as ONNX, input ``x`` and output ``y`` with a free batch dimension."""
+def to_onnx(module: nn.Module, example: Tensor, half: bool = True) -> bytes:
+    """One segment as ONNX, input ``x`` and output ``y`` with a free batch dimension.
+
+    `half` stores large weights as float16.
+
+    Raises:
+        BundleError: if ONNX has no such operation.
+    """
+    block = module.block if isinstance(module, _Block1) else module
+    if isinstance(block, OnnxBlock):
+        return block.segment(example, module.net.channels if isinstance(module, _Block1) else 0)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         file = Path(folder) / "segment.onnx"
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module.eval(),
-            (example,),
-            str(file),
-            input_names=["x"],
-            output_names=["y"],
-            dynamic_axes={"x": {0: "batch"}, "y": {0: "batch"}},
-            opset_version=17,
-            dynamo=False,
-        )
+        try:
+            torch.onnx.export(
+                module.eval(),
+                (example,),
+                str(file),
+                input_names=["x"],
+                output_names=["y"],
+                dynamic_axes={"x": {0: "batch"}, "y": {0: "batch"}},
+                opset_version=17,
+                dynamo=False,
+            )
+        except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+            raise BundleError(
+                f"a part of the network that cannot be exported: {said(error)}",
+                expected="operations of ONNX's operator set 17",
+                hint="write that part with other operations",
+            ) from error
         model = onnx.load(file)
-    _store_half(model)
+    if half:
+        _store_half(model)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 
@@ -239,31 +268,36 @@ def _errors_only() -> Iterator[None]:
         log.setLevel(before)
 
 
-def segment_inputs(runtime: Any, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+def segment_inputs(runtime: SplitRuntime, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
     """The input of every segment on `images` (B, H, W, 3), by segment name.
 
     Args:
-        runtime: the float `SplitRuntime` of the same network.
+        runtime: the float runtime of the same network.
         images: calibration frames.
     """
     out: dict[str, NDArray[Any]] = {}
+    topology = runtime.topology
     x: NDArray[Any] = images
-    for block in range(1, N_BLOCKS + 1):
+    for block in range(1, topology.n_blocks + 1):
         out[f"block{block}"] = x
         x = runtime.forward(x, block, block)
-        out[f"exit{block}"] = x
-        if block < N_BLOCKS:
+        if block in topology.exits:
+            out[f"exit{block}"] = x
+        if block in topology.splits:
             out[f"enc{block}"] = x
             out[f"dec{block}"] = runtime.payload(x, block)
     return out
 
 
 def write_bundle(
-    net: MultiExitVGG,
+    net: BlockNetwork,
     path: Path,
     temperatures: Sequence[float] | None = None,
     provenance: dict[str, Any] | None = None,
     int8_images: NDArray[np.uint8] | None = None,
+    *,
+    half: bool = True,
+    class_names: Sequence[str] = (),
 ) -> Bundle:
     """Export `net` to the folder `path`, replacing a bundle that is there.
 
@@ -274,18 +308,24 @@ def write_bundle(
         temperatures: softmax temperatures, by action; None is 1 for all.
         provenance: how the network was trained; stored as it is.
         int8_images: calibration frames (N, H, W, 3) for an int8 bundle; None is float32.
+        half: store float32's weights as float16.
+        class_names: by class, kept in the bundle; empty leaves them out.
 
     Raises:
+        BundleError: if float16 cannot hold a weight.
         DataError: if the folder holds other files, or cannot be written.
     """
-    topology = net.config.topology()
+    topology = net.topology
     if temperatures is None:
         temperatures = (1.0,) * topology.n_actions
     if int8_images is not None:
-        return _write_int8(net, path, temperatures, provenance, int8_images)
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / "float32"
+            write_bundle(net, plain, temperatures, provenance, half=half, class_names=class_names)
+            return _write_int8(load_bundle(plain), path, int8_images)
     parts = {
-        name: (to_onnx(module, example), module, example)
-        for name, (module, example) in segment_modules(net).items()
+        name: (to_onnx(module, example, half), module, example)
+        for name, (module, example) in segment_modules(net, half).items()
     }
     segments = {}
     for name, (data, module, example) in parts.items():
@@ -303,28 +343,22 @@ def write_bundle(
         "topology": topology.to_json(),
         "segments": segments,
         "temperatures": [round(float(t), 6) for t in temperatures],
-        "normalisation": f"per image: (x - mean) / (contrast + {CONTRAST_FLOOR}), x in [0, 1]",
+        "normalisation": net.normalisation,
         "latent": f"uint8 = round({LATENT_LEVELS} z), z in [0, 1]",
-        "weights": "float16 on disk, float32 in memory",
+        "weights": "float16 on disk, float32 in memory" if half else "float32",
         "provenance": provenance or {},
     }
+    if class_names:
+        manifest["class_names"] = list(class_names)
     return _write(path, manifest, {name: data for name, (data, _, _) in parts.items()})
 
 
-def _write_int8(
-    net: MultiExitVGG,
-    path: Path,
-    temperatures: Sequence[float],
-    provenance: dict[str, Any] | None,
-    images: NDArray[np.uint8],
-) -> Bundle:
-    with tempfile.TemporaryDirectory() as folder:
-        plain = write_bundle(net, Path(folder) / "float32", temperatures, provenance)
-        inputs = segment_inputs(SplitRuntime(plain), images)
-        data = {
-            name: quantise_segment(plain.segment_path(name).read_bytes(), inputs[name])
-            for name in plain.topology.segments
-        }
+def _write_int8(plain: Bundle, path: Path, images: NDArray[np.uint8]) -> Bundle:
+    inputs = segment_inputs(SplitRuntime(plain), images)
+    data = {
+        name: quantise_segment(plain.segment_bytes(name), inputs[name])
+        for name in plain.topology.segments
+    }
     manifest = plain.manifest
     for name in data:
         manifest["segments"][name]["sha256"] = hashlib.sha256(data[name]).hexdigest()

@@ -16,11 +16,10 @@ from tqdm import tqdm
 
 from cnn.common.errors import ConfigError
 from cnn.data.image_set import ImageSet
-from cnn.model_config import ModelConfig
 from cnn.network import weights_file as checkpoint
-from cnn.network.augment import augment
+from cnn.network.augment import MIRROR_SAFE, augment
+from cnn.network.block_network import BlockNetwork
 from cnn.network.torch_device import Compute, DeviceChoice, Precision, parse_choice
-from cnn.network.vgg import MultiExitVGG
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +31,7 @@ class FitConfig:
         batch_size: images a step.
         lr: peak learning rate of AdamW (linear warm-up, cosine decay).
         strength: of the augmentation.
+        mirrored: classes whose images may be mirrored; None is those of road signs.
         device: ``auto`` (a CUDA GPU if there is one), ``cpu`` or ``cuda``.
         precision: ``fp32``, ``bf16``, ``fp16`` (CUDA only) or ``auto``: see `choose_compute`.
         seed: of everything random.
@@ -41,6 +41,7 @@ class FitConfig:
     batch_size: int = 128
     lr: float = 3e-3
     strength: float = 1.0
+    mirrored: tuple[int, ...] | None = None
     device: DeviceChoice = "auto"
     precision: Precision = "auto"
     seed: int = 0
@@ -55,7 +56,7 @@ class FitConfig:
             )
 
 
-def channels_last(model: MultiExitVGG) -> MultiExitVGG:
+def channels_last(model: BlockNetwork) -> BlockNetwork:
     """The same network with weights laid out for faster convolutions on a processor."""
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
@@ -91,7 +92,7 @@ def backward_step(
     scaler.update()
 
 
-def run_of(config: Any, model: ModelConfig, fit: ImageSet) -> dict[str, Any]:
+def run_of(config: FitConfig, model: BlockNetwork, fit: ImageSet) -> dict[str, Any]:
     """Values that must not change when a run is resumed: settings, network, images; plain values.
 
     The device and the number of epochs may change.
@@ -99,7 +100,7 @@ def run_of(config: Any, model: ModelConfig, fit: ImageSet) -> dict[str, Any]:
     may_change = ("epochs", "device", "precision", "threads")
     values = {name: value for name, value in asdict(config).items() if name not in may_change}
     run: dict[str, Any] = json.loads(
-        json.dumps({**values, "model": asdict(model), "images": len(fit)})
+        json.dumps({**values, "model": model.described(), "images": len(fit)})
     )
     return run
 
@@ -107,13 +108,13 @@ def run_of(config: Any, model: ModelConfig, fit: ImageSet) -> dict[str, Any]:
 class Averaged:
     """Exponential moving average of weights; batch-norm statistics are averaged too."""
 
-    def __init__(self, model: MultiExitVGG, decay: float) -> None:
+    def __init__(self, model: BlockNetwork, decay: float) -> None:
         self.model = copy.deepcopy(model).eval()
         self.decay = decay
         self.steps = 0
 
     @torch.no_grad()
-    def update(self, model: MultiExitVGG) -> None:
+    def update(self, model: BlockNetwork) -> None:
         """Move the average towards `model`; early steps move faster."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
@@ -141,7 +142,7 @@ class Fit:
 
     def __init__(
         self,
-        model: MultiExitVGG,
+        model: BlockNetwork,
         parameters: Sequence[Tensor],
         config: FitConfig,
         compute: Compute,
@@ -213,11 +214,12 @@ class Fit:
         order = epoch_order(data.label, self._generator)
         size = self.config.batch_size
         losses: list[float] = []
+        mirrored = MIRROR_SAFE if self.config.mirrored is None else self.config.mirrored
         with tqdm(order[: len(order) // size * size].view(-1, size), **bar) as batches:
             for rows in batches:
                 labels = torch.from_numpy(data.label[rows.numpy()].astype(np.int64))
                 x = to_batch(data.images, rows)
-                x = augment(x, labels, self._generator, self.config.strength)
+                x = augment(x, labels, self._generator, self.config.strength, mirrored)
                 x = self.compute.to_device(x.contiguous(memory_format=torch.channels_last))
                 loss = loss_of(x, labels)
                 backward_step(loss, self._parameters, self._optimizer, self._scaler)
@@ -230,7 +232,7 @@ class Fit:
 
 @torch.no_grad()
 def share_right(
-    model: MultiExitVGG,
+    model: BlockNetwork,
     data: ImageSet,
     answers: Callable[[Tensor], Iterable[tuple[str, Tensor]]],
     batch: int = 256,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from cnn.data.image_set import ImageSet
 from cnn.model_config import ModelConfig
 from cnn.network import weights_file as checkpoint
 from cnn.network.accuracy import action_reliability, collect_logits, fit_temperatures
+from cnn.network.block_network import BlockNetwork
 from cnn.network.export_bundle import write_bundle
 from cnn.network.torch_device import DeviceChoice, Precision, choose_compute
 from cnn.network.train_network import BottleneckConfig, TrainConfig, train, train_bottlenecks
@@ -27,26 +31,54 @@ INT8_FRAMES = 256
 """Calibration frames of an int8 bundle."""
 
 
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Answers of an exported network on validation images, and the temperatures that fit them.
+
+    Attributes:
+        logits: float32 (N, A, n_classes), uncalibrated.
+        temperatures: by action.
+        record: for the bundle's provenance, plain values.
+    """
+
+    logits: NDArray[np.float32]
+    temperatures: tuple[float, ...]
+    record: dict[str, Any]
+
+
+def calibrate(
+    net: BlockNetwork,
+    val: ImageSet,
+    int8_images: NDArray[np.uint8] | None,
+    *,
+    half: bool = True,
+    progress: Callable[[int], object] = lambda done: None,
+) -> Calibration:
+    """Export `net` to a temporary folder and fit the temperatures on `val` through the export."""
+    with tempfile.TemporaryDirectory() as folder:
+        raw = write_bundle(net, Path(folder) / "raw", int8_images=int8_images, half=half)
+        logits = collect_logits(SplitRuntime(raw), val, progress)
+    temperatures = fit_temperatures(logits, val.label)
+    ones = (1.0,) * len(temperatures)
+    record = {
+        "frames": len(val),
+        "ece_before": [r.ece for r in action_reliability(logits, val.label, ones)],
+        "ece_after": [r.ece for r in action_reliability(logits, val.label, temperatures)],
+    }
+    return Calibration(logits, temperatures, record)
+
+
 def calibrated_bundle(
-    net: MultiExitVGG,
+    net: BlockNetwork,
     val: ImageSet,
     out: Path,
     provenance: dict[str, Any],
     int8_images: NDArray[np.uint8] | None,
 ) -> Bundle:
     """Export `net`, fit the temperatures on `val` through the export, export again."""
-    with tempfile.TemporaryDirectory() as folder:
-        raw = write_bundle(net, Path(folder) / "raw", int8_images=int8_images)
-        logits = collect_logits(SplitRuntime(raw), val)
-    temperatures = fit_temperatures(logits, val.label)
-    ones = (1.0,) * len(temperatures)
-    calibration = {
-        "frames": len(val),
-        "ece_before": [r.ece for r in action_reliability(logits, val.label, ones)],
-        "ece_after": [r.ece for r in action_reliability(logits, val.label, temperatures)],
-    }
-    provenance = {**provenance, "calibration": calibration}
-    return write_bundle(net, out, temperatures, provenance, int8_images)
+    found = calibrate(net, val, int8_images)
+    provenance = {**provenance, "calibration": found.record}
+    return write_bundle(net, out, found.temperatures, provenance, int8_images)
 
 
 def int8_calibration(fit: ImageSet, precision: str, seed: int = 0) -> NDArray[np.uint8] | None:
@@ -112,7 +144,7 @@ def train_all(
     backbone = train(
         fit,
         val,
-        config,
+        partial(MultiExitVGG, config),
         TrainConfig(epochs=epochs, device=device, precision=mixed, threads=threads, seed=seed),
         out,
         resume=resume,

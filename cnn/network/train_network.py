@@ -1,8 +1,8 @@
-"""Fit the network: the five exits together, then the four bottlenecks against the fitted network.
+"""Fit the network: the exits together, then the bottlenecks against the fitted network.
 
 The exits are trained jointly, with distillation from the main exit. The bottlenecks' targets are
-the frozen network's own features and answers, so no label is needed: every step splits the batch
-in four, and part S passes bottleneck S. The first two get the larger parts: they compress most and
+the frozen network's own features and answers, so no label is needed: every step splits the batch,
+and each part passes one bottleneck. The first ones get larger parts: they compress most and
 come before most layers.
 """
 
@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -26,14 +26,10 @@ from cnn.common.console import warn
 from cnn.common.errors import ConfigError
 from cnn.common.files import make_folder, write_text
 from cnn.data.image_set import ImageSet
-from cnn.model_config import N_BLOCKS, ModelConfig
 from cnn.network import weights_file as checkpoint
+from cnn.network.block_network import BlockNetwork
 from cnn.network.fitting import Fit, FitConfig, channels_last, run_of, share_right
 from cnn.network.torch_device import choose_compute
-from cnn.network.vgg import MultiExitVGG
-
-SPLITS: Final = tuple(range(1, N_BLOCKS))
-"""Blocks with a bottleneck behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +43,17 @@ class TrainConfig(FitConfig):
         exit_weights: weight of each exit's loss.
         label_smoothing: of the cross entropy.
         ema: decay of the averaged weights that are evaluated and exported.
+        frozen: fit the exits alone; the blocks stay as they are, batch-norm statistics included.
         threads: torch threads; 0 leaves torch's choice.
     """
 
     weight_decay: float = 0.05
     distil: float = 0.5
     temperature: float = 3.0
-    exit_weights: tuple[float, float, float, float, float] = (0.6, 0.8, 1.0, 1.0, 1.2)
+    exit_weights: tuple[float, ...] = (0.6, 0.8, 1.0, 1.0, 1.2)
     label_smoothing: float = 0.05
     ema: float = 0.998
+    frozen: bool = False
     threads: int = 0
 
 
@@ -77,15 +75,16 @@ def exit_loss(logits: list[Tensor], labels: Tensor, config: TrainConfig) -> Tens
     return total
 
 
-def exit_accuracy(model: MultiExitVGG, data: ImageSet) -> list[float]:
-    """Accuracy of the five unsplit exits, in [0, 1]."""
-    return list(share_right(model, data, lambda x: zip("12345", model(x), strict=True)).values())
+def exit_accuracy(model: BlockNetwork, data: ImageSet) -> list[float]:
+    """Accuracy of every unsplit exit, in [0, 1]."""
+    names = [str(e) for e in model.topology.exits]
+    return list(share_right(model, data, lambda x: zip(names, model(x), strict=True)).values())
 
 
 def train(
     fit: ImageSet,
     val: ImageSet,
-    model_config: ModelConfig,
+    build: Callable[[], BlockNetwork],
     config: TrainConfig,
     out: Path,
     *,
@@ -93,6 +92,8 @@ def train(
     progress: bool = True,
 ) -> Path:
     """Fit the backbone and exits; returns the path of the final checkpoint.
+
+    `build` makes the network; it is called when the seed has been set.
 
     Writes ``last.pt`` after every epoch (Ctrl-C loses at most one epoch), TensorBoard
     events and ``train.json`` to `out`. With `resume`, continues from ``last.pt`` or, if that is
@@ -109,10 +110,14 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    model = channels_last(MultiExitVGG(model_config)).to(compute.device)
+    model = channels_last(build()).to(compute.device)
+    fitted: list[nn.Module] = [model]
+    if config.frozen:
+        model.eval().requires_grad_(False)
+        fitted = [*model.exits.requires_grad_(True)]
     fitting = Fit(
         model,
-        list(model.parameters()),
+        [p for module in fitted for p in module.parameters()],
         config,
         compute,
         n_images=len(fit),
@@ -121,7 +126,7 @@ def train(
         warm_steps=lambda steps: max(1, steps // 20),
     )
     history: list[dict[str, Any]] = []
-    last, run = out / "last.pt", run_of(config, model_config, fit)
+    last, run = out / "last.pt", run_of(config, model, fit)
     if resume and (state := checkpoint.load_newest(last, run)) is not None:
         fitting.resume(state)
         history = state["history"]
@@ -135,11 +140,11 @@ def train(
     with SummaryWriter(str(out)) as board:
         for epoch in range(len(history) + 1, config.epochs + 1):
             bar = {"desc": f"epoch {epoch}/{config.epochs}", "disable": not progress}
-            loss = fitting.epoch(fit, [model], loss_of, bar)
+            loss = fitting.epoch(fit, fitted, loss_of, bar)
             accuracy = exit_accuracy(fitting.averaged.model, val)
             history.append({"epoch": epoch, "loss": loss, "val": accuracy})
             board.add_scalar("loss/fit", loss, epoch)
-            for e, a in enumerate(accuracy, 1):
+            for e, a in zip(model.topology.exits, accuracy, strict=True):
                 board.add_scalar(f"accuracy/val_exit{e}", a, epoch)
             if progress:
                 tqdm.write(f"epoch {epoch}: val " + " ".join(f"{a:.4f}" for a in accuracy))
@@ -156,15 +161,17 @@ class BottleneckConfig(FitConfig):
     """How to fit the bottlenecks.
 
     Attributes:
-        shares: parts of a batch that pass bottlenecks 1..4; 0 leaves one as it is.
+        shares: parts of a batch that pass each bottleneck; 0 leaves one as it is.
         feature_weight: weight of the feature error relative to the answers' divergence.
+        answers: count that divergence; blocks without gradients leave it out.
         temperature: softmax temperature of the answers' divergence.
     """
 
     epochs: int = 8
     strength: float = 0.8
-    shares: tuple[float, float, float, float] = (0.375, 0.375, 0.125, 0.125)
+    shares: tuple[float, ...] = (0.375, 0.375, 0.125, 0.125)
     feature_weight: float = 1.0
+    answers: bool = True
     temperature: float = 2.0
 
     def __post_init__(self) -> None:
@@ -172,12 +179,12 @@ class BottleneckConfig(FitConfig):
         if min(self.shares) < 0 or not 0.99 < sum(self.shares) < 1.01 or self.batch_size < 8:
             raise ConfigError(
                 f"shares {self.shares} of a batch of {self.batch_size}",
-                expected="four shares >= 0 that sum to 1, and at least 8 images",
+                expected="shares >= 0 that sum to 1, and at least 8 images",
                 hint="correct the configuration",
             )
 
 
-def _fingerprint(net: MultiExitVGG) -> str:
+def _fingerprint(net: BlockNetwork) -> str:
     """SHA-256 of the network as it is before its bottlenecks are fitted."""
     found = hashlib.sha256()
     for name, value in net.state_dict().items():
@@ -186,20 +193,22 @@ def _fingerprint(net: MultiExitVGG) -> str:
     return found.hexdigest()
 
 
-def _teacher(net: MultiExitVGG, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def _teacher(net: BlockNetwork, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Output of every block, and logits of every exit."""
     features, logits = [], []
     f = net.normalise(x)
-    for block, head in zip(net.blocks, net.exits, strict=True):
+    for number, block in enumerate(net.blocks, 1):
         f = block(f)
         features.append(f)
-        logits.append(head(f).float())
+        if number in net.topology.exits:
+            logits.append(net.exit_of(number)(f).float())
     return features, logits
 
 
 def bottleneck_loss(
-    net: MultiExitVGG,
-    features: list[Tensor],
-    logits: list[Tensor],
+    net: BlockNetwork,
+    features: Sequence[Tensor],
+    logits: Sequence[Tensor],
     split: int,
     config: BottleneckConfig,
 ) -> Tensor:
@@ -208,30 +217,36 @@ def bottleneck_loss(
     decoded = net.through_bottleneck(target, split)
     error = (decoded.float() - target.float()).square().mean()
     loss = config.feature_weight * error / target.float().square().mean().clamp_min(1e-6)
-    f, t = decoded, config.temperature
-    for e in range(split + 1, N_BLOCKS + 1):
-        f = net.blocks[e - 1](f)
-        student = F.log_softmax(net.exits[e - 1](f).float() / t, 1)
-        teacher = F.softmax(logits[e - 1] / t, 1)
+    if not config.answers:
+        return loss
+    later = [z for e, z in zip(net.topology.exits, logits, strict=True) if e > split]
+    t = config.temperature
+    answers = net.exits_from(net.blocks[split](decoded), split + 1)
+    for z, answer in zip(later, answers, strict=True):
+        student = F.log_softmax(answer.float() / t, 1)
+        teacher = F.softmax(z / t, 1)
         loss = loss + t * t * F.kl_div(student, teacher, reduction="batchmean")
     return loss
 
 
-def split_accuracy(net: MultiExitVGG, data: ImageSet) -> dict[str, float]:
+def split_accuracy(net: BlockNetwork, data: ImageSet) -> dict[str, float]:
     """Accuracy of every (exit, split) with 1 <= split < exit, by action name."""
 
     def answers(x: Tensor) -> Iterator[tuple[str, Tensor]]:
         f = net.normalise(x)
-        for s in SPLITS:
-            f = net.blocks[s - 1](f)
+        for s, block in enumerate(net.blocks, 1):
+            f = block(f)
+            if s not in net.cuts:
+                continue
             logits = net.exits_from(net.blocks[s](net.through_bottleneck(f, s)), s + 1)
-            yield from ((f"e{e}s{s}", z) for e, z in enumerate(logits, s + 1))
+            later = [e for e in net.topology.exits if e > s]
+            yield from ((f"e{e}s{s}", z) for e, z in zip(later, logits, strict=True))
 
     return share_right(net, data, answers)
 
 
 def train_bottlenecks(
-    net: MultiExitVGG,
+    net: BlockNetwork,
     fit: ImageSet,
     val: ImageSet,
     config: BottleneckConfig,
@@ -255,9 +270,10 @@ def train_bottlenecks(
     compute = choose_compute(config.device, config.precision)
     torch.manual_seed(config.seed)
     edges = np.rint(np.cumsum([0.0, *config.shares]) * config.batch_size).astype(int)
-    wanted = [s for s in SPLITS if edges[s] > edges[s - 1]]
+    parts = dict(zip(net.cuts, map(slice, edges[:-1], edges[1:]), strict=True))
+    wanted = [s for s, part in parts.items() if part.stop > part.start]
     channels_last(net).to(compute.device).eval().requires_grad_(False)
-    trained = [m[s - 1] for m in (net.encoders, net.decoders) for s in wanted]
+    trained = [of(s) for of in (net.encoder_of, net.decoder_of) for s in wanted]
     parameters = [p for module in trained for p in module.requires_grad_(True).parameters()]
     fitting = Fit(
         net,
@@ -270,7 +286,7 @@ def train_bottlenecks(
         warm_steps=lambda steps: 100,
     )
     done, last = 0, out / "bottlenecks.pt"
-    run, backbone = run_of(config, net.config, fit), _fingerprint(net)
+    run, backbone = run_of(config, net, fit), _fingerprint(net)
     state = checkpoint.load_newest(last, run) if resume else None
     if state is not None and state.get("backbone", backbone) != backbone:
         warn(f"{last} is of another backbone: the bottlenecks are fitted anew")
@@ -284,7 +300,7 @@ def train_bottlenecks(
             with torch.no_grad():
                 features, logits = _teacher(net, x)
             for s in wanted:
-                part = slice(edges[s - 1], edges[s])
+                part = parts[s]
                 loss = loss + bottleneck_loss(
                     net, [f[part] for f in features], [z[part] for z in logits], s, config
                 )

@@ -1,29 +1,17 @@
-"""The network in torch: five VGG blocks, five exits, four bottlenecks.
-
-Dataflow (E = exit, S = split)::
-
-    frame B3HW -> block 1 -> ... -> block S -> encoder S ==uint8==> decoder S
-                     |                 |                               |
-                   exit 1            exit S      block S+1 -> ... -> block E -> exit E
-
-Left of ``==>`` is the device, right of it the MEC server.
-"""
+"""The shipped network in torch: five VGG blocks, five exits, four bottlenecks."""
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import asdict
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cnn.model_config import N_BLOCKS, VGG16_CONVS, ModelConfig
-from cnn.topology import Action
+from cnn.network.block_network import BlockNetwork
 
 CONTRAST_FLOOR = 0.02
 """About five grey levels of 255: added to an image's contrast before dividing by it."""
-
-LATENT_LEVELS = 255
-"""Latents lie in [0, 1] and cross the wire as round(255 z), one byte each."""
 
 
 def _conv(c_in: int, c_out: int, stride: int = 1) -> list[nn.Module]:
@@ -62,18 +50,6 @@ def make_exit(config: ModelConfig, exit: int, dropout: float = 0.3) -> nn.Sequen
     return nn.Sequential(*layers)
 
 
-class _RoundSTE(torch.autograd.Function):
-    """Round in the forward pass, identity in the backward pass."""
-
-    @staticmethod
-    def forward(ctx: object, z: Tensor) -> Tensor:
-        return torch.round(z)
-
-    @staticmethod
-    def backward(ctx: object, *grad_outputs: Tensor) -> Tensor:
-        return grad_outputs[0]
-
-
 def make_encoder(config: ModelConfig, split: int) -> nn.Sequential:
     """Device side of bottleneck `split`: features -> latent in [0, 1], (B, L, h, w)."""
     c, (latent, size, _) = config.channels(split), config.latent(split)
@@ -97,25 +73,37 @@ def make_decoder(config: ModelConfig, split: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class MultiExitVGG(nn.Module):
+class MultiExitVGG(BlockNetwork):
     """VGG-16's thirteen convolutions with batch norm, five exits and four bottlenecks.
 
     Input: float32 (B, 3, H, W) in [0, 1], RGB; the contrast normalisation is part of
     block 1, so callers never repeat it.
     """
 
+    config: ModelConfig
+
     def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.config = config
-        exits = range(1, N_BLOCKS + 1)
-        splits = range(1, N_BLOCKS)
-        self.blocks = nn.ModuleList(make_block(config, b) for b in exits)
-        self.exits = nn.ModuleList(make_exit(config, e) for e in exits)
-        self.encoders = nn.ModuleList(make_encoder(config, s) for s in splits)
-        self.decoders = nn.ModuleList(make_decoder(config, s) for s in splits)
+        exits, splits = range(1, N_BLOCKS + 1), range(1, N_BLOCKS)
+        super().__init__(
+            config,
+            config.topology(),
+            blocks=(make_block(config, b) for b in exits),
+            exits=(make_exit(config, e) for e in exits),
+            encoders=(make_encoder(config, s) for s in splits),
+            decoders=(make_decoder(config, s) for s in splits),
+        )
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+
+    @property
+    def normalisation(self) -> str:
+        """As of `BlockNetwork`."""
+        return f"per image: (x - mean) / (contrast + {CONTRAST_FLOOR}), x in [0, 1]"
+
+    def described(self) -> dict[str, Any]:
+        """Its shape says all."""
+        return asdict(self.config)
 
     def normalise(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> zero mean and about unit contrast in every image.
@@ -127,38 +115,3 @@ class MultiExitVGG(nn.Module):
         centred = x - x.mean((1, 2, 3), keepdim=True)
         contrast = centred.square().mean((1, 2, 3), keepdim=True).sqrt()
         return centred / (contrast + CONTRAST_FLOOR)
-
-    def features(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Run blocks `first`..`last`; `first` = 1 expects the image in [0, 1]."""
-        if first == 1:
-            x = self.normalise(x)
-        for b in range(first, last + 1):
-            x = self.blocks[b - 1](x)
-        return x
-
-    def through_bottleneck(self, features: Tensor, split: int) -> Tensor:
-        """Encode, quantise to 8 bits (straight-through gradient), decode."""
-        z = self.encoders[split - 1](features)
-        scaled = z.float() * LATENT_LEVELS
-        q = cast(Tensor, _RoundSTE.apply(scaled)) / LATENT_LEVELS  # type: ignore[no-untyped-call]
-        return cast(Tensor, self.decoders[split - 1](q.to(features.dtype)))
-
-    def exits_from(self, features: Tensor, block: int) -> list[Tensor]:
-        """Logits of exits `block`..5, given the output of `block` (1..5)."""
-        logits = [self.exits[block - 1](features)]
-        for b in range(block + 1, N_BLOCKS + 1):
-            features = self.blocks[b - 1](features)
-            logits.append(self.exits[b - 1](features))
-        return logits
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Logits of all five exits, unsplit: list of (B, n_classes)."""
-        return self.exits_from(self.features(x, 1, 1), 1)
-
-    def act(self, x: Tensor, action: Action) -> Tensor:
-        """Logits (B, n_classes) of one action, bottleneck and quantisation included."""
-        e, s = action.exit, action.split
-        if s in (0, e):
-            return cast(Tensor, self.exits[e - 1](self.features(x, 1, e)))
-        f = self.through_bottleneck(self.features(x, 1, s), s)
-        return cast(Tensor, self.exits[e - 1](self.features(f, s + 1, e)))

@@ -17,6 +17,7 @@ from cnn.common.errors import BundleError, ConfigError
 from cnn.common.files import replacing
 from cnn.common.outside import is_sealed, seal
 from cnn.model_config import ModelConfig
+from cnn.network.block_network import BlockNetwork
 from cnn.network.vgg import MultiExitVGG
 
 
@@ -55,8 +56,8 @@ def load_newest(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
 
     Args:
         path: as given to `save_next`.
-        run: settings that the state must have under the key ``run``, plain values; of an older
-            version's it is not checked.
+        run: settings that the state must have under the key ``run``, plain values; those that
+            an older version did not know are not checked.
 
     Raises:
         BundleError: if none is whole.
@@ -73,7 +74,7 @@ def load_newest(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
             continue
         if faults:
             warn(f"{faults[0].given}; resuming from the whole one before it, {each}")
-        if state.get("run", run) != run:
+        if any(run.get(name) != value for name, value in state.get("run", {}).items()):
             raise ConfigError(
                 f"settings that differ from those of {each}",
                 expected="the settings of the run to resume (epochs and where it computes apart)",
@@ -114,7 +115,7 @@ def _not_ours(path: Path, what: str) -> BundleError:
     )
 
 
-def model_state(model: MultiExitVGG) -> dict[str, Any]:
+def model_state(model: BlockNetwork) -> dict[str, Any]:
     """The part of a checkpoint that rebuilds the network."""
     return {"config": asdict(model.config), "model": model.state_dict()}
 

@@ -32,7 +32,7 @@ def net() -> MultiExitVGG:
     net.eval()
     for group in (net.blocks, net.exits, net.encoders, net.decoders):
         for i, layers in enumerate(group):
-            group[i] = fold_batch_norm(layers)  # type: ignore[arg-type]
+            group[i] = fold_batch_norm(layers)
     half_weights(net)
     return net
 

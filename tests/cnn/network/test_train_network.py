@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ def data() -> tuple[ImageSet, ImageSet]:
     return four_signs(512, 0), four_signs(128, 1)
 
 
+def build(model: ModelConfig) -> Callable[[], MultiExitVGG]:
+    return partial(MultiExitVGG, model)
+
+
 def config(epochs: int, seed: int = 0) -> TrainConfig:
     return TrainConfig(
         epochs=epochs, batch_size=32, precision="fp32", threads=1, seed=seed, ema=0.9
@@ -61,7 +66,7 @@ def config(epochs: int, seed: int = 0) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def trained(data: tuple[ImageSet, ImageSet], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(*data, TINY, config(5), tmp_path_factory.mktemp("run"), progress=False)
+    return train(*data, build(TINY), config(5), tmp_path_factory.mktemp("run"), progress=False)
 
 
 def test_every_exit_learns(data: tuple[ImageSet, ImageSet], trained: Path) -> None:
@@ -88,14 +93,16 @@ def test_one_seed_one_result_and_resume_continues_exactly(
 ) -> None:
     small = data[0].take(np.arange(128)), data[1].take(np.arange(32))
 
-    whole = weights(train(*small, TINY, config(3), tmp_path / "whole", progress=False))
-    again = weights(train(*small, TINY, config(3), tmp_path / "again", progress=False))
-    other = weights(train(*small, TINY, config(3, seed=1), tmp_path / "other", progress=False))
+    whole = weights(train(*small, build(TINY), config(3), tmp_path / "whole", progress=False))
+    again = weights(train(*small, build(TINY), config(3), tmp_path / "again", progress=False))
+    other = weights(
+        train(*small, build(TINY), config(3, seed=1), tmp_path / "other", progress=False)
+    )
     assert torch.equal(whole, again)
     assert not torch.equal(whole, other)
 
-    cut_after(2, lambda: train(*small, TINY, config(3), tmp_path / "cut", progress=False))
-    resumed = train(*small, TINY, config(3), tmp_path / "cut", resume=True, progress=False)
+    cut_after(2, lambda: train(*small, build(TINY), config(3), tmp_path / "cut", progress=False))
+    resumed = train(*small, build(TINY), config(3), tmp_path / "cut", resume=True, progress=False)
     assert torch.equal(weights(resumed), whole)
 
 
@@ -197,7 +204,7 @@ def cut_off(
     settings = BottleneckConfig(epochs=4, batch_size=32, precision="fp32")
 
     def backbone(out: Path, resume: bool = False) -> Path:
-        return train(*small, TINY, config(4), out, resume=resume, progress=False)
+        return train(*small, build(TINY), config(4), out, resume=resume, progress=False)
 
     def bottlenecks(out: Path, resume: bool = False) -> Path:
         net = checkpoint.build_model(checkpoint.load(out / "backbone.pt"))
@@ -281,13 +288,13 @@ def test_a_run_of_other_settings_is_not_resumed(
     data: tuple[ImageSet, ImageSet], tmp_path: Path
 ) -> None:
     small = data[0].take(np.arange(64)), data[1].take(np.arange(16))
-    train(*small, TINY, config(1), tmp_path, progress=False)
+    train(*small, build(TINY), config(1), tmp_path, progress=False)
     for other in (config(1, seed=1), replace(config(1), lr=1e-4)):
         with pytest.raises(ConfigError, match="settings that differ"):
-            train(*small, TINY, other, tmp_path, resume=True, progress=False)
+            train(*small, build(TINY), other, tmp_path, resume=True, progress=False)
     wider = replace(TINY, width=0.25)
     with pytest.raises(ConfigError, match="settings that differ"):
-        train(*small, wider, config(1), tmp_path, resume=True, progress=False)
+        train(*small, build(wider), config(1), tmp_path, resume=True, progress=False)
 
 
 def test_bottlenecks_of_another_backbone_are_fitted_anew(
@@ -297,7 +304,7 @@ def test_bottlenecks_of_another_backbone_are_fitted_anew(
     small = data[0].take(np.arange(64)), data[1].take(np.arange(16))
     settings = BottleneckConfig(epochs=1, batch_size=32, precision="fp32")
     for epochs in (1, 2):
-        backbone = train(*small, TINY, config(epochs), tmp_path, resume=True, progress=False)
+        backbone = train(*small, build(TINY), config(epochs), tmp_path, resume=True, progress=False)
         net = checkpoint.build_model(checkpoint.load(backbone))
         before = {k: v.clone() for k, v in net.blocks.state_dict().items()}
         final = train_bottlenecks(
@@ -321,7 +328,9 @@ def test_a_gpu_that_is_not_there_is_refused_before_any_work(
     if torch.cuda.is_available():
         pytest.skip("PyTorch sees a CUDA GPU here")
     with pytest.raises(ConfigError, match="no CUDA GPU"):
-        train(*data, TINY, replace(config(1), device="cuda"), tmp_path / "run", progress=False)
+        train(
+            *data, build(TINY), replace(config(1), device="cuda"), tmp_path / "run", progress=False
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -332,7 +341,7 @@ def test_training_on_a_gpu_learns_and_continues_on_the_processor(
     data: tuple[ImageSet, ImageSet], tmp_path: Path, precision: Precision
 ) -> None:
     on_gpu = replace(config(8), device="cuda", precision=precision)
-    train(*data, TINY, on_gpu, tmp_path, progress=False)
-    path = train(*data, TINY, config(9), tmp_path, resume=True, progress=False)
+    train(*data, build(TINY), on_gpu, tmp_path, progress=False)
+    path = train(*data, build(TINY), config(9), tmp_path, resume=True, progress=False)
     net = checkpoint.build_model(checkpoint.load(path))
     assert min(exit_accuracy(net, data[1])) >= 0.9
