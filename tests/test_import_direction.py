@@ -33,6 +33,7 @@ TRAINING_MODULES = {
     "cnn/network/vgg.py",
     "cnn/network/fitting.py",
     "cnn/network/onnx_block.py",
+    "cnn/network/onnx_in_torch.py",
     "cnn/network/onnx_network.py",
     "cnn/network/torch_device.py",
     "cnn/network/train_network.py",

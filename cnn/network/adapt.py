@@ -136,6 +136,8 @@ def adapt(
     what = "--train with a network given as ONNX"
     require(not (config.train and _is_onnx(net)), what, "its blocks as they are", "leave it out")
     why = [*definition.why, *why]
+    if not net.has_gradient:
+        why.append("bottlenecks learn from their block's output alone: no gradient in the blocks")
     for line in why:
         report(line)
     _fit(net, fit, val, config, out, resume, progress)
@@ -258,7 +260,7 @@ def _fit(
             **common,
             epochs=config.bottleneck_epochs,
             shares=shares,
-            answers=not _is_onnx(net),
+            answers=net.has_gradient,
         )
         said: dict[str, Any] = {} if progress else {"report": lambda line: None}
         path = train_bottlenecks(
@@ -269,7 +271,7 @@ def _fit(
 
 
 def _is_onnx(net: BlockNetwork) -> bool:
-    """Whether its blocks are given, and have no gradients."""
+    """Whether its blocks are given as ONNX, and stay as they are."""
     return any(isinstance(block, OnnxBlock) for block in net.blocks)
 
 

@@ -78,6 +78,11 @@ class BlockNetwork(nn.Module):
         self.decoders = nn.ModuleList(decoders)
 
     @property
+    def has_gradient(self) -> bool:
+        """Whether a gradient passes through all blocks; one of ONNX says so itself."""
+        return all(getattr(block, "has_gradient", True) for block in self.blocks)
+
+    @property
     def normalisation(self) -> str:
         """What happens to a frame before block 1, in words; kept in the manifest."""
         return "x in [0, 1]" + (", luma (ITU-R BT.601)" if self.channels == 1 else "")

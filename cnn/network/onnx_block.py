@@ -1,4 +1,4 @@
-"""A piece of an ONNX graph as a block: ONNX Runtime computes it, and nothing in it is trained."""
+"""A piece of an ONNX graph as a block of a network; nothing in it is trained."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from cnn.frame_table import LUMA_WEIGHTS
+from cnn.network.onnx_in_torch import run_in_torch
 from cnn.ort import onnxruntime as ort
 
 
 class OnnxBlock(nn.Module):
-    """A piece of an ONNX graph, input ``x`` and output ``y``, as a module without gradients.
+    """A piece of an ONNX graph, input ``x`` and output ``y``, as a module.
+
+    Where a gradient must pass, it is computed in torch (`cnn.network.onnx_in_torch`), else by ONNX
+    Runtime.
 
     Args:
         model: the piece.
@@ -26,6 +30,7 @@ class OnnxBlock(nn.Module):
     Attributes:
         macs: multiply-accumulates of its convolutions and matrix products for one frame.
         n_weights: numbers in its initialisers.
+        has_gradient: all its operators are known in torch, and give what ONNX Runtime gives.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -38,11 +43,28 @@ class OnnxBlock(nn.Module):
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
         self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.has_gradient = self._same_in_torch()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Output on the device of `x`, float32, without a gradient."""
+        """Output on the device of `x`, float32; a gradient passes if there is one."""
+        if self.has_gradient and torch.is_grad_enabled() and x.requires_grad:
+            return run_in_torch(self.model, x.float())
         given = np.ascontiguousarray(x.detach().float().cpu().numpy())
         return torch.from_numpy(self._session.run(None, {"x": given})[0]).to(x.device)
+
+    def _same_in_torch(self) -> bool:
+        (given,) = self.model.graph.input
+        shape = [d.dim_value for d in given.type.tensor_type.shape.dim][1:]
+        if not shape or min(shape) < 1:
+            return False
+        x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+        try:
+            with torch.no_grad():
+                found = run_in_torch(self.model, x)
+        except (KeyError, ValueError, TypeError, RuntimeError):
+            return False
+        expected = torch.from_numpy(self._session.run(None, {"x": x.numpy()})[0])
+        return found.shape == expected.shape and torch.allclose(found, expected, 1e-3, 1e-4)
 
     def extra_repr(self) -> str:
         """What tells one piece from another."""
