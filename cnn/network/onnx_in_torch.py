@@ -72,7 +72,7 @@ def _average_pool(a: Attributes, x: Tensor) -> Tensor:
 def _gemm(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if a.get("transA", 0):
         raise ValueError("Gemm")
-    y = a.get("alpha", 1.0) * x @ (weight.T if a.get("transB", 0) else weight)
+    y: Tensor = a.get("alpha", 1.0) * x @ (weight.T if a.get("transB", 0) else weight)
     return y if bias is None else y + a.get("beta", 1.0) * bias
 
 
