@@ -20,12 +20,12 @@ from cnn.common.errors import BundleError, ConfigError, DataError
 from cnn.common.outputs import check_folder
 from cnn.frame_table import FrameTable
 from offload_env.scenario import Scenario, load_scenario, scenario_names
+from offload_env.sources import measured_traces, traces_to_judge
 from offload_env.world import World, build_world
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.policies import Policy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.task_settings import differing, shown
-from testbed.traces.collection import load_collection
 
 MAX_FRAMES = 2_000_000
 """Frames of all test drives together; each one takes about 80 bytes for every policy."""
@@ -241,12 +241,13 @@ def contenders_of(paths: list[Path], world: World) -> dict[str, Contender]:
 
 
 def _test_world(scenario: Scenario, traces: Path | None, frames: Path | None) -> World:
-    if traces is None and frames is None:
-        return build_world(scenario, "test")
-    link = scenario.link
     measured = None
-    if traces is not None:
-        collection = load_collection(traces, link.kind, "test", period_s=link.period_s)
+    if traces is not None or scenario.link.source == "measured":
+        collection = (
+            measured_traces(scenario, "test")
+            if traces is None
+            else traces_to_judge(scenario, traces)
+        )
         stderr_console().print(
             "; ".join(collection.notes), highlight=False, markup=False, soft_wrap=True
         )

@@ -16,6 +16,7 @@ from cnn.common.errors import MAX_SEED, ConfigError, in_range, require, shown
 from offload_env.server_load import ServerLoad
 from testbed.common.toml_config import build, parse, toml_text
 from testbed.policy.observation_fields import MAX_MS
+from testbed.traces.split_rule import RULES, SplitRule
 
 Split = Literal["train", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "test")
@@ -77,16 +78,25 @@ class Link:
     """Network traces; train and test come from different seeds or different drives.
 
     Attributes:
-        source: ``generated`` (nothing else is needed) or ``measured`` (a trace collection,
-            from `folder` or the folder that SLIPROAD_DATA names).
-        kind: ``urban-5g``, ``highway-lte`` or ``poor-coverage``.
+        source: ``generated`` (nothing else is needed) or ``measured`` (the traces of `folder` or
+            `files`, or the collection in the folder that SLIPROAD_DATA names).
+        kind: ``urban-5g``, ``highway-lte`` or ``poor-coverage``, or the path of a file (.json)
+            that `sliproad testbed traces fit` wrote.
         train_traces: number of generated training drives, at most 100000.
         test_traces: number of generated test drives, at most 100000.
         seed: training drives take seeds ``seed`` .. ``seed + train_traces - 1``, test drives
-            the seeds from ``seed + 100000`` on.
+            the seeds from ``seed + 100000`` on; also the seed of `split`.
         duration_s: length of a generated drive.
         period_s: sample period of a drive.
         folder: of the measured traces; empty takes the one that SLIPROAD_DATA names.
+        files: measured traces, instead of a folder.
+        split: what trains and what tests of your own measured traces: whole files (``file``; in
+            a collection whole groups), whole days (``day``), or the beginning of each trace
+            against its end (``fraction``); empty is ``file``, and for a collection with drives
+            of `kind` the list of docs/traces.md.
+        train_share: share of the files, days or each trace's time that trains, between 0 and 1.
+        rtt_ms: constant base round trip of measured traces that have none; 0 generates it by
+            the model of `kind`.
     """
 
     source: str = "generated"
@@ -97,6 +107,10 @@ class Link:
     duration_s: float = 120.0
     period_s: float = 0.1
     folder: str = ""
+    files: tuple[str, ...] = ()
+    split: str = ""
+    train_share: float = 0.7
+    rtt_ms: float = 0.0
 
     def __post_init__(self) -> None:
         _require(
@@ -121,6 +135,18 @@ class Link:
             f"samples of {self.period_s:g} s",
             f"at most {_MAX_SAMPLES} samples in all",
         )
+        _in_range("rtt_ms", self.rtt_ms, 0, 60_000)
+        _require(
+            not self.files or (self.source == "measured" and not self.folder),
+            f"files with source {self.source}{' and a folder' if self.folder else ''}",
+            "files with source measured and without a folder",
+        )
+        _ = self.rule  # checks split and train_share
+
+    @property
+    def rule(self) -> SplitRule:
+        """How the user's own traces are divided."""
+        return SplitRule(self.split or RULES[0], self.train_share, self.seed)
 
     def seeds(self, split: Split) -> range:
         """Seeds of the generated drives of one split."""
@@ -302,6 +328,10 @@ def anchored(scenario: Scenario) -> Scenario:
         device = replace(device, cost_model=_absolute(device.cost_model))
     if link.folder:
         link = replace(link, folder=_absolute(link.folder))
+    if link.files:
+        link = replace(link, files=tuple(_absolute(name) for name in link.files))
+    if link.kind.endswith(".json"):
+        link = replace(link, kind=_absolute(link.kind))
     tables = {
         split: _absolute(name) if name.endswith(".npz") else name
         for split, name in (("train", frames.train), ("test", frames.test))

@@ -78,6 +78,12 @@ class TracePool:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def is_5g(self) -> bool:
+        """Whether 5G is the technology of at least half of the traces' time."""
+        on_5g = np.array([tech == "5G" for tech in self.techs])
+        return bool(2 * self.duration_ms[on_5g].sum() >= self.duration_ms.sum())
+
     def lanes(self, which: Ints) -> Lane:
         """Constants of the traces `which` (int64 (B,)), as arrays (B,)."""
         return Lane(

@@ -255,7 +255,7 @@ def _assemble(
     delay_ref = cost.slowdown * cost.device_ms[main]
     price, constraint = scenario.price, scenario.constraint
     settings = Settings(
-        radio_5g=pool.techs[0] == "5G",
+        radio_5g=pool.is_5g,
         accuracy_floor=accuracy_floor(train_table, scenario),
         delay_share=price.delay_weight / (price.delay_weight + price.energy_weight),
         full_local_ms=delay_ref,

@@ -10,7 +10,7 @@ import typer
 from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console
 from cnn.common.files import write_text
 from cnn.common.outputs import check_file
-from testbed.common.output_kinds import LINK_RECORD, PORT, TRACE
+from testbed.common.output_kinds import LINK_RECORD, PORT, TRACE, TRACE_KIND
 
 if TYPE_CHECKING:
     from testbed.common.signals import StopFlag
@@ -38,7 +38,9 @@ def link(
     ] = None,
     generate: Annotated[
         str | None,
-        typer.Option(help="Generate a trace: urban-5g, highway-lte or poor-coverage."),
+        typer.Option(
+            help="Generate a trace: urban-5g, highway-lte, poor-coverage, or a file of traces fit."
+        ),
     ] = None,
     seed: SeedOption = 0,
     rate_mbps: Annotated[
@@ -202,8 +204,15 @@ def import_command(
         str | None,
         typer.Option(
             "--format",
-            help="gnettrack, iperf3, pensieve, hsdpa, ghent, mahimahi or rates (one a line); "
-            "told by the content if left out and clear.",
+            help="gnettrack, iperf3, pensieve, hsdpa, ghent, mahimahi, rates (one a line) or "
+            "columns; told by the content if left out and clear.",
+        ),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="WHAT=NAME:UNIT of a table's column, once each. WHAT: uplink_mbps, time_s, rtt_ms "
+            "or tech. UNIT: bps, kbps, mbps, kBps, MBps; s, ms, us, ns; iso (dates).",
         ),
     ] = None,
     rtt_ms: Annotated[
@@ -215,7 +224,10 @@ def import_command(
         typer.Option(help="up (default) or down: which rates of a gnettrack or iperf3 file."),
     ] = None,
     spacing_s: Annotated[
-        float | None, typer.Option(help="Seconds between the lines of a rates file.")
+        float | None,
+        typer.Option(
+            help="Seconds between the lines of a rates file, or of a table without times."
+        ),
     ] = None,
     unit: Annotated[
         str | None,
@@ -230,7 +242,8 @@ def import_command(
 ) -> None:
     """Read a measurement of another tool and write it as a trace.
 
-    What was counted, merged, held or left out on the way is printed, and kept in the trace.
+    What was merged, held, filled or left out on the way is printed with its lines in the file, and
+    kept in the trace.
     """
     check_file(out, TRACE, inputs=(measurement,))
     from testbed.traces.trace import save_trace
@@ -238,7 +251,16 @@ def import_command(
 
     trace = import_trace(
         measurement,
-        ImportOptions(format_name, rtt_ms, tech, direction, spacing_s, unit, period_s),
+        ImportOptions(
+            format_name,
+            rtt_ms,
+            tech,
+            direction,
+            spacing_s,
+            unit,
+            period_s,
+            tuple(column) if column else None,
+        ),
     )
     save_trace(trace, out)
     mean_mbps = float(trace.uplink_mbps.mean())
@@ -256,3 +278,46 @@ def import_command(
                 "source": trace.source,
             }
         )
+
+
+@traces_app.command("fit")
+def fit_command(
+    files: Annotated[
+        list[Path], typer.Argument(help="Traces, of any format that its content tells.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="JSON file for the kind, which is called as the file is.")
+    ],
+    step_s: Annotated[
+        float, typer.Option(help="Spacing of the fit, seconds: that of the measurement.")
+    ] = 0.5,
+    levels: Annotated[int, typer.Option(help="Levels of the capacity, at most.")] = 6,
+    rtt_ms: Annotated[
+        float | None,
+        typer.Option(min=0, max=60_000, help="Constant base round trip, if no trace has its own."),
+    ] = None,
+    tech: Annotated[
+        str | None, typer.Option(help="5G or LTE; that of most of the time if left out.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Fit the generator of traces to measured ones: a kind of your own.
+
+    Give the training traces alone. The file is a kind wherever one is named: link.kind in a
+    scenario, --generate of testbed link.
+    """
+    from cnn.common.errors import ConfigError
+    from testbed.traces.generator import KIND_SUFFIX
+    from testbed.traces.own_kind import fit_files, fit_line, save_kind
+
+    if out.suffix != KIND_SUFFIX:
+        raise ConfigError(
+            f"--out {out}", expected=f"a name ending in {KIND_SUFFIX}", hint="add the ending"
+        )
+    check_file(out, TRACE_KIND, inputs=tuple(files))
+    model = fit_files(files, out.stem, step_s=step_s, n_levels=levels, rtt_ms=rtt_ms, tech=tech)
+    save_kind(model, out)
+    typer.echo(f"{out}: {model.kind}, {model.tech}, {len(model.levels)} levels")
+    typer.echo(fit_line(model))
+    if json:
+        emit_json({"kind": str(out), "provenance": model.provenance})

@@ -37,6 +37,7 @@ LINK_RECORD: Final = json_kind(
 TRACE: Final = json_kind(
     "a trace", "sliproad testbed traces import", "format", "uplink_mbps", "rtt_ms", "period_s"
 )
+TRACE_KIND: Final = json_kind("a kind of trace", "sliproad testbed traces fit", "models")
 SIGNATURE: Final = json_kind(
     "a signature", "sliproad testbed sign", "format", "algorithm", "key", "signature"
 )

@@ -11,12 +11,13 @@ when it ends, so a packet sent t ms into the stall waits h - t. (Spikes look lik
 every set.) Capacity and round trip are independent: they were never measured together.
 
 `testbed.traces.generator_fit` fits the parameters; ``assets/trace_models.json`` holds those
-shipped.
+shipped, and a file of `sliproad testbed traces fit` one kind of your own.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
@@ -28,7 +29,8 @@ from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError, DataError
 from cnn.common.outside import MAX_JSON_BYTES, file_bytes, json_object, refusing
-from testbed.traces.series import Floats, Series, resample
+from testbed.traces.measured import RoundTrips
+from testbed.traces.series import Floats, Series, resample, tile
 from testbed.traces.trace import Trace
 
 KINDS: Final = ("urban-5g", "highway-lte", "poor-coverage")
@@ -38,6 +40,12 @@ GRID: Final = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 MAX_TRACE_S: Final = 24 * 3600.0
 """Longest trace that is generated, seconds."""
+
+KIND_SUFFIX: Final = ".json"
+"""A kind with this ending is the path of a file."""
+
+_WRITERS: Final = "`sliproad testbed traces fit`, or by benchmarks/fit_trace_models.py"
+_AGAIN: Final = "fit it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +132,13 @@ class TraceModel:
             levels = tuple(LevelModel(**_tuples(level)) for level in raw["levels"])
             rtt = RttModel(**_tuples(raw["rtt"]))
             rest = {k: raw[k] for k in ("kind", "tech", "step_s", "provenance")}
-            return cls(levels=levels, rtt=rtt, **rest)
-        except (KeyError, TypeError) as error:
+            model = cls(levels=levels, rtt=rtt, **rest)
+            _check(model)
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"trace model: {error}",
-                expected="parameters written by benchmarks/fit_trace_models.py",
-                hint="fit the models again",
+                f"trace model: {error}", expected=f"parameters written by {_WRITERS}", hint=_AGAIN
             ) from error
+        return model
 
 
 def load_models(path: Path | None = None) -> dict[str, TraceModel]:
@@ -138,8 +146,8 @@ def load_models(path: Path | None = None) -> dict[str, TraceModel]:
     with refusing(
         DataError,
         f"trace models {path or 'shipped with the package'}",
-        expected="parameters written by benchmarks/fit_trace_models.py",
-        hint="install the package again, or fit the models again",
+        expected=f"parameters written by {_WRITERS}",
+        hint="install the package again" if path is None else _AGAIN,
     ):
         if path is None:
             data = resources.files("testbed").joinpath("assets/trace_models.json").read_bytes()
@@ -155,30 +163,95 @@ def shipped_models() -> dict[str, TraceModel]:
     return load_models()
 
 
+def model_of(kind: str) -> TraceModel:
+    """The model of a shipped kind, or of the file whose path (ending in .json) is given.
+
+    Raises:
+        ConfigError: unknown kind.
+        DataError: the file cannot be read, or does not hold one kind.
+    """
+    if not kind.endswith(KIND_SUFFIX):
+        models = shipped_models()
+        if kind not in models:
+            raise ConfigError(
+                f"trace kind {kind!r}",
+                expected=f"one of {', '.join(models)}, or the path of a file ({KIND_SUFFIX})",
+                hint="correct the kind",
+            )
+        return models[kind]
+    found = load_models(Path(kind))
+    if len(found) != 1:
+        raise DataError(
+            f"{kind}: {len(found)} kinds ({', '.join(found)})",
+            expected="one",
+            hint="write it with `sliproad testbed traces fit`",
+        )
+    return next(iter(found.values()))
+
+
+def _check(model: TraceModel) -> None:
+    """Raise `ValueError` for parameters with which no trace can be made."""
+    levels, rtt = model.levels, model.rtt
+    for name in (model.kind, model.tech):
+        if not isinstance(name, str):
+            raise ValueError(f"{name} instead of a text")
+    if model.tech not in ("5G", "LTE") or not isinstance(model.provenance, dict):
+        raise ValueError(f"tech {model.tech}, or provenance that is no table")
+    grids = [g for one in levels for g in (one.capacity_mbps, one.outage_s)]
+    for grid in (*grids, rtt.base_ms, rtt.ratio, rtt.stall_ms):
+        if len(grid) != len(GRID) or not (np.diff(grid) >= 0).all() or not grid[0] >= 0:
+            raise ValueError(f"{len(grid)} quantiles, or not rising from 0 up")
+    follow = [p for one in levels for p in one.following]
+    numbers = np.array(
+        [value for one in levels for value in (one.share, one.outages_per_s)]
+        + [*follow, *(g[-1] for g in grids), rtt.base_ms[-1], rtt.ratio[-1], rtt.stall_ms[-1]]
+        + [rtt.stalls_per_s],
+        np.float64,
+    )
+    above_0 = np.array(
+        [value for one in levels for value in (one.dwell_shape, one.dwell_scale_s)]
+        + [model.step_s, rtt.step_s, rtt.stall_clumping],
+        np.float64,
+    )
+    processes: list[LevelModel | RttModel] = [*levels, rtt]
+    within = np.array(
+        [value for one in processes for value in (one.steadiness, one.persistence)], np.float64
+    )
+    if not (np.isfinite(numbers).all() and (numbers >= 0).all()):
+        raise ValueError("a number that is negative or not finite")
+    if not (np.isfinite(above_0).all() and (above_0 > 0).all()):
+        raise ValueError("a time, a shape or a spacing that is not above 0")
+    if min(model.step_s, rtt.step_s) < 1e-3:
+        raise ValueError("a spacing below 1 ms")
+    if not ((within >= 0) & (within <= 1)).all():
+        raise ValueError("a correlation outside 0..1")
+    if any(len(one.following) != len(levels) or not sum(one.following) > 0 for one in levels):
+        raise ValueError("levels that do not say which one follows")
+    if not any(one.share > 0 and one.capacity_mbps[-1] > 0 for one in levels):
+        raise ValueError("no level with any capacity")
+
+
 def _tuples(raw: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
 
 
 def generate_trace(kind: str, seed: int, duration_s: float = 120.0, period_s: float = 0.1) -> Trace:
-    """A trace of a kind from the shipped models; equal arguments give equal traces.
+    """A trace of a kind; equal arguments give equal traces.
 
     Args:
-        kind: one of `testbed.traces.generator.KINDS`.
+        kind: one of `testbed.traces.generator.KINDS`, or the path of a file, see `model_of`.
         seed: any whole number from 0 up.
         duration_s: length of one pass, at least one period.
         period_s: spacing of the samples, seconds.
 
     Raises:
         ConfigError: unknown kind, or a duration or period out of range.
+        DataError: the kind's file cannot be read.
     """
-    models = shipped_models()
-    if kind not in models:
-        raise ConfigError(
-            f"trace kind {kind!r}", expected=f"one of {', '.join(models)}", hint="correct the kind"
-        )
+    model = model_of(kind)
     if seed < 0:
         raise ConfigError(f"seed {seed}", expected="0 or more", hint="give another seed")
-    return generate(models[kind], seed, duration_s, period_s)
+    return generate(model, seed, duration_s, period_s)
 
 
 def generate(model: TraceModel, seed: int, duration_s: float, period_s: float) -> Trace:
@@ -203,6 +276,21 @@ def generate(model: TraceModel, seed: int, duration_s: float, period_s: float) -
         tech=model.tech,
         source=f"generated: model {model.kind}, seed {seed}",
     )
+
+
+def round_trips_of(model: TraceModel) -> RoundTrips:
+    """Base round trips as a model generates them, for traces without their own.
+
+    A trace's name is the seed. Traces above `MAX_TRACE_S` repeat them.
+    """
+
+    def made(name: str, count: int, period_s: float) -> tuple[Floats, str]:
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        duration_s = min(count * period_s, MAX_TRACE_S)
+        rtt = _evenly(_rtt(model.rtt, rng, duration_s), model.rtt.step_s, period_s)
+        return tile(rtt, count), f"round trips generated by the model of {model.kind}"
+
+    return made
 
 
 def _evenly(values: Floats, step_s: float, period_s: float) -> Floats:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnn.common.csv_table import CsvTable, parse_csv_table
 from cnn.common.errors import DataError
-from testbed.traces.series import Floats, Measured, Series, generation, time_order
+from testbed.traces.measured import Measured, Rows, places, time_order
+from testbed.traces.series import Floats, Series, tech_of_rows
 
 TIME_FORMAT: Final = "%Y.%m.%d_%H.%M.%S"
 COLUMN: Final = {"up": "UL_bitrate", "down": "DL_bitrate"}
@@ -46,11 +46,14 @@ def read_gnettrack(text: str, path: Path, direction: str) -> Measured:
     ]
     if direction == "down":
         notes.append("download rates, taken as the uplink's")
-    notes += _counts(table, values[0], first, rows, late)
+    lines = np.array(table.lines(), np.int64)
+    notes += _counts(table, values[0], first, rows, lines, order, late)
     period_s = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 1.0
     start = seconds - seconds[0]
     end = np.minimum(np.append(start[1:], np.inf), start + period_s)
     modes = table.texts("NetworkMode") if "NetworkMode" in table.cells else []
+    tech, mixed = tech_of_rows(modes)
+    notes += [mixed] if mixed else []
     rtt = None
     if len(values) > 1:
         rtt = _pings(path.name, start, _means(values[1], first), period_s)
@@ -59,12 +62,14 @@ def read_gnettrack(text: str, path: Path, direction: str) -> Measured:
     return Measured(
         path.name,
         f"{path.name} (G-NetTrack, {COLUMN[direction]})",
-        _tech(modes),
+        tech,
         start,
         end,
         kbps / 1e3,
         rtt,
         tuple(notes),
+        lines[order][first],
+        day=datetime.fromtimestamp(seconds[0], UTC).date().isoformat(),
     )
 
 
@@ -98,12 +103,7 @@ def _refuse_two_phones(table: CsvTable) -> None:
         )
 
 
-def _tech(modes: list[str]) -> str:
-    known = [mode for mode in modes if mode not in ("", "-")]
-    return generation(" ".join(known)) if known else ""
-
-
-def _means(values: Floats, first: NDArray[np.int64]) -> Floats:
+def _means(values: Floats, first: Rows) -> Floats:
     """The mean of each second's known values; NaN where there are none."""
     known = np.isfinite(values)
     count = np.add.reduceat(known.astype(np.float64), first)
@@ -112,11 +112,18 @@ def _means(values: Floats, first: NDArray[np.int64]) -> Floats:
 
 
 def _counts(
-    table: CsvTable, kbps: Floats, first: NDArray[np.int64], rows: NDArray[np.int64], late: int
+    table: CsvTable,
+    kbps: Floats,
+    first: Rows,
+    rows: Rows,
+    lines: Rows,
+    order: Rows,
+    late: Rows,
 ) -> list[str]:
+    """Notes; `kbps` and `order` are sorted by time, `lines` and `late` as in the file."""
     notes = []
-    if late:
-        notes.append(f"{late} late rows sorted in")
+    if len(late):
+        notes.append(f"{len(late)} late rows sorted in ({places(lines[late])})")
     if (rows > 1).any():
         differ = sum(
             len(set(kbps[a : a + n][np.isfinite(kbps[a : a + n])].tolist())) > 1
@@ -124,11 +131,15 @@ def _counts(
         )
         notes.append(
             f"{int((rows - 1).sum())} further rows of the same seconds, "
-            f"in {differ} of which the rates differ (their mean is taken)"
+            f"in {differ} of which the rates differ (their mean is taken; "
+            f"{places(lines[np.delete(order, first)])})"
         )
-    idle = table.texts("State").count("I") if "State" in table.cells else 0
-    if idle:
-        notes.append(f"{idle} of {len(table)} rows while idle (State I)")
+    states = table.texts("State") if "State" in table.cells else []
+    idle = np.array([state == "I" for state in states], bool)
+    if idle.any():
+        notes.append(
+            f"{int(idle.sum())} of {len(table)} rows while idle (State I; {places(lines[idle])})"
+        )
     return notes
 
 

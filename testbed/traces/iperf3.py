@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from cnn.common.errors import DataError
-from testbed.traces.series import Measured
+from testbed.traces.measured import Measured
 
 _NAN: Final = re.compile(r"(?<=:)\s*-?nan\b(?=\s*[,}\]])")
 """iperf3 prints a share of 0 as -nan, which is not JSON (esnet/iperf issue 613)."""
@@ -49,8 +50,9 @@ def _measured(test: dict[str, Any], path: Path, direction: str) -> Measured:
             hint="measure again",
         )
     rows: list[tuple[float, float, float]] = []
+    numbers: list[int] = []
     directions, omitted = set(), 0
-    for interval in intervals:
+    for number, interval in enumerate(intervals, start=1):
         for key in ("sum", "sum_bidir_reverse"):
             if key not in interval:
                 continue
@@ -62,6 +64,7 @@ def _measured(test: dict[str, Any], path: Path, direction: str) -> Measured:
                 omitted += way == direction
             elif way == direction and (row[1] > row[0] or row[2] > 0):
                 rows.append(row)
+                numbers.append(number)
     if not rows:
         raise DataError(
             f"{path}: an iperf3 test with {' and '.join(sorted(directions)) or 'no'} rates only"
@@ -89,7 +92,19 @@ def _measured(test: dict[str, Any], path: Path, direction: str) -> Measured:
         mbps,
         None,
         tuple(notes),
+        np.array(numbers, np.int64),
+        "interval",
+        _day(test),
     )
+
+
+def _day(test: dict[str, Any]) -> str:
+    """The date (UTC) of a test's start; empty if the file does not state it."""
+    try:
+        seconds = float(test["start"]["timestamp"]["timesecs"])
+        return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return ""
 
 
 def _notes(

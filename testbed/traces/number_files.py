@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError, DataError
-from testbed.traces.series import Floats, Measured, time_order
+from testbed.traces.measured import Measured, RoundTrips, constant_rtt, places, time_order
+from testbed.traces.series import Floats
 from testbed.traces.trace import Trace, n_samples
 
 BITS: Final = 1500 * 8
@@ -63,7 +65,9 @@ def are_whole(text: str) -> bool:
     return not any(mark in text for mark in ".eE")
 
 
-def mahimahi_trace(text: str, path: Path, rtt_ms: float, period_s: float = 0.1) -> Trace:
+def mahimahi_trace(
+    text: str, path: Path, rtt_ms: float | RoundTrips, period_s: float = 0.1
+) -> Trace:
     """A Mahimahi file as a trace with exactly its bits in exactly its length.
 
     The trace's period is the largest one up to `period_s` that divides a pass into whole periods;
@@ -72,7 +76,7 @@ def mahimahi_trace(text: str, path: Path, rtt_ms: float, period_s: float = 0.1) 
     Args:
         text: content of the file.
         path: names the trace.
-        rtt_ms: base round trip, not in such files.
+        rtt_ms: base round trip, not in such files: a constant, or where to get it.
         period_s: longest spacing of the trace, seconds.
 
     Raises:
@@ -91,14 +95,16 @@ def mahimahi_trace(text: str, path: Path, rtt_ms: float, period_s: float = 0.1) 
         counts = np.bincount(at, minlength=bins)
         step_s, bin_ms = pass_ms / bins / 1e3, pass_ms / bins
     mean = len(times_ms) * BITS / pass_ms / 1e3
+    made = rtt_ms if callable(rtt_ms) else constant_rtt(rtt_ms)
+    rtt, origin = made(path.name, len(counts), step_s)
     return Trace(
         uplink_mbps=counts * BITS / bin_ms / 1e3,
-        rtt_ms=np.full(len(counts), float(rtt_ms)),
+        rtt_ms=rtt,
         period_s=step_s,
         name=path.name,
         tech="LTE",
         source=f"measured: mahimahi file {path.name}, packets due: {len(times_ms)} in {pass_ms} ms "
-        f"(mean {mean:.4g} Mbit/s), constant round trip {rtt_ms:g} ms by hand",
+        f"(mean {mean:.4g} Mbit/s), {origin}",
     )
 
 
@@ -165,12 +171,15 @@ def read_byte_log(text: str, path: Path, name: str) -> Measured:
         )
     notes = ["download rates, taken as the uplink's"]
     once = np.append(True, (np.diff(numbers, axis=0) != 0).any(axis=1))
+    rows = np.arange(1, len(numbers) + 1)
     if not once.all():
-        notes.append(f"{int((~once).sum())} repeated rows left out")
-    numbers = numbers[once]
-    order, late = time_order(numbers[:, 1] / 1e3, lambda row: f"{path}, row {row + 1}")
-    if late:
-        notes.append(f"{late} late rows sorted in")
+        repeated = places(rows[~once], "row")
+        notes.append(f"{int((~once).sum())} repeated rows left out ({repeated})")
+    numbers, rows = numbers[once], rows[once]
+    order, late = time_order(numbers[:, 1] / 1e3, lambda row: f"{path}, row {rows[row]}")
+    if len(late):
+        notes.append(f"{len(late)} late rows sorted in ({places(rows[late], 'row')})")
+    rows = rows[order]
     end, length = numbers[order, 1] / 1e3, numbers[order, 5] / 1e3
     bits = 8 * numbers[order, 4]
     since = np.append(length[0], np.diff(end))
@@ -184,11 +193,35 @@ def read_byte_log(text: str, path: Path, name: str) -> Measured:
     joined = np.abs(since - length) <= _CLOCKS_DIFFER * length
     overlapping = ~joined & (since < length)
     if overlapping.any():
-        notes.append(f"{int(overlapping.sum())} rows begin before the row before them ends")
+        notes.append(
+            f"{int(overlapping.sum())} rows begin before the row before them ends "
+            f"({places(rows[overlapping], 'row')})"
+        )
     seconds = np.where(joined, since, length)
     start = end - np.minimum(seconds, since)
     origin = f"{path.name} ({'Ghent 4G' if name == 'ghent' else 'Norway HSDPA'})"
-    return Measured(path.name, origin, "LTE", start, end, bits / seconds / 1e6, None, tuple(notes))
+    clock_s = float(numbers[0, 0]) / (1e3 if name == "ghent" else 1.0)
+    return Measured(
+        path.name,
+        origin,
+        "LTE",
+        start,
+        end,
+        bits / seconds / 1e6,
+        None,
+        tuple(notes),
+        rows,
+        "row",
+        _day(clock_s),
+    )
+
+
+def _day(seconds: float) -> str:
+    """The date (UTC) of a time since 1970; empty if there is no such date."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+    except (ValueError, OverflowError, OSError):
+        return ""
 
 
 def read_pensieve(text: str, path: Path) -> Measured:
@@ -208,15 +241,17 @@ def read_pensieve(text: str, path: Path) -> Measured:
             hint="sort the file, or split it if it holds several runs",
         )
     notes = ["Pensieve's order: each rate lasts until its time"]
+    rows = np.arange(1, len(numbers) + 1)
     if end[0] == 0:
         if len(end) == 1:
             raise DataError(f"{path}: one row, at 0 s", expected="more", hint="check the file")
         notes.append("the first row, at 0 s, lasts no time")
-        end, mbps = end[1:], mbps[1:]
+        end, mbps, rows = end[1:], mbps[1:], rows[1:]
         start = numbers[:-1, 0]
     else:
         start = np.append(0.0, end[:-1])
-    return Measured(path.name, f"{path.name} (Pensieve)", "", start, end, mbps, None, tuple(notes))
+    origin = f"{path.name} (Pensieve)"
+    return Measured(path.name, origin, "", start, end, mbps, None, tuple(notes), rows, "row")
 
 
 def read_rates(text: str, path: Path, spacing_s: float | None, unit: str | None) -> Measured:

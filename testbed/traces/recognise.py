@@ -16,6 +16,8 @@ from testbed.traces.number_files import are_whole, may_be_rates, numbers_of
 OURS: Final = "sliproad"
 SAMPLES: Final = "samples"
 MAHIMAHI: Final = "mahimahi"
+RATES: Final = "rates"
+COLUMNS: Final = "columns"
 UNKNOWN: Final = "unknown"
 
 IMPORTABLE: Final[dict[str, str]] = {
@@ -25,7 +27,8 @@ IMPORTABLE: Final[dict[str, str]] = {
     "hsdpa": "a log of the Norway HSDPA data set",
     "ghent": "a log of the Ghent 4G data set",
     MAHIMAHI: "a Mahimahi file",
-    "rates": "one rate a line",
+    RATES: "one rate a line",
+    COLUMNS: "a table whose columns you name",
 }
 """Formats of `sliproad testbed traces import` -> their description."""
 
@@ -105,12 +108,12 @@ def _numbers(numbers: NDArray[np.float64], whole: bool, file_name: str) -> Recog
     if width != 1:
         return Recognised(UNKNOWN, f"{width} columns of numbers in no format that is known")
     if not whole or (np.diff(first) < 0).any() or first[-1] <= 0 or first[0] < 0:
-        return Recognised("rates", f"{IMPORTABLE['rates']}, for all that is in it")
+        return Recognised(RATES, f"{IMPORTABLE[RATES]}, for all that is in it")
     if may_be_rates(first, file_name):
         mean = len(first) * 12 / first[-1]
         return Recognised(
             MAHIMAHI,
             f"a Mahimahi file of {first[-1]:.0f} ms ({mean:.4g} Mbit/s), or one rate a line",
-            (MAHIMAHI, "rates"),
+            (MAHIMAHI, RATES),
         )
     return Recognised(MAHIMAHI, IMPORTABLE[MAHIMAHI])

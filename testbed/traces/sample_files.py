@@ -16,7 +16,8 @@ import numpy as np
 from cnn.common.csv_table import parse_csv_table, read_csv_table
 from cnn.common.errors import DataError
 from cnn.common.outside import read_text
-from testbed.traces.series import Floats, Series, generation
+from testbed.traces.series import Floats, Series, tech_of_rows
+from testbed.traces.split_rule import day_in
 
 COLUMN: Final = {"ul": "uplink_mbps", "rtt": "rtt_ms"}
 """Column of the sample files that holds a kind's values."""
@@ -37,6 +38,7 @@ class _IndexRow:
     tech: str
     period_s: float
     n: int | None
+    day: str
 
 
 def collection_folder(folder: Path) -> Path:
@@ -54,20 +56,35 @@ def collection_folder(folder: Path) -> Path:
     )
 
 
-def read_series(folder: Path, set_name: str, kind: str) -> list[Series]:
+def is_collection(folder: Path) -> bool:
+    """Whether there is an index that `collection_folder` finds."""
+    return any((f / "index.csv").is_file() for f in (folder, folder / "traces"))
+
+
+def indexed(folder: Path, kind: str) -> set[tuple[str, str]]:
+    """(set, group) of every series of a kind in a collection's index."""
+    rows = _index(collection_folder(folder) / "index.csv")
+    return {(row.set_name, row.group) for row in rows if row.kind == kind}
+
+
+def read_series(folder: Path, set_name: str | None, kind: str) -> list[Series]:
     """All series of one set and kind, in the order of the index.
 
     Args:
         folder: the collection, or a folder with ``traces`` in it.
-        set_name: such as ``sa24``.
+        set_name: such as ``sa24``; None takes those of all sets, of which there may be none.
         kind: ``ul`` or ``rtt``.
 
     Raises:
         DataError: no such set or kind, or the files disagree with the index.
     """
     folder = collection_folder(folder)
-    rows = [r for r in _index(folder / "index.csv") if r.set_name == set_name and r.kind == kind]
-    if not rows:
+    rows = [
+        row
+        for row in _index(folder / "index.csv")
+        if set_name in (None, row.set_name) and row.kind == kind
+    ]
+    if not rows and set_name is not None:
         raise DataError(
             f"{folder / 'index.csv'}: no {kind} trace of set {set_name}",
             expected="a set and kind that the index lists",
@@ -89,7 +106,7 @@ def read_series(folder: Path, set_name: str, kind: str) -> list[Series]:
         series.append(
             Series(
                 name=row.trace,
-                set_name=set_name,
+                set_name=row.set_name,
                 kind=kind,
                 group=row.group,
                 run=row.run,
@@ -97,6 +114,7 @@ def read_series(folder: Path, set_name: str, kind: str) -> list[Series]:
                 time_s=time,
                 values=values,
                 period_s=row.period_s,
+                day=row.day,
             )
         )
     return series
@@ -104,16 +122,26 @@ def read_series(folder: Path, set_name: str, kind: str) -> list[Series]:
 
 def _index(path: Path) -> list[_IndexRow]:
     """The rows of the index; raises `DataError` if it lists a trace twice."""
-    table = read_csv_table(path, needed=(*_INDEX_TEXTS, "period_s"), wanted=["n"])
+    table = read_csv_table(path, needed=(*_INDEX_TEXTS, "period_s"), wanted=["n", "start_utc"])
     (period_s,) = table.numbers("period_s", required=["period_s"], least=0.0)
     n = table.numbers("n")[0] if "n" in table.cells else np.full(len(table), np.nan)
     texts = zip(*(table.texts(column) for column in _INDEX_TEXTS), strict=True)
+    starts = table.texts("start_utc") if "start_utc" in table.cells else [""] * len(table)
     rows = [
         _IndexRow(
-            trace, file, set_, kind, group, run, tech, float(p), None if np.isnan(k) else int(k)
+            trace,
+            file,
+            set_,
+            kind,
+            group,
+            run,
+            tech,
+            float(p),
+            None if np.isnan(k) else int(k),
+            day_in(group, start.partition("T")[0], trace),
         )
-        for (trace, file, set_, kind, group, run, tech), p, k in zip(
-            texts, period_s, n, strict=True
+        for (trace, file, set_, kind, group, run, tech), p, k, start in zip(
+            texts, period_s, n, starts, strict=True
         )
     ]
     repeated = [name for name, times in Counter(r.trace for r in rows).items() if times > 1]
@@ -179,13 +207,11 @@ def samples_of(text: str, path: Path, *columns: str) -> dict[str, tuple[Floats, 
     }
 
 
-def techs_of(text: str, path: Path) -> dict[str, str]:
-    """``5G`` or ``LTE`` for every trace of a sample file, empty if not stated."""
+def techs_of(text: str, path: Path) -> dict[str, tuple[str, str]]:
+    """Every trace's technology by its rows, and the note of `tech_of_rows`."""
     table = parse_csv_table(text, path, needed=("trace",), wanted=("tech",))
-    named: dict[str, set[str]] = {}
+    named: dict[str, list[str]] = {}
     cells = table.texts("tech") if "tech" in table.cells else [""] * len(table)
     for name, tech in zip(table.texts("trace"), cells, strict=True):
-        named.setdefault(name, set()).add(tech)
-    return {
-        name: generation(" ".join(techs)) if any(techs) else "" for name, techs in named.items()
-    }
+        named.setdefault(name, []).append(tech)
+    return {name: tech_of_rows(techs) for name, techs in named.items()}

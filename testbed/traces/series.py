@@ -8,24 +8,21 @@ The rules (explained in `docs/traces.md`):
   (TCP repeats it), so its round trip is the time until the next answered ping was sent plus that
   ping's round trip, and exceeds the latter by at least TCP's shortest retransmission time-out.
 * Resampling averages over the new period, so the capacity's integral is kept exactly.
-
-`trace_of` makes a trace of the rates in a file (`Measured`). Data that is left out or changed on
-the way is counted and reported in `Trace.source`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.common.errors import ConfigError, DataError
-from testbed.traces.trace import Trace, n_samples
+from cnn.common.errors import DataError
 
 Floats = NDArray[np.float64]
 
@@ -35,8 +32,7 @@ MAX_HOLD_S = 2.0
 RETRANSMISSION_MS = 200.0
 """Linux's shortest TCP retransmission time-out (TCP_RTO_MIN, include/net/tcp.h: HZ / 5)."""
 
-MAX_STEP_BACK_S: Final = 2.0
-"""Rows that go back in time by more are not late rows: they mean another run or a clock change."""
+_5G: Final = re.compile(r"5G|\bNR|EN-?DC", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +49,7 @@ class Series:
         time_s: float64 (n,), rising, seconds from the start of the trace.
         values: float64 (n,); NaN is a logging gap (``ul``) or a lost ping (``rtt``).
         period_s: nominal spacing, seconds; the last sample holds for it.
+        day: date on which it was measured, such as ``2024-11-05``; empty if unknown.
     """
 
     name: str
@@ -64,6 +61,7 @@ class Series:
     time_s: Floats
     values: Floats
     period_s: float
+    day: str = ""
 
     def __post_init__(self) -> None:
         time, values = self.time_s, self.values
@@ -86,9 +84,22 @@ class Series:
 def generation(tech: str) -> str:
     """``5G`` or ``LTE`` for a source's technology name.
 
-    Anything that names 5G counts as 5G, mixtures included; 3G and satellite count as LTE.
+    Anything that names 5G (or its radio, NR) counts as 5G, mixtures included; 3G and satellite
+    count as LTE.
     """
-    return "5G" if "5G" in tech.upper() else "LTE"
+    return "5G" if _5G.search(tech) else "LTE"
+
+
+def tech_of_rows(cells: Iterable[str]) -> tuple[str, str]:
+    """The technology of most rows (``5G``, ``LTE``, or empty), and a note if there are both."""
+    rows: Counter[str] = Counter()
+    for name, count in Counter(cells).items():
+        if name not in ("", "-"):
+            rows[generation(name)] += count
+    if not rows:
+        return "", ""
+    note = f"5G in {rows['5G']} of {rows.total()} rows" if len(rows) > 1 else ""
+    return ("5G" if rows["5G"] >= rows["LTE"] else "LTE"), note
 
 
 def without_start(series: Series, skip_s: float) -> Series:
@@ -179,160 +190,3 @@ def _means(values: Floats, edges: Floats, start_s: float, count: int, period_s: 
 def tile(values: Floats, count: int) -> Floats:
     """The first `count` values of the endless repetition of `values`."""
     return np.resize(values, count)
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Rates of one link over time.
-
-    Attributes:
-        name: name for the trace.
-        origin: its source, for `Trace.source`.
-        tech: ``5G`` or ``LTE``; empty if unknown, which counts as LTE.
-        start_s: float64 (n,), rising; when each rate begins, seconds.
-        end_s: float64 (n,), when it ends; the next may begin later (a gap), not earlier.
-        mbps: float64 (n,), 1e6 bit/s; NaN for no measurement.
-        rtt: round trips of the same time (NaN is a lost ping), or None.
-        notes: counts made while reading.
-    """
-
-    name: str
-    origin: str
-    tech: str
-    start_s: Floats
-    end_s: Floats
-    mbps: Floats
-    rtt: Series | None = None
-    notes: tuple[str, ...] = ()
-
-
-def trace_of(measured: Measured, rtt_ms: float | None, period_s: float, path: Path) -> Trace:
-    """The longest stretch of `measured` without long gaps as an evenly spaced trace.
-
-    A gap of at most `MAX_HOLD_S` keeps the previous rate; a longer one ends the trace. The
-    bits and the length of the stretch are kept: `period_s` is stretched or shortened to a
-    whole fraction of the length.
-
-    Args:
-        measured: from a reader.
-        rtt_ms: constant base round trip; None takes the measured ones.
-        period_s: spacing wanted, seconds.
-        path: for messages.
-
-    Raises:
-        ConfigError: there are no round trips.
-        DataError: no rate, or no capacity.
-    """
-    known = np.isfinite(measured.mbps)
-    if not known.any() or not np.nanmax(measured.mbps) > 0:
-        raise DataError(
-            f"{path}: {int(known.sum())} measured rates, none above 0",
-            expected="some capacity",
-            hint="check that the test ran, and the direction",
-        )
-    start, end, mbps = measured.start_s[known], measured.end_s[known], measured.mbps[known]
-    inside, pieces = _longest_piece(start, end)
-    start_s, length_s = float(start[inside][0]), float(end[inside][-1] - start[inside][0])
-    steps = n_samples(length_s, period_s, measured.name)
-    if abs(steps * period_s - length_s) > 1e-6 * period_s:
-        period_s = length_s / steps
-    last_s = float(end[inside][-1] - start[inside][-1])
-    piece = Series(measured.name, path.name, "ul", "", "", "", start[inside], mbps[inside], last_s)
-    capacity = resample(piece, period_s)
-    notes = [*measured.notes, *_gap_notes(known, start, end, inside, pieces)]
-    if rtt_ms is not None:
-        rtt = np.full(len(capacity), float(rtt_ms))
-        origin = f"constant round trip {rtt_ms:g} ms set by hand"
-    elif measured.rtt is not None:
-        rtt = resample_window(answered(measured.rtt), start_s, len(capacity), period_s)
-        origin = "its own round trips"
-        notes += _rtt_notes(measured.rtt)
-    else:
-        raise needs_rtt(path)
-    if not measured.tech:
-        notes.append("technology not stated: taken as LTE")
-    offset_s = start_s - measured.start_s[0]
-    name = f"{measured.name}+{offset_s:.0f}s" if inside.start else measured.name
-    return Trace(
-        uplink_mbps=capacity,
-        rtt_ms=rtt,
-        period_s=period_s,
-        name=name,
-        tech=measured.tech or "LTE",
-        source="; ".join([f"measured: uplink {name} of {measured.origin}, {origin}", *notes]),
-    )
-
-
-def check_options(rtt_ms: float | None, period_s: float) -> None:
-    """Raise `ConfigError` for an invalid base round trip or period."""
-    if rtt_ms is not None and not 0 <= rtt_ms < 1e6:
-        raise ConfigError(
-            f"--rtt-ms {rtt_ms:g}", expected="milliseconds from 0 up", hint="correct --rtt-ms"
-        )
-    if not 0 < period_s < 3600:
-        raise ConfigError(
-            f"--period-s {period_s:g}", expected="seconds above 0", hint="correct --period-s"
-        )
-
-
-def needs_rtt(path: Path) -> ConfigError:
-    """The error for a file without base round trips."""
-    return ConfigError(
-        f"{path} has no round trips of an idle link",
-        expected="a base round trip",
-        hint="give --rtt-ms",
-    )
-
-
-def time_order(time_s: Floats, where: Callable[[int], str]) -> tuple[NDArray[np.int64], int]:
-    """The order that sorts rows by time, and how many rows came late.
-
-    Args:
-        time_s: float64 (n,), seconds.
-        where: names a row in messages.
-
-    Raises:
-        DataError: a row goes back by more than `MAX_STEP_BACK_S`.
-    """
-    back_s = np.maximum.accumulate(time_s) - time_s
-    if back_s.max() > MAX_STEP_BACK_S:
-        row = int(np.argmax(back_s > MAX_STEP_BACK_S))
-        raise DataError(
-            f"{where(row)}: goes back by {back_s[row]:.4g} s",
-            expected="rows in the order of time, of one run",
-            hint="sort the file, or split it if it holds several runs or a clock change",
-        )
-    return np.argsort(time_s, kind="stable"), int((back_s > 0).sum())
-
-
-def _longest_piece(start: Floats, end: Floats) -> tuple[slice, int]:
-    """The rows of the longest piece between long gaps, and the number of such pieces."""
-    cuts = np.flatnonzero(start[1:] - end[:-1] > MAX_HOLD_S) + 1
-    firsts, ends = np.append(0, cuts), np.append(cuts, len(start))
-    longest = int(np.argmax(end[ends - 1] - start[firsts]))
-    return slice(int(firsts[longest]), int(ends[longest])), len(firsts)
-
-
-def _gap_notes(
-    known: NDArray[np.bool_], start: Floats, end: Floats, inside: slice, pieces: int
-) -> list[str]:
-    """Notes on missing, held and omitted data; `known` of all rows, `start` and `end` of those."""
-    notes = []
-    if not known.all():
-        notes.append(f"{int((~known).sum())} of {len(known)} rows without a rate")
-    gap_s = start[inside][1:] - end[inside][:-1]
-    held = gap_s[gap_s > 0.01 * MAX_HOLD_S]
-    if len(held):
-        notes.append(f"{len(held)} gaps held ({held.sum():.4g} s)")
-    if pieces > 1:
-        whole_s, kept_s = float((end - start).sum()), float((end[inside] - start[inside]).sum())
-        notes.append(
-            f"longest of {pieces} pieces between gaps of over {MAX_HOLD_S:g} s; "
-            f"{whole_s - kept_s:.4g} of {whole_s:.4g} measured s left out"
-        )
-    return notes
-
-
-def _rtt_notes(rtt: Series) -> list[str]:
-    lost = int((~np.isfinite(rtt.values)).sum())
-    return [f"{lost} of {len(rtt.values)} pings lost"] if lost else []

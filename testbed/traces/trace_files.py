@@ -13,6 +13,15 @@ from cnn.common.errors import ConfigError, DataError
 from cnn.common.outside import read_text
 from testbed.traces.gnettrack import read_gnettrack
 from testbed.traces.iperf3 import read_iperf3
+from testbed.traces.measured import (
+    Measured,
+    RoundTrips,
+    check_options,
+    constant_rtt,
+    needs_rtt,
+    trace_of,
+)
+from testbed.traces.named_columns import read_columns
 from testbed.traces.number_files import (
     UNITS,
     mahimahi_trace,
@@ -21,24 +30,29 @@ from testbed.traces.number_files import (
     read_rates,
 )
 from testbed.traces.recognise import (
+    COLUMNS,
     IMPORTABLE,
     MAHIMAHI,
     OURS,
+    RATES,
     SAMPLES,
     UNKNOWN,
     Recognised,
     recognise,
 )
 from testbed.traces.sample_files import samples_of, techs_of
-from testbed.traces.series import Measured, Series, check_options, generation, needs_rtt, trace_of
+from testbed.traces.series import Floats, Series, generation
+from testbed.traces.split_rule import day_in
 from testbed.traces.trace import MAX_FILE_BYTES, Trace, trace_from_json
 
 DIRECTIONS: Final = ("up", "down")
 _TAKEN_BY: Final = {
     "direction": ("gnettrack", "iperf3"),
-    "spacing_s": ("rates",),
-    "unit": ("rates",),
+    "spacing_s": (RATES, COLUMNS),
+    "unit": (RATES,),
+    "columns": (COLUMNS,),
 }
+_OPTION: Final = {"columns": "column"}
 
 
 def read_trace(
@@ -76,7 +90,7 @@ def read_trace(
     if found.name == OURS:
         return _read_json(text, path, rtt_ms)
     if found.name == SAMPLES:
-        return trace_of(_samples(text, path, name), rtt_ms, period_s, path)
+        return trace_of(_one_of(_samples(text, path), path, name), rtt_ms, period_s, path)
     if found.name != MAHIMAHI or found.ask:
         raise foreign_format(path, found)
     if rtt_ms is None:
@@ -96,32 +110,110 @@ def _read_json(text: str, path: Path, rtt_ms: float | None) -> Trace:
         return trace
     return replace(
         trace,
-        rtt_ms=np.full(len(trace.rtt_ms), float(rtt_ms)),
-        source=f"{trace.source}; constant round trip {rtt_ms:g} ms by hand",
+        rtt_ms=constant_rtt(rtt_ms)("", len(trace.rtt_ms), trace.period_s)[0],
+        source=f"{trace.source}; constant round trip {rtt_ms:g} ms set by hand",
     )
 
 
-def _samples(text: str, path: Path, name: str | None) -> Measured:
-    """One trace of a file of samples, from each sample to the next."""
+@dataclass(frozen=True, slots=True)
+class FileTrace:
+    """A trace as its file has it.
+
+    Attributes:
+        trace: the trace.
+        day: date on which it was measured; empty if neither content nor name tells.
+        own_rtt: whether its round trips are the file's own.
+    """
+
+    trace: Trace
+    day: str
+    own_rtt: bool
+
+
+class NoTraceError(DataError):
+    """A file that is no text, or in none of the formats that are known."""
+
+
+def traces_in(path: Path, rtt: RoundTrips, period_s: float) -> list[FileTrace]:
+    """All traces with some capacity in a file whose content tells its format.
+
+    Uplink rates are taken where a format has both directions.
+
+    Args:
+        path: a file of any format of `read_trace`, or of `IMPORTABLE` if the content is clear.
+        rtt: round trips of traces without their own.
+        period_s: spacing of the traces, seconds.
+
+    Raises:
+        NoTraceError: it is no such file.
+        DataError: it is one, with wrong content, or it could be of two formats.
+    """
+    try:
+        text = read_text(path, MAX_FILE_BYTES)
+    except DataError as error:
+        raise NoTraceError(error) from error
+    found = recognise(text, path.name)
+    if found.name == UNKNOWN:
+        raise NoTraceError(foreign_format(path, found))
+    if found.ask or found.name == RATES:
+        raise foreign_format(path, found)
+    if found.name == OURS:
+        trace = _read_json(text, path, None)
+        return [FileTrace(trace, day_in(path.name, trace.name), True)]
+    if found.name == MAHIMAHI:
+        return [FileTrace(mahimahi_trace(text, path, rtt, period_s), day_in(path.name), False)]
+    every = (
+        _samples(text, path)
+        if found.name == SAMPLES
+        else {"": _read(found.name, text, path, ImportOptions())}
+    )
+    return [
+        FileTrace(
+            trace_of(each, None, period_s, path, otherwise=rtt),
+            each.day or day_in(each.name, path.name),
+            each.rtt is not None,
+        )
+        for each in every.values()
+        if each.has_capacity
+    ]
+
+
+def _samples(text: str, path: Path) -> dict[str, Measured]:
+    """The traces with an uplink in a file of samples, each sample lasting until the next."""
     found = samples_of(text, path, "uplink_mbps", "rtt_ms")
-    rates = [n for n, (_, uplink, _) in found.items() if np.isfinite(uplink).any()]
+    techs = techs_of(text, path)
+    return {
+        name: _measured(name, path, columns, *techs[name])
+        for name, columns in found.items()
+        if np.isfinite(columns[1]).any()
+    }
+
+
+def _one_of(rates: dict[str, Measured], path: Path, name: str | None) -> Measured:
+    """The trace of that name, or the only one."""
     if name is None and len(rates) == 1:
-        name = rates[0]
+        (name,) = rates
     if name is None or name not in rates:
         raise ConfigError(
             f"{'no trace name' if name is None else f'trace name {name}'} for {path}",
             expected=f"one of its {len(rates)} traces with an uplink, such as "
-            f"{', '.join(rates[:3])}",
+            f"{', '.join(list(rates)[:3])}",
             hint="give --trace-name",
         )
-    time, uplink, rtt_ms = found[name]
+    return rates[name]
+
+
+def _measured(
+    name: str, path: Path, columns: tuple[Floats, ...], tech: str, mixed: str
+) -> Measured:
+    time, uplink, rtt_ms = columns
     spacing_s = float(np.median(np.diff(time))) if len(time) > 1 else 1.0
     end = np.minimum(np.append(time[1:], np.inf), time + spacing_s)
     pings = None
     if np.isfinite(rtt_ms).any():
         pings = Series(name, path.name, "rtt", "", "", "", time, rtt_ms, spacing_s)
-    tech = techs_of(text, path)[name] or generation(name)
-    return Measured(name, path.name, tech, time, end, uplink, pings)
+    notes = (mixed,) if mixed else ()
+    return Measured(name, path.name, tech or generation(name), time, end, uplink, pings, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +225,12 @@ class ImportOptions:
         rtt_ms: constant base round trip; None takes the file's own.
         tech: ``5G`` or ``LTE``; None takes the file's, else LTE.
         direction: ``up`` or ``down``, for formats with both; None is ``up``.
-        spacing_s: seconds between the lines of a file with one rate a line.
+        spacing_s: seconds between the lines of a file with one rate a line, or of a table
+            without a column of times.
         unit: of such a file's rates.
         period_s: spacing of the trace, seconds.
+        columns: what stands in which column of a table (`testbed.traces.named_columns`); names
+            the format by itself.
     """
 
     format: str | None = None
@@ -145,6 +240,7 @@ class ImportOptions:
     spacing_s: float | None = None
     unit: str | None = None
     period_s: float = 0.1
+    columns: tuple[str, ...] | None = None
 
 
 def import_trace(path: Path, options: ImportOptions) -> Trace:
@@ -160,7 +256,7 @@ def import_trace(path: Path, options: ImportOptions) -> Trace:
     _check("unit", options.unit, tuple(UNITS))
     check_options(options.rtt_ms, options.period_s)
     text = read_text(path, MAX_FILE_BYTES)
-    name = options.format or _recognised(text, path)
+    name = options.format or (COLUMNS if options.columns else _recognised(text, path))
     _refuse_unused(name, options)
     if name == MAHIMAHI:
         if options.rtt_ms is None:
@@ -193,7 +289,7 @@ def _recognised(text: str, path: Path) -> str:
         raise DataError(
             f"{path}: {found.words}",
             expected=f"one of {', '.join(IMPORTABLE)}",
-            hint="convert it to samples (CSV), see docs/traces.md"
+            hint="name its columns with --column if it is a table, see docs/traces.md"
             if found.name == UNKNOWN
             else "sliproad testbed link reads it as it is",
         )
@@ -218,7 +314,7 @@ def _refuse_unused(name: str, options: ImportOptions) -> None:
     for option, formats in _TAKEN_BY.items():
         if getattr(options, option) is not None and name not in formats:
             raise ConfigError(
-                f"--{option.replace('_', '-')} with {IMPORTABLE[name]}",
+                f"--{_OPTION.get(option, option.replace('_', '-'))} with {IMPORTABLE[name]}",
                 expected=f"it with {' or '.join(formats)} only",
                 hint="leave it out, or give another --format",
             )
@@ -231,6 +327,8 @@ def _read(name: str, text: str, path: Path, options: ImportOptions) -> Measured:
         return read_iperf3(text, path, options.direction or "up")
     if name == "pensieve":
         return read_pensieve(text, path)
-    if name == "rates":
+    if name == COLUMNS:
+        return read_columns(text, path, options.columns or (), options.spacing_s)
+    if name == RATES:
         return read_rates(text, path, options.spacing_s, options.unit)
     return read_byte_log(text, path, name)

@@ -152,12 +152,15 @@ def test_gnettrack_rows_of_one_second_are_merged_and_counted(tmp_path: Path) -> 
     trace = imported(tmp_path, "\n".join([GNET_HEADER, *rows]))
     assert trace.uplink_mbps.tolist() == pytest.approx([0.1, 0.3, 0.3, 0.5, 0.5, 0.6])
     for words in (
-        "2 late rows sorted in",
+        "2 late rows sorted in (lines 6-7)",
         "2 further rows of the same seconds, in 1 of which the rates differ",
-        "1 of 6 rows without a rate",
-        "1 of 8 rows while idle",
+        "their mean is taken; lines 4, 7)",
+        "1 of 6 rows without a rate (line 8)",
+        "1 of 8 rows while idle (State I; line 8)",
+        "1 gaps held (1 s, after line 5)",
+        "5G in 7 of 8 rows",
     ):
-        assert words in trace.source
+        assert words in trace.source, words
     assert trace.tech == "5G"
 
 
@@ -288,7 +291,11 @@ def test_byte_logs_count_gaps_repeats_and_overlaps(tmp_path: Path) -> None:
     text = "\n".join(f"1453121790686 {end} 51 3 {size} {ms}" for end, size, ms in rows)
     trace = imported(tmp_path, text, period_s=0.5)
     assert trace.uplink_mbps.tolist() == [1, 1, 2, 2, 2, 2, 3, 3, 2, 1, 1]
-    for words in ("1 repeated rows", "1 gaps held (1 s)", "1 rows begin before"):
+    for words in (
+        "1 repeated rows left out (row 3)",
+        "1 gaps held (1 s, after row 2)",
+        "1 rows begin before the row before them ends (row 5)",
+    ):
         assert words in trace.source
     text = "\n".join(f"1453121790686 {end} 51 3 9 1000" for end in (1000, 60_000, 500, 1500))
     with pytest.raises(DataError, match=r"row 3: goes back by 59.5 s"):
