@@ -38,6 +38,7 @@ FILES = {
     "link": ["testbed", "link", "--server", "x:1", "--rate-mbps", "9", "--port-file"],
     "link record": ["testbed", "link", "--server", "x:1", "--rate-mbps", "9", "--record"],
     "import": ["testbed", "traces", "import", "none", "--out"],
+    "fit traces": ["testbed", "traces", "fit", "none", "--out"],
     "agent export": ["agent", "export", "--run", "none", "--out"],
 }
 """Command lines that end with the option of a file."""

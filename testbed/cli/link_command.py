@@ -306,6 +306,7 @@ def fit_command(
     Give the training traces alone. The file is a kind wherever one is named: link.kind in a
     scenario, --generate of testbed link.
     """
+    check_file(out, TRACE_KIND, inputs=tuple(files))
     from cnn.common.errors import ConfigError
     from testbed.traces.generator import KIND_SUFFIX
     from testbed.traces.own_kind import fit_files, fit_line, save_kind
@@ -314,7 +315,6 @@ def fit_command(
         raise ConfigError(
             f"--out {out}", expected=f"a name ending in {KIND_SUFFIX}", hint="add the ending"
         )
-    check_file(out, TRACE_KIND, inputs=tuple(files))
     model = fit_files(files, out.stem, step_s=step_s, n_levels=levels, rtt_ms=rtt_ms, tech=tech)
     save_kind(model, out)
     typer.echo(f"{out}: {model.kind}, {model.tech}, {len(model.levels)} levels")

@@ -79,8 +79,10 @@ def load_collection(
     if all_lost(pings):
         if otherwise is None:
             raise _no_round_trips(folder, part)
-        own_rtt, note = True, f"no round trips of the sets that {kind} names: others are taken"
+        own_rtt = True
         pings = [s for s in read_series(folder, None, "rtt") if in_part(s.group, part)]
+        others = "generated or constant ones" if all_lost(pings) else "others of the folder"
+        note = f"no round trips of the sets that {kind} names: {others} are taken"
     found = join(
         uplinks,
         pings,

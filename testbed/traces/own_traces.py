@@ -198,6 +198,7 @@ def _of_collection(
     traces = found.traces
     if part != "all" and rule.by == "fraction":
         traces, words = _part([_Drive(trace, "") for trace in traces], [], part, rule)
+        words += f" ({len(traces)} of {len(found.traces)} have capacity in this part)"
     elif words:
         traces = [_saying(trace, part, words) for trace in traces]
     return Collection(traces, (*found.notes, words) if words else found.notes)
