@@ -195,9 +195,7 @@ class BatchObserver:
         self._features_at, self._constants_at = schema.features_at, schema.constants_at
         self._answers_at = next(f.index for f in schema.fields if f.name == "last_confidence")
         self._spent, self._n_stops = schema.staged_fields[-1], len(stops)
-        # A frame that has reached the last block is over: as at its start.
-        self._stop = np.zeros(world.topology.n_blocks + 1, np.intp)
-        self._stop[list(stops)] = np.arange(len(stops))
+        self._stop = np.array(schema.stop_place, np.intp)
         moving = schema.fields[: schema.features_at]
         self._least = _column(f.least for f in moving)
         self._most = _column(f.most for f in moving)

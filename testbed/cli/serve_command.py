@@ -15,7 +15,7 @@ from cnn.common.console import stderr_console, warn
 from cnn.common.files import write_text
 from cnn.common.outputs import check_file
 from testbed.common.output_kinds import PORT
-from testbed.deploy.log import dropped_lines, logged
+from testbed.deploy.log import dropped_lines, logged, write_out
 
 if TYPE_CHECKING:
     from testbed.common.signals import StopFlag
@@ -182,8 +182,9 @@ def _wait(stop: StopFlag, server: MecServer) -> None:
 def _give_up(why: str) -> NoReturn:
     """End the process at once: hanging threads must not keep it alive."""
     try:
-        # Not through a log or a stream, which may hang or be lost with the process.
+        # Not through a stream, which may hang.
         os.write(2, f"error: the server cannot go on: {why}; start it again\n".encode())
+        write_out()
     finally:
         os._exit(EXIT_FAILED)
 

@@ -90,6 +90,15 @@ def dropped_lines() -> int:
     return sum(each.sink.dropped for each in handlers if isinstance(each, _SinkHandler))
 
 
+def write_out() -> None:
+    """Write the lines that wait, for at most some `END_S`: a process that ends at once would lose
+    them. Standard error is then no longer taken over."""
+    for each in logging.getLogger(ROOT).handlers:
+        if isinstance(each, _SinkHandler):
+            each.give_back()
+            each.finish()
+
+
 @contextlib.contextmanager
 def logged(form: str, level: str) -> Iterator[None]:
     """Send the log of this package to standard error; in the JSON form, an error that ends the

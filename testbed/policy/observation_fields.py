@@ -225,6 +225,16 @@ class Schema:
         return self.obs_dim - len(_SETTING_ROWS)
 
     @cached_property
+    def stop_place(self) -> tuple[int, ...]:
+        """Place of a block's element among `stopping_blocks`, by block from 0 to n_blocks.
+
+        A frame that has reached the last block is over: as at its start.
+        """
+        stops = stopping_blocks(self.topology)
+        blocks = range(self.topology.n_blocks + 1)
+        return tuple(stops.index(b) if b in stops else 0 for b in blocks)
+
+    @cached_property
     def hash(self) -> str:
         """`schema_hash` of `fields`."""
         return schema_hash(self.fields)

@@ -48,10 +48,7 @@ class Observer:
         self._spent_scaling = schema.transforms[-1]
         self._n_exits = topology.n_exits
         self._place: list[int] = topology.exit_place.tolist()
-        stops = stopping_blocks(topology)
-        self._n_stops = len(stops)
-        # A frame that has reached the last block is over: as at its start.
-        self._stop = [stops.index(b) if b in stops else 0 for b in range(topology.n_blocks + 1)]
+        self._n_stops, self._stop = len(stopping_blocks(topology)), schema.stop_place
         self.adopt(settings)
         self.reset(0.0)
 

@@ -88,10 +88,9 @@ def decide_frame(frame: OpenFrame[Ended_co], policy: Policy) -> Ended_co:
 
     A policy that changed to the staged space during its decision is asked again there.
     """
-    space = policy.space
-    if not space.is_staged:
-        action = policy.decide(frame.observe(space))
-        if policy.space is space:
+    if not policy.space.is_staged:
+        action = policy.decide(frame.observe(policy.space))
+        if not policy.space.is_staged:
             return frame.settle(action)
     ended = None
     while ended is None:

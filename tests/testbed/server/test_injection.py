@@ -186,7 +186,7 @@ def test_a_server_that_answers_nothing_exits_with_70() -> None:
         [sys.executable, "-c", serve, "--port", "0"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 70
-    assert "the server cannot go on: it has answered nothing for" in done.stderr
+    assert "\nerror: the server cannot go on: it has answered nothing for" in done.stderr
 
 
 @pytest.mark.parametrize("direct", [False, True], ids=["pool", "direct"])
