@@ -1,7 +1,8 @@
-"""A small ResNet in blocks, for `sliproad cnn adapt --model examples/networks/resnet.py:resnet20`.
+"""Small ResNets in blocks, for `sliproad cnn adapt --model examples/networks/resnet.py:resnet20`.
 
-The network of K. He et al., arXiv 1512.03385, section 4.2: three stages of 16, 32 and 64 channels,
-here with a projection where the shape changes. Nothing of sliproad is imported.
+`resnet20` is the network of K. He et al., arXiv 1512.03385, section 4.2: three stages of 16, 32 and
+64 channels, here with a projection where the shape changes. `resnet9` is wide and shallow in their
+manner: quick to train, and with seven exits. Nothing of sliproad is imported.
 """
 
 import torch
@@ -57,3 +58,29 @@ class ResNet(nn.Module):
 def resnet20(n_classes: int = 10) -> ResNet:
     """Of images of 32 x 32 pixels; 0.27 million weights."""
     return ResNet(depth=3, width=16, n_classes=n_classes, input_size=32)
+
+
+def resnet9(n_classes: int = 10, width: int = 16) -> nn.Sequential:
+    """Of images of 32 x 32 pixels, in eight blocks with seven exits; 0.49 million weights."""
+
+    def conv(c_in: int, c_out: int, *more: nn.Module) -> list[nn.Module]:
+        layer = nn.Conv2d(c_in, c_out, 3, 1, 1, bias=False)
+        return [layer, nn.BatchNorm2d(c_out), nn.ReLU(), *more]
+
+    w = width
+    end = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * w, n_classes)]
+    blocks = (
+        [nn.BatchNorm2d(3), *conv(3, w)],
+        conv(w, 2 * w, nn.MaxPool2d(2)),
+        [Residual(2 * w, 2 * w, 1)],
+        conv(2 * w, 4 * w, nn.MaxPool2d(2)),
+        [Residual(4 * w, 4 * w, 1)],
+        conv(4 * w, 8 * w, nn.MaxPool2d(2)),
+        [Residual(8 * w, 8 * w, 1)],
+        [Residual(8 * w, 8 * w, 1), *end],
+    )
+    network = nn.Sequential(*(nn.Sequential(*block) for block in blocks))
+    network.input_size = 32
+    network.exits = (2, 3, 4, 5, 6, 7, 8)
+    network.splits = (0, 2, 4, 6)
+    return network
