@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cnn.data.load_images import load_images
     from cnn.frame_codec import FrameEncoding
     from cnn.frame_table import FEATURES, FrameTable, embedded_table, frame_features
+    from cnn.imported_table import import_table
     from cnn.make_frame_table import make_table
     from cnn.model_config import ModelConfig
     from cnn.render.rendered_tracks import RenderedFrame, render_tracks
@@ -49,6 +50,7 @@ __all__ = [
     "decode_rgb",
     "embedded_table",
     "frame_features",
+    "import_table",
     "load_images",
     "make_table",
     "read_image",
@@ -71,6 +73,7 @@ _NAMES_OF: Final = {
     "data.load_images": ("load_images",),
     "frame_codec": ("FrameEncoding",),
     "frame_table": ("FEATURES", "FrameTable", "embedded_table", "frame_features"),
+    "imported_table": ("import_table",),
     "make_frame_table": ("make_table",),
     "model_config": ("ModelConfig",),
     "render.rendered_tracks": ("RenderedFrame", "render_tracks"),

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cnn.bundle import BUNDLE
-from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console
-from cnn.common.errors import ConfigError, require, shown
+from cnn.bundle import BUNDLE, load_bundle
+from cnn.common.console import JsonFlag, SeedOption, emit_json, stderr_console, warn
+from cnn.common.errors import ConfigError, DataError, require, shown
 from cnn.common.outputs import Claim, check_file, check_whole_folder
 from cnn.network_command_options import (
     CARD,
     CARD_KIND,
+    FRAME_TABLE,
     DataOption,
     DeviceOption,
     MixedPrecisionOption,
@@ -26,12 +27,16 @@ from cnn.network_command_options import (
 )
 
 if TYPE_CHECKING:
-    pass
+    from cnn.bundle import Bundle
+
+_TABLES: Final = ("policy-train", "policy-test")
 
 
 def adapt(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="Run folder: checkpoints, bundle/, card.md.")],
+    out: Annotated[
+        Path, typer.Option(help="Run folder: checkpoints, bundle/, card.md, frame tables.")
+    ],
     model: Annotated[
         str | None,
         typer.Option(help="FILE.py:NAME, a function that returns a torch module in blocks."),
@@ -102,7 +107,8 @@ def adapt(
 ) -> None:
     """Give your own network exits and bottlenecks; calibrate, check, and write a bundle.
 
-    The file FILE.py is run.
+    Then its answers to the images that it has not met are written as the frame tables
+    policy-train.npz and policy-test.npz. The file FILE.py is run.
     """
     checked_precision(precision)
     one = (model is None) != (onnx is None)
@@ -112,6 +118,8 @@ def adapt(
     check_run(out, resume)
     check_whole_folder(out / "bundle", BUNDLE)
     check_file(out / CARD, CARD_KIND)
+    for part in _TABLES:
+        check_file(out / f"{part}.npz", FRAME_TABLE)
     from cnn.data.load_images import load_parts
     from cnn.network.adapt import AdaptConfig
     from cnn.network.adapt import adapt as run
@@ -162,12 +170,39 @@ def adapt(
             resume=resume,
             report=lambda line: console.print(line, highlight=False, markup=False),
         )
+        del images  # those of the tables need the memory
+        tables = _write_tables(load_bundle(out / "bundle"), folder, out, limit)
     if as_json:
-        emit_json({**card, "card": str(out / CARD)})
+        emit_json({**card, "card": str(out / CARD), "tables": tables})
         return
     for name in ("bundle", "hash", "main_accuracy", "worst_split_gap", "onnx_max_error"):
         typer.echo(f"{name}: {card[name]}")
     typer.echo(f"card: {out / CARD}")
+    for path in tables:
+        typer.echo(f"frame table: {path}")
+
+
+def _write_tables(bundle: Bundle, data: Path, out: Path, limit: int | None) -> list[str]:
+    """Frame tables of the parts that the network has not met; a part without images has none."""
+    from tqdm import tqdm
+
+    from cnn.data.load_images import images_for
+    from cnn.make_frame_table import make_table
+    from cnn.runtime import SplitRuntime
+
+    written = []
+    for part in _TABLES:
+        path = out / f"{part}.npz"
+        try:
+            images, source = images_for(bundle, data, part, limit)
+        except DataError as error:
+            warn(f"no frame table {path}: {error.given}")
+            continue
+        with tqdm(total=len(images), desc=part, unit="frame") as bar:
+            made = make_table(SplitRuntime(bundle, 2), images, source, progress=bar.update)
+        made.save(path)
+        written.append(str(path))
+    return written
 
 
 def _numbers(option: str, text: str) -> list[float]:

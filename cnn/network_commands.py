@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from cnn.adapt_command import adapt
-from cnn.bundle import BUNDLE, Bundle, load_bundle
+from cnn.bundle import BUNDLE, load_bundle
 from cnn.common.console import JsonFlag, SeedOption, emit_json, given_options, stderr_console
 from cnn.common.errors import ConfigError, require
 from cnn.common.outputs import ROOM, Claim, check_file, check_folder, check_whole_folder
@@ -34,7 +34,6 @@ from cnn.network_command_options import (
 )
 
 if TYPE_CHECKING:
-    from cnn.data.image_set import ImageSet
     from cnn.data.image_split import AnyPart
 
 _RUN_BYTES: Final = {"embedded": 350_000_000, "paper": 1_350_000_000}
@@ -53,17 +52,6 @@ def _known_part(part: str) -> AnyPart:
 
     require(part in ANY_PARTS, f"--part {part}", " or ".join(ANY_PARTS), "name one of these")
     return next(known for known in ANY_PARTS if known == part)
-
-
-def _images(path: Path, part: AnyPart, bundle: Bundle, limit: int | None) -> tuple[ImageSet, str]:
-    """A part of a set for a bundle's network, and the set's name."""
-    from cnn.data.load_images import load_parts
-
-    provenance = bundle.manifest.get("provenance")
-    stored = provenance.get("split") if isinstance(provenance, dict) else None
-    found = load_parts(path, bundle.config.input_size, (part,), stored=stored, limit=limit)
-    images = found.parts[part].in_classes(bundle.class_names, bundle.config.n_classes)
-    return images, f"{found.source} {part}"
 
 
 @app.command()
@@ -160,13 +148,14 @@ def evaluate(
         check_folder(plots, {"reliability.png": DIAGRAM})
     from rich.progress import Progress
 
+    from cnn.data.load_images import images_for
     from cnn.network.accuracy import evaluate as run
     from cnn.runtime import SplitRuntime
 
     known = _known_part(part)
     loaded = load_bundle(bundle)
     runtime = SplitRuntime(loaded, threads, providers.split(","))
-    images, _ = _images(data_folder(data), known, loaded, limit)
+    images, _ = images_for(loaded, data_folder(data), known, limit)
     with Progress(console=stderr_console()) as bar:
         task = bar.add_task(f"images of {part}", total=len(images))
         result = run(runtime, images, plots, lambda done: bar.advance(task, done))
@@ -221,13 +210,14 @@ def table(
         return
     from tqdm import tqdm
 
+    from cnn.data.load_images import images_for
     from cnn.make_frame_table import make_varied_table
     from cnn.runtime import SplitRuntime
 
     known = _known_part(part)
     loaded = load_bundle(bundle)
     runtime = SplitRuntime(loaded, threads, providers.split(","))
-    images, source = _images(data_folder(data), known, loaded, limit)
+    images, source = images_for(loaded, data_folder(data), known, limit)
     with tqdm(total=len(images) * (1 + drives), desc=part, unit="frame") as bar:
         made = make_varied_table(
             runtime,

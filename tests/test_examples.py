@@ -18,9 +18,9 @@ EXAMPLES = {
     ),
     "03_train_tiny_agent.py": (["--steps", "16384"], ["trained on 16384 frames", "agent  "]),
     "04_write_a_policy.py": ([], ["quick answers just now: e5s2", "slow answers just now: e3s3"]),
-    "06_import_a_detector_table.py": (
+    "05_import_a_detector_table.py": (
         ["--drives", "6"],
-        ["e3s3: F1 0.", "best static e", "greedy rule: cost", "bound: no policy that keeps"],
+        ["e3s3: F1 0.", "best-static: cost", "clairvoyant: cost", "bound: no policy that keeps"],
     ),
 }
 

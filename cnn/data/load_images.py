@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ from cnn.data.image_file import IMAGE_SUFFIXES
 from cnn.data.image_parquet import find_parquet
 from cnn.data.image_set import PARTS, ImageSet
 from cnn.data.image_split import AnyPart, same_split, split_images
+
+if TYPE_CHECKING:
+    from cnn.bundle import Bundle
 
 KINDS: Final = (
     "a folder with one subfolder a class (or train/, val/, test/ with those in them); a folder "
@@ -117,6 +120,28 @@ def load_parts(
             )
         loaded[part] = data.load(_limited(data, rows, limit, seed), size)
     return LoadedImages(loaded, path.resolve().name, data.class_names, split.to_json())
+
+
+def images_for(
+    bundle: Bundle, path: Path, part: AnyPart, limit: int | None = None
+) -> tuple[ImageSet, str]:
+    """A part of a set for a bundle's network: its size, its split, its class numbers.
+
+    Args:
+        bundle: of the network. If it was trained on this set, the part is that of its own split.
+        path, part, limit: as of `load_parts`.
+
+    Returns:
+        the images, and the name of set and part.
+
+    Raises:
+        DataError: as of `load_parts`, or the network does not know a class.
+    """
+    provenance = bundle.manifest.get("provenance")
+    stored = provenance.get("split") if isinstance(provenance, dict) else None
+    found = load_parts(path, bundle.config.input_size, (part,), stored=stored, limit=limit)
+    images = found.parts[part].in_classes(bundle.class_names, bundle.config.n_classes)
+    return images, f"{found.source} {part}"
 
 
 def list_images(path: Path) -> ListedImages:

@@ -22,6 +22,7 @@ from cnn.network import weights_file as checkpoint
 from cnn.network.accuracy import softmax
 from cnn.network.adapt_card import card_text
 from cnn.network.block_network import BlockNetwork, as_channels
+from cnn.network.block_times import block_times
 from cnn.network.export_bundle import write_bundle
 from cnn.network.fitting import to_batch
 from cnn.network.onnx_block import OnnxBlock
@@ -44,6 +45,8 @@ MOST_ERROR: Final = 1e-3
 """Largest difference of a probability between the exported network and torch's."""
 _CHECKED: Final = 128
 """Images on which they are compared."""
+_TIMED: Final = 20
+"""Images on which the parts are timed."""
 _MOST_LOGITS: Final = 2**27
 """Numbers that are kept for calibration: 512 MB."""
 
@@ -173,7 +176,8 @@ def adapt(
         half=half,
         class_names=fit.class_names,
     )
-    card = {**summary(card), **card, "bundle": str(bundle.path), "hash": bundle.hash}
+    times = block_times(bundle, few.images[:_TIMED])  # not in the bundle: they differ each time
+    card = {**summary(card), **card, "bundle": str(bundle.path), "hash": bundle.hash, "ms": times}
     write_text(out / CARD, card_text(card))
     return card
 

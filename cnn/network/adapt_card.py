@@ -17,6 +17,7 @@ def card_text(card: dict[str, Any]) -> str:
             f"{b['macs']:,}",
             f"{b['parameters']:,}",
             *(f"{b[f'{part}_parameters']:,}" for part in ("exit", "enc", "dec")),
+            *(_ms(card["ms"].get(f"{part}{b['block']}")) for part in ("block", "exit", "enc")),
         ]
         for b in card["blocks"]
     ]
@@ -41,8 +42,14 @@ def card_text(card: dict[str, Any]) -> str:
         "## Blocks",
         "",
         *_table(
-            ("block", "output", "MACs", "parameters", "of its exit", "encoder", "decoder"), blocks
+            (
+                *("block", "output", "MACs", "parameters", "of its exit", "encoder", "decoder"),
+                *("ms", "exit ms", "encoder ms"),
+            ),
+            blocks,
         ),
+        "",
+        "Times: measured on the machine that made this card, ONNX Runtime on one thread, median.",
         "",
         "## Actions",
         "",
@@ -58,6 +65,10 @@ def card_text(card: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _ms(time_ms: float | None) -> str:
+    return "" if time_ms is None else f"{time_ms:.3f}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:

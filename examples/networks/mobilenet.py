@@ -33,7 +33,7 @@ class Inverted(nn.Module):
         return x + y if self.same else y
 
 
-STAGES = ((16, 1, 1, 1), (24, 2, 1, 6), (32, 3, 2, 6), (64, 3, 2, 6), (96, 2, 1, 6), (160, 2, 2, 6))
+STAGES = ((16, 1, 1, 1), (24, 2, 1, 6), (32, 3, 2, 6), (64, 3, 2, 6), (96, 2, 1, 6), (160, 2, 1, 6))
 """Channels, layers, stride of the first layer, factor; a stage is a block."""
 
 
@@ -47,7 +47,7 @@ def mobilenet(n_classes: int = 10) -> nn.Sequential:
             block.append(Inverted(before, channels, stride if i == 0 else 1, factor))
             before = channels
         blocks.append(block)
-    blocks[0] = [nn.BatchNorm2d(3), *conv(3, 32, 3), nn.ReLU6(), *blocks[0]]
+    blocks[0] = [nn.BatchNorm2d(3), *conv(3, 32, 3, 2), nn.ReLU6(), *blocks[0]]
     head = [*conv(before, 640, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     blocks[-1] += [*head, nn.Dropout(0.2), nn.Linear(640, n_classes)]
     network = nn.Sequential(*(nn.Sequential(*block) for block in blocks))

@@ -25,6 +25,7 @@ from agents.cli import app
 from cnn.bundle import Bundle, load_bundle
 from cnn.common.errors import ConfigError, DataError, SliproadError
 from cnn.data.image_set import SPLICED, ImageSet, load_split
+from cnn.frame_table import FrameTable
 from cnn.make_frame_table import make_table
 from cnn.model_config import NetworkConfig
 from cnn.network import weights_file as checkpoint
@@ -415,10 +416,10 @@ def test_images_that_do_not_fit_are_refused(
 # --- The command and the examples -----------------------------------------------------------------
 
 
-def write_packed(path: Path, fit: ImageSet, val: ImageSet) -> None:
+def write_packed(path: Path, fit: ImageSet, val: ImageSet, unseen: ImageSet) -> None:
     """As tracks of the official training set, in the packed form of docs/data.md."""
     rows: list[dict[str, Any]] = []
-    for part, data in (("cnn-fit", fit), ("cnn-val", val)):
+    for part, data in (("cnn-fit", fit), ("cnn-val", val), ("policy-train", unseen)):
         names = [name for name in load_split()[part] if name not in SPLICED]  # type: ignore[index]
         free = {c: [n for n in names if n.startswith(f"{c}/")] for c in range(4)}
         for track in np.unique(data.track):
@@ -437,7 +438,11 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(TINY)
     (tmp_path / "gtsrb").mkdir()
     write_packed(
-        tmp_path / "gtsrb" / "train.parquet", four_shapes(96, 0, 30), four_shapes(48, 1, 12)
+        tmp_path / "gtsrb" / "train.parquet",
+        *(
+            four_shapes(n, seed, tracks)
+            for n, seed, tracks in ((96, 0, 30), (48, 1, 12), (24, 2, 6))
+        ),
     )
     options = "--epochs 1 --bottleneck-epochs 1 --batch-size 32 --threads 1 --seed 3 --json"
     line = f"cnn adapt --model mine.py:net --data gtsrb --out run {options}"
@@ -448,16 +453,31 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert card["onnx_max_error"] <= 1e-3
     assert (tmp_path / card["card"]).read_text().startswith("# Network card: mine.py:net")
     assert card["why"][0] in done.stderr
+    n = load_bundle(tmp_path / "run" / "bundle").topology.n_blocks
+    assert {f"block{b}" for b in range(1, n + 1)} <= set(card["ms"])
+    assert all(0 < value < 10_000 for value in card["ms"].values())
+    assert card["tables"] == ["run/policy-train.npz"]
+    train = FrameTable.load(tmp_path / "run" / "policy-train.npz")
+    assert train.bundle_hash == card["hash"]
+    assert "no frame table run/policy-test.npz" in done.stderr  # the set has no such part
     again = CliRunner().invoke(app, f"{line} --resume".split())
     assert json.loads(again.stdout.splitlines()[-1])["hash"] == card["hash"]
 
 
-@pytest.mark.parametrize("name", ["resnet.py:resnet20", "mobilenet.py:mobilenet"])
-def test_the_examples_are_networks_that_can_be_adapted(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "blocks", "exits"),
+    [
+        ("resnet.py:resnet20", 6, 6),
+        ("resnet.py:resnet9", 8, 7),
+        ("mobilenet.py:mobilenet", 6, 4),
+        ("plain.py:plain", 3, 3),
+    ],
+)
+def test_the_examples_are_networks_that_can_be_adapted(name: str, blocks: int, exits: int) -> None:
     module = Definition.read(str(EXAMPLES / name)).make(43)
     measured = measure(module, torch.rand(4, 3, 32, 32), 43)
     topology, _ = choose_topology(module, measured, 32, 0.125)
-    assert topology.n_blocks == 6
+    assert (topology.n_blocks, topology.n_exits) == (blocks, exits)
     sent = [int(np.prod(shape)) for shape in topology.payload_shapes]
     assert sent[0] == max(sent)
     net = add_parts(blocks_of(module), measured, NetworkConfig(32, 43), topology, 3)

@@ -1,6 +1,6 @@
 """Bring a detector: its F1 in every frame, by exit and split, becomes an environment.
 
-    python examples/06_import_a_detector_table.py [--out runs/detector]
+    python examples/05_import_a_detector_table.py [--out runs/detector]
 
 The detector finds prohibitory signs (red rings) in rendered street scenes. It has three blocks with
 an exit each: red regions at a quarter of the resolution; those that look like a ring at half of it;
@@ -22,18 +22,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from agents import simulate, summary
-from agents.baselines.prediction import AccuracyTable
-from agents.baselines.rules import GreedyPolicy
-from agents.baselines.tuning import PRICES, best_static, choose, measure
-from agents.train_config import MARGIN
-from cnn.imported_table import import_table
+from agents import evaluate
+from cnn import Topology, import_table
 from cnn.render.sign_camera import background
 from cnn.render.sign_canvas import EXTENT
 from cnn.render.signs import sign_layer
-from cnn.topology import Topology
-from offload_env import build_world, episode_keys
-from offload_env.bound.search import best_schedule
+from offload_env import build_world
 from testbed import CostModel, power_profile
 
 SIDE = 256
@@ -257,7 +251,7 @@ def made_up_cost(topology: Topology, payload_bytes: NDArray[np.int32]) -> CostMo
     power = power_profile("raspberry-pi-4+lte")
     return CostModel(
         name="made up",
-        source="made up in examples/06_import_a_detector_table.py",
+        source="made up in examples/05_import_a_detector_table.py",
         bundle_hash="",
         slowdown=1.0,
         device_ms=tuple((until[split] + np.where(local, 0.0, 2.0)).tolist()),
@@ -315,23 +309,16 @@ def main() -> None:
         mean_f1, size = (v[:, action.index].mean() for v in (test.correct, test.sent_bytes))
         print(f"  {action.name}: F1 {mean_f1:.3f}, {size:6.0f} bytes on the uplink")
 
-    keys, floor = episode_keys(1, 24), world.accuracy_floor + MARGIN
-    table = AccuracyTable(world)
-    rules = (GreedyPolicy(world, price, table) for price in PRICES)
-    rule = choose((measure(world, policy, keys) for policy in rules), floor).policy
-    static = best_static(world, keys, floor)
-
-    keys = episode_keys(7, 12)
-    bound, schedule = best_schedule(test, keys)
-    print(f"on {len(keys)} test drives, floor: mean F1 of {test.accuracy_floor:.3f}")
-    for name, policy in (("best static " + static.action.name, static), ("greedy rule", rule)):
-        s = summary(simulate(test, policy, keys))
+    found = evaluate(world, test, {}, drives=12, tuning_drives=24)
+    print(f"on {found.drives} test drives, floor: mean F1 of {found.floor:.3f}")
+    for name in sorted(found.policies, key=lambda name: found.policies[name]["cost"]):
+        s = found.policies[name]
+        kept = "" if found.keeps_floor(name) else " (below the floor)"
         print(
             f"  {name}: cost {s['cost']:.3f}, F1 {s['accuracy']:.3f}, {s['delay_ms']:.1f} ms, "
-            f"{s['energy_mj']:.1f} mJ"
+            f"{s['energy_mj']:.1f} mJ{kept}"
         )
-    print(f"  best schedule found: cost {schedule.mean_cost:.3f}, F1 {schedule.mean_accuracy:.3f}")
-    print(f"  bound: no policy that keeps the floor costs less than {bound.cost:.3f}")
+    print(f"  bound: no policy that keeps the floor costs less than {found.bound_cost:.3f}")
 
 
 if __name__ == "__main__":
