@@ -18,6 +18,7 @@ import typer
 
 import cnn
 from agents.run_files import DEMO, check_run
+from agents.scenario_commands import new_scenario, scenarios
 from agents.train_commands import export, sweep, train
 from cnn.common.console import JsonFlag, SeedOption, emit_json, run_app, stderr_console, warn
 from cnn.common.errors import ConfigError
@@ -124,36 +125,6 @@ def evaluate(
     )
     if json:
         emit_json(judged.as_json())
-
-
-def scenarios(
-    name: Annotated[
-        str | None,
-        typer.Argument(help="Print this one whole, as TOML: a start for your own.", metavar="NAME"),
-    ] = None,
-    json: JsonFlag = False,
-) -> None:
-    """List the shipped scenarios, or print one as the TOML file that it is.
-
-    Your own is such a file, given by its path wherever a scenario is asked for;
-    docs/environment.md explains every key.
-    """
-    from dataclasses import asdict
-
-    from offload_env.scenario import load_scenario, scenario_names, scenario_toml
-
-    if name is not None:
-        scenario = load_scenario(name)
-        typer.echo(scenario_toml(scenario), nl=False)
-        if json:
-            emit_json(asdict(scenario))
-        return
-    found = {each: load_scenario(each) for each in scenario_names()}
-    width = max(len(each) for each in found)
-    for each, scenario in found.items():
-        typer.echo(f"{each:<{width}}  {scenario.description}")
-    if json:
-        emit_json({"scenarios": {each: s.description for each, s in found.items()}})
 
 
 def estimate(
@@ -270,7 +241,7 @@ app.add_typer(cnn_app, name="cnn", help="Train, evaluate and export the split ne
 app.add_typer(testbed_app, name="testbed", help="Run device, server and link; measure; fit costs.")
 app.add_typer(agent_app, name="agent", help="Train, evaluate and export policies.")
 app.command()(demo)
-for command in (train, evaluate, scenarios, export, sweep, estimate):
+for command in (train, evaluate, scenarios, new_scenario, export, sweep, estimate):
     agent_app.command()(command)
 
 

@@ -107,6 +107,9 @@ SWEEP: Final = {
     ),
     "sweep.png": picture_kind("a sweep's picture", _SWEEP),
 }
+SCENARIO_MARK: Final = "# Made by `sliproad agent new-scenario`."
+"""First line of a scenario that the command wrote."""
+NEW_SCENARIO: Final = text_kind("a scenario", "sliproad agent new-scenario", SCENARIO_MARK)
 DEMO: Final = {
     **EVALUATION,
     **dict.fromkeys(("live-agent.parquet", "live-full-local.parquet"), RECORDS),

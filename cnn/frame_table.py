@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn.common.errors import DataError, narrowed, smallest_unsigned
+from cnn.common.errors import DataError, narrowed, shown, smallest_unsigned
 from cnn.common.files import replacing
 from cnn.common.outside import file_bytes, json_object, npz_arrays, refusing
 from cnn.topology import SHIPPED, Topology
@@ -42,6 +42,8 @@ MAX_BYTES: Final = 512 * 2**20
 _AGAIN: Final = "make the table again with `sliproad cnn table`"
 _CONFIDENCE_STEPS: Final = 2**16 - 1
 """A saved confidence is a uint16, a share of this."""
+EMBEDDED: Final = ("policy-test", "policy-train", "policy-train-varied")
+"""Names of the tables shipped in the package."""
 Correct = NDArray[np.bool_] | NDArray[np.float64]
 """Whether answers are right; or their qualities, [0, 1]."""
 LUMA_WEIGHTS: Final = (0.299, 0.587, 0.114)
@@ -310,6 +312,15 @@ def embedded_table(name: str) -> FrameTable:
 
     ``policy-test``, ``policy-train``, or ``policy-train-varied``: the latter's tracks and
     three more drives past the same signs (`cnn.make_frame_table`), on which policies learn.
+
+    Raises:
+        DataError: if there is none of that name.
     """
+    if name not in EMBEDDED:
+        raise DataError(
+            f"frame table {shown(name)}",
+            expected=f"a path ending in .npz, or one of {', '.join(EMBEDDED)}",
+            hint="correct the name",
+        )
     with resources.as_file(resources.files("cnn") / "assets" / f"{name}.npz") as path:
         return FrameTable.load(path)

@@ -7,6 +7,7 @@ one, a wrong type or an impossible value is a `ConfigError` that says what is ex
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -312,16 +313,29 @@ def parse_scenario(text: str, name: str) -> Scenario:
     return build(Scenario, {"name": name, **raw}, f"scenario {name}", hidden={"name"})
 
 
-def scenario_toml(scenario: Scenario) -> str:
-    """Every key of `scenario` as TOML; `parse_scenario` with its name gives the same again."""
-    head = [f"description = {_value(scenario.description)}", ""]
+def scenario_toml(scenario: Scenario, notes: Mapping[str, Sequence[str]] | None = None) -> str:
+    """`scenario` as TOML; `parse_scenario` with its name gives the same again.
+
+    Args:
+        scenario: the scenario.
+        notes: None writes every key. Otherwise only keys that differ from their defaults, with
+            these lines as comments: of a section by its name, of the file by ``""``.
+    """
+    short, notes = notes is not None, notes or {}
+    text = [f"# {line}" for line in notes.get("", ())]
+    if scenario.description or not short:
+        text.append(f"description = {_value(scenario.description)}")
+    text.append("")
     for section in fields(scenario):
-        table = getattr(scenario, section.name)
-        if is_dataclass(table):
-            head.append(f"[{section.name}]")
-            head += [f"{f.name} = {_value(getattr(table, f.name))}" for f in fields(table)]
-            head.append("")
-    return "\n".join(head)
+        table, said = getattr(scenario, section.name), notes.get(section.name, ())
+        if not is_dataclass(table):
+            continue
+        keys = [f for f in fields(table) if not short or getattr(table, f.name) != f.default]
+        if keys or said:
+            text += [*(f"# {line}" for line in said), f"[{section.name}]"]
+            text += [f"{f.name} = {_value(getattr(table, f.name))}" for f in keys]
+            text.append("")
+    return "\n".join(text)
 
 
 def anchored(scenario: Scenario) -> Scenario:

@@ -39,6 +39,7 @@ FILES = {
     "link record": ["testbed", "link", "--server", "x:1", "--rate-mbps", "9", "--record"],
     "import": ["testbed", "traces", "import", "none", "--out"],
     "fit traces": ["testbed", "traces", "fit", "none", "--out"],
+    "new scenario": ["agent", "new-scenario"],
     "agent export": ["agent", "export", "--run", "none", "--out"],
 }
 """Command lines that end with the option of a file."""

@@ -77,7 +77,7 @@ class SplitRule:
             raise ConfigError(
                 f"traces of one {self.by} ({', '.join(every) or 'none'})",
                 expected=f"two or more, to split them by {self.by}",
-                hint="give more traces, or split = 'fraction' in the scenario's [link]",
+                hint="give more traces, or split = 'fraction' in [link] (--split fraction)",
             )
         count = min(max(round(self.train_share * len(every)), 1), len(every) - 1)
         drawn = np.random.default_rng(self.seed).permutation(len(every))[:count]
