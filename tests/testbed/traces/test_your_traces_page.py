@@ -1,4 +1,4 @@
-"""docs/your-traces.md: what it says to type is run here, but for training and the endless link."""
+"""docs/your-traces.md: imports and fits run as they stand. Training: `tests/test_your_pages.py`."""
 
 from __future__ import annotations
 
