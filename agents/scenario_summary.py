@@ -159,7 +159,7 @@ def _notes(made: NewScenario) -> dict[str, list[str]]:
         "timing": [f"{why}." for why in made.why],
         "constraint": [
             f"The floor: {100 * world.accuracy_floor:.2f} % mean {world.table.measure}, full local "
-            f"processing's on the training frames less {100 * margin:g} points."
+            f"processing's on the training frames less {margin:g}."
         ],
     }
     return {section: _wrapped(each) for section, each in said.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Final
 
 from offload_env.scenario import Timing
@@ -54,6 +55,7 @@ def timing_for(cost: CostModel, period_ms: float | None = None) -> tuple[Timing,
         needed = RESERVE * max(local_ms, finish_ms / (1 - least / 20))
         period = max(LEAST_PERIOD_MS, PERIOD_STEP_MS * math.ceil(needed / PERIOD_STEP_MS))
         why = f"full local processing takes {local_ms:.4g} ms and keeps up"
+    timing = Timing(period_ms=period)  # checks its range
     free = math.floor(20 * (1 - RESERVE * finish_ms / period) + 1e-9)
     timeout = round(period * min(max(free, least), most) / 20, 6)
     if shallow is None:
@@ -66,5 +68,4 @@ def timing_for(cost: CostModel, period_ms: float | None = None) -> tuple[Timing,
         f"deadline_ms, max_queue_ms {period:g}: an answer is due before the next frame",
         f"timeout_ms {timeout:g}: {then}",
     )
-    timing = Timing(period_ms=period, timeout_ms=timeout, deadline_ms=period, max_queue_ms=period)
-    return timing, reasons
+    return replace(timing, timeout_ms=timeout, deadline_ms=period, max_queue_ms=period), reasons

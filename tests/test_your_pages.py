@@ -41,7 +41,7 @@ CLASSES = {"cat": (200, 40, 30), "dog": (30, 40, 200)}
 TRAINING = "--epochs 1 --bottleneck-epochs 1 --threads 1 --device cpu"
 SMALL = {
     "cnn train": f"{TRAINING} --precision float32",
-    "cnn adapt": f"{TRAINING} --mixed-precision fp32",
+    "cnn adapt": f"{TRAINING} --mixed-precision fp32 --batch-size 32",
     "testbed device --local-only": "--n-frames 10 --fps 0",
     "agent train": "--steps 1024 --n-envs 16 --hidden 16 --validate-every 512",
     "agent evaluate": "--episodes 2",
@@ -97,7 +97,7 @@ def write_images(folder: Path, n: int, seed: int = 0) -> None:
 @pytest.mark.slow(60)
 def test_your_network(here: Path) -> None:
     (here / "examples").symlink_to(ROOT / "examples")
-    write_images(here / "data" / "gtsrb", 100)
+    write_images(here / "data" / "gtsrb", 60)
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU()]
     end = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, len(CLASSES))]
