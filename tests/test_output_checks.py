@@ -42,7 +42,7 @@ FILES = {
     "new scenario": ["agent", "new-scenario"],
     "agent export": ["agent", "export", "--run", "none", "--out"],
 }
-"""Command lines that end with the option of a file."""
+"""Command lines that end with the option of a file, or with a command whose argument is one."""
 
 FOLDERS = {
     "cnn train": (["cnn", "train", "--out"], "network.pt"),
@@ -245,7 +245,9 @@ def options_that_name_an_output(command: Any, path: tuple[str, ...] = ()) -> set
         found |= options_that_name_an_output(sub, (*path, name))
     for parameter in command.params:
         if parameter.name in {"out", "plots", "report", "record", "port_file"}:
-            found.add((*path, parameter.opts[0]))
+            # An argument stands behind the command itself.
+            is_option = parameter.param_type_name == "option"
+            found.add((*path, parameter.opts[0] if is_option else path[-1]))
     return found
 
 
@@ -257,5 +259,5 @@ def test_no_option_that_names_an_output_is_forgotten_here() -> None:
 
 def path_of(command: Any, words: list[str]) -> tuple[str, ...]:
     """The names of the groups and the command with which a command line begins."""
-    sub = getattr(command, "commands", {}).get(words[0])
+    sub = getattr(command, "commands", {}).get(words[0]) if words else None
     return () if sub is None else (words[0], *path_of(sub, words[1:]))
