@@ -90,6 +90,10 @@ def evaluate(
         Path | None,
         typer.Option(help="A second one to judge beside it: staged policy file or run's folder."),
     ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help="A policy plug-in to compare as well, by name; repeat for several."),
+    ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="Test drives.")] = 128,
     traces: Annotated[
         Path | None,
@@ -122,6 +126,7 @@ def evaluate(
         episodes=episodes,
         seed=seed,
         out=out,
+        baselines=baseline or (),
     )
     if json:
         emit_json(judged.as_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -18,11 +19,13 @@ from agents.terminal import comparison, steps_progress
 from cnn.common.console import stderr_console, warn
 from cnn.common.errors import BundleError, ConfigError, DataError
 from cnn.common.outputs import check_folder
+from cnn.common.plug_ins import PlugIn, plug_in, plug_in_names
 from cnn.frame_table import FrameTable
 from offload_env.scenario import Scenario, load_scenario, scenario_names
 from offload_env.sources import measured_traces, traces_to_judge
 from offload_env.world import World, build_world
 from testbed.policy.network_policy import policy_from_bundle
+from testbed.policy.plugged_policy import POLICY_PLUG_INS
 from testbed.policy.policies import Policy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.task_settings import differing, shown
@@ -138,6 +141,7 @@ def judge(
     episodes: int,
     seed: int,
     out: Path | None,
+    baselines: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate, print the comparison, and write the files if `out` is given.
 
@@ -149,7 +153,9 @@ def judge(
         episodes: test drives.
         seed: of drives and bootstrap.
         out: folder.
+        baselines: names of policy plug-ins to compare as well.
     """
+    plug_ins = plugged_baselines(baselines)
     if out is not None:
         check_folder(out, EVALUATION)
     loaded = [contender(path, None) for path in paths]  # before the worlds: fails fast
@@ -168,6 +174,7 @@ def judge(
             seed=seed,
             origins={name: c.origin for name, c in judged.items()},
             progress=progress,
+            plug_ins=plug_ins,
         )
     comparison(result).print()
     if out is not None:
@@ -175,6 +182,27 @@ def judge(
         write_report(result, test_world, agents, out / "report.html")
         typer.echo(f"report {out / 'report.html'}")
     return result
+
+
+def plugged_baselines(names: Sequence[str]) -> list[PlugIn]:
+    """The policy plug-ins of these names; each is imported, so that one that fails does so now.
+
+    Raises:
+        ConfigError: there is none of a name, or it fails.
+    """
+    found = []
+    for name in dict.fromkeys(names):
+        plugged = plug_in(POLICY_PLUG_INS, name)
+        if plugged is None:
+            own, others = name in POLICY_PLUG_INS.ours, plug_in_names(POLICY_PLUG_INS)
+            raise ConfigError(
+                f"--baseline {name}" + (", which is in every evaluation" if own else ""),
+                expected=f"a policy plug-in: {', '.join(others) or 'none is installed'}",
+                hint="leave it out" if own else "install it, or correct the name",
+            )
+        plugged.load()
+        found.append(plugged)
+    return found
 
 
 def scenario_to_judge(named: str, paths: list[Path], loaded: list[Contender]) -> Scenario:

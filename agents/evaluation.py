@@ -7,7 +7,7 @@ of weights, so that their differences are paired; `scipy.stats.bootstrap` does n
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from agents.baselines.tuning import tuned_baselines
 from agents.rollout import Rollout, check_network, mean_figures, simulate, summary
 from agents.run_files import write_table
 from cnn.common.files import write_text
+from cnn.common.plug_ins import PlugIn
 from offload_env.bound.search import best_schedule
 from offload_env.episode import episode_keys
 from offload_env.world import World
+from testbed.policy.plugged_policy import PluggedPolicy
 from testbed.policy.policies import Policy
 
 Floats = NDArray[np.float64]
@@ -147,6 +149,7 @@ class Evaluation:
             given as an object.
         measure: ``accuracy``, or ``quality`` if the frames have qualities: then every figure
             named accuracy is a mean quality, and the floor is one of mean quality.
+        plug_ins: by name, which plug-in a policy is of, and which of its candidates was chosen.
     """
 
     scenario: str
@@ -164,6 +167,7 @@ class Evaluation:
     seed: int
     origins: Mapping[str, Origin] = field(default_factory=dict)
     measure: str = "accuracy"
+    plug_ins: Mapping[str, str] = field(default_factory=dict)
 
     def keeps_floor(self, name: str) -> bool:
         """Whether a policy's accuracy on these drives is at least the floor."""
@@ -207,6 +211,8 @@ class Evaluation:
         row: dict[str, Any] = {**self.policies[name], "keeps_floor": self.keeps_floor(name)}
         if name in self.origins:
             row |= self.origins[name].as_json()
+        if name in self.plug_ins:
+            row["plug_in"] = self.plug_ins[name]
         return row
 
     def _cost_over(self, name: str) -> dict[str, Any]:
@@ -230,6 +236,7 @@ def evaluate(
     tuning_drives: int = 64,
     origins: Mapping[str, Origin] | None = None,
     progress: Callable[[str], object] = lambda name: None,
+    plug_ins: Sequence[PlugIn] = (),
 ) -> Evaluation:
     """Tune the baselines on training drives, then drive all policies on the same test drives.
 
@@ -242,15 +249,18 @@ def evaluate(
         tuning_drives: training drives a baseline's candidates are measured on.
         origins: where the learnt policies come from, by name; kept in the result.
         progress: called with the name of each policy when it is done.
+        plug_ins: of policies to tune and drive beside the baselines.
 
     Raises:
-        ConfigError: if the worlds and policies are not all of one network.
+        ConfigError: if the worlds and policies are not all of one network, or a plug-in fails.
     """
     at = test_world.topology
     at.require_same(train_world.topology, "training frames", "the test frames")
     for policy in agents.values():
         check_network(test_world, policy)
-    baselines = tuned_baselines(train_world, seed, tuning_drives, progress=progress)
+    baselines = tuned_baselines(
+        train_world, seed, tuning_drives, progress=progress, plug_ins=plug_ins
+    )
     keys = episode_keys(seed + 7, drives)
     rollouts: dict[str, Rollout] = {}
     for name, policy in {**agents, **baselines}.items():
@@ -285,6 +295,11 @@ def evaluate(
         seed=seed,
         origins=dict(origins or {}),
         measure=test_world.table.measure,
+        plug_ins={
+            name: f"{policy.plug_in}: {policy.policy.name}"
+            for name, policy in baselines.items()
+            if isinstance(policy, PluggedPolicy)
+        },
     )
 
 

@@ -155,7 +155,7 @@ def _notes(result: Evaluation) -> list[str]:
         other = origin.scenario not in ("", result.scenario)
         trained = f", trained for {origin.scenario}" if other else ""
         notes.append(f"{name}: {origin}{trained}")
-    return notes
+    return notes + [f"{name}: {plug_in}" for name, plug_in in result.plug_ins.items()]
 
 
 def _static_below(result: Evaluation) -> str:

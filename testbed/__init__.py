@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from testbed.link.transfer import LinkRecord
     from testbed.meters.available import find_meters, open_meter
     from testbed.meters.cost_model import CostModel
-    from testbed.meters.meter import EnergyReading, FrameActivity, Meter
+    from testbed.meters.meter import EnergyReading, FrameActivity, Meter, SampledMeter
     from testbed.meters.power import ModelMeter, power_profile
     from testbed.policy.decision_points import START, decision_points
     from testbed.policy.network_policy import load_policy, policy_from_bundle
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from testbed.server.server_process import ServerProcess
     from testbed.traces.collection import load_traces
     from testbed.traces.generator import generate_trace
+    from testbed.traces.measured import Measured
     from testbed.traces.trace import Trace, constant_trace, save_trace
     from testbed.traces.trace_files import ImportOptions, import_trace, read_trace
     from testbed.wire.client import ExchangeFailed, MecClient, Reply
@@ -54,6 +55,7 @@ __all__ = [
     "LinkEmulator",
     "LinkProcess",
     "LinkRecord",
+    "Measured",
     "Measurement",
     "MecClient",
     "MecServer",
@@ -66,6 +68,7 @@ __all__ = [
     "Records",
     "Reply",
     "START",
+    "SampledMeter",
     "ServerConfig",
     "ServerProcess",
     "ServerTls",
@@ -100,7 +103,7 @@ _NAMES_OF: Final = {
     "link.link_process": ("LinkProcess",),
     "link.transfer": ("LinkRecord",),
     "meters.available": ("find_meters", "open_meter"),
-    "meters.meter": ("EnergyReading", "FrameActivity", "Meter"),
+    "meters.meter": ("EnergyReading", "FrameActivity", "Meter", "SampledMeter"),
     "meters.power": ("ModelMeter", "power_profile"),
     "policy.decision_points": ("START", "decision_points"),
     "policy.task_settings": ("Settings",),
@@ -115,6 +118,7 @@ _NAMES_OF: Final = {
     "server.server_process": ("ServerProcess",),
     "traces.collection": ("load_traces",),
     "traces.generator": ("generate_trace",),
+    "traces.measured": ("Measured",),
     "traces.trace": ("Trace", "constant_trace", "save_trace"),
     "traces.trace_files": ("ImportOptions", "import_trace", "read_trace"),
     "wire.client": ("ExchangeFailed", "MecClient", "Reply"),

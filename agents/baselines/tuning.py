@@ -6,7 +6,7 @@ is chosen; if none keeps it, the most accurate one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,9 +26,11 @@ from agents.baselines.rules import (
 )
 from agents.rollout import simulate, summary
 from agents.train_config import MARGIN
+from cnn.common.plug_ins import PlugIn
 from cnn.topology import Topology
 from offload_env.episode import episode_keys
 from offload_env.world import World
+from testbed.policy.plugged_policy import plugged_policies
 from testbed.policy.policies import Policy, RandomPolicy, StaticPolicy
 
 THRESHOLDS: Final = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995)
@@ -81,6 +83,7 @@ def tuned_baselines(
     drives: int = 128,
     margin: float = MARGIN,
     progress: Callable[[str], object] = lambda name: None,
+    plug_ins: Sequence[PlugIn] = (),
 ) -> dict[str, Policy]:
     """Every baseline by name, with parameters chosen on training drives.
 
@@ -90,11 +93,15 @@ def tuned_baselines(
         drives: training drives a candidate is measured on.
         margin: accuracy asked for above the floor, as for agents.
         progress: called with each baseline's name when it is done.
+        plug_ins: of policies that are tuned beside them (`testbed.policy.plugged_policy`).
 
     Returns:
         ``full-local``, ``full-offload`` (where the frame itself can be sent), ``best-static``,
         ``random``, ``neurosurgeon``, ``edgent``, ``threshold``, ``greedy``, ``linucb``, and
-        ``spinn``, which decides within the frame.
+        ``spinn``, which decides within the frame; then the plug-ins by name.
+
+    Raises:
+        ConfigError: if a plug-in fails.
     """
     at = world.topology
     keys = episode_keys(seed, drives)
@@ -130,6 +137,9 @@ def tuned_baselines(
     progress("linucb")
     out["spinn"] = tune(CascadePolicy(world, sure, last) for last in exits for sure in THRESHOLDS)
     progress("spinn")
+    for plug_in in plug_ins:
+        out[plug_in.name] = tune(plugged_policies(plug_in, at, world))
+        progress(plug_in.name)
     for name, policy in out.items():
         policy.name = name
     static.name = f"best-static {static.action.name}"

@@ -74,7 +74,11 @@ class Flag:
 
 FLAGS: Final = (
     Flag("--server", "server.address", "MEC server (or the link before it), HOST:PORT."),
-    Flag("--policy", "bundles.policy", "Policy file written by `sliproad agent export`."),
+    Flag(
+        "--policy",
+        "bundles.policy",
+        "Policy file written by `sliproad agent export`, or a plug-in's name.",
+    ),
     Flag("--action", "bundles.action", "One action for every frame instead, such as e3s1."),
     Flag(
         "--explore",
@@ -83,7 +87,9 @@ FLAGS: Final = (
         "decision's propensity and observation.",
     ),
     Flag(
-        "--frames", "frames.source", "Frame source: gtsrb:PART, folder:PATH, render, or camera:0."
+        "--frames",
+        "frames.source",
+        "Frame source: gtsrb:PART, folder:PATH, render, camera:0, or a plug-in's NAME[:SETTING].",
     ),
     Flag(
         "--frame-encoding",
@@ -142,7 +148,7 @@ FLAGS: Final = (
     Flag(
         "--meter",
         "meter.name",
-        "Energy meter, as `sliproad testbed doctor` lists them, or none.",
+        "Energy meter that `sliproad testbed doctor` lists, none, or a plug-in's NAME[:SETTING].",
     ),
     Flag(
         "--power",

@@ -135,6 +135,7 @@ def examine(
         lambda: _in_the_clear(host, plain, certificates),
         _clock,
         lambda: _meters(sysfs),
+        _plug_ins,
         lambda: _shaping(sysfs),
         lambda: _data(data),
     )
@@ -257,6 +258,24 @@ def _meters(sysfs: Path) -> Iterator[Finding]:
     if not any_readable:
         hint = "energy is modelled (--meter model), or align an instrument's CSV log"
         yield Finding("any hardware meter", False, False, "none can be read", hint)
+
+
+def _plug_ins() -> Iterator[Finding]:
+    """Every plug-in, imported once: one that fails is seen here and where it is used alone."""
+    from cnn.common.plug_ins import plug_ins
+    from testbed.device.frame_sources import FRAME_PLUG_INS
+    from testbed.meters.available import METER_PLUG_INS
+    from testbed.policy.plugged_policy import POLICY_PLUG_INS
+    from testbed.traces.recognise import READER_PLUG_INS
+
+    for group in (POLICY_PLUG_INS, METER_PLUG_INS, FRAME_PLUG_INS, READER_PLUG_INS):
+        for plug_in in plug_ins(group):
+            found, hint = f"{plug_in.distribution} ({plug_in.value})", ""
+            try:
+                plug_in.load()
+            except SliproadError as error:
+                found, hint = error.given, error.hint
+            yield Finding(f"plug-in {plug_in.name}, {group.word}", not hint, False, found, hint)
 
 
 def _shaping(sysfs: Path) -> Iterator[Finding]:

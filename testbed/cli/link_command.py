@@ -204,8 +204,8 @@ def import_command(
         str | None,
         typer.Option(
             "--format",
-            help="gnettrack, iperf3, pensieve, hsdpa, ghent, mahimahi, rates (one a line) or "
-            "columns; told by the content if left out and clear.",
+            help="gnettrack, iperf3, pensieve, hsdpa, ghent, mahimahi, rates (one a line), "
+            "columns, or a plug-in's name; told by the content if left out and clear.",
         ),
     ] = None,
     column: Annotated[

@@ -11,6 +11,7 @@ from typing import Final
 
 from cnn.bundle import Bundle
 from cnn.common.errors import ConfigError, DataError, require
+from cnn.common.plug_ins import plug_in
 from cnn.topology import Topology
 from testbed.deploy.deployment import Deployment, Sources, load
 from testbed.deploy.device_file import DeviceFile
@@ -18,9 +19,10 @@ from testbed.deploy.device_records import check_records
 from testbed.deploy.guard import Guard, Limits
 from testbed.deploy.log import event
 from testbed.device.device_loop import DeviceConfig
-from testbed.device.frame_sources import CameraFrame, open_frames
+from testbed.device.frame_sources import FRAME_PLUG_INS, CameraFrame, open_frames
 from testbed.device.processor import Pace
-from testbed.meters.available import find_meters, open_meter
+from testbed.meters.available import METER_PLUG_INS, find_meters, open_meter
+from testbed.policy.plugged_policy import POLICY_PLUG_INS, names_plug_in
 from testbed.policy.task_settings import (
     Task,
     assumptions_note,
@@ -59,9 +61,10 @@ def log_warning(line: str) -> None:
 def sources_of(file: DeviceFile) -> Sources:
     """The sources of its network and policies."""
     b = file.bundles
+    plugged = b.policy is not None and names_plug_in(b.policy)
     return Sources(
         model=path_of(b.model),
-        policy=path_of(b.policy),
+        policy=None if plugged else path_of(b.policy),
         action=b.action,
         shadow=path_of(b.shadow),
         threads=b.threads,
@@ -70,7 +73,19 @@ def sources_of(file: DeviceFile) -> Sources:
         needs_reference=file.guard.enabled and Limits.own(file.guard) == Limits(),
         explore=b.explore,
         seed=file.frames.seed,
+        plug_in=b.policy if plugged else None,
     )
+
+
+def plug_ins_of(file: DeviceFile) -> list[str]:
+    """The plug-ins that it uses, for its records."""
+    named = (
+        (POLICY_PLUG_INS, sources_of(file).plug_in or ""),
+        (METER_PLUG_INS, file.meter.name.partition(":")[0]),
+        (FRAME_PLUG_INS, file.frames.source.partition(":")[0]),
+    )
+    found = [plug_in(group, name) for group, name in named]
+    return [str(each) for each in found if each is not None]
 
 
 def path_of(text: str | None) -> Path | None:
@@ -97,8 +112,9 @@ def task_of(
     for field, key in TASK_KEYS.items():
         section, _, name = key.partition(".")
         given[field] = getattr(getattr(file, section), name)
-    if file.bundles.policy is not None and deployment.task is None:
-        warn(assumptions_note(file.bundles.policy, given))
+    policy = sources_of(file).policy
+    if policy is not None and deployment.task is None:
+        warn(assumptions_note(policy, given))
     shown_as = {field: names.get(key, key) for field, key in TASK_KEYS.items()}
     for line in contradictions(deployment.task, given, shown_as):
         warn(line)

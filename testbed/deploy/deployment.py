@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.bundle import Bundle, load_bundle
-from cnn.common.errors import BundleError, ConfigError, require, shown
+from cnn.common.errors import BundleError, ConfigError, SliproadError, require, shown
+from cnn.common.plug_ins import plug_in, plug_in_names
 from cnn.ort import CPU_PROVIDER
 from cnn.runtime import SplitRuntime
 from cnn.topology import Topology
@@ -20,6 +21,7 @@ from testbed.meters.power import names_file, power_profile
 from testbed.policy.decision_points import START, DecisionSpace, decision_points
 from testbed.policy.exploration import ExploringPolicy
 from testbed.policy.network_policy import policy_from_bundle
+from testbed.policy.plugged_policy import POLICY_PLUG_INS, PluggedPolicy, plugged_policies
 from testbed.policy.policies import Policy, StaticPolicy
 from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.reference_profile import ReferenceProfile
@@ -38,8 +40,9 @@ class Sources:
 
     Attributes:
         model: bundle folder; None is the shipped one.
-        policy: policy file, or None with `action`.
-        action: one action for every frame, or None with `policy`.
+        policy: policy file, or None with `action` or `plug_in`.
+        action: one action for every frame, or None with `policy` or `plug_in`.
+        plug_in: name of a policy plug-in, or None with `policy` or `action`.
         shadow: second policy file, or None.
         threads: of the runtime.
         providers: of the runtime.
@@ -61,6 +64,7 @@ class Sources:
     needs_reference: bool = False
     explore: float = 0.0
     seed: int = 0
+    plug_in: str | None = None
 
     def stamp(self) -> Stamp:
         """Changes whenever a file is replaced or edited; a missing file counts as such."""
@@ -83,7 +87,8 @@ class Deployment:
         model: the verified model bundle.
         runtime: of that bundle, warmed up.
         policy: makes the decisions.
-        policy_hash: twelve digits of its file's content hash, or the action's name.
+        policy_hash: twelve digits of its file's content hash, or the action's name, or name and
+            version of the distribution that the plug-in is of.
         shadow: decides without acting; None without one.
         reference: reference profile of the policy; None if its file has none.
         stamp: of the files when they were read.
@@ -120,8 +125,8 @@ def load(
     Raises:
         BundleError: if a file is missing, damaged, not signed as required, does not fit the
             others, or its contents fail their test.
-        ConfigError: if a trusted key cannot be read, the network has no such action, or this
-            machine's ONNX Runtime lacks a provider.
+        ConfigError: if a trusted key cannot be read, the network has no such action, this
+            machine's ONNX Runtime lacks a provider, or the plug-in fails.
     """
     stamp = sources.stamp()
     trusted = TrustedKeys.read(sources.trusted_keys) if sources.trusted_keys else None
@@ -141,12 +146,16 @@ def load(
             ReferenceProfile.of_manifest(bundle.manifest),
         )
         task = bundle.task
+    elif sources.plug_in is not None:
+        policy = _plugged(sources.plug_in, model.topology, trusted)
+        policy_hash = policy.plug_in.distribution
     else:
         chosen = model.topology.parse(sources.action or "")
         policy, policy_hash = StaticPolicy(chosen, topology=model.topology), chosen.name
     if sources.needs_reference and reference is None:
         raise BundleError(
-            f"guard of {sources.policy or sources.action}, which promises nothing",
+            f"guard of {sources.policy or sources.plug_in or sources.action}, which promises "
+            "nothing",
             expected="a policy file with a promise, or limits of your own",
             hint="train it with this version, or set guard.max_delay_ms or another limit",
         )
@@ -162,6 +171,25 @@ def load(
     return Deployment(
         model, runtime, policy, policy_hash, shadow, reference, stamp, task, shadow_task
     )
+
+
+def _plugged(name: str, topology: Topology, trusted: TrustedKeys | None) -> PluggedPolicy:
+    """The policy of a plug-in on a device."""
+    found = plug_in(POLICY_PLUG_INS, name)
+    if found is None:
+        others = plug_in_names(POLICY_PLUG_INS)
+        raise ConfigError(
+            f"policy {name}: no such file, and no plug-in of this name",
+            expected=f"a policy file, or one of the plug-ins: {', '.join(others) or 'none here'}",
+            hint="check the path, or install the plug-in",
+        )
+    if trusted is not None:
+        raise BundleError(
+            f"{found}, with trusted_keys",
+            expected="a signed policy file",
+            hint="leave trusted_keys out, or give a policy file",
+        )
+    return plugged_policies(found, topology)[0]
 
 
 def _exploring(policy: Policy, sources: Sources) -> Policy:
@@ -180,6 +208,9 @@ def check_policy(policy: Policy, observations: NDArray[np.float32] | None = None
     Args:
         policy: under test; a staged one is asked at every decision point. It is reset afterwards.
         observations: float32 (n, obs_dim), tried besides random ones and extremes.
+
+    Raises:
+        ConfigError: instead, if the policy is a plug-in's.
     """
     space = policy.space
     points = range(decision_points(space.topology).n_points) if space.is_staged else (START,)
@@ -192,6 +223,8 @@ def check_policy(policy: Policy, observations: NDArray[np.float32] | None = None
             if outputs is not None and not np.isfinite(outputs(tried)).all():
                 raise ValueError("outputs that are not finite")
         policy.reset()
+    except SliproadError:  # of a plug-in, which it names
+        raise
     except Exception as error:  # a policy that fails in any way is not used
         raise BundleError(
             f"policy {policy.name!r} fails its self-test ({type(error).__name__}: {error})",

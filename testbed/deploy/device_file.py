@@ -80,7 +80,8 @@ class BundlesSection:
 
     Attributes:
         model: model bundle folder; left out, the shipped one.
-        policy: policy file; either this or `action`.
+        policy: policy file, or a plug-in's name (a word without an ending); either this or
+            `action`.
         action: one action for every frame instead, such as ``e3s1``.
         shadow: a second policy file that decides without acting.
         explore: share of frames whose action is drawn at random; records then hold the propensity
@@ -124,7 +125,8 @@ class FramesSection:
     the value that applies without a policy file, or with one that has no task.
 
     Attributes:
-        source: ``gtsrb:PART``, ``folder:PATH``, ``render`` or ``camera:0``.
+        source: ``gtsrb:PART``, ``folder:PATH``, ``render``, ``camera:0``, or a plug-in's
+            ``NAME[:SETTING]``.
         data: GTSRB folder for ``gtsrb:``; left out, the one in SLIPROAD_DATA.
         seed: order of tracks, spread of back-offs.
         count: frames to process; 0 runs until stopped.
@@ -192,7 +194,8 @@ class MeterSection:
     """The source of energy figures.
 
     Attributes:
-        name: energy meter, as ``sliproad testbed doctor`` lists them, or ``none``.
+        name: energy meter, as ``sliproad testbed doctor`` lists them, or ``none``; a plug-in's
+            ``NAME[:SETTING]``.
         power: power profile of the model meter, DEVICE+MODEM, each a shipped name or a file; left
             out, the policy's (jetson-nano+5g-nsa-lowband).
     """
@@ -368,6 +371,7 @@ def _resolved(file: DeviceFile, folder: Path) -> DeviceFile:
     # These import numpy and gRPC, which --help does not need.
     from testbed.meters.cost_model import SHIPPED_PROFILE
     from testbed.meters.power import in_folder
+    from testbed.policy.plugged_policy import names_plug_in
     from testbed.wire.tls import SYSTEM
 
     changed: dict[str, Any] = {}
@@ -377,7 +381,9 @@ def _resolved(file: DeviceFile, folder: Path) -> DeviceFile:
         paths = {
             key: _joined(folder, value)
             for key, value in given.items()
-            if value is not None and (key, value) != ("tls_ca", SYSTEM)
+            if value is not None
+            and (key, value) != ("tls_ca", SYSTEM)
+            and not (key == "policy" and names_plug_in(value, folder))
         }
         if name == "frames" and section.pace not in (None, SHIPPED_PROFILE):
             paths["pace"] = _joined(folder, section.pace)

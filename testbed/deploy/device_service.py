@@ -33,6 +33,7 @@ from testbed.deploy.assembly import (
     frames_of,
     guard_of,
     log_warning,
+    plug_ins_of,
     safe_action_of,
     sources_of,
     task_of,
@@ -286,9 +287,10 @@ class DeviceService:
 
     def _source(self) -> dict[str, Any]:
         """What the records say of this run beside its file, task and loop."""
-        deployment = self._swapper.deployment
+        deployment, plug_ins = self._swapper.deployment, plug_ins_of(self.file)
         return {
             **self._what(),
+            **({"plug_ins": plug_ins} if plug_ins else {}),
             "bundle_hash": deployment.model.hash,
             "providers": list(deployment.runtime.providers),
             **({} if self.file.meter.name != "model" else power_profile(self.task.power).to_json()),

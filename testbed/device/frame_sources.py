@@ -1,4 +1,4 @@
-"""Where the device's frames come from: GTSRB tracks, a folder of images, the renderer, a camera.
+"""Where the device's frames come from: GTSRB, a folder of images, the renderer, a camera, plug-ins.
 
 A source yields `CameraFrame` in driving order. The device decides when a frame is
 captured (its frame rate); a source only gives the images.
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError, DataError, shown
+from cnn.common.plug_ins import Group, PlugIn, plug_in, plug_in_names
 from cnn.data.gtsrb import load_tracks, split_part
 from cnn.data.image_file import read_image, resize_rgb
 from cnn.data.image_folder import class_folder_names, class_tracks, image_tracks
@@ -36,6 +37,9 @@ from testbed.device.camera import (
 _log = logging.getLogger(__name__)
 
 SOURCES: Final = "gtsrb:PART (such as gtsrb:policy-test), folder:PATH, render, or camera:0"
+FRAME_PLUG_INS: Final = Group(
+    "sliproad.frame_sources", "frame source", ("gtsrb", "folder", "render", "camera")
+)
 _RENDERED_TRACKS: Final = 64
 """Tracks rendered for one pass; a longer run repeats them with new track numbers."""
 
@@ -86,7 +90,8 @@ def open_frames(
     have a fault.
 
     Args:
-        source: one of `SOURCES`.
+        source: one of `SOURCES`, or a plug-in's name, which may have a colon and its setting after
+            it.
         size: side of the network's input, pixels.
         seed: of the order of the tracks and of the renderer.
         data: GTSRB folder; None is the folder ``gtsrb`` in ``SLIPROAD_DATA``.
@@ -96,7 +101,7 @@ def open_frames(
             in a random order.
 
     Raises:
-        ConfigError: if the source is unknown.
+        ConfigError: if the source is unknown, or a plug-in fails (later, too).
         DataError: if its files are missing or hold no frames, or a camera is absent at the start.
     """
     kind, _, rest = source.partition(":")
@@ -110,10 +115,16 @@ def open_frames(
         frames = cycled(lambda: rendered_frames(size, seed))
     elif kind == "camera" and rest:
         frames = camera_frames(VideoSource(rest), size)
+    elif (plugged := plug_in(FRAME_PLUG_INS, kind)) is not None:
+        plugged_source = _PluggedSource(
+            plugged, plugged.load(), rest, size, seed, tuple(class_names)
+        )
+        frames = cycled(plugged_source.frames)
     else:
+        others = plug_in_names(FRAME_PLUG_INS)
         raise ConfigError(
             f"frame source {source!r}",
-            expected=SOURCES,
+            expected=SOURCES + (f", or a plug-in: {', '.join(others)}" if others else ""),
             hint=f"GTSRB parts are {', '.join(PARTS)}",
         )
     return islice(frames, n)
@@ -247,6 +258,58 @@ def _camera_frame(name: str, size: int, number: int, view: View) -> CameraFrame:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _PluggedSource:
+    """A plug-in's frames, each of them checked."""
+
+    plug_in: PlugIn
+    make: Callable[..., Iterable[CameraFrame]]
+    setting: str
+    size: int
+    seed: int
+    class_names: tuple[str, ...]
+
+    def frames(self) -> Iterator[CameraFrame]:
+        """One pass over the source; raises `DataError` if it has no frame."""
+        with self.plug_in.calling():
+            frames = iter(self.make(self.setting, self.size, self.seed, self.class_names))
+        for number in count():
+            with self.plug_in.calling():
+                frame = next(frames, None)
+            if frame is None and number == 0:
+                raise DataError(
+                    f"{self.plug_in} without a frame",
+                    expected="at least one",
+                    hint="give another setting after its name and a colon",
+                )
+            if frame is None:
+                return
+            yield self._checked(frame)
+
+    def _checked(self, frame: object) -> CameraFrame:
+        """The frame itself; of a live one also what it shows when it is captured."""
+        with self.plug_in.calling():
+            if not isinstance(frame, CameraFrame):
+                raise TypeError(f"it gives {type(frame).__name__}, no testbed.CameraFrame")
+            shape = (self.size, self.size, 3)
+            if frame.image.shape != shape or frame.image.dtype != np.uint8:
+                given = f"{frame.image.dtype} {frame.image.shape}"
+                raise ValueError(f"an image of type {given}, expected uint8 {shape}")
+            classes = len(self.class_names) or None
+            if frame.label is not None and frame.label not in range(classes or frame.label + 1):
+                raise ValueError(f"label {frame.label}, expected a class from 0 up or none")
+            if min(frame.track, frame.frame_in_track, frame.width_px - 1, frame.height_px - 1) < 0:
+                raise ValueError(f"a frame whose numbers are below their lowest: {frame.name}")
+        if frame.refresh is None:
+            return frame
+        return replace(frame, refresh=partial(self._refreshed, frame.refresh))
+
+    def _refreshed(self, refresh: Callable[[], CameraFrame]) -> CameraFrame:
+        with self.plug_in.calling():
+            frame = refresh()
+        return self._checked(frame)
+
+
 def cycled(source: Callable[[], Iterable[CameraFrame]]) -> Iterator[CameraFrame]:
     """Repeat a source for ever; a later round's tracks get new numbers."""
     offset = 0
@@ -264,9 +327,13 @@ def prepared(frames: Iterator[CameraFrame], n: int = 4096) -> Iterator[CameraFra
     """The same frames, the first `n` of them made before the first is handed out.
 
     Drawing or reading a frame takes milliseconds, a new track tens of milliseconds, and would
-    delay a device that is late; a real camera's frame is ready in time. Not for live cameras.
+    delay a device that is late; a real camera's frame is ready in time. A live source's frames are
+    not made before.
     """
-    return chain(list(islice(frames, n)), frames)
+    first = list(islice(frames, 1))
+    if first and first[0].refresh is None:
+        first += islice(frames, n - 1)
+    return chain(first, frames)
 
 
 def _gtsrb_folder(given: Path | None) -> Path:

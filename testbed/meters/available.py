@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Final
 
 from cnn.common.errors import ConfigError
+from cnn.common.plug_ins import Group, plug_in, plug_in_names
 from testbed.meters.battery import Batteries, BatteryMeter, find_batteries, find_mains
 from testbed.meters.jetson import JetsonMeter, find_rails, total_rail
 from testbed.meters.meter import Meter, NoMeter, why_unreadable
 from testbed.meters.nvml import NvmlMeter, count_gpus, load_nvml, open_nvml
+from testbed.meters.plugged_meter import PluggedMeter
 from testbed.meters.power import ModelMeter, power_profile
 from testbed.meters.rapl import RaplMeter, find_zones, stuck_zones
 
 METERS: Final = ("model", "rapl", "jetson", "battery", "nvml", "none")
+METER_PLUG_INS: Final = Group("sliproad.meters", "meter", METERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +47,20 @@ def find_meters(root: Path = Path("/sys")) -> list[MeterInfo]:
 
 
 def open_meter(name: str, profile: str, root: Path = Path("/sys")) -> Meter:
-    """Open a meter by name (one of `METERS`).
+    """Open a meter by name: one of `METERS`, or a plug-in.
 
     Args:
-        name: ``model`` uses the power profile `profile`; the others read hardware.
+        name: ``model`` uses the power profile `profile`; the others read hardware. A plug-in's name
+            may have a colon and its setting after it.
         profile: power profile, ``device+modem``.
         root: where sysfs is mounted.
 
     Raises:
-        ConfigError: if the name is unknown, or this machine has no such meter.
+        ConfigError: if the name is unknown, this machine has no such meter, or the plug-in fails.
     """
+    plugged = plug_in(METER_PLUG_INS, name.partition(":")[0])
+    if plugged is not None:
+        return PluggedMeter(plugged, name.partition(":")[2])
     if name == "model":
         return ModelMeter(power_profile(profile))
     if name == "none":
@@ -71,7 +78,8 @@ def open_meter(name: str, profile: str, root: Path = Path("/sys")) -> Meter:
         known = name in METERS
         raise ConfigError(
             f"meter {name}" + (", which this machine does not have" if known else ""),
-            expected=f"one of {', '.join(METERS)} that `sliproad testbed doctor` finds",
+            expected=f"one of {', '.join([*METERS, *plug_in_names(METER_PLUG_INS)])} that "
+            "`sliproad testbed doctor` finds",
             hint="use --meter model",
         )
     return meter

@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn.common.csv_table import header_of
+from cnn.common.errors import SliproadError
+from cnn.common.plug_ins import Group, plug_ins
 from testbed.traces.number_files import are_whole, may_be_rates, numbers_of
+from testbed.traces.plugged_reader import recognises
 
 OURS: Final = "sliproad"
 SAMPLES: Final = "samples"
@@ -31,6 +34,9 @@ IMPORTABLE: Final[dict[str, str]] = {
     COLUMNS: "a table whose columns you name",
 }
 """Formats of `sliproad testbed traces import` -> their description."""
+_OTHERS: Final = (OURS, SAMPLES, UNKNOWN)
+READER_PLUG_INS: Final = Group("sliproad.trace_readers", "trace reader", (*IMPORTABLE, *_OTHERS))
+"""Their formats can be imported, too."""
 
 _GNETTRACK_COLUMNS: Final = ("Timestamp", "DL_bitrate", "UL_bitrate")
 _SAMPLE_COLUMNS: Final = ("trace", "time_s", "uplink_mbps", "downlink_mbps", "rtt_ms")
@@ -50,7 +56,7 @@ class Recognised:
     """A format.
 
     Attributes:
-        name: `OURS`, `SAMPLES`, a key of `IMPORTABLE`, or `UNKNOWN`.
+        name: `OURS`, `SAMPLES`, a key of `IMPORTABLE`, a plug-in's, or `UNKNOWN`.
         words: its description, for messages.
         ask: formats from which the user must choose; empty if the content is clear.
     """
@@ -59,9 +65,37 @@ class Recognised:
     words: str
     ask: tuple[str, ...] = ()
 
+    @property
+    def is_importable(self) -> bool:
+        """Whether it is a format of `sliproad testbed traces import`."""
+        return self.name not in _OTHERS
+
 
 def recognise(text: str, file_name: str) -> Recognised:
-    """The format of a text; `file_name` matters only if the content fits two."""
+    """The format of a text; `file_name` matters only if the content fits two.
+
+    Plug-ins are asked about a text in none of our formats.
+    """
+    found = _ours(text, file_name)
+    return _plugged(text, file_name, found) if found.name == UNKNOWN else found
+
+
+def _plugged(text: str, file_name: str, unknown: Recognised) -> Recognised:
+    """The format of a plug-in, or `unknown`, which then says which plug-ins failed."""
+    names, failures = list[str](), list[str]()
+    for plug_in in plug_ins(READER_PLUG_INS):
+        try:
+            if not plug_in.problem and recognises(plug_in, text, file_name):
+                names.append(plug_in.name)
+        except SliproadError as error:
+            failures.append(error.given)
+    if not names:
+        return Recognised(UNKNOWN, "; ".join([unknown.words, *failures]))
+    words = f"a file that {' and '.join(names)} reads (plug-in)"
+    return Recognised(names[0], words, tuple(names) if len(names) > 1 else ())
+
+
+def _ours(text: str, file_name: str) -> Recognised:
     stripped = text.lstrip()
     if stripped[:1] in "{[":
         return _json(stripped)

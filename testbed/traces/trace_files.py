@@ -11,6 +11,7 @@ import numpy as np
 
 from cnn.common.errors import ConfigError, DataError
 from cnn.common.outside import read_text
+from cnn.common.plug_ins import plug_in, plug_in_names
 from testbed.traces.gnettrack import read_gnettrack
 from testbed.traces.iperf3 import read_iperf3
 from testbed.traces.measured import (
@@ -29,12 +30,14 @@ from testbed.traces.number_files import (
     read_pensieve,
     read_rates,
 )
+from testbed.traces.plugged_reader import read_plugged
 from testbed.traces.recognise import (
     COLUMNS,
     IMPORTABLE,
     MAHIMAHI,
     OURS,
     RATES,
+    READER_PLUG_INS,
     SAMPLES,
     UNKNOWN,
     Recognised,
@@ -140,13 +143,15 @@ def traces_in(path: Path, rtt: RoundTrips, period_s: float) -> list[FileTrace]:
     Uplink rates are taken where a format has both directions.
 
     Args:
-        path: a file of any format of `read_trace`, or of `IMPORTABLE` if the content is clear.
+        path: a file of any format of `read_trace`, or of `IMPORTABLE` or a plug-in if the content
+            is clear.
         rtt: round trips of traces without their own.
         period_s: spacing of the traces, seconds.
 
     Raises:
         NoTraceError: it is no such file.
         DataError: it is one, with wrong content, or it could be of two formats.
+        ConfigError: the plug-in that recognised it fails.
     """
     try:
         text = read_text(path, MAX_FILE_BYTES)
@@ -221,7 +226,7 @@ class ImportOptions:
     """Data that a foreign file does not contain.
 
     Attributes:
-        format: a key of `IMPORTABLE`; None recognises it by the content.
+        format: a key of `IMPORTABLE`, or a plug-in; None recognises it by the content.
         rtt_ms: constant base round trip; None takes the file's own.
         tech: ``5G`` or ``LTE``; None takes the file's, else LTE.
         direction: ``up`` or ``down``, for formats with both; None is ``up``.
@@ -247,10 +252,11 @@ def import_trace(path: Path, options: ImportOptions) -> Trace:
     """A foreign file as a trace; `Trace.source` has the counts made on the way.
 
     Raises:
-        ConfigError: an option is missing or unknown.
+        ConfigError: an option is missing or unknown, or the plug-in fails.
         DataError: the file is not of the format, or unclear.
     """
-    _check("format", options.format, tuple(IMPORTABLE))
+    if options.format is not None and plug_in(READER_PLUG_INS, options.format) is None:
+        _check("format", options.format, tuple(_formats()))
     _check("tech", options.tech, ("5G", "LTE"))
     _check("direction", options.direction, DIRECTIONS)
     _check("unit", options.unit, tuple(UNITS))
@@ -270,11 +276,11 @@ def import_trace(path: Path, options: ImportOptions) -> Trace:
 
 def foreign_format(path: Path, found: Recognised) -> DataError:
     """The error for a trace file that must be imported first."""
-    if found.name in IMPORTABLE:
+    if found.is_importable:
         names = " or ".join(f"--format {name}" for name in found.ask or (found.name,))
         hint = f"import it: sliproad testbed traces import {path} --out FILE {names}"
     else:
-        hint = f"sliproad testbed traces import reads {', '.join(IMPORTABLE)}"
+        hint = f"sliproad testbed traces import reads {', '.join(_formats())}"
     return DataError(
         f"{path}: {found.words}",
         expected="a trace of sliproad (JSON), samples (CSV) or a Mahimahi file",
@@ -285,10 +291,10 @@ def foreign_format(path: Path, found: Recognised) -> DataError:
 def _recognised(text: str, path: Path) -> str:
     """The name of the importable format that the text certainly has."""
     found = recognise(text, path.name)
-    if found.name not in IMPORTABLE:
+    if not found.is_importable:
         raise DataError(
             f"{path}: {found.words}",
-            expected=f"one of {', '.join(IMPORTABLE)}",
+            expected=f"one of {', '.join(_formats())}",
             hint="name its columns with --column if it is a table, see docs/traces.md"
             if found.name == UNKNOWN
             else "sliproad testbed link reads it as it is",
@@ -314,13 +320,20 @@ def _refuse_unused(name: str, options: ImportOptions) -> None:
     for option, formats in _TAKEN_BY.items():
         if getattr(options, option) is not None and name not in formats:
             raise ConfigError(
-                f"--{_OPTION.get(option, option.replace('_', '-'))} with {IMPORTABLE[name]}",
+                f"--{_OPTION.get(option, option.replace('_', '-'))} with "
+                f"{IMPORTABLE.get(name, f'the plug-in {name}')}",
                 expected=f"it with {' or '.join(formats)} only",
                 hint="leave it out, or give another --format",
             )
 
 
+def _formats() -> list[str]:
+    return [*IMPORTABLE, *plug_in_names(READER_PLUG_INS)]
+
+
 def _read(name: str, text: str, path: Path, options: ImportOptions) -> Measured:
+    if (plugged := plug_in(READER_PLUG_INS, name)) is not None:
+        return read_plugged(plugged, text, path)
     if name == "gnettrack":
         return read_gnettrack(text, path, options.direction or "up")
     if name == "iperf3":

@@ -37,7 +37,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_examples_import_the_testbed_from_the_package_alone() -> None:
-    for path in (Path(str(testbed.__file__)).parents[1] / "examples").glob("*.py"):
+    for path in (Path(str(testbed.__file__)).parents[1] / "examples").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
             assert not module.startswith("testbed."), path.name
