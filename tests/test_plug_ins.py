@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -207,6 +209,23 @@ def test_an_evaluation_drives_it_over_traces_that_the_reader_reads(
     row = found["policies"]["uplink-rule"]
     assert row["plug_in"].startswith(f"policy uplink-rule of {PLUG_INS['uplink-rule, policy']}: ")
     assert not row["keeps_floor"] or row["cost"] >= found["bound_cost"] - 1e-9
+
+
+def test_the_pages_commands_run(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the evaluation, which the test above runs on shorter drives."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.txt").write_text(iperf3_text(["10.5 Mbits", "9.5 Mbits"]))
+    (tmp_path / "power1_input").write_text("2500000\n")
+    Image.new("RGB", (30, 20)).save(tmp_path / "film.gif")
+    page = read_text(ROOT / "docs" / "plug-ins.md")
+    lines = re.findall(r"^sliproad (?!agent evaluate)(.*)$", page, re.M)
+    assert len(lines) == 6
+    for line in lines:
+        here = line.replace("/sys/class/hwmon/hwmon2/", "").replace("-frames 100", "-frames 9")
+        done = sliproad(site, *shlex.split(here))
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -66,11 +66,13 @@ class PluggedMeter(Meter):
             self._say(error)
 
     def _checked(self, reading: EnergyReading) -> EnergyReading:
-        given = (reading.compute_mj, reading.radio_mj, reading.idle_mj, reading.energy_mj)
-        figures = [None if figure is None else float(figure) for figure in given]
-        if not all(figure is None or is_amount(figure) for figure in figures):
-            raise ValueError(f"energies {given} mJ, expected finite ones from 0 up")
-        return EnergyReading(*figures, self._named(reading.source))
+        return EnergyReading(
+            _amount(reading.compute_mj),
+            _amount(reading.radio_mj),
+            _amount(reading.idle_mj),
+            _amount(reading.energy_mj),
+            self._named(reading.source),
+        )
 
     def _named(self, source: object) -> str:
         name, text = self._plug_in.name, " ".join(str(source).split())[:_MAX_SOURCE]
@@ -80,3 +82,11 @@ class PluggedMeter(Meter):
         if not self._failed:
             _log.warning("windows without energy: %s", error)
         self._failed = True
+
+
+def _amount(given_mj: float | None) -> float | None:
+    """An energy as a plain float; raises `ValueError` unless it is finite and from 0 up."""
+    energy_mj = None if given_mj is None else float(given_mj)
+    if energy_mj is not None and not is_amount(energy_mj):
+        raise ValueError(f"energy {given_mj} mJ, expected a finite one from 0 up")
+    return energy_mj
