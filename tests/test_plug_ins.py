@@ -273,8 +273,8 @@ def test_a_broken_one_is_one_line(
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         f"error: {word} bad of bad-plug 1.0 (bad_plug:made) raised RuntimeError (two lines); "
-        f"expected a {word} that works; correct or uninstall bad-plug 1.0; docs/plug-ins.md has "
-        "the interface"
+        f"expected a {word} that works; check what it was given, or correct or uninstall "
+        "bad-plug 1.0; docs/plug-ins.md has the interface"
     )
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []

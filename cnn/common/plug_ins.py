@@ -63,7 +63,10 @@ class PlugIn:
     @property
     def hint(self) -> str:
         """How to fix a plug-in that fails."""
-        return f"correct or uninstall {self.distribution}; docs/plug-ins.md has the interface"
+        return (
+            f"check what it was given, or correct or uninstall {self.distribution}; "
+            "docs/plug-ins.md has the interface"
+        )
 
     def load(self) -> Any:
         """Import it.
