@@ -132,8 +132,6 @@ def serve(
         direct_calls=direct_calls,
         providers=tuple(providers.split(",")),
     )
-    if batch_scheduling:
-        prefer_throughput()
     stop = stop_on_signals()
     console = stderr_console()
     for complaint in config.tls.complaints() if config.tls is not None else ():
@@ -145,6 +143,8 @@ def serve(
         )
     server = MecServer(load_bundle(bundle), config)
     server.metrics.watch("log_lines_dropped", "Log lines that nobody took.", dropped_lines)
+    if batch_scheduling:  # before it has threads, which inherit it
+        prefer_throughput()
     server.start()
     if port_file is not None:
         write_text(port_file, f"{server.port}\n")

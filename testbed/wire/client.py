@@ -177,9 +177,9 @@ class MecClient:
                 break
             except grpc.RpcError as error:
                 code = _code(error)
-                if code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                if code is not grpc.StatusCode.DEADLINE_EXCEEDED:  # the last try may be cut short
                     detail = _detail(error)
-                lost = REASONS.get(code) == "unavailable"
+                    lost = REASONS.get(code) == "unavailable"
                 if REASONS.get(code) is None:
                     break
                 time.sleep(min(CONNECT_RETRY_S, max(0.0, until_s - time.monotonic())))

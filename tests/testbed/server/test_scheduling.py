@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from agents.cli import app
 from cnn.bundle import load_bundle
 from testbed.server.server_process import ServerProcess, prefer_throughput
 from testbed.wire.client import MecClient
@@ -56,3 +58,10 @@ def test_what_an_administrator_chose_stays() -> None:
     os.close(write)
     with os.fdopen(read) as said:
         assert said.read() == "as given True"
+
+
+def test_a_server_that_is_refused_changes_nothing(tmp_path: Path) -> None:
+    before = os.sched_getscheduler(0)
+    line = ["testbed", "serve", "--port", "0", "--bundle", str(tmp_path)]
+    assert CliRunner().invoke(app, line).exit_code != 0
+    assert os.sched_getscheduler(0) == before
