@@ -18,7 +18,6 @@ from cnn.network_command_options import (
     DataOption,
     DeviceOption,
     MixedPrecisionOption,
-    PrecisionOption,
     TorchThreadsOption,
     check_run,
     checked_precision,
@@ -95,7 +94,13 @@ def adapt(
     limit: Annotated[
         int | None, typer.Option(min=16, help="Use so many images only (smoke runs).")
     ] = None,
-    precision: PrecisionOption = "float32",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="float32; int8 (half the size, often faster); or auto: int8 if it is faster here "
+            "and no action loses more than half a point."
+        ),
+    ] = "float32",
     device: DeviceOption = "auto",
     mixed_precision: MixedPrecisionOption = "auto",
     resume: Annotated[
@@ -110,7 +115,7 @@ def adapt(
     Then its answers to the images that it has not met are written as the frame tables
     policy-train.npz and policy-test.npz. The file FILE.py is run.
     """
-    checked_precision(precision)
+    checked_precision(precision, "auto")
     one = (model is None) != (onnx is None)
     require(one, "both or none of --model and --onnx", "one of them", "name the network's file")
     only = onnx is not None or not (cuts or mean or std)

@@ -81,9 +81,10 @@ MAX_DRIVES: Final = 100
 """More drives of a frame table; each is as large as the part itself."""
 
 
-def checked_precision(given: str) -> None:
-    """Raise `ConfigError` unless a bundle can have that precision; before any work."""
-    require(given in PRECISIONS, f"--precision {given}", " or ".join(PRECISIONS), "use int8")
+def checked_precision(given: str, *more: str) -> None:
+    """Raise `ConfigError` unless it is a bundle's precision or one of `more`; before any work."""
+    known = (*PRECISIONS, *more)
+    require(given in known, f"--precision {given}", " or ".join(known), "use int8")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,23 +9,20 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from cnn.common.console import warn
-from cnn.common.errors import BundleError, DataError, in_range, require
+from cnn.common.errors import DataError, in_range, require
 from cnn.common.files import write_text
 from cnn.data.image_set import ImageSet
 from cnn.model_config import NetworkConfig
 from cnn.network import weights_file as checkpoint
-from cnn.network.accuracy import softmax
 from cnn.network.adapt_card import card_text
 from cnn.network.block_network import BlockNetwork, as_channels
 from cnn.network.block_times import block_times
+from cnn.network.checked_export import CHECKED, TIMED, export_with, has_onnx
 from cnn.network.export_bundle import write_bundle
 from cnn.network.fitting import to_batch
-from cnn.network.onnx_block import OnnxBlock
-from cnn.network.pipeline import Calibration, calibrate, int8_calibration
+from cnn.network.pipeline import Calibration
 from cnn.network.torch_device import DeviceChoice, Precision, choose_compute
 from cnn.network.train_network import BottleneckConfig, TrainConfig, train, train_bottlenecks
 from cnn.network.user_network import (
@@ -41,12 +37,6 @@ from cnn.network.user_network import (
 )
 from cnn.network_command_options import CARD
 
-MOST_ERROR: Final = 1e-3
-"""Largest difference of a probability between the exported network and torch's."""
-_CHECKED: Final = 128
-"""Images on which they are compared."""
-_TIMED: Final = 20
-"""Images on which the parts are timed."""
 _MOST_LOGITS: Final = 2**27
 """Numbers that are kept for calibration: 512 MB."""
 
@@ -65,7 +55,7 @@ class AdaptConfig:
         payload: share of a block's output that crosses the uplink (`latent_shape`).
         strength: of the augmentation.
         mirror: images may be mirrored: photos may, signs and writing may not.
-        precision: of the bundle, float32 or int8.
+        precision: of the bundle: float32, int8, or auto, which takes int8 where it wins.
         device, mixed: where training computes and how (`cnn.network.torch_device`).
         threads: torch threads; 0 leaves torch's choice.
         seed: of everything random.
@@ -137,27 +127,29 @@ def adapt(
     channels, size = channels_of(module), fit.images.shape[1]
     net, measured, why = _network(module, channels, NetworkConfig(size, n_classes), fit, config)
     what = "--train with a network given as ONNX"
-    require(not (config.train and _is_onnx(net)), what, "its blocks as they are", "leave it out")
+    require(not (config.train and has_onnx(net)), what, "its blocks as they are", "leave it out")
     why = [*definition.why, *why]
     if not net.has_gradient:
         why.append("bottlenecks learn from their block's output alone: no gradient in the blocks")
     for line in why:
         report(line)
     _fit(net, fit, val, config, out, resume, progress)
-    int8_images = int8_calibration(fit, config.precision, config.seed)
     few = _few(val, net)
-    half, calibration, error = _checked_export(net, few, int8_images)
+    export, chosen = export_with(net, fit, few, config.precision, config.seed)
+    if chosen:
+        report(chosen)
+    calibration = export.calibration
     card = {
         "model": definition.name,
         "data": data,
         "classes": n_classes,
         "blocks": _block_rows(net, measured),
         "why": why,
-        "weights": "int8" if int8_images is not None else "float16" if half else "float32",
+        "weights": export.weights,
         "frames": len(few),
         "actions": _action_rows(net, few, calibration),
-        "onnx_max_error": error,
-        "checked_frames": min(_CHECKED, len(few)),
+        "onnx_max_error": export.error,
+        "checked_frames": min(CHECKED, len(few)),
     }
     provenance = {
         "model_sha256": definition.sha256,
@@ -172,12 +164,14 @@ def adapt(
         out / "bundle",
         calibration.temperatures,
         provenance,
-        int8_images,
-        half=half,
+        export.int8_images,
+        half=export.half,
         class_names=fit.class_names,
     )
-    times = block_times(bundle, few.images[:_TIMED])  # not in the bundle: they differ each time
+    # Times, and what follows from them, are not in the bundle: they differ each time.
+    times = block_times(bundle, few.images[:TIMED])
     card = {**summary(card), **card, "bundle": str(bundle.path), "hash": bundle.hash, "ms": times}
+    card["why"] = [*why, chosen] if chosen else why
     write_text(out / CARD, card_text(card))
     return card
 
@@ -275,61 +269,11 @@ def _fit(
     net.to("cpu").eval()
 
 
-def _is_onnx(net: BlockNetwork) -> bool:
-    """Whether its blocks are given as ONNX, and stay as they are."""
-    return any(isinstance(block, OnnxBlock) for block in net.blocks)
-
-
 def _few(val: ImageSet, net: BlockNetwork) -> ImageSet:
     """Validation images, evenly spaced, so many that the logits of all actions fit into memory."""
-    most = max(_CHECKED, _MOST_LOGITS // (net.topology.n_actions * net.config.n_classes))
+    most = max(CHECKED, _MOST_LOGITS // (net.topology.n_actions * net.config.n_classes))
     n = min(len(val), most)
     return val.take(np.linspace(0, len(val) - 1, n).round().astype(np.intp))
-
-
-def _checked_export(
-    net: BlockNetwork, val: ImageSet, int8_images: NDArray[np.uint8] | None
-) -> tuple[bool, Calibration, float]:
-    """Whether float16 keeps the answers, the calibration, and the largest error of a probability.
-
-    Weights are stored as float16 if every probability stays within `MOST_ERROR`, else as float32.
-    An int8 bundle is not held to that: its accuracy is in the card.
-    """
-    error = math.inf
-    for half in (False,) if _is_onnx(net) else (True, False):
-        try:
-            calibration = calibrate(net, val, int8_images, half=half)
-        except BundleError as refused:
-            if not half:
-                raise
-            warn(f"{refused.given}: weights are stored as float32")
-            continue
-        error = largest_error(net, val, calibration)
-        if int8_images is not None or error <= MOST_ERROR:
-            return half, calibration, error
-    raise BundleError(
-        f"an exported network whose probabilities differ from torch's by up to {error:.2g}",
-        expected=f"at most {MOST_ERROR:g}",
-        hint="look for operations that ONNX Runtime computes in another way",
-    )
-
-
-@torch.no_grad()
-def largest_error(net: BlockNetwork, val: ImageSet, calibration: Calibration) -> float:
-    """Largest difference of a calibrated probability between the export and `net`, in [0, 1].
-
-    Over all actions and classes, on the first images of `val`, with the export's logits of which
-    `calibration` was made.
-    """
-    n = min(_CHECKED, len(val))
-    x = to_batch(val.images, torch.arange(n))
-    worst = 0.0
-    for a in net.topology.actions:
-        t = calibration.temperatures[a.index]
-        expected = softmax(net.act(x, a).numpy(), t)
-        found = softmax(calibration.logits[:n, a.index], t)
-        worst = max(worst, float(np.abs(found - expected).max()))
-    return worst
 
 
 def _block_rows(net: BlockNetwork, measured: Sequence[MeasuredBlock]) -> list[dict[str, Any]]:

@@ -33,15 +33,24 @@ class Inverted(nn.Module):
         return x + y if self.same else y
 
 
-STAGES = ((16, 1, 1, 1), (24, 2, 1, 6), (32, 3, 2, 6), (64, 3, 2, 6), (96, 2, 1, 6), (160, 2, 1, 6))
-"""Channels, layers, stride of the first layer, factor; a stage is a block."""
+BLOCKS = (
+    (16, 1, 1, 1),
+    (24, 2, 1, 6),
+    (32, 1, 2, 6),
+    (32, 2, 1, 6),
+    (64, 1, 2, 6),
+    (64, 2, 1, 6),
+    (96, 2, 1, 6),
+    (160, 2, 1, 6),
+)
+"""Channels, layers, stride of the first layer, factor."""
 
 
 def mobilenet(n_classes: int = 10) -> nn.Sequential:
-    """Of images of 32 x 32 pixels, in six blocks, cut behind four of them."""
+    """Of images of 32 x 32 pixels, in eight blocks with seven exits, cut behind two of them."""
     blocks = []
     before = 32
-    for channels, layers, stride, factor in STAGES:
+    for channels, layers, stride, factor in BLOCKS:
         block = []
         for i in range(layers):
             block.append(Inverted(before, channels, stride if i == 0 else 1, factor))
@@ -52,6 +61,6 @@ def mobilenet(n_classes: int = 10) -> nn.Sequential:
     blocks[-1] += [*head, nn.Dropout(0.2), nn.Linear(640, n_classes)]
     network = nn.Sequential(*(nn.Sequential(*block) for block in blocks))
     network.input_size = 32
-    network.exits = (2, 3, 4, 6)
-    network.splits = (0, 2, 3, 4, 5)
+    network.exits = (2, 3, 4, 5, 6, 7, 8)
+    network.splits = (0, 4, 6)
     return network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from cnn.network import weights_file as checkpoint
 from cnn.network.adapt import AdaptConfig, adapt
 from cnn.network.added_parts import latent_shape, run_counted
 from cnn.network.block_network import BlockNetwork, as_channels
+from cnn.network.checked_export import MOST_INT8_LOSS, int8_wins
 from cnn.network.export_bundle import write_bundle
 from cnn.network.user_network import (
     Definition,
@@ -265,6 +267,42 @@ def test_int8_bundles_keep_the_answers(
     card = adapt(definition, *data, config, tmp_path, progress=False)
     assert load_bundle(tmp_path / "bundle").manifest["precision"] == "int8"
     assert card["main_accuracy"] >= 0.9
+    assert card["weights"] == "int8"
+    assert not any("int8" in line for line in card["why"])
+
+
+@pytest.mark.parametrize(
+    ("float32_ms", "int8_ms", "loss", "wins"),
+    [
+        (2.0, 1.0, 0.0, True),
+        (2.0, 1.0, MOST_INT8_LOSS, True),
+        (2.0, 1.0, MOST_INT8_LOSS + 1e-9, False),
+        (1.0, 2.0, -0.1, False),
+        (1.0, 1.0, 0.0, False),
+    ],
+)
+def test_int8_wins_if_it_is_faster_and_as_right(
+    float32_ms: float, int8_ms: float, loss: float, wins: bool
+) -> None:
+    assert int8_wins(float32_ms, int8_ms, loss) is wins
+
+
+def test_auto_takes_what_it_measured_to_be_better(
+    definition: Definition, data: tuple[ImageSet, ImageSet], tmp_path: Path
+) -> None:
+    config = replace(QUICK, bottleneck_epochs=1, precision="auto")
+    said: list[str] = []
+    card = adapt(definition, *data, config, tmp_path, progress=False, report=said.append)
+    (line,) = [line for line in said if "with int8" in line]
+    assert line in card["why"]
+    with_int8, without, points = map(float, re.findall(r"-?[0-9]+\.[0-9]+", line))
+    wins = line.startswith("int8: ")
+    if with_int8 != without:  # two digits are said
+        assert wins == int8_wins(without, with_int8, points / 100)
+    assert load_bundle(tmp_path / "bundle").manifest["precision"] == line.split(":")[0]
+    assert (card["weights"] == "int8") is wins
+    # A choice by time is not in the bundle's record: only its outcome is.
+    assert line not in (tmp_path / "bundle" / "manifest.json").read_text()
 
 
 # --- What is chosen where nothing is stated -----------------------------------------------------
@@ -468,8 +506,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "blocks", "exits"),
     [
         ("resnet.py:resnet20", 6, 6),
-        ("resnet.py:resnet9", 8, 7),
-        ("mobilenet.py:mobilenet", 6, 4),
+        ("resnet.py:resnet9", 7, 3),
+        ("mobilenet.py:mobilenet", 8, 7),
         ("plain.py:plain", 3, 3),
     ],
 )
