@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,6 +58,11 @@ class TrainConfig(FitConfig):
     threads: int = 0
 
 
+def _above_bars(line: str) -> None:
+    """A line of progress, on standard error as the bars are: results alone go to the output."""
+    tqdm.write(line, file=sys.stderr)
+
+
 def exit_loss(logits: list[Tensor], labels: Tensor, config: TrainConfig) -> Tensor:
     """Weighted cross entropy of every exit plus distillation from the main exit.
 
@@ -90,6 +96,7 @@ def train(
     *,
     resume: bool = False,
     progress: bool = True,
+    report: Callable[[str], None] = _above_bars,
 ) -> Path:
     """Fit the backbone and exits; returns the path of the final checkpoint.
 
@@ -147,7 +154,7 @@ def train(
             for e, a in zip(model.topology.exits, accuracy, strict=True):
                 board.add_scalar(f"accuracy/val_exit{e}", a, epoch)
             if progress:
-                tqdm.write(f"epoch {epoch}: val " + " ".join(f"{a:.4f}" for a in accuracy))
+                report(f"epoch {epoch}: val " + " ".join(f"{a:.4f}" for a in accuracy))
             checkpoint.save_next(last, {"run": run, **fitting.state(), "history": history})
     final = out / "backbone.pt"
     checkpoint.save(final, checkpoint.model_state(fitting.averaged.model))
@@ -254,7 +261,7 @@ def train_bottlenecks(
     *,
     resume: bool = False,
     progress: bool = True,
-    report: Callable[[str], None] = tqdm.write,
+    report: Callable[[str], None] = _above_bars,
 ) -> Path:
     """Fit encoders and decoders of `net` in place; returns the final checkpoint's path.
 
