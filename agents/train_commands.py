@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agents.run_files import SWEEP, check_run, named
-from agents.train_config import TrainConfig, config_of, setting_help
+from agents.train_config import TrainConfig, config_of, priced, setting_help
 from cnn.common.console import (
     EXIT_INTERRUPTED,
     JsonFlag,
@@ -81,15 +81,20 @@ def train(
     agent.policy. Ctrl-C keeps the work, and --resume continues it.
     """
     check_run(out, resume)
-    config = config_of(_given(context), out, resume)
+    given = _given(context)
+    config = config_of(given, out, resume)
     from agents.terminal import training_progress
     from agents.training import train as run_training
+    from agents.training import world_of
 
+    world = world_of(config, out if resume else None)
+    if not resume:
+        config = priced(config, world.accuracy_floor, given)
     with (
         _resumed_with(f"sliproad agent train --resume --out {shlex.quote(str(out))}"),
         training_progress(stderr_console(), config.steps) as report,
     ):
-        result = run_training(config, out, resume=resume, report=report)
+        result = run_training(config, out, world=world, resume=resume, report=report)
     for line in said(result):
         typer.echo(line)
     if json:

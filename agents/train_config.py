@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +37,9 @@ MARGIN: Final = 0.001
 A bootstrap over the 196 policy-train tracks puts the loss of exit 1 against the main exit at 0.82
 points and its one-sided 95 % bound at 1.24: 0.4 points may be missing on other tracks.
 """
+PRICED_ERRORS: Final = 0.015
+"""Share of wrong answers up to which `dual_start` and `dual_rate` stay as they are (`priced`)."""
+_OF_FLOOR: Final = " (the default falls with the floor below 98.5 %)"
 MAX_ROLLOUT: Final = 2**22
 """Decisions of a rollout: an observation takes some 170 bytes, so this is 0.7 GB."""
 
@@ -85,8 +88,8 @@ class TrainConfig:
     gae_lambda: float = _number(0.9, 0, 1, "Of generalised advantage estimation")
     entropy: float = _number(0.01, 0, 100, "PPO's entropy bonus at the start")
     hidden: int = _number(64, 1, 2048, "Width of both layers")
-    dual_rate: float = _number(300.0, 0, 1e6, "How fast that price follows missing accuracy")
-    dual_start: float = _number(10.0, 0, 1e6, "Price of a wrong answer at the start")
+    dual_rate: float = _number(300.0, 0, 1e6, "How fast it follows missing accuracy" + _OF_FLOOR)
+    dual_start: float = _number(10.0, 0, 1e6, "Price of a wrong answer at the start" + _OF_FLOOR)
     margin: float = _number(MARGIN, 0, 1, "Accuracy asked for above the floor")
     validate_every: int = _number(250_000, 1, 10**10, "Decisions between two validations")
     validate_drives: int = _number(256, 1, 10_000, "Drives of one validation")
@@ -244,3 +247,21 @@ def config_of(given: Mapping[str, Any], out: Path, resume: bool) -> TrainConfig:
         return replace(TrainConfig.load(out / CONFIG), **settings)
     defaults = STAGED_SETTINGS if given.get("env") == "staged" else {}
     return TrainConfig(**{**defaults, **settings})
+
+
+def priced(config: TrainConfig, floor: float, given: Collection[str]) -> TrainConfig:
+    """`config` with a price of wrong answers for that floor, where none is `given`.
+
+    A policy that is still learning misses the floor by some share of the errors that the floor
+    allows. So where it allows more than `PRICED_ERRORS`, the defaults of `dual_start` and
+    `dual_rate` are lower in proportion; otherwise the price would rise far above what it must be,
+    and most of the training would be spent on its way back.
+
+    Args:
+        config: of a run that is not resumed.
+        floor: accuracy floor, in [0, 1].
+        given: names of the settings that the user chose; they stay.
+    """
+    share = min(1.0, PRICED_ERRORS / max(1 - floor, 1e-9))
+    names = [name for name in ("dual_start", "dual_rate") if name not in given]
+    return replace(config, **{name: share * getattr(config, name) for name in names})
