@@ -28,6 +28,7 @@ TRAINING_MODULES = {
     "cnn/network/added_parts.py",
     "cnn/network/augment.py",
     "cnn/network/block_network.py",
+    "cnn/network/checked_export.py",
     "cnn/network/weights_file.py",
     "cnn/network/export_bundle.py",
     "cnn/network/vgg.py",
