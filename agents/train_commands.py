@@ -87,8 +87,8 @@ def train(
     from agents.training import train as run_training
     from agents.training import world_of
 
-    world = world_of(config, out if resume else None)
-    if not resume:
+    world = None if resume else world_of(config)
+    if world is not None:
         config = priced(config, world.accuracy_floor, given)
     with (
         _resumed_with(f"sliproad agent train --resume --out {shlex.quote(str(out))}"),

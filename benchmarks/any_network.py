@@ -84,7 +84,7 @@ NETWORKS: Final = {
         "--train --epochs 12 --payload 1",
     ),
 }
-"""The residual one and that of ONNX end two of their blocks in few channels (`resnet9`)."""
+"""The blocks behind which these are split end in few channels, so that little must be sent."""
 
 
 def sliproad(line: str) -> dict[str, Any]:

@@ -124,6 +124,12 @@ def action_reliability(
     return out
 
 
+def action_accuracy(logits: NDArray[np.float32], labels: NDArray[np.int16]) -> NDArray[np.float64]:
+    """Share of right answers of every action, float64 (A,), from logits (N, A, n_classes)."""
+    accuracy: NDArray[np.float64] = (logits.argmax(2) == labels[:, None]).mean(0)
+    return accuracy
+
+
 def evaluate(
     runtime: SplitRuntime,
     data: ImageSet,
@@ -149,11 +155,11 @@ def evaluate(
     logits = collect_logits(runtime, data, progress)
     after = action_reliability(logits, data.label, bundle.temperatures)
     before = action_reliability(logits, data.label, (1.0,) * topology.n_actions)
-    correct = logits.argmax(2) == data.label[:, None]
+    accuracy = action_accuracy(logits, data.label)
 
     def entry(a: Action) -> dict[str, float]:
         return {
-            "accuracy": float(correct[:, a.index].mean()),
+            "accuracy": float(accuracy[a.index]),
             "ece": after[a.index].ece,
             "ece_uncalibrated": before[a.index].ece,
         }

@@ -16,10 +16,11 @@ from cnn.common.files import write_text
 from cnn.data.image_set import ImageSet
 from cnn.model_config import NetworkConfig
 from cnn.network import weights_file as checkpoint
+from cnn.network.accuracy import action_accuracy
 from cnn.network.adapt_card import card_text
 from cnn.network.block_network import BlockNetwork, as_channels
 from cnn.network.block_times import block_times
-from cnn.network.checked_export import CHECKED, TIMED, export_with, has_onnx
+from cnn.network.checked_export import CHECKED, export_with, has_onnx
 from cnn.network.export_bundle import write_bundle
 from cnn.network.fitting import to_batch
 from cnn.network.pipeline import Calibration
@@ -169,7 +170,7 @@ def adapt(
         class_names=fit.class_names,
     )
     # Times, and what follows from them, are not in the bundle: they differ each time.
-    times = block_times(bundle, few.images[:TIMED])
+    times = block_times(bundle, few.images)
     card = {**summary(card), **card, "bundle": str(bundle.path), "hash": bundle.hash, "ms": times}
     card["why"] = [*why, chosen] if chosen else why
     write_text(out / CARD, card_text(card))
@@ -296,12 +297,12 @@ def _block_rows(net: BlockNetwork, measured: Sequence[MeasuredBlock]) -> list[di
 def _action_rows(
     net: BlockNetwork, val: ImageSet, calibration: Calibration
 ) -> dict[str, dict[str, Any]]:
-    correct = calibration.logits.argmax(2) == val.label[:, None]
+    accuracy = action_accuracy(calibration.logits, val.label)
     return {
         a.name: {
             "exit": a.exit,
             "split": a.split,
-            "accuracy": float(correct[:, a.index].mean()),
+            "accuracy": float(accuracy[a.index]),
             "ece": calibration.record["ece_after"][a.index],
             "ece_uncalibrated": calibration.record["ece_before"][a.index],
             "payload_bytes": int(net.topology.payload_bytes[a.index]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from cnn.common.console import warn
 from cnn.common.errors import BundleError
 from cnn.data.image_set import ImageSet
-from cnn.network.accuracy import softmax
+from cnn.network.accuracy import action_accuracy, softmax
 from cnn.network.block_network import BlockNetwork
 from cnn.network.block_times import block_times
 from cnn.network.export_bundle import write_bundle
@@ -30,8 +29,6 @@ MOST_INT8_LOSS: Final = 0.005
 """Largest loss of accuracy, of any action, with which int8 is taken."""
 CHECKED: Final = 128
 """Images on which export and torch are compared."""
-TIMED: Final = 20
-"""Images on which the parts are timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +75,8 @@ def export_with(
         return checked_export(net, val, int8_calibration(fit, precision, seed)), ""
     plain = checked_export(net, val, None)
     int8 = checked_export(net, val, int8_calibration(fit, "int8", seed))
-    right = [(e.calibration.logits.argmax(2) == val.label[:, None]).mean(0) for e in (plain, int8)]
-    loss = float((right[0] - right[1]).max())
+    right = (action_accuracy(e.calibration.logits, val.label) for e in (plain, int8))
+    loss = float(np.subtract(*right).max())
     before_ms, after_ms = (full_local_ms(net, val, export) for export in (plain, int8))
     wins = int8_wins(before_ms, after_ms, loss)
     line = (
@@ -99,13 +96,9 @@ def full_local_ms(net: BlockNetwork, val: ImageSet, export: Export) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "timed"
         bundle = write_bundle(net, path, int8_images=export.int8_images, half=export.half)
-        return full_local_of(block_times(bundle, val.images[:TIMED]), net.topology.n_blocks)
-
-
-def full_local_of(times_ms: Mapping[str, float], n_blocks: int) -> float:
-    """Full local's share of what `block_times` returns, in milliseconds."""
-    blocks = sum(times_ms[f"block{b}"] for b in range(1, n_blocks + 1))
-    return blocks + times_ms[f"exit{n_blocks}"]
+        times_ms = block_times(bundle, val.images)
+    n = net.topology.n_blocks
+    return sum(times_ms[f"block{b}"] for b in range(1, n + 1)) + times_ms[f"exit{n}"]
 
 
 def checked_export(

@@ -96,7 +96,6 @@ def train(
     *,
     resume: bool = False,
     progress: bool = True,
-    report: Callable[[str], None] = _above_bars,
 ) -> Path:
     """Fit the backbone and exits; returns the path of the final checkpoint.
 
@@ -154,7 +153,7 @@ def train(
             for e, a in zip(model.topology.exits, accuracy, strict=True):
                 board.add_scalar(f"accuracy/val_exit{e}", a, epoch)
             if progress:
-                report(f"epoch {epoch}: val " + " ".join(f"{a:.4f}" for a in accuracy))
+                _above_bars(f"epoch {epoch}: val " + " ".join(f"{a:.4f}" for a in accuracy))
             checkpoint.save_next(last, {"run": run, **fitting.state(), "history": history})
     final = out / "backbone.pt"
     checkpoint.save(final, checkpoint.model_state(fitting.averaged.model))

@@ -2,7 +2,7 @@
 
 `resnet20` is the network of K. He et al., arXiv 1512.03385, section 4.2: three stages of 16, 32 and
 64 channels, here with a projection where the shape changes. `resnet9` is wide and shallow in their
-manner: quick to train, and with seven exits. Nothing of sliproad is imported.
+manner, with three exits. Nothing of sliproad is imported.
 """
 
 import torch
