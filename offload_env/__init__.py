@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from offload_env.batch_simulator import BatchSimulator
     from offload_env.env import OffloadEnv, OffloadStagedEnv
     from offload_env.episode import episode_keys
+    from offload_env.keep_floor import FloorPrice, KeepFloor
     from offload_env.live_env import OffloadLiveEnv, OffloadLiveStagedEnv
     from offload_env.preferences import ConditionedVectorEnv
     from offload_env.registration import register
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchSimulator",
     "ConditionedVectorEnv",
+    "FloorPrice",
+    "KeepFloor",
     "OffloadEnv",
     "OffloadLiveEnv",
     "OffloadLiveStagedEnv",
@@ -48,6 +51,8 @@ __all__ = [
 _MODULE_OF: Final = {
     "BatchSimulator": "batch_simulator",
     "ConditionedVectorEnv": "preferences",
+    "FloorPrice": "keep_floor",
+    "KeepFloor": "keep_floor",
     "OffloadEnv": "env",
     "OffloadLiveEnv": "live_env",
     "OffloadLiveStagedEnv": "live_env",
