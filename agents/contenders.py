@@ -15,7 +15,7 @@ from agents.evaluation import AGENT, STAGED, Evaluation, Origin, evaluate
 from agents.export_policy import task_of
 from agents.report import write_report
 from agents.run_files import EVALUATION, POLICY, kept_scenario
-from agents.terminal import comparison, steps_progress
+from agents.terminal import comparison, energy_table, floor_table, steps_progress
 from cnn.common.console import stderr_console, warn
 from cnn.common.errors import BundleError, ConfigError, DataError
 from cnn.common.outputs import check_folder
@@ -31,7 +31,7 @@ from testbed.policy.policy_file import PolicyBundle
 from testbed.policy.task_settings import differing, shown
 
 MAX_FRAMES = 2_000_000
-"""Frames of all test drives together; each one takes about 80 bytes for every policy."""
+"""Frames of all test drives together; each one takes about 120 bytes for every policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,8 @@ def judge(
             progress=progress,
             plug_ins=plug_ins,
         )
-    comparison(result).print()
+    for table in (comparison(result), floor_table(result), energy_table(result)):
+        table.print()
     if out is not None:
         result.save(out)
         write_report(result, test_world, agents, out / "report.html")

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from agents.baselines.rules import static_policies
 from agents.baselines.tuning import tuned_baselines
+from agents.energy_figures import EnergyFigures, energy_figures
+from agents.floor_kept import ROUNDING, FloorKept, floor_kept, required, tracks_driven
 from agents.rollout import Rollout, check_network, mean_figures, simulate, summary
 from agents.run_files import write_table
 from cnn.common.files import write_text
@@ -119,9 +121,6 @@ AGENT = "agent"
 STAGED = "staged-agent"
 BEST_STATIC = "best-static"
 CLAIRVOYANT = "clairvoyant"
-_ROUNDING = 1e-9
-"""Means of the same answers in another order differ by this at most; one wrong answer in a
-billion frames would be as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +149,8 @@ class Evaluation:
         measure: ``accuracy``, or ``quality`` if the frames have qualities: then every figure
             named accuracy is a mean quality, and the floor is one of mean quality.
         plug_ins: by name, which plug-in a policy is of, and which of its candidates was chosen.
+        floors: how each policy keeps the floor by drive, track and class.
+        energy: means a frame in several ways, of policies that were driven.
     """
 
     scenario: str
@@ -168,6 +169,8 @@ class Evaluation:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     measure: str = "accuracy"
     plug_ins: Mapping[str, str] = field(default_factory=dict)
+    floors: Mapping[str, FloorKept] = field(default_factory=dict)
+    energy: Mapping[str, EnergyFigures] = field(default_factory=dict)
 
     def keeps_floor(self, name: str) -> bool:
         """Whether a policy's accuracy on these drives is at least the floor."""
@@ -195,6 +198,7 @@ class Evaluation:
             "keeps_floor": None if self.better is None else self.keeps_floor(self.better),
             "delay_gain": local["delay_ms"] / agent["delay_ms"] if agent else None,
             "energy_gain": local["energy_mj"] / agent["energy_mj"] if agent else None,
+            "energy_gains": self._energy_gains(),
             "floor": self.floor,
             "measure": self.measure,
             "best_static": self.best_static,
@@ -209,11 +213,23 @@ class Evaluation:
     def _row(self, name: str) -> dict[str, Any]:
         """One policy in `as_json`: figures, whether they keep the floor, and its file."""
         row: dict[str, Any] = {**self.policies[name], "keeps_floor": self.keeps_floor(name)}
+        if name in self.floors:
+            row |= self.floors[name].as_json()
+        if name in self.energy:
+            row["energy"] = self.energy[name].as_json()
         if name in self.origins:
             row |= self.origins[name].as_json()
         if name in self.plug_ins:
             row["plug_in"] = self.plug_ins[name]
         return row
+
+    def _energy_gains(self) -> dict[str, float]:
+        """Times less energy than full local processing, by what is counted."""
+        if self.better not in self.energy:
+            return {}
+        local, agent = self.energy["full-local"], self.energy[self.better]
+        counted = ("whole", "active", "above_idle")
+        return {name: getattr(local, name) / getattr(agent, name) for name in counted}
 
     def _cost_over(self, name: str) -> dict[str, Any]:
         return {k: asdict(v) for k, v in self.differences.get(name, {}).items()}
@@ -274,6 +290,10 @@ def evaluate(
     policies[CLAIRVOYANT] = mean_figures(
         schedule.cost, schedule.delay_ms, schedule.energy_mj, schedule.accuracy, schedule.miss
     )
+    rows = rollouts["full-local"].row  # the same for every policy
+    answers: dict[str, NDArray[Any]] = {name: r.correct for name, r in rollouts.items()}
+    answers[CLAIRVOYANT] = schedule.accuracy
+    by_track = resamples(tracks_driven(test_world, rows), seed)
     weights = resamples(drives, seed)
     per_drive = {name: r.cost.mean(1) for name, r in rollouts.items()}
 
@@ -300,18 +320,20 @@ def evaluate(
             for name, policy in baselines.items()
             if isinstance(policy, PluggedPolicy)
         },
+        floors={
+            name: floor_kept(test_world, rows, correct, by_track)
+            for name, correct in answers.items()
+        },
+        energy={name: energy_figures(test_world, r) for name, r in rollouts.items()},
     )
 
 
 def keeps(accuracy: float, floor: float) -> bool:
     """Whether an accuracy is at least a floor, up to the rounding of the two means."""
-    return accuracy >= floor - _ROUNDING
+    return accuracy >= floor - ROUNDING
 
 
 def floor_on(world: World, rows: NDArray[np.int64]) -> float:
     """Accuracy required on the frames `rows`: paired, so that no draw of frames is favoured."""
-    constraint = world.scenario.constraint
-    if constraint.accuracy_floor > 0:
-        return constraint.accuracy_floor
-    main = world.topology.main
-    return max(0.0, float(world.correct[rows, main].mean()) - constraint.accuracy_margin)
+    main = float(world.correct[rows, world.topology.main].mean())
+    return max(0.0, required(world, main))

@@ -23,7 +23,7 @@ from agents import action_plots, plots
 from agents.baselines.prediction import reader
 from agents.evaluation import AGENT, BEST_STATIC, STAGED, Evaluation
 from agents.rollout import Rollout, simulate
-from agents.terminal import COLUMNS, cells, comparison
+from agents.terminal import COLUMNS, Comparison, cells, comparison, energy_table, floor_table
 from agents.train_config import MARGIN
 from cnn.common.files import write_text
 from cnn.topology import Topology
@@ -96,6 +96,7 @@ def write_report(
     deadline = world.scenario.timing.deadline_ms
     sections = [
         _comparison(result),
+        *(_as_section(table) for table in (floor_table(result), energy_table(result))),
         _frontier(result),
         _cdfs(result, deadline),
         _shares(result, world.topology),
@@ -137,12 +138,14 @@ def _summary(result: Evaluation) -> str:
     kept = "keeps" if result.keeps_floor(result.better) else "MISSES"
     origin = result.origins.get(result.better)
     who += " (shipped)" if origin is not None and origin.shipped else ""
+    gains = result.as_json()["energy_gains"]
     return (
         f"On {result.drives} drives that training never saw, the {who} needs "
         f"{local['delay_ms'] / agent['delay_ms']:.2f} times less delay and "
-        f"{local['energy_mj'] / agent['energy_mj']:.2f} times less device energy than full local "
-        f"processing, and {kept} the {result.measure} floor ({100 * agent['accuracy']:.2f} % "
-        f"against {100 * result.floor:.2f} %)."
+        f"{gains['active']:.2f} times less energy in its active window (idle time between frames "
+        f"included, {gains['whole']:.2f} times) than full local processing, and {kept} the "
+        f"{result.measure} floor on average ({100 * agent['accuracy']:.2f} % against "
+        f"{100 * result.floor:.2f} %)."
     )
 
 
@@ -178,6 +181,11 @@ def _comparison(result: Evaluation) -> Section:
         + " ".join(f"{note[0].upper()}{note[1:]}." for note in table.notes)
     )
     return Section("Comparison", text, Table(columns, rows))
+
+
+def _as_section(table: Comparison) -> Section:
+    text = " ".join(f"{note[0].upper()}{note[1:]}." for note in table.notes)
+    return Section(table.title, text, Table(table.columns, table.rows))
 
 
 def _live(live: Mapping[str, Mapping[str, float]], text: str) -> Section:

@@ -24,6 +24,9 @@ from testbed.policy.policies import Feedback, Learner, Policy
 
 Floats = NDArray[np.float64]
 
+_PARTS: Final = ("queue_ms", "compute_ms", "exchange_ms", "fallback_ms", "radio_mj")
+"""Of an outcome, kept under the same names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
@@ -41,6 +44,8 @@ class Rollout:
             policies).
         row: int64, row of the frame table.
         status: int64, of `offload_env.simulator`.
+        queue_ms, compute_ms, exchange_ms, fallback_ms, radio_mj: float64, as in
+            `offload_env.outcome.Outcome`.
     """
 
     policy: str
@@ -55,6 +60,11 @@ class Rollout:
     uplink_mbps: Floats
     row: NDArray[np.int64]
     status: NDArray[np.int64]
+    queue_ms: Floats
+    compute_ms: Floats
+    exchange_ms: Floats
+    fallback_ms: Floats
+    radio_mj: Floats
 
     def frame(self) -> pd.DataFrame:
         """One row a frame, with ``policy``, ``drive`` and ``frame``."""
@@ -127,6 +137,7 @@ def simulate(
         uplink_mbps=np.stack(rates, axis=1),
         row=row,
         status=status,
+        **{name: stack(name) for name in _PARTS},
     )
 
 

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from agents.evaluation import AGENT, BEST_STATIC, CLAIRVOYANT, Evaluation
+from agents.evaluation import AGENT, BEST_STATIC, CLAIRVOYANT, STAGED, Evaluation
 
 
 @contextmanager
@@ -122,6 +122,56 @@ def comparison(result: Evaluation) -> Comparison:
     shown = (c.replace("accuracy", result.measure) for c in COLUMNS[:-1])
     columns = (*shown, "floor", COLUMNS[-1])
     return Comparison(title + _whose(result), columns, rows, _notes(result))
+
+
+def floor_table(result: Evaluation) -> Comparison:
+    """How each policy keeps the floor beyond the mean, cheapest first."""
+    rows = []
+    for name in sorted(result.floors, key=lambda name: result.policies[name]["cost"]):
+        kept = result.floors[name]
+        over = 100 * (result.policies[name]["accuracy"] - result.floor)
+        worst = "" if kept.worst_class is None else f"{kept.worst_class}"
+        lost = "" if kept.worst_class is None else f"{100 * kept.worst_class_loss:.2f}"
+        shares = (f"{100 * share:.0f}" for share in (kept.drives_below, kept.tracks_below))
+        drive = f"{100 * kept.worst_drive_over:+.2f}"
+        rows.append((_label(result, name), f"{over:+.2f}", *shares, drive, worst, lost))
+    columns = (
+        "policy",
+        "over floor",
+        "drives below %",
+        "resamplings below %",
+        "worst drive",
+        "worst class",
+        "it loses",
+    )
+    notes = [
+        "points above or below the floor on the same frames; a drive's floor is full local "
+        "processing's on that drive less the margin; resamplings are of whole tracks; a class "
+        "loses against full local processing"
+    ]
+    title = f"The {result.measure} floor by drive, track and class"
+    return Comparison(title, columns, rows, notes)
+
+
+def energy_table(result: Evaluation) -> Comparison:
+    """Energy in several ways, of the learnt policies and of full local processing."""
+    names = [name for name in (AGENT, STAGED, "full-local") if name in result.energy]
+    rows = []
+    for name in names:
+        e = result.energy[name]
+        tail = "" if e.modem_with_tail is None else f"{e.modem_with_tail:.1f}"
+        figures = (f"{v:.1f}" for v in (e.whole, e.active, e.above_idle, e.modem))
+        rows.append((_label(result, name), *figures, tail))
+    columns = ("mJ a frame", "whole device", "active", "above idle", "modem", "modem with tail")
+    notes = [
+        "whole device: the idle time between frames as well; active: computing, exchanging and the "
+        "scenario's modem tail, of which the cost is made; above idle: that less the idle power"
+    ]
+    gains = result.as_json()["energy_gains"]
+    if gains:
+        times = ", ".join(f"{v:.2f} ({name.replace('_', ' ')})" for name, v in gains.items())
+        notes.append(f"times less than full local processing, {result.better}: {times}")
+    return Comparison("Energy", columns, rows, notes)
 
 
 def _whose(result: Evaluation) -> str:
