@@ -225,7 +225,7 @@ class Evaluation:
 
     def _energy_gains(self) -> dict[str, float]:
         """Times less energy than full local processing, by what is counted."""
-        if self.better not in self.energy:
+        if self.better is None or self.better not in self.energy:
             return {}
         local, agent = self.energy["full-local"], self.energy[self.better]
         counted = ("whole", "active", "above_idle")

@@ -22,6 +22,10 @@ EXAMPLES = {
         ["--drives", "6"],
         ["e3s3: F1 0.", "best-static: cost", "clairvoyant: cost", "bound: no policy that keeps"],
     ),
+    "06_plain_stable_baselines3.py": (
+        ["--steps", "4096"],
+        ["plain reward:  cost 0.", "with KeepFloor: cost 0.", "price of a wrong answer"],
+    ),
 }
 
 

@@ -102,6 +102,12 @@ def synthetic_traces(seed: int = 5) -> list[Trace]:
 
 
 @pytest.fixture(scope="session")
+def make_table() -> Callable[..., FrameTable]:
+    """See `synthetic_table`."""
+    return synthetic_table
+
+
+@pytest.fixture(scope="session")
 def make_world() -> Callable[..., World]:
     """Builds the synthetic world; keyword arguments replace parts of it."""
 
