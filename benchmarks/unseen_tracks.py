@@ -15,7 +15,6 @@ import argparse
 import json
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +24,13 @@ from agents.evaluation import floor_on
 from agents.rollout import simulate
 from agents.train_config import MARGIN, TrainConfig
 from agents.training import train
-from cnn.frame_table import FrameTable, embedded_table
+from cnn.calibration_tracks import signs_of, some_tracks
+from cnn.frame_table import embedded_table
 from offload_env.episode import episode_keys
 from offload_env.scenario import load_scenario
 from offload_env.world import World, build_world
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.policies import Policy
-
-PLAIN = "policy-train"
-"""The table whose tracks are the physical signs; the varied one repeats them in this order."""
 
 
 def main() -> None:
@@ -47,12 +44,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of folds, training and drives")
     options = parser.parse_args()
     table = embedded_table(load_scenario(options.scenario).frames.train)
-    signs = embedded_table(PLAIN).n_tracks
-    fold = np.random.default_rng(options.seed).permutation(signs) % options.folds
+    sign = signs_of(table)
+    fold = np.random.default_rng(options.seed).permutation(sign.max() + 1) % options.folds
     keys = episode_keys(options.seed + 99, options.drives)
     results = []
     for k in range(options.folds):
-        left_out = fold[table.track % signs] == k
+        left_out = fold[sign] == k
         seen = build_world(options.scenario, table=some_tracks(table, ~left_out))
         unseen = build_world(options.scenario, table=some_tracks(table, left_out))
         config = TrainConfig(
@@ -65,16 +62,6 @@ def main() -> None:
         print(json.dumps(results[-1]), file=sys.stderr, flush=True)
     worst = min(r["unseen"] for r in results)
     print(json.dumps({"folds": results, "worst_unseen": worst, "margin": options.margin}))
-
-
-def some_tracks(table: FrameTable, rows: NDArray[np.bool_]) -> FrameTable:
-    """The rows `rows` (whole tracks), tracks numbered anew."""
-    arrays = {
-        name: getattr(table, name)[rows]
-        for name in ("label", "frame", "prediction", "confidence", "payload_bytes", "features")
-    }
-    track = np.unique(table.track[rows], return_inverse=True)[1].astype(np.int32)
-    return replace(table, track=track, **arrays)
 
 
 def above_floor(world: World, policy: Policy, keys: NDArray[np.uint64]) -> float:

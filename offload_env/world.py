@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn.calibration_tracks import some_tracks
 from cnn.common.errors import ConfigError
 from cnn.frame_table import Correct, FrameTable
 from cnn.topology import Topology
@@ -43,6 +44,7 @@ __all__ = [
     "load_cost",
     "load_table",
     "load_traces",
+    "world_on",
 ]
 
 Floats = NDArray[np.float64]
@@ -247,7 +249,7 @@ def _assemble(
     table, traces = _read_only(table), [_read_only(trace) for trace in traces]
     if train_table is None:
         train_table = table if split == "train" else load_table(scenario, "train")
-    topology, main, schema = table.topology, table.topology.main, schema_of(table.topology)
+    topology, main = table.topology, table.topology.main
     topology.require_same(
         train_table.topology,
         f"training frames ({train_table.source})",
@@ -265,16 +267,13 @@ def _assemble(
     )
     # The noise belongs to the scenario: the same for every seed and every policy.
     rng = np.random.default_rng([zlib.crc32(scenario.name.encode()), SPLITS.index(split)])
-    arrays: dict[str, NDArray[np.float64]] = {
+    arrays: dict[str, Any] = {
         "server_work_ms": scenario.server.work_ms(rng, POOL),
         "device_jitter": jitter_pool(rng, cost.jitter, POOL),
         "server_jitter": jitter_pool(rng, cost.jitter, POOL),
         "device_ms": cost.slowdown * np.array(cost.device_ms),
         "fallback_ms": cost.slowdown * np.array(cost.fallback_ms),
         "server_ms": np.array(cost.server_ms, np.float64),
-        "sent_bytes": np.where(
-            topology.is_local, 0.0, table.payload_bytes + cost.wire_overhead_bytes
-        ),
         "standing_ms": standing_ms(cost),
         "resumed_ms": resumed_ms(cost),
     }
@@ -288,31 +287,58 @@ def _assemble(
             else "none: its frames have no classes",
             hint="correct [constraint] critical_classes",
         )
-    critical = np.isin(table.label, constraint.critical_classes)
     world = World(
         scenario=scenario,
         split=split,
-        table=table,
         cost=cost,
         traces=tuple(traces),
         pool=pool,
-        accuracy_floor=accuracy_floor(table, scenario),
-        critical_floor=(
-            float(table.correct[critical, main].mean()) - constraint.critical_margin
-            if critical.any()
-            else 0.0
-        ),
         settings=settings,
         delay_ref_ms=delay_ref,
         energy_ref_mj=cost.busy_mw * delay_ref / 1e3,
-        correct=table.correct,
-        critical=critical,
-        features=schema.normalise(table.features, schema.features_at),
-        track_start=table.track_starts().astype(np.int64),
-        track_end=np.diff(table.track, append=-1) != 0,
+        **_of_frames(table, cost, scenario),
         **arrays,
     )
     return _read_only(world)
+
+
+def _of_frames(table: FrameTable, cost: CostModel, scenario: Scenario) -> dict[str, Any]:
+    """The attributes of a world that follow from its frames."""
+    topology, schema = table.topology, schema_of(table.topology)
+    critical = np.isin(table.label, scenario.constraint.critical_classes)
+    right = table.correct[critical, topology.main]
+    return {
+        "table": table,
+        "accuracy_floor": accuracy_floor(table, scenario),
+        "critical_floor": (
+            float(right.mean()) - scenario.constraint.critical_margin if len(right) else 0.0
+        ),
+        "sent_bytes": np.where(
+            topology.is_local, 0.0, table.payload_bytes + cost.wire_overhead_bytes
+        ),
+        "correct": table.correct,
+        "critical": critical,
+        "features": schema.normalise(table.features, schema.features_at),
+        "track_start": table.track_starts().astype(np.int64),
+        "track_end": np.diff(table.track, append=-1) != 0,
+    }
+
+
+def world_on(world: World, keep: NDArray[np.bool_]) -> World:
+    """The same world on some of its tracks, such as those that do not calibrate.
+
+    Link, server, noise, costs and what the device is told (`World.settings`) stay as they are, so a
+    policy sees both worlds alike. The required accuracy follows from the tracks that are left.
+
+    Args:
+        world: any world.
+        keep: bool (n_tracks,), as `cnn.calibration_tracks.calibration_tracks` gives it.
+
+    Raises:
+        DataError: if no track is left, or `keep` has another length.
+    """
+    table = _read_only(some_tracks(world.table, keep))
+    return _read_only(replace(world, **_of_frames(table, world.cost, world.scenario)))
 
 
 def _read_only(record: Record) -> Record:
