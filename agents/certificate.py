@@ -1,0 +1,209 @@
+"""A certified floor: which policy keeps its accuracy on signs that nobody has seen, at what level.
+
+The loss of a sign is the mean, over all its frames that were driven, of [main exit's answer is
+right] - [policy's answer is right], from -1 to 1. Signs are the sample, not frames: frames of one
+sign share their fate. Calibration signs are those of `cnn.calibration_tracks`, on which nothing
+was learnt or chosen. The assumption is that they and the signs to come are exchangeable.
+
+Candidates (margins, multipliers) are tested in a fixed order, most careful first, until one is not
+certified: Learn-then-Test with fixed-sequence testing (A. Angelopoulos, S. Bates, E. Candès,
+M. Jordan, L. Lei, "Learn then test", Annals of Applied Statistics 19, 2025, arXiv:2110.01052). The
+probability that any certified one breaks its promise is ``1 - level`` at most, however many
+there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.loss_bounds import least_bound, p_value, upper_bound
+from agents.rollout import Rollout
+from cnn.calibration_tracks import signs_of
+from cnn.common.errors import ConfigError, DataError
+from offload_env.world import World
+
+Floats = NDArray[np.float64]
+
+
+def sign_means(world: World, rows: NDArray[np.int64], values: NDArray[np.generic]) -> Floats:
+    """Mean of one value a frame over each sign's frames, float64 (n_signs,).
+
+    Args:
+        world: whose table the rows are of.
+        rows: int64, of the frames driven, any shape.
+        values: numbers of the same shape, such as a monitor's evidence.
+
+    Raises:
+        DataError: if a sign was never driven past.
+    """
+    sign = signs_of(world.table)[world.table.track[rows.ravel()]]
+    n = int(signs_of(world.table).max()) + 1
+    frames = np.bincount(sign, minlength=n)
+    if not frames.all():
+        raise DataError(
+            f"drives past {np.count_nonzero(frames)} of {n} signs",
+            expected="each of them at least once",
+            hint="drive more drives",
+        )
+    return np.bincount(sign, values.ravel().astype(np.float64), minlength=n) / frames
+
+
+def sign_losses(world: World, rollout: Rollout) -> Floats:
+    """Loss of each sign against full local processing, float64 (n_signs,), -1 to 1.
+
+    A skipped frame has no answer, and counts as wrong.
+
+    Raises:
+        DataError: if a sign was never driven past.
+    """
+    main = world.correct[rollout.row, world.topology.main].astype(np.float64)
+    return sign_means(world, rollout.row, main - rollout.correct)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Result of one Learn-then-Test.
+
+    Attributes:
+        margin: highest mean loss that is promised.
+        level: probability at which the promise is kept, such as 0.95.
+        signs: number of calibration signs.
+        fresh: number of signs whose mean is promised; None is all there will ever be.
+        p_values: of the candidates that were tested, in their order; the last may have failed.
+        chosen: number of the cheapest certified candidate; None if there is none.
+    """
+
+    margin: float
+    level: float
+    signs: int
+    fresh: int | None
+    p_values: tuple[float, ...]
+    chosen: int | None
+
+    @property
+    def possible(self) -> bool:
+        """Whether so few signs could certify this margin at all, had they no loss."""
+        return least_bound(self.signs, self.level) <= self.margin
+
+
+def certify(
+    losses: Floats, costs: Floats, margin: float, level: float, *, fresh: int | None = None
+) -> Certificate:
+    """The cheapest candidate that keeps the margin, at this level.
+
+    Args:
+        losses: float64 (candidates, signs), of calibration signs, each -1 to 1; most careful
+            candidate first. The order must not depend on these losses.
+        costs: float64 (candidates,), to choose by among the certified.
+        margin: highest mean loss that may be promised.
+        level: between 0 and 1.
+        fresh: as of `agents.loss_bounds.p_value`.
+
+    Raises:
+        DataError: if the losses have no candidates, do not fit the costs, or are out of range.
+        ConfigError: if level or `fresh` is out of range.
+    """
+    if losses.ndim != 2 or costs.shape != losses.shape[:1] or not len(costs):
+        raise DataError(
+            f"losses of shape {losses.shape} and costs of shape {costs.shape}",
+            expected="(candidates, signs) and (candidates,)",
+            hint="give one row of losses and one cost a candidate",
+        )
+    if not 0.0 < level < 1.0:
+        raise ConfigError(f"level {level:g}", expected="between 0 and 1", hint="try 0.95")
+    tested: list[float] = []
+    for of_one in losses:
+        tested.append(p_value(of_one, margin, fresh=fresh))
+        if tested[-1] > 1 - level:
+            break
+    certified = len(list(takewhile(lambda p: p <= 1 - level, tested)))
+    chosen = int(np.argmin(costs[:certified])) if certified else None
+    return Certificate(margin, level, losses.shape[1], fresh, tuple(tested), chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """How promises made on some signs were kept on the others, over random divisions of them.
+
+    Attributes:
+        splits: number of divisions.
+        certified_share: share of them in which anything was promised.
+        broken_share: share of them in which the mean loss on the other signs was above the
+            promise.
+        margin: mean of what was promised; NaN if nothing ever was.
+        cost: mean cost of the candidates used: the chosen one, or the first where none was.
+    """
+
+    splits: int
+    certified_share: float
+    broken_share: float
+    margin: float
+    cost: float
+
+
+def resampled(
+    losses: Floats,
+    costs: Floats,
+    margin: float | None,
+    level: float,
+    *,
+    calibration: int,
+    splits: int = 200,
+    seed: int = 0,
+) -> Resampled:
+    """Certify on random parts of the signs, and look at the others.
+
+    Args:
+        losses: float64 (candidates, signs), as of `certify`.
+        costs: float64 (candidates,).
+        margin: promised; None promises of the first candidate what its losses allow, the upper
+            bound at this level.
+        level: between 0 and 1.
+        calibration: number of signs to certify on; the promise is for the mean of the others.
+        splits: number of divisions.
+        seed: of the divisions.
+
+    Raises:
+        ConfigError: if `calibration` leaves no sign on one side, or a number is out of range.
+        DataError: if losses and costs do not fit together.
+    """
+    n = losses.shape[-1]
+    if not 0 < calibration < n or splits < 1:
+        raise ConfigError(
+            f"{splits} splits with {calibration} of {n} signs to calibrate on",
+            expected=f"at least one split, and 1..{n - 1} signs",
+            hint="leave some signs to look at",
+        )
+    promised, broken, used = [], 0, []
+    for known, others in _divisions(n, calibration, splits, seed):
+        chosen: int | None = 0
+        if margin is None:
+            promise = upper_bound(losses[0, known], level, fresh=len(others))
+        else:
+            promise = margin
+            chosen = certify(losses[:, known], costs, margin, level, fresh=len(others)).chosen
+        used.append(costs[chosen or 0])
+        if chosen is not None:
+            promised.append(promise)
+            broken += bool(losses[chosen, others].mean() > promise)
+    return Resampled(
+        splits,
+        len(promised) / splits,
+        broken / splits,
+        float(np.mean(promised)) if promised else float("nan"),
+        float(np.mean(used)),
+    )
+
+
+def _divisions(
+    n: int, calibration: int, splits: int, seed: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    rng = np.random.default_rng(seed)
+    for _ in range(splits):
+        order = rng.permutation(n)
+        yield order[:calibration], order[calibration:]
