@@ -1,17 +1,16 @@
 """An alarm for the device when its mean loss is above the certified one, at any time.
 
-A capital is bet on "the mean is above `limit`". While the mean is at most that, the capital does
-not grow on average, so the probability that it ever reaches ``1 / alpha`` is `alpha` at most,
-however long the device runs and however often it looks (Ville's inequality). That is an e-process
-(I. Waudby-Smith and A. Ramdas, "Estimating means of bounded random variables by betting",
-JRSS B 86, 2024, arXiv:2010.09686; S. Shekhar and A. Ramdas, "Nonparametric two-sample testing by
-betting", IEEE Trans. Inf. Theory 70, 2024, arXiv:2112.09162).
+Capital is bet on "the mean is above `limit`", anew before every unit of evidence (a track), and
+the capitals of all starts are summed. While the mean is at most the limit, a unit adds 1 to the
+sum on average at most. So the mean number of units until the sum reaches `between` is
+`between` at least: that is how far false alarms lie apart, however long the device runs and
+however often it looks. It is the e-detector of J. Shin, A. Ramdas, A. Rinaldo, "E-detectors: a
+nonparametric framework for sequential change detection", NEJSDS 2, 2024, arXiv:2203.03532
+(its Shiryaev-Roberts form), on the bets of I. Waudby-Smith and A. Ramdas, "Estimating means of
+bounded random variables by betting", JRSS B 86, 2024, arXiv:2010.09686.
 
-A capital that was bet while all was well is lost when the change comes. So a part of it is kept for
-every later start: before unit n (from 1) the share ``1/log2(n+1) - 1/log2(n+2)`` starts to be
-bet. All shares sum to 1. (Sums over start times are how J. Shin, A. Ramdas, A. Rinaldo,
-"E-detectors", NEJSDS 2, 2024, arXiv:2203.03532, find a change; here the shares keep the
-probability of a false alarm bounded over all time.)
+A bound on the probability that there is *ever* a false alarm would have to spread that probability
+over all starts to come, and would find a change after a day only after some twice as many tracks.
 """
 
 from __future__ import annotations
@@ -20,12 +19,14 @@ import math
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cnn.common.errors import ConfigError
 
 _STAKES: Final = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
 """Shares of the capital that are bet, side by side with equal parts of it: small ones for evidence
 that is mostly 0, large ones for evidence that hardly spreads."""
+MAX_BETWEEN: Final = 1e12
 
 
 class LossMonitor:
@@ -36,11 +37,8 @@ class LossMonitor:
     its mean over the calibration tracks (`agents.loss_bounds.upper_bound` with low 0):
 
     * with labels, 1 - correct, for the frames that have one;
-    * without labels, 1 - calibrated confidence of the answer;
+    * without labels, 1 - calibrated confidence of the answer, or its square root;
     * without labels, whether two exits, or an exit and the track's last answer, disagree.
-
-    A frame that was skipped got no answer: its evidence is 1, if such frames counted so in the
-    limit. Several kinds are several monitors, each with its part of `alpha`.
 
     The mean is to be at most `limit` whatever came before. Frames of one track do not fulfil that:
     after a wrong answer the next one is likely wrong, too. So frames are given with `add_frame`,
@@ -49,32 +47,31 @@ class LossMonitor:
 
     Args:
         limit: highest mean of the evidence that is no reason for an alarm, between 0 and 1.
-        alpha: probability of a false alarm, ever, between 0 and 1.
+        between: mean number of tracks between false alarms, at least; above 1.
 
     Attributes:
-        alarm: whether the capital has ever reached ``1 / alpha``.
-        capital: now (the e-value); 1 at the start.
+        alarm: whether the capital has reached `between`.
+        capital: now, all starts together; 0 at the beginning.
         units: number of evidences that were bet on.
 
     Raises:
-        ConfigError: if `limit` or `alpha` is out of its range.
+        ConfigError: if `limit` or `between` is out of its range.
     """
 
-    def __init__(self, limit: float, alpha: float = 0.01) -> None:
-        for name, value in (("limit", limit), ("alpha", alpha)):
-            if not 0.0 < value < 1.0:
-                raise ConfigError(
-                    f"{name} {value:g} of a loss monitor",
-                    expected="between 0 and 1",
-                    hint="take the limit from calibration tracks, and 0.01 for alpha",
-                )
-        self.limit, self.alpha = limit, alpha
+    def __init__(self, limit: float, between: float) -> None:
+        if not (0.0 < limit < 1.0 and 1.0 < between <= MAX_BETWEEN):
+            raise ConfigError(
+                f"limit {limit:g} of a loss monitor, {between:g} tracks between false alarms",
+                expected=f"a limit between 0 and 1, and more than 1 track, {MAX_BETWEEN:g} at most",
+                hint="take the limit from calibration tracks",
+            )
+        self.limit, self.between = limit, between
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew, with another probability of `alpha` for a false alarm."""
-        self.alarm, self.capital, self.units = False, 1.0, 0
-        self._started = np.zeros(len(_STAKES))
+        """Begin anew."""
+        self.alarm, self.capital, self.units = False, 0.0, 0
+        self._capitals: NDArray[np.float64] = np.zeros(len(_STAKES))
         self._track_sum, self._track_frames = 0.0, 0
 
     def add(self, evidence: float) -> bool:
@@ -87,12 +84,9 @@ class LossMonitor:
         if self.alarm:
             return True
         self.units += 1
-        kept = 1 / math.log2(self.units + 2)
-        starts = 1 / math.log2(self.units + 1) - kept
-        payoff = 1.0 + _STAKES * (evidence / self.limit - 1.0)
-        self._started = (self._started + starts) * payoff
-        self.capital = float(self._started.mean()) + kept
-        self.alarm = self.capital >= 1 / self.alpha
+        self._capitals = (self._capitals + 1.0) * (1.0 + _STAKES * (evidence / self.limit - 1.0))
+        self.capital = float(self._capitals.mean())
+        self.alarm = self.capital >= self.between
         return self.alarm
 
     def add_frame(self, evidence: float, *, starts_track: bool) -> bool:

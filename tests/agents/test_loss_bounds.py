@@ -34,15 +34,21 @@ def test_the_hypothesis_is_wrongly_rejected_as_seldom_as_said(
             assert chance[p <= d].sum() <= d
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_no_bound_is_below_the_exact_one_of_failures(method: Method) -> None:
-    """Clopper and Pearson's bound is the least that is valid for 0/1 losses and rises with k."""
+@pytest.mark.parametrize(("method", "within"), [("betting", 0.12), ("hoeffding-bentkus", 0.05)])
+def test_no_bound_is_below_the_exact_one_of_failures(method: Method, within: float) -> None:
+    """Clopper and Pearson's bound is the least that is valid for 0/1 losses and rises with k.
+
+    Betting on the best stake, were it known, would be 0.056 above it at most: that is the price
+    of Markov's inequality. The mixture of stakes adds as much: half of the capital is on stake
+    1, where no track has a loss, so that the others have a fourteenth each. With 0.3 on it the
+    worst is 0.108, but the bound of 195 tracks without a loss grows from 1.80 to 2.00 points.
+    """
     n = 30
     for k in range(n):
         exact = float(beta.ppf(0.95, k + 1, n - k))
         bound = upper_bound(failures(k, n), 0.95, method=method, low=0.0)
         assert exact <= bound
-        assert bound <= exact + 0.15
+        assert bound <= exact + within
 
 
 def test_the_least_bound_is_that_of_no_failure() -> None:
