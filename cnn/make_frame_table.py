@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from cnn.common.errors import ConfigError, DataError, narrowed
 from cnn.data.image_set import SPLICED, ImageSet
 from cnn.frame_table import FEATURES, FrameTable, frame_features, join_tables
 from cnn.runtime import SplitRuntime
+
+_SKY: Final = 0.9
+"""Brightness of the sky in fog, share of full scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Condition:
             the width).
         wobble: standard deviation of shift and zoom from frame to frame.
         dirt: (left, top, width, height, grey) of a covering patch, shares; None without.
+        fog: share of the sign's light that does not arrive; as much of a bright sky's arrives
+            instead (Koschmieder's law of contrast in haze).
     """
 
     gamma: float = 1.0
@@ -46,6 +52,7 @@ class Condition:
     shift: tuple[float, float] = (0.0, 0.0)
     wobble: float = 0.0
     dirt: tuple[float, float, float, float, float] | None = None
+    fog: float = 0.0
 
 
 def draw_condition(rng: np.random.Generator, strength: float) -> Condition:
@@ -95,6 +102,8 @@ def see(
         rows = slice(max(0, round(top * height)), max(0, round((top + h) * height)))
         columns = slice(max(0, round(left * width)), max(0, round((left + w) * width)))
         x[rows, columns] = grey
+    if condition.fog:
+        x = x * np.float32(1.0 - condition.fog) + np.float32(condition.fog * _SKY)
     x = np.power(x, np.float32(condition.gamma))
     mean = x.mean()
     x = ((x - mean) * condition.contrast + mean) * condition.gain
@@ -144,6 +153,13 @@ def another_drive(data: ImageSet, strength: float, seed: int) -> ImageSet:
             rng = np.random.default_rng([seed, *name.encode()])
             condition, previous = draw_condition(rng, strength * rng.random()), name
         images[i] = see(data.images[i], condition, rng)
+    return replace(data, images=images)
+
+
+def under(data: ImageSet, condition: Condition) -> ImageSet:
+    """The same frames, all under one condition: a shift that the network was not trained for."""
+    rng = np.random.default_rng(0)
+    images = np.stack([see(image, condition, rng) for image in data.images])
     return replace(data, images=images)
 
 

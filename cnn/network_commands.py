@@ -198,12 +198,22 @@ def table(
     strength: Annotated[
         float, typer.Option(min=0.0, max=2.0, help="How bad those days' light and optics get.")
     ] = 1.1,
+    blur: Annotated[
+        float,
+        typer.Option(min=0.0, max=20.0, help="Blur all frames, standard deviation in pixels."),
+    ] = 0.0,
+    fog: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Put fog on all frames, share of light lost.")
+    ] = 0.0,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     providers: ProvidersOption = "CPUExecutionProvider",
     as_json: JsonFlag = False,
 ) -> None:
-    """Run every frame of a part through all actions of the exported network."""
+    """Run every frame of a part through all actions of the exported network.
+
+    --blur and --fog show what the network was not trained for (sliproad agent certify --shifted).
+    """
     check_file(out, FRAME_TABLE, room=_TABLE_BYTES * (1 + drives))
     if imported is not None:
         _import_table(imported, out, given_options(context), as_json)
@@ -211,13 +221,16 @@ def table(
     from tqdm import tqdm
 
     from cnn.data.load_images import images_for
-    from cnn.make_frame_table import make_varied_table
+    from cnn.make_frame_table import Condition, make_varied_table, under
     from cnn.runtime import SplitRuntime
 
     known = _known_part(part)
     loaded = load_bundle(bundle)
     runtime = SplitRuntime(loaded, threads, providers.split(","))
     images, source = images_for(loaded, data_folder(data), known, limit)
+    if blur or fog:
+        images = under(images, Condition(blur_px=blur, fog=fog))
+        source += f", blur {blur:g} px, fog {fog:g}"
     with tqdm(total=len(images) * (1 + drives), desc=part, unit="frame") as bar:
         made = make_varied_table(
             runtime,

@@ -5,7 +5,7 @@ import pytest
 
 from cnn.common.errors import ConfigError
 from cnn.data.image_set import ImageSet
-from cnn.make_frame_table import Condition, another_drive, draw_condition, see
+from cnn.make_frame_table import Condition, another_drive, draw_condition, see, under
 
 
 def ramp(size: int = 48) -> np.ndarray:
@@ -80,3 +80,16 @@ def test_strength_scales_and_is_checked() -> None:
     assert severity(1.0) == pytest.approx(2 * severity(0.5), rel=0.05)
     with pytest.raises(ConfigError, match="strength"):
         another_drive(tracks(), 3.0, 0)
+
+
+def test_one_shift_for_all_frames() -> None:
+    """Fog by hand: the light that is left, and the sky's; a blur takes the edges' contrast."""
+    data = tracks(1, 2)
+    foggy = under(data, Condition(fog=0.75)).images.astype(float)
+    np.testing.assert_allclose(foggy, 0.25 * data.images + 0.75 * 0.9 * 255, atol=0.51)
+    np.testing.assert_array_equal(under(data, Condition(fog=1.0)).images, round(0.9 * 255))
+    steep = tracks(1, 1)
+    steep.images[:, :, :24], steep.images[:, :, 24:] = 0, 200
+    blurred = under(steep, Condition(blur_px=3.0)).images[0, 24, :, 0].astype(int)
+    assert 80 < blurred[23] < blurred[24] < 120
+    assert np.diff(blurred).max() < 40
