@@ -14,6 +14,8 @@ there are.
 
 from __future__ import annotations
 
+import bisect
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
@@ -63,6 +65,31 @@ def sign_losses(world: World, rollout: Rollout) -> Floats:
     """
     main = world.correct[rollout.row, world.topology.main].astype(np.float64)
     return sign_means(world, rollout.row, main - rollout.correct)
+
+
+def mean_loss(world: World, rollout: Rollout) -> float:
+    """Mean over frames of [main exit is right] - [policy is right]; a skipped frame is wrong."""
+    return float((world.correct[rollout.row, world.topology.main] - 1.0 * rollout.correct).mean())
+
+
+def signs_needed(margin: float, level: float) -> int:
+    """Signs that certify this margin if none of them has a loss (`agents.loss_bounds`).
+
+    Raises:
+        ConfigError: if the margin or the level is not between 0 and 1.
+    """
+    for name, value in (("margin", margin), ("level", level)):
+        if not 0.0 < value < 1.0:
+            raise ConfigError(
+                f"{name} {value:g}", expected="between 0 and 1", hint="try --margin 0.02, 0.95"
+            )
+
+    def enough(n: int) -> bool:
+        return p_value(np.zeros(n), margin) <= 1 - level
+
+    # From Clopper and Pearson's number, which no method beats, to twice that, which surely does.
+    least = math.ceil(math.log(1 - level) / math.log1p(-margin))
+    return least + bisect.bisect_left(range(least, 3 * least + 3), True, key=enough)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import cnn
+from agents.certify_command import certify
 from agents.run_files import DEMO, check_run
 from agents.scenario_commands import new_scenario, scenarios
 from agents.train_commands import export, sweep, train
@@ -246,7 +247,7 @@ app.add_typer(cnn_app, name="cnn", help="Train, evaluate and export the split ne
 app.add_typer(testbed_app, name="testbed", help="Run device, server and link; measure; fit costs.")
 app.add_typer(agent_app, name="agent", help="Train, evaluate and export policies.")
 app.command()(demo)
-for command in (train, evaluate, scenarios, new_scenario, export, sweep, estimate):
+for command in (train, evaluate, certify, scenarios, new_scenario, export, sweep, estimate):
     agent_app.command()(command)
 
 

@@ -60,7 +60,10 @@ class PolicyBundle:
             and ``fields``), ``bundle_hash`` (model bundle), ``topology`` (of its network; absent
             for the shipped one), ``scenario``, ``algorithm``,
             ``metrics``, ``provenance``, ``created``, in format 2 ``task``
-            (`testbed.policy.task_settings.Task`) and, for an MLP, ``layers`` and ``activation``.
+            (`testbed.policy.task_settings.Task`), for an MLP ``layers`` and ``activation``, and
+            ``certificate`` if `sliproad agent certify` wrote it: ``level`` and ``margin`` of what
+            is promised, the ``floor`` that it makes, on how many ``signs`` of which ``frames``,
+            the ``price`` on disagreement in the weights, and the device ``monitor``'s limit.
         arrays: float32 arrays by name (``weight0``, ``bias0``, ...).
     """
 
@@ -225,6 +228,7 @@ def check_manifest(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[np.
     for key in ("observation", "metrics", "provenance"):
         if not isinstance(manifest.get(key) or {}, Mapping):
             raise ValueError(f"{key} is no JSON object")
+    _certificate(manifest.get("certificate"))
     kind = manifest.get("kind")
     if kind not in KINDS:
         return
@@ -244,6 +248,17 @@ def check_manifest(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[np.
         raise ValueError(f"a layer wider than {MAX_WIDTH}")
     if n_layers and arrays["weight0"].shape[-1:] != (n_inputs,):
         raise ValueError(f"a network that does not read {n_inputs} numbers")
+
+
+def _certificate(promise: Any) -> None:
+    if promise is None:
+        return
+    if not isinstance(promise, Mapping):
+        raise ValueError("certificate is no JSON object")
+    for key in ("level", "margin"):
+        value = promise.get(key)
+        if type(value) is not float or not 0.0 < value < 1.0:
+            raise ValueError(f"certificate's {key} {shown(value)}, not between 0 and 1")
 
 
 def _text(key: str, value: Any) -> None:

@@ -1,0 +1,151 @@
+"""``sliproad agent certify``: a floor with a number on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agents.run_files import named
+from cnn.common.console import JsonFlag, SeedOption, emit_json
+from cnn.common.errors import ConfigError, require
+from cnn.common.outputs import check_file
+from testbed.common.output_kinds import POLICY
+
+if TYPE_CHECKING:
+    from agents.certify import Certified
+
+
+def certify(
+    scenario: Annotated[
+        str,
+        typer.Option(
+            help="Scenario's name or TOML file; if left out the one that the policy was trained "
+            "for, or urban-5g.",
+            show_default=False,
+        ),
+    ] = "",
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Policy file or run's folder; the shipped staged policy if left out."),
+    ] = None,
+    level: Annotated[
+        float, typer.Option(help="Probability at which the promise is kept, between 0 and 1.")
+    ] = 0.95,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Mean loss of accuracy that is promised at most; the scenario's if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    frames: Annotated[
+        Path | None,
+        typer.Option(
+            help="Frame table (.npz) of the calibration signs; the scenario's test frames if left "
+            "out. The policy must not have learnt on them."
+        ),
+    ] = None,
+    shifted: Annotated[
+        Path | None,
+        typer.Option(
+            help="Frame table (.npz) under conditions that the network was not trained for "
+            "(sliproad cnn table --blur, --fog): how soon the monitor alarms."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Policy file to write, .policy, with its certificate.")
+    ] = None,
+    seed: SeedOption = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Certify that a policy keeps its accuracy on signs that nobody has seen.
+
+    Tests the policy and more careful versions of it, and takes the cheapest that keeps the margin
+    at this level. Says so where these signs are too few. docs/certificate.md explains it.
+    """
+    if out is not None:
+        check_file(named(out), POLICY)
+    from agents.certify import certify_policy
+    from agents.contenders import (
+        contender,
+        scenario_to_judge,
+        shipped_path,
+        warn_of_other_task,
+    )
+    from agents.export_policy import write
+    from cnn.frame_table import FrameTable
+    from offload_env.world import build_world, load_table
+
+    paths = [] if policy is None else [policy]
+    loaded = [contender(path, None) for path in paths]
+    chosen = scenario_to_judge(scenario, paths, loaded)
+    if not loaded:
+        path = shipped_path(chosen.name, staged=True)
+        require(
+            path.is_file(),
+            f"scenario {chosen.name}, for which no policy is shipped",
+            "a policy to certify",
+            "give the policy file or the run's folder with --policy",
+        )
+        loaded = [contender(path, None, shipped=True)]
+    bundle, path = loaded[0].bundle, loaded[0].origin.path
+    warn_of_other_task(path, bundle, build_world(chosen))
+    found = certify_policy(
+        bundle,
+        chosen,
+        load_table(chosen, "test") if frames is None else FrameTable.load(frames),
+        level=level,
+        margin=chosen.constraint.accuracy_margin if margin is None else margin,
+        seed=seed,
+        shifted=None if shifted is None else FrameTable.load(shifted),
+    )
+    for line in _lines(found):
+        typer.echo(line)
+    written = None
+    if out is not None and found.bundle is not None:
+        written = write(found.bundle, out)
+        typer.echo(f"policy {written}")
+    if json:
+        named_by = {"scenario": chosen.name, "policy": str(path)}
+        emit_json({**named_by, **found.as_json(), "written": written and str(written)})
+    if out is not None and found.bundle is None:
+        raise ConfigError(
+            f"margin {found.margin:g} at level {found.level:g}, which is not certified",
+            expected="a margin that these signs can certify",
+            hint=f"nothing is written; give more signs, or --margin "
+            f"{found.smallest_margin:.4f} or larger",
+        )
+
+
+def _lines(found: Certified) -> list[str]:
+    """What was found, in sentences."""
+    points, monitor = 100 * found.margin, found.monitor
+    promise = f"mean loss of at most {points:.2f} points at level {found.level:g}"
+    if found.cost_factor is None:
+        said = [
+            f"NOT CERTIFIED: {promise}. It takes {found.signs_needed} signs without any loss, and "
+            f"these are {found.signs}; the smallest margin that the most careful candidate keeps "
+            f"on them is {100 * found.smallest_margin:.2f} points"
+        ]
+    else:
+        said = [
+            f"certified: {promise}, floor {100 * found.floor:.2f} %, on {found.signs} signs; "
+            f"price {found.price:g}, cost {found.cost_factor:.4f} of the uncertified policy's"
+        ]
+    splits = found.splits
+    said.append(
+        f"{splits.splits} divisions of the signs into halves, margin "
+        f"{100 * found.splits_margin:.2f} points: {100 * splits.certified_share:.1f} % certified, "
+        f"{100 * splits.broken_share:.1f} % broken"
+    )
+    alarm = "no shifted frames given (--shifted)"
+    if monitor.found_share is not None:
+        within = "not" if monitor.alarm_frames is None else f"within {monitor.alarm_frames} frames"
+        alarm = f"alarm {within} in 95 % of drives, within 300 in {100 * monitor.found_share:.1f} %"
+    said.append(
+        f"monitor ({monitor.evidence}): limit {monitor.limit:.4f}, "
+        f"{monitor.false_alarms_per_day:.3g} false alarms a day; {alarm}"
+    )
+    return said

@@ -1,0 +1,188 @@
+"""`sliproad agent certify`: what is promised, what is refused, what the monitor sees."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from agents.careful import at_price, candidates, disagreement
+from agents.certificate import signs_needed
+from agents.certify import certify_policy
+from agents.cli import agent_app
+from agents.contenders import shipped_path
+from agents.rollout import simulate
+from agents.shift_alarm import Passes
+from cnn.calibration_tracks import some_tracks
+from cnn.common.errors import BundleError, ConfigError
+from cnn.frame_table import FrameTable, embedded_table
+from offload_env.episode import episode_keys
+from offload_env.scenario import load_scenario, scenario_toml
+from offload_env.world import build_world
+from testbed.policy.network_policy import policy_from_bundle
+from testbed.policy.policy_file import PolicyBundle
+
+pytestmark = pytest.mark.slow(90)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> PolicyBundle:
+    return PolicyBundle.load(shipped_path("urban-5g"))
+
+
+@pytest.fixture(scope="module")
+def few() -> FrameTable:
+    """Forty signs that no shipped policy has seen."""
+    table = embedded_table("policy-test")
+    return some_tracks(table, np.arange(table.n_tracks) < 40)
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first scenario with drives of 60 frames."""
+    scenario = load_scenario("urban-5g")
+    path = tmp_path_factory.mktemp("scenario") / "urban-5g.toml"
+    timing = replace(scenario.timing, n_frames=60)
+    path.write_text(scenario_toml(replace(scenario, timing=timing)))
+    return path
+
+
+def run(*arguments: object) -> tuple[int, dict[str, Any], str]:
+    result = CliRunner().invoke(agent_app, ["certify", *map(str, arguments), "--json"])
+    lines = result.stdout.strip().splitlines()
+    found = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    error = str(result.exception or "")
+    return result.exit_code, found, error
+
+
+def test_a_margin_that_the_signs_allow_is_certified_and_written(
+    short: Path, few: FrameTable, tmp_path: Path
+) -> None:
+    few.save(tmp_path / "few.npz")
+    # Answers as before, half of the confidence: whatever doubt the monitor sees is the shift's.
+    doubtful = replace(few, confidence=few.confidence * np.float32(0.5))
+    doubtful.save(tmp_path / "doubtful.npz")
+    before = shipped_path("urban-5g", staged=True).read_bytes()
+    code, found, _ = run(
+        *("--scenario", short, "--frames", tmp_path / "few.npz", "--margin", 0.15),
+        *("--shifted", tmp_path / "doubtful.npz", "--out", tmp_path / "x.policy"),
+    )
+    assert code == 0
+    assert found["certified"] is True
+    assert (found["margin"], found["level"], found["signs"]) == (0.15, 0.95, 40)
+    right = few.correct[:, few.topology.main].reshape(40, -1).mean(1).mean()
+    assert found["floor"] == pytest.approx(right - 0.15)
+    assert 0.9 < found["cost_factor"] < 1.1
+    assert found["splits"]["splits"] == 200
+    assert found["broken_share"] <= 0.05
+    assert found["alarm_frames_under_shift"] <= 300
+    assert found["false_alarms_per_day"] <= 0.24
+    assert shipped_path("urban-5g", staged=True).read_bytes() == before
+    written = PolicyBundle.load(tmp_path / "x.policy")
+    promise = written.manifest["certificate"]
+    assert (promise["level"], promise["margin"], promise["signs"]) == (0.95, 0.15, 40)
+    assert promise["price"] == found["price"]
+    assert promise["monitor"]["limit"] == found["monitor"]["limit"]
+    code, _, error = run(
+        *("--scenario", short, "--frames", tmp_path / "few.npz", "--margin", 0.15),
+        *("--policy", tmp_path / "x.policy"),
+    )
+    assert code
+    assert "was certified on" in error
+
+
+def test_too_few_signs_are_told_and_nothing_is_written(
+    short: Path, few: FrameTable, tmp_path: Path
+) -> None:
+    few.save(tmp_path / "few.npz")
+    arguments = (
+        *("--scenario", short, "--frames", tmp_path / "few.npz"),
+        *("--policy", shipped_path("urban-5g")),
+    )
+    code, found, _ = run(*arguments)
+    assert code == 0
+    assert (found["certified"], found["cost_factor"], found["price"]) == (False, None, None)
+    assert found["margin"] == 0.005
+    assert found["signs_needed"] > 598
+    assert found["smallest_margin"] > 1 - 0.05 ** (1 / 40)
+    assert found["alarm_frames_under_shift"] is None
+    code, _, error = run(*arguments, "--out", tmp_path / "x.policy")
+    assert code
+    assert "nothing is written" in error
+    assert not (tmp_path / "x.policy").exists()
+
+
+def test_independent_images_are_signs_of_their_own(shipped: PolicyBundle, few: FrameTable) -> None:
+    n = len(few)
+    single = replace(few, track=np.arange(n, dtype=np.int32), frame=np.zeros(n, np.int16))
+    scenario = load_scenario("urban-5g")
+    found = certify_policy(shipped, scenario, single, level=0.95, margin=0.02)
+    assert found.signs == n
+    assert found.signs_needed < n
+    assert found.certified
+
+
+def test_signs_needed_is_the_number_of_signs_without_loss() -> None:
+    for margin, level in ((0.005, 0.95), (0.02, 0.95), (0.3, 0.9)):
+        exact = math.ceil(math.log(1 - level) / math.log(1 - margin))
+        # Half of the capital is on the best stake: at most one halving to make up for.
+        twice = math.ceil(math.log((1 - level) / 2) / math.log(1 - margin))
+        assert exact <= signs_needed(margin, level) <= twice
+
+
+def test_a_price_makes_answers_agree_with_the_main_exit(shipped: PolicyBundle) -> None:
+    world = build_world("urban-5g")
+    disagree, keys = disagreement(world), episode_keys(0, 16)
+    assert disagree[world.topology.main] == 0.0
+    quality = world.correct.astype(float)
+    np.testing.assert_allclose(disagree, np.abs(quality - quality[:, [-1]]).mean(0))
+    shares = []
+    for price in (0.0, 500.0, 1e6):
+        driven = simulate(world, policy_from_bundle(at_price(shipped, price, disagree)), keys)
+        shares.append(float(disagree[driven.action].mean()))
+    assert shares[0] > shares[1] > shares[2]
+    assert shares[2] == 0.0
+    prices = [price for price, _ in candidates(shipped, world, keys)]
+    assert prices == sorted(prices, reverse=True)
+    assert prices[-1] == 0.0
+
+
+def test_evidence_is_that_of_passes_counted_frame_by_frame(
+    shipped: PolicyBundle, few: FrameTable
+) -> None:
+    world = build_world("urban-5g", "test", table=few)
+    driven = simulate(world, policy_from_bundle(shipped), episode_keys(0, 3))
+    passes = Passes.of(world, driven)
+    expected: list[list[float]] = []
+    for rows, confidences in zip(driven.row, driven.confidence, strict=True):
+        for k, (row, c) in enumerate(zip(rows, confidences, strict=True)):
+            if k == 0 or few.frame[row] == 0:
+                expected.append([])
+            if not np.isnan(c):
+                expected[-1].append(math.sqrt(1 - float(c)))
+    np.testing.assert_allclose(passes.evidence, [float(np.mean(e)) for e in expected], atol=1e-6)
+    assert passes.frames.tolist() == [len(e) for e in expected]
+
+
+def test_bad_input_is_named(shipped: PolicyBundle, few: FrameTable, tmp_path: Path) -> None:
+    scenario = load_scenario("urban-5g")
+    learnt = embedded_table("policy-train")
+    for table, level, margin, said in (
+        (learnt, 0.95, 0.02, "learnt on"),
+        (few, 1.0, 0.02, "level 1"),
+        (few, 0.95, 0.0, "margin 0"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            certify_policy(shipped, scenario, table, level=level, margin=margin)
+    wrong: tuple[Any, ...] = ([], {"level": 0.95}, {"level": 2.0, "margin": 0.1})
+    for promise in wrong:
+        path = tmp_path / "wrong.policy"
+        replace(shipped, manifest={**shipped.manifest, "certificate": promise}).save(path)
+        with pytest.raises(BundleError, match="certificate"):
+            PolicyBundle.load(path)
