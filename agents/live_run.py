@@ -25,6 +25,7 @@ from cnn.common.errors import RemoteError
 from cnn.frame_table import FrameTable
 from cnn.runtime import SplitRuntime
 from offload_env.episode import Plan
+from offload_env.heat import Heat
 from offload_env.outcome import Outcome
 from offload_env.replay import source_table
 from offload_env.server_load import ServerLoad
@@ -226,7 +227,8 @@ def replay(
 ) -> dict[str, float]:
     """The simulation of a live run: same frames, stretch of trace, policy and device times.
 
-    The live server has no other users, so those of the scenario are left out.
+    The live server has no other users, and a paced device does not get hot: the scenario's are left
+    out.
 
     Args:
         world: the live run's.
@@ -240,7 +242,7 @@ def replay(
     Returns:
         mean figures as in `agents.rollout.summary`, over several draws of the server's jitter.
     """
-    alone = replace(world.scenario, server=ServerLoad())
+    alone = replace(world.scenario, server=ServerLoad(), heat=Heat())
     world = build_world(alone, "test", traces=[trace], table=table, cost=None)
     factors = Pace.of(world.cost).factors(seed)
     world = replace(

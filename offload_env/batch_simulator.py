@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cnn.frame_table import Correct
 from offload_env.episode import Keys
 from offload_env.exchange import BatchExchanges, Exchange
+from offload_env.heat import slowed_mw
 from offload_env.lanes import BatchObserver, Indices, Lanes, learn_answer, learn_link
 from offload_env.outcome import FALLBACK, OK, SKIPPED, BatchOutcome
 from offload_env.world import POOL, World
@@ -43,6 +44,7 @@ class BatchSimulator:
         self._fallback = topology.local_of[self._exit]
         radio = cost.radio
         self._has_tail = radio.tail_ms > 0
+        self._heat = world.scenario.heat if world.scenario.heat.is_on else None
         self._exchanges = BatchExchanges(world)
         self._mj_per_byte = radio.mj_per_byte
         sizes = world.sent_bytes
@@ -90,6 +92,8 @@ class BatchSimulator:
         s.floor[:] = self.world.settings.accuracy_floor
         s.delay_price[:], s.energy_price[:] = self.world.delay_price, self.world.energy_price
         s.row = self.world.track_batch(keys, np.zeros(len(keys), np.int64))
+        if self._heat is not None:
+            s.celsius = self.world.beginning_c_batch(keys)
         self._draw_jitter(s)
         return s
 
@@ -97,6 +101,8 @@ class BatchSimulator:
         at = (s.jitter_at + s.frame) & (POOL - 1)
         s.jitter = self.world.device_jitter.take(at)
         s.server_factor = self.world.server_jitter.take(at)
+        if self._heat is not None:
+            s.jitter = s.jitter / self._heat.clock(s.celsius)
 
     @property
     def point(self) -> NDArray[np.int64]:
@@ -288,7 +294,14 @@ class BatchSimulator:
             correct = correct * ~skip
 
         delay = free - s.captured
-        compute_mj = cost.busy_mw * (compute + fallback) / 1e3
+        busy_ms = compute + fallback
+        if self._heat is None:
+            compute_mj = cost.busy_mw * busy_ms / 1e3
+        else:
+            busy_mw = slowed_mw(self._heat.clock(s.celsius), cost.busy_mw, cost.idle_mw)
+            compute_mj = busy_mw * busy_ms / 1e3
+            idle_ms = (next_start - start) - busy_ms
+            s.celsius = self._heat.later_c(s.celsius, busy_ms, busy_mw, idle_ms, cost.idle_mw)
         radio_mj = cost.radio.active_mw * exchange / 1e3 + self._mj_per_byte * size * off
         radio_mj += s.wasted_mj
         if self._has_tail:

@@ -23,6 +23,7 @@ from testbed.policy.observation_fields import (
     N_LOG,
     NEVER_S,
     RECENT,
+    Field,
     schema_of,
     stopping_blocks,
 )
@@ -61,6 +62,7 @@ class Lanes:
     jitter: Floats
     server_factor: Floats
     spent_mj: Floats
+    celsius: Floats
     # estimators, as in `testbed.policy.observer.Observer`
     s0: Floats
     sx: Floats
@@ -176,6 +178,13 @@ def _column(values: Iterable[float]) -> NDArray[np.float32]:
     return np.array(list(values), np.float32)[:, None]
 
 
+def _scaled_log(field: Field, values: Floats) -> Floats:
+    """Values of a field on a log scale, scaled."""
+    log = np.log(np.clip(values, field.least, field.most) / field.low)
+    scaled: Floats = log * (2 / np.log(field.high / field.low)) - 1.0
+    return scaled
+
+
 class BatchObserver:
     """Turns the state of B lanes into observations.
 
@@ -196,6 +205,8 @@ class BatchObserver:
         self._answers_at = next(f.index for f in schema.fields if f.name == "last_confidence")
         self._spent, self._n_stops = schema.staged_fields[-1], len(stops)
         self._stop = np.array(schema.stop_place, np.intp)
+        heat = world.scenario.heat
+        self._heat, self._full_local = (heat if heat.is_on else None), schema.fields[-1]
         moving = schema.fields[: schema.features_at]
         self._least = _column(f.least for f in moving)
         self._most = _column(f.most for f in moving)
@@ -221,8 +232,7 @@ class BatchObserver:
         stage[n + 2] = s.stage_frame
         stage[n + 3] = 2.0 * s.timed_out - 1.0
         spent = s.compute + s.waited + s.rest
-        log = np.log(np.clip(spent, field.least, field.most) / field.low)
-        stage[n + 4] = log * (2 / np.log(field.high / field.low)) - 1.0
+        stage[n + 4] = _scaled_log(field, spent)
 
     def _columns(self, s: Lanes, n_fields: int) -> NDArray[np.float32]:
         settings, at = self.world.settings, self._answers_at
@@ -267,6 +277,9 @@ class BatchObserver:
         moving -= 1.0
         np.take(self._features, s.row, axis=1, out=out[features_at:constants_at], mode="clip")
         out[constants_at : self._dim] = self._constants
+        if self._heat is not None:
+            now_ms = self.world.delay_ref_ms / self._heat.clock(s.celsius)
+            out[self._dim - 1] = _scaled_log(self._full_local, now_ms)
         return out
 
 

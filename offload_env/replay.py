@@ -22,6 +22,7 @@ from cnn.frame_table import FrameTable
 from cnn.make_frame_table import make_table
 from cnn.runtime import SplitRuntime
 from offload_env.episode import Plan
+from offload_env.heat import Heat
 from offload_env.scenario import Scenario
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import FALLBACK, SKIPPED, Outcome, Simulator
@@ -228,7 +229,8 @@ def simulate(
 
     Args:
         scenario: device, timing and price of the run; its other server users are left out,
-            because a live server has no other users.
+            because a live server has no other users, and its heat: a live device's own is in its
+            times.
         table: one row a frame, in the order of the run.
         rows: measurements; only their decisions are used.
         link: trace that the link replayed, and its start.
@@ -272,6 +274,6 @@ def _start(
             expected="a measurement for every frame, and a link that was not cut",
             hint="replay the frames and records of one run",
         )
-    alone = replace(scenario, server=ServerLoad())
+    alone = replace(scenario, server=ServerLoad(), heat=Heat())
     world = build_world(alone, "test", traces=[link.trace], table=table)
     return RepeatingSimulator(world), Plan(0, 0, 1e3 * link.trace_time_s(started_s), 0, 0)

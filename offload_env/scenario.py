@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from cnn.common.errors import MAX_SEED, ConfigError, in_range, require, shown
+from offload_env.heat import Heat
 from offload_env.server_load import ServerLoad
 from testbed.common.toml_config import build, parse, toml_text
 from testbed.meters.cost_model import SHIPPED_PROFILE
@@ -245,7 +246,7 @@ class Scenario:
     Attributes:
         name: its file's name.
         description: one sentence.
-        frames, device, link, server, timing, price, constraint: see their classes.
+        frames, device, link, server, timing, price, constraint, heat: see their classes.
     """
 
     name: str
@@ -257,6 +258,7 @@ class Scenario:
     timing: Timing = field(default_factory=Timing)
     price: Price = field(default_factory=Price)
     constraint: Constraint = field(default_factory=Constraint)
+    heat: Heat = field(default_factory=Heat)
 
     def with_weights(self, delay_weight: float, energy_weight: float) -> Scenario:
         """The same scenario under other weights (for Pareto sweeps)."""
@@ -328,8 +330,8 @@ def scenario_toml(scenario: Scenario, notes: Mapping[str, Sequence[str]] | None 
     text.append("")
     for section in fields(scenario):
         table, said = getattr(scenario, section.name), notes.get(section.name, ())
-        if not is_dataclass(table):
-            continue
+        if not is_dataclass(table) or table == Heat():
+            continue  # without heat, the text is as before there was this section
         keys = [f for f in fields(table) if not short or getattr(table, f.name) != f.default]
         if keys or said:
             text += [*(f"# {line}" for line in said), f"[{section.name}]"]

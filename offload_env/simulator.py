@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from offload_env.episode import Plan
 from offload_env.exchange import Exchange, Exchanges
+from offload_env.heat import slowed_mw
 from offload_env.outcome import FALLBACK, OK, SKIPPED, STATUS, Outcome
 from offload_env.world import POOL, World
 from testbed.policy.decision_points import DecisionSpace, decision_points
@@ -41,6 +42,7 @@ class Simulator:
         exits: (exit, prediction, confidence) of the exits evaluated on this frame, in order.
         exit_of: exit of every canonical action.
         pair_of: canonical action that every staged action runs.
+        celsius: temperature of the processor at the frame's start; 0 without heat.
     """
 
     def __init__(self, world: World) -> None:
@@ -53,6 +55,7 @@ class Simulator:
         self._miss_price, self._over_price = price.miss, price.over_budget
         self._budget = price.energy_budget_mj
         self._busy, self._idle = cost.busy_mw, cost.idle_mw
+        self._heat = world.scenario.heat if world.scenario.heat.is_on else None
         self._active, self._tail_mw = cost.radio.active_mw, cost.radio.tail_mw
         self._tail = cost.radio.tail_ms
         # Plain lists: indexing them is several times faster than indexing an array.
@@ -98,6 +101,7 @@ class Simulator:
         self._radio_free = LONG_AGO_MS
         self._last_end = LONG_AGO_MS
         self._spent_mj = 0.0
+        self.celsius = self.world.beginning_c(plan.key) if self._heat is not None else 0.0
         self.observer.reset(0.0)
         self._forget_decisions()
         self._arrive()
@@ -141,6 +145,21 @@ class Simulator:
         jitter_at = (self._plan.jitter_at + self.frame) & (POOL - 1)
         self._jitter = self._device_jitter[jitter_at]
         self._server_factor = self._server_jitter[jitter_at]
+        if self._heat is not None:
+            self._slow_down(float(self._heat.clock(self.celsius)))
+
+    def _slow_down(self, clock: float) -> None:
+        """Run the frame at this share of the full clock."""
+        self._jitter = self._jitter / clock
+        self._busy = slowed_mw(clock, self.world.cost.busy_mw, self._idle)
+        self.observer.record_full_local(self.world.delay_ref_ms / clock)
+
+    def _warm_up(self, busy_ms: float) -> None:
+        """From the frame's start to the next one's the device computed for `busy_ms`."""
+        assert self._heat is not None
+        idle_ms = (self._next_start(self._free) - self._start) - busy_ms
+        later = self._heat.later_c(self.celsius, busy_ms, self._busy, idle_ms, self._idle)
+        self.celsius = float(later)
 
     def _forget_decisions(self) -> None:
         """Clear the decisions: there is none about the current frame yet."""
@@ -360,6 +379,8 @@ class Simulator:
         )
         if self.exits or self._timed_out:
             self._forget_decisions()
+        if self._heat is not None:
+            self._warm_up(compute + fallback)
         self.frame += 1
         self._next_row()
         self._arrive()

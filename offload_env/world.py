@@ -53,7 +53,7 @@ POOL: Final = 1 << 16
 """Length of the pools of jitter and server work; an episode reads a stretch of each."""
 
 # Draw numbers of an episode's key.
-_TRACE, _OFFSET, _SERVER, _JITTER, _TRACKS = 0, 1, 2, 3, 8
+_TRACE, _OFFSET, _SERVER, _JITTER, _HEAT, _TRACKS = 0, 1, 2, 3, 4, 8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -150,6 +150,15 @@ class World:
         """Cells at which an episode may start so that it ends within the series."""
         timing = self.scenario.timing
         return max(1, POOL - int((timing.n_frames + 20) * timing.period_ms / CELL_MS))
+
+    def beginning_c(self, key: int) -> float:
+        """Temperature of the processor at the start of an episode."""
+        return float(self.scenario.heat.beginning_c(unit(draw(key, _HEAT))))
+
+    def beginning_c_batch(self, keys: Keys) -> Floats:
+        """`beginning_c` for arrays."""
+        celsius: Floats = self.scenario.heat.beginning_c(unit_batch(draw_batch(keys, _HEAT)))
+        return celsius
 
     def track(self, key: int, n: int) -> int:
         """First row of the n-th track (from 0) of an episode."""

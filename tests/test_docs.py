@@ -108,7 +108,7 @@ def test_benchmarks_and_scripts_named_in_the_documentation_exist() -> None:
 
 # --- Tables that are made from the code -------------------------------------------------------
 
-UNITS = {"ms": "ms", "s": "s", "mj": "mJ", "mbps": "Mbit/s", "bytes": "bytes"}
+UNITS = {"ms": "ms", "s": "s", "mj": "mJ", "mbps": "Mbit/s", "bytes": "bytes", "c": "C"}
 
 
 def unit_of(name: str) -> str:

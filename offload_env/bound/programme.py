@@ -71,12 +71,15 @@ def options(world: World, keys: Keys, n_frames: int, premium: float = 0.0) -> Op
     rows = np.stack([world.rows(int(key), n_frames) for key in keys])
     captured = np.arange(n_frames + 1, dtype=np.float64) * world.scenario.timing.period_ms
     prices = Prices.of(world, premium)
-    exact = on_time_costs(world, plans, rows, captured, prices)
     least, earliest_ms = delayed_costs(world, plans, rows, captured, prices)
-    not_exact = may_be_busy(world, plans, captured) | (outcomes.ways == (None,))
-    relaxed = inexact_costs(world, plans, rows, captured, prices, not_exact)
-    for costs, behind in zip(exact, relaxed, strict=True):
-        costs[:, not_exact] = np.minimum(costs[:, not_exact], behind)
+    if world.scenario.heat.is_on:  # when a frame sends depends on what was computed before
+        exact = Costs(*(np.concatenate([costs, costs]) for costs in least))
+    else:
+        exact = on_time_costs(world, plans, rows, captured, prices)
+        not_exact = may_be_busy(world, plans, captured) | (outcomes.ways == (None,))
+        relaxed = inexact_costs(world, plans, rows, captured, prices, not_exact)
+        for costs, behind in zip(exact, relaxed, strict=True):
+            costs[:, not_exact] = np.minimum(costs[:, not_exact], behind)
     error: Floats = 1.0 - world.correct[rows][..., outcomes.answered_by].astype(np.float64)
     error[..., outcomes.skip] = 1.0
     return Options(

@@ -38,6 +38,12 @@ has been busy until then, and `offload_env.bound.on_time` charges that; if not, 
 still busy. Where that is possible, frames on time that send are bounded from below as well
 (`offload_env.bound.relaxed`).
 
+**Heat.** A hot processor computes for longer. That takes as much energy above idle as a cool one
+needs, and idle power for longer (`offload_env.heat.slowed_mw`). So until its hand-over to the radio
+no frame takes less time or energy than with a cool processor. But a payload that is handed over
+later may meet a better link. The costs of delayed frames allow for just that: with heat every frame
+counts with those, in a window as long as a hot processor needs. The bound is looser then.
+
 **Tail.** Between the end A_j of one exchange and the hand-over t_k of the next the modem
 spends ``T min(t_k - A_j, tail)`` with T the price of tail time. With t_k >= r_k and
 min(t_k, A_j + tail) >= min(r_k, a_j + tail), r_k the hand-over (exact if k is on time, else the
@@ -195,7 +201,7 @@ def largest_premium(world: World) -> float:
     price, timing, cost = world.scenario.price, world.scenario.timing, world.cost
     if not price.energy_budget_mj or not price.over_budget:
         return 0.0
-    slowest = float(world.device_jitter.max())
+    slowest = float(world.device_jitter.max()) * world.scenario.heat.slowest
     compute_ms = float(least_and_most(world)[1].max()) * slowest
     # After an exchange it may restart from the frame, evaluate every exit, or just finish.
     busy_ms = 2 * compute_ms

@@ -209,9 +209,10 @@ def inexact_costs(
 
 
 def _added_ms(world: World, jitter: Floats) -> float:
-    """The most that evaluated exits add to an action's time before the hand-over."""
+    """The most that evaluated exits, and a hot processor, add to an action's time before the
+    hand-over."""
     least, most = least_and_most(world)
-    return float((most - least).max() * jitter.max())
+    return float((world.scenario.heat.slowest * most - least).max() * jitter.max())
 
 
 class Links:

@@ -46,6 +46,7 @@ class Observer:
         self._scaling = schema.transforms[:at]
         self._feature_scaling = schema.transforms[at : schema.constants_at]
         self._spent_scaling = schema.transforms[-1]
+        self._full_local_scaling = schema.transforms[schema.obs_dim - 1]
         self._n_exits = topology.n_exits
         self._place: list[int] = topology.exit_place.tolist()
         self._n_stops, self._stop = len(stopping_blocks(topology)), schema.stop_place
@@ -57,8 +58,14 @@ class Observer:
         self.settings = settings
         self._constants = settings.scaled()
 
+    def record_full_local(self, full_local_ms: float) -> None:
+        """Full local processing takes this long now, because the processor is hot or cool."""
+        now = scale(self._full_local_scaling, full_local_ms)
+        self._constants = (*self._constants[:3], now)
+
     def reset(self, now_s: float) -> None:
         """Forget everything; the drive starts at `now_s`."""
+        self._constants = self.settings.scaled()
         self._s0 = self._sx = self._sxx = self._sy = self._sxy = 0.0
         self.rtt_ms, self.ms_per_kb = fit_link(0.0, 0.0, 0.0, 0.0, 0.0)
         self.transfer_mean_ms = PRIOR_RTT_MS
