@@ -26,6 +26,7 @@ from cnn.frame_table import FrameTable
 from offload_env.episode import episode_keys
 from offload_env.scenario import Scenario
 from offload_env.world import World, build_world, load_traces
+from testbed.deploy.loss_monitor import MonitorTerms
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.policy_file import PolicyBundle
 
@@ -229,11 +230,7 @@ def _sealed(
         "signs": result.signs,
         "frames": table.source,
         "price": result.price,
-        "monitor": {
-            "evidence": result.monitor.evidence,
-            "limit": result.monitor.limit,
-            "tracks_between": result.monitor.tracks_between,
-        },
+        "monitor": MonitorTerms(result.monitor.limit, result.monitor.tracks_between).to_json(),
     }
     manifest = {**bundle.manifest, "metrics": metrics, "certificate": certificate}
     return replace(bundle, manifest=manifest)

@@ -1,9 +1,6 @@
 """How soon the device's monitor sees a shift, and how often it alarms without one, in simulation.
 
-Evidence is the square root of 1 - the calibrated confidence of the answer that is used: it needs no
-label, and every frame has it, wherever it was computed. The root makes little doubt count, which
-blurred frames have more of long before the network says that it does not know. A frame that was
-skipped has none: load is no shift.
+What it looks at is defined in `testbed.deploy.loss_monitor`, for the device as well.
 """
 
 from __future__ import annotations
@@ -18,11 +15,10 @@ from agents.loss_bounds import upper_bound
 from agents.rollout import Rollout
 from cnn.calibration_tracks import signs_of
 from offload_env.world import World
-from testbed.deploy.loss_monitor import LossMonitor
+from testbed.deploy.loss_monitor import EVIDENCE, MAX_TRACK_FRAMES, LossMonitor, doubt
 
 Floats = NDArray[np.float64]
 
-EVIDENCE: Final = "square root of 1 - calibrated confidence, mean over a track"
 HOURS: Final = 100
 """Between two false alarms on average, at least."""
 _SPLITS: Final = 20
@@ -50,13 +46,13 @@ class Passes:
     @classmethod
     def of(cls, world: World, rollout: Rollout) -> Passes:
         """The passes of all drives; one of which every frame was skipped is left out."""
-        starts = world.table.frame[rollout.row] == 0
+        starts = world.table.frame[rollout.row] % MAX_TRACK_FRAMES == 0
         starts[:, 0] = True
         number = np.cumsum(starts.ravel()) - 1
         answered = ~np.isnan(rollout.confidence.ravel())
         frames = np.bincount(number[answered], minlength=number[-1] + 1)
-        doubt = np.sqrt(1.0 - rollout.confidence.ravel()[answered].astype(np.float64))
-        total = np.bincount(number[answered], doubt, minlength=len(frames))
+        of_frames = doubt(rollout.confidence.ravel()[answered])
+        total = np.bincount(number[answered], of_frames, minlength=len(frames))
         kept = frames > 0
         first = np.flatnonzero(starts.ravel())[kept]
         return cls(

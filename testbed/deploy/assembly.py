@@ -18,6 +18,7 @@ from testbed.deploy.device_file import DeviceFile
 from testbed.deploy.device_records import check_records
 from testbed.deploy.guard import Guard, Limits
 from testbed.deploy.log import event
+from testbed.deploy.policy_monitor import PolicyMonitor
 from testbed.device.device_loop import DeviceConfig
 from testbed.device.frame_sources import FRAME_PLUG_INS, CameraFrame, open_frames
 from testbed.device.processor import Pace
@@ -211,6 +212,24 @@ def guard_of(file: DeviceFile, deployment: Deployment, task: Task) -> Guard | No
     return Guard(file.guard, task.deadline_ms, deployment.reference, topology)
 
 
+def monitor_of(file: DeviceFile, deployment: Deployment, warn: Warn = log_warning) -> PolicyMonitor:
+    """The monitor of its policy, which is off if the policy has no certificate with one.
+
+    Args:
+        file: configuration.
+        deployment: the network and policies in use.
+        warn: called with a line if actions are drawn at random, of which no certificate speaks.
+    """
+    terms = deployment.monitor
+    if terms is not None and file.bundles.explore:
+        warn(
+            f"explore {file.bundles.explore:g}: the policy's certificate does not hold for "
+            "actions drawn at random, and its monitor is off"
+        )
+        terms = None
+    return PolicyMonitor(terms, deployment.policy_hash)
+
+
 def safe_action_of(file: DeviceFile, topology: Topology) -> int:
     """Number of the action taken while its policy may not, or cannot, decide.
 
@@ -247,6 +266,8 @@ def preflight(file: DeviceFile) -> list[str]:
     guard_of(file, deployment, task)
     safe_action_of(file, deployment.model.topology)
     lines = [f"bundles: policy {deployment.policy.name}, model bundle {deployment.model.hash[:12]}"]
+    if monitor_of(file, deployment).is_on:
+        lines.append("monitor: of the policy's certificate")
     lines += _checked_server(file, deployment)
     _check_meter(file.meter.name, task.power)
     lines.append(f"meter: {file.meter.name}")

@@ -16,6 +16,7 @@ from cnn.ort import CPU_PROVIDER
 from cnn.runtime import SplitRuntime
 from cnn.topology import Topology
 from testbed.deploy.guarded_policy import ask, stage_start
+from testbed.deploy.loss_monitor import MonitorTerms
 from testbed.deploy.signing import TrustedKeys, signature_path
 from testbed.meters.power import names_file, power_profile
 from testbed.policy.decision_points import START, DecisionSpace, decision_points
@@ -94,6 +95,7 @@ class Deployment:
         stamp: of the files when they were read.
         task: the policy's task; None if its file has none, or there is no file.
         shadow_task: the same of the shadow.
+        monitor: of the policy's certificate; None if its file has none.
     """
 
     model: Bundle
@@ -105,6 +107,7 @@ class Deployment:
     stamp: Stamp
     task: Task | None = None
     shadow_task: Task | None = None
+    monitor: MonitorTerms | None = None
 
 
 def load(
@@ -124,7 +127,8 @@ def load(
 
     Raises:
         BundleError: if a file is missing, damaged, not signed as required, does not fit the
-            others, or its contents fail their test.
+            others, or its contents fail their test, or if it has a certificate whose monitor
+            this version cannot keep.
         ConfigError: if a trusted key cannot be read, the network has no such action, this
             machine's ONNX Runtime lacks a provider, or the plug-in fails.
     """
@@ -137,7 +141,7 @@ def load(
         model, runtime = running.model, running.runtime
     else:
         runtime = _new_runtime(model, sources, running, frame)
-    reference = task = shadow_task = None
+    reference = task = shadow_task = monitor = None
     if sources.policy is not None:
         bundle = _policy_file(sources.policy, model, trusted)
         policy: Policy = policy_from_bundle(bundle)
@@ -145,7 +149,7 @@ def load(
             bundle.content_hash[:12],
             ReferenceProfile.of_manifest(bundle.manifest),
         )
-        task = bundle.task
+        task, monitor = bundle.task, MonitorTerms.of_manifest(bundle.manifest)
     elif sources.plug_in is not None:
         policy = _plugged(sources.plug_in, model.topology, trusted)
         policy_hash = policy.plug_in.distribution
@@ -169,7 +173,7 @@ def load(
     if sources.explore:
         policy = _exploring(policy, sources)
     return Deployment(
-        model, runtime, policy, policy_hash, shadow, reference, stamp, task, shadow_task
+        model, runtime, policy, policy_hash, shadow, reference, stamp, task, shadow_task, monitor
     )
 
 

@@ -12,6 +12,7 @@ from cnn.topology import Topology
 from testbed.deploy.guarded_policy import Decision, GuardedPolicy
 from testbed.deploy.hot_swap import Swapper, Watcher
 from testbed.deploy.log import dropped_lines
+from testbed.deploy.policy_monitor import PolicyMonitor
 from testbed.records.measurement import Measurement
 from testbed.records.run_summary import reason_kind
 from testbed.server.server_metrics import watch_certificates
@@ -19,7 +20,7 @@ from testbed.wire.client import MecClient
 
 DELAY_BUCKETS_S: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0)
 ENERGY_BUCKETS_J: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-GUARD_STATES: Final = ("policy", "safe", "trial")
+GUARD_STATES: Final = ("policy", "safe", "trial", "alarm")
 
 
 class DeviceMetrics:
@@ -77,6 +78,7 @@ class DeviceMetrics:
         swapper: Swapper,
         watcher: Watcher,
         guarded: GuardedPolicy,
+        monitor: PolicyMonitor,
         client: MecClient | None,
         rows_dropped: Callable[[], float],
     ) -> None:
@@ -86,6 +88,12 @@ class DeviceMetrics:
             ("rollbacks", "Bundles taken back.", lambda: swapper.rollbacks),
             ("swaps_refused", "New bundles not used.", lambda: watcher.failures),
             ("policy_errors", "Decisions that failed.", lambda: guarded.errors),
+            ("monitor_alarms", "Alarms of a certificate's monitor.", lambda: monitor.alarms or 0),
+            (
+                "monitor_capital",
+                "Capital of the running policy's monitor; it alarms at 1.",
+                lambda: monitor.capital,
+            ),
             ("rows_dropped", "Rows the disk had no room for.", rows_dropped),
             ("log_lines_dropped", "Log lines that nobody took.", dropped_lines),
         ):
@@ -112,8 +120,8 @@ class DeviceMetrics:
             known = not (decision.shadow_open or decision.policy_open)
             self._shadow.labels(agrees if known else "unknown").inc()
 
-    def guard(self, state: str, drifting: int) -> None:
-        """Show the guard's state and how many quantities drift."""
+    def guard(self, state: str | None, drifting: int) -> None:
+        """Show the guard's state (None: there is no guard) and how many quantities drift."""
         for name in GUARD_STATES:
             self._guard.labels(name).set(name == state)
         self._drift.set(drifting)

@@ -33,6 +33,7 @@ from testbed.deploy.assembly import (
     frames_of,
     guard_of,
     log_warning,
+    monitor_of,
     plug_ins_of,
     safe_action_of,
     sources_of,
@@ -126,14 +127,14 @@ class DeviceService:
         self._since_report = RunSummary(self.task.deadline_ms, self._topology)
         self._full_local_ms: float | None = None
         self._guard = guard_of(file, deployment, self.task)
+        self._monitor = monitor_of(file, deployment, self._warn)
         self._config = device_config_of(file, self.task, self._topology)
         safe = safe_action_of(file, self._topology)
         model_hash = deployment.model.hash[:12]
         self._guarded = GuardedPolicy(
             deployment.policy, deployment.policy_hash, model_hash, safe, deployment.shadow
         )
-        if self._guard is not None:
-            self._guarded.trusted = self._guard.trusted
+        self._guarded.trusted = self._trusted
         self._runtime = LiveRuntime(deployment.runtime)
         self._client = client_of(file, deployment)
         self._swapper = Swapper(
@@ -241,15 +242,27 @@ class DeviceService:
         self._swapper.observe(row)
         guard = self._guard
         if self._records is not None:
-            self._records.write(row, decision, None if guard is None else guard.state)
-        if guard is not None:
+            self._records.write(row, decision, self._guard_state())
+        if guard is not None and not self._monitor.alarm:
             guard.observe(row, decision)
+        self._monitor.observe(row, decision)
         if self._metrics is not None:
             self._metrics.frame(row, decision)
-            if guard is not None:
-                self._metrics.guard(guard.state, len(guard.drift))
+            self._metrics.guard(self._guard_state(), 0 if guard is None else len(guard.drift))
         self._report_if_due()
         notify("WATCHDOG=1")
+
+    def _trusted(self) -> bool:
+        """Whether the policy may act on the next frame."""
+        return not self._monitor.alarm and (self._guard is None or self._guard.trusted())
+
+    def _guard_state(self) -> str | None:
+        """The guard's state, or ``alarm``; None if neither guard nor monitor is on."""
+        if self._monitor.alarm:
+            return "alarm"
+        if self._guard is not None:
+            return self._guard.state
+        return "policy" if self._monitor.is_on else None
 
     def _report_if_due(self) -> None:
         every_s, now_s = self.file.log.every_s, time.monotonic()
@@ -271,6 +284,7 @@ class DeviceService:
             "swaps_refused": self._watcher.failures,
             "policy_errors": self._guarded.errors,
             "guard_falls": None if guard is None else guard.falls,
+            "monitor_alarms": self._monitor.alarms,
             "records": records.place if records is not None and rows else None,
             "rows_written": None if records is None or records.place is None else rows,
             "rows_dropped": None if records is None or records.place is None else records.dropped,
@@ -308,6 +322,7 @@ class DeviceService:
             meter = open_meter("model", task.power)
         if self._guard is not None:
             self._guard.watch(deployment.reference, task.deadline_ms)
+        self._monitor.watch(deployment.monitor, deployment.policy_hash)
         self.task, self._meter = task, meter
         self.summary.deadline_ms = self._since_report.deadline_ms = task.deadline_ms
         self._say_speed()
@@ -362,6 +377,7 @@ class DeviceService:
             self._swapper,
             self._watcher,
             self._guarded,
+            self._monitor,
             self._client,
             lambda: 0 if self._records is None else self._records.dropped,
         )

@@ -11,22 +11,102 @@ bounded random variables by betting", JRSS B 86, 2024, arXiv:2010.09686.
 
 A bound on the probability that there is *ever* a false alarm would have to spread that probability
 over all starts to come, and would find a change after a day only after some twice as many tracks.
+
+The evidence that a certificate's limit is about is defined here, by `EVIDENCE`, `doubt` and
+`MAX_TRACK_FRAMES`, for the simulation that finds the limit and the device that keeps to it.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from cnn.common.errors import ConfigError
+from cnn.common.errors import BundleError, ConfigError, shown
+from cnn.common.outside import refusing
 
-_STAKES: Final = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
+EVIDENCE: Final = "square root of 1 - calibrated confidence, mean over a track"
+"""Its name in a policy file: the mean of `doubt` over the answered frames of a track."""
+MAX_TRACK_FRAMES: Final = 300
+"""So many frames of a track, by their number within it, count as one, the next ones as another:
+the frames of a camera are a single track, whose end the monitor would never see. A sign is in view
+for less, as a rule: ten seconds at 30 frames a second."""
+_STAKES: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Shares of the capital that are bet, side by side with equal parts of it: small ones for evidence
 that is mostly 0, large ones for evidence that hardly spreads."""
 MAX_BETWEEN: Final = 1e12
+
+
+def doubt(confidence: ArrayLike) -> NDArray[np.float64]:
+    """Evidence of answered frames: the square root of 1 - confidence, from 0 to 1.
+
+    It needs no label, and every answer has it, wherever it was computed. The root makes little
+    doubt count, which blurred frames have more of long before the network says that it does not
+    know. A frame that was skipped has none: load is no shift.
+
+    Args:
+        confidence: calibrated probability of the answer that was used, any shape; rounding may
+            have put it a little above 1.
+
+    Returns:
+        float64, of the same shape.
+    """
+    return np.sqrt(np.clip(1.0 - np.asarray(confidence, np.float64), 0.0, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorTerms:
+    """What a certificate in a policy file says of its monitor, which looks at `EVIDENCE`.
+
+    Attributes:
+        limit: highest mean of the evidence that is no reason for an alarm, between 0 and 1.
+        tracks_between: mean number of tracks between false alarms, at least.
+    """
+
+    limit: float
+    tracks_between: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``monitor`` of a certificate."""
+        return {
+            "evidence": EVIDENCE,
+            "limit": self.limit,
+            "tracks_between": self.tracks_between,
+        }
+
+    @classmethod
+    def of_manifest(cls, manifest: Mapping[str, Any]) -> Self | None:
+        """Those in a policy file's manifest; None without a certificate, or without its monitor.
+
+        Raises:
+            BundleError: if they cannot be kept: the evidence is not known to this version, or a
+                figure is out of its range. Such a policy is not to run as if it were watched.
+        """
+        with refusing(
+            BundleError,
+            "policy file with an unusable monitor in its certificate",
+            expected="what `sliproad agent certify` writes",
+            hint="certify the policy again",
+        ):
+            raw = (manifest.get("certificate") or {}).get("monitor")
+            if raw is None:
+                return None
+            evidence, limit, between = (raw[key] for key in ("evidence", "limit", "tracks_between"))
+            if evidence != EVIDENCE:
+                raise BundleError(
+                    f"policy file whose monitor looks at {shown(evidence)}",
+                    expected=f"{EVIDENCE!r}, which alone this version knows",
+                    hint="install the version that certified it, or certify it with this one",
+                )
+            if type(limit) is not float or not 0.0 < limit < 1.0:
+                raise ValueError(f"limit {shown(limit)}, not between 0 and 1")
+            if type(between) is not int or not 1 < between <= MAX_BETWEEN:
+                raise ValueError(f"tracks_between {shown(between)}, no whole number above 1")
+            return cls(limit, between)
 
 
 class LossMonitor:
@@ -71,7 +151,7 @@ class LossMonitor:
     def reset(self) -> None:
         """Begin anew."""
         self.alarm, self.capital, self.units = False, 0.0, 0
-        self._capitals: NDArray[np.float64] = np.zeros(len(_STAKES))
+        self._capitals = [0.0] * len(_STAKES)
         self._track_sum, self._track_frames = 0.0, 0
 
     def add(self, evidence: float) -> bool:
@@ -84,8 +164,12 @@ class LossMonitor:
         if self.alarm:
             return True
         self.units += 1
-        self._capitals = (self._capitals + 1.0) * (1.0 + _STAKES * (evidence / self.limit - 1.0))
-        self.capital = float(self._capitals.mean())
+        gain = evidence / self.limit - 1.0
+        self._capitals = [
+            (capital + 1.0) * (1.0 + stake * gain)
+            for capital, stake in zip(self._capitals, _STAKES, strict=True)
+        ]
+        self.capital = sum(self._capitals) / len(_STAKES)
         self.alarm = self.capital >= self.between
         return self.alarm
 

@@ -63,7 +63,8 @@ class PolicyBundle:
             (`testbed.policy.task_settings.Task`), for an MLP ``layers`` and ``activation``, and
             ``certificate`` if `sliproad agent certify` wrote it: ``level`` and ``margin`` of what
             is promised, the ``floor`` that it makes, on how many ``signs`` of which ``frames``,
-            the ``price`` on disagreement in the weights, and the device ``monitor``'s limit.
+            the ``price`` on disagreement in the weights, and the device's ``monitor``
+            (`testbed.deploy.loss_monitor.MonitorTerms`).
         arrays: float32 arrays by name (``weight0``, ``bias0``, ...).
     """
 

@@ -25,8 +25,13 @@ from cnn.frame_table import FrameTable, embedded_table
 from offload_env.episode import episode_keys
 from offload_env.scenario import load_scenario, scenario_toml
 from offload_env.world import build_world
+from testbed.deploy.guarded_policy import Decision
+from testbed.deploy.loss_monitor import LossMonitor, MonitorTerms
+from testbed.deploy.policy_monitor import PolicyMonitor
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.policy_file import PolicyBundle
+from testbed.records.measurement import Measurement
+from testbed.records.record_file import measurement_schema
 
 pytestmark = pytest.mark.slow(90)
 
@@ -88,7 +93,11 @@ def test_a_margin_that_the_signs_allow_is_certified_and_written(
     promise = written.manifest["certificate"]
     assert (promise["level"], promise["margin"], promise["signs"]) == (0.95, 0.15, 40)
     assert promise["price"] == found["price"]
-    assert promise["monitor"]["limit"] == found["monitor"]["limit"]
+    # What a device reads of it.
+    told = found["monitor"]
+    assert MonitorTerms.of_manifest(written.manifest) == MonitorTerms(
+        told["limit"], told["tracks_between"]
+    )
     code, _, error = run(
         *("--scenario", short, "--frames", tmp_path / "few.npz", "--margin", 0.15),
         *("--policy", tmp_path / "x.policy"),
@@ -186,3 +195,39 @@ def test_bad_input_is_named(shipped: PolicyBundle, few: FrameTable, tmp_path: Pa
         replace(shipped, manifest={**shipped.manifest, "certificate": promise}).save(path)
         with pytest.raises(BundleError, match="certificate"):
             PolicyBundle.load(path)
+
+
+@pytest.mark.parametrize("one_track", [False, True])
+def test_the_device_sees_the_evidence_that_its_limit_is_made_of(
+    shipped: PolicyBundle, few: FrameTable, one_track: bool
+) -> None:
+    """The monitor of the device, frame by frame, against the passes of the simulation."""
+    if one_track:  # as a camera's, or as images that were imported
+        n = len(few)
+        few = replace(few, track=np.zeros(n, np.int32), frame=np.arange(n, dtype=np.int16))
+    scenario = load_scenario("urban-5g")
+    timing = replace(scenario.timing, max_queue_ms=5.0, n_frames=700)
+    world = build_world(replace(scenario, timing=timing), table=few)
+    rollout = simulate(world, policy_from_bundle(shipped), episode_keys(3, 4))
+    skipped = np.isnan(rollout.confidence)
+    assert 0 < skipped.sum() < skipped.size
+    terms = MonitorTerms(0.1, 10**9)
+    expected = LossMonitor(terms.limit, terms.tracks_between)
+    for evidence in Passes.of(world, rollout).evidence:
+        expected.add(float(evidence))
+    device, track = PolicyMonitor(terms, "p"), -1
+    values = {"int64": 0, "double": 1.0, "string": "", "bool": True}
+    empty = Measurement(**{f.name: values[str(f.type)] for f in measurement_schema()})  # type: ignore[arg-type]
+    decision = Decision(0, 0, None, "policy", "p", "b", np.zeros(0, np.float32))
+    for drive, confidences in zip(rollout.row, rollout.confidence, strict=True):
+        track += 1
+        for row, confidence in zip(drive.tolist(), confidences.tolist(), strict=True):
+            frame = int(few.frame[row])
+            track += frame == 0
+            seen = None if math.isnan(confidence) else confidence
+            device.observe(
+                replace(empty, track=track, frame_in_track=frame, confidence=seen), decision
+            )
+    device.observe(replace(empty, track=track + 1, confidence=None), None)
+    assert expected.units > (8 if one_track else 80)
+    assert device.capital == pytest.approx(expected.capital / terms.tracks_between)
