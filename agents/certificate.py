@@ -10,6 +10,11 @@ certified: Learn-then-Test with fixed-sequence testing (A. Angelopoulos, S. Bate
 M. Jordan, L. Lei, "Learn then test", Annals of Applied Statistics 19, 2025, arXiv:2110.01052). The
 probability that any certified one breaks its promise is ``1 - level`` at most, however many
 there are.
+
+Signs of critical classes may have a promise of their own beside that for all signs. A candidate is
+certified if both hypotheses are rejected, each at the full level: whichever of its promises is
+false, the candidate passes with probability ``1 - level`` at most (an intersection-union test,
+R. Berger, Technometrics 24, 1982). Dividing the level between the two would only lose power.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import numpy as np
@@ -93,6 +98,30 @@ def signs_needed(margin: float, level: float) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Critical:
+    """A promise of their own for the signs of critical classes.
+
+    Attributes:
+        signs: bool (n_signs,), which these are.
+        margin: highest mean loss that is promised of them.
+        fresh: number of such signs whose mean is promised; None is all there will ever be.
+    """
+
+    signs: NDArray[np.bool_]
+    margin: float
+    fresh: int | None = None
+
+    def broken(self, losses: Floats) -> bool:
+        """Whether the mean loss of these signs, float64 (n_signs,), is above the margin."""
+        return bool(self.signs.any() and losses[self.signs].mean() > self.margin)
+
+    def p_value(self, losses: Floats) -> float:
+        """p-value of "the promise is broken"; 1 without such a sign."""
+        own = losses[self.signs]
+        return p_value(own, self.margin, fresh=self.fresh) if len(own) else 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
     """Result of one Learn-then-Test.
 
@@ -102,6 +131,7 @@ class Certificate:
         signs: number of calibration signs.
         fresh: number of signs whose mean is promised; None is all there will ever be.
         p_values: of the candidates that were tested, in their order; the last may have failed.
+            The larger one where there are two promises.
         chosen: number of the cheapest certified candidate; None if there is none.
     """
 
@@ -119,7 +149,13 @@ class Certificate:
 
 
 def certify(
-    losses: Floats, costs: Floats, margin: float, level: float, *, fresh: int | None = None
+    losses: Floats,
+    costs: Floats,
+    margin: float,
+    level: float,
+    *,
+    fresh: int | None = None,
+    critical: Critical | None = None,
 ) -> Certificate:
     """The cheapest candidate that keeps the margin, at this level.
 
@@ -130,6 +166,7 @@ def certify(
         margin: highest mean loss that may be promised.
         level: between 0 and 1.
         fresh: as of `agents.loss_bounds.p_value`.
+        critical: what is promised besides of some of the signs.
 
     Raises:
         DataError: if the losses have no candidates, do not fit the costs, or are out of range.
@@ -145,7 +182,8 @@ def certify(
         raise ConfigError(f"level {level:g}", expected="between 0 and 1", hint="try 0.95")
     tested: list[float] = []
     for of_one in losses:
-        tested.append(p_value(of_one, margin, fresh=fresh))
+        own = 0.0 if critical is None else critical.p_value(of_one)
+        tested.append(max(own, p_value(of_one, margin, fresh=fresh)))
         if tested[-1] > 1 - level:
             break
     certified = len(list(takewhile(lambda p: p <= 1 - level, tested)))
@@ -161,7 +199,7 @@ class Resampled:
         splits: number of divisions.
         certified_share: share of them in which anything was promised.
         broken_share: share of them in which the mean loss on the other signs was above the
-            promise.
+            promise, or that on the critical ones of these above theirs.
         margin: mean of what was promised; NaN if nothing ever was.
         cost: mean cost of the candidates used: the chosen one, or the first where none was.
     """
@@ -180,6 +218,7 @@ def resampled(
     level: float,
     *,
     calibration: int,
+    critical: Critical | None = None,
     splits: int = 200,
     seed: int = 0,
 ) -> Resampled:
@@ -192,6 +231,7 @@ def resampled(
             bound at this level.
         level: between 0 and 1.
         calibration: number of signs to certify on; the promise is for the mean of the others.
+        critical: what is promised besides of some of the signs, given a margin.
         splits: number of divisions.
         seed: of the divisions.
 
@@ -209,15 +249,23 @@ def resampled(
     promised, broken, used = [], 0, []
     for known, others in _divisions(n, calibration, splits, seed):
         chosen: int | None = 0
+        here = there = None
+        if critical is not None:
+            there = replace(critical, signs=critical.signs[others])
+            fresh = int(there.signs.sum()) or None
+            here = replace(critical, signs=critical.signs[known], fresh=fresh)
         if margin is None:
             promise = upper_bound(losses[0, known], level, fresh=len(others))
         else:
             promise = margin
-            chosen = certify(losses[:, known], costs, margin, level, fresh=len(others)).chosen
+            chosen = certify(
+                losses[:, known], costs, margin, level, fresh=len(others), critical=here
+            ).chosen
         used.append(costs[chosen or 0])
         if chosen is not None:
+            seen = losses[chosen, others]
             promised.append(promise)
-            broken += bool(losses[chosen, others].mean() > promise)
+            broken += bool(seen.mean() > promise or (there is not None and there.broken(seen)))
     return Resampled(
         splits,
         len(promised) / splits,

@@ -16,6 +16,13 @@ import numpy as np
 
 from agents.careful import candidates
 from agents.certificate import Resampled, certify, resampled, sign_losses, signs_needed
+from agents.critical_promise import (
+    CriticalPromise,
+    critical_of,
+    main_accuracy,
+    promised,
+    splits_margin,
+)
 from agents.export_policy import reference_profile_of
 from agents.loss_bounds import upper_bound
 from agents.rollout import Rollout, simulate, summary
@@ -33,8 +40,6 @@ from testbed.policy.policy_file import PolicyBundle
 MAX_FRAMES: Final = 1_500_000
 _DRIVES: Final = 128
 """Training drives that order the candidates, and at least so many past the calibration signs."""
-_ROOM: Final = 1.25
-"""Margin of a division over the least that its signs could certify, if that is above the margin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class Certified:
         splits_margin: margin of these promises: half of the signs may not do for the one asked.
         monitor: of the certified policy, or of the uncertified one.
         bundle: policy file's content; None without a certificate.
+        critical: what is promised besides; None if the scenario has no critical classes.
     """
 
     floor: float
@@ -70,6 +76,7 @@ class Certified:
     splits_margin: float
     monitor: Monitoring
     bundle: PolicyBundle | None
+    critical: CriticalPromise | None = None
 
     @property
     def broken_share(self) -> float | None:
@@ -87,6 +94,7 @@ class Certified:
             "alarm_frames_under_shift": self.monitor.alarm_frames,
             "false_alarms_per_day": self.monitor.false_alarms_per_day,
             **{name: getattr(self, name) for name in counts},
+            "critical": None if self.critical is None else self.critical.as_json(),
             "splits": {**splits, "margin": self.splits_margin},
             "monitor": self.monitor.as_json(),
         }
@@ -99,6 +107,7 @@ def certify_policy(
     *,
     level: float,
     margin: float,
+    critical_margin: float | None = None,
     seed: int = 0,
     shifted: FrameTable | None = None,
 ) -> Certified:
@@ -110,6 +119,7 @@ def certify_policy(
         table: frames of signs that it did not learn on.
         level: probability at which the promise is kept.
         margin: highest mean loss that is promised.
+        critical_margin: the same of the signs of critical classes; None is the scenario's.
         seed: of drives and divisions.
         shifted: frames of signs under conditions that the network was not trained for.
 
@@ -124,6 +134,7 @@ def certify_policy(
     bundle.check_fit(train.table.bundle_hash, train.topology)
     traces = load_traces(scenario, "train")
     world = build_world(scenario, "test", traces=traces, table=table)
+    critical = critical_of(world, critical_margin)
     chain = candidates(bundle, train, episode_keys(seed, _DRIVES))
     keys = episode_keys(seed + 1, _drives(world))
     losses, costs, rollouts = [], [], []
@@ -133,18 +144,15 @@ def certify_policy(
         costs.append(float(rollout.cost.mean()))
         rollouts.append(rollout)
     of_signs, of_costs = np.stack(losses), np.array(costs)
-    found = certify(of_signs, of_costs, margin, level)
-    half = of_signs.shape[1] // 2
-    least = upper_bound(np.zeros(half), level, fresh=of_signs.shape[1] - half)
-    splits_margin = max(margin, min(_ROOM * least, 1.0))
+    found = certify(of_signs, of_costs, margin, level, critical=critical)
+    of_halves = splits_margin(margin, of_signs.shape[1], level)
+    promise, divided = promised(world, critical, of_signs[0], level)
     used = len(chain) - 1 if found.chosen is None else found.chosen
     price, chosen = chain[used]
     watched = monitoring(
         world, rollouts[used], level, seed, _shifted(scenario, shifted, chosen, seed)
     )
-    main = world.correct[:, world.topology.main].astype(np.float64)
-    sign = signs_of(table)[table.track]
-    floor = float((np.bincount(sign, main) / np.bincount(sign)).mean()) - margin
+    floor = float(main_accuracy(world).mean()) - margin
     certified = found.chosen is not None
     result = Certified(
         floor=floor,
@@ -156,10 +164,19 @@ def certify_policy(
         signs=found.signs,
         signs_needed=needed,
         smallest_margin=upper_bound(of_signs[0], level),
-        splits=resampled(of_signs, of_costs, splits_margin, level, calibration=half, seed=seed),
-        splits_margin=splits_margin,
+        splits=resampled(
+            of_signs,
+            of_costs,
+            of_halves,
+            level,
+            calibration=of_signs.shape[1] // 2,
+            critical=divided,
+            seed=seed,
+        ),
+        splits_margin=of_halves,
         monitor=watched,
         bundle=None,
+        critical=promise,
     )
     return replace(result, bundle=_sealed(chosen, train, table, result)) if certified else result
 
@@ -232,5 +249,9 @@ def _sealed(
         "price": result.price,
         "monitor": MonitorTerms(result.monitor.limit, result.monitor.tracks_between).to_json(),
     }
+    if result.critical is not None:
+        told = result.critical.as_json()
+        kept = ("classes", "margin", "floor", "signs")
+        certificate["critical"] = {name: told[name] for name in kept}
     manifest = {**bundle.manifest, "metrics": metrics, "certificate": certificate}
     return replace(bundle, manifest=manifest)

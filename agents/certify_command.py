@@ -40,6 +40,14 @@ def certify(
             show_default=False,
         ),
     ] = None,
+    critical_margin: Annotated[
+        float | None,
+        typer.Option(
+            help="The same of the signs of the scenario's critical classes alone; the scenario's "
+            "if left out.",
+            show_default=False,
+        ),
+    ] = None,
     frames: Annotated[
         Path | None,
         typer.Option(
@@ -98,6 +106,7 @@ def certify(
         load_table(chosen, "test") if frames is None else FrameTable.load(frames),
         level=level,
         margin=chosen.constraint.accuracy_margin if margin is None else margin,
+        critical_margin=critical_margin,
         seed=seed,
         shifted=None if shifted is None else FrameTable.load(shifted),
     )
@@ -111,11 +120,13 @@ def certify(
         named_by = {"scenario": chosen.name, "policy": str(path)}
         emit_json({**named_by, **found.as_json(), "written": written and str(written)})
     if out is not None and found.bundle is None:
+        larger = [f"--margin {found.smallest_margin:.4f}"]
+        if found.critical is not None:
+            larger.append(f"--critical-margin {found.critical.smallest_margin:.4f}")
         raise ConfigError(
             f"margin {found.margin:g} at level {found.level:g}, which is not certified",
             expected="a margin that these signs can certify",
-            hint=f"nothing is written; give more signs, or --margin "
-            f"{found.smallest_margin:.4f} or larger",
+            hint=f"nothing is written; give more signs, or {' and '.join(larger)} or larger",
         )
 
 
@@ -134,6 +145,12 @@ def _lines(found: Certified) -> list[str]:
             f"certified: {promise}, floor {100 * found.floor:.2f} %, on {found.signs} signs; "
             f"price {found.price:g}, cost {found.cost_factor:.4f} of the uncertified policy's"
         ]
+    if (own := found.critical) is not None:
+        said.append(
+            f"critical classes: margin {100 * own.margin:.2f} points, floor "
+            f"{100 * own.floor:.2f} %, on {own.signs} signs; it takes {own.signs_needed} without "
+            f"any loss, and the smallest margin is {100 * own.smallest_margin:.2f} points"
+        )
     splits = found.splits
     said.append(
         f"{splits.splits} divisions of the signs into halves, margin "

@@ -63,8 +63,9 @@ class PolicyBundle:
             (`testbed.policy.task_settings.Task`), for an MLP ``layers`` and ``activation``, and
             ``certificate`` if `sliproad agent certify` wrote it: ``level`` and ``margin`` of what
             is promised, the ``floor`` that it makes, on how many ``signs`` of which ``frames``,
-            the ``price`` on disagreement in the weights, and the device's ``monitor``
-            (`testbed.deploy.loss_monitor.MonitorTerms`).
+            the ``price`` on disagreement in the weights, the device's ``monitor``
+            (`testbed.deploy.loss_monitor.MonitorTerms`), and the same promise of ``critical``
+            classes where the scenario has any.
         arrays: float32 arrays by name (``weight0``, ``bias0``, ...).
     """
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from agents.certificate import certify, resampled, sign_losses, sign_means
+from agents.certificate import Critical, certify, resampled, sign_losses, sign_means
 from agents.loss_bounds import p_value
 from agents.rollout import simulate
 from cnn.common.errors import ConfigError, DataError
@@ -79,6 +79,53 @@ def test_any_broken_promise_is_as_rare_as_said() -> None:
         tested = certify(losses, -np.arange(12.0), margin, level)
         wrong += tested.chosen is not None and means[tested.chosen] > margin
     assert wrong / runs <= 0.1 + 3 * math.sqrt(0.1 * 0.9 / runs)
+
+
+def test_a_promise_for_some_signs_must_hold_beside_the_one_for_all() -> None:
+    losses = np.zeros((3, 400))
+    losses[1, 3], losses[2, ::40] = 1.0, 1.0  # ten of the critical ones
+    signs = np.arange(400) % 8 == 0
+    costs = np.array([3.0, 2.0, 1.0])
+    assert certify(losses, costs, 0.06, 0.95).chosen == 2
+    found = certify(losses, costs, 0.06, 0.95, critical=Critical(signs, 0.1))
+    assert found.chosen == 1
+    for tested, of_one in zip(found.p_values, losses, strict=True):
+        both = p_value(of_one, 0.06), p_value(of_one[signs], 0.1)
+        assert tested == max(both)
+    none = certify(losses, costs, 0.06, 0.95, critical=Critical(np.zeros(400, np.bool_), 0.1))
+    assert none.chosen is None
+
+
+@pytest.mark.slow(2)
+@pytest.mark.parametrize(("mean", "kept"), [(0.101, False), (0.002, True)])
+def test_both_promises_together_are_broken_as_rarely_as_said(mean: float, kept: bool) -> None:
+    """The promise for all signs is kept; that for critical ones is just broken, or kept, too."""
+    rng = np.random.default_rng(3)
+    signs, runs, certified = np.arange(200) < 60, 200, 0
+    means, critical = np.where(signs, mean, 0.0), Critical(signs, 0.1)
+    for _ in range(runs):
+        losses = (rng.random((1, 200)) < means).astype(float)
+        certified += certify(losses, np.ones(1), 0.2, 0.9, critical=critical).chosen is not None
+    if kept:
+        assert certified / runs > 0.8
+    else:
+        assert certified / runs <= 0.1 + 3 * math.sqrt(0.1 * 0.9 / runs)
+
+
+def test_divisions_look_at_both_promises() -> None:
+    losses, signs = np.zeros((1, 200)), np.arange(200) < 40
+    losses[0, :20] = 1.0
+
+    def divided(critical: Critical | None) -> tuple[float, float]:
+        found = resampled(losses, np.ones(1), 0.5, 0.95, calibration=100, critical=critical)
+        return found.certified_share, found.broken_share
+
+    assert divided(None) == (1.0, 0.0)
+    assert divided(Critical(signs, 0.55))[0] < 0.1  # a half of them is lost
+    assert divided(Critical(signs, 0.99)) == (1.0, 0.0)
+    assert divided(Critical(~signs, 0.3)) == (1.0, 0.0)
+    assert Critical(signs, 0.4).broken(losses[0])
+    assert not Critical(signs, 0.5).broken(losses[0])
 
 
 @pytest.mark.parametrize("margin", [None, 0.1])

@@ -20,7 +20,7 @@ from agents.contenders import shipped_path
 from agents.rollout import simulate
 from agents.shift_alarm import Passes
 from cnn.calibration_tracks import some_tracks
-from cnn.common.errors import BundleError, ConfigError
+from cnn.common.errors import BundleError, ConfigError, SliproadError
 from cnn.frame_table import FrameTable, embedded_table
 from offload_env.episode import episode_keys
 from offload_env.scenario import load_scenario, scenario_toml
@@ -125,6 +125,57 @@ def test_too_few_signs_are_told_and_nothing_is_written(
     assert code
     assert "nothing is written" in error
     assert not (tmp_path / "x.policy").exists()
+
+
+def test_critical_classes_have_a_promise_of_their_own(
+    short: Path, few: FrameTable, tmp_path: Path
+) -> None:
+    few.save(tmp_path / "few.npz")
+    of_sign = few.label[few.track_starts()]
+    number = int(np.bincount(of_sign).argmax())
+    signs = int((of_sign == number).sum())
+    scenario, path = load_scenario(str(short)), tmp_path / "critical.toml"
+    constraint = replace(scenario.constraint, critical_classes=(number,))
+    path.write_text(scenario_toml(replace(scenario, constraint=constraint)))
+    arguments = (
+        *("--scenario", path, "--frames", tmp_path / "few.npz", "--margin", 0.15),
+        *("--policy", shipped_path("urban-5g"), "--out", tmp_path / "x.policy"),
+        "--critical-margin",
+    )
+    code, found, _ = run(*arguments, 0.9)
+    assert code == 0
+    promise = found["critical"]
+    assert (found["certified"], promise["classes"], promise["signs"]) == (True, [number], signs)
+    right = few.correct[few.label == number, few.topology.main].mean()  # 30 frames each
+    assert promise["floor"] == pytest.approx(right - 0.9)
+    assert promise["smallest_margin"] > 1 - 0.05 ** (1 / signs)
+    assert promise["signs_needed"] <= signs
+    written = PolicyBundle.load(tmp_path / "x.policy").manifest["certificate"]["critical"]
+    assert written == {k: promise[k] for k in ("classes", "margin", "floor", "signs")}
+    # Forty signs would do for the other promise; so few of one class do not for this one.
+    code, found, error = run(*arguments, 0.15)
+    assert code
+    assert found["certified"] is False
+    assert found["critical"]["signs_needed"] > signs
+    assert f"--critical-margin {found['critical']['smallest_margin']:.4f}" in error
+
+
+def test_a_margin_of_critical_classes_must_be_of_some(
+    shipped: PolicyBundle, few: FrameTable
+) -> None:
+    plain = load_scenario("urban-5g")
+    label = int(few.label[0])
+    critical = replace(plain, constraint=replace(plain.constraint, critical_classes=(label,)))
+    missing = next(c for c in range(43) if c not in few.label)
+    other = replace(plain, constraint=replace(plain.constraint, critical_classes=(missing,)))
+    for scenario, margin, said in (
+        (plain, 0.2, "of which urban-5g has none"),
+        (critical, None, "margin 0 of critical"),
+        (critical, 1.0, "margin 1 of critical"),
+        (other, 0.2, "without a sign of the critical"),
+    ):
+        with pytest.raises(SliproadError, match=said):
+            certify_policy(shipped, scenario, few, level=0.95, margin=0.15, critical_margin=margin)
 
 
 def test_independent_images_are_signs_of_their_own(shipped: PolicyBundle, few: FrameTable) -> None:
