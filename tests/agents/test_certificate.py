@@ -122,7 +122,9 @@ def test_divisions_look_at_both_promises() -> None:
 
     assert divided(None) == (1.0, 0.0)
     assert divided(Critical(signs, 0.55))[0] < 0.1  # a half of them is lost
-    assert divided(Critical(signs, 0.99)) == (1.0, 0.0)
+    certified, broken = divided(Critical(signs, 0.99))
+    assert certified > 0.8  # some twenty signs: a few more than half may be lost among them
+    assert broken == 0.0
     assert divided(Critical(~signs, 0.3)) == (1.0, 0.0)
     assert Critical(signs, 0.4).broken(losses[0])
     assert not Critical(signs, 0.5).broken(losses[0])
