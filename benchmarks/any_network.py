@@ -65,13 +65,13 @@ NETWORKS: Final = {
     "residual": Network(
         "cifar10",
         "--model examples/networks/resnet.py:resnet9",
-        "--train --epochs 8 --mirror --augment 0.2 --lr 0.004 --payload 1 --bottleneck-epochs 3",
+        "--train --epochs 12 --mirror --augment 0 --lr 0.004 --payload 1 --bottleneck-epochs 1",
     ),
     "onnx": Network(
         "cifar10",
         "--onnx {out}/residual.onnx "
-        "--cuts /3/3.3/Conv_output_0,/4/4.3/Relu_1_output_0,/5/5.3/Conv_output_0",
-        "--epochs 3 --mirror --augment 0.2 --payload 1 --bottleneck-epochs 3",
+        "--cuts /3/3.4/Conv_output_0,/4/4.0/Relu_1_output_0,/5/5.4/Conv_output_0",
+        "--epochs 3 --mirror --augment 0 --payload 1 --bottleneck-epochs 1",
     ),
     "mobile": Network(
         "gtsrb",

@@ -40,9 +40,12 @@ def latent_shape(
     """Shape (L, h, w) of the latent of a block's output (C, H, W), one byte each.
 
     It has about `share` of the output's numbers, and about half of the frame's bytes at most: a
-    split that sends more than that hardly ever pays. Sides of 8 or more are halved.
+    split that sends more than that hardly ever pays. Sides of 8 or more are halved, unless all
+    numbers are sent: then the latent has the output's own shape.
     """
     channels, height, width = features
+    if share == 1 and math.prod(features) <= frame_bytes / 2:
+        return features
     stride = _stride(features)
     h, w = -(-height // stride), -(-width // stride)
     wanted = min(share * math.prod(features), frame_bytes / 2)
@@ -69,6 +72,8 @@ def make_exit(features: tuple[int, ...], n_classes: int, most_macs: float) -> nn
 
 def make_encoder(features: tuple[int, int, int], latent: tuple[int, int, int]) -> nn.Module:
     """Device side of a bottleneck: (B, C, H, W) -> latent in [0, 1], (B, L, h, w)."""
+    if latent == features:
+        return ToRange(features[0])
     c, hidden = features[0], max(min(max(features[0], 16), 64), latent[0])
     layers = [*_conv(c, hidden, _stride(features)), nn.Conv2d(hidden, latent[0], 1), nn.Sigmoid()]
     encoder = nn.Sequential(*layers)
@@ -77,9 +82,14 @@ def make_encoder(features: tuple[int, int, int], latent: tuple[int, int, int]) -
 
 
 def make_decoder(
-    features: tuple[int, int, int], latent: tuple[int, int, int], rectified: bool
+    features: tuple[int, int, int],
+    latent: tuple[int, int, int],
+    rectified: bool,
+    encoder: nn.Module,
 ) -> nn.Module:
-    """Server side of a bottleneck: latent in [0, 1] -> (B, C, H, W), >= 0 if `rectified`."""
+    """Server side of `encoder`: latent in [0, 1] -> (B, C, H, W), >= 0 if `rectified`."""
+    if isinstance(encoder, ToRange):
+        return nn.Sequential(FromRange(encoder), nn.ReLU() if rectified else nn.Identity())
     c, hidden, stride = features[0], min(max(features[0], 64), 128), _stride(features)
     layers = [*_conv(latent[0], hidden), *_conv(hidden, hidden)]
     layers.append(nn.Conv2d(hidden, c * stride**2, 1))
@@ -90,6 +100,40 @@ def make_decoder(
     decoder = nn.Sequential(*layers)
     _initialise(decoder)
     return decoder
+
+
+class ToRange(nn.Module):
+    """A bottleneck that narrows nothing: each channel is scaled to [0, 1], to be sent as bytes.
+
+    Channels are first normalised by their mean and spread. The range begins as four of these to
+    either side of the mean, 32 levels a spread; what lies outside is cut off. It is fitted.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        nn.init.constant_(self.norm.weight, 1 / 8)
+        nn.init.constant_(self.norm.bias, 1 / 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled: Tensor = self.norm(x)
+        return scaled.clamp(0.0, 1.0)
+
+
+class FromRange(nn.Module):
+    """The inverse of a `ToRange`, by its own numbers."""
+
+    def __init__(self, of: ToRange) -> None:
+        super().__init__()
+        self._norm = (of.norm,)  # in a tuple: the encoder alone has these weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self._norm[0]
+        mean, var = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert var is not None
+        slope = (var + norm.eps).sqrt() / norm.weight
+        return x * slope.view(-1, 1, 1) + (mean - norm.bias * slope).view(-1, 1, 1)
 
 
 class _Crop(nn.Module):

@@ -267,7 +267,8 @@ def add_parts(
             features = cast(tuple[int, int, int], measured[s - 1].features)
             latent = topology.payload_shape(s)
             encoders.append(make_encoder(features, latent))
-            decoders.append(make_decoder(features, latent, measured[s - 1].rectified))
+            rectified = measured[s - 1].rectified
+            decoders.append(make_decoder(features, latent, rectified, encoders[-1]))
     parts = (blocks, [*exits, nn.Identity()], encoders, decoders)
     return BlockNetwork(config, topology, *parts, channels=channels)
 

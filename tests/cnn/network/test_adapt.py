@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import re
@@ -31,7 +32,7 @@ from cnn.make_frame_table import make_table
 from cnn.model_config import NetworkConfig
 from cnn.network import weights_file as checkpoint
 from cnn.network.adapt import AdaptConfig, adapt
-from cnn.network.added_parts import latent_shape, run_counted
+from cnn.network.added_parts import latent_shape, make_decoder, make_encoder, run_counted
 from cnn.network.block_network import BlockNetwork, as_channels
 from cnn.network.checked_export import MOST_INT8_LOSS, int8_wins
 from cnn.network.export_bundle import write_bundle
@@ -334,12 +335,34 @@ def test_exits_lie_a_tenth_apart_and_splits_send_ever_less() -> None:
         ((100, 7, 7), 3_072, 0.125, (12, 7, 7)),  # 612.5 / 49 = 12.5; a side of 7 stays
         ((8, 17, 9), 3_072, 0.125, (3, 9, 5)),  # 153 / 45 = 3.4
         ((4, 8, 8), 3_072, 1e-3, (1, 4, 4)),  # never less than a channel
+        ((24, 8, 8), 3_072, 1.0, (24, 8, 8)),  # half of the frame, as it is
+        ((25, 8, 8), 3_072, 1.0, (96, 4, 4)),  # 1,600 are more than half
     ],
 )
 def test_the_latent_is_a_share_of_the_output(
     features: tuple[int, int, int], frame_bytes: int, share: float, expected: tuple[int, int, int]
 ) -> None:
     assert latent_shape(features, frame_bytes, share) == expected
+
+
+def test_a_bottleneck_that_narrows_nothing_loses_a_rounding_at_most() -> None:
+    torch.manual_seed(0)
+    shape, spread = (3, 4, 4), torch.tensor([0.1, 1.0, 30.0]).view(3, 1, 1)
+    encoder = make_encoder(shape, shape).train()
+    decoder = make_decoder(shape, shape, False, encoder)
+    assert not list(decoder.parameters())  # its numbers are the encoder's
+    for _ in range(100):
+        encoder(torch.randn(64, *shape) * spread + 7 * spread)
+    pair = copy.deepcopy(nn.ModuleList([encoder, decoder])).eval()
+    encoder.norm.weight.data.zero_()  # a copy has weights of its own
+    x = torch.randn(64, *shape) * spread + 7 * spread
+    sent = (pair[0](x) * 255).round() / 255
+    assert 0 <= sent.min() < sent.max() <= 1
+    inside = ((x / spread - 7).abs() < 3.5).float()
+    wrong = (pair[1](sent) - x).abs() / spread * inside
+    assert 0 < wrong.max() < 0.6 * 8 / 255  # half a level of a range of eight spreads
+    rectified = make_decoder(shape, shape, True, pair[0]).eval()
+    assert rectified(-torch.ones(1, *shape)).max() == 0
 
 
 def test_an_exit_costs_a_quarter_of_the_blocks_before_it_at_most() -> None:
