@@ -41,6 +41,7 @@ FILES = {
     "fit traces": ["testbed", "traces", "fit", "none", "--out"],
     "new scenario": ["agent", "new-scenario"],
     "agent export": ["agent", "export", "--run", "none", "--out"],
+    "certify": ["agent", "certify", "--policy", "none", "--out"],
 }
 """Command lines that end with the option of a file, or with a command whose argument is one."""
 
