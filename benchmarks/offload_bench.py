@@ -163,11 +163,11 @@ def main() -> None:
             again = replay(options.replay)
             print(json.dumps(again))
             raise SystemExit(not again["same_bits"])
-        frozen = json.loads(FROZEN.read_text())
         if options.hashes:
             names = options.scenarios or scenario_names()
             print(json.dumps({name: input_hashes(worlds_of(name)) for name in names}, indent=1))
             return
+        frozen = json.loads(FROZEN.read_text())
         names = options.scenarios or list(frozen)
         unknown = [name for name in names if name not in frozen]
         if unknown:
