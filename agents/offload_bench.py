@@ -21,11 +21,10 @@ from agents.evaluation import (
     Evaluation,
     Interval,
     evaluate,
-    floor_on,
     interval,
     resamples,
 )
-from agents.rollout import Rollout
+from agents.floor_kept import required
 from agents.submission import NAME, Recorded, Replayed, Submission
 from agents.train_config import MARGIN
 from offload_env.episode import episode_keys
@@ -163,7 +162,13 @@ def run_scenario(
         return out
     if isinstance(policy, Replayed):
         policy.check_end()
-    out["submission"] = {**rows[NAME], **_distances(result), **_intervals(result, test)}
+    floors = result.floors[NAME].as_json()
+    out["submission"] = {
+        **rows[NAME],
+        **{name: value for name, value in floors.items() if name != "classes"},
+        **_distances(result),
+        **_intervals(result, test),
+    }
     return out
 
 
@@ -195,42 +200,23 @@ def _distances(result: Evaluation) -> dict[str, Any]:
 def _intervals(result: Evaluation, world: World) -> dict[str, Any]:
     """95 % intervals of cost and of accuracy above the floor, by drive and by track."""
     rollout = result.rollouts[NAME]
-    above = rollout.correct - _required(world, rollout)
+    main = world.correct[rollout.row, world.topology.main].astype(np.float64)
+    above = rollout.correct - required(world, main)
     weights = resamples(result.drives, result.seed)
     tracks = world.table.track[rollout.row]
-    cost_by_track, _ = _over_tracks(rollout.cost, tracks, result.seed)
-    above_by_track, below = _over_tracks(above, tracks, result.seed)
     return {
         "cost_by_drive": asdict(result.intervals[NAME]),
-        "cost_by_track": cost_by_track,
+        "cost_by_track": _over_tracks(rollout.cost, tracks, result.seed),
         "accuracy_above_floor_by_drive": asdict(interval(above.mean(1), weights)),
-        "accuracy_above_floor_by_track": above_by_track,
-        "below_floor_share": below,
+        "accuracy_above_floor_by_track": _over_tracks(above, tracks, result.seed),
     }
 
 
-def _required(world: World, rollout: Rollout) -> Floats:
-    """Accuracy required of every frame, (B, T), whose mean is the floor."""
-    constraint, rows = world.scenario.constraint, rollout.row
-    if constraint.accuracy_floor > 0:
-        return np.full(rows.shape, floor_on(world, rows))
-    main = world.correct[rows, world.topology.main].astype(np.float64)
-    required: Floats = main - constraint.accuracy_margin
-    return required
-
-
-def _over_tracks(
-    values: Floats, tracks: NDArray[np.int32], seed: int
-) -> tuple[dict[str, float], float]:
-    """Bootstrap of the mean over all frames by whole tracks: frames of one are alike.
-
-    Returns:
-        the interval, and the share of resamples whose mean is below 0.
-    """
+def _over_tracks(values: Floats, tracks: NDArray[np.int32], seed: int) -> dict[str, float]:
+    """Bootstrap interval of the mean over all frames by whole tracks: frames of one are alike."""
     _, place = np.unique(tracks.ravel(), return_inverse=True)
     sums, frames = np.bincount(place, values.ravel()), np.bincount(place)
     weights = resamples(len(frames), seed)
     means = (weights @ sums) / (weights @ frames)
     low, high = np.percentile(means, (2.5, 97.5))
-    found = Interval(float(values.mean()), float(low), float(high))
-    return asdict(found), float((means < 0).mean())
+    return asdict(Interval(float(values.mean()), float(low), float(high)))

@@ -142,7 +142,7 @@ def test_intervals_are_about_the_figures(greedy) -> None:
         assert cost["mean"] == pytest.approx(mine["cost"])
         assert cost["low"] < mine["cost"] < cost["high"]
         assert above["mean"] == pytest.approx(mine["accuracy"] - greedy[1]["floor"])
-    assert 0 <= mine["below_floor_share"] <= 1
+    assert 0 <= mine["tracks_below"] <= 1
 
 
 def test_without_a_submission_there_are_bound_and_baselines(worlds) -> None:
