@@ -79,11 +79,12 @@ def _made(found: Any, topology: Topology, world: World) -> Sequence[Any]:
 
     A class is called with the topology, a function with the topology and the training world.
     """
+    make: Any = found
     if inspect.isclass(found):
-        return [found(topology)]
+        return [make(topology)]
     if isinstance(found, Policy):
         return [found]
-    made = found(topology, world)
+    made = make(topology, world)
     return [made] if isinstance(made, Policy) else list(made)
 
 
