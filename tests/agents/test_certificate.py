@@ -112,6 +112,7 @@ def test_both_promises_together_are_broken_as_rarely_as_said(mean: float, kept: 
         assert certified / runs <= 0.1 + 3 * math.sqrt(0.1 * 0.9 / runs)
 
 
+@pytest.mark.slow(2)
 def test_divisions_look_at_both_promises() -> None:
     losses, signs = np.zeros((1, 200)), np.arange(200) < 40
     losses[0, :20] = 1.0

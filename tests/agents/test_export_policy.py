@@ -109,6 +109,7 @@ def test_same_decisions_as_stable_baselines3(algo: str, tmp_path: Path) -> None:
         assert len(differs) <= 5
 
 
+@pytest.mark.slow(2)
 def test_outputs_of_fewer_actions_are_mapped(tmp_path: Path) -> None:
     actions = [1, 4, 8, 19]
     model = make("ppo", len(actions))

@@ -187,6 +187,7 @@ def test_stable_baselines3_makes_vectors_by_id(name: str) -> None:
     assert [np.shape(image) for image in envs.get_images()] == [(160, 400, 3)] * 2
 
 
+@pytest.mark.slow(4)
 @pytest.mark.parametrize("learner", [PPO, MaskablePPO])
 def test_stable_baselines3_learns_by_id(learner: Any) -> None:
     learner("MlpPolicy", IDS[0], n_steps=8, batch_size=8, device="cpu").learn(8)
@@ -199,6 +200,7 @@ def test_stable_baselines3_workers_import_what_the_id_says() -> None:
     envs.close()
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_rllib_passes_all_arguments_in_one_dict(kind: Any) -> None:
     class EnvContext(dict[str, Any]):
