@@ -11,8 +11,7 @@ share at a frame's start holds for the whole frame: its compute times are divide
 Published, for a Raspberry Pi 4 without heat sink or fan:
 
 * It throttles its cores progressively between 80 and 85 C (Raspberry Pi documentation, "Frequency
-  management and thermal control"), from 1500 MHz to 600 MHz at least (``arm_freq`` and
-  ``arm_freq_min`` there): a least share of 0.4.
+  management and thermal control").
 * It idles at about 60 C in a room (A. Allan, "Do You Need to Use a Fan for Cooling with the New
   Raspberry Pi 4?", Hackster 2019: 61 C; J. Geerling, "The Raspberry Pi 4 needs a fan", 2019: 60 C),
   with the 2.7 W of the power profile ``raspberry-pi-4``. Both give 13 K/W above 25 C.
@@ -22,7 +21,8 @@ Published, for a Raspberry Pi 4 without heat sink or fan:
   Not used for the fit; the model gives 2.0 times and 27.7 %
   (`tests/offload_env/test_heat.py`).
 
-Modelled: the linear fall, one time constant (a real board has one of seconds for the chip and one
+Modelled: the least share of 0.4 (600 of 1500 MHz, ``arm_freq_min`` and ``arm_freq``: from memory,
+not looked up), the linear fall, one time constant (a real board has one of seconds for the chip and one
 of minutes for the board), and its value. Full load from idle then throttles after 1.8 minutes;
 published are "a handful of minutes" (G. Halfacree, Tom's Hardware, 2019) and, for some CNNs, "few
 seconds" (Benoit-Cattin et al.). Modelled, too: the power above idle falls with the clock.
