@@ -22,8 +22,8 @@ Published, for a Raspberry Pi 4 without heat sink or fan:
   (`tests/offload_env/test_heat.py`).
 
 Modelled: the least share of 0.4 (600 of 1500 MHz, ``arm_freq_min`` and ``arm_freq``: from memory,
-not looked up), the linear fall, one time constant (a real board has one of seconds for the chip
-and one of minutes for the board), and its value. Full load from idle then throttles after 1.8 minutes;
+not looked up), the linear fall, one time constant (a real board has one of seconds for the chip and
+one of minutes for the board), and its value. Full load from idle then throttles after 1.8 minutes;
 published are "a handful of minutes" (G. Halfacree, Tom's Hardware, 2019) and, for some CNNs, "few
 seconds" (Benoit-Cattin et al.). Modelled, too: the power above idle falls with the clock.
 """
