@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agents.run_files import named
+from agents.scenario_commands import JudgedScenario
 from cnn.common.console import JsonFlag, SeedOption, emit_json
 from cnn.common.errors import ConfigError, require
 from cnn.common.outputs import check_file
@@ -18,14 +19,7 @@ if TYPE_CHECKING:
 
 
 def certify(
-    scenario: Annotated[
-        str,
-        typer.Option(
-            help="Scenario's name or TOML file; if left out the one that the policy was trained "
-            "for, or urban-5g.",
-            show_default=False,
-        ),
-    ] = "",
+    scenario: JudgedScenario = "",
     policy: Annotated[
         Path | None,
         typer.Option(help="Policy file or run's folder; the shipped staged policy if left out."),

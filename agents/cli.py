@@ -19,7 +19,7 @@ import typer
 import cnn
 from agents.certify_command import certify
 from agents.run_files import DEMO, check_run
-from agents.scenario_commands import new_scenario, scenarios
+from agents.scenario_commands import JudgedScenario, new_scenario, scenarios
 from agents.train_commands import export, sweep, train
 from cnn.common.console import JsonFlag, SeedOption, emit_json, run_app, stderr_console, warn
 from cnn.common.errors import ConfigError
@@ -75,14 +75,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    scenario: Annotated[
-        str,
-        typer.Option(
-            help="Scenario's name or TOML file; if left out the one that the policy was trained "
-            "for, or urban-5g.",
-            show_default=False,
-        ),
-    ] = "",
+    scenario: JudgedScenario = "",
     policy: Annotated[
         Path | None,
         typer.Option(help="Policy file or run's folder; the shipped policies if left out."),

@@ -198,7 +198,7 @@ class Evaluation:
             "keeps_floor": None if self.better is None else self.keeps_floor(self.better),
             "delay_gain": local["delay_ms"] / agent["delay_ms"] if agent else None,
             "energy_gain": local["energy_mj"] / agent["energy_mj"] if agent else None,
-            "energy_gains": self._energy_gains(),
+            "energy_gains": self.energy_gains(),
             "floor": self.floor,
             "measure": self.measure,
             "best_static": self.best_static,
@@ -223,7 +223,7 @@ class Evaluation:
             row["plug_in"] = self.plug_ins[name]
         return row
 
-    def _energy_gains(self) -> dict[str, float]:
+    def energy_gains(self) -> dict[str, float]:
         """Times less energy than full local processing, by what is counted."""
         if self.better is None or self.better not in self.energy:
             return {}

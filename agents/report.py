@@ -138,7 +138,7 @@ def _summary(result: Evaluation) -> str:
     kept = "keeps" if result.keeps_floor(result.better) else "MISSES"
     origin = result.origins.get(result.better)
     who += " (shipped)" if origin is not None and origin.shipped else ""
-    gains = result.as_json()["energy_gains"]
+    gains = result.energy_gains()
     return (
         f"On {result.drives} drives that training never saw, the {who} needs "
         f"{local['delay_ms'] / agent['delay_ms']:.2f} times less delay and "

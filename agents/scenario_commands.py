@@ -14,6 +14,16 @@ from cnn.common.errors import MAX_SEED, require
 from cnn.common.files import write_text
 from cnn.common.outputs import check_file
 
+JudgedScenario = Annotated[
+    str,
+    typer.Option(
+        help="Scenario's name or TOML file; if left out the one that the policy was trained "
+        "for, or urban-5g.",
+        show_default=False,
+    ),
+]
+"""Option of the commands that judge a policy (`agents.contenders.scenario_to_judge`)."""
+
 
 def scenarios(
     name: Annotated[

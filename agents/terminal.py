@@ -167,7 +167,7 @@ def energy_table(result: Evaluation) -> Comparison:
         "whole device: the idle time between frames as well; active: computing, exchanging and the "
         "scenario's modem tail, of which the cost is made; above idle: that less the idle power"
     ]
-    gains = result.as_json()["energy_gains"]
+    gains = result.energy_gains()
     if gains:
         times = ", ".join(f"{v:.2f} ({name.replace('_', ' ')})" for name, v in gains.items())
         notes.append(f"times less than full local processing, {result.better}: {times}")
