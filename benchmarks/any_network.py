@@ -65,13 +65,14 @@ NETWORKS: Final = {
     "residual": Network(
         "cifar10",
         "--model examples/networks/resnet.py:resnet9",
-        "--train --epochs 12 --mirror --augment 0 --lr 0.004 --payload 1 --bottleneck-epochs 1",
+        "--train --epochs 14 --mirror --augment 0 --shift 0.125 --lr 0.004 --payload 1 "
+        "--bottleneck-epochs 1",
     ),
     "onnx": Network(
         "cifar10",
         "--onnx {out}/residual.onnx "
         "--cuts /3/3.4/Conv_output_0,/4/4.0/Relu_1_output_0,/5/5.4/Conv_output_0",
-        "--epochs 3 --mirror --augment 0 --payload 1 --bottleneck-epochs 1",
+        "--epochs 4 --mirror --augment 0 --shift 0.125 --payload 1 --bottleneck-epochs 1",
     ),
     "mobile": Network(
         "gtsrb",

@@ -88,6 +88,15 @@ def adapt(
     augment: Annotated[
         float, typer.Option(min=0.0, max=2.0, help="Strength of the augmentation.")
     ] = 0.5,
+    shift: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=0.5,
+            help="Largest shift of an image by whole pixels, as a share of its side "
+            "(small photos: 0.125, with --augment 0, which else blurs them).",
+        ),
+    ] = 0.0,
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Mirror images, too (photos; not signs or writing).")
     ] = False,
@@ -155,6 +164,7 @@ def adapt(
         lr=lr,
         payload=payload,
         strength=augment,
+        shift=shift,
         mirror=mirror,
         precision=precision,
         device=where,

@@ -55,6 +55,7 @@ class AdaptConfig:
         lr: peak learning rate.
         payload: share of a block's output that crosses the uplink (`latent_shape`).
         strength: of the augmentation.
+        shift: largest shift of an image, share of its side, by whole pixels.
         mirror: images may be mirrored: photos may, signs and writing may not.
         precision: of the bundle: float32, int8, or auto, which takes int8 where it wins.
         device, mixed: where training computes and how (`cnn.network.torch_device`).
@@ -72,6 +73,7 @@ class AdaptConfig:
     lr: float = 3e-3
     payload: float = 0.125
     strength: float = 0.5
+    shift: float = 0.0
     mirror: bool = False
     precision: str = "float32"
     device: DeviceChoice = "auto"
@@ -82,6 +84,7 @@ class AdaptConfig:
     def __post_init__(self) -> None:
         in_range("payload", self.payload, 1e-4, 1)
         in_range("augmentation", self.strength, 0, 2)
+        in_range("shift", self.shift, 0, 0.5)
         in_range("batch size", self.batch_size, 16, 4096)
         in_range("learning rate", self.lr, 1e-7, 1)
 
@@ -239,6 +242,7 @@ def _fit(
         "batch_size": config.batch_size,
         "lr": config.lr,
         "strength": config.strength,
+        "shift": config.shift,
         "mirrored": tuple(range(net.config.n_classes)) if config.mirror else (),
         "device": config.device,
         "precision": config.mixed,

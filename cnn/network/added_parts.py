@@ -125,10 +125,10 @@ class FromRange(nn.Module):
 
     def __init__(self, of: ToRange) -> None:
         super().__init__()
-        self._norm = (of.norm,)  # in a tuple: the encoder alone has these weights
+        self.norm = of.norm  # the same weights, fitted as one and exported with both sides
 
     def forward(self, x: Tensor) -> Tensor:
-        norm = self._norm[0]
+        norm = self.norm
         mean, var = norm.running_mean, norm.running_var
         assert mean is not None
         assert var is not None

@@ -1,8 +1,8 @@
 """Label-safe augmentation of images, on batches, in torch.
 
-Geometry (rotation, scale, shift, shear, perspective), light (gain, contrast, gamma,
-colour cast), blur, noise and occlusion. Only classes that are their own mirror image
-are mirrored: a mirrored direction sign would be another class.
+Geometry (rotation, scale, shift, shear, perspective; shifts by whole pixels), light (gain,
+contrast, gamma, colour cast), blur, noise and occlusion. Only classes that are their own mirror
+image are mirrored: a mirrored direction sign would be another class.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def augment(
     g: Generator,
     strength: float = 1.0,
     mirrored: Sequence[int] = MIRROR_SAFE,
+    shift: float = 0.0,
 ) -> Tensor:
     """Randomly changed copy of a batch.
 
@@ -33,11 +34,14 @@ def augment(
         g: source of every random number.
         strength: scales geometry and light; 0 changes nothing but mirroring.
         mirrored: classes whose images may be mirrored.
+        shift: largest shift along each side, as a share of it, by whole pixels: the image stays
+            as sharp as it was. What comes in from outside is the reflection of what is inside.
 
     Returns:
         float32 (B, 3, H, W) in [0, 1].
     """
-    x = _warp(images, torch.isin(labels, torch.tensor(mirrored, dtype=torch.int64)), g, strength)
+    x = _shift(images, g, shift)
+    x = _warp(x, torch.isin(labels, torch.tensor(mirrored, dtype=torch.int64)), g, strength)
     x = _light(x, g, strength)
     x = _blur(x, g, strength)
     level = torch.rand(len(x), 1, 1, 1, generator=g).square() * 0.4 * strength
@@ -48,6 +52,20 @@ def augment(
 
 def _uniform(n: int, half_width: float, g: Generator) -> Tensor:
     return (torch.rand(n, generator=g) * 2 - 1) * half_width
+
+
+def _shift(x: Tensor, g: Generator, share: float) -> Tensor:
+    n, _, h, w = x.shape
+    up, left = round(share * h), round(share * w)
+    if not (up or left):
+        return x
+    padded = F.pad(x, (left, left, up, up), mode="reflect")
+    rows = torch.randint(2 * up + 1, (n, 1), generator=g) + torch.arange(h)
+    columns = torch.randint(2 * left + 1, (n, 1), generator=g) + torch.arange(w)
+    image = torch.arange(n).view(n, 1, 1)
+    # The channels go last where rows and columns are looked up, and back.
+    moved = padded.permute(0, 2, 3, 1)[image, rows.unsqueeze(2), columns.unsqueeze(1)]
+    return moved.permute(0, 3, 1, 2).contiguous()
 
 
 def _warp(x: Tensor, safe: Tensor, g: Generator, s: float) -> Tensor:

@@ -31,6 +31,7 @@ class FitConfig:
         batch_size: images a step.
         lr: peak learning rate of AdamW (linear warm-up, cosine decay).
         strength: of the augmentation.
+        shift: largest shift of an image, share of its side, by whole pixels.
         mirrored: classes whose images may be mirrored; None is those of road signs.
         device: ``auto`` (a CUDA GPU if there is one), ``cpu`` or ``cuda``.
         precision: ``fp32``, ``bf16``, ``fp16`` (CUDA only) or ``auto``: see `choose_compute`.
@@ -41,6 +42,7 @@ class FitConfig:
     batch_size: int = 128
     lr: float = 3e-3
     strength: float = 1.0
+    shift: float = 0.0
     mirrored: tuple[int, ...] | None = None
     device: DeviceChoice = "auto"
     precision: Precision = "auto"
@@ -219,7 +221,8 @@ class Fit:
             for rows in batches:
                 labels = torch.from_numpy(data.label[rows.numpy()].astype(np.int64))
                 x = to_batch(data.images, rows)
-                x = augment(x, labels, self._generator, self.config.strength, mirrored)
+                strength, shift = self.config.strength, self.config.shift
+                x = augment(x, labels, self._generator, strength, mirrored, shift)
                 x = self.compute.to_device(x.contiguous(memory_format=torch.channels_last))
                 loss = loss_of(x, labels)
                 backward_step(loss, self._parameters, self._optimizer, self._scaler)

@@ -123,7 +123,7 @@ def train(
         fitted = [*model.exits.requires_grad_(True)]
     fitting = Fit(
         model,
-        [p for module in fitted for p in module.parameters()],
+        [*nn.ModuleList(fitted).parameters()],
         config,
         compute,
         n_images=len(fit),
@@ -280,7 +280,7 @@ def train_bottlenecks(
     wanted = [s for s, part in parts.items() if part.stop > part.start]
     channels_last(net).to(compute.device).eval().requires_grad_(False)
     trained = [of(s) for of in (net.encoder_of, net.decoder_of) for s in wanted]
-    parameters = [p for module in trained for p in module.requires_grad_(True).parameters()]
+    parameters = [*nn.ModuleList(trained).requires_grad_(True).parameters()]
     fitting = Fit(
         net,
         parameters,

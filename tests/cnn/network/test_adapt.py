@@ -206,19 +206,20 @@ def test_one_seed_one_bundle_and_resume_changes_nothing(
 
 
 FORMS = {
-    "two blocks, only the frame is sent": (2, (2,), (0,), 3, 16, 2),
-    "no split at all": (3, (2, 3), (), 3, 16, 5),
-    "seven exits, one channel, odd sides": (7, (1, 2, 3, 4, 5, 6, 7), (0, 2, 5), 1, 33, 4),
-    "twelve blocks": (12, (4, 12), (1, 11), 3, 20, 3),
-    "ten thousand classes": (2, (1, 2), (0, 1), 3, 16, 10_000),
+    "two blocks, only the frame is sent": (2, (2,), (0,), 3, 16, 2, 0.125),
+    "no split at all": (3, (2, 3), (), 3, 16, 5, 0.125),
+    "seven exits, one channel, odd sides": (7, (1, 2, 3, 4, 5, 6, 7), (0, 2, 5), 1, 33, 4, 0.125),
+    "twelve blocks": (12, (4, 12), (1, 11), 3, 20, 3, 0.125),
+    "ten thousand classes": (2, (1, 2), (0, 1), 3, 16, 10_000, 0.125),
+    "a bottleneck that narrows nothing": (4, (2, 4), (0, 3), 3, 32, 5, 1.0),
 }
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_any_form_is_exported_as_torch_has_it(
-    form: tuple[int, tuple[int, ...], tuple[int, ...], int, int, int], tmp_path: Path
+    form: tuple[int, tuple[int, ...], tuple[int, ...], int, int, int, float], tmp_path: Path
 ) -> None:
-    n, exits, splits, channels, size, n_classes = form
+    n, exits, splits, channels, size, n_classes, payload = form
     text = f"""{LAYERS}
 def net(n_classes):
     steps = [2, 1, 2, *[1] * 12][: {n} - 1]
@@ -231,7 +232,7 @@ def net(n_classes):
     x = torch.rand(16, 3, size, size)
     assert channels_of(module) == channels
     measured = measure(module, as_channels(x, channels), n_classes)
-    topology, _ = choose_topology(module, measured, size, 0.125)
+    topology, _ = choose_topology(module, measured, size, payload)
     assert (topology.exits, topology.splits) == (exits, splits)
     config = NetworkConfig(size, n_classes)
     net = add_parts(blocks_of(module), measured, config, topology, channels)
@@ -350,7 +351,8 @@ def test_a_bottleneck_that_narrows_nothing_loses_a_rounding_at_most() -> None:
     shape, spread = (3, 4, 4), torch.tensor([0.1, 1.0, 30.0]).view(3, 1, 1)
     encoder = make_encoder(shape, shape).train()
     decoder = make_decoder(shape, shape, False, encoder)
-    assert not list(decoder.parameters())  # its numbers are the encoder's
+    both = nn.ModuleList([encoder, decoder])
+    assert list(both.parameters()) == list(encoder.parameters())  # one set of numbers
     for _ in range(100):
         encoder(torch.randn(64, *shape) * spread + 7 * spread)
     pair = copy.deepcopy(nn.ModuleList([encoder, decoder])).eval()
