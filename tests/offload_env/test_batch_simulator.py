@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from batch_against_scalar import BothSimulators
 
 from cnn.frame_table import FrameTable
 from cnn.topology import SHIPPED
 from offload_env.batch_simulator import BatchSimulator
 from offload_env.env import observation_box
-from offload_env.episode import episode_keys
 from offload_env.scenario import Constraint
 from offload_env.server_load import ServerLoad
 from offload_env.simulator import FALLBACK, OK, SKIPPED, Simulator
@@ -27,59 +27,24 @@ SCHEMA = schema_of(SHIPPED)
 LANES, STEPS = 24, 150
 
 
-def _begin(world: World, seed: int) -> tuple[BatchSimulator, list[Simulator]]:
-    keys = episode_keys(seed, LANES)
-    batch = BatchSimulator(world, LANES)
-    batch.reset(keys)
-    single = [Simulator(world) for _ in keys]
-    for simulator, key in zip(single, keys, strict=True):
-        simulator.reset(world.plan(int(key)))
-    return batch, single
-
-
-def _compare(world: World, seed: int) -> np.ndarray:
-    batch, single = _begin(world, seed)
-    rng, seen = np.random.default_rng(seed), np.zeros(3, int)
-    for _ in range(STEPS):
-        observed = batch.observe()
-        assert observed.shape == (LANES, SCHEMA.obs_dim)
-        np.testing.assert_allclose(observed, [s.observe() for s in single], atol=2e-6)
-        actions = rng.integers(0, 20, LANES)
-        together = batch.settle(actions)
-        for k, simulator in enumerate(single):
-            alone = simulator.settle(int(actions[k]))
-            assert alone == tuple(column[k] for column in together)
-            seen[alone.status] += 1
-    return seen
+def _compare(world: World, seed: int) -> BothSimulators:
+    both = BothSimulators(world, LANES, seed)
+    both.settle(STEPS)
+    return both
 
 
 @pytest.mark.slow(1)
 def test_every_lane_equals_the_scalar_simulator_exactly(world: World) -> None:
-    seen = _compare(world, 0)
+    seen = _compare(world, 0).seen
     assert (seen[[OK, FALLBACK, SKIPPED]] > 50).all()
 
 
 @pytest.mark.slow(3)
 def test_every_lane_advances_as_the_scalar_simulator_does(world: World) -> None:
-    batch, single = _begin(world, 6)
-    rng, seen, points = np.random.default_rng(6), np.zeros(3, int), set[int]()
-    for _ in range(3 * STEPS):
-        np.testing.assert_array_equal(batch.point, [s.point for s in single])
-        observed = [s.observe(POINTS.staged) for s in single]
-        np.testing.assert_allclose(batch.observe(POINTS.staged), observed, atol=2e-6)
-        points |= set(batch.point.tolist())
-        some = np.flatnonzero(rng.random(LANES) < 0.8)
-        chosen = np.array([rng.choice(np.flatnonzero(POINTS.legal[p])) for p in batch.point[some]])
-        ended, together = batch.advance(chosen, some)
-        for lane, action in zip(some.tolist(), chosen.tolist(), strict=True):
-            alone = single[lane].advance(action)
-            assert (alone is not None) == (lane in ended)
-            if alone is not None:
-                k = int(np.flatnonzero(ended == lane)[0])
-                assert alone == tuple(column[k] for column in together)
-                seen[alone.status] += 1
-    assert (seen[[OK, FALLBACK, SKIPPED]] > 50).all()
-    assert len(points) > 12
+    both = BothSimulators(world, LANES, 6)
+    both.advance(3 * STEPS)
+    assert (both.seen[[OK, FALLBACK, SKIPPED]] > 50).all()
+    assert len(both.points) > 12
 
 
 @pytest.mark.slow(1)

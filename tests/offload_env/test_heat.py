@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from batch_against_scalar import BothSimulators
 from sequences import every_sequence, staged_drive
 
 from cnn.common.errors import ConfigError
@@ -126,57 +127,21 @@ def test_a_hot_processor_finishes_an_exchange_slowly_too(make_world: MakeWorld) 
     np.testing.assert_allclose(hot.compute_ms, cool.compute_ms / 0.4)
 
 
-def _begin(world: World, lanes: int, seed: int) -> tuple[BatchSimulator, list[Simulator]]:
-    keys = episode_keys(seed, lanes)
-    batch, single = BatchSimulator(world, lanes), [Simulator(world) for _ in keys]
-    batch.reset(keys)
-    for simulator, key in zip(single, keys, strict=True):
-        simulator.reset(world.plan(int(key)))
-    return batch, single
-
-
 @pytest.mark.slow(1)
 def test_every_lane_equals_the_scalar_simulator_exactly(make_world: MakeWorld) -> None:
-    world = make_world(heat=QUICK)
-    batch, single = _begin(world, 13, 0)
-    rng, seen, clocks = np.random.default_rng(0), np.zeros(3, int), []
-    for _ in range(100):
-        observed = batch.observe()
-        np.testing.assert_allclose(observed, [s.observe() for s in single], atol=2e-6)
-        np.testing.assert_array_equal(batch.lanes.celsius, [s.celsius for s in single])
-        clocks.append(QUICK.clock(batch.lanes.celsius))
-        actions = rng.integers(0, SHIPPED.n_actions, len(single))
-        together = batch.settle(actions)
-        for k, simulator in enumerate(single):
-            alone = simulator.settle(int(actions[k]))
-            assert alone == tuple(column[k] for column in together)
-            seen[alone.status] += 1
-    assert (seen[[OK, FALLBACK, SKIPPED]] > 20).all()
-    clock = np.array(clocks)
+    both = BothSimulators(make_world(heat=QUICK), 13, 0)
+    both.settle(100)
+    assert (both.seen[[OK, FALLBACK, SKIPPED]] > 20).all()
+    clock = QUICK.clock(both.celsius)
     assert ((clock < 1) & (clock > 0.4)).mean() > 0.2, "few frames were throttled"
     assert (clock == 1).mean() > 0.05
 
 
 @pytest.mark.slow(2)
 def test_every_lane_advances_as_the_scalar_simulator_does(make_world: MakeWorld) -> None:
-    world = make_world(heat=QUICK)
-    batch, single = _begin(world, 7, 1)
-    rng, ends = np.random.default_rng(1), 0
-    for _ in range(200):
-        observed = [s.observe(POINTS.staged) for s in single]
-        np.testing.assert_allclose(batch.observe(POINTS.staged), observed, atol=2e-6)
-        some = np.flatnonzero(rng.random(len(single)) < 0.8)
-        chosen = np.array([rng.choice(np.flatnonzero(POINTS.legal[p])) for p in batch.point[some]])
-        ended, together = batch.advance(chosen, some)
-        for lane, action in zip(some.tolist(), chosen.tolist(), strict=True):
-            alone = single[lane].advance(action)
-            assert (alone is not None) == (lane in ended)
-            if alone is not None:
-                k = int(np.flatnonzero(ended == lane)[0])
-                assert alone == tuple(column[k] for column in together)
-                assert single[lane].celsius == batch.lanes.celsius[lane]
-                ends += 1
-    assert ends > 300
+    both = BothSimulators(make_world(heat=QUICK), 7, 1)
+    both.advance(200)
+    assert both.seen.sum() > 300
 
 
 def test_the_observation_shows_full_local_processing_at_the_present_clock(
