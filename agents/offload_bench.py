@@ -63,6 +63,8 @@ def input_hashes(worlds: Worlds) -> dict[str, str]:
     """SHA-256 of everything that goes into a scenario's figures, by name, hexadecimal.
 
     An array counts with its type, shape and bytes (little-endian), a number with all its digits.
+    What is drawn through exponentials counts with its first 16 bits: processors compute the last
+    one differently.
     """
     train = worlds[0]
     scenario = asdict(train.scenario)
@@ -83,12 +85,17 @@ def input_hashes(worlds: Worlds) -> dict[str, str]:
             frames.append(table.quality)
         network = [table.bundle_hash, table.topology.to_json()]
         out[f"{split}_frames"] = _hash(network, *frames)
-        links = [array for t in world.traces for array in (t.uplink_mbps, t.rtt_ms)]
+        links = [_coarse(array) for t in world.traces for array in (t.uplink_mbps, t.rtt_ms)]
         out[f"{split}_traces"] = _hash([(t.period_s, t.tech) for t in world.traces], *links)
         noise = (world.server_work_ms, world.device_jitter, world.server_jitter)
-        out[f"{split}_noise"] = _hash([], *noise)
+        out[f"{split}_noise"] = _hash([], *map(_coarse, noise))
     out["drives"] = _hash([], drive_keys(WHOLE), tuning_keys(WHOLE))
     return out
+
+
+def _coarse(array: NDArray[Any]) -> NDArray[np.float64]:
+    mantissa, exponent = np.frexp(array.astype(np.float64))
+    return np.ldexp(np.rint(mantissa * 2**16), exponent - 16)
 
 
 def _hash(values: object, *arrays: NDArray[Any]) -> str:

@@ -290,3 +290,13 @@ def test_the_inputs_are_the_frozen_ones(script) -> None:
     frozen = json.loads(script.FROZEN.read_text())
     for name, hashes in frozen.items():
         assert input_hashes(script.worlds_of(name)) == hashes, name
+
+
+def test_the_last_bits_of_what_is_drawn_do_not_count(script) -> None:
+    train, test = script.worlds_of("busy-edge")
+    beside = replace(train, server_work_ms=train.server_work_ms * (1 + 2.0**-52))
+    other = replace(train, server_work_ms=train.server_work_ms * 1.001)
+    as_it_is = input_hashes((train, test))
+    assert input_hashes((beside, test)) == as_it_is
+    changed = {k for k, v in input_hashes((other, test)).items() if v != as_it_is[k]}
+    assert changed == {"train_noise"}

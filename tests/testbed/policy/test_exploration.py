@@ -14,7 +14,7 @@ from cnn.common.errors import ConfigError
 from cnn.topology import SHIPPED
 from testbed.cli.app import app
 from testbed.policy.exploration import ExploringPolicy
-from testbed.policy.observation_fields import schema_of
+from testbed.policy.observation_fields import scaled_bounds, schema_of
 from testbed.policy.policies import Policy, StaticPolicy
 from testbed.records.record_file import read_records
 
@@ -72,4 +72,6 @@ def test_device_records_what_was_explored(tmp_path: Path) -> None:
     assert len(set(action)) > 3
     seen = np.stack(records.table["observation"].to_pylist())
     assert seen.shape == (30, SCHEMA.obs_dim)
-    assert np.abs(seen).max() <= 1
+    low, high = scaled_bounds(SCHEMA.fields)  # a fast machine's full local processing is below -1
+    assert (low <= seen).all()
+    assert (seen <= high).all()
