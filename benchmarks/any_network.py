@@ -66,7 +66,7 @@ NETWORKS: Final = {
     "residual": Network(
         "cifar10",
         "--model examples/networks/resnet.py:resnet9",
-        "--train --epochs 14 --mirror --augment 0 --shift 0.125 --lr 0.004 --payload 1 "
+        "--train --epochs 18 --mirror --augment 0 --shift 0.125 --lr 0.004 --payload 1 "
         "--bottleneck-epochs 1",
     ),
     "onnx": Network(
