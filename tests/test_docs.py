@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
@@ -118,12 +119,13 @@ def unit_of(name: str) -> str:
 
 def attributes(cls: type) -> dict[str, str]:
     """What a class's docstring says of each of its attributes, as Markdown in one line."""
-    text = (cls.__doc__ or "").partition("Attributes:\n")[2]
+    # Without the indentation of the class, which Python 3.13 leaves out by itself.
+    text = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2]
     found: dict[str, str] = {}
     for line in text.splitlines():
-        if start := re.match(r" {8}(\w+): (.*)", line):
+        if start := re.match(r" {4}(\w+): (.*)", line):
             found[start[1]] = start[2]
-        elif line.startswith(" " * 12) and found:
+        elif line.startswith(" " * 8) and found:
             found[next(reversed(found))] += " " + line.strip()
         else:
             break
