@@ -57,7 +57,7 @@ test-oldest: ## run the quick tests with the oldest versions the ranges allow (t
 	    --python-version 3.11 --output-file build/oldest.txt > /dev/null; \
 	build/oldest/bin/python -m pip install --quiet --constraint build/oldest.txt \
 	    --editable '.[dev]'; \
-	build/oldest/bin/python -m pytest $(QUICK)
+	build/oldest/bin/python -m pytest -W default $(QUICK)  # old ones warn of what new ones drop
 
 test-newest: ## run the quick tests with the newest Python here that has wheels of everything
 	@for minor in 15 14 13 12; do \
