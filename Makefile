@@ -90,7 +90,7 @@ build: $(STAMP) ## build the wheel and the sdist into dist/
 
 constraints: ## renew constraints.txt from the newest versions the ranges allow
 	$(PYTHON) -m venv --clear build/newest
-	build/newest/bin/python -m pip install --quiet --editable '.[camera,dev,docs]'
+	build/newest/bin/python -m pip install --quiet --editable '.[camera,dev,docs,ray]'
 	{ sed '/^[^#]/,$$d' constraints.txt; build/newest/bin/python -m pip freeze --exclude-editable \
 	    | sed 's/+[a-z0-9.]*$$//'; } > constraints.new
 	mv constraints.new constraints.txt

@@ -21,6 +21,7 @@ from agents.certify_command import certify
 from agents.run_files import DEMO, check_run
 from agents.scenario_commands import JudgedScenario, new_scenario, scenarios
 from agents.train_commands import export, sweep, train
+from agents.tune_command import tune
 from cnn.common.console import JsonFlag, SeedOption, emit_json, run_app, stderr_console, warn
 from cnn.common.errors import ConfigError
 from cnn.common.outputs import Claim, check_folder
@@ -240,7 +241,8 @@ app.add_typer(cnn_app, name="cnn", help="Train, evaluate and export the split ne
 app.add_typer(testbed_app, name="testbed", help="Run device, server and link; measure; fit costs.")
 app.add_typer(agent_app, name="agent", help="Train, evaluate and export policies.")
 app.command()(demo)
-for command in (train, evaluate, certify, scenarios, new_scenario, export, sweep, estimate):
+_AGENT_COMMANDS = (train, tune, evaluate, certify, scenarios, new_scenario, export, sweep, estimate)
+for command in _AGENT_COMMANDS:
     agent_app.command()(command)
 
 

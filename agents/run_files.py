@@ -38,6 +38,8 @@ if TYPE_CHECKING:  # heavy: commands name these files before they import the cod
 POLICY: Final = "agent.policy"
 CONFIG: Final = "config.json"
 SCENARIO: Final = "scenario"
+STUDY_SPEC: Final = "spec.json"
+STUDY_RESULT: Final = "study.json"
 _TABLE_MARK: Final = b"sliproad.table"
 _CHECKSUM: Final = "# sha256 "
 """Start of a kept scenario's first line: the SHA-256 of the lines after it."""
@@ -75,6 +77,7 @@ def _checkpoint_files(folder: Path) -> Collection[str]:
 _TRAIN: Final = "sliproad agent train"
 _EVALUATE: Final = "sliproad agent evaluate"
 _SWEEP: Final = "sliproad agent sweep"
+_TUNE: Final = "sliproad agent tune"
 _MODEL: Final = FileKind("a model", _TRAIN, _is_model)
 _SETTINGS: Final = json_kind("training settings", _TRAIN, "scenario", "algo", "steps")
 _CHECKSUMS: Final = json_kind("a checkpoint's checksums", _TRAIN, "step", "sha256")
@@ -106,6 +109,10 @@ SWEEP: Final = {
         "a sweep's points", _SWEEP, _table_with("policy", "floor", "owed", "delay_share")
     ),
     "sweep.png": picture_kind("a sweep's picture", _SWEEP),
+}
+STUDY: Final = {
+    STUDY_SPEC: json_kind("a study's settings", _TUNE, "scenarios", "algos", "grid", "seed"),
+    STUDY_RESULT: json_kind("a study's result", _TUNE, "trials", "settings", "improvement"),
 }
 SCENARIO_MARK: Final = "# Made by `sliproad agent new-scenario`."
 """First line of a scenario that the command wrote."""

@@ -22,17 +22,16 @@ from agents.baselines.rules import full_local
 from agents.baselines.tuning import best_static
 from agents.evaluation import Interval, floor_on, interval, keeps, resamples
 from agents.rollout import Rollout, simulate, summary
-from agents.run_files import CONFIG, POLICY, kept_scenario, write_table
+from agents.run_files import POLICY, write_table
 from agents.train_config import TrainConfig
-from cnn.common.errors import BundleError, require, shown
+from agents.train_once import train_once
+from cnn.common.errors import require, shown
 from cnn.common.files import write_bytes, write_text
 from offload_env.episode import episode_keys
 from offload_env.preferences import Preferences, preferring
-from offload_env.scenario import anchored
 from offload_env.world import World
 from testbed.policy.network_policy import load_policy
 from testbed.policy.policies import Policy
-from testbed.policy.policy_file import PolicyBundle
 
 CONDITIONED: Final = "conditioned"
 SPECIALIST: Final = "specialist"
@@ -156,9 +155,7 @@ def train_all(
     Raises:
         TrainingInterrupted: at SIGINT or SIGTERM; the work so far is kept in `out`.
     """
-    from agents import train_checkpoint as checkpoint
     from agents.train_conditioned import already_trained, train_conditioned
-    from agents.training import train
 
     check_preferences(floors, shares)
     config = config.of(train_world.topology)
@@ -174,10 +171,7 @@ def train_all(
             folder = specialist_folder(out, floor, share)
             progress(folder.name)
             world = preferring(train_world, floor, share)
-            same = _same_run(folder, config, world)
-            if not (same and _trained(folder, config)):
-                begun = same and checkpoint.exists(folder)
-                train(config, folder, world=world, resume=begun)
+            train_once(config, folder, world)
             policies[floor, share] = load_policy(folder / POLICY, world.table.bundle_hash)
     return policies
 
@@ -185,25 +179,6 @@ def train_all(
 def specialist_folder(out: Path, floor: float, share: float) -> Path:
     """The run folder of the specialist for one preference."""
     return out / "specialists" / f"floor{floor:.4f}-delay{share:.2f}"
-
-
-def _trained(folder: Path, config: TrainConfig) -> bool:
-    """Whether a folder's policy file says that it was trained with these settings of a network.
-
-    The folder's ``config.json`` is that of the last run that was begun there, not ended.
-    """
-    try:
-        made_with = PolicyBundle.load(folder / POLICY).manifest.get("provenance", {}).get("config")
-    except BundleError:  # none yet, or damaged
-        return False
-    return bool(made_with == json.loads(json.dumps(asdict(config))))
-
-
-def _same_run(folder: Path, config: TrainConfig, world: World) -> bool:
-    """Whether `folder` holds a run of these settings in this world, finished or not."""
-    if not (folder / CONFIG).is_file() or TrainConfig.load(folder / CONFIG) != config:
-        return False
-    return kept_scenario(folder) in (None, anchored(world.scenario))  # None: an older run
 
 
 def evaluate_sweep(

@@ -61,7 +61,7 @@ def test_every_import_is_declared() -> None:
     extras = project()["optional-dependencies"]
     declared = import_names(project()["dependencies"])
     declared |= import_names(extras["train"]) | import_names(extras["server"])
-    declared |= import_names(extras["signing"]) | USED_IF_PRESENT
+    declared |= import_names(extras["signing"]) | import_names(extras["ray"]) | USED_IF_PRESENT
     undeclared = {n: path for n, path in third_party_imports().items() if n not in declared}
     assert not undeclared
 
@@ -69,7 +69,9 @@ def test_every_import_is_declared() -> None:
 def test_errors_about_missing_packages_name_the_right_extra() -> None:
     extras = project()["optional-dependencies"]
     expected = {
-        n: extra for extra in ("train", "server", "signing") for n in import_names(extras[extra])
+        n: extra
+        for extra in ("train", "server", "signing", "ray")
+        for n in import_names(extras[extra])
     }
     assert expected == _EXTRA_OF
 
@@ -80,7 +82,9 @@ def constraints() -> dict[str, str]:
     return {name.lower().replace("-", "_"): version for name, version in pins.items()}
 
 
-@pytest.mark.parametrize("extra", [None, "train", "server", "signing", "camera", "dev", "docs"])
+@pytest.mark.parametrize(
+    "extra", [None, "train", "server", "signing", "camera", "ray", "dev", "docs"]
+)
 def test_every_dependency_is_pinned_without_a_local_label(extra: str | None) -> None:
     requirements = (
         project()["dependencies"] if extra is None else project()["optional-dependencies"][extra]

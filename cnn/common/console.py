@@ -105,6 +105,7 @@ _EXTRA_OF: Final = {
     "pandas": "train",
     "pooch": "train",
     "prometheus_client": "server",
+    "ray": "ray",
     "requests": "train",
     "sb3_contrib": "train",
     "scipy": "train",

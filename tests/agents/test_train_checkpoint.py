@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from agents import train_checkpoint as checkpoint
-from agents.sweep import _trained
 from agents.train_config import TrainConfig
+from agents.train_once import has_policy_of
 from agents.training import adapter_of, train
 from cnn.common.errors import DataError
 
@@ -118,15 +118,15 @@ def test_what_an_earlier_run_left_in_the_folder_is_not_taken_for_this_one_s(
     train(small_run, out, world=world)
     small_run = small_run.of(world.topology)
     other = replace(small_run, gamma=0.5)
-    assert _trained(out, small_run)
+    assert has_policy_of(small_run, out)
     cut_off(other, out, world, 256)  # before its first validation and checkpoint
     assert TrainConfig.load(out / "config.json") == other
     with pytest.raises(DataError, match="earlier run"):
         checkpoint.load_best("ppo", out)
     with pytest.raises(DataError, match="earlier run"):
         train(other, out, world=world, resume=True)
-    assert not _trained(out, other)
-    assert _trained(out, small_run)  # the policy is still the old one's, and says so
+    assert not has_policy_of(other, out)
+    assert has_policy_of(small_run, out)  # the policy is still the old one's, and says so
 
 
 def test_files_from_before_they_carried_their_settings_still_load(
