@@ -33,6 +33,7 @@ _LEFT_BEHIND_S: Final = 60.0
 """A process whose node or driver is gone ends within some seconds; until then it has the folder."""
 _QUIET: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # which prints on standard output, whatever `verbose` says
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a run has its own log
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command, as of any other
 }

@@ -106,13 +106,15 @@ class Study:
         """Every environment has an algorithm, and every algorithm an environment."""
         for env in self.envs:
             require(env in ENVIRONMENTS, f"envs {shown(env)}", " or ".join(ENVIRONMENTS))
+        for algo in self.algos:
+            require(algo in ALGORITHMS, f"algos {shown(algo)}", " or ".join(ALGORITHMS))
+        for env in self.envs:
             require(
                 any(e == env for e, _ in self.pairs),
                 f"envs {shown(env)} with algos {shown(self.algos)}",
                 f"{' or '.join(_algos_of(env))} among the algorithms",
             )
         for algo in self.algos:
-            require(algo in ALGORITHMS, f"algos {shown(algo)}", " or ".join(ALGORITHMS))
             require(
                 any(a == algo for _, a in self.pairs),
                 f"algos {shown(algo)} with envs {shown(self.envs)}",

@@ -46,6 +46,7 @@ PROMISED = {
     "agent evaluate": {"--scenario", "--policy", "--traces", "--frames", "--seed", "--json"},
     "agent export": {"--run", "--out", "--json"},
     "agent estimate": {"--records", "--policy", "--scenario", "--seed", "--json"},
+    "agent tune": {"--local", "--address", "--resume", "--out", "--at-once", "--seed", "--json"},
     "agent sweep": {"--scenario", "--floors", "--weights", "--out", "--seed", "--json"},
     "demo": {"--seed", "--json"},
 }

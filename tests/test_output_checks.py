@@ -62,6 +62,8 @@ FOLDERS = {
     "agent evaluate report": (["agent", "evaluate", "--out"], "report.html"),
     "sweep": (["agent", "sweep", "--out"], "sweep.png"),
     "sweep policy": (["agent", "sweep", "--out"], "conditioned.policy"),
+    "tune": (["agent", "tune", "none.toml", "--out"], "study.json"),
+    "tune settings": (["agent", "tune", "none.toml", "--out"], "spec.json"),
     "demo": (["demo", "--out"], "evaluation.json"),
     "demo records": (["demo", "--out"], "live-agent.parquet"),
     "demo picture": (["demo", "--out"], "drive.png"),

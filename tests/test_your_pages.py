@@ -1,7 +1,8 @@
 """The pages on a user's own parts: every command in them runs, in their order, at a small size.
 
-Imports and fits of traces have a test of their own, and so has your device:
-`tests/testbed/traces/test_your_traces_page.py`, `tests/test_your_device.py`.
+Imports and fits of traces have a test of their own, and so have your device and studies:
+`tests/testbed/traces/test_your_traces_page.py`, `tests/test_your_device.py`,
+`tests/agents/test_ray_trials.py`.
 """
 
 from __future__ import annotations
