@@ -81,8 +81,12 @@ def policies(out: Path) -> dict[str, PolicyBundle]:
 
 
 def same(one: PolicyBundle, other: PolicyBundle) -> bool:
-    """Whether two policies are equal bit for bit; only the time of writing may differ."""
-    ours, theirs = ({**b.manifest, "created": None} for b in (one, other))
+    """Whether two policies are equal bit for bit.
+
+    Only the time of writing may differ, and with it the hash of everything.
+    """
+    written = {"created": None, "content_hash": None}
+    ours, theirs = ({**bundle.manifest, **written} for bundle in (one, other))
     assert one.arrays.keys() == other.arrays.keys()
     pairs = [(one.arrays[name], other.arrays[name]) for name in one.arrays]
     return ours == theirs and all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in pairs)
@@ -94,11 +98,11 @@ def begun(out: Path) -> dict[str, int]:
     return {f.parent.name: len(list(f.glob("events.*"))) for f in folders}
 
 
-def half_way(out: Path, at_work: int) -> bool:
-    """Whether a trial is finished, and so many others are at work and have a checkpoint."""
+def half_way(out: Path) -> bool:
+    """Whether two trials are finished, and another one is at work and has a checkpoint."""
     saved = {p.parents[1].name for p in out.glob("trials/*/checkpoint/manifest.json")}
     finished = {p.parent.name for p in out.glob("trials/*/agent.policy")}
-    return bool(finished) and len(saved - finished) >= at_work
+    return len(finished) >= 2 and bool(saved - finished)
 
 
 @pytest.fixture(scope="module")
@@ -133,10 +137,9 @@ def test_a_trial_is_the_training_of_the_same_settings(
 
     name, policy = sorted(whole.items())[-1]
     config = TrainConfig(**policy.manifest["provenance"]["config"])
-    alone = train(config, tmp_path / "run").bundle
+    train(config, tmp_path / "run")
     assert (config.gamma, config.seed, config.steps) == (0.9, 6, 40_960)
     assert same(PolicyBundle.load(tmp_path / "run" / "agent.policy"), policy), name
-    assert alone.manifest["metrics"] == policy.manifest["metrics"]
 
 
 def test_a_study_whose_driver_was_killed_is_finished_by_resume(
@@ -145,7 +148,7 @@ def test_a_study_whose_driver_was_killed_is_finished_by_resume(
     out = tmp_path / "study"
     options = (spec, "--local", "--at-once", 2, "--out", out, "--seed", 5, "--json")
     driver = start(*options)
-    wait_until(lambda: half_way(out, 1) or driver.poll() is not None, 300)
+    wait_until(lambda: half_way(out) or driver.poll() is not None, 300)
     rays = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
     driver.communicate()
@@ -192,8 +195,7 @@ def test_trials_of_a_lost_node_are_finished_by_others(
         assert "removed\n" in cluster.stdout
         result_of(driver)
     finally:
-        cluster.stdin.close()
-        cluster.wait(timeout=120)
+        cluster.communicate("\n", timeout=120)
     found = policies(out)
     assert found.keys() == whole.keys()
     assert {name: found[name] for name in found if not same(found[name], whole[name])} == {}
