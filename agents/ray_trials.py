@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ MAX_RETRIES: Final = 3
 """Times that a trial is started again after its node or its process was lost."""
 _LEFT_BEHIND_S: Final = 60.0
 """A process whose node or driver is gone ends within some seconds; until then it has the folder."""
+_ANSWER_S: Final = 10.0
 _QUIET: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # which prints on standard output, whatever `verbose` says
@@ -51,21 +53,36 @@ def connected(address: str | None, at_once: int | None) -> Iterator[None]:
         RemoteError: if there is no cluster at `address`.
     """
     os.environ.update(_QUIET)
+    if address is not None:
+        _check_head(address)
     where: dict[str, Any] = {"address": address}
     if address is None:
         where = {"address": "local", "num_cpus": at_once, "include_dashboard": False}
     try:
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise RemoteError(
-            f"no Ray cluster at {address or 'this machine'}: {_last_line(error)}",
-            expected="a cluster with the same Ray and Python, or --local",
-            hint="start one with `ray start --head`, and give its HOST:PORT",
-        ) from error
+        raise _no_cluster(address or "this machine", error) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_head(address: str) -> None:
+    """Raise `RemoteError` unless something listens there; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), _ANSWER_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(where: str, error: Exception) -> RemoteError:
+    return RemoteError(
+        f"no Ray cluster at {where}: {_last_line(error)}",
+        expected="HOST:PORT of a cluster with the same Ray and Python, or --local",
+        hint="start one with `ray start --head`",
+    )
 
 
 def run_trials(
