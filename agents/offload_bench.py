@@ -95,7 +95,8 @@ def input_hashes(worlds: Worlds) -> dict[str, str]:
 
 def _coarse(array: NDArray[Any]) -> NDArray[np.float64]:
     mantissa, exponent = np.frexp(array.astype(np.float64))
-    return np.ldexp(np.rint(mantissa * 2**16), exponent - 16)
+    coarse: NDArray[np.float64] = np.ldexp(np.rint(mantissa * 2**16), exponent - 16)
+    return coarse
 
 
 def _hash(values: object, *arrays: NDArray[Any]) -> str:
