@@ -147,7 +147,9 @@ def test_same_step_statistics_are_those_of_gymnasiums_vector(world: World) -> No
         actions = rng.integers(0, 20, 3)
         for envs in both:
             envs.step(actions)
-    assert list(both[0].length_queue) == list(both[1].length_queue) == [5] * 6
+    lengths = [list(each.length_queue) for each in both]
+    assert lengths[0] == lengths[1]
+    assert lengths[0][:3] == [5] * 3  # Gymnasium before 1.4 counts later episodes one short
     np.testing.assert_array_equal(both[0].return_queue, both[1].return_queue)
 
 
