@@ -22,8 +22,12 @@ from agents.baselines.prediction import Floats, Predictor, best
 from offload_env.world import World
 from testbed.policy.decision_points import START, decision_points
 from testbed.policy.estimators import FORGET_TAU_S
-from testbed.policy.observation_fields import schema_of
+from testbed.policy.observation_fields import MAX_RATE_MBPS, schema_of
 from testbed.policy.reference_profile import unscaled
+
+
+import os
+TAU = float(os.environ.get("TAU", "5"))
 
 
 class PlannerPolicy:
@@ -146,10 +150,10 @@ class PlannerPolicy:
             spent = unscaled(field, observations[:, field.index].astype(np.float64))[:, None]
         reached = world.resumed_ms if at.has_timed_out(point) else world.standing_ms
         device_ms = spent + np.maximum(world.device_ms - reached[block], 0.0)
-        exchange = self._predict.exchange_ms(raw)
+        exchange = self._exchange_ms(raw)
         cost = self._predict.cost(raw, exchange, device_ms)
         age = raw[:, self._predict.read.at["transfer_age_s"], None]
-        bonus = self.freshness_bonus * age / (age + FORGET_TAU_S)
+        bonus = self.freshness_bonus * age / (age + TAU)
         main = self.topology.main
         now = self._predict.cost(raw, exchange, np.broadcast_to(spent, device_ms.shape))[:, main]
         return np.where(self.topology.is_local, cost, cost - bonus), now
@@ -164,3 +168,20 @@ class PlannerPolicy:
             rows = context == c
             out[rows] = self._odds.bin(int(c) - 1, confidence[rows])
         return out
+
+    def _exchange_ms(self, raw: Floats) -> Floats:
+        """Predicted exchange of every action, (B, A); infinite while the link counts as dead.
+
+        The estimated round trip includes the network's fixed time. A rate at the field's upper end
+        stands for a fitted line that falls or is level, so there the mean of recent transfers, of
+        whatever size, is nearer than the line that the two elements show.
+        """
+        found = self._predict.read.at
+        rate = raw[:, found["uplink_mbps"], None]
+        line = self._predict.exchange_ms(raw) - self._world.cost.net_ms * ~self.topology.is_local
+        level = raw[:, found["transfer_mean_ms"], None] + raw[:, found["server_wait_ms"], None]
+        level = np.where(np.isfinite(line), level + self._world.server_ms, line)
+        level[:, self.topology.is_local] = 0.0
+        clipped = rate > (1.0 - 1e-3) * MAX_RATE_MBPS
+        exchange: Floats = np.where(clipped, np.minimum(line, level), line)
+        return exchange
