@@ -42,6 +42,7 @@ _COLOURS: Final = {
     "greedy": "#5a8f29",
     "linucb": "#f2c230",
     "spinn": "#00695c",
+    "planner": "#b5179e",
 }
 """Baselines have the same colour in every figure."""
 _SWEEP_MARKS: Final = {"specialist": "o", "conditioned": "*", "best-static": "s"}

@@ -2,7 +2,7 @@
 
 Within a frame a device knows which exit it evaluated last, that exit's calibrated confidence, and
 whether its class is the track's last answer. Here this is one of S states of the exit: a bin of the
-confidence, and whether the class agrees. The track's last answer comes from some exit, or there is
+confidence, and whether the class agrees. The track's last answer came from some exit, or there is
 none: that is the frame's context, which stays while the frame is decided.
 
 Tables count training frames: how often each action is right in each state, and how often each
@@ -11,99 +11,118 @@ state of a deeper exit follows.
 
 from __future__ import annotations
 
-from typing import Final
+from bisect import bisect_left
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.baselines.prediction import AccuracyTable, Floats
+from agents.baselines.prediction import Floats
 from offload_env.world import World
 
 BINS: Final = 12
 """Confidence bins. Each holds the same share of all doubt (1 - confidence) about an exit: where an
 exit is nearly always sure, equally filled bins would tell none of its errors apart."""
+STATES: Final = 2 * BINS
 PSEUDO: Final = 10.0
-"""Pseudo-frames of the mean over all states, as `AccuracyTable` has them of the mean."""
+"""Pseudo-frames of the mean of all states; they steady states with few frames."""
 
 Ints = NDArray[np.int64]
 
 
 class AnswerOdds:
-    """See the module's text; E exits, A actions, S = 2 `BINS` states, C = E + 1 contexts.
+    """See the module's text; E exits, A actions, S = `STATES`, C = E + 1 contexts.
 
-    Context 0 is a new track, context c > 0 a last answer by exit ``exits[c - 1]``. State
-    ``2 * bin + agrees``; on a new track nothing agrees.
+    Context 0 is a new track, context c > 0 a last answer by exit ``exits[c - 1]``. A state is
+    ``2 * bin + agrees``; on a new track nothing agrees. Exits go by their places, from 0.
 
     Args:
         world: training world.
 
     Attributes:
-        before: of the frame's start, `AccuracyTable`.
+        right_before: float64 (C, `BINS`, A), P(correct) before any exit is evaluated, by the bin
+            of the last answer's confidence; on a new track the same in every bin.
+        shown_before: float64 (C, `BINS`, E, S), P(state of an exit), likewise.
         right: float64 (C, E, S, A), P(correct) after an exit was evaluated.
-        follows: float64 (C, E, E, S, S), P(state of the second exit | state of the first), in
-            every row; of use where the second exit is the deeper one.
-        first: float64 (C, `BINS`, E, S), P(state of an exit | bin of the last answer's confidence),
-            nothing evaluated yet.
+        shown: float64 (C, E, S, E, S), P(state of a deeper exit | state of an exit). Of other pairs
+            of exits it has no use.
     """
 
     def __init__(self, world: World) -> None:
         table, topology = world.table, world.topology
         local = np.array(topology.local)
-        n, exits = len(table), len(local)
-        self.before = AccuracyTable(world)
-        self._edges = np.stack([_edges(table.confidence[:, a]) for a in local])
-        bins = np.stack([self.bin(e, table.confidence[:, a]) for e, a in enumerate(local)])
+        exits, actions = len(local), topology.n_actions
+        self._edges = [_edges(table.confidence[:, a]) for a in local]
+        self._edge_lists: list[list[float]] = [edges.tolist() for edges in self._edges]
+        bins = np.stack([self.bins(e, table.confidence[:, a]) for e, a in enumerate(local)])
         classes = table.prediction[:, local].T
-        every, later = np.arange(n), np.flatnonzero(np.diff(table.track) == 0) + 1
-        states = 2 * BINS
-        self.right = np.empty((exits + 1, exits, states, topology.n_actions))
-        self.follows = np.empty((exits + 1, exits, exits, states, states))
-        self.first = np.empty((exits + 1, BINS, exits, states))
-        for c in range(exits + 1):
-            frames = later if c else every
-            agrees = np.zeros((exits, len(frames)), np.int64)
-            if c:
-                agrees[:] = classes[:, frames] == classes[c - 1, frames - 1]
-            state = 2 * bins[:, frames] + agrees
-            before = bins[c - 1, frames - 1] if c else np.zeros(n, np.int64)
-            # A track's first frames differ from the rest: signs are small then.
-            begins = np.ones(len(frames), bool) if c else np.isin(frames, world.track_start)
-            for e in range(exits):
-                self.right[c, e] = _means(state[e], world.correct[frames], states)
-                self.first[c, :, e] = _shares(before[begins], state[e, begins], BINS, states)
-                for d in range(exits):
-                    self.follows[c, d, e] = _shares(state[d], state[e], states, states)
-        self.first[0] = self.first[0, :1]
+        self.right_before = np.empty((exits + 1, BINS, actions))
+        self.shown_before = np.empty((exits + 1, BINS, exits, STATES))
+        self.right = np.empty((exits + 1, exits, STATES, actions))
+        self.shown = np.empty((exits + 1, exits, STATES, exits, STATES))
 
-    def bin(self, exit: int, confidence: NDArray[np.floating]) -> Ints:
-        """Bin of the confidences of an exit, by its place; int64, as their shape."""
+        every, starts = np.arange(len(table)), world.track_start
+        # A track's first frames differ from the rest: signs are small then.
+        self._count_before(0, np.zeros(len(starts), np.int64), 2 * bins[:, starts], world, starts)
+        self._count(0, 2 * bins, world, every)
+        self.right_before[0], self.shown_before[0] = self.right_before[0, 0], self.shown_before[0, 0]
+        later = np.flatnonzero(np.diff(table.track) == 0) + 1
+        for c in range(1, exits + 1):
+            agrees = classes[:, later] == classes[c - 1, later - 1]
+            states = 2 * bins[:, later] + agrees
+            self._count_before(c, bins[c - 1, later - 1], states, world, later)
+            self._count(c, states, world, later)
+
+    def _count_before(
+        self, context: int, last: Ints, states: Ints, world: World, frames: NDArray[np.integer[Any]]
+    ) -> None:
+        """From `frames` (n,), by the last answer's bin (n,) and the exits' states (E, n)."""
+        self.right_before[context] = _means(last, world.correct[frames], BINS)
+        for e, state in enumerate(states):
+            self.shown_before[context, :, e] = _shares(last, state, BINS)
+
+    def _count(
+        self, context: int, states: Ints, world: World, frames: NDArray[np.integer[Any]]
+    ) -> None:
+        """From `frames` (n,), by the exits' states (E, n)."""
+        for e, state in enumerate(states):
+            self.right[context, e] = _means(state, world.correct[frames], STATES)
+            for d, deeper in enumerate(states):
+                self.shown[context, e, :, d] = _shares(state, deeper, STATES)
+
+    def bins(self, exit: int, confidence: NDArray[np.floating[Any]]) -> Ints:
+        """Bins of confidences of an exit; int64, as their shape."""
         found: Ints = np.searchsorted(self._edges[exit], confidence).astype(np.int64)
         return found
 
+    def bin(self, exit: int, confidence: float) -> int:
+        """Bin of one confidence of an exit."""
+        return bisect_left(self._edge_lists[exit], confidence)
 
-def _edges(confidence: NDArray[np.floating]) -> Floats:
+
+def _edges(confidence: NDArray[np.floating[Any]]) -> Floats:
     """Upper ends of all bins but the last, float64 (`BINS` - 1,), ascending."""
     ascending = np.sort(confidence.astype(np.float64))
     doubt = np.cumsum(1.0 - ascending)
-    shares = np.arange(1, BINS) / BINS
-    places = np.searchsorted(doubt, shares * doubt[-1])
+    places = np.searchsorted(doubt, np.arange(1, BINS) / BINS * doubt[-1])
     edges: Floats = ascending[np.minimum(places, len(ascending) - 1)]
     return edges
 
 
-def _means(state: Ints, values: NDArray[np.generic], states: int) -> Floats:
+def _means(state: Ints, values: NDArray[Any], states: int) -> Floats:
     """Mean of `values` (n, m) in every state, drawn towards the mean of all; (states, m)."""
     columns = np.asarray(values, np.float64).T
     sums = np.stack([np.bincount(state, column, states) for column in columns], axis=1)
-    overall = columns.mean(1)
     counts = np.bincount(state, minlength=states)[:, None]
-    means: Floats = (sums + PSEUDO * overall) / (counts + PSEUDO)
+    means: Floats = (sums + PSEUDO * columns.mean(1)) / (counts + PSEUDO)
     return means
 
 
-def _shares(state: Ints, then: Ints, states: int, thens: int) -> Floats:
-    """Shares of `then` in every state, drawn towards its shares in all; (states, thens)."""
-    counts = np.bincount(state * thens + then, minlength=states * thens).reshape(states, thens)
-    overall = np.bincount(then, minlength=thens) / len(then)
-    shares: Floats = (counts + PSEUDO * overall) / (counts.sum(1, keepdims=True) + PSEUDO)
+def _shares(state: Ints, then: Ints, states: int) -> Floats:
+    """Shares of `then` in every state, drawn towards its shares in all; (states, `STATES`)."""
+    counts = np.bincount(state * STATES + then, minlength=states * STATES)
+    by_state = counts.reshape(states, STATES)
+    overall = np.bincount(then, minlength=STATES) / len(then)
+    frames = by_state.sum(1, keepdims=True)
+    shares: Floats = (by_state + PSEUDO * overall) / (frames + PSEUDO)
     return shares

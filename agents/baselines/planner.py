@@ -1,9 +1,10 @@
 """A planner within the frame that nobody trained: predicted cost, a price of errors, fresh links.
 
 At each decision point it reads the device's own observation alone and predicts, by the scenario's
-cost model, the cost of every legal action from there. It adds `error_price` times the probability
-that the answer is wrong (`agents.baselines.answer_odds`) and subtracts up to `freshness_bonus`
-from sending, the more the older the knowledge of the link is. It takes the cheapest.
+cost model, the cost of every legal action from there (`agents.baselines.cost_ahead`). It adds
+`error_price` times the probability that the answer is wrong (`agents.baselines.answer_odds`) and
+subtracts up to `freshness_bonus` from sending, the more the older the knowledge of the link is. It
+takes the cheapest action, and never times out early: it knows no spread of the exchange.
 
 Evaluating an exit leaves the frame open, so its cost is the expectation of what is cheapest
 afterwards, over the exit's confidence: computed from the last exit to the first. The next frames
@@ -12,31 +13,25 @@ are not looked at.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.baselines.answer_odds import AnswerOdds, Ints
-from agents.baselines.prediction import Floats, Predictor, best
+from agents.baselines.answer_odds import STATES, AnswerOdds
+from agents.baselines.cost_ahead import CostAhead
+from agents.baselines.prediction import Floats
 from offload_env.world import World
 from testbed.policy.decision_points import START, decision_points
-from testbed.policy.estimators import FORGET_TAU_S
-from testbed.policy.observation_fields import MAX_RATE_MBPS, schema_of
-from testbed.policy.reference_profile import unscaled
-
-
-import os
-TAU = float(os.environ.get("TAU", "5"))
 
 
 class PlannerPolicy:
-    """See the module's text.
+    """See the module's text; E exits, A actions, S states of an exit, C contexts.
 
     Args:
         world: training world: device times, prices.
         error_price: cost of one wrong answer.
-        freshness_bonus: cost that sending is worth when the link was never seen.
+        freshness_bonus: cost that sending is worth when nothing is known of the link any more.
         odds: shared tables of P(correct), measured on training frames.
     """
 
@@ -45,143 +40,139 @@ class PlannerPolicy:
     def __init__(
         self, world: World, error_price: float, freshness_bonus: float, odds: AnswerOdds
     ) -> None:
-        topology = self.topology = world.topology
+        topology = world.topology
         self.name = "planner"
         self._points = at = decision_points(topology)
         self.space = at.staged
         self.error_price, self.freshness_bonus = error_price, freshness_bonus
-        self._world, self._odds, self._predict = world, odds, Predictor(world)
-        self._wrong = error_price * (1.0 - odds.right)
+        self._odds, self._ahead = odds, CostAhead(world)
+        self._places: list[int] = topology.exit_place.tolist()
         self._local = np.array(topology.local)
-        early = np.array(topology.exits[:-1], np.int64)
-        # Milliseconds, and cost, of evaluating an exit beside the blocks that lead to it.
-        beside_ms = world.device_ms[self._local[:-1]] - world.standing_ms[early]
-        per_ms = world.delay_price + world.energy_price * world.cost.busy_mw / 1e3
-        self._beside = per_ms * np.maximum(beside_ms, 0.0)
-        # Canonical actions that end a frame, unless they time out.
-        self._ends = ~topology.is_local
-        self._ends[topology.main] = True
-        stage = schema_of(topology).staged_fields
-        found = self._predict.read.at
-        self._confidence_at = found["stage_confidence"]
-        self._agrees_at = found["stage_agrees_track"]
-        self._spent = stage[found["stage_spent_ms"]]
+        self._n_early = topology.n_exits - 1
+        self._wrong_before = error_price * (1.0 - odds.right_before)
+        self._wrong = error_price * (1.0 - odds.right)
+        # By point: place of the exit evaluated last (-1: none), and 0 or infinity, by legality.
+        self._place = [self._places[e] if e else -1 for e in at.evaluated.tolist()]
+        barred = np.where(at.legal, 0.0, np.inf)
+        ends = ~topology.is_local
+        ends[topology.main] = True
+        self._ends_barred = barred[:, : topology.n_actions] + np.where(ends, 0.0, np.inf)
+        self._early_barred = barred[:, self._local[:-1]]
+        # [whether an exchange timed out][context]: (A, E - 1, S), see `_afterwards`.
+        self._after = [self._ways_on(timed_out) for timed_out in (False, True)]
+        early = slice(0, self._n_early)
+        # [context, exit, deeper exit]: (S, S)
+        self._follows = np.ascontiguousarray(odds.shown[:, early, :, early].transpose(0, 1, 3, 2, 4))
+
+    def _ways_on(self, timed_out: bool) -> Floats:
+        """What ending the frame by a pair costs after each early exit, beside its predicted cost.
+
+        The price of errors; for going on beyond the exit, its evaluation; infinity for what cannot
+        be done there. float64 (C, A, E - 1, S).
+        """
+        topology = self._points.topology
+        ways = np.full((len(self._wrong), topology.n_actions, self._n_early, STATES), np.inf)
+        for e, exit in enumerate(topology.exits[:-1]):
+            wrong = self._wrong[:, e].transpose(0, 2, 1)
+            own, main = topology.local[e], topology.main
+            on = [
+                a.index
+                for a in topology.actions
+                if a.index == main
+                or (not a.is_local and a.split >= exit and a.exit > exit and not timed_out)
+            ]
+            ways[:, on, e] = wrong[:, on] + self._ahead.beside[e]
+            ways[:, own, e] = wrong[:, own]
+        return ways
 
     def reset(self) -> None:
         """Nothing to forget."""
 
     def decide(self, observation: NDArray[np.float32], point: int = START) -> int:
         """Staged action for one observation."""
-        return int(self.decide_batch(observation[None], np.array([point]))[0])
+        seen, odds = self._ahead.read(observation), self._odds
+        context = 1 + self._places[round(seen.last_exit)]
+        place = self._place[point]
+        if place < 0:
+            state = odds.bin(context - 1, seen.last_confidence) if context else 0
+        else:
+            state = 2 * odds.bin(place, seen.stage_confidence) + (seen.stage_agrees_track > 0.75)
+        value = self._values(*self._ahead.of(seen, point, self.freshness_bonus), point, context, state)
+        return int(value.argmin())
 
     def decide_batch(
         self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
     ) -> NDArray[np.int64]:
         """Staged actions for a batch, int64 (B,)."""
-        if points is None:
-            return self._decide_at(START, observations)
-        chosen = np.empty(len(observations), np.int64)
-        for point in np.unique(points):
-            rows = points == point
-            chosen[rows] = self._decide_at(int(point), observations[rows])
+        n = len(observations)
+        points = np.full(n, START) if points is None else points
+        last_exit = self._ahead.read(observations).last_exit[:, 0]
+        contexts = 1 + np.array(self._places)[np.rint(last_exit).astype(np.int64)]
+        chosen = np.empty(n, np.int64)
+        groups, which = np.unique(points * len(self._wrong) + contexts, return_inverse=True)
+        for g, group in enumerate(groups.tolist()):
+            rows = which == g
+            chosen[rows] = self._decide_alike(observations[rows], *divmod(group, len(self._wrong)))
         return chosen
 
-    def _decide_at(self, point: int, observations: NDArray[np.float32]) -> Ints:
-        at, topology = self._points, self.topology
-        raw = self._predict.read(observations)
-        context = 1 + topology.exit_place[self._rounded(raw, "last_exit")]
-        block, evaluated = int(at.block[point]), int(at.evaluated[point])
-        place = int(topology.exit_place[evaluated]) if evaluated else -1
-        legal = at.legal[point]
-        cost, now = self._costs(raw, observations, point)
-        after = self._afterwards(cost, context, place, at.has_timed_out(point), block)
-        value = np.full((len(raw), at.n_actions), np.inf)
-        ends = np.flatnonzero(self._ends & legal[: topology.n_actions])
-        if evaluated:
-            confidence = 0.5 * (observations[:, self._confidence_at] + 1.0)
-            agrees = observations[:, self._agrees_at] > 0.5
-            state = 2 * self._odds.bin(place, confidence) + agrees
-            wrong = self._wrong[context, place, state]
-            shown = self._odds.follows[context, place, :, state]
-            value[:, at.answer] = now + wrong[:, self._local[place]]
+    def _decide_alike(
+        self, observations: NDArray[np.float32], point: int, context: int
+    ) -> NDArray[np.int64]:
+        """`decide_batch` of rows at one decision point and in one context."""
+        seen, odds = self._ahead.read(observations), self._odds
+        place = self._place[point]
+        if place >= 0:
+            agrees = seen.stage_agrees_track[:, 0] > 0.75
+            state = 2 * odds.bins(place, seen.stage_confidence[:, 0]) + agrees
+        elif context:
+            state = odds.bins(context - 1, seen.last_confidence[:, 0])
         else:
-            wrong = self.error_price * (1.0 - self._odds.before(raw))
-            last = self._last_bin(raw, context)
-            shown = self._odds.first[context, last]
-        value[:, ends] = cost[:, ends] + wrong[:, ends]
-        for e, left in after.items():
-            if legal[self._local[e]]:
-                value[:, self._local[e]] = (shown[:, e] * left).sum(1)
-        return best(value)
+            state = np.zeros(len(observations), np.int64)
+        value = self._values(*self._ahead.of(seen, point, self.freshness_bonus), point, context, state)
+        found: NDArray[np.int64] = value.argmin(-1)
+        return found
 
-    def _afterwards(
-        self, cost: Floats, context: Ints, place: int, timed_out: bool, block: int
-    ) -> dict[int, Floats]:
-        """Least expected cost after each early exit beyond `place`, by its states, (B, S)."""
-        topology, odds = self.topology, self._odds
-        out: dict[int, Floats] = {}
-        for e in range(topology.n_exits - 2, place, -1):
-            exit = topology.exits[e]
-            if exit < block:
-                continue
-            wrong, own = self._wrong[context, e], self._local[e]
-            left = cost[:, own, None] + wrong[:, :, own]
-            ends = self._ends & (topology.exit_of > exit) & (topology.split_of >= exit)
-            if timed_out:
-                ends &= topology.is_local
-            at = np.flatnonzero(ends)
-            then = (cost[:, None, at] + wrong[:, :, at]).min(2)
-            for d, further in out.items():
-                on = (odds.follows[context, e, d] @ further[:, :, None])[:, :, 0]
-                then = np.minimum(then, on)
-            out[e] = np.minimum(left, then + self._beside[e])
-        return out
+    def _values(self, pairs: Floats, now: Any, point: int, context: int, state: Any) -> Floats:
+        """What every staged action is expected to cost, (n_actions,) or (B, n_actions).
 
-    def _costs(
-        self, raw: Floats, observations: NDArray[np.float32], point: int
-    ) -> tuple[Floats, Floats]:
-        """Predicted cost of every pair from here, (B, A), and of answering now, (B,)."""
-        world, at = self._world, self._points
-        block = int(at.block[point])
-        if point == START:
-            spent = np.zeros((len(raw), 1))
-        else:
-            field = self._spent
-            spent = unscaled(field, observations[:, field.index].astype(np.float64))[:, None]
-        reached = world.resumed_ms if at.has_timed_out(point) else world.standing_ms
-        device_ms = spent + np.maximum(world.device_ms - reached[block], 0.0)
-        exchange = self._exchange_ms(raw)
-        cost = self._predict.cost(raw, exchange, device_ms)
-        age = raw[:, self._predict.read.at["transfer_age_s"], None]
-        bonus = self.freshness_bonus * age / (age + TAU)
-        main = self.topology.main
-        now = self._predict.cost(raw, exchange, np.broadcast_to(spent, device_ms.shape))[:, main]
-        return np.where(self.topology.is_local, cost, cost - bonus), now
-
-    def _rounded(self, raw: Floats, name: str) -> Ints:
-        return np.rint(raw[:, self._predict.read.at[name]]).astype(np.int64)
-
-    def _last_bin(self, raw: Floats, context: Ints) -> Ints:
-        confidence = raw[:, self._predict.read.at["last_confidence"]]
-        out = np.zeros(len(raw), np.int64)
-        for c in np.unique(context[context > 0]):
-            rows = context == c
-            out[rows] = self._odds.bin(int(c) - 1, confidence[rows])
-        return out
-
-    def _exchange_ms(self, raw: Floats) -> Floats:
-        """Predicted exchange of every action, (B, A); infinite while the link counts as dead.
-
-        The estimated round trip includes the network's fixed time. A rate at the field's upper end
-        stands for a fitted line that falls or is level, so there the mean of recent transfers, of
-        whatever size, is nearer than the line that the two elements show.
+        Args:
+            pairs, now: from `CostAhead.of`.
+            point, context: of all rows.
+            state: of the exit evaluated last, or the bin of the last answer's confidence at the
+                frame's start: an int, or int64 (B,).
         """
-        found = self._predict.read.at
-        rate = raw[:, found["uplink_mbps"], None]
-        line = self._predict.exchange_ms(raw) - self._world.cost.net_ms * ~self.topology.is_local
-        level = raw[:, found["transfer_mean_ms"], None] + raw[:, found["server_wait_ms"], None]
-        level = np.where(np.isfinite(line), level + self._world.server_ms, line)
-        level[:, self.topology.is_local] = 0.0
-        clipped = rate > (1.0 - 1e-3) * MAX_RATE_MBPS
-        exchange: Floats = np.where(clipped, np.minimum(line, level), line)
-        return exchange
+        place, odds = self._place[point], self._odds
+        if place < 0:
+            wrong, shown = self._wrong_before[context, state], odds.shown_before[context, state]
+        else:
+            wrong, shown = self._wrong[context, place, state], odds.shown[context, place, state]
+        n = pairs.shape[-1]
+        value = np.full((*pairs.shape[:-1], self._points.n_actions), np.inf)
+        value[..., :n] = pairs + wrong + self._ends_barred[point]
+        first = place + 1
+        if first < self._n_early:
+            timed_out = self._points.has_timed_out(point)
+            after = self._afterwards(pairs, context, first, timed_out)
+            expected = (shown[..., first : self._n_early, :] * after).sum(-1)
+            at = self._local[first : self._n_early]
+            value[..., at] = expected + self._early_barred[point, first:]
+        if place >= 0:
+            own = self._local[place]
+            value[..., self._points.answer] = np.squeeze(now, -1) + wrong[..., own] if np.ndim(
+                now
+            ) else now + wrong[own]
+        return value
+
+    def _afterwards(self, pairs: Floats, context: int, first: int, timed_out: bool) -> Floats:
+        """Least expected cost after each early exit from `first` on, by state.
+
+        float64 (E - 1 - first, S), or (B, E - 1 - first, S).
+        """
+        ways = self._after[timed_out][context, :, first:]
+        after: Floats = np.minimum.reduce(pairs[..., None, None] + ways, axis=-3)
+        for e in range(self._n_early - 2, first - 1, -1):
+            deeper = after[..., e + 1 - first :, :, None]
+            on = np.matmul(self._follows[context, e, e + 1 :], deeper)[..., 0]
+            least = np.minimum.reduce(on, axis=-2) + self._ahead.beside[e]
+            np.minimum(after[..., e - first, :], least, out=after[..., e - first, :])
+        return after

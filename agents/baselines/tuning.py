@@ -13,7 +13,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.baselines.answer_odds import AnswerOdds
 from agents.baselines.linucb import LinUcbPolicy
+from agents.baselines.planner import PlannerPolicy
 from agents.baselines.prediction import AccuracyTable
 from agents.baselines.rules import (
     CascadePolicy,
@@ -43,6 +45,11 @@ DEPTHS: Final = (0.4, 0.6, 1.0)
 OPTIMISM_MS: Final = (0.0, 4.0, 10.0)
 KEEP: Final = (0.97, 0.9, 0.99)
 """LinUCB's factor on old exchanges, per frame; the first is used for the other two grids."""
+
+ERROR_PRICES: Final = tuple(float(p) for p in np.geomspace(0.1, 100, 19))
+"""The planner's: closer than `PRICES`, since a step in accuracy of a tenth of a point counts."""
+FRESHNESS_BONUSES: Final = (0.0, 0.2, 0.4, 0.8)
+"""In the cost of full local processing, which is 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,7 @@ def tuned_baselines(
     Returns:
         ``full-local``, ``full-offload`` (where the frame itself can be sent), ``best-static``,
         ``random``, ``neurosurgeon``, ``edgent``, ``threshold``, ``greedy``, ``linucb``, and
-        ``spinn``, which decides within the frame; then the plug-ins by name.
+        ``spinn`` and ``planner``, which decide within the frame; then the plug-ins by name.
 
     Raises:
         ConfigError: if a plug-in fails.
@@ -137,6 +144,13 @@ def tuned_baselines(
     progress("linucb")
     out["spinn"] = tune(CascadePolicy(world, sure, last) for last in exits for sure in THRESHOLDS)
     progress("spinn")
+    odds = AnswerOdds(world)
+    out["planner"] = tune(
+        PlannerPolicy(world, price, bonus, odds)
+        for price in ERROR_PRICES
+        for bonus in FRESHNESS_BONUSES
+    )
+    progress("planner")
     for plug_in in plug_ins:
         out[plug_in.name] = tune(plugged_policies(plug_in, at, world))
         progress(plug_in.name)

@@ -1,0 +1,173 @@
+"""Predicted cost of what is left of a frame, at any of its decision points.
+
+The same prices and device times as in `agents.baselines.prediction`, from a point within the frame
+on, and in few operations: a planner asks at every decision point. The exchange is predicted
+otherwise in two ways:
+
+* The estimated round trip is the intercept of whole transfers: the network's fixed time is in it,
+  and is not added again.
+* Where the fitted line falls or is level, the observation shows a rate at the end of its range and
+  an intercept that is too high for it (`testbed.policy.estimators.fit_link`). The mean of recent
+  transfers, of whatever size, is nearer then, if it is less.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.baselines.prediction import HOLD_OFF_S, Floats
+from offload_env.world import World
+from testbed.policy.decision_points import START, decision_points
+from testbed.policy.estimators import FORGET_TAU_S
+from testbed.policy.observation_fields import MAX_RATE_MBPS, schema_of
+
+_LOG: Final = (
+    *("uplink_mbps", "rtt_ms", "transfer_mean_ms", "transfer_age_s", "failure_age_s"),
+    *("server_wait_ms", "tail_left_ms", "stage_spent_ms"),
+)
+_LINEAR: Final = (
+    *("failures", "queue_ms", "last_confidence", "last_exit"),
+    *("stage_confidence", "stage_agrees_track"),
+)
+_CLIPPED_MBPS: Final = (1.0 - 1e-3) * MAX_RATE_MBPS
+"""A rate from here on is the end of its range, up to the observation's rounding."""
+
+
+class Seen(NamedTuple):
+    """Elements of an observation in their units: floats of one, arrays (B, 1) of many."""
+
+    uplink_mbps: Any
+    rtt_ms: Any
+    transfer_mean_ms: Any
+    transfer_age_s: Any
+    failure_age_s: Any
+    server_wait_ms: Any
+    tail_left_ms: Any
+    stage_spent_ms: Any
+    failures: Any
+    queue_ms: Any
+    last_confidence: Any
+    last_exit: Any
+    stage_confidence: Any
+    stage_agrees_track: Any
+
+
+class CostAhead:
+    """See the module's text; A is the number of the network's actions.
+
+    Args:
+        world: its cost model and prices are used, never its traces or labels' future.
+
+    Attributes:
+        beside: float64 (E - 1,), cost of evaluating each early exit beside the blocks before it.
+    """
+
+    def __init__(self, world: World) -> None:
+        topology, cost, timing = world.topology, world.cost, world.scenario.timing
+        self._points = points = decision_points(topology)
+        staged = {field.name: field for field in schema_of(topology).staged_fields}
+        read = [staged[name] for name in (*_LOG, *_LINEAR)]
+        self._at = np.array([field.index for field in read])
+        low = np.array([np.log(f.low) if f.scale == "log" else f.low for f in read])
+        high = np.array([np.log(f.high) if f.scale == "log" else f.high for f in read])
+        self._low, self._half = low, 0.5 * (high - low)
+        self._asleep_ms = staged["tail_left_ms"].low * (1.0 + 1e-6)
+
+        self._sends = (~topology.is_local).astype(np.float64)
+        sent_bytes = world.sent_bytes.mean(0)
+        # Frames differ in size; before one is encoded only the mean is known.
+        self._ms_at_1_mbps = 8.0 * sent_bytes / 1e3
+        self._server_ms, self._fallback_ms = world.server_ms, world.fallback_ms * self._sends
+        self._timeout_ms, self._deadline_ms = timing.timeout_ms, timing.deadline_ms
+        self._period_ms, self._miss = timing.period_ms, world.scenario.price.miss
+        self._delay_price = world.delay_price
+        radio, mj = cost.radio, world.energy_price
+        self._per_busy_ms = world.delay_price + mj * cost.busy_mw / 1e3
+        self._per_wait_ms = world.delay_price + mj * (cost.idle_mw + radio.active_mw) / 1e3
+        self._sending = mj * radio.mj_per_byte * sent_bytes
+        self._per_tail_ms, self._tail_ms = mj * radio.tail_mw / 1e3, radio.tail_ms
+        # By decision point, milliseconds from there to the end of each pair's work on the device.
+        self._ahead_ms = [
+            np.maximum(world.device_ms - self._reached_ms(world, p), 0.0)
+            for p in range(points.n_points)
+        ]
+        early = list(topology.exits[:-1])
+        beside_ms = world.device_ms[list(topology.local[:-1])] - world.standing_ms[early]
+        self.beside: Floats = self._per_busy_ms * np.maximum(beside_ms, 0.0)
+
+    def _reached_ms(self, world: World, point: int) -> float:
+        """Device time that has brought the frame to a decision point, exits left out."""
+        timed_out = self._points.has_timed_out(point)
+        reached = world.resumed_ms if timed_out else world.standing_ms
+        return float(reached[self._points.block[point]])
+
+    def read(self, observation: NDArray[np.float32]) -> Seen:
+        """One staged observation, float32 (obs_dim,), or many, (B, obs_dim)."""
+        values = self._low + (observation[..., self._at].astype(np.float64) + 1.0) * self._half
+        log = values[..., : len(_LOG)]
+        np.exp(log, out=log)
+        if observation.ndim == 1:
+            return Seen._make(values.tolist())
+        return Seen._make(np.moveaxis(values[..., None], 1, 0))
+
+    def of(self, seen: Seen, point: int, freshness_bonus: float) -> tuple[Floats, Any]:
+        """Predicted costs at a decision point.
+
+        Args:
+            seen: one observation, or B.
+            point: of all of them.
+            freshness_bonus: subtracted from sending, in proportion to what is forgotten of the last
+                transfer by now.
+
+        Returns:
+            (pairs, now): the cost of every pair from here, (A,) or (B, A), and that of answering
+            now, a float or (B, 1).
+        """
+        begins = point == START
+        spent = 0.0 * seen.queue_ms if begins else seen.stage_spent_ms
+        exchange = self._exchange_ms(seen)
+        waiting = np.minimum(exchange, self._timeout_ms) * self._sends
+        busy = self._ahead_ms[point] + spent + (exchange > self._timeout_ms) * self._fallback_ms
+        delay = busy + waiting + seen.queue_ms
+        queued = self._delay_price * seen.queue_ms
+        age = seen.transfer_age_s
+        bonus = freshness_bonus * (age / (age + FORGET_TAU_S))
+        pairs = self._per_busy_ms * busy + self._per_wait_ms * waiting + self._sending
+        pairs += queued + self._miss * (delay > self._deadline_ms) - bonus * self._sends
+        now = self._per_busy_ms * spent + queued
+        now = now + self._miss * (spent + seen.queue_ms > self._deadline_ms)
+        if self._per_tail_ms:
+            before, after, at_rest = self._tails_ms(seen, busy, waiting)
+            pairs += self._per_tail_ms * (before + after)
+            now = now + self._per_tail_ms * at_rest
+        return pairs, now
+
+    def _exchange_ms(self, seen: Seen) -> Floats:
+        """Predicted exchange of every pair, as if all sent; infinite while the link counts as dead.
+
+        The link counts as dead for `HOLD_OFF_S` after an exchange that failed.
+        """
+        level: Any
+        wait: Any
+        if isinstance(seen.rtt_ms, float):
+            level = seen.transfer_mean_ms if seen.uplink_mbps > _CLIPPED_MBPS else np.inf
+            dead = seen.failures > 0.5 and seen.failure_age_s < HOLD_OFF_S
+            wait = np.inf if dead else seen.server_wait_ms
+        else:
+            level = np.where(seen.uplink_mbps > _CLIPPED_MBPS, seen.transfer_mean_ms, np.inf)
+            is_dead = (seen.failures > 0.5) & (seen.failure_age_s < HOLD_OFF_S)
+            wait = np.where(is_dead, np.inf, seen.server_wait_ms)
+        line = self._ms_at_1_mbps / seen.uplink_mbps + seen.rtt_ms
+        exchange: Floats = np.minimum(line, level) + wait + self._server_ms
+        return exchange
+
+    def _tails_ms(self, seen: Seen, busy: Floats, waiting: Floats) -> tuple[Floats, Floats, Any]:
+        """The modem's tail until the next frame: before and after an exchange, and without one."""
+        left = seen.tail_left_ms * (seen.tail_left_ms > self._asleep_ms)
+        at_rest = np.minimum(left, self._period_ms)
+        before = np.where(self._sends > 0, np.minimum(left, busy), at_rest)
+        pause = np.maximum(self._period_ms - busy - waiting, 0.0)
+        return before, np.minimum(pause, self._tail_ms) * self._sends, at_rest
