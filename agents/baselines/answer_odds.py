@@ -65,9 +65,16 @@ class AnswerOdds:
         # A track's first frames differ from the rest: signs are small then.
         self._count_before(0, np.zeros(len(starts), np.int64), 2 * bins[:, starts], world, starts)
         self._count(0, 2 * bins, world, every)
-        self.right_before[0], self.shown_before[0] = self.right_before[0, 0], self.shown_before[0, 0]
+        self.right_before[0], self.shown_before[0] = (
+            self.right_before[0, 0],
+            self.shown_before[0, 0],
+        )
         later = np.flatnonzero(np.diff(table.track) == 0) + 1
         for c in range(1, exits + 1):
+            if not len(later):  # no track has a second frame, so nothing is known of one
+                for tables in (self.right_before, self.shown_before, self.right, self.shown):
+                    tables[c] = tables[0]
+                continue
             agrees = classes[:, later] == classes[c - 1, later - 1]
             states = 2 * bins[:, later] + agrees
             self._count_before(c, bins[c - 1, later - 1], states, world, later)

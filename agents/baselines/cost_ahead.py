@@ -130,7 +130,8 @@ class CostAhead:
         spent = 0.0 * seen.queue_ms if begins else seen.stage_spent_ms
         exchange = self._exchange_ms(seen)
         waiting = np.minimum(exchange, self._timeout_ms) * self._sends
-        busy = self._ahead_ms[point] + spent + (exchange > self._timeout_ms) * self._fallback_ms
+        fallback = (exchange > self._timeout_ms) * self._fallback_ms
+        busy = self._ahead_ms[point] + spent + fallback
         delay = busy + waiting + seen.queue_ms
         queued = self._delay_price * seen.queue_ms
         age = seen.transfer_age_s
@@ -140,8 +141,8 @@ class CostAhead:
         now = self._per_busy_ms * spent + queued
         now = now + self._miss * (spent + seen.queue_ms > self._deadline_ms)
         if self._per_tail_ms:
-            before, after, at_rest = self._tails_ms(seen, busy, waiting)
-            pairs += self._per_tail_ms * (before + after)
+            tail, at_rest = self._tails_ms(seen, busy, fallback, waiting, spent)
+            pairs += self._per_tail_ms * tail
             now = now + self._per_tail_ms * at_rest
         return pairs, now
 
@@ -164,10 +165,15 @@ class CostAhead:
         exchange: Floats = np.minimum(line, level) + wait + self._server_ms
         return exchange
 
-    def _tails_ms(self, seen: Seen, busy: Floats, waiting: Floats) -> tuple[Floats, Floats, Any]:
-        """The modem's tail until the next frame: before and after an exchange, and without one."""
+    def _tails_ms(
+        self, seen: Seen, busy: Floats, fallback: Floats, waiting: Floats, spent: Any
+    ) -> tuple[Floats, Any]:
+        """The modem's tail until the next frame: with every pair, and when answering now."""
         left = seen.tail_left_ms * (seen.tail_left_ms > self._asleep_ms)
-        at_rest = np.minimum(left, self._period_ms)
-        before = np.where(self._sends > 0, np.minimum(left, busy), at_rest)
-        pause = np.maximum(self._period_ms - busy - waiting, 0.0)
-        return before, np.minimum(pause, self._tail_ms) * self._sends, at_rest
+        free_ms = self._period_ms - seen.queue_ms
+        whole = np.maximum(free_ms, busy + waiting)
+        sent = busy - fallback
+        after = np.minimum(whole - sent - waiting, self._tail_ms)
+        with_exchange = np.minimum(left, sent) + after
+        tail = np.where(self._sends > 0, with_exchange, np.minimum(left, whole))
+        return tail, np.minimum(left, np.maximum(free_ms, spent))

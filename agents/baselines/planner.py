@@ -47,7 +47,7 @@ class PlannerPolicy:
         self.error_price, self.freshness_bonus = error_price, freshness_bonus
         self._odds, self._ahead = odds, CostAhead(world)
         self._places: list[int] = topology.exit_place.tolist()
-        self._local = np.array(topology.local)
+        self._own, self._local = topology.local, np.array(topology.local)
         self._n_early = topology.n_exits - 1
         self._wrong_before = error_price * (1.0 - odds.right_before)
         self._wrong = error_price * (1.0 - odds.right)
@@ -62,7 +62,8 @@ class PlannerPolicy:
         self._after = [self._ways_on(timed_out) for timed_out in (False, True)]
         early = slice(0, self._n_early)
         # [context, exit, deeper exit]: (S, S)
-        self._follows = np.ascontiguousarray(odds.shown[:, early, :, early].transpose(0, 1, 3, 2, 4))
+        follows = odds.shown[:, early, :, early].transpose(0, 1, 3, 2, 4)
+        self._follows = np.ascontiguousarray(follows)
 
     def _ways_on(self, timed_out: bool) -> Floats:
         """What ending the frame by a pair costs after each early exit, beside its predicted cost.
@@ -97,8 +98,8 @@ class PlannerPolicy:
             state = odds.bin(context - 1, seen.last_confidence) if context else 0
         else:
             state = 2 * odds.bin(place, seen.stage_confidence) + (seen.stage_agrees_track > 0.75)
-        value = self._values(*self._ahead.of(seen, point, self.freshness_bonus), point, context, state)
-        return int(value.argmin())
+        ahead = self._ahead.of(seen, point, self.freshness_bonus)
+        return int(self._values(*ahead, point, context, state).argmin())
 
     def decide_batch(
         self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
@@ -128,8 +129,8 @@ class PlannerPolicy:
             state = odds.bins(context - 1, seen.last_confidence[:, 0])
         else:
             state = np.zeros(len(observations), np.int64)
-        value = self._values(*self._ahead.of(seen, point, self.freshness_bonus), point, context, state)
-        found: NDArray[np.int64] = value.argmin(-1)
+        ahead = self._ahead.of(seen, point, self.freshness_bonus)
+        found: NDArray[np.int64] = self._values(*ahead, point, context, state).argmin(-1)
         return found
 
     def _values(self, pairs: Floats, now: Any, point: int, context: int, state: Any) -> Floats:
@@ -157,10 +158,8 @@ class PlannerPolicy:
             at = self._local[first : self._n_early]
             value[..., at] = expected + self._early_barred[point, first:]
         if place >= 0:
-            own = self._local[place]
-            value[..., self._points.answer] = np.squeeze(now, -1) + wrong[..., own] if np.ndim(
-                now
-            ) else now + wrong[own]
+            own, answer = self._own[place], self._points.answer
+            value[..., answer : answer + 1] = now + wrong[..., own : own + 1]
         return value
 
     def _afterwards(self, pairs: Floats, context: int, first: int, timed_out: bool) -> Floats:

@@ -48,7 +48,7 @@ KEEP: Final = (0.97, 0.9, 0.99)
 
 ERROR_PRICES: Final = tuple(float(p) for p in np.geomspace(0.1, 100, 19))
 """The planner's: closer than `PRICES`, since a step in accuracy of a tenth of a point counts."""
-FRESHNESS_BONUSES: Final = (0.0, 0.2, 0.4, 0.8)
+FRESHNESS_BONUSES: Final = (0.0, 0.4, 0.8, 1.6)
 """In the cost of full local processing, which is 1."""
 
 

@@ -63,6 +63,8 @@ FEW = {
     "DEPTHS": (0.6, 1.0),
     "OPTIMISM_MS": (0.0, 4.0),
     "KEEP": (0.97, 0.9),
+    "ERROR_PRICES": (0.5, 2.0),
+    "FRESHNESS_BONUSES": (0.0, 0.4),
 }
 """Smaller grids for `agents.baselines.tuning`."""
 
