@@ -97,65 +97,56 @@ class Predictor:
         exchange = np.where(down[:, None], np.inf, exchange)
         return np.where(self._is_local, 0.0, exchange)
 
-    def delay_ms(
-        self, raw: Floats, exchange: Floats | None = None, device_ms: Floats | None = None
-    ) -> Floats:
+    def delay_ms(self, raw: Floats, exchange: Floats | None = None) -> Floats:
         """Predicted total processing delay of every action, (B, A).
 
         Args:
             raw: (B, obs_dim).
             exchange: another prediction of `exchange_ms`, (B, A), to use instead.
-            device_ms: other times of head, encoder and local exit, (B, A), than the world's.
         """
         exchange = self.exchange_ms(raw) if exchange is None else exchange
-        device_ms = self.world.device_ms if device_ms is None else device_ms
         queue = raw[:, self.read.at["queue_ms"], None]
         timeout = self.world.scenario.timing.timeout_ms
         late = exchange > timeout
         exchange = np.where(late, timeout + self.world.fallback_ms, exchange)
-        total: Floats = queue + device_ms + exchange
+        total: Floats = queue + self.world.device_ms + exchange
         return total
 
-    def energy_mj(
-        self, raw: Floats, exchange: Floats | None = None, device_ms: Floats | None = None
-    ) -> Floats:
+    def energy_mj(self, raw: Floats, exchange: Floats | None = None) -> Floats:
         """Predicted device energy of every action, (B, A), tail until the next frame included.
 
         Args:
             raw: (B, obs_dim).
-            exchange, device_ms: as in `delay_ms`.
+            exchange: as in `delay_ms`.
         """
         world, cost = self.world, self.world.cost
         exchange = self.exchange_ms(raw) if exchange is None else exchange
-        device_ms = world.device_ms if device_ms is None else device_ms
         timeout = world.scenario.timing.timeout_ms
         fallback = np.where(exchange > timeout, world.fallback_ms, 0.0)
         waiting = np.minimum(exchange, timeout)
-        compute = cost.busy_mw * (device_ms + fallback) / 1e3
+        compute = cost.busy_mw * (world.device_ms + fallback) / 1e3
         period = world.scenario.timing.period_ms
-        after = np.maximum(period - device_ms - waiting - fallback, 0.0)
+        after = np.maximum(period - world.device_ms - waiting - fallback, 0.0)
         left = raw[:, self.read.at["tail_left_ms"], None]
         # A tail at the field's low end means that the modem sleeps.
         left = np.where(left <= self._asleep_ms, 0.0, left)
-        old_tail = np.minimum(left, np.where(self._is_local, period, device_ms))
+        old_tail = np.minimum(left, np.where(self._is_local, period, world.device_ms))
         tail = np.where(self._is_local, old_tail, old_tail + np.minimum(after, self._tail_ms))
         radio = np.where(self._is_local, 0.0, self._waiting_mw * waiting / 1e3 + self._send_mj)
         energy: Floats = compute + radio + self._tail_mw * tail / 1e3
         return energy
 
-    def cost(
-        self, raw: Floats, exchange: Floats | None = None, device_ms: Floats | None = None
-    ) -> Floats:
+    def cost(self, raw: Floats, exchange: Floats | None = None) -> Floats:
         """Predicted cost of every action by the scenario's price, (B, A).
 
         Args:
             raw: (B, obs_dim).
-            exchange, device_ms: as in `delay_ms`.
+            exchange: as in `delay_ms`.
         """
         exchange = self.exchange_ms(raw) if exchange is None else exchange
-        delay = self.delay_ms(raw, exchange, device_ms)
+        delay = self.delay_ms(raw, exchange)
         miss = (delay > self.world.scenario.timing.deadline_ms).astype(np.float64)
-        return self.world.frame_cost(delay, self.energy_mj(raw, exchange, device_ms), miss)
+        return self.world.frame_cost(delay, self.energy_mj(raw, exchange), miss)
 
     def exchange_parts_ms(self, raw: Floats) -> Floats:
         """The terms of `exchange_ms`, (B, A, 3): sending, network and wait, server."""

@@ -46,8 +46,10 @@ OPTIMISM_MS: Final = (0.0, 4.0, 10.0)
 KEEP: Final = (0.97, 0.9, 0.99)
 """LinUCB's factor on old exchanges, per frame; the first is used for the other two grids."""
 
-ERROR_PRICES: Final = tuple(float(p) for p in np.geomspace(0.1, 100, 19))
-"""The planner's: closer than `PRICES`, since a step in accuracy of a tenth of a point counts."""
+ERROR_PRICES: Final = tuple(float(p) for p in np.geomspace(0.1, 100, 10))
+"""The planner's, ascending."""
+HALVINGS: Final = 3
+"""How often the step between two of them is halved: a tenth of a point of accuracy counts."""
 FRESHNESS_BONUSES: Final = (0.0, 0.4, 0.8, 1.6)
 """In the cost of full local processing, which is 1."""
 
@@ -144,12 +146,7 @@ def tuned_baselines(
     progress("linucb")
     out["spinn"] = tune(CascadePolicy(world, sure, last) for last in exits for sure in THRESHOLDS)
     progress("spinn")
-    odds = AnswerOdds(world)
-    out["planner"] = tune(
-        PlannerPolicy(world, price, bonus, odds)
-        for price in ERROR_PRICES
-        for bonus in FRESHNESS_BONUSES
-    )
+    out["planner"] = _tuned_planner(world, keys, floor)
     progress("planner")
     for plug_in in plug_ins:
         out[plug_in.name] = tune(plugged_policies(plug_in, at, world))
@@ -180,4 +177,29 @@ def _tuned_linucb(
     assert isinstance(found, LinUcbPolicy)
     for keep in KEEP[1:]:
         everyone += candidates([(found.price, found.optimism_ms)], keep)
+    return choose(everyone, floor).policy
+
+
+def _tuned_planner(world: World, keys: NDArray[np.uint64], floor: float) -> Policy:
+    """For every bonus the least price of errors that keeps the floor: dearer ones only cost more.
+
+    The first of `ERROR_PRICES` that keeps it, then halvings of the step that leads there.
+    """
+    odds, everyone = AnswerOdds(world), list[Candidate]()
+
+    def keeps(price: float, bonus: float) -> bool:
+        everyone.append(measure(world, PlannerPolicy(world, price, bonus, odds), keys))
+        return everyone[-1].accuracy >= floor
+
+    for bonus in FRESHNESS_BONUSES:
+        enough = next((price for price in ERROR_PRICES if keeps(price, bonus)), None)
+        if enough in (None, ERROR_PRICES[0]):
+            continue
+        too_low = ERROR_PRICES[ERROR_PRICES.index(enough) - 1]
+        for _ in range(HALVINGS):
+            middle = float(np.sqrt(too_low * enough))
+            if keeps(middle, bonus):
+                enough = middle
+            else:
+                too_low = middle
     return choose(everyone, floor).policy
