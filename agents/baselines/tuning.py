@@ -46,7 +46,7 @@ OPTIMISM_MS: Final = (0.0, 4.0, 10.0)
 KEEP: Final = (0.97, 0.9, 0.99)
 """LinUCB's factor on old exchanges, per frame; the first is used for the other two grids."""
 
-ERROR_PRICES: Final = tuple(float(p) for p in np.geomspace(0.1, 100, 10))
+ERROR_PRICES: Final = tuple(float(p) for p in np.geomspace(0.01, 100, 13))
 """The planner's, ascending."""
 HALVINGS: Final = 3
 """How often the step between two of them is halved: a tenth of a point of accuracy counts."""

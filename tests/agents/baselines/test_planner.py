@@ -11,6 +11,7 @@ import pytest
 from agents.baselines.answer_odds import STATES, AnswerOdds
 from agents.baselines.cost_ahead import CostAhead
 from agents.baselines.planner import PlannerPolicy
+from agents.baselines.tuning import measure, tuned_baselines
 from agents.rollout import simulate, summary
 from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
@@ -218,3 +219,16 @@ def test_a_bonus_makes_it_look_at_a_link_that_it_does_not_know(make_world, odds)
     sent = [(~SHIPPED.is_local[r.action]).mean() for r in (shy, curious)]
     assert sent[0] < sent[1]
     assert curious.cost.mean() < shy.cost.mean()
+
+
+@pytest.mark.slow(2)
+def test_tuning_takes_the_cheapest_price_that_keeps_the_floor(make_world) -> None:
+    world = make_world(20.0, floor=0.99)
+    keys, odds = episode_keys(2, 8), AnswerOdds(world)
+    tuned = tuned_baselines(world, seed=2, drives=8, margin=0.0)["planner"]
+    assert isinstance(tuned, PlannerPolicy)
+    found = measure(world, tuned, keys)
+    assert found.accuracy >= 0.99
+    for price in (0.5, 2.0, 8.0):
+        other = measure(world, PlannerPolicy(world, price, tuned.freshness_bonus, odds), keys)
+        assert other.accuracy < 0.99 or other.cost >= found.cost
