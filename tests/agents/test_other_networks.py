@@ -42,7 +42,9 @@ from testbed.traces.trace import constant_trace
 
 NO_FRAME_SENT = Topology(3, (1, 3), (1,), ((2, 2, 2),))
 """Only features can be sent."""
-EVERY = (*NETWORKS, NO_FRAME_SENT)
+ONE_EXIT = Topology(2, (2,), (0,), ((4, 4, 3),))
+"""Nothing to decide within a frame."""
+EVERY = (*NETWORKS, NO_FRAME_SENT, ONE_EXIT)
 KEYS = episode_keys(3, 4)
 
 for_every = pytest.mark.parametrize("topology", EVERY, ids=network_id)
