@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_text
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +52,7 @@ def tune(
         ),
     ] = None,
     seed: SeedOption = 0,
-    json: JsonFlag = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Train a grid of settings with several seeds each, by Ray Tune, and compare the settings.
 
@@ -89,11 +89,11 @@ def tune(
                     _leave(spec, out, address, seed)
         rows = [row_of(trial, out / "trials" / trial.name) for trial in trials]
         result = StudyResult(trials, rows, seed).as_json()
-        write_text(out / STUDY_RESULT, json_text.dumps(result, indent=1) + "\n")
+        write_text(out / STUDY_RESULT, json.dumps(result, indent=1) + "\n")
     for table in tables(result):
         table.print()
     typer.echo(f"{len(rows)} trainings; rows and statistics in {out / STUDY_RESULT}")
-    if json:
+    if as_json:
         emit_json({"study": str(out / STUDY_RESULT), **result})
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.baselines.answer_odds import STATES, AnswerOdds
-from agents.baselines.cost_ahead import CostAhead
+from agents.baselines.cost_ahead import CostAhead, Seen
 from agents.baselines.prediction import Floats
 from offload_env.world import World
 from testbed.policy.decision_points import START, decision_points
@@ -107,28 +107,27 @@ class PlannerPolicy:
         """Staged actions for a batch, int64 (B,)."""
         n = len(observations)
         points = np.full(n, START) if points is None else points
-        last_exit = self._ahead.read(observations).last_exit[:, 0]
-        contexts = 1 + np.array(self._places)[np.rint(last_exit).astype(np.int64)]
+        seen = self._ahead.read(observations)
+        last_exit = np.rint(seen.last_exit[:, 0]).astype(np.int64)
+        contexts = 1 + np.array(self._places)[last_exit]
         chosen = np.empty(n, np.int64)
         groups, which = np.unique(points * len(self._wrong) + contexts, return_inverse=True)
         for g, group in enumerate(groups.tolist()):
             rows = which == g
-            chosen[rows] = self._decide_alike(observations[rows], *divmod(group, len(self._wrong)))
+            alike = Seen._make(values[rows] for values in seen)
+            chosen[rows] = self._decide_alike(alike, *divmod(group, len(self._wrong)))
         return chosen
 
-    def _decide_alike(
-        self, observations: NDArray[np.float32], point: int, context: int
-    ) -> NDArray[np.int64]:
+    def _decide_alike(self, seen: Seen, point: int, context: int) -> NDArray[np.int64]:
         """`decide_batch` of rows at one decision point and in one context."""
-        seen, odds = self._ahead.read(observations), self._odds
-        place = self._place[point]
+        odds, place = self._odds, self._place[point]
         if place >= 0:
             agrees = seen.stage_agrees_track[:, 0] > 0.75
             state = 2 * odds.bins(place, seen.stage_confidence[:, 0]) + agrees
         elif context:
             state = odds.bins(context - 1, seen.last_confidence[:, 0])
         else:
-            state = np.zeros(len(observations), np.int64)
+            state = np.zeros(len(seen.last_exit), np.int64)
         ahead = self._ahead.of(seen, point, self.freshness_bonus)
         found: NDArray[np.int64] = self._values(*ahead, point, context, state).argmin(-1)
         return found
