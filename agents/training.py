@@ -25,6 +25,7 @@ from agents.from_records import recorded_traces, world_from_records
 from agents.run_files import CONFIG, POLICY, check_run, keep_scenario, kept_scenario, write_table
 from agents.sb3_adapter import FrameRolloutBuffer, OffloadVecEnv
 from agents.supervisor import Progress, Report, Supervisor, stop_when_told
+from agents.teacher import imitate, teacher_of
 from agents.train_config import TrainConfig
 from cnn.common.errors import ConfigError, DataError
 from cnn.common.outputs import Claim
@@ -121,6 +122,10 @@ def train(
             )
         if config.env == "staged":
             model.rollout_buffer.follow(lambda: adapter.frame_done)
+        if config.teacher and not resume:
+            teacher = teacher_of(config, world)
+            imitate(model, adapter, teacher, config)
+            progress.multiplier = teacher.error_price
         config.save(out / CONFIG)
         if not resume or kept_scenario(out) is None:
             keep_scenario(world.scenario, out)

@@ -42,7 +42,10 @@ MAX_BYTES: Final = 512 * 2**20
 _AGAIN: Final = "make the table again with `sliproad cnn table`"
 _CONFIDENCE_STEPS: Final = 2**16 - 1
 """A saved confidence is a uint16, a share of this."""
-EMBEDDED: Final = ("policy-test", "policy-train", "policy-train-varied")
+EMBEDDED: Final = (
+    *("policy-test", "policy-train", "policy-train-varied"),
+    *("cifar10-train", "cifar10-test", "dusk-train", "dusk-test"),
+)
 """Names of the tables shipped in the package."""
 Correct = NDArray[np.bool_] | NDArray[np.float64]
 """Whether answers are right; or their qualities, [0, 1]."""

@@ -23,6 +23,8 @@ from cnn.runtime import SplitRuntime
 
 _SKY: Final = 0.9
 """Brightness of the sky in fog, share of full scale."""
+_NOISE: Final = 0.02
+"""Standard deviation of the camera's noise at dusk, share of full scale: modelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,11 @@ def another_drive(data: ImageSet, strength: float, seed: int) -> ImageSet:
             condition, previous = draw_condition(rng, strength * rng.random()), name
         images[i] = see(data.images[i], condition, rng)
     return replace(data, images=images)
+
+
+def dark(share: float) -> Condition:
+    """At dusk: a share of the light is lost, and the camera's noise stays what it was."""
+    return Condition(gain=1.0 - share, noise=_NOISE)
 
 
 def under(data: ImageSet, condition: Condition) -> ImageSet:

@@ -205,6 +205,12 @@ def table(
     fog: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Put fog on all frames, share of light lost.")
     ] = 0.0,
+    dusk: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Darken all frames, share of light lost; sensor noise stays."
+        ),
+    ] = 0.0,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     providers: ProvidersOption = "CPUExecutionProvider",
@@ -212,7 +218,8 @@ def table(
 ) -> None:
     """Run every frame of a part through all actions of the exported network.
 
-    --blur and --fog show what the network was not trained for (sliproad agent certify --shifted).
+    --blur, --fog and --dusk show what the network was not trained for (sliproad agent certify
+    --shifted).
     """
     check_file(out, FRAME_TABLE, room=_TABLE_BYTES * (1 + drives))
     if imported is not None:
@@ -221,7 +228,7 @@ def table(
     from tqdm import tqdm
 
     from cnn.data.load_images import images_for
-    from cnn.make_frame_table import Condition, make_varied_table, under
+    from cnn.make_frame_table import Condition, dark, make_varied_table, under
     from cnn.runtime import SplitRuntime
 
     known = _known_part(part)
@@ -231,6 +238,9 @@ def table(
     if blur or fog:
         images = under(images, Condition(blur_px=blur, fog=fog))
         source += f", blur {blur:g} px, fog {fog:g}"
+    if dusk:
+        images = under(images, dark(dusk))
+        source += f", dusk {dusk:g}"
     with tqdm(total=len(images) * (1 + drives), desc=part, unit="frame") as bar:
         made = make_varied_table(
             runtime,

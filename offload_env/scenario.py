@@ -17,13 +17,17 @@ from cnn.common.errors import MAX_SEED, ConfigError, in_range, require, shown
 from offload_env.heat import Heat
 from offload_env.server_load import ServerLoad
 from testbed.common.toml_config import build, parse, toml_text
-from testbed.meters.cost_model import SHIPPED_PROFILE
+from testbed.meters.cost_model import SHIPPED_PROFILES
 from testbed.meters.power import in_folder
 from testbed.policy.observation_fields import MAX_MS
 from testbed.traces.split_rule import RULES, SplitRule
 
 Split = Literal["train", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "test")
+CLASSIC: Final = (
+    *("busy-edge", "fast-device", "highway-lte", "poor-coverage", "slow-device", "urban-5g"),
+)
+"""The first generation: the shipped network, at a pace that full local processing keeps."""
 _MEND: Final = "correct the scenario"
 _MAX_CLASS: Final = 2**15 - 1
 """A class is an int16 everywhere (`cnn.frame_table`)."""
@@ -38,8 +42,9 @@ class Frames:
     """Frame tables; their tracks are disjoint.
 
     Attributes:
-        train: table of the training drives: ``policy-train``, ``policy-train-varied`` or
-            ``policy-test``, or the path of one that `sliproad cnn table` wrote (.npz).
+        train: table of the training drives: ``policy-train``, ``policy-train-varied``,
+            ``policy-test``, ``cifar10-train``, ``dusk-train``, or the path of one that `sliproad
+            cnn table` wrote (.npz).
         test: table of the test drives, likewise.
     """
 
@@ -52,8 +57,8 @@ class Device:
     """The moving device.
 
     Attributes:
-        cost_model: ``fitted`` (the shipped model) or the path of a device profile that
-            `sliproad testbed fit` wrote.
+        cost_model: ``fitted`` (the shipped network's), ``ladder-cifar10``, ``ladder-dusk``, or the
+            path of a device profile that `sliproad testbed fit` wrote.
         slowdown: factor on the model's device times; not together with `full_local_ms`.
         full_local_ms: instead of a factor, the time that full local processing takes on this
             device; 0 uses `slowdown`. It means the same device whatever machine the cost
@@ -271,15 +276,21 @@ class Scenario:
 
 
 def scenario_names() -> tuple[str, ...]:
-    """Names of the shipped scenarios, sorted."""
+    """Names of the shipped scenarios, those of the first generation before the others, sorted."""
+    return CLASSIC + second_generation()
+
+
+def second_generation() -> tuple[str, ...]:
+    """Names of the scenarios in which frames queue and exits differ, sorted."""
     folder = resources.files("offload_env") / "scenarios"
-    return tuple(
-        sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
-    )
+    names = (f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return tuple(sorted(set(names) - set(CLASSIC)))
 
 
 def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
     """A shipped scenario by name, or one of yours by the path of its TOML file.
+
+    The first six are also known as ``classic-urban-5g`` and so on; their names stay what they were.
 
     Raises:
         ConfigError: if there is none of that name, the file cannot be read, or a key is
@@ -292,6 +303,8 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
         text, name = toml_text(path), path.stem
     else:
         name = str(name_or_path)
+        if name.removeprefix("classic-") in CLASSIC:
+            name = name.removeprefix("classic-")
         if name not in scenario_names():
             raise ConfigError(
                 f"scenario {shown(name)}",
@@ -343,7 +356,7 @@ def scenario_toml(scenario: Scenario, notes: Mapping[str, Sequence[str]] | None 
 def anchored(scenario: Scenario) -> Scenario:
     """The same scenario with the paths in it made absolute (they count from here)."""
     frames, device, link = scenario.frames, scenario.device, scenario.link
-    if device.cost_model not in ("fitted", SHIPPED_PROFILE):
+    if device.cost_model not in ("fitted", *SHIPPED_PROFILES):
         device = replace(device, cost_model=_absolute(device.cost_model))
     if device.power:
         device = replace(device, power=in_folder(device.power, Path.cwd()))

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.baselines.backlog_cost import BacklogCost
 from agents.baselines.prediction import HOLD_OFF_S, Floats
 from offload_env.world import World
 from testbed.policy.decision_points import START, decision_points
@@ -60,12 +61,14 @@ class CostAhead:
 
     Args:
         world: its cost model and prices are used, never its traces or labels' future.
+        backlog: adds what each ending costs the next frames; None looks at this frame alone.
 
     Attributes:
         beside: float64 (E - 1,), cost of evaluating each early exit beside the blocks before it.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, backlog: BacklogCost | None = None) -> None:
+        self._backlog = backlog
         topology, cost, timing = world.topology, world.cost, world.scenario.timing
         self._points = points = decision_points(topology)
         staged = {field.name: field for field in schema_of(topology).staged_fields}
@@ -144,7 +147,26 @@ class CostAhead:
             tail, at_rest = self._tails_ms(seen, busy, fallback, waiting, spent)
             pairs += self._per_tail_ms * tail
             now = now + self._per_tail_ms * at_rest
+        if self._backlog is not None:
+            later, at_once = self._next_frames(self._backlog, seen, exchange, delay, spent)
+            pairs += later
+            now = now + at_once
         return pairs, now
+
+    def _next_frames(
+        self, backlog: BacklogCost, seen: Seen, exchange: Floats, delay: Floats, spent: Any
+    ) -> tuple[Floats, Any]:
+        """What the next frames cost after every pair, and after answering now."""
+        waiting = np.minimum(exchange, self._timeout_ms) * self._sends
+        busy = self._ahead_ms[START] + (exchange > self._timeout_ms) * self._fallback_ms
+        cost = self._per_busy_ms * busy + self._per_wait_ms * waiting + self._sending
+        value = backlog.to_go(busy + waiting, cost)
+        at_once = np.asarray(spent + seen.queue_ms)[..., None] if value.ndim == 1 else (
+            spent + seen.queue_ms
+        )
+        later = backlog.read(value, delay - self._period_ms)
+        now = backlog.read(value, at_once - self._period_ms)
+        return later, now[0] if value.ndim == 1 else now
 
     def _exchange_ms(self, seen: Seen) -> Floats:
         """Predicted exchange of every pair, as if all sent; infinite while the link counts as dead.

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.baselines.answer_odds import STATES, AnswerOdds
+from agents.baselines.backlog_cost import BacklogCost
 from agents.baselines.cost_ahead import CostAhead, Seen
 from agents.baselines.prediction import Floats
 from offload_env.world import World
@@ -33,19 +34,27 @@ class PlannerPolicy:
         error_price: cost of one wrong answer.
         freshness_bonus: cost that sending is worth when nothing is known of the link any more.
         odds: shared tables of P(correct), measured on training frames.
+        horizon: frames after this one that are played in the model (`BacklogCost`): above 0 this
+            is model-predictive control.
     """
 
     memoryless: Final = True
 
     def __init__(
-        self, world: World, error_price: float, freshness_bonus: float, odds: AnswerOdds
+        self,
+        world: World,
+        error_price: float,
+        freshness_bonus: float,
+        odds: AnswerOdds,
+        horizon: int = 0,
     ) -> None:
         topology = world.topology
-        self.name = "planner"
+        self.name = "mpc" if horizon else "planner"
         self._points = at = decision_points(topology)
         self.space = at.staged
         self.error_price, self.freshness_bonus = error_price, freshness_bonus
-        self._odds, self._ahead = odds, CostAhead(world)
+        backlog = BacklogCost(world, error_price, horizon) if horizon else None
+        self._odds, self._ahead = odds, CostAhead(world, backlog)
         self._places: list[int] = topology.exit_place.tolist()
         self._own, self._local = topology.local, np.array(topology.local)
         self._n_early = topology.n_exits - 1

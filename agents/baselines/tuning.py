@@ -52,6 +52,10 @@ HALVINGS: Final = 3
 """How often the step between two of them is halved: a tenth of a point of accuracy counts."""
 FRESHNESS_BONUSES: Final = (0.0, 0.4, 0.8, 1.6)
 """In the cost of full local processing, which is 1."""
+HORIZON: Final = 8
+"""Frames that the `mpc` plays; twelve cost as much."""
+LOOKAHEAD_BONUSES: Final = (1.6, 6.4)
+"""The `mpc`'s: where a lost exchange delays the frames behind it, more must speak for a try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +150,10 @@ def tuned_baselines(
     progress("linucb")
     out["spinn"] = tune(CascadePolicy(world, sure, last) for last in exits for sure in THRESHOLDS)
     progress("spinn")
-    out["planner"] = _tuned_planner(world, keys, floor)
+    out["planner"] = tuned_planner(world, keys, floor)
     progress("planner")
+    out["mpc"] = tuned_planner(world, keys, floor, lookahead=True)
+    progress("mpc")
     for plug_in in plug_ins:
         out[plug_in.name] = tune(plugged_policies(plug_in, at, world))
         progress(plug_in.name)
@@ -180,18 +186,23 @@ def _tuned_linucb(
     return choose(everyone, floor).policy
 
 
-def _tuned_planner(world: World, keys: NDArray[np.uint64], floor: float) -> Policy:
-    """For every bonus the least price of errors that keeps the floor: dearer ones only cost more.
+def tuned_planner(
+    world: World, keys: NDArray[np.uint64], floor: float, *, lookahead: bool = False
+) -> PlannerPolicy:
+    """The planner, or with `lookahead` the `mpc`, that keeps a floor on training drives.
 
-    The first of `ERROR_PRICES` that keeps it, then halvings of the step that leads there.
+    For every bonus the least price of errors that keeps it: dearer ones only cost more. The first
+    of `ERROR_PRICES` that keeps it, then halvings of the step that leads there.
     """
     odds, everyone = AnswerOdds(world), list[Candidate]()
+    horizon, bonuses = (HORIZON, LOOKAHEAD_BONUSES) if lookahead else (0, FRESHNESS_BONUSES)
 
     def keeps(price: float, bonus: float) -> bool:
-        everyone.append(measure(world, PlannerPolicy(world, price, bonus, odds), keys))
+        policy = PlannerPolicy(world, price, bonus, odds, horizon)
+        everyone.append(measure(world, policy, keys))
         return everyone[-1].accuracy >= floor
 
-    for bonus in FRESHNESS_BONUSES:
+    for bonus in bonuses:
         enough = next((price for price in ERROR_PRICES if keeps(price, bonus)), None)
         if enough in (None, ERROR_PRICES[0]):
             continue
@@ -202,4 +213,6 @@ def _tuned_planner(world: World, keys: NDArray[np.uint64], floor: float) -> Poli
                 enough = middle
             else:
                 too_low = middle
-    return choose(everyone, floor).policy
+    chosen = choose(everyone, floor).policy
+    assert isinstance(chosen, PlannerPolicy)
+    return chosen

@@ -369,7 +369,7 @@ def _check_action(key: str, text: str | None) -> None:
 
 def _resolved(file: DeviceFile, folder: Path) -> DeviceFile:
     # These import numpy and gRPC, which --help does not need.
-    from testbed.meters.cost_model import SHIPPED_PROFILE
+    from testbed.meters.cost_model import SHIPPED_PROFILES
     from testbed.meters.power import in_folder
     from testbed.policy.plugged_policy import names_plug_in
     from testbed.wire.tls import SYSTEM
@@ -385,7 +385,7 @@ def _resolved(file: DeviceFile, folder: Path) -> DeviceFile:
             and (key, value) != ("tls_ca", SYSTEM)
             and not (key == "policy" and names_plug_in(value, folder))
         }
-        if name == "frames" and section.pace not in (None, SHIPPED_PROFILE):
+        if name == "frames" and section.pace not in (None, *SHIPPED_PROFILES):
             paths["pace"] = _joined(folder, section.pace)
         if name == "meter" and section.power is not None:
             paths["power"] = in_folder(section.power, folder)

@@ -36,7 +36,13 @@ from testbed.meters.power import RadioPower, is_amount
 Floats = NDArray[np.float64]
 
 SHIPPED_PROFILE: Final = "shipped"
-"""Name of the device profile that the package carries."""
+"""Name of the profile of the shipped network's device."""
+SHIPPED_PROFILES: Final = {
+    SHIPPED_PROFILE: "cost_model.json",
+    "ladder-cifar10": "ladder-cifar10.json",
+    "ladder-dusk": "ladder-dusk.json",
+}
+"""Files of the device profiles that the package carries, by name; each is of one network."""
 MAX_JITTER: Final = 10.0
 """A factor of e^10; the value of a machine is below 0.5."""
 _OF_ACTIONS: Final = ("device_ms", "fallback_ms", "server_ms", "payload_bytes")
@@ -166,10 +172,11 @@ class CostModel:
 
 
 def load_profile(name: str) -> CostModel:
-    """A device profile: the path of its file, or ``shipped``; raises `DataError`."""
-    if name != SHIPPED_PROFILE:
+    """A device profile: the path of its file, or one of `SHIPPED_PROFILES`; raises `DataError`."""
+    if name not in SHIPPED_PROFILES:
         return CostModel.load(Path(name))
-    with resources.as_file(resources.files("testbed") / "assets" / "cost_model.json") as path:
+    file = resources.files("testbed") / "assets" / SHIPPED_PROFILES[name]
+    with resources.as_file(file) as path:
         return CostModel.load(path)
 
 

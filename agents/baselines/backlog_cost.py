@@ -1,0 +1,93 @@
+"""What a device that is still busy costs the frames that follow: certainty-equivalent control.
+
+Where the camera is faster than the device, a frame that takes longer than a period delays the ones
+behind it. `BacklogCost` plays the next frames in the fitted model, as if the link stayed as the
+device estimates it now: every pair takes its predicted time and costs its predicted cost and its
+mean errors. The least cost of so many frames follows by dynamic programming over the backlog, the
+time that a frame waits for the device::
+
+    V_0(q) = 0
+    V_h(q) = min over pairs of  cost + D q + M [q + time > deadline] + V_(h-1)(max(0, q + time - T))
+
+with D the price of a millisecond, M that of a miss and T the camera's period. A frame that waits
+for longer than `Timing.max_queue_ms` is skipped: it costs its wait, a miss and a wrong answer. V is
+computed on a grid and read between its points linearly. Model-predictive control replans at every
+decision, so only the first decision of each plan is carried out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from agents.baselines.prediction import Floats
+from offload_env.world import World
+
+_STEP_MS: Final = 5.0
+"""Between two points of the grid."""
+
+
+class BacklogCost:
+    """See the module's text; A actions, G points of the grid.
+
+    Args:
+        world: training world: prices, timing, mean errors.
+        error_price: cost of one wrong answer.
+        horizon: frames that are played.
+    """
+
+    def __init__(self, world: World, error_price: float, horizon: int) -> None:
+        timing = world.scenario.timing
+        self.horizon, self._period_ms = horizon, timing.period_ms
+        # Longer waits are skipped; the last points serve to read between.
+        self._grid = np.arange(0.0, timing.max_queue_ms + 2 * _STEP_MS, _STEP_MS)
+        self._delay_price, self._miss = world.delay_price, world.scenario.price.miss
+        self._waits = self._delay_price * self._grid
+        self._deadline_ms = timing.deadline_ms
+        errors = 1.0 - world.correct.mean(0, dtype=np.float64)
+        self._wrong = error_price * errors
+        self._skipped = self._grid > timing.max_queue_ms
+        self._skip = self._miss + error_price
+        self._after_skip = self._place(np.maximum(self._grid - self._period_ms, 0.0))
+
+    def _place(self, backlog_ms: Floats) -> tuple[Any, Floats]:
+        """Point of the grid below each backlog, and the way from it to the next one, [0, 1]."""
+        at = np.minimum(backlog_ms / _STEP_MS, len(self._grid) - 1.000001)
+        below = at.astype(np.int64)
+        return below, at - below
+
+    def to_go(self, time_ms: Floats, cost: Floats) -> Floats:
+        """V of `horizon` frames.
+
+        Args:
+            time_ms: that every pair keeps the device busy, (A,) or (B, A).
+            cost: of a frame that finds the device free, without a miss, (A,) or (B, A).
+
+        Returns:
+            float64 (G,) or (B, G), for `read`.
+        """
+        ends = self._grid[:, None] + time_ms[..., None, :]
+        now = (cost + self._wrong)[..., None, :] + self._miss * (ends > self._deadline_ms)
+        below, share = self._place(np.maximum(ends - self._period_ms, 0.0))
+        flat = below.reshape(*below.shape[:-2], -1)
+        value = np.zeros(ends.shape[:-1])
+        for _ in range(self.horizon):
+            low = np.take_along_axis(value, flat, -1).reshape(below.shape)
+            high = np.take_along_axis(value, flat + 1, -1).reshape(below.shape)
+            best = (now + low + share * (high - low)).min(-1)
+            skip = self._skip + _between(value, *self._after_skip)
+            value = self._waits + np.where(self._skipped, skip, best)
+        return value
+
+    def read(self, value: Floats, backlog_ms: Floats) -> Floats:
+        """V at the backlogs (K,) or (B, K) that endings leave for the next frame."""
+        below, share = self._place(np.maximum(backlog_ms, 0.0))
+        low = np.take_along_axis(value, below, -1)
+        high = np.take_along_axis(value, below + 1, -1)
+        return low + share * (high - low)
+
+
+def _between(value: Floats, below: Any, share: Floats) -> Floats:
+    low: Floats = value[..., below]
+    return low + share * (value[..., below + 1] - low)
