@@ -43,6 +43,7 @@ _COLOURS: Final = {
     "linucb": "#f2c230",
     "spinn": "#00695c",
     "planner": "#b5179e",
+    "mpc": "#3a0ca3",
 }
 """Baselines have the same colour in every figure."""
 _SWEEP_MARKS: Final = {"specialist": "o", "conditioned": "*", "best-static": "s"}

@@ -5,8 +5,8 @@ frames queue, its first policies drown in their own backlog. `imitate` lets it b
 `planner` or `mpc` instead. As in DAgger (S. Ross, G. Gordon, J. A. Bagnell, "A reduction of
 imitation learning and structured prediction to no-regret online learning", AISTATS 2011) the
 learner drives, more and more often by its own decisions, and learns what the teacher would do
-there. The values of the states are fitted to the rewards on the way, at the teacher's price of a
-wrong answer, so that the first updates of PPO know what the policy is worth.
+there. The values of the states are fitted to the rewards on the way, at the price of a wrong answer
+that PPO begins with, so that its first updates know what the policy is worth.
 """
 
 from __future__ import annotations
@@ -18,42 +18,51 @@ import torch
 from numpy.typing import NDArray
 
 from agents.baselines.planner import PlannerPolicy
-from agents.baselines.tuning import tuned_planner
+from agents.baselines.tuning import tuned_mpc, tuned_planner
 from agents.sb3_adapter import OffloadVecEnv
 from agents.train_config import TrainConfig
 from offload_env.episode import episode_keys
 from offload_env.world import World
 
-_DRIVES: Final = 64
-"""Training drives on which the teacher is tuned, as many as for the baselines."""
+_DRIVES: Final = 24
+"""Training drives on which the teacher is tuned: it is a beginning, and need not be the best."""
 _PASSES: Final = 2
 """Over each stretch of decisions."""
 _RATE: Final = 2e-3
 """Adam's, falling to a tenth."""
 
 
-def teacher_of(config: TrainConfig, world: World) -> PlannerPolicy:
-    """The teacher that a run names, tuned on training drives."""
-    keys = episode_keys(0, _DRIVES)
-    floor = world.accuracy_floor + config.margin
-    return tuned_planner(world, keys, floor, lookahead=config.teacher == "mpc")
+def teacher_of(config: TrainConfig, world: World) -> tuple[PlannerPolicy, float]:
+    """The teacher that a run names, and the price of a wrong answer to begin with.
+
+    Both are tuned on training drives, the same for every seed. The price is the planner's, also
+    under the `mpc`, whose own is higher: it pays for the accuracy that its plans leave out.
+    """
+    keys, floor = episode_keys(0, _DRIVES), world.accuracy_floor + config.margin
+    planner = tuned_planner(world, keys, floor)
+    if config.teacher == "planner":
+        return planner, planner.error_price
+    return tuned_mpc(world, keys, floor, planner), planner.error_price
 
 
-def imitate(model: Any, env: OffloadVecEnv, teacher: PlannerPolicy, config: TrainConfig) -> None:
+def imitate(
+    model: Any, env: OffloadVecEnv, teacher: PlannerPolicy, price: float, config: TrainConfig
+) -> None:
     """Fit `model`'s policy to the teacher's decisions and its values to their rewards.
 
     Args:
         model: a new (maskable) PPO on `env`, which offers all actions.
         env: staged; left in the middle of its drives.
         teacher: decides for every state that the learner comes to.
+        price: of a wrong answer in the rewards.
         config: of the run: `teacher_steps` decisions, in stretches of `n_steps`.
     """
     n, steps = config.n_envs, config.n_steps
     stretches = max(1, config.teacher_steps // (n * steps))
     optimiser = torch.optim.Adam(model.policy.parameters(), lr=_RATE)
     rng = np.random.default_rng([config.seed, 1])
-    env.multiplier = teacher.error_price
-    observation = env.reset()
+    env.multiplier = price
+    observation: Any = env.reset()
     for k in range(stretches):
         for group in optimiser.param_groups:
             group["lr"] = _RATE * (1.0 - 0.9 * k / stretches)
@@ -116,7 +125,7 @@ def _fit(
     ]
     for _ in range(_PASSES):
         order = torch.as_tensor(rng.permutation(len(flat[0])))
-        for at in order.split(config.batch_size):
+        for at in torch.split(order, config.batch_size):
             seen, wanted, masks, worth = (part[at] for part in flat)
             values, log_prob, _ = policy.evaluate_actions(seen, wanted, action_masks=masks)
             miss = torch.nn.functional.smooth_l1_loss(values.flatten(), worth)

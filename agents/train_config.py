@@ -21,6 +21,8 @@ from testbed.policy.decision_points import DecisionSpace, decision_points
 
 ALGORITHMS: Final = ("ppo", "dqn", "maskable-ppo")
 ENVIRONMENTS: Final = ("frame", "staged")
+TEACHERS: Final = ("planner", "mpc")
+"""Baselines that a training can begin with (`agents.teacher`)."""
 STAGED_SETTINGS: Final[Mapping[str, Any]] = {
     "steps": 4_000_000,
     "n_envs": 256,
@@ -117,6 +119,12 @@ class TrainConfig:
                 expected="ppo or dqn with frame, maskable-ppo with staged",
                 hint="give --algo maskable-ppo --env staged, or neither",
             )
+        if self.teacher not in ("", *TEACHERS) or (self.teacher and self.env != "staged"):
+            raise ConfigError(
+                f"teacher {shown(self.teacher)} with --env {self.env}",
+                expected=f"{' or '.join(TEACHERS)}, with --env staged",
+                hint="leave --teacher out, or train a staged agent",
+            )
 
     def _check_batches(self) -> None:
         """Rollouts that fit into memory, and minibatches that PPO can normalise."""
@@ -157,6 +165,12 @@ class TrainConfig:
                 f"actions {shown(actions)} for a staged agent",
                 expected=f"{main} among them, to go on after an early time-out",
                 hint="add it",
+            )
+        if self.teacher and len(actions) < topology.n_actions:
+            raise ConfigError(
+                f"teacher {self.teacher} and only {len(actions)} of {topology.n_actions} actions",
+                expected="all actions, which a teacher takes",
+                hint="leave the actions or the teacher out",
             )
         return replace(self, actions=actions)
 

@@ -27,6 +27,7 @@ from agents.sb3_adapter import FrameRolloutBuffer, OffloadVecEnv
 from agents.supervisor import Progress, Report, Supervisor, stop_when_told
 from agents.teacher import imitate, teacher_of
 from agents.train_config import TrainConfig
+from cnn.common.console import stderr_console
 from cnn.common.errors import ConfigError, DataError
 from cnn.common.outputs import Claim
 from cnn.frame_table import FrameTable
@@ -123,9 +124,9 @@ def train(
         if config.env == "staged":
             model.rollout_buffer.follow(lambda: adapter.frame_done)
         if config.teacher and not resume:
-            teacher = teacher_of(config, world)
-            imitate(model, adapter, teacher, config)
-            progress.multiplier = teacher.error_price
+            stderr_console().print(f"tuning and imitating the {config.teacher}", highlight=False)
+            teacher, progress.multiplier = teacher_of(config, world)
+            imitate(model, adapter, teacher, progress.multiplier, config)
         config.save(out / CONFIG)
         if not resume or kept_scenario(out) is None:
             keep_scenario(world.scenario, out)

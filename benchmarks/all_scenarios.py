@@ -24,7 +24,7 @@ from agents.contenders import shipped_agents
 from agents.evaluation import AGENT, CLAIRVOYANT, STAGED, Evaluation, evaluate
 from agents.run_files import EVALUATION
 from cnn.common.outputs import check_folder
-from offload_env.scenario import scenario_names
+from offload_env.scenario import CLASSIC
 from offload_env.world import build_world
 
 
@@ -78,10 +78,10 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="also print the README's table")
     options = parser.parse_args()
     if options.out is not None:
-        for name in options.scenarios or scenario_names():
+        for name in options.scenarios or CLASSIC:
             check_folder(options.out / name, EVALUATION)
     results: dict[str, Any] = {}
-    for name in options.scenarios or scenario_names():
+    for name in options.scenarios or CLASSIC:
         train, test = build_world(name, "train"), build_world(name, "test")
         print(name, file=sys.stderr, flush=True)
         agents = shipped_agents(test)

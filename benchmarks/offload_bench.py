@@ -35,7 +35,7 @@ from agents.offload_bench import (
 from agents.submission import Recorded, Replayed, Submission
 from cnn.common.errors import ConfigError, DataError, SliproadError
 from cnn.common.outside import file_bytes, json_object, refusing
-from offload_env.scenario import scenario_names
+from offload_env.scenario import CLASSIC, scenario_names
 from offload_env.world import build_world
 
 FROZEN = Path(__file__).with_suffix(".json")
@@ -164,7 +164,7 @@ def main() -> None:
             print(json.dumps(again))
             raise SystemExit(not again["same_bits"])
         if options.hashes:
-            names = options.scenarios or scenario_names()
+            names = options.scenarios or CLASSIC
             print(json.dumps({name: input_hashes(worlds_of(name)) for name in names}, indent=1))
             return
         frozen = json.loads(FROZEN.read_text())

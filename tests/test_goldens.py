@@ -27,7 +27,7 @@ from cnn.bundle import load_bundle
 from cnn.model_config import ModelConfig
 from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
-from offload_env.scenario import scenario_names
+from offload_env.scenario import CLASSIC
 from offload_env.world import build_world
 from testbed.costs.cost_fit import fit_samples
 from testbed.costs.samples import Samples
@@ -68,7 +68,7 @@ def decisions() -> dict[str, Any]:
     """What the twelve shipped policies decide about recorded observations."""
     out: dict[str, Any] = {}
     with np.load(FOLDER / "observations.npz") as recorded:
-        for name in scenario_names():
+        for name in CLASSIC:
             for staged in (False, True):
                 policy = load_policy(shipped_path(name, staged), load_bundle().hash)
                 if policy.space is decision_points(SHIPPED).staged:
@@ -147,7 +147,7 @@ def fit() -> dict[str, float]:
 
 
 GOLDENS: Final[dict[str, Callable[[], Any]]] = {
-    **{f"drives-{name}": partial(drives, name) for name in scenario_names()},
+    **{f"drives-{name}": partial(drives, name) for name in CLASSIC},
     "decisions": decisions,
     "wire": wire,
     "record": record,

@@ -44,6 +44,7 @@ TRAINING_MODULES = {
     "agents/export_policy.py",
     "agents/sb3_adapter.py",
     "agents/supervisor.py",
+    "agents/teacher.py",
     "agents/training.py",
 }
 

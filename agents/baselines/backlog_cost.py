@@ -11,8 +11,9 @@ time that a frame waits for the device::
 
 with D the price of a millisecond, M that of a miss and T the camera's period. A frame that waits
 for longer than `Timing.max_queue_ms` is skipped: it costs its wait, a miss and a wrong answer. V is
-computed on a grid and read between its points linearly. Model-predictive control replans at every
-decision, so only the first decision of each plan is carried out.
+computed on a grid that reaches just beyond `max_queue_ms`, and read between its points linearly.
+Model-predictive control replans at every decision, so only the first decision of each plan is
+carried out.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class BacklogCost:
     def __init__(self, world: World, error_price: float, horizon: int) -> None:
         timing = world.scenario.timing
         self.horizon, self._period_ms = horizon, timing.period_ms
-        # Longer waits are skipped; the last points serve to read between.
+        # Frames that wait longer are skipped. Longer waits than the last point's count as that.
         self._grid = np.arange(0.0, timing.max_queue_ms + 2 * _STEP_MS, _STEP_MS)
         self._delay_price, self._miss = world.delay_price, world.scenario.price.miss
         self._waits = self._delay_price * self._grid

@@ -161,12 +161,10 @@ class CostAhead:
         busy = self._ahead_ms[START] + (exchange > self._timeout_ms) * self._fallback_ms
         cost = self._per_busy_ms * busy + self._per_wait_ms * waiting + self._sending
         value = backlog.to_go(busy + waiting, cost)
-        at_once = np.asarray(spent + seen.queue_ms)[..., None] if value.ndim == 1 else (
-            spent + seen.queue_ms
-        )
         later = backlog.read(value, delay - self._period_ms)
-        now = backlog.read(value, at_once - self._period_ms)
-        return later, now[0] if value.ndim == 1 else now
+        free = np.reshape(spent + seen.queue_ms, (*value.shape[:-1], 1))
+        at_once = backlog.read(value, free - self._period_ms)
+        return later, at_once[0] if value.ndim == 1 else at_once
 
     def _exchange_ms(self, seen: Seen) -> Floats:
         """Predicted exchange of every pair, as if all sent; infinite while the link counts as dead.

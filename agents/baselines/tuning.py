@@ -54,7 +54,7 @@ FRESHNESS_BONUSES: Final = (0.0, 0.4, 0.8, 1.6)
 """In the cost of full local processing, which is 1."""
 HORIZON: Final = 8
 """Frames that the `mpc` plays; twelve cost as much."""
-LOOKAHEAD_BONUSES: Final = (1.6, 6.4)
+LOOKAHEAD_BONUSES: Final = (0.0, 1.6, 6.4)
 """The `mpc`'s: where a lost exchange delays the frames behind it, more must speak for a try."""
 
 
@@ -111,7 +111,8 @@ def tuned_baselines(
     Returns:
         ``full-local``, ``full-offload`` (where the frame itself can be sent), ``best-static``,
         ``random``, ``neurosurgeon``, ``edgent``, ``threshold``, ``greedy``, ``linucb``, and
-        ``spinn`` and ``planner``, which decide within the frame; then the plug-ins by name.
+        ``spinn``, ``planner`` and ``mpc``, which decide within the frame; then the plug-ins by
+        name.
 
     Raises:
         ConfigError: if a plug-in fails.
@@ -150,9 +151,9 @@ def tuned_baselines(
     progress("linucb")
     out["spinn"] = tune(CascadePolicy(world, sure, last) for last in exits for sure in THRESHOLDS)
     progress("spinn")
-    out["planner"] = tuned_planner(world, keys, floor)
+    out["planner"] = planner = tuned_planner(world, keys, floor)
     progress("planner")
-    out["mpc"] = tuned_planner(world, keys, floor, lookahead=True)
+    out["mpc"] = tuned_mpc(world, keys, floor, planner)
     progress("mpc")
     for plug_in in plug_ins:
         out[plug_in.name] = tune(plugged_policies(plug_in, at, world))
@@ -186,16 +187,35 @@ def _tuned_linucb(
     return choose(everyone, floor).policy
 
 
-def tuned_planner(
-    world: World, keys: NDArray[np.uint64], floor: float, *, lookahead: bool = False
-) -> PlannerPolicy:
-    """The planner, or with `lookahead` the `mpc`, that keeps a floor on training drives.
+def tuned_planner(world: World, keys: NDArray[np.uint64], floor: float) -> PlannerPolicy:
+    """The planner that keeps a floor on training drives."""
+    return _tuned(world, keys, floor, 0, FRESHNESS_BONUSES, ERROR_PRICES)
 
-    For every bonus the least price of errors that keeps it: dearer ones only cost more. The first
-    of `ERROR_PRICES` that keeps it, then halvings of the step that leads there.
+
+def tuned_mpc(
+    world: World, keys: NDArray[np.uint64], floor: float, planner: PlannerPolicy
+) -> PlannerPolicy:
+    """The `mpc` that keeps a floor on training drives.
+
+    Its errors cost more than the tuned planner's: accuracy costs time, and it sees what time costs.
+    """
+    prices = [price for price in ERROR_PRICES if price >= 0.5 * planner.error_price]
+    return _tuned(world, keys, floor, HORIZON, LOOKAHEAD_BONUSES, prices)
+
+
+def _tuned(
+    world: World,
+    keys: NDArray[np.uint64],
+    floor: float,
+    horizon: int,
+    bonuses: Sequence[float],
+    prices: Sequence[float],
+) -> PlannerPolicy:
+    """For every bonus the least price of errors that keeps the floor: dearer ones only cost more.
+
+    The first of `prices` (ascending) that keeps it, then halvings of the step that leads there.
     """
     odds, everyone = AnswerOdds(world), list[Candidate]()
-    horizon, bonuses = (HORIZON, LOOKAHEAD_BONUSES) if lookahead else (0, FRESHNESS_BONUSES)
 
     def keeps(price: float, bonus: float) -> bool:
         policy = PlannerPolicy(world, price, bonus, odds, horizon)
@@ -203,7 +223,7 @@ def tuned_planner(
         return everyone[-1].accuracy >= floor
 
     for bonus in bonuses:
-        enough = next((price for price in ERROR_PRICES if keeps(price, bonus)), None)
+        enough = next((price for price in prices if keeps(price, bonus)), None)
         if enough in (None, ERROR_PRICES[0]):
             continue
         too_low = ERROR_PRICES[ERROR_PRICES.index(enough) - 1]

@@ -24,7 +24,7 @@ POLICY_PLUG_INS: Final = Group(
     (
         *("agent", "staged-agent", "clairvoyant", "full-local", "full-offload", "best-static"),
         *("random", "neurosurgeon", "edgent", "threshold", "greedy", "linucb", "spinn"),
-        "planner",
+        *("planner", "mpc"),
     ),
 )
 """The names of ours are the rows of every evaluation."""

@@ -169,7 +169,7 @@ class Checked:
 def test_every_baseline_drives_with_legal_actions(topology: Topology, world_of: Any) -> None:
     found = tuned_baselines(world_of(topology), seed=2, drives=2)
     names = {"full-local", "random", "neurosurgeon", "best-static", "edgent", "threshold"}
-    names |= {"greedy", "linucb", "spinn", "planner"}
+    names |= {"greedy", "linucb", "spinn", "planner", "mpc"}
     assert set(found) == (names | {"full-offload"} if 0 in topology.splits else names)
     rollouts = {n: simulate(world_of(topology, "test"), Checked(p), KEYS) for n, p in found.items()}
     last = topology.n_blocks

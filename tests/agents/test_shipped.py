@@ -23,7 +23,7 @@ from agents.export_policy import with_task
 from agents.rollout import simulate
 from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
-from offload_env.scenario import scenario_names
+from offload_env.scenario import CLASSIC
 from offload_env.simulator import Simulator
 from offload_env.world import build_world
 from testbed.meters.available import open_meter
@@ -43,7 +43,7 @@ ASSETS = Path(str(resources.files("agents"))) / "assets"
 
 
 @pytest.mark.slow(5)
-@pytest.mark.parametrize("name", scenario_names())
+@pytest.mark.parametrize("name", CLASSIC)
 def test_both_policies_fit_and_are_worth_having(name: str) -> None:
     """A file of another schema or network is refused, and would be missed silently."""
     world = build_world(name, "test")
@@ -59,7 +59,7 @@ def test_both_policies_fit_and_are_worth_having(name: str) -> None:
         assert driven.correct.mean() > floor - 0.005
 
 
-FILES = [(name, staged) for name in scenario_names() for staged in (False, True)]
+FILES = [(name, staged) for name in CLASSIC for staged in (False, True)]
 
 
 def shipped_file(name: str, staged: bool) -> Path:

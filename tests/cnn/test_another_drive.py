@@ -5,7 +5,7 @@ import pytest
 
 from cnn.common.errors import ConfigError
 from cnn.data.image_set import ImageSet
-from cnn.make_frame_table import Condition, another_drive, draw_condition, see, under
+from cnn.make_frame_table import Condition, another_drive, dark, draw_condition, see, under
 
 
 def ramp(size: int = 48) -> np.ndarray:
@@ -93,3 +93,11 @@ def test_one_shift_for_all_frames() -> None:
     blurred = under(steep, Condition(blur_px=3.0)).images[0, 24, :, 0].astype(int)
     assert 80 < blurred[23] < blurred[24] < 120
     assert np.diff(blurred).max() < 40
+
+
+def test_dusk_takes_light_and_leaves_noise() -> None:
+    data = tracks(1, 4)
+    data.images[:] = 150
+    dark_frames = under(data, dark(0.6)).images.astype(float)
+    assert dark_frames.mean() == pytest.approx(0.4 * 150, abs=0.5)
+    assert dark_frames.std() == pytest.approx(0.02 * 255, rel=0.05)

@@ -10,20 +10,52 @@ import pytest
 
 from cnn.common.errors import ConfigError, DataError
 from cnn.topology import SHIPPED
-from offload_env.scenario import Constraint, Scenario, load_scenario, parse_scenario, scenario_names
+from offload_env.scenario import (
+    CLASSIC,
+    Constraint,
+    Scenario,
+    load_scenario,
+    parse_scenario,
+    scenario_names,
+    second_generation,
+)
 from offload_env.server_load import CELL_MS, ServerLoad
 from offload_env.world import World, build_world, load_traces
 
 NAMES = ("busy-edge", "fast-device", "highway-lte", "poor-coverage", "slow-device", "urban-5g")
 
 
-def test_the_six_scenarios_are_shipped() -> None:
-    assert scenario_names() == NAMES
-    for name in NAMES:
+def test_scenarios_of_two_generations_are_shipped() -> None:
+    assert scenario_names() == NAMES + second_generation()
+    assert NAMES == CLASSIC
+    assert len(second_generation()) == 6
+    for name in scenario_names():
         scenario = load_scenario(name)
         assert scenario.name == name
         assert scenario.description
         assert scenario.price.delay_weight + scenario.price.energy_weight == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_generation_has_a_second_name(name: str) -> None:
+    """The same scenario, so the same noise and the same figures."""
+    assert load_scenario(f"classic-{name}") == load_scenario(name)
+
+
+def test_no_other_scenario_is_classic() -> None:
+    with pytest.raises(ConfigError, match="scenario 'classic-city-camera'"):
+        load_scenario("classic-city-camera")
+
+
+@pytest.mark.parametrize("name", second_generation())
+def test_full_local_processing_cannot_keep_up(name: str) -> None:
+    """Frames queue, whatever the link: that is what couples them."""
+    train, test = build_world(name, "train"), build_world(name, "test")
+    assert train.topology == test.topology != SHIPPED
+    assert train.delay_ref_ms > 1.9 * train.scenario.timing.period_ms
+    assert train.cost.bundle_hash == train.table.bundle_hash == test.table.bundle_hash
+    right = [float(test.correct[:, i].mean()) for i in test.topology.local[:3]]
+    assert right[0] + 0.04 < right[1] < right[2] - 0.04
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,12 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
-import offload_env
+import offload_env  # noqa: F401  registers the ids
 from cnn.common.errors import BundleError, ConfigError, DataError, RemoteError, SliproadError
 from offload_env import env_input
 from offload_env.env import OffloadEnv, OffloadStagedEnv
 from offload_env.vector_env import OffloadStagedVectorEnv, OffloadVectorEnv
+from offload_env.scenario import CLASSIC
 from offload_env.world import World
 
 IDS = ["sliproad/Offload-v0", "sliproad/OffloadStaged-v0"]
@@ -33,7 +34,7 @@ KINDS = [kind for pair in PAIRS for kind in pair]
 
 
 @pytest.mark.slow(16)
-@pytest.mark.parametrize("scenario", offload_env.scenario_names())
+@pytest.mark.parametrize("scenario", [*CLASSIC, "rush-camera", "dusk-camera"])
 @pytest.mark.parametrize("name", IDS)
 def test_every_id_and_scenario_passes_both_checkers(name: str, scenario: str) -> None:
     for split in ("train", "test"):
