@@ -67,6 +67,7 @@ def train(
     hidden: Annotated[int | None, _setting("hidden")] = None,
     learning_rate: Annotated[float | None, _setting("learning_rate")] = None,
     gamma: Annotated[float | None, _setting("gamma")] = None,
+    entropy: Annotated[float | None, _setting("entropy")] = None,
     teacher: Annotated[str | None, _setting("teacher")] = None,
     teacher_steps: Annotated[int | None, _setting("teacher_steps")] = None,
     margin: Annotated[float | None, _setting("margin")] = None,

@@ -2,15 +2,15 @@
 
     python benchmarks/scenario_acceptance.py [--drives 64] [--seed 0] [scenario ...]
 
-Prints ``{"scenarios": {name: {"local", "remote", "splits", "exits", "search_ratio",
-"static_ratio", "planner_ratio", "accepted", "why_not"}}}`` for the scenarios of the second
-generation (or those named). `local` and `remote` are shares of the frames in the best schedule that
-the clairvoyant search found, `splits` and `exits` the shares of each S and E in it (S = E is a local
-answer). The ratios are costs over the lower bound: of that schedule, of the best static pair (the
-cheapest that keeps the floor on the test drives themselves, so the best that it can do) and of the
-tuned `planner`. A scenario is accepted if local and remote have 15 % each, three splits and three
-exits more than 5 % each, and the ratios are at least 1.3 (static) and 1.05 (planner). Replayed:
-answers measured, times from the fitted cost models, link generated, powers published.
+Prints ``{"scenarios": {name: {"local", "remote", "splits", "exits", "search_ratio", "static_ratio",
+"planner_ratio", "accepted", "why_not"}}}`` for the scenarios of the second generation (or those
+named). `local` and `remote` are shares of the frames in the best schedule that the clairvoyant
+search found, `splits` and `exits` the shares of each S and E in it (S = E is a local answer). The
+ratios are costs over the lower bound: of that schedule, of the best static pair (the cheapest that
+keeps the floor on the test drives themselves, so the best that it can do) and of the tuned
+`planner`. A scenario is accepted if local and remote have 15 % each, three splits and three exits
+more than 5 % each, and the ratios are at least 1.3 (static) and 1.05 (planner). Replayed: answers
+measured, times from the fitted cost models, link generated, powers published.
 """
 
 from __future__ import annotations

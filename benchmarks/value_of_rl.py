@@ -10,14 +10,14 @@ cheapest on training drives among those that keep the floor there is judged: the
 the *others*. The others besides are all tuned baselines: static pairs, rules, the bandit, `planner`
 (one frame ahead) and `mpc` (certainty-equivalent control of the frames that follow).
 
-Prints ``{"scenarios": {name: {"agent_cost", "best_other", "best_other_cost", "gain",
-"gain_ci_low", "ratio_to_bound", "accuracy", "floor", "keeps_floor", "seeds", "others"}}, "wins"}``
-on test drives. `best_other` is the cheapest of the others that keep the floor there (the most
-accurate if none does), `gain` the share of its cost that the agent saves, `gain_ci_low` the lower
-end of the 95 % interval over drives, paired. `seeds` are the costs of all runs of the agent's
-setting on the test drives, with their interquartile mean. `wins` counts scenarios in which the agent
-keeps the floor and saves 5 % at least with an interval above 0. Replayed: answers measured, times
-from the fitted cost models, link generated, powers published.
+Prints ``{"scenarios": {name: {"agent_cost", "best_other", "best_other_cost", "gain", "gain_ci_low",
+"ratio_to_bound", "accuracy", "floor", "keeps_floor", "seeds", "others"}}, "wins"}`` on test drives.
+`best_other` is the cheapest of the others that keep the floor there (the most accurate if none
+does), `gain` the share of its cost that the agent saves, `gain_ci_low` the lower end of the 95 %
+interval over drives, paired. `seeds` are the costs of all runs of the agent's setting on the test
+drives, with their interquartile mean. `wins` counts scenarios in which the agent keeps the floor
+and saves 5 % at least with an interval above 0. Replayed: answers measured, times from the fitted
+cost models, link generated, powers published.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """A small network with exits of very different accuracy, for `sliproad cnn adapt`.
 
-`--model examples/networks/ladder.py:ladder` of images of 32 pixels, and `:ladder48` of images of 48.
-Five blocks with an exit behind each, and splits behind the first four. The first blocks are cheap and
-their exits often wrong. Every block ends in few channels without a ReLU, as those of MobileNetV2 do
-(M. Sandler et al., arXiv 1801.04381), so that with `--payload 1` little must be sent and nothing but
-the rounding to bytes is lost. Nothing of sliproad is imported.
+`--model examples/networks/ladder.py:ladder` of images of 32 pixels, `:ladder48` of images of 48.
+Five blocks with an exit behind each, and splits behind the first four. The first blocks are cheap
+and their exits often wrong. Every block ends in few channels without a ReLU, as those of
+MobileNetV2 do (M. Sandler et al., arXiv 1801.04381), so that with `--payload 1` little must be sent
+and nothing but the rounding to bytes is lost. Nothing of sliproad is imported.
 """
 
 import torch

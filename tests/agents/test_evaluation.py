@@ -96,7 +96,7 @@ def test_batched_rollout_equals_the_scalar_simulator(worlds) -> None:
 
 def test_every_policy_meets_the_same_frames(result) -> None:
     rows = [rollout.row for rollout in result.rollouts.values()]
-    assert len(rows) == 12
+    assert len(rows) == 13
     for other in rows[1:]:
         np.testing.assert_array_equal(other, rows[0])
 

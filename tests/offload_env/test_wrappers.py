@@ -24,8 +24,8 @@ import offload_env  # noqa: F401  registers the ids
 from cnn.common.errors import BundleError, ConfigError, DataError, RemoteError, SliproadError
 from offload_env import env_input
 from offload_env.env import OffloadEnv, OffloadStagedEnv
-from offload_env.vector_env import OffloadStagedVectorEnv, OffloadVectorEnv
 from offload_env.scenario import CLASSIC
+from offload_env.vector_env import OffloadStagedVectorEnv, OffloadVectorEnv
 from offload_env.world import World
 
 IDS = ["sliproad/Offload-v0", "sliproad/OffloadStaged-v0"]

@@ -1,0 +1,31 @@
+"""The shipped policies of the second generation: frames queue there, and looking ahead pays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agents.baselines.rules import static_policies
+from agents.baselines.tuning import choose, measure
+from agents.contenders import shipped_agents
+from agents.rollout import simulate
+from offload_env.episode import episode_keys
+from offload_env.scenario import second_generation
+from offload_env.world import build_world
+
+
+@pytest.mark.slow(10)
+@pytest.mark.parametrize("name", second_generation())
+def test_a_staged_policy_is_shipped_and_worth_having(name: str) -> None:
+    """Cheaper than the best static pair in hindsight, at about the floor, and never stuck."""
+    world, keys = build_world(name, "test"), episode_keys(3, 24)
+    agents = shipped_agents(world)
+    assert set(agents) == {"staged-agent"}
+    static = choose(
+        (measure(world, p, keys) for p in static_policies(world.topology)), world.accuracy_floor
+    )
+    driven = simulate(world, agents["staged-agent"], keys)
+    assert driven.cost.mean() < 0.98 * static.cost
+    # Errors come by sign, and there are few: no more than a coarse check.
+    assert driven.correct.mean() > world.accuracy_floor - 0.03
+    assert np.mean(driven.status == 2) < 0.02
