@@ -13,7 +13,6 @@ from offload_env.episode import episode_keys
 from offload_env.scenario import second_generation
 from offload_env.world import build_world
 
-
 NONE = "motorway-camera"
 """No training cost less than the best static pair there."""
 
