@@ -38,7 +38,7 @@ from agents.baselines.tuning import tuned_baselines
 from agents.contenders import contender
 from agents.evaluation import interval, keeps, resamples
 from agents.rollout import Rollout, simulate
-from agents.run_files import POLICY
+from agents.run_files import POLICY, STUDY_SPEC
 from agents.seed_statistics import interquartile_mean
 from agents.study import Trial, read_study
 from agents.study_report import row_of
@@ -55,7 +55,7 @@ def trained(out: Path, seed: int) -> list[Trial]:
     trials = read_study(SPEC).trials(seed)
     if not all((out / "trials" / trial.name / POLICY).is_file() for trial in trials):
         line = f"agent tune {SPEC} --local --out {shlex.quote(str(out))} --seed {seed}"
-        line += " --resume" if (out / "spec.json").exists() else ""
+        line += " --resume" if (out / STUDY_SPEC).exists() else ""
         print(f"sliproad {line}", file=sys.stderr, flush=True)
         command = [sys.executable, "-m", "agents", *shlex.split(line)]
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)

@@ -303,8 +303,8 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
         text, name = toml_text(path), path.stem
     else:
         name = str(name_or_path)
-        if name.removeprefix("classic-") in CLASSIC:
-            name = name.removeprefix("classic-")
+        if (short := name.removeprefix("classic-")) in CLASSIC:
+            name = short
         if name not in scenario_names():
             raise ConfigError(
                 f"scenario {shown(name)}",

@@ -148,21 +148,27 @@ class CostAhead:
             pairs += self._per_tail_ms * tail
             now = now + self._per_tail_ms * at_rest
         if self._backlog is not None:
-            later, at_once = self._next_frames(self._backlog, seen, exchange, delay, spent)
+            times = self._ahead_ms[START] + fallback, waiting
+            free = np.reshape(spent + seen.queue_ms, (*delay.shape[:-1], 1))
+            later, at_once = self._next_frames(self._backlog, *times, delay, free)
             pairs += later
             now = now + at_once
         return pairs, now
 
     def _next_frames(
-        self, backlog: BacklogCost, seen: Seen, exchange: Floats, delay: Floats, spent: Any
+        self, backlog: BacklogCost, busy: Floats, waiting: Floats, delay: Floats, free: Floats
     ) -> tuple[Floats, Any]:
-        """What the next frames cost after every pair, and after answering now."""
-        waiting = np.minimum(exchange, self._timeout_ms) * self._sends
-        busy = self._ahead_ms[START] + (exchange > self._timeout_ms) * self._fallback_ms
+        """What the next frames cost after every pair, and after answering now.
+
+        Args:
+            backlog: plays them.
+            busy, waiting: of a whole frame by every pair, (A,) or (B, A).
+            delay: of this frame by every pair, likewise.
+            free: delay of this frame if it is answered now, (1,) or (B, 1).
+        """
         cost = self._per_busy_ms * busy + self._per_wait_ms * waiting + self._sending
         value = backlog.to_go(busy + waiting, cost)
         later = backlog.read(value, delay - self._period_ms)
-        free = np.reshape(spent + seen.queue_ms, (*value.shape[:-1], 1))
         at_once = backlog.read(value, free - self._period_ms)
         return later, at_once[0] if value.ndim == 1 else at_once
 

@@ -8,7 +8,7 @@ takes the cheapest action, and never times out early: it knows no spread of the 
 
 Evaluating an exit leaves the frame open, so its cost is the expectation of what is cheapest
 afterwards, over the exit's confidence: computed from the last exit to the first. The next frames
-are not looked at.
+are not looked at, unless a `horizon` is given (`agents.baselines.backlog_cost`).
 """
 
 from __future__ import annotations

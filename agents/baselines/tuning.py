@@ -53,7 +53,7 @@ HALVINGS: Final = 3
 FRESHNESS_BONUSES: Final = (0.0, 0.4, 0.8, 1.6)
 """In the cost of full local processing, which is 1."""
 HORIZON: Final = 8
-"""Frames that the `mpc` plays; twelve cost as much."""
+"""Frames that the `mpc` plays."""
 LOOKAHEAD_BONUSES: Final = (0.0, 1.6, 6.4)
 """The `mpc`'s: where a lost exchange delays the frames behind it, more must speak for a try."""
 
