@@ -33,7 +33,7 @@ from cnn.frame_table import FrameTable
 from offload_env.episode import episode_keys
 from offload_env.scenario import Scenario
 from offload_env.world import World, build_world, load_traces
-from testbed.deploy.loss_monitor import MonitorTerms
+from testbed.deploy.picture_reference import PictureReference
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.policy_file import PolicyBundle
 
@@ -150,7 +150,12 @@ def certify_policy(
     used = len(chain) - 1 if found.chosen is None else found.chosen
     price, chosen = chain[used]
     watched = monitoring(
-        world, rollouts[used], level, seed, _shifted(scenario, shifted, chosen, seed)
+        world,
+        rollouts[used],
+        level,
+        seed,
+        pictures=PictureReference.of(train.features),
+        shifted=_shifted(scenario, shifted, chosen, seed),
     )
     floor = float(main_accuracy(world).mean()) - margin
     certified = found.chosen is not None
@@ -247,7 +252,7 @@ def _sealed(
         "signs": result.signs,
         "frames": table.source,
         "price": result.price,
-        "monitor": MonitorTerms(result.monitor.limit, result.monitor.tracks_between).to_json(),
+        "monitor": result.monitor.terms.to_json(),
     }
     if result.critical is not None:
         told = result.critical.as_json()

@@ -155,8 +155,10 @@ def _lines(found: Certified) -> list[str]:
     if monitor.found_share is not None:
         within = "not" if monitor.alarm_frames is None else f"within {monitor.alarm_frames} frames"
         alarm = f"alarm {within} in 95 % of drives, within 300 in {100 * monitor.found_share:.1f} %"
+    limits = "".join(
+        f"{evidence}: limit {limit:.4f}, " for evidence, limit in monitor.terms.limits().items()
+    )
     said.append(
-        f"monitor ({monitor.evidence}): limit {monitor.limit:.4f}, "
-        f"{monitor.false_alarms_per_day:.3g} false alarms a day; {alarm}"
+        f"monitor of {limits}{monitor.false_alarms_per_day:.3g} false alarms a day; {alarm}"
     )
     return said

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from cnn.frame_table import Correct
 from cnn.topology import Topology
@@ -111,13 +112,16 @@ def simulate(
     outcomes: list[BatchOutcome] = []
     rates: list[Floats] = []
     n_frames = world.scenario.timing.n_frames
-    for _ in range(n_frames if frames is None else min(frames, n_frames)):
-        rates.append(uplink_now(simulator))
-        if seen is not None:
-            seen(simulator.observe())
-        outcomes.append(decide_frames(simulator, policy))
-        if isinstance(policy, Learner):
-            policy.learn(feedback(world, outcomes[-1]))
+    # The matrices are small. Beside a busy process several threads of BLAS wait for each other at
+    # every product (200 times slower, seen on two cores), and their number changes the last bits.
+    with threadpool_limits(limits=1, user_api="blas"):
+        for _ in range(n_frames if frames is None else min(frames, n_frames)):
+            rates.append(uplink_now(simulator))
+            if seen is not None:
+                seen(simulator.observe())
+            outcomes.append(decide_frames(simulator, policy))
+            if isinstance(policy, Learner):
+                policy.learn(feedback(world, outcomes[-1]))
 
     def stack(name: str) -> NDArray[Any]:
         return np.stack([getattr(o, name) for o in outcomes], axis=1)

@@ -1,11 +1,12 @@
 """How soon the device's monitor sees a shift, and how often it alarms without one, in simulation.
 
-What it looks at is defined in `testbed.deploy.loss_monitor`, for the device as well.
+What it looks at is defined in `testbed.deploy.loss_monitor` and
+`testbed.deploy.picture_reference`, for the device as well.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +16,14 @@ from agents.loss_bounds import upper_bound
 from agents.rollout import Rollout
 from cnn.calibration_tracks import signs_of
 from offload_env.world import World
-from testbed.deploy.loss_monitor import EVIDENCE, MAX_TRACK_FRAMES, LossMonitor, doubt
+from testbed.deploy.loss_monitor import (
+    MAX_TRACK_FRAMES,
+    MonitorTerms,
+    PictureTerms,
+    doubt,
+    side_by_side,
+)
+from testbed.deploy.picture_reference import PictureReference
 
 Floats = NDArray[np.float64]
 
@@ -26,16 +34,18 @@ _TRACKS: Final = 20_000
 """Tracks that are simulated for each division of the signs."""
 _WAIT: Final = 3000
 """Frames after which a shift counts as not found."""
+_HIGHEST: Final = 1.0 - 1e-9
+"""A limit is below 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """Drives past signs, in the order driven.
+    """Drives past signs, in the order driven; M kinds of evidence.
 
     Attributes:
         drive, sign: int64 (n,).
         frames: int64 (n,), of the pass that had evidence.
-        evidence: float64 (n,), mean over those frames.
+        evidence: float64 (n, M), mean over those frames: doubt, and pictures where they are known.
     """
 
     drive: NDArray[np.int64]
@@ -44,30 +54,39 @@ class Passes:
     evidence: Floats
 
     @classmethod
-    def of(cls, world: World, rollout: Rollout) -> Passes:
+    def of(cls, world: World, rollout: Rollout, pictures: PictureReference | None = None) -> Passes:
         """The passes of all drives; one of which every frame was skipped is left out."""
         starts = world.table.frame[rollout.row] % MAX_TRACK_FRAMES == 0
         starts[:, 0] = True
         number = np.cumsum(starts.ravel()) - 1
         answered = ~np.isnan(rollout.confidence.ravel())
+        rows = rollout.row.ravel()
+        kinds = [doubt(rollout.confidence.ravel()[answered])]
+        if pictures is not None:
+            kinds.append(pictures.strange(world.features)[rows[answered]])
         frames = np.bincount(number[answered], minlength=number[-1] + 1)
-        of_frames = doubt(rollout.confidence.ravel()[answered])
-        total = np.bincount(number[answered], of_frames, minlength=len(frames))
         kept = frames > 0
+        totals = [np.bincount(number[answered], kind, len(frames))[kept] for kind in kinds]
         first = np.flatnonzero(starts.ravel())[kept]
         return cls(
             drive=first // rollout.row.shape[1],
-            sign=signs_of(world.table)[world.table.track[rollout.row.ravel()[first]]],
+            sign=signs_of(world.table)[world.table.track[rows[first]]],
             frames=frames[kept],
-            evidence=np.clip(total[kept] / frames[kept], 0.0, 1.0),
+            evidence=np.clip(np.stack(totals, 1) / frames[kept, None], 0.0, 1.0),
         )
 
-    def limit(self, level: float, signs: NDArray[np.int64] | None = None) -> float:
-        """Upper bound of the mean evidence over signs to come, of some signs or all."""
+    def limits(self, level: float, signs: NDArray[np.int64] | None = None) -> list[float]:
+        """Upper bounds of the mean evidences over signs to come, of some signs or all.
+
+        They hold together with the probability `level`.
+        """
         chosen = np.unique(self.sign) if signs is None else np.intersect1d(signs, self.sign)
-        total = np.bincount(self.sign, self.evidence)[chosen]
-        means = total / np.bincount(self.sign)[chosen]
-        return min(upper_bound(means, level, low=0.0), 1.0 - 1e-9)
+        each = 1.0 - (1.0 - level) / self.evidence.shape[1]
+        passes = np.bincount(self.sign)[chosen]
+        return [
+            min(upper_bound(np.bincount(self.sign, kind)[chosen] / passes, each, low=0.0), _HIGHEST)
+            for kind in self.evidence.T
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,28 +94,31 @@ class Monitoring:
     """What the monitor does.
 
     Attributes:
-        evidence: what it looks at.
-        limit: highest mean evidence without an alarm.
-        tracks_between: mean number of tracks between false alarms, at least.
-        false_alarms_per_day: of simulated driving without a shift past signs that the limit
-            does not know.
+        terms: what it looks at, and its limits.
+        false_alarms_per_day: of simulated driving without a shift past signs that the limits
+            do not know.
         simulated_hours: of that driving.
         alarm_frames: frames from the shift to the alarm that 95 % of the drives keep within; None
             without shifted frames, or if not so many found it within 3000 frames.
         found_share: of the drives whose shift was found within 300 frames; None without.
     """
 
-    evidence: str
-    limit: float
-    tracks_between: int
+    terms: MonitorTerms
     false_alarms_per_day: float
     simulated_hours: float
     alarm_frames: int | None
     found_share: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """The attributes."""
-        return asdict(self)
+        """The attributes, the terms without the reference."""
+        return {
+            "limits": self.terms.limits(),
+            "tracks_between": self.terms.tracks_between,
+            "false_alarms_per_day": self.false_alarms_per_day,
+            "simulated_hours": self.simulated_hours,
+            "alarm_frames": self.alarm_frames,
+            "found_share": self.found_share,
+        }
 
 
 def monitoring(
@@ -104,28 +126,30 @@ def monitoring(
     rollout: Rollout,
     level: float,
     seed: int,
+    *,
+    pictures: PictureReference | None = None,
     shifted: tuple[World, Rollout] | None = None,
 ) -> Monitoring:
     """Simulate the monitor of one policy.
 
     Args:
         world, rollout: calibration signs and drives past them.
-        level: of the limit.
+        level: at which the limits hold.
         seed: of the simulation.
-        shifted: the same with frames that the network was not trained for.
+        pictures: of the training frames; None looks at the answers alone.
+        shifted: drives past frames that the network was not trained for.
     """
-    calm = Passes.of(world, rollout)
+    calm = Passes.of(world, rollout, pictures)
     frames_an_hour = 3_600_000 / world.scenario.timing.period_ms
     tracks_an_hour = frames_an_hour / float(calm.frames.mean())
     between, hours = max(2, round(HOURS * tracks_an_hour)), _SPLITS * _TRACKS / tracks_an_hour
-    limit, delays = calm.limit(level), None
+    limits, delays = calm.limits(level), None
     if shifted is not None:
-        delays = _delays(Passes.of(*shifted), limit, between)
+        delays = _delays(Passes.of(*shifted, pictures), limits, between)
     last = None if delays is None else float(np.quantile(delays, 0.95, method="higher"))
+    seen = None if pictures is None else PictureTerms(limits[1], pictures)
     return Monitoring(
-        evidence=EVIDENCE,
-        limit=limit,
-        tracks_between=between,
+        terms=MonitorTerms(limits[0], between, seen),
         false_alarms_per_day=_false_alarms(calm, level, between, seed) * 24 / hours,
         simulated_hours=hours,
         alarm_frames=None if last is None or last == np.inf else int(last),
@@ -133,38 +157,44 @@ def monitoring(
     )
 
 
-def _delays(passes: Passes, limit: float, between: float) -> Floats:
+def _delays(passes: Passes, limits: list[float], between: float) -> Floats:
     """Frames to the alarm from the start of each drive, the others following it; inf: not found."""
     starts = np.flatnonzero(np.diff(passes.drive, prepend=-1))
     n, delays = len(passes.drive), np.full(len(starts), np.inf)
+    rows, lengths = passes.evidence.tolist(), passes.frames.tolist()
     for i, start in enumerate(starts):
-        monitor, frames = LossMonitor(limit, between), 0
+        monitors, frames = side_by_side(limits, between), 0
         for at in range(start, start + n):
-            frames += int(passes.frames[at % n])
-            if monitor.add(float(passes.evidence[at % n])):
+            frames += lengths[at % n]
+            pairs = zip(monitors, rows[at % n], strict=True)
+            alarms = [monitor.add(seen) for monitor, seen in pairs]
+            if any(alarms):
                 delays[i] = frames
-            if monitor.alarm or frames > _WAIT:
+            if any(alarms) or frames > _WAIT:
                 break
     return delays
 
 
 def _false_alarms(calm: Passes, level: float, between: int, seed: int) -> int:
-    """Their number: the limit from half of the signs, passes drawn from the others."""
+    """Their number: limits from half of the signs, passes drawn from the others."""
     rng = np.random.default_rng(seed)
     signs, alarms = np.unique(calm.sign), 0
     for _ in range(_SPLITS):
         order = rng.permutation(signs)
-        limit = calm.limit(level, order[: len(signs) // 2])
+        limits = calm.limits(level, order[: len(signs) // 2])
         others = np.flatnonzero(np.isin(calm.sign, order[len(signs) // 2 :]))
-        alarms += _alarms(calm.evidence[rng.choice(others, _TRACKS)], limit, between)
+        alarms += _alarms(calm.evidence[rng.choice(others, _TRACKS)], limits, between)
     return alarms
 
 
-def _alarms(evidence: Floats, limit: float, between: int) -> int:
-    """Alarms of a monitor that begins anew after each."""
-    monitor, alarms = LossMonitor(limit, between), 0
-    for x in evidence.tolist():
-        if monitor.add(x):
+def _alarms(evidence: Floats, limits: list[float], between: int) -> int:
+    """Alarms of monitors that begin anew after each."""
+    monitors, alarms = side_by_side(limits, between), 0
+    for row in evidence.tolist():
+        pairs = zip(monitors, row, strict=True)
+        found = [monitor.add(seen) for monitor, seen in pairs]
+        if any(found):
             alarms += 1
-            monitor.reset()
+            for monitor in monitors:
+                monitor.reset()
     return alarms

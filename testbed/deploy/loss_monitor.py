@@ -12,14 +12,16 @@ bounded random variables by betting", JRSS B 86, 2024, arXiv:2010.09686.
 A bound on the probability that there is *ever* a false alarm would have to spread that probability
 over all starts to come, and would find a change after a day only after some twice as many tracks.
 
-The evidence that a certificate's limit is about is defined here, by `EVIDENCE`, `doubt` and
-`MAX_TRACK_FRAMES`, for the simulation that finds the limit and the device that keeps to it.
+A certificate's limits are about two kinds of evidence: doubt in the answers, defined here by
+`EVIDENCE`, `doubt` and `MAX_TRACK_FRAMES`, and pictures unlike those of training
+(`testbed.deploy.picture_reference`). The simulation that finds the limits and the device that keeps
+to them share these definitions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -28,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cnn.common.errors import BundleError, ConfigError, shown
 from cnn.common.outside import refusing
+from testbed.deploy.picture_reference import PICTURES, PictureReference
 
 EVIDENCE: Final = "square root of 1 - calibrated confidence, mean over a track"
 """Its name in a policy file: the mean of `doubt` over the answered frames of a track."""
@@ -38,7 +41,7 @@ for less, as a rule: ten seconds at 30 frames a second."""
 _STAKES: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Shares of the capital that are bet, side by side with equal parts of it: small ones for evidence
 that is mostly 0, large ones for evidence that hardly spreads."""
-MAX_BETWEEN: Final = 1e12
+MAX_BETWEEN: Final = 10**12
 
 
 def doubt(confidence: ArrayLike) -> NDArray[np.float64]:
@@ -59,24 +62,56 @@ def doubt(confidence: ArrayLike) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureTerms:
+    """The part of `MonitorTerms` that looks at `PICTURES`.
+
+    Attributes:
+        limit: highest mean share of strange frames that is no reason for an alarm, in (0, 1).
+        reference: which frames are strange.
+    """
+
+    limit: float
+    reference: PictureReference
+
+
+@dataclass(frozen=True, slots=True)
 class MonitorTerms:
     """What a certificate in a policy file says of its monitor, which looks at `EVIDENCE`.
 
     Attributes:
         limit: highest mean of the evidence that is no reason for an alarm, between 0 and 1.
         tracks_between: mean number of tracks between false alarms, at least.
+        pictures: limit of the other evidence; None if nothing is known of the training frames.
     """
 
     limit: float
     tracks_between: int
+    pictures: PictureTerms | None = None
+
+    def limits(self) -> dict[str, float]:
+        """By name of the evidence."""
+        pictures = {} if self.pictures is None else {PICTURES: self.pictures.limit}
+        return {EVIDENCE: self.limit, **pictures}
+
+    def monitors(self) -> list[LossMonitor]:
+        """One for each of `limits`, in that order: an alarm of any is one."""
+        return side_by_side([*self.limits().values()], self.tracks_between)
 
     def to_json(self) -> dict[str, Any]:
         """The ``monitor`` of a certificate."""
-        return {
+        told: dict[str, Any] = {
             "evidence": EVIDENCE,
             "limit": self.limit,
             "tracks_between": self.tracks_between,
         }
+        if self.pictures is not None:
+            seen = self.pictures
+            told["pictures"] = {
+                "evidence": PICTURES,
+                "limit": seen.limit,
+                **seen.reference.to_json(),
+            }
+        return told
 
     @classmethod
     def of_manifest(cls, manifest: Mapping[str, Any]) -> Self | None:
@@ -95,18 +130,37 @@ class MonitorTerms:
             raw = (manifest.get("certificate") or {}).get("monitor")
             if raw is None:
                 return None
-            evidence, limit, between = (raw[key] for key in ("evidence", "limit", "tracks_between"))
-            if evidence != EVIDENCE:
-                raise BundleError(
-                    f"policy file whose monitor looks at {shown(evidence)}",
-                    expected=f"{EVIDENCE!r}, which alone this version knows",
-                    hint="install the version that certified it, or certify it with this one",
-                )
-            if type(limit) is not float or not 0.0 < limit < 1.0:
-                raise ValueError(f"limit {shown(limit)}, not between 0 and 1")
+            limit, between = _limit_of(raw, EVIDENCE), raw["tracks_between"]
             if type(between) is not int or not 1 < between <= MAX_BETWEEN:
                 raise ValueError(f"tracks_between {shown(between)}, no whole number above 1")
-            return cls(limit, between)
+            pictures = raw.get("pictures")
+            if pictures is None:
+                return cls(limit, between)
+            reference = PictureReference.of_json(pictures)
+            return cls(limit, between, PictureTerms(_limit_of(pictures, PICTURES), reference))
+
+
+def _limit_of(raw: Mapping[str, Any], evidence: str) -> float:
+    """Its limit, if it is about that evidence."""
+    if raw["evidence"] != evidence:
+        raise BundleError(
+            f"policy file whose monitor looks at {shown(raw['evidence'])}",
+            expected=f"{evidence!r}, which alone this version knows",
+            hint="install the version that certified it, or certify it with this one",
+        )
+    limit = raw["limit"]
+    if type(limit) is not float or not 0.0 < limit < 1.0:
+        raise ValueError(f"limit {shown(limit)}, not between 0 and 1")
+    return limit
+
+
+def side_by_side(limits: Sequence[float], between: float) -> list[LossMonitor]:
+    """One monitor for each limit; false alarms of any of them lie `between` tracks apart, or more.
+
+    Each must earn as many times more capital as there are of them. When one alarms, the mean of
+    their capitals is `between` at least, and that mean grows by 1 a track at most.
+    """
+    return [LossMonitor(limit, len(limits) * between) for limit in limits]
 
 
 class LossMonitor:
@@ -118,6 +172,7 @@ class LossMonitor:
 
     * with labels, 1 - correct, for the frames that have one;
     * without labels, 1 - calibrated confidence of the answer, or its square root;
+    * before any answer, whether a frame looks as few of training do;
     * without labels, whether two exits, or an exit and the track's last answer, disagree.
 
     The mean is to be at most `limit` whatever came before. Frames of one track do not fulfil that:
@@ -139,10 +194,10 @@ class LossMonitor:
     """
 
     def __init__(self, limit: float, between: float) -> None:
-        if not (0.0 < limit < 1.0 and 1.0 < between <= MAX_BETWEEN):
+        if not (0.0 < limit < 1.0 and 1.0 < between < math.inf):
             raise ConfigError(
                 f"limit {limit:g} of a loss monitor, {between:g} tracks between false alarms",
-                expected=f"a limit between 0 and 1, and more than 1 track, {MAX_BETWEEN:g} at most",
+                expected="a limit between 0 and 1, and more than 1 track",
                 hint="take the limit from calibration tracks",
             )
         self.limit, self.between = limit, between

@@ -1,8 +1,9 @@
 """The monitor of a certificate on the device: its alarm ends the trust in the policy.
 
-Confidences of the policy's answers say whether the frames are still such as the certificate speaks
-of. Once they are not, the guard's safe action is taken for every frame, without a trial: nothing
-that the device measures could tell that the promise holds again. Only another policy does.
+Pictures, and the confidences of the policy's answers, say whether the frames are still such as the
+certificate speaks of. Once they are not, the guard's safe action is taken for every frame, without
+a trial: nothing that the device measures could tell that the promise holds again. Only another
+policy does.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from __future__ import annotations
 import logging
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 from testbed.deploy.guarded_policy import Decision
 from testbed.deploy.log import event
-from testbed.deploy.loss_monitor import MAX_TRACK_FRAMES, LossMonitor, MonitorTerms, doubt
+from testbed.deploy.loss_monitor import MAX_TRACK_FRAMES, MonitorTerms, doubt
+from testbed.policy.observation_fields import features_in
 from testbed.records.measurement import Measurement
 
 _log = logging.getLogger(__name__)
@@ -23,8 +28,18 @@ class _Watched:
 
     def __init__(self, terms: MonitorTerms | None, policy_hash: str) -> None:
         self.policy_hash = policy_hash
-        self.monitor = None if terms is None else LossMonitor(terms.limit, terms.tracks_between)
+        self.monitors = [] if terms is None else terms.monitors()
+        self.pictures = None if terms is None else terms.pictures
         self.track: tuple[int, int] | None = None
+
+    def evidence(self, confidence: float, observation: NDArray[np.float32]) -> list[float]:
+        """Of one frame that the policy answered, one for each of `monitors`."""
+        # An answer that is no number could not be more doubtful.
+        found = [float(doubt(confidence if math.isfinite(confidence) else 0.0))]
+        if self.pictures is not None:
+            seen = features_in(observation)[None]
+            found += self.pictures.reference.strange(seen).tolist()
+        return found
 
 
 class PolicyMonitor:
@@ -58,19 +73,17 @@ class PolicyMonitor:
     @property
     def is_on(self) -> bool:
         """Whether the policy in use has a monitor."""
-        return self._now.monitor is not None
+        return bool(self._now.monitors)
 
     @property
     def alarm(self) -> bool:
         """Whether the policy in use is not to act any more."""
-        monitor = self._now.monitor
-        return monitor is not None and monitor.alarm
+        return any(monitor.alarm for monitor in self._now.monitors)
 
     @property
     def capital(self) -> float:
-        """Capital of its monitor, as a share of that of an alarm; 0 without one."""
-        monitor = self._now.monitor
-        return 0.0 if monitor is None else monitor.capital / monitor.between
+        """Largest capital of its monitors, as a share of that of an alarm; 0 without one."""
+        return max((m.capital / m.between for m in self._now.monitors), default=0.0)
 
     def observe(self, row: Measurement, decision: Decision | None) -> None:
         """Add a measured frame; called in the order of the frames.
@@ -78,29 +91,33 @@ class PolicyMonitor:
         Frames that the policy in use did not decide are no evidence for or against it: skipped
         ones, the guard's, those of the policy before.
         """
-        now, monitor = self._now, self._now.monitor
-        if monitor is None or monitor.alarm:
+        now = self._now
+        if not now.monitors or self.alarm:
             return
-        evidence = math.nan
+        evidence = [math.nan] * len(now.monitors)
         if (
             row.confidence is not None
             and decision is not None
             and decision.decided_by == "policy"
             and decision.policy_hash == now.policy_hash
         ):
-            # An answer that is no number could not be more doubtful.
-            known = row.confidence if math.isfinite(row.confidence) else 0.0
-            evidence = float(doubt(known))
+            evidence = now.evidence(row.confidence, decision.observation)
         track = row.track, row.frame_in_track // MAX_TRACK_FRAMES
         starts, now.track = track != now.track, track
-        if monitor.add_frame(evidence, starts_track=starts):
-            self.alarms = (self.alarms or 0) + 1
-            event(
-                _log,
-                logging.WARNING,
-                "monitor: answers are less sure than the policy's certificate allows; "
-                "the safe action is taken until there is another policy",
-                policy=now.policy_hash,
-                limit=monitor.limit,
-                tracks=monitor.units,
-            )
+        pairs = zip(now.monitors, evidence, strict=True)
+        alarms = [monitor.add_frame(seen, starts_track=starts) for monitor, seen in pairs]
+        if any(alarms):
+            self._say(now, alarms)
+
+    def _say(self, now: _Watched, alarms: list[bool]) -> None:
+        self.alarms = (self.alarms or 0) + 1
+        what = "answers are less sure" if alarms[0] else "pictures are less like those of training"
+        event(
+            _log,
+            logging.WARNING,
+            f"monitor: {what} than the policy's certificate allows; "
+            "the safe action is taken until there is another policy",
+            policy=now.policy_hash,
+            limit=now.monitors[alarms.index(True)].limit,
+            tracks=now.monitors[0].units,
+        )

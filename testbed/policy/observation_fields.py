@@ -129,6 +129,16 @@ _SETTING_ROWS: Final[tuple[_Row, ...]] = (
 )
 
 
+def features_in(observation: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The cheap features of the frame, scaled: float32 (6,), a view.
+
+    Args:
+        observation: float32 (obs_dim,), of the frame space and any network.
+    """
+    end = len(observation) - len(_SETTING_ROWS)
+    return observation[end - len(_FEATURE_ROWS) : end]
+
+
 def _answer_rows(topology: Topology) -> tuple[_Row, ...]:
     return (
         *(

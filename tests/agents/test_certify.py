@@ -26,9 +26,11 @@ from offload_env.episode import episode_keys
 from offload_env.scenario import load_scenario, scenario_toml
 from offload_env.world import build_world
 from testbed.deploy.guarded_policy import Decision
-from testbed.deploy.loss_monitor import LossMonitor, MonitorTerms
+from testbed.deploy.loss_monitor import EVIDENCE, MonitorTerms, PictureTerms
+from testbed.deploy.picture_reference import PICTURES, PictureReference
 from testbed.deploy.policy_monitor import PolicyMonitor
 from testbed.policy.network_policy import policy_from_bundle
+from testbed.policy.observation_fields import schema_of
 from testbed.policy.policy_file import PolicyBundle
 from testbed.records.measurement import Measurement
 from testbed.records.record_file import measurement_schema
@@ -94,16 +96,35 @@ def test_a_margin_that_the_signs_allow_is_certified_and_written(
     assert (promise["level"], promise["margin"], promise["signs"]) == (0.95, 0.15, 40)
     assert promise["price"] == found["price"]
     # What a device reads of it.
-    told = found["monitor"]
-    assert MonitorTerms.of_manifest(written.manifest) == MonitorTerms(
-        told["limit"], told["tracks_between"]
-    )
+    terms = MonitorTerms.of_manifest(written.manifest)
+    assert terms is not None
+    assert terms.limits() == found["monitor"]["limits"]
+    assert [*terms.limits()] == [EVIDENCE, PICTURES]
+    assert terms.tracks_between == found["monitor"]["tracks_between"]
     code, _, error = run(
         *("--scenario", short, "--frames", tmp_path / "few.npz", "--margin", 0.15),
         *("--policy", tmp_path / "x.policy"),
     )
     assert code
     assert "was certified on" in error
+
+
+def test_pictures_alone_raise_the_alarm(short: Path, few: FrameTable) -> None:
+    """Fog that the network sees through: every answer as before, as sure as before."""
+    foggy = few.features.copy()
+    foggy[:, 0] = 0.9 + 0.1 * foggy[:, 0]
+    foggy[:, 1:3] *= 0.1
+    found = certify_policy(
+        PolicyBundle.load(shipped_path("urban-5g", staged=True)),
+        load_scenario(str(short)),
+        few,
+        level=0.95,
+        margin=0.15,
+        shifted=replace(few, features=foggy),
+    )
+    assert found.monitor.alarm_frames is not None
+    assert found.monitor.alarm_frames <= 300
+    assert found.monitor.false_alarms_per_day <= 0.24
 
 
 def test_too_few_signs_are_told_and_nothing_is_written(
@@ -229,7 +250,9 @@ def test_evidence_is_that_of_passes_counted_frame_by_frame(
                 expected.append([])
             if not np.isnan(c):
                 expected[-1].append(math.sqrt(1 - float(c)))
-    np.testing.assert_allclose(passes.evidence, [float(np.mean(e)) for e in expected], atol=1e-6)
+    np.testing.assert_allclose(
+        passes.evidence[:, 0], [float(np.mean(e)) for e in expected], atol=1e-6
+    )
     assert passes.frames.tolist() == [len(e) for e in expected]
 
 
@@ -265,23 +288,29 @@ def test_the_device_sees_the_evidence_that_its_limit_is_made_of(
     rollout = simulate(world, policy_from_bundle(shipped), episode_keys(3, 4))
     skipped = np.isnan(rollout.confidence)
     assert 0 < skipped.sum() < skipped.size
-    terms = MonitorTerms(0.1, 10**9)
-    expected = LossMonitor(terms.limit, terms.tracks_between)
-    for evidence in Passes.of(world, rollout).evidence:
-        expected.add(float(evidence))
+    reference = PictureReference.of(world.features)
+    assert reference is not None
+    terms = MonitorTerms(0.1, 10**9, PictureTerms(0.05, reference))
+    expected = terms.monitors()
+    for evidence in Passes.of(world, rollout, reference).evidence:
+        for monitor, seen in zip(expected, evidence.tolist(), strict=True):
+            monitor.add(seen)
     device, track = PolicyMonitor(terms, "p"), -1
     values = {"int64": 0, "double": 1.0, "string": "", "bool": True}
     empty = Measurement(**{f.name: values[str(f.type)] for f in measurement_schema()})  # type: ignore[arg-type]
-    decision = Decision(0, 0, None, "policy", "p", "b", np.zeros(0, np.float32))
+    observation = np.zeros(schema_of(world.topology).obs_dim, np.float32)
     for drive, confidences in zip(rollout.row, rollout.confidence, strict=True):
         track += 1
         for row, confidence in zip(drive.tolist(), confidences.tolist(), strict=True):
             frame = int(few.frame[row])
             track += frame == 0
-            seen = None if math.isnan(confidence) else confidence
+            known = None if math.isnan(confidence) else confidence
+            at = schema_of(world.topology).features_at
+            observation[at : at + 6] = world.features[row]
             device.observe(
-                replace(empty, track=track, frame_in_track=frame, confidence=seen), decision
+                replace(empty, track=track, frame_in_track=frame, confidence=known),
+                Decision(0, 0, None, "policy", "p", "b", observation),
             )
     device.observe(replace(empty, track=track + 1, confidence=None), None)
-    assert expected.units > (8 if one_track else 80)
-    assert device.capital == pytest.approx(expected.capital / terms.tracks_between)
+    assert expected[0].units > (8 if one_track else 80)
+    assert device.capital == pytest.approx(max(m.capital / m.between for m in expected))

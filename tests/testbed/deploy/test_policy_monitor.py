@@ -21,7 +21,14 @@ from testbed.deploy.deployment import Sources, load
 from testbed.deploy.device_file import parse_device_file
 from testbed.deploy.device_service import DeviceService
 from testbed.deploy.guarded_policy import Decision
-from testbed.deploy.loss_monitor import EVIDENCE, LossMonitor, MonitorTerms, doubt
+from testbed.deploy.loss_monitor import (
+    EVIDENCE,
+    LossMonitor,
+    MonitorTerms,
+    PictureTerms,
+    doubt,
+)
+from testbed.deploy.picture_reference import PictureReference
 from testbed.deploy.policy_monitor import PolicyMonitor
 from testbed.deploy.record_folder import record_files
 from testbed.device.frame_sources import CameraFrame, rendered_frames
@@ -36,6 +43,9 @@ EARLY, OTHER, FULL = SHIPPED.action(1, 1), SHIPPED.action(2, 2), SHIPPED.action(
 TERMS = MonitorTerms(0.25, 20)
 LONG = MonitorTerms(0.25, 10**9)
 VALUES = {"int64": 0, "double": 1.0, "string": "", "bool": True}
+REFERENCE = PictureReference(
+    (0.0, 0.0, 0.0), ((25.0, 0.0, 0.0), (0.0, 25.0, 0.0), (0.0, 0.0, 25.0)), 8.0
+)
 EMPTY = Measurement(**{f.name: VALUES[str(f.type)] for f in measurement_schema()})  # type: ignore[arg-type]
 SEEN = np.zeros(schema_of(SHIPPED).obs_dim, np.float32)
 
@@ -110,6 +120,28 @@ def test_an_alarm_stays_through_sure_answers_and_is_counted_and_said_once(
     assert line.getMessage().startswith("monitor: answers are less sure than")
 
 
+def test_strange_pictures_raise_the_alarm_whatever_the_answers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Every second track is strange; each monitor must earn twice what one alone must."""
+    calm, strange = SEEN.copy(), SEEN.copy()
+    at = schema_of(SHIPPED).features_at
+    strange[at] = 2.0  # brightness, ten standard deviations away
+    terms = MonitorTerms(0.25, 20, PictureTerms(0.1, REFERENCE))
+    assert MonitorTerms.of_manifest({"certificate": {"monitor": terms.to_json()}}) == terms
+    monitor, expected = PolicyMonitor(terms, "p"), LossMonitor(0.1, 40)
+    for track in range(60):
+        seen = strange if track % 2 else calm
+        feed(monitor, 1.0, track, decision=replace(decided(), observation=seen))
+        if track:
+            expected.add(float(track % 2 == 0))
+        assert monitor.alarm == expected.alarm
+    assert monitor.alarm
+    assert monitor.capital == expected.capital / 40
+    (line,) = (r for r in caplog.records if r.levelno == logging.WARNING)
+    assert line.getMessage().startswith("monitor: pictures are less like those of training than")
+
+
 def test_another_policy_begins_anew_and_one_that_comes_back_keeps_its_alarm() -> None:
     monitor = alarmed()
     monitor.watch(TERMS, "p")  # another shadow, say
@@ -162,6 +194,14 @@ def test_terms_that_cannot_be_kept_are_refused(changed: dict[str, Any], said: st
     for broken in (5, {}, [1], {"limit": 0.5}):
         with pytest.raises(BundleError, match="unusable monitor"):
             MonitorTerms.of_manifest({"certificate": {"monitor": broken}})
+    pictures = MonitorTerms(0.25, 20, PictureTerms(0.1, REFERENCE)).to_json()["pictures"]
+    for wrong, said in (
+        ({"evidence": "colours"}, "colours"),
+        ({"limit": 1.0}, "limit 1"),
+        ({"edge": -1.0}, "unusable pictures"),
+    ):
+        with pytest.raises(BundleError, match=said):
+            MonitorTerms.of_manifest(manifest(pictures={**pictures, **wrong}))
 
 
 def certified(path: Path, write_policy: WritePolicy, action: Any = EARLY, **changed: Any) -> str:
