@@ -2,9 +2,14 @@
 
 The dual ascent follows the Lagrangian method for constrained Markov decision processes
 (E. Altman, 1999; Ray, Achiam, Amodei, "Benchmarking safe exploration", 2019): after each
-rollout the price of a wrong answer rises by ``dual_rate * (floor + margin - accuracy)``,
-accuracy measured on that rollout, and never falls below 0. The rate falls linearly to a tenth.
-It is written here because stable-baselines3 has no constraints.
+rollout the price of a wrong answer rises by ``dual_rate * (floor + margin - accuracy)``, and never
+falls below 0. The rate falls linearly to a tenth. It is written here because stable-baselines3
+has no constraints.
+
+The accuracy is that of the policy that would be deployed, which takes the likeliest action. The
+policy that explores draws its actions, and may be some points more or less accurate: where
+several actions are nearly as good, none of them is likely, and another one wins. So what a rollout
+measured is corrected by the difference that the last validation showed.
 """
 
 from __future__ import annotations
@@ -40,7 +45,8 @@ from testbed.policy.policies import Policy
 _SAID: Final = (
     b"\nstopping: this update is finished and kept; Ctrl-C again ends at once and loses it\n"
 )
-
+_ROLLOUTS: Final = 8
+"""Rollouts whose mean accuracy is compared with the greedy policy's: one alone is noisy."""
 
 Report = Callable[[int, dict[str, float]], object]
 
@@ -94,6 +100,8 @@ class Progress:
         since_best: validations since then.
         seconds: training time so far.
         best_file: content of the best model's file; None without one, or of an older version.
+        greedy_gap: accuracy of the greedy policy less that of the exploring one, at the last
+            validation; 0 before.
     """
 
     multiplier: float
@@ -104,6 +112,7 @@ class Progress:
     next_validation: int = 0
     next_checkpoint: int = 0
     best_file: bytes | None = None
+    greedy_gap: float = 0.0
 
     def log(self) -> pd.DataFrame:
         """The log as a table: step, cost, accuracy, multiplier, validation figures, ..."""
@@ -195,6 +204,8 @@ class Supervisor(Watch):
     ) -> None:
         super().__init__(config, world, env, out, report, stop)
         self.state, self.next_checkpoint = progress, progress.next_checkpoint
+        # A run of an older version does not have the attribute.
+        progress.greedy_gap = getattr(progress, "greedy_gap", 0.0)
         self._target = world.accuracy_floor + config.margin
         self._keys = episode_keys(config.validation_seed, config.validate_drives)
         self._began_s = time.monotonic()
@@ -213,7 +224,7 @@ class Supervisor(Watch):
         row |= {"validation_cost": np.nan, "validation_accuracy": np.nan}
         self._ascend(means["accuracy"])
         if self.num_timesteps >= self.state.next_validation:
-            row |= self._validate()
+            row |= self._validate(row)
         self.state.rows.append(row)
         self._record(row, shares)
         self._report(self.num_timesteps, row)
@@ -222,15 +233,25 @@ class Supervisor(Watch):
         # The rate falls with the learning rate: a rollout's accuracy is noisy, since errors come
         # by track, and towards the end the price must converge.
         rate = self.config.dual_rate * (0.1 + 0.9 * self.left)
-        missing = self._target - accuracy
+        missing = self._target - (accuracy + self.state.greedy_gap)
         self.state.multiplier = max(0.0, self.state.multiplier + rate * missing)
         self.env.multiplier = self.state.multiplier
 
-    def _validate(self) -> dict[str, float]:
-        """Greedy policy on validation drives; keeps the best, stops early if none is better."""
+    def _explored(self, accuracy: float) -> float:
+        """Mean accuracy of the last rollouts: this one's and those of `state.rows`."""
+        before = [row["accuracy"] for row in self.state.rows[1 - _ROLLOUTS :]]
+        return float(np.mean([*before, accuracy]))
+
+    def _validate(self, row: dict[str, float]) -> dict[str, float]:
+        """Greedy policy on validation drives; keeps the best, stops early if none is better.
+
+        Args:
+            row: of the log, of the rollout that has just ended; not yet in `state.rows`.
+        """
         state, config = self.state, self.config
         state.next_validation = self.num_timesteps + config.validate_every
         figures = summary(simulate(self.world, self._greedy(), self._keys))
+        state.greedy_gap = figures["accuracy"] - self._explored(row["accuracy"])
         feasible = figures["accuracy"] >= self._target
         score = (feasible, -figures["cost"] if feasible else figures["accuracy"])
         if state.best is None or score > state.best:
@@ -268,7 +289,8 @@ class Supervisor(Watch):
     def finish(self) -> None:
         """Validate the last update too, and write a checkpoint."""
         if self.state.rows and np.isnan(self.state.rows[-1]["validation_cost"]):
-            self.state.rows[-1] |= self._validate()
+            last = self.state.rows.pop()
+            self.state.rows.append(last | self._validate(last))
         self.checkpoint()
 
     def checkpoint(self) -> None:

@@ -70,3 +70,31 @@ def test_the_multiplier_moves_against_the_floor(make_world, tmp_path: Path) -> N
     rate = 10.0 * (0.1 + 0.9 * (1.0 - strict["step"].to_numpy() / config.steps))
     expected = 1.0 + np.concatenate([[0.0], np.cumsum(rate * missing)[:-1]])
     np.testing.assert_allclose(strict["multiplier"], expected)
+
+
+def test_the_multiplier_follows_the_policy_that_would_be_deployed(
+    make_world, tmp_path: Path
+) -> None:
+    """From the first validation on: the rollouts' accuracy, corrected by the greedy policy's."""
+    config = TrainConfig(
+        scenario="toy",
+        steps=20 * 1024,
+        n_envs=64,
+        n_steps=16,
+        batch_size=512,
+        validate_every=10 * 1024,
+        validate_drives=4,
+        dual_start=1.0,
+        dual_rate=10.0,
+        margin=0.0,
+    )
+    log = train(config, tmp_path, world=make_world(50.0, floor=0.9999)).log
+    seen = log["accuracy"].to_numpy()
+    at = int(np.flatnonzero(log["validation_accuracy"].notna())[0])
+    assert at == 9
+    gap = log["validation_accuracy"].iloc[at] - seen[at - 7 : at + 1].mean()
+    assert abs(gap) > 1e-4
+    rate = 10.0 * (0.1 + 0.9 * (1.0 - log["step"].to_numpy() / config.steps))
+    missing = 0.9999 - seen - np.where(np.arange(len(seen)) > at, gap, 0.0)
+    expected = 1.0 + np.concatenate([[0.0], np.cumsum(rate * missing)[:-1]])
+    np.testing.assert_allclose(log["multiplier"], expected)
