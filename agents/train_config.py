@@ -101,7 +101,7 @@ class TrainConfig:
         "", "Records of a deployed device: train on its link and at its speed; none"
     )
     teacher: str = _text("", "Imitate it first: planner or mpc, with --env staged; none")
-    teacher_steps: int = _number(1_000_000, 1, 10**10, "Decisions of the imitation, beside steps")
+    teacher_steps: int = _number(2_000_000, 1, 10**10, "Decisions of the imitation, beside steps")
     actions: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:

@@ -1,14 +1,16 @@
 """What learning adds: agents of several seeds against every method that does not look ahead by
 learning.
 
-    python benchmarks/value_of_rl.py [--study runs/value-of-rl] [--drives 128] [--seed 0] [--json]
+    python benchmarks/value_of_rl.py [--spec benchmarks/value_of_rl.toml]
+        [--study runs/value-of-rl] [--drives 128] [--seed 0] [--json]
 
-The agents are trainings of `benchmarks/value_of_rl.toml`: the first setting of its grid looks at
-one frame alone (discount 0), the last one ahead. Trainings that `--study` does not hold yet are
-made first, by ``sliproad agent tune`` (extra ``ray``; hours). Of each setting the run that is
-cheapest on training drives among those that keep the floor there is judged: the *agent*, and one of
-the *others*. The others besides are all tuned baselines: static pairs, rules, the bandit, `planner`
-(one frame ahead) and `mpc` (certainty-equivalent control of the frames that follow).
+The agents are trainings of the study file `--spec` (`value_of_rl_bursts.toml` is another): the
+first setting of its grid looks at one frame alone (discount 0), the last one ahead. Trainings that
+`--study` does not hold yet are made first, by ``sliproad agent tune`` (extra ``ray``; hours). Of
+each setting the run that is cheapest on training drives among those that keep the floor there is
+judged: the *agent*, and one of the *others*. The others besides are all tuned baselines: static
+pairs, rules, the bandit, `planner` (one frame ahead) and `mpc` (certainty-equivalent control of the
+frames that follow).
 
 Prints ``{"scenarios": {name: {"agent_cost", "best_other", "best_other_cost", "gain", "gain_ci_low",
 "ratio_to_bound", "accuracy", "floor", "keeps_floor", "seeds", "others"}}, "wins"}`` on test drives.
@@ -50,11 +52,12 @@ SPEC: Final = Path(__file__).with_name("value_of_rl.toml")
 LEAST_GAIN: Final = 0.05
 
 
-def trained(out: Path, seed: int) -> list[Trial]:
-    """The trials of the study in `out`; those that are missing are trained."""
-    trials = read_study(SPEC).trials(seed)
+def trained(spec: Path, out: Path, seed: int) -> list[Trial]:
+    """The trials of a study in `out`; those that are missing are trained."""
+    trials = read_study(spec).trials(seed)
     if not all((out / "trials" / trial.name / POLICY).is_file() for trial in trials):
-        line = f"agent tune {SPEC} --local --out {shlex.quote(str(out))} --seed {seed}"
+        line = f"agent tune {shlex.quote(str(spec))} --local --seed {seed}"
+        line += f" --out {shlex.quote(str(out))}"
         line += " --resume" if (out / STUDY_SPEC).exists() else ""
         print(f"sliproad {line}", file=sys.stderr, flush=True)
         command = [sys.executable, "-m", "agents", *shlex.split(line)]
@@ -137,12 +140,13 @@ def main() -> None:
     """Train what is missing, judge, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("scenarios", nargs="*", help="all of the study if left out")
+    parser.add_argument("--spec", type=Path, default=SPEC, help="Study file of the trainings.")
     parser.add_argument("--study", type=Path, default=Path("runs/value-of-rl"), help="Its folder.")
     parser.add_argument("--drives", type=int, default=128, help="Test drives.")
     parser.add_argument("--seed", type=int, default=0, help="First seed, and seed of the drives.")
     parser.add_argument("--json", action="store_true", help="Print JSON alone.")
     given = parser.parse_args()
-    trials = trained(given.study, given.seed)
+    trials = trained(given.spec, given.study, given.seed)
     found = {}
     for name in given.scenarios or dict.fromkeys(trial.scenario for trial in trials):
         of = [trial for trial in trials if trial.scenario == name]
