@@ -41,6 +41,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## train, compare, deploy and measure on this machine (about 6 minutes)
 	$(BIN)/sliproad demo
 
+# Beside busy processes two threads of one sum wait for each other, and tests take ten times as long.
+test quick check: export OMP_NUM_THREADS ?= 1
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=15 $(PYTEST_ARGS)
 
