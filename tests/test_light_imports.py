@@ -21,6 +21,7 @@ TRAIN_ONLY = (
     "sb3_contrib",
     "gymnasium",
     "tensorboard",
+    "threadpoolctl",
     "onnx",
     "onnxscript",
     "pandas",

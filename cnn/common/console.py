@@ -111,6 +111,7 @@ _EXTRA_OF: Final = {
     "scipy": "train",
     "stable_baselines3": "train",
     "tensorboard": "train",
+    "threadpoolctl": "train",
     "torch": "train",
     "tqdm": "train",
 }
