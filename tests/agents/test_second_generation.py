@@ -15,6 +15,8 @@ from offload_env.world import build_world
 
 NONE = "motorway-camera"
 """No training cost less than the best static pair there."""
+LATE = "bursty-camera"
+"""A whole answer comes too late there, from device and server alike."""
 
 
 @pytest.mark.slow(10)
@@ -22,7 +24,7 @@ NONE = "motorway-camera"
 def test_a_staged_policy_is_shipped_and_worth_having(name: str) -> None:
     """Cheaper than the best static pair in hindsight, at about the floor, and never stuck.
 
-    In `bursty-camera` no static pair comes near the floor.
+    In `LATE` no static pair comes near the floor, and a cheap one is the most accurate.
     """
     world, keys = build_world(name, "test"), episode_keys(3, 24)
     agents = shipped_agents(world)
@@ -31,10 +33,10 @@ def test_a_staged_policy_is_shipped_and_worth_having(name: str) -> None:
         (measure(world, p, keys) for p in static_policies(world.topology)), world.accuracy_floor
     )
     driven = simulate(world, agents["staged-agent"], keys)
-    if static.accuracy > world.accuracy_floor - 0.02:
-        assert driven.cost.mean() < 0.98 * static.cost
+    if name == LATE:
+        assert static.accuracy < world.accuracy_floor - 0.01
     else:
-        assert name == "bursty-camera"
+        assert driven.cost.mean() < 0.98 * static.cost
     # Errors come by sign, and there are few: no more than a coarse check.
     assert driven.correct.mean() > world.accuracy_floor - 0.03
     assert np.mean(driven.status == 2) < 0.02
