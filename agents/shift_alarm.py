@@ -18,6 +18,7 @@ from cnn.calibration_tracks import signs_of
 from offload_env.world import World
 from testbed.deploy.loss_monitor import (
     MAX_TRACK_FRAMES,
+    LossMonitor,
     MonitorTerms,
     PictureTerms,
     doubt,
@@ -166,11 +167,10 @@ def _delays(passes: Passes, limits: list[float], between: float) -> Floats:
         monitors, frames = side_by_side(limits, between), 0
         for at in range(start, start + n):
             frames += lengths[at % n]
-            pairs = zip(monitors, rows[at % n], strict=True)
-            alarms = [monitor.add(seen) for monitor, seen in pairs]
-            if any(alarms):
+            if _bet(monitors, rows[at % n]):
                 delays[i] = frames
-            if any(alarms) or frames > _WAIT:
+                break
+            if frames > _WAIT:
                 break
     return delays
 
@@ -191,10 +191,13 @@ def _alarms(evidence: Floats, limits: list[float], between: int) -> int:
     """Alarms of monitors that begin anew after each."""
     monitors, alarms = side_by_side(limits, between), 0
     for row in evidence.tolist():
-        pairs = zip(monitors, row, strict=True)
-        found = [monitor.add(seen) for monitor, seen in pairs]
-        if any(found):
+        if _bet(monitors, row):
             alarms += 1
             for monitor in monitors:
                 monitor.reset()
     return alarms
+
+
+def _bet(monitors: list[LossMonitor], evidence: list[float]) -> bool:
+    """A track's evidence to its monitors, all of them; whether any alarms."""
+    return any([m.add(seen) for m, seen in zip(monitors, evidence, strict=True)])  # noqa: C419

@@ -222,10 +222,10 @@ class Supervisor(Watch):
         means, shares = self.env.sums.take()
         row = {"step": float(self.num_timesteps), "multiplier": self.state.multiplier, **means}
         row |= {"validation_cost": np.nan, "validation_accuracy": np.nan}
+        self.state.rows.append(row)
         self._ascend(means["accuracy"])
         if self.num_timesteps >= self.state.next_validation:
-            row |= self._validate(row)
-        self.state.rows.append(row)
+            row |= self._validate()
         self._record(row, shares)
         self._report(self.num_timesteps, row)
 
@@ -237,21 +237,13 @@ class Supervisor(Watch):
         self.state.multiplier = max(0.0, self.state.multiplier + rate * missing)
         self.env.multiplier = self.state.multiplier
 
-    def _explored(self, accuracy: float) -> float:
-        """Mean accuracy of the last rollouts: this one's and those of `state.rows`."""
-        before = [row["accuracy"] for row in self.state.rows[1 - _ROLLOUTS :]]
-        return float(np.mean([*before, accuracy]))
-
-    def _validate(self, row: dict[str, float]) -> dict[str, float]:
-        """Greedy policy on validation drives; keeps the best, stops early if none is better.
-
-        Args:
-            row: of the log, of the rollout that has just ended; not yet in `state.rows`.
-        """
+    def _validate(self) -> dict[str, float]:
+        """Greedy policy on validation drives; keeps the best, stops early if none is better."""
         state, config = self.state, self.config
         state.next_validation = self.num_timesteps + config.validate_every
         figures = summary(simulate(self.world, self._greedy(), self._keys))
-        state.greedy_gap = figures["accuracy"] - self._explored(row["accuracy"])
+        explored = np.mean([row["accuracy"] for row in state.rows[-_ROLLOUTS:]])
+        state.greedy_gap = figures["accuracy"] - float(explored)
         feasible = figures["accuracy"] >= self._target
         score = (feasible, -figures["cost"] if feasible else figures["accuracy"])
         if state.best is None or score > state.best:
@@ -289,8 +281,7 @@ class Supervisor(Watch):
     def finish(self) -> None:
         """Validate the last update too, and write a checkpoint."""
         if self.state.rows and np.isnan(self.state.rows[-1]["validation_cost"]):
-            last = self.state.rows.pop()
-            self.state.rows.append(last | self._validate(last))
+            self.state.rows[-1] |= self._validate()
         self.checkpoint()
 
     def checkpoint(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,19 +50,22 @@ def test_learns_the_known_answer(uplink_mbps, answer, make_world, tmp_path: Path
     assert result.log["accuracy"].between(0, 1).all()
 
 
+OF_DUAL = TrainConfig(
+    scenario="toy",
+    steps=6 * 1024,
+    n_envs=64,
+    n_steps=16,
+    batch_size=512,
+    validate_every=10_000,
+    validate_drives=4,
+    dual_start=1.0,
+    dual_rate=10.0,
+    margin=0.0,
+)
+
+
 def test_the_multiplier_moves_against_the_floor(make_world, tmp_path: Path) -> None:
-    config = TrainConfig(
-        scenario="toy",
-        steps=6 * 1024,
-        n_envs=64,
-        n_steps=16,
-        batch_size=512,
-        validate_every=10_000,
-        validate_drives=4,
-        dual_start=1.0,
-        dual_rate=10.0,
-        margin=0.0,
-    )
+    config = OF_DUAL
     strict = train(config, tmp_path / "strict", world=make_world(50.0, floor=0.9999)).log
     lax = train(config, tmp_path / "lax", world=make_world(50.0, floor=0.01)).log
     assert strict["multiplier"].iloc[-1] > 1.0
@@ -76,18 +80,7 @@ def test_the_multiplier_follows_the_policy_that_would_be_deployed(
     make_world, tmp_path: Path
 ) -> None:
     """From the first validation on: the rollouts' accuracy, corrected by the greedy policy's."""
-    config = TrainConfig(
-        scenario="toy",
-        steps=20 * 1024,
-        n_envs=64,
-        n_steps=16,
-        batch_size=512,
-        validate_every=10 * 1024,
-        validate_drives=4,
-        dual_start=1.0,
-        dual_rate=10.0,
-        margin=0.0,
-    )
+    config = replace(OF_DUAL, steps=20 * 1024, validate_every=10 * 1024)
     log = train(config, tmp_path, world=make_world(50.0, floor=0.9999)).log
     seen = log["accuracy"].to_numpy()
     at = int(np.flatnonzero(log["validation_accuracy"].notna())[0])
