@@ -251,6 +251,8 @@ def test_expired_requests_are_not_computed(start: Start) -> None:
         client.connect(30)
         before = server.frames_computed()
         server.process.send_signal(signal.SIGSTOP)  # a server too busy to look at its socket
+        # Its threads answer until one of them has taken the signal: wait for that.
+        os.waitid(os.P_PID, server.process.pid, os.WSTOPPED)
         for _ in range(5):
             with pytest.raises(ExchangeFailed) as caught:
                 client.infer(payload(4), 5, 4, timeout_ms=100)
