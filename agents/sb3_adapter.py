@@ -4,7 +4,7 @@ stable-baselines3 expects one info dict a lane and step. Making those for hundre
 lanes would cost more than the simulation, so lanes share empty dicts and only a lane
 that ends gets its own. The scalar reward joins cost and constraint: with multiplier
 ``m`` of the accuracy floor it is ``-cost - m * wrong``, where ``wrong`` is 1 for a wrong
-or missing answer, or (`agents.training`) how often an answer like this one is wrong.
+or missing answer, or (`agents.training`) how often an answer like this one is wrong, see below.
 
 **The modem's tail is charged to the exchange that causes it.** The simulator charges tail energy
 as it is spent, up to ten seconds after an exchange; a learner with a horizon of some frames cannot
@@ -14,6 +14,12 @@ reward therefore charges the whole tail when it is caused and returns the part t
 terms cancel exactly (none is pending at its start, the rest is returned at its end), so the return
 without discount and the optimal policy under it stay the same (reward redistribution: Arjona-Medina
 et al., "RUDDER", NeurIPS 2019).
+
+**How hard a frame is, is left out.** Where the reward has the chance of a wrong answer, the mean
+over all actions for that frame is taken from it. Which frames come does not depend on the policy,
+so no policy becomes better or worse than another, and the reward has much less noise (exogenous
+rewards: Dietterich, Trimponias, Chen, "Discovering and removing exogenous state variables and
+rewards for reinforcement learning", ICML 2018).
 
 **Only frames are discounted.** Where a frame takes several decisions, there is no reward and no
 discount between them: only after the decision that ends a frame is the future discounted
@@ -83,7 +89,8 @@ class OffloadVecEnv(VecEnv):
         actions: numbers of the actions offered to the learner, of the environment's space; its
             action k is ``actions[k]``. None offers all.
         error_probability: float32 (N, n_actions), chance that an action's answer to a table row is
-            wrong, used in the reward instead of the answer's own 0 or 1; None uses the latter.
+            wrong, used in the reward instead of the answer's own 0 or 1, less its mean over the
+            actions; None uses the latter.
 
     Attributes:
         multiplier: price of a wrong answer in the reward, moved by the dual ascent.
@@ -117,7 +124,10 @@ class OffloadVecEnv(VecEnv):
         super().__init__(
             env.num_envs, env.single_observation_space, spaces.Discrete(len(self.table))
         )
-        self._error_probability = error_probability
+        self._error_probability: NDArray[np.float32] | None = None
+        if error_probability is not None:
+            hard = error_probability.mean(1, keepdims=True)
+            self._error_probability, self._skip_wrong = error_probability - hard, 1.0 - hard[:, 0]
         self._staged, self._local_of = env.space.is_staged, topology.local_of
         legal = decision_points(topology).legal
         self._legal = legal[:, self.table] if self._staged else None
@@ -187,14 +197,15 @@ class OffloadVecEnv(VecEnv):
         self.sums.add(values.pop("action"), **values)
 
     def _wrong(self, rows: NDArray[np.int64], info: dict[str, Any]) -> NDArray[np.float64]:
-        """How wrong the answers were, float64 (B,) in [0, 1]; 0 while a frame is open."""
+        """How wrong the answers were, float64 (B,), see the module's text; 0 in an open frame."""
         wrong: NDArray[np.float64]
         if self._error_probability is None:
             wrong = 1.0 - info["accuracy"]
         else:
             fell = info["status"] == FALLBACK
             used = np.where(fell, self._local_of.take(info["exit_used"]), info["action"])
-            wrong = np.where(info["status"] == SKIPPED, 1.0, self._error_probability[rows, used])
+            skipped = info["status"] == SKIPPED
+            wrong = np.where(skipped, self._skip_wrong[rows], self._error_probability[rows, used])
         return wrong * self.frame_done if self._staged else wrong
 
     def action_masks(self) -> NDArray[np.bool_]:

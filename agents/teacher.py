@@ -24,7 +24,7 @@ from agents.train_config import TrainConfig
 from offload_env.episode import episode_keys
 from offload_env.world import World
 
-_DRIVES: Final = 24
+_DRIVES: Final = 64
 """Training drives on which the teacher is tuned: it is a beginning, and need not be the best."""
 _PASSES: Final = 2
 """Over each stretch of decisions."""

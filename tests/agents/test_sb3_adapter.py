@@ -11,6 +11,7 @@ from agents.sb3_adapter import OffloadVecEnv
 from agents.training import error_probability
 from cnn.common.errors import ConfigError
 from cnn.topology import SHIPPED
+from offload_env.batch_simulator import SKIPPED
 from offload_env.env_input import InvalidResetError
 from offload_env.vector_env import OffloadVectorEnv
 
@@ -101,8 +102,25 @@ def test_actions_are_mapped_and_doubt_replaces_the_coin(make_world) -> None:
     native.reset(seed=1)
     _, _, _, _, info = native.step(np.array([0, 19, 19]))
     assert (info["status"] == 0).all()
-    expected = -info["cost"] - 10.0 * table[rows, [0, 19, 19]]
-    np.testing.assert_allclose(reward, expected, rtol=1e-5)
+    expected = -info["cost"] - 10.0 * (table[rows, [0, 19, 19]] - table[rows].mean(1))
+    np.testing.assert_allclose(reward, expected, rtol=1e-4)
+
+
+def test_how_hard_a_frame_is_moves_no_action_before_another(make_world) -> None:
+    """What is left out of the reward is the same whatever is done with the frame, drop included."""
+    world = make_world(200.0)
+    table = error_probability(world.table)
+    adapter = OffloadVecEnv(OffloadVectorEnv(4, world=world), error_probability=table)
+    adapter.seed(2)
+    adapter.reset()
+    rows = np.array([3, 7, 7, 9])
+    actions = np.array([0, 5, 19, 12])
+    answered = {"status": np.zeros(4, np.int64), "exit_used": np.ones(4, np.int64)}
+    answered["action"] = actions
+    wrong = adapter._wrong(rows, answered)
+    np.testing.assert_allclose(table[rows, actions] - wrong, table[rows].mean(1), atol=1e-6)
+    skipped = adapter._wrong(rows, {**answered, "status": np.full(4, SKIPPED)})
+    np.testing.assert_allclose(1 - skipped, table[rows].mean(1), atol=1e-6)
 
 
 def test_doubt_keeps_every_actions_mean(make_world) -> None:
