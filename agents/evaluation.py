@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from agents.baselines.rules import static_policies
 from agents.baselines.tuning import tuned_baselines
 from agents.energy_figures import EnergyFigures, energy_figures
-from agents.floor_kept import ROUNDING, FloorKept, floor_kept, required, tracks_driven
+from agents.floor_kept import FloorKept, floor_kept, keeps, required, tracks_driven
 from agents.rollout import Rollout, check_network, mean_figures, simulate, summary
 from agents.run_files import write_table
 from cnn.common.files import write_text
@@ -326,11 +326,6 @@ def evaluate(
         },
         energy={name: energy_figures(test_world, r) for name, r in rollouts.items()},
     )
-
-
-def keeps(accuracy: float, floor: float) -> bool:
-    """Whether an accuracy is at least a floor, up to the rounding of the two means."""
-    return accuracy >= floor - ROUNDING
 
 
 def floor_on(world: World, rows: NDArray[np.int64]) -> float:

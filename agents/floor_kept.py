@@ -1,4 +1,4 @@
-"""How well a policy keeps its accuracy floor beyond the mean: by drive, by track and by class."""
+"""Whether a policy keeps its accuracy floor, and how well: by drive, by track and by class."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ Floats = NDArray[np.float64]
 ROUNDING: Final = 1e-9
 """Means of the same answers in another order differ by this at most; one wrong answer in a
 billion frames would be as much."""
+
+
+def keeps(accuracy: float, floor: float) -> bool:
+    """Whether an accuracy is at least a floor, up to the rounding of the two means."""
+    return accuracy >= floor - ROUNDING
+
+
+def rank(cost: float, accuracy: float, floor: float) -> tuple[bool, float]:
+    """Sorts the best first: the cheapest that keeps the floor, or else the most accurate."""
+    kept = keeps(accuracy, floor)
+    return not kept, cost if kept else -accuracy
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from agents.baselines.rules import static_policies
-from agents.evaluation import floor_on, keeps
+from agents.evaluation import floor_on
+from agents.floor_kept import keeps, rank
 from agents.new_scenario import NewScenario, median_rtt_ms
 from agents.rollout import simulate, summary
 from agents.run_files import SCENARIO_MARK
@@ -68,13 +69,11 @@ def _best_static(world: World) -> dict[str, Any]:
         driven = simulate(world, policy, keys, frames=FRAMES)
         found[policy.action.name] = summary(driven)
         floor = floor_on(world, driven.row)  # the same frames for every policy
-    kept = [name for name, figures in found.items() if keeps(figures["accuracy"], floor)]
-    best = min(kept, key=lambda name: found[name]["cost"], default=None)
-    name = best or max(found, key=lambda name: found[name]["accuracy"])
+    name = min(found, key=lambda name: rank(found[name]["cost"], found[name]["accuracy"], floor))
     return {
         "action": name,
         "floor": floor,
-        "keeps_floor": best is not None,
+        "keeps_floor": keeps(found[name]["accuracy"], floor),
         **{key: found[name][key] for key in ("cost", "delay_ms", "energy_mj", "accuracy")},
     }
 

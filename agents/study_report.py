@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.evaluation import Interval, keeps
+from agents.evaluation import Interval
+from agents.floor_kept import keeps
 from agents.run_files import POLICY
 from agents.seed_statistics import interquartile_mean, probability_of_improvement
 from agents.study import Trial

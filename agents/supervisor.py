@@ -32,6 +32,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import train_checkpoint as checkpoint
 from agents.export_policy import layers_of
+from agents.floor_kept import rank
 from agents.rollout import simulate, summary
 from agents.sb3_adapter import OffloadVecEnv
 from agents.train_config import TrainConfig
@@ -244,8 +245,8 @@ class Supervisor(Watch):
         figures = summary(simulate(self.world, self._greedy(), self._keys))
         explored = np.mean([row["accuracy"] for row in state.rows[-_ROLLOUTS:]])
         state.greedy_gap = figures["accuracy"] - float(explored)
-        feasible = figures["accuracy"] >= self._target
-        score = (feasible, -figures["cost"] if feasible else figures["accuracy"])
+        missed, worth = rank(figures["cost"], figures["accuracy"], self._target)
+        score = (not missed, -worth)  # as older checkpoints have it: the greater, the better
         if state.best is None or score > state.best:
             state.best, state.since_best = score, 0
             self._keep(figures)

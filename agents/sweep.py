@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from agents.baselines.rules import full_local
 from agents.baselines.tuning import best_static
-from agents.evaluation import Interval, floor_on, interval, keeps, resamples
+from agents.evaluation import Interval, floor_on, interval, resamples
+from agents.floor_kept import keeps
 from agents.rollout import Rollout, simulate, summary
 from agents.run_files import POLICY, write_table
 from agents.train_config import TrainConfig

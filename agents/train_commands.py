@@ -146,7 +146,7 @@ def said(result: TrainResult) -> list[str]:
 
 def floor_line(accuracy: float, floor: float) -> str:
     """A sentence: whether validation kept the accuracy floor of the training frames."""
-    from agents.evaluation import keeps
+    from agents.floor_kept import keeps
 
     if keeps(accuracy, floor):
         return f"accuracy floor {100 * floor:.2f} % kept on validation drives"
@@ -159,7 +159,7 @@ def floor_line(accuracy: float, floor: float) -> str:
 
 def floor_of(bundle: PolicyBundle) -> tuple[bool | None, str]:
     """Whether a trained policy kept its floor in validation, by its manifest; None if unsaid."""
-    from agents.evaluation import keeps
+    from agents.floor_kept import keeps
 
     metrics = bundle.manifest.get("metrics", {})
     validation, floor = metrics.get("validation"), metrics.get("accuracy_floor")

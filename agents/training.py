@@ -19,8 +19,8 @@ from stable_baselines3.common.utils import set_random_seed
 from torch import nn
 
 from agents import train_checkpoint as checkpoint
-from agents.evaluation import keeps
 from agents.export_policy import policy_of, task_of
+from agents.floor_kept import keeps
 from agents.from_records import recorded_traces, world_from_records
 from agents.run_files import CONFIG, POLICY, check_run, keep_scenario, kept_scenario, write_table
 from agents.sb3_adapter import FrameRolloutBuffer, OffloadVecEnv

@@ -38,7 +38,8 @@ import numpy as np
 
 from agents.baselines.tuning import tuned_baselines
 from agents.contenders import contender
-from agents.evaluation import interval, keeps, resamples
+from agents.evaluation import interval, resamples
+from agents.floor_kept import keeps, rank
 from agents.rollout import Rollout, simulate
 from agents.run_files import POLICY, STUDY_SPEC
 from agents.seed_statistics import interquartile_mean
@@ -67,13 +68,12 @@ def trained(spec: Path, out: Path, seed: int) -> list[Trial]:
 
 def chosen(trials: Sequence[Trial], out: Path) -> Trial:
     """The run that is cheapest on training drives among those that keep the floor there."""
-    rows = {trial.name: row_of(trial, out / "trials" / trial.name) for trial in trials}
 
-    def rank(trial: Trial) -> tuple[bool, float]:
-        row = rows[trial.name]
-        return not row["keeps_floor"], row["cost"] if row["keeps_floor"] else -row["accuracy"]
+    def rank_of(trial: Trial) -> tuple[bool, float]:
+        row = row_of(trial, out / "trials" / trial.name)
+        return rank(row["cost"], row["accuracy"], row["floor"])
 
-    return min(trials, key=rank)
+    return min(trials, key=rank_of)
 
 
 def figures(name: str, trials: Sequence[Trial], out: Path, drives: int, seed: int) -> Any:
@@ -129,11 +129,10 @@ def baselines(name: str, seed: int) -> Mapping[str, Any]:
 
 def best_of(driven: Mapping[str, Rollout], floor: float) -> str:
     """The cheapest that keeps the floor, else the most accurate."""
-    right = {n: float(r.correct.mean()) for n, r in driven.items()}
-    kept = [n for n in driven if keeps(right[n], floor)]
-    if kept:
-        return min(kept, key=lambda n: float(driven[n].cost.mean()))
-    return max(right, key=lambda n: right[n])
+    ranks = {
+        n: rank(float(r.cost.mean()), float(r.correct.mean()), floor) for n, r in driven.items()
+    }
+    return min(ranks, key=lambda n: ranks[n])
 
 
 def main() -> None:

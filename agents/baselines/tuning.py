@@ -26,6 +26,7 @@ from agents.baselines.rules import (
     full_local,
     static_policies,
 )
+from agents.floor_kept import rank
 from agents.rollout import simulate, summary
 from agents.train_config import MARGIN
 from cnn.common.plug_ins import PlugIn
@@ -75,11 +76,7 @@ def measure(world: World, policy: Policy, keys: NDArray[np.uint64]) -> Candidate
 
 def choose(candidates: Iterable[Candidate], floor: float) -> Candidate:
     """Cheapest candidate that keeps the floor, else the most accurate."""
-    everyone = list(candidates)
-    feasible = [c for c in everyone if c.accuracy >= floor]
-    if feasible:
-        return min(feasible, key=lambda c: c.cost)
-    return max(everyone, key=lambda c: c.accuracy)
+    return min(candidates, key=lambda c: rank(c.cost, c.accuracy, floor))
 
 
 def best_static(world: World, keys: NDArray[np.uint64], floor: float) -> StaticPolicy:

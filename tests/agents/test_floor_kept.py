@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agents.evaluation import evaluate, resamples
-from agents.floor_kept import floor_kept, tracks_driven
+from agents.floor_kept import floor_kept, rank, tracks_driven
 from agents.rollout import simulate
 from agents.terminal import floor_table
 from cnn.topology import SHIPPED
@@ -93,3 +93,9 @@ def test_an_evaluation_has_it_for_every_policy(world) -> None:
         assert {"drives_below", "worst_drive", "tracks_below", "classes"} <= set(row), name
     assert len(floor_table(result).rows) == len(rows)
     assert set(result.as_json()["energy_gains"]) == {"whole", "active", "above_idle"}
+
+
+def test_cheap_counts_only_above_the_floor() -> None:
+    """(cost, accuracy) in the order that a floor of 0.9 gives them."""
+    wanted = [(0.3, 0.9), (0.4, 0.99), (0.8, 0.89), (0.1, 0.5)]
+    assert sorted(reversed(wanted), key=lambda each: rank(*each, 0.9)) == wanted

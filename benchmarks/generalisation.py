@@ -1,0 +1,177 @@
+"""The shipped staged policies away from home: in other scenarios, on other links, devices, cameras.
+
+    python benchmarks/generalisation.py [--drives 64] [--seed 0] [--json]
+
+*Matrix*: each policy (row) drives the test drives of every scenario of its network (column). A cell
+is its cost over that of the policy that was trained there, and its accuracy above that scenario's
+floor, in points. *Changes*: each policy in its own scenario with all round trips doubled, with a
+device 1.5 times slower, with a camera 1.25 times slower and faster, and, if SLIPROAD_DATA is set,
+on the measured days of its kind of link that nobody trained on. There the cost is over that of a
+`planner` that is tuned in the changed scenario itself, on 24 training drives.
+
+Prints ``{"matrix": {row: {column: {"cost", "ratio", "over_floor"}}}, "changes": {row: {change:
+{"cost", "ratio", "over_floor", "planner_cost", "planner_over_floor"}}}, "drives", "seed"}``;
+without ``--json`` also both as tables of Markdown on the standard error. Replayed: answers
+measured, times from the fitted cost models, links generated but for the measured days, powers
+published.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from agents.baselines.tuning import tuned_planner
+from agents.contenders import shipped_agents
+from agents.evaluation import STAGED
+from agents.rollout import simulate
+from agents.train_config import MARGIN
+from offload_env.episode import episode_keys
+from offload_env.scenario import Scenario, load_scenario, scenario_names
+from offload_env.sources import load_traces, measured_traces
+from offload_env.world import World, build_world
+from testbed.policy.policies import Policy
+from testbed.traces.trace import Trace
+
+TUNED_ON: Final = 24
+Worlds = Callable[[Scenario], tuple[World, World]]
+"""The training and the test world of a changed scenario."""
+
+
+def worlds(
+    scenario: Scenario, traces: Callable[[Trace], Trace] = lambda t: t
+) -> tuple[World, World]:
+    """Training and test world, every trace changed."""
+    train, test = (
+        build_world(scenario, split, traces=[traces(t) for t in load_traces(scenario, split)])
+        for split in ("train", "test")
+    )
+    return train, test
+
+
+def doubled(trace: Trace) -> Trace:
+    """The same link with twice the round trip."""
+    return replace(trace, rtt_ms=2 * trace.rtt_ms)
+
+
+def slower(scenario: Scenario, factor: float) -> Scenario:
+    """The same on a device that takes `factor` times as long."""
+    device = scenario.device
+    if device.full_local_ms:
+        device = replace(device, full_local_ms=factor * device.full_local_ms)
+    else:
+        device = replace(device, slowdown=factor * device.slowdown)
+    return replace(scenario, device=device)
+
+
+def paced(scenario: Scenario, factor: float) -> Scenario:
+    """The same with `factor` times as long between two frames."""
+    timing = replace(scenario.timing, period_ms=factor * scenario.timing.period_ms)
+    return replace(scenario, timing=timing)
+
+
+def measured(scenario: Scenario) -> tuple[World, World]:
+    """The training world as it is, and the test world on measured days."""
+    days = measured_traces(scenario, "test").traces
+    return build_world(scenario, "train"), build_world(scenario, "test", traces=days)
+
+
+CHANGES: Final[Mapping[str, Worlds]] = {
+    "at home": worlds,
+    "round trips x 2": lambda scenario: worlds(scenario, doubled),
+    "device x 1.5": lambda scenario: worlds(slower(scenario, 1.5)),
+    "period x 1.25": lambda scenario: worlds(paced(scenario, 1.25)),
+    "period x 0.8": lambda scenario: worlds(paced(scenario, 0.8)),
+    "measured days": measured,
+}
+
+
+def driven(world: World, policy: Policy, drives: int, seed: int) -> tuple[float, float]:
+    """Cost, and points of accuracy above the world's floor."""
+    rollout = simulate(world, policy, episode_keys(seed, drives))
+    over = float(rollout.correct.mean()) - world.accuracy_floor
+    return float(rollout.cost.mean()), 100 * over
+
+
+def matrix(homes: Mapping[str, tuple[World, Policy]], drives: int, seed: int) -> Any:
+    """Every policy in every scenario of its network."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row, (home, policy) in homes.items():
+        found[row] = {}
+        for column, (world, _) in homes.items():
+            if world.table.bundle_hash == home.table.bundle_hash:
+                cost, over = driven(world, policy, drives, seed)
+                found[row][column] = {"cost": cost, "over_floor": over}
+        print(f"matrix: {row}", file=sys.stderr, flush=True)
+    for cells in found.values():
+        for column, cell in cells.items():
+            cell["ratio"] = cell["cost"] / found[column][column]["cost"]
+    return found
+
+
+def changes(homes: Mapping[str, tuple[World, Policy]], drives: int, seed: int) -> Any:
+    """Every policy at home, and where its home has changed."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row, (home, policy) in homes.items():
+        found[row] = {}
+        for change, of in CHANGES.items():
+            if change == "measured days" and not os.environ.get("SLIPROAD_DATA"):
+                continue
+            train, test = of(home.scenario)
+            least = train.accuracy_floor + MARGIN
+            planner = tuned_planner(train, episode_keys(seed, TUNED_ON), least)
+            cost, over = driven(test, policy, drives, seed)
+            theirs, planner_over = driven(test, planner, drives, seed)
+            found[row][change] = {
+                "cost": cost,
+                "ratio": cost / theirs,
+                "over_floor": over,
+                "planner_cost": theirs,
+                "planner_over_floor": planner_over,
+            }
+            print(f"{row}: {change}", file=sys.stderr, flush=True)
+    return found
+
+
+def table(rows: Mapping[str, Mapping[str, Mapping[str, float]]], columns: Sequence[str]) -> str:
+    """Ratio and accuracy above the floor of every cell, in Markdown."""
+    lines = ["| policy | " + " | ".join(columns) + " |", "|" + " --- |" * (1 + len(columns))]
+    for row, cells in rows.items():
+        texts = [
+            f"{cells[c]['ratio']:.2f} ({cells[c]['over_floor']:+.1f})" if c in cells else ""
+            for c in columns
+        ]
+        lines.append(f"| `{row}` | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Drive all, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--drives", type=int, default=64, help="Drives of each cell.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the drives.")
+    parser.add_argument("--json", action="store_true", help="Print JSON alone.")
+    given = parser.parse_args()
+    homes: dict[str, tuple[World, Policy]] = {}
+    for name in scenario_names():
+        world = build_world(load_scenario(name), "test")
+        if STAGED in (shipped := shipped_agents(world)):
+            homes[name] = world, shipped[STAGED]
+    away = matrix(homes, given.drives, given.seed)
+    changed = changes(homes, given.drives, given.seed)
+    if not given.json:
+        for group in {tuple(cells): None for cells in away.values()}:
+            rows = {row: cells for row, cells in away.items() if tuple(cells) == group}
+            print(table(rows, group), "\n", file=sys.stderr)
+        print(table(changed, list(CHANGES)), file=sys.stderr)
+    result = {"matrix": away, "changes": changed, "drives": given.drives, "seed": given.seed}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
