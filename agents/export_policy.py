@@ -48,19 +48,22 @@ _OBSERVED: Final = ("uplink_mbps", "rtt_ms")
 def layers_of(model: BaseAlgorithm) -> tuple[list[NDArray[np.float32]], list[Any], str]:
     """Weights (n_out, n_in), biases (n_out,) and activation of a model's greedy policy.
 
-    For PPO and MaskablePPO the layers up to the action logits, for DQN those up to the
-    action values; all decide by the largest output.
+    For PPO and MaskablePPO the layers up to the action logits, for DQN those up to the action
+    values; all decide by the largest output. QR-DQN's last layer gives quantiles of these values:
+    its mean over the quantiles gives the values.
 
     Raises:
         BundleError: if the network is not a plain MLP of these.
     """
-    from sb3_contrib import MaskablePPO
+    from sb3_contrib import QRDQN, MaskablePPO
     from stable_baselines3 import DQN, PPO
     from torch import nn
 
     modules: list[nn.Module]
     if isinstance(model, DQN):
         modules = list(model.q_net.q_net)
+    elif isinstance(model, QRDQN):
+        modules = list(model.quantile_net.quantile_net)
     elif isinstance(model, PPO | MaskablePPO):
         modules = [*model.policy.mlp_extractor.policy_net, model.policy.action_net]
     else:
@@ -75,13 +78,17 @@ def layers_of(model: BaseAlgorithm) -> tuple[list[NDArray[np.float32]], list[Any
         return [p.detach().cpu().numpy().astype(np.float32).copy() for p in parameters]
 
     activation = names[kinds.pop()] if kinds else "tanh"
-    return arrays([m.weight for m in linear]), arrays([m.bias for m in linear]), activation
+    weights, biases = arrays([m.weight for m in linear]), arrays([m.bias for m in linear])
+    if isinstance(model, QRDQN):
+        weights[-1] = weights[-1].reshape(model.n_quantiles, -1, weights[-1].shape[1]).mean(0)
+        biases[-1] = biases[-1].reshape(model.n_quantiles, -1).mean(0)
+    return weights, biases, activation
 
 
 def _not_exportable(what: str) -> BundleError:
     return BundleError(
         f"a policy of {what}",
-        expected="PPO, MaskablePPO or DQN with a multi-layer perceptron of tanh or relu layers",
+        expected="PPO, MaskablePPO, DQN or QR-DQN with layers of tanh or relu",
         hint="train with `sliproad agent train`",
     )
 
@@ -102,7 +109,7 @@ def bundle_of(
     """Policy bundle of a trained model.
 
     Args:
-        model: PPO, DQN or MaskablePPO; the latter makes a staged policy.
+        model: PPO, DQN, QR-DQN or MaskablePPO; the latter makes a staged policy.
         actions: canonical (or staged) action number of each of the model's outputs.
         name: shown in tables and records.
         bundle_hash: model bundle whose frame table it was trained on.

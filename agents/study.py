@@ -118,7 +118,7 @@ class Study:
             require(
                 any(a == algo for _, a in self.pairs),
                 f"algos {shown(algo)} with envs {shown(self.envs)}",
-                "ppo or dqn with frame, maskable-ppo with staged",
+                "ppo, dqn or qr-dqn with frame, maskable-ppo with staged",
             )
 
     @property

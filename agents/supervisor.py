@@ -35,7 +35,7 @@ from agents.export_policy import layers_of
 from agents.floor_kept import rank
 from agents.rollout import simulate, summary
 from agents.sb3_adapter import OffloadVecEnv
-from agents.train_config import TrainConfig
+from agents.train_config import REPLAYED, TrainConfig
 from cnn.topology import Topology
 from offload_env.episode import episode_keys
 from offload_env.world import World
@@ -171,7 +171,7 @@ class Watch(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         """After an update and before the next rollout: the one moment to checkpoint."""
-        if self.config.algo != "dqn":
+        if self.config.algo not in REPLAYED:
             self.model.ent_coef = self.config.entropy * self.left  # type: ignore[attr-defined]
         told = self._told.is_set()
         due = told or self.num_timesteps >= self.next_checkpoint
@@ -218,7 +218,7 @@ class Supervisor(Watch):
 
     def _on_rollout_end(self) -> None:
         single = self.env.sums.frames < self.config.n_envs * self.config.n_steps
-        if self.config.algo == "dqn" and single:
+        if self.config.algo in REPLAYED and single:
             return  # DQN's rollouts are single steps
         means, shares = self.env.sums.take()
         row = {"step": float(self.num_timesteps), "multiplier": self.state.multiplier, **means}

@@ -3,7 +3,7 @@
 They are written here because stable-baselines3's `CheckpointCallback` keeps neither the
 environment's state nor the random states.
 
-A checkpoint is a folder: the model with its optimiser, the replay buffer of DQN, and one file
+A checkpoint is a folder: the model with its optimiser, its replay buffer if any, and one file
 with every random state, the state of all lanes, the supervisor's progress and the best model.
 ``manifest.json``, written last, has the SHA-256 of each. The folder is written beside its final
 path, synced, and replaces the old one in one step; the old one is kept as the previous checkpoint.
@@ -30,8 +30,9 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from sb3_contrib import MaskablePPO
+from sb3_contrib import QRDQN, MaskablePPO
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from agents.run_files import CHECKPOINT, CONFIG, SCENARIO
 from cnn.common.console import warn
@@ -48,7 +49,12 @@ _MANIFEST: Final = "manifest.json"
 _KEPT: Final = "kept_scenario"
 _FIGURES: Final = "sliproad.json"
 """Member of `BEST` beside stable-baselines3's own, so that figures and model are one file."""
-MODELS: Final[dict[str, Any]] = {"ppo": PPO, "dqn": DQN, "maskable-ppo": MaskablePPO}
+MODELS: Final[dict[str, Any]] = {
+    "ppo": PPO,
+    "dqn": DQN,
+    "qr-dqn": QRDQN,
+    "maskable-ppo": MaskablePPO,
+}
 """Class of the models of each `agents.train_config.ALGORITHMS`."""
 
 
@@ -91,7 +97,7 @@ def save(
     keep = out / PREVIOUS if _is_whole(out / FOLDER) else None
     with replacing_folder(out / FOLDER, CHECKPOINT, keep) as new:
         (new / "model.zip").write_bytes(_zip_of(model))
-        if isinstance(model, DQN):
+        if isinstance(model, OffPolicyAlgorithm):
             model.save_replay_buffer(new / "replay.pkl")
         (new / "state.pkl").write_bytes(pickle.dumps(state))
         sums = {path.name: file_sha256(path) for path in sorted(new.iterdir())}
@@ -118,7 +124,7 @@ def load(algo: str, out: Path, adapter: Any) -> tuple[Any, Any]:
             # The space's bounds were narrower in older versions; observations are the same.
             custom_objects={"observation_space": adapter.observation_space},
         )
-        if isinstance(model, DQN):
+        if isinstance(model, OffPolicyAlgorithm):
             model.load_replay_buffer(folder / "replay.pkl")
         env: OffloadVectorEnv = adapter.env
         env.simulator.lanes, env._seeds = state["lanes"], state["seeds"]

@@ -19,7 +19,9 @@ from cnn.common.outside import json_sha256
 from cnn.topology import Topology
 from testbed.policy.decision_points import DecisionSpace, decision_points
 
-ALGORITHMS: Final = ("ppo", "dqn", "maskable-ppo")
+ALGORITHMS: Final = ("ppo", "dqn", "qr-dqn", "maskable-ppo")
+REPLAYED: Final = ("dqn", "qr-dqn")
+"""Algorithms that learn from a replay buffer."""
 ENVIRONMENTS: Final = ("frame", "staged")
 TEACHERS: Final = ("planner", "mpc")
 """Baselines that a training can begin with (`agents.teacher`)."""
@@ -77,7 +79,7 @@ class TrainConfig:
     """
 
     scenario: str = _text("urban-5g", "Scenario's name or the path of its TOML file")
-    algo: str = _text("ppo", "ppo or dqn, maskable-ppo with --env staged")
+    algo: str = _text("ppo", "ppo, dqn or qr-dqn, maskable-ppo with --env staged")
     env: str = _text("frame", "frame, one decision a frame, or staged, again after every exit seen")
     steps: int = _number(2_000_000, 1, 10**10, "Decisions to train on")
     seed: int = _number(0, 0, MAX_SEED, "Seed of everything random")
@@ -116,7 +118,7 @@ class TrainConfig:
         if self.env not in ENVIRONMENTS or (self.algo == "maskable-ppo") != (self.env == "staged"):
             raise ConfigError(
                 f"algorithm {shown(self.algo)} for environment {shown(self.env)}",
-                expected="ppo or dqn with frame, maskable-ppo with staged",
+                expected="ppo, dqn or qr-dqn with frame, maskable-ppo with staged",
                 hint="give --algo maskable-ppo --env staged, or neither",
             )
         if self.teacher not in ("", *TEACHERS) or (self.teacher and self.env != "staged"):
@@ -135,7 +137,7 @@ class TrainConfig:
             f"at most {MAX_ROLLOUT} decisions in a rollout",
         )
         require(
-            self.algo == "dqn" or math.gcd(self.batch_size, rollout) > 1,
+            self.algo in REPLAYED or math.gcd(self.batch_size, rollout) > 1,
             f"n_envs {self.n_envs}, n_steps {self.n_steps} and batch_size {self.batch_size}",
             "a batch_size that has a divisor in common with n_envs * n_steps",
         )

@@ -112,8 +112,8 @@ def _unusable_network(problem: str) -> BundleError:
 class NetworkPolicy:
     """Greedy policy of a multi-layer perceptron: the legal action with the largest output.
 
-    Outputs are logits (PPO) or action values (DQN); both are read by argmax. In the frame space
-    every action is legal.
+    Outputs are logits (PPO) or action values (DQN, QR-DQN); both are read by argmax. In the frame
+    space every action is legal.
 
     Args:
         weights: float32 (n_out, n_in) of every layer, input side first.

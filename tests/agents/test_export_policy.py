@@ -13,10 +13,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from sb3_contrib import QRDQN
 from stable_baselines3 import DQN, PPO
 
 from agents.export_policy import bundle_of, reference_profile_of
 from agents.rollout import simulate
+from agents.train_checkpoint import MODELS
 from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
 from testbed.policy.network_policy import load_policy
@@ -59,8 +61,11 @@ def make(algo: str, n_actions: int = SHIPPED.n_actions) -> Any:
     torch.manual_seed(3)
     if algo == "ppo":
         return scattered(PPO("MlpPolicy", env, policy_kwargs={"net_arch": [64, 64]}, device="cpu"))
-    kwargs = {"net_arch": [64, 64]}
-    return scattered(DQN("MlpPolicy", env, policy_kwargs=kwargs, device="cpu", buffer_size=10))
+    kwargs: dict[str, Any] = {"net_arch": [64, 64]}
+    if algo == "qr-dqn":
+        kwargs["n_quantiles"] = 7
+    kind: Any = MODELS[algo]
+    return scattered(kind("MlpPolicy", env, policy_kwargs=kwargs, device="cpu", buffer_size=10))
 
 
 def top_two_gap(model: Any, observations: Any) -> Any:
@@ -70,6 +75,9 @@ def top_two_gap(model: Any, observations: Any) -> Any:
     with torch.no_grad():
         if isinstance(model, DQN):
             out = policy.q_net.q_net(x)
+        elif isinstance(model, QRDQN):
+            quantiles = policy.quantile_net.quantile_net(x)
+            out = quantiles.view(len(x), model.n_quantiles, -1).mean(1)
         else:
             out = policy.action_net(policy.mlp_extractor.policy_net(x))
     best = out.sort(dim=1).values
@@ -91,7 +99,7 @@ def saved(model: Any, path: Path, actions: list[int]) -> Path:
 
 
 @pytest.mark.slow(6)
-@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+@pytest.mark.parametrize("algo", ["ppo", "dqn", "qr-dqn"])
 def test_same_decisions_as_stable_baselines3(algo: str, tmp_path: Path) -> None:
     model = make(algo)
     path = saved(model, tmp_path / "p.policy", list(range(SHIPPED.n_actions)))

@@ -23,7 +23,7 @@ SCHEMA = schema_of(SHIPPED)
 pytestmark = pytest.mark.slow(20)
 
 
-@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+@pytest.mark.parametrize("algo", ["ppo", "dqn", "qr-dqn"])
 def test_resume_is_bit_for_bit(
     algo: str, make_world, tmp_path: Path, small_run: TrainConfig, cut_off: Callable[..., None]
 ) -> None:

@@ -88,7 +88,7 @@ def test_the_example_can_be_read() -> None:
         ("scenarios = ['a', 'a']", "scenarios ['a', 'a']; expected every value once"),
         ("scenarios = ['a.toml', 'b/a.toml']", "by short name, ['a', 'a']; expected every value"),
         ("envs = ['live']", "envs 'live'; expected frame or staged"),
-        ("algos = ['sac']", "algos 'sac'; expected ppo or dqn or maskable-ppo"),
+        ("algos = ['sac']", "algos 'sac'; expected ppo or dqn or qr-dqn or maskable-ppo"),
         ("algos = ['maskable-ppo']", "envs 'frame' with algos ['maskable-ppo']; expected ppo or"),
         ("algos = ['ppo', 'maskable-ppo']", "algos 'maskable-ppo' with envs ['frame']"),
         ("envs = ['frame', 'staged']\nalgos = ['ppo']", "envs 'staged' with algos ['ppo']"),
