@@ -15,8 +15,6 @@ from offload_env.world import build_world
 
 NONE = "motorway-camera"
 """No training cost less than the best static pair there."""
-LATE = "bursty-camera"
-"""A whole answer comes too late there, from device and server alike."""
 
 
 @pytest.mark.slow(10)
@@ -24,7 +22,8 @@ LATE = "bursty-camera"
 def test_a_staged_policy_is_shipped_and_worth_having(name: str) -> None:
     """Cheaper than the best static pair in hindsight, at about the floor, and never stuck.
 
-    In `LATE` no static pair comes near the floor, and a cheap one is the most accurate.
+    Where the server is used in bursts, no static pair keeps the floor: a whole answer comes too
+    late from device and server alike. The most accurate pair is a cheap one there.
     """
     world, keys = build_world(name, "test"), episode_keys(3, 24)
     agents = shipped_agents(world)
@@ -33,10 +32,10 @@ def test_a_staged_policy_is_shipped_and_worth_having(name: str) -> None:
         (measure(world, p, keys) for p in static_policies(world.topology)), world.accuracy_floor
     )
     driven = simulate(world, agents["staged-agent"], keys)
-    if name == LATE:
-        assert static.accuracy < world.accuracy_floor - 0.01
-    else:
+    if static.accuracy >= world.accuracy_floor:
         assert driven.cost.mean() < 0.98 * static.cost
+    else:
+        assert driven.correct.mean() > static.accuracy + 0.01
     # Errors come by sign, and there are few: no more than a coarse check.
     assert driven.correct.mean() > world.accuracy_floor - 0.03
     assert np.mean(driven.status == 2) < 0.02
