@@ -17,7 +17,7 @@ from types import GenericAlias
 from typing import Any, Final, get_type_hints
 
 from agents.run_files import STUDY_SPEC
-from agents.train_config import ALGORITHMS, ENVIRONMENTS, TrainConfig, config_of
+from agents.train_config import ALGORITHMS, ALGORITHMS_OF, ENVIRONMENTS, TrainConfig, config_of
 from cnn.common.errors import MAX_SEED, ConfigError, DataError, require, shown
 from cnn.common.files import write_text
 from testbed.common.toml_config import build, check_ranges, parse, ranged, toml_text
@@ -118,7 +118,7 @@ class Study:
             require(
                 any(a == algo for _, a in self.pairs),
                 f"algos {shown(algo)} with envs {shown(self.envs)}",
-                "ppo, dqn or qr-dqn with frame, maskable-ppo with staged",
+                ALGORITHMS_OF,
             )
 
     @property

@@ -22,6 +22,8 @@ from testbed.policy.decision_points import DecisionSpace, decision_points
 ALGORITHMS: Final = ("ppo", "dqn", "qr-dqn", "maskable-ppo")
 REPLAYED: Final = ("dqn", "qr-dqn")
 """Algorithms that learn from a replay buffer."""
+ALGORITHMS_OF: Final = "ppo, dqn or qr-dqn with frame, maskable-ppo with staged"
+"""Which algorithm learns in which environment, in words."""
 ENVIRONMENTS: Final = ("frame", "staged")
 TEACHERS: Final = ("planner", "mpc")
 """Baselines that a training can begin with (`agents.teacher`)."""
@@ -118,7 +120,7 @@ class TrainConfig:
         if self.env not in ENVIRONMENTS or (self.algo == "maskable-ppo") != (self.env == "staged"):
             raise ConfigError(
                 f"algorithm {shown(self.algo)} for environment {shown(self.env)}",
-                expected="ppo, dqn or qr-dqn with frame, maskable-ppo with staged",
+                expected=ALGORITHMS_OF,
                 hint="give --algo maskable-ppo --env staged, or neither",
             )
         if self.teacher not in ("", *TEACHERS) or (self.teacher and self.env != "staged"):

@@ -15,6 +15,8 @@ from offload_env.world import build_world
 
 NONE = "motorway-camera"
 """No training cost less than the best static pair there."""
+LATE = {"bursty-camera": 0.01, "surge-camera": 0.004, "gusty-camera": 0.004}
+"""A whole answer comes too late there; by how much every static pair misses the floor, at least."""
 
 
 @pytest.mark.slow(10)
@@ -32,10 +34,11 @@ def test_a_staged_policy_is_shipped_and_worth_having(name: str) -> None:
         (measure(world, p, keys) for p in static_policies(world.topology)), world.accuracy_floor
     )
     driven = simulate(world, agents["staged-agent"], keys)
-    if static.accuracy >= world.accuracy_floor:
-        assert driven.cost.mean() < 0.98 * static.cost
-    else:
+    if name in LATE:
+        assert static.accuracy < world.accuracy_floor - LATE[name]
         assert driven.correct.mean() > static.accuracy + 0.01
+    else:
+        assert driven.cost.mean() < 0.98 * static.cost
     # Errors come by sign, and there are few: no more than a coarse check.
     assert driven.correct.mean() > world.accuracy_floor - 0.03
     assert np.mean(driven.status == 2) < 0.02
