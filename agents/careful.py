@@ -50,11 +50,17 @@ def at_price(bundle: PolicyBundle, price: float, disagree: Floats) -> PolicyBund
     if price == 0.0 or bundle.manifest["kind"] == "static":
         return bundle
     last = f"bias{bundle.manifest['layers'] - 1}"
+    cheaper = bundle.arrays[last] - price * output_disagreement(bundle, disagree)
+    return replace(bundle, arrays={**bundle.arrays, last: cheaper.astype(np.float32)})
+
+
+def output_disagreement(bundle: PolicyBundle, disagree: Floats) -> Floats:
+    """`disagree` of the action behind each output of a policy, float64 (outputs,)."""
     outputs = bundle.manifest["actions"]
     if bundle.space.is_staged:
         outputs = decision_points(bundle.topology).canonical[outputs]
-    cheaper = bundle.arrays[last] - price * disagree[outputs]
-    return replace(bundle, arrays={**bundle.arrays, last: cheaper.astype(np.float32)})
+    found: Floats = disagree[outputs]
+    return found
 
 
 def candidates(

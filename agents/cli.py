@@ -18,6 +18,7 @@ import typer
 
 import cnn
 from agents.certify_command import certify
+from agents.control_command import control
 from agents.run_files import DEMO, check_run
 from agents.scenario_commands import JudgedScenario, new_scenario, scenarios
 from agents.train_commands import export, sweep, train
@@ -241,7 +242,18 @@ app.add_typer(cnn_app, name="cnn", help="Train, evaluate and export the split ne
 app.add_typer(testbed_app, name="testbed", help="Run device, server and link; measure; fit costs.")
 app.add_typer(agent_app, name="agent", help="Train, evaluate and export policies.")
 app.command()(demo)
-_AGENT_COMMANDS = (train, tune, evaluate, certify, scenarios, new_scenario, export, sweep, estimate)
+_AGENT_COMMANDS = (
+    train,
+    tune,
+    evaluate,
+    certify,
+    control,
+    scenarios,
+    new_scenario,
+    export,
+    sweep,
+    estimate,
+)
 for command in _AGENT_COMMANDS:
     agent_app.command()(command)
 

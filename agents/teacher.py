@@ -2,7 +2,7 @@
 
 A learner that starts from nothing must first find out that evaluating an exit pays later, and where
 frames queue, its first policies drown in their own backlog. `imitate` lets it begin at a tuned
-`planner` or `mpc` instead. As in DAgger (S. Ross, G. Gordon, J. A. Bagnell, "A reduction of
+baseline instead. As in DAgger (S. Ross, G. Gordon, J. A. Bagnell, "A reduction of
 imitation learning and structured prediction to no-regret online learning", AISTATS 2011) the
 learner drives, more and more often by its own decisions, and learns what the teacher would do
 there. The values of the states are fitted to the rewards on the way, at the price of a wrong answer
@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.baselines.planner import PlannerPolicy
-from agents.baselines.tuning import tuned_mpc, tuned_planner
+from agents.baselines.tuning import best_static, measure, tuned_mpc, tuned_planner
 from agents.sb3_adapter import OffloadVecEnv
 from agents.train_config import TrainConfig
 from offload_env.episode import episode_keys
 from offload_env.world import World
+from testbed.policy.policies import CommitOnce, Policy
 
 _DRIVES: Final = 64
 """Training drives on which the teacher is tuned: it is a beginning, and need not be the best."""
@@ -32,21 +32,34 @@ _RATE: Final = 2e-3
 """Adam's, falling to a tenth."""
 
 
-def teacher_of(config: TrainConfig, world: World) -> tuple[PlannerPolicy, float]:
+def teacher_of(config: TrainConfig, world: World) -> tuple[Policy, float]:
     """The teacher that a run names, and the price of a wrong answer to begin with.
 
     Both are tuned on training drives, the same for every seed. The price is the planner's, also
     under the `mpc`, whose own is higher: it pays for the accuracy that its plans leave out.
+    `best` is the cheapest of planner, `mpc` and static pair, with the accuracy that one of them
+    lacks charged at the price that the `mpc` took to reach its own: where none keeps the floor, the
+    most accurate may be a costly beginning.
     """
     keys, floor = episode_keys(0, _DRIVES), world.accuracy_floor + config.margin
     planner = tuned_planner(world, keys, floor)
     if config.teacher == "planner":
         return planner, planner.error_price
-    return tuned_mpc(world, keys, floor, planner), planner.error_price
+    mpc = tuned_mpc(world, keys, floor, planner)
+    if config.teacher == "mpc":
+        return mpc, planner.error_price
+    static = CommitOnce(best_static(world, keys, floor))
+
+    def charged(policy: Policy) -> float:
+        found = measure(world, policy, keys)
+        return found.cost + mpc.error_price * max(0.0, floor - found.accuracy)
+
+    candidates: tuple[Policy, ...] = (mpc, planner, static)
+    return min(candidates, key=charged), planner.error_price
 
 
 def imitate(
-    model: Any, env: OffloadVecEnv, teacher: PlannerPolicy, price: float, config: TrainConfig
+    model: Any, env: OffloadVecEnv, teacher: Policy, price: float, config: TrainConfig
 ) -> None:
     """Fit `model`'s policy to the teacher's decisions and its values to their rewards.
 

@@ -25,8 +25,8 @@ REPLAYED: Final = ("dqn", "qr-dqn")
 ALGORITHMS_OF: Final = "ppo, dqn or qr-dqn with frame, maskable-ppo with staged"
 """Which algorithm learns in which environment, in words."""
 ENVIRONMENTS: Final = ("frame", "staged")
-TEACHERS: Final = ("planner", "mpc")
-"""Baselines that a training can begin with (`agents.teacher`)."""
+TEACHERS: Final = ("planner", "mpc", "best")
+"""What a training can begin with (`agents.teacher`)."""
 STAGED_SETTINGS: Final[Mapping[str, Any]] = {
     "steps": 4_000_000,
     "n_envs": 256,
@@ -104,7 +104,7 @@ class TrainConfig:
     records: str = _text(
         "", "Records of a deployed device: train on its link and at its speed; none"
     )
-    teacher: str = _text("", "Imitate it first: planner or mpc, with --env staged; none")
+    teacher: str = _text("", "Imitate it first: planner, mpc or best, with --env staged; none")
     teacher_steps: int = _number(2_000_000, 1, 10**10, "Decisions of the imitation, beside steps")
     actions: tuple[int, ...] | None = None
 
@@ -126,7 +126,7 @@ class TrainConfig:
         if self.teacher not in ("", *TEACHERS) or (self.teacher and self.env != "staged"):
             raise ConfigError(
                 f"teacher {shown(self.teacher)} with --env {self.env}",
-                expected=f"{' or '.join(TEACHERS)}, with --env staged",
+                expected=f"{', '.join(TEACHERS)}, with --env staged",
                 hint="leave --teacher out, or train a staged agent",
             )
 

@@ -7,7 +7,8 @@ is its cost over that of the policy that was trained there, and its accuracy abo
 floor, in points. *Changes*: each policy in its own scenario with all round trips doubled, with a
 device 1.5 times slower, with a camera 1.25 times slower and faster, and, if SLIPROAD_DATA is set,
 on the measured days of its kind of link that nobody trained on. There the cost is over that of a
-`planner` that is tuned in the changed scenario itself, on 24 training drives.
+`planner` that is tuned in the changed scenario itself, on 24 training drives. Where a run-time
+control of accuracy pays (`sliproad agent control`), the policy with it is one row more.
 
 Prints ``{"matrix": {row: {column: {"cost", "ratio", "over_floor"}}}, "changes": {row: {change:
 {"cost", "ratio", "over_floor", "planner_cost", "planner_over_floor"}}}, "drives", "seed"}``;
@@ -27,7 +28,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from agents.baselines.tuning import tuned_planner
-from agents.contenders import shipped_agents
+from agents.contenders import Contender, shipped_contenders
+from agents.credit_control import controlled, doubled
 from agents.evaluation import STAGED
 from agents.rollout import simulate
 from agents.train_config import MARGIN
@@ -35,10 +37,15 @@ from offload_env.episode import episode_keys
 from offload_env.scenario import Scenario, load_scenario, scenario_names
 from offload_env.sources import load_traces, measured_traces
 from offload_env.world import World, build_world
+from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.policies import Policy
 from testbed.traces.trace import Trace
 
 TUNED_ON: Final = 24
+CONTROLLED_ON: Final = 64
+"""Training drives of planner and control."""
+AT_MOST: Final = 0.005
+"""As `sliproad agent control` by default."""
 Worlds = Callable[[Scenario], tuple[World, World]]
 """The training and the test world of a changed scenario."""
 
@@ -52,11 +59,6 @@ def worlds(
         for split in ("train", "test")
     )
     return train, test
-
-
-def doubled(trace: Trace) -> Trace:
-    """The same link with twice the round trip."""
-    return replace(trace, rtt_ms=2 * trace.rtt_ms)
 
 
 def slower(scenario: Scenario, factor: float) -> Scenario:
@@ -75,19 +77,13 @@ def paced(scenario: Scenario, factor: float) -> Scenario:
     return replace(scenario, timing=timing)
 
 
-def measured(scenario: Scenario) -> tuple[World, World]:
-    """The training world as it is, and the test world on measured days."""
-    days = measured_traces(scenario, "test").traces
-    return build_world(scenario, "train"), build_world(scenario, "test", traces=days)
-
-
+HOME: Final = "at home"
+DAYS: Final = "measured days"
 CHANGES: Final[Mapping[str, Worlds]] = {
-    "at home": worlds,
     "round trips x 2": lambda scenario: worlds(scenario, doubled),
     "device x 1.5": lambda scenario: worlds(slower(scenario, 1.5)),
     "period x 1.25": lambda scenario: worlds(paced(scenario, 1.25)),
     "period x 0.8": lambda scenario: worlds(paced(scenario, 0.8)),
-    "measured days": measured,
 }
 
 
@@ -98,14 +94,14 @@ def driven(world: World, policy: Policy, drives: int, seed: int) -> tuple[float,
     return float(rollout.cost.mean()), 100 * over
 
 
-def matrix(homes: Mapping[str, tuple[World, Policy]], drives: int, seed: int) -> Any:
+def matrix(homes: Mapping[str, tuple[World, Contender]], drives: int, seed: int) -> Any:
     """Every policy in every scenario of its network."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for row, (home, policy) in homes.items():
+    for row, (home, own) in homes.items():
         found[row] = {}
         for column, (world, _) in homes.items():
             if world.table.bundle_hash == home.table.bundle_hash:
-                cost, over = driven(world, policy, drives, seed)
+                cost, over = driven(world, own.policy, drives, seed)
                 found[row][column] = {"cost": cost, "over_floor": over}
         print(f"matrix: {row}", file=sys.stderr, flush=True)
     for cells in found.values():
@@ -114,27 +110,42 @@ def matrix(homes: Mapping[str, tuple[World, Policy]], drives: int, seed: int) ->
     return found
 
 
-def changes(homes: Mapping[str, tuple[World, Policy]], drives: int, seed: int) -> Any:
-    """Every policy at home, and where its home has changed."""
+def changes(homes: Mapping[str, tuple[World, Contender]], drives: int, seed: int) -> Any:
+    """Every policy at home, and where its home has changed; then with control, where it pays."""
+
+    def planner_of(train: World) -> Policy:
+        floor = train.accuracy_floor + MARGIN
+        return tuned_planner(train, episode_keys(seed, TUNED_ON), floor)
+
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for row, (home, policy) in homes.items():
-        found[row] = {}
-        for change, of in CHANGES.items():
-            if change == "measured days" and not os.environ.get("SLIPROAD_DATA"):
-                continue
-            train, test = of(home.scenario)
-            least = train.accuracy_floor + MARGIN
-            planner = tuned_planner(train, episode_keys(seed, TUNED_ON), least)
-            cost, over = driven(test, policy, drives, seed)
+    for row, (home, own) in homes.items():
+        train = build_world(home.scenario, "train")
+        policies = {row: own.policy}
+        control = controlled(own.bundle, train, episode_keys(seed, CONTROLLED_ON), AT_MOST)
+        if control is not None:
+            policies[f"{row}, control"] = policy_from_bundle(control.bundle)
+
+        def beside(change: str, planner: Policy, test: World, rows: Mapping[str, Policy]) -> None:
             theirs, planner_over = driven(test, planner, drives, seed)
-            found[row][change] = {
-                "cost": cost,
-                "ratio": cost / theirs,
-                "over_floor": over,
-                "planner_cost": theirs,
-                "planner_over_floor": planner_over,
-            }
-            print(f"{row}: {change}", file=sys.stderr, flush=True)
+            for name, policy in rows.items():
+                cost, over = driven(test, policy, drives, seed)
+                found.setdefault(name, {})[change] = {
+                    "cost": cost,
+                    "ratio": cost / theirs,
+                    "over_floor": over,
+                    "planner_cost": theirs,
+                    "planner_over_floor": planner_over,
+                }
+
+        planner = planner_of(train)
+        beside(HOME, planner, home, policies)
+        if os.environ.get("SLIPROAD_DATA"):
+            days = measured_traces(home.scenario, "test").traces
+            beside(DAYS, planner, build_world(home.scenario, "test", traces=days), policies)
+        for change, of in CHANGES.items():
+            changed, test = of(home.scenario)
+            beside(change, planner_of(changed), test, policies)
+        print(f"changes: {row}", file=sys.stderr, flush=True)
     return found
 
 
@@ -157,10 +168,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="Of the drives.")
     parser.add_argument("--json", action="store_true", help="Print JSON alone.")
     given = parser.parse_args()
-    homes: dict[str, tuple[World, Policy]] = {}
+    homes: dict[str, tuple[World, Contender]] = {}
     for name in scenario_names():
         world = build_world(load_scenario(name), "test")
-        if STAGED in (shipped := shipped_agents(world)):
+        if STAGED in (shipped := shipped_contenders(world)):
             homes[name] = world, shipped[STAGED]
     away = matrix(homes, given.drives, given.seed)
     changed = changes(homes, given.drives, given.seed)
@@ -168,7 +179,7 @@ def main() -> None:
         for group in {tuple(cells): None for cells in away.values()}:
             rows = {row: cells for row, cells in away.items() if tuple(cells) == group}
             print(table(rows, group), "\n", file=sys.stderr)
-        print(table(changed, list(CHANGES)), file=sys.stderr)
+        print(table(changed, [HOME, DAYS, *CHANGES]), file=sys.stderr)
     result = {"matrix": away, "changes": changed, "drives": given.drives, "seed": given.seed}
     print(json.dumps(result))
 

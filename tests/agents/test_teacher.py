@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agents.baselines.planner import PlannerPolicy
+from agents.baselines.rules import static_policies
 from agents.rollout import simulate
 from agents.supervisor import greedy_policy
 from agents.teacher import _Stretch, imitate, teacher_of
-from agents.train_config import STAGED_SETTINGS, TrainConfig
+from agents.train_config import MARGIN, STAGED_SETTINGS, TrainConfig
 from agents.training import _make, adapter_of, train
 from cnn.common.errors import ConfigError
 from offload_env.batch_simulator import BatchSimulator
@@ -19,7 +21,7 @@ from offload_env.episode import episode_keys
 from offload_env.scenario import load_scenario
 from offload_env.world import World, build_world
 from testbed.policy.decision_points import decision_points
-from testbed.policy.policies import Policy
+from testbed.policy.policies import CommitOnce, Policy
 
 SETTINGS = {
     **STAGED_SETTINGS,
@@ -55,6 +57,30 @@ def test_it_decides_like_its_teacher_and_costs_as_little(world: World) -> None:
     assert cost[after] < 1.1 * cost[teacher] < 0.8 * cost[before]
     assert agreement(world, before, teacher) < 0.4
     assert agreement(world, after, teacher) > 0.85
+
+
+@pytest.mark.slow(20)
+@pytest.mark.parametrize(
+    ("name", "kind"), [("motorway-camera", CommitOnce), ("city-camera", PlannerPolicy)]
+)
+def test_the_best_teacher_costs_least(name: str, kind: type) -> None:
+    """A static pair where sending every frame is best, a planner where looking ahead is."""
+    scenario = load_scenario(name)
+    timing = replace(scenario.timing, n_frames=60)
+    world = build_world(replace(scenario, timing=timing), "train")
+    named = {t: TrainConfig(**{**SETTINGS, "teacher": t}) for t in ("best", "mpc", "planner")}
+    best, mpc, planner = (teacher_of(config, world)[0] for config in named.values())
+    assert isinstance(best, kind)
+    assert isinstance(mpc, PlannerPolicy)
+    keys, floor, price = episode_keys(0, 64), world.accuracy_floor + MARGIN, mpc.error_price
+
+    def charged(policy: Policy) -> float:
+        driven = simulate(world, policy, keys)
+        return float(driven.cost.mean() + price * max(0.0, floor - driven.correct.mean()))
+
+    statics = [CommitOnce(policy) for policy in static_policies(world.topology)]
+    kept = [p for p in statics if simulate(world, p, keys).correct.mean() >= floor]
+    assert charged(best) <= min(map(charged, (mpc, planner, *kept))) + 1e-12
 
 
 def agreement(world: World, policy: Policy, teacher: Policy) -> float:

@@ -1,0 +1,200 @@
+"""A policy that grows careful while its accuracy credit is below zero.
+
+The device counts the calibrated confidence of its answers: the *accuracy credit* is their mean over
+the drive less the floor, and an element of the observation. A trained policy hardly heeds it, as
+nothing in training made accuracy fall for a whole drive. `at_credit` adds a price on disagreement
+with the main exit (`agents.careful`) that rises as the credit falls. One more unit in each hidden
+layer carries it, so the result is an ordinary policy file: any device runs it, as fast as before.
+
+The control needs no labels, and knows no more than the confidences. If they are wrong, under
+conditions that the network was not trained for, so is the credit; that is for the device's monitor
+(`testbed.deploy.loss_monitor`) to see.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.careful import PRICES, disagreement, output_disagreement
+from agents.export_policy import reference_profile_of
+from agents.floor_kept import keeps
+from agents.rollout import simulate
+from cnn.common.errors import BundleError
+from offload_env.episode import Keys
+from offload_env.sources import load_traces
+from offload_env.world import World, build_world
+from testbed.policy.network_policy import policy_from_bundle
+from testbed.policy.observation_fields import schema_of
+from testbed.policy.policies import Policy
+from testbed.policy.policy_file import PolicyBundle
+from testbed.traces.trace import Trace
+
+Floats = NDArray[np.float64]
+
+HALF_AT: Final = -0.005
+"""Credit at which half of the price is charged: hardly any at 0, nearly all at twice this."""
+_STEEP: Final = 2.0
+"""Weight from a unit to that of the next layer: tanh would flatten the step from layer to layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """A policy on some drives: mean cost of a frame, and accuracy less the floor."""
+
+    cost: float
+    over_floor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Controlled:
+    """A control that pays, on training drives.
+
+    Attributes:
+        price: on disagreement, at most.
+        bundle: of the policy with the control; a certificate of the one without it is left out.
+        home, home_before: with and without it, where the policy was trained.
+        away, away_before: the same with all round trips doubled.
+    """
+
+    price: float
+    bundle: PolicyBundle
+    home: Figures
+    home_before: Figures
+    away: Figures
+    away_before: Figures
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values by name, but for the policy."""
+        parts = ("home", "home_before", "away", "away_before")
+        return {"price": self.price, **{name: asdict(getattr(self, name)) for name in parts}}
+
+
+def controlled(bundle: PolicyBundle, train: World, keys: Keys, most: float) -> Controlled | None:
+    """The highest of `PRICES` that pays; None if none does.
+
+    It may cost a share of `most` more where the policy was trained. It loses no accuracy there, and
+    gains some where all round trips are doubled. (Where frames queue a more accurate answer is also
+    a later one, and the frames that are skipped behind it cost more accuracy than it brings.)
+
+    Args:
+        bundle: of a trained policy.
+        train: world that it was trained in.
+        keys: uint64 (B,), of training drives.
+        most: share of the cost.
+
+    Raises:
+        BundleError: if it has no two hidden layers, or does not fit the world.
+    """
+    bundle.check_fit(train.table.bundle_hash, train.topology)
+    disagree, away = disagreement(train), doubled_round_trips(train)
+    worlds = (train, away)
+    home_before, away_before = (figures(policy_from_bundle(bundle), w, keys) for w in worlds)
+    for price in PRICES[:-1]:
+        found = at_credit(bundle, price, disagree)
+        home, there = (figures(policy_from_bundle(found), w, keys) for w in worlds)
+        if (
+            home.cost <= (1.0 + most) * home_before.cost
+            and keeps(home.over_floor, home_before.over_floor)
+            and there.over_floor > away_before.over_floor
+        ):
+            found = _promised_anew(found, train, keys)
+            return Controlled(price, found, home, home_before, there, away_before)
+    return None
+
+
+def at_credit(bundle: PolicyBundle, price: float, disagree: Floats) -> PolicyBundle:
+    """The policy with a price on disagreement while its accuracy credit is low.
+
+    Args:
+        bundle: trained policy of two hidden layers or more, of either space.
+        price: at most, as in `agents.careful.PRICES`.
+        disagree: float64 (A,), of `agents.careful.disagreement`.
+
+    Raises:
+        BundleError: if it has fewer hidden layers, for example none.
+    """
+    n_layers = bundle.manifest.get("layers", 0)
+    if n_layers < 3:
+        raise BundleError(
+            f"policy {bundle.manifest.get('name')!r} of {n_layers} layers",
+            expected="two hidden layers, as `sliproad agent train` makes them",
+            hint="give a trained policy",
+        )
+    arrays = dict(bundle.arrays)
+    schema = schema_of(bundle.topology)
+    credit = next(f for f in schema.fields if f.name == "accuracy_credit")
+    half_at, whole_at = (schema.scale_one(credit.index, x) for x in (HALF_AT, 2 * HALF_AT))
+    reads = np.zeros(arrays["weight0"].shape[1])
+    chain: Sequence[tuple[float, float]]
+    if bundle.manifest["activation"] == "tanh":
+        reads[credit.index] = 1.0 / (half_at - whole_at)
+        bias, chain = -half_at * reads[credit.index], [(_STEEP, 0.0)] * (n_layers - 2)
+        high = 1.0
+        for weight, _ in chain:
+            high = math.tanh(weight * high)
+        low = -high
+    else:  # relu: 0 from a credit of 0 up and 1 where the price is whole; then the other way round
+        reads[credit.index] = 1.0 / (whole_at - schema.scale_one(credit.index, 0.0))
+        bias = -schema.scale_one(credit.index, 0.0) * reads[credit.index]
+        chain, high, low = [(-1.0, 1.0), *[(1.0, 0.0)] * (n_layers - 3)], 1.0, 0.0
+    _add_unit(arrays, 0, reads, bias)
+    for layer, (weight, offset) in enumerate(chain, 1):
+        _add_unit(arrays, layer, weight * _last(arrays[f"weight{layer}"].shape[1] + 1), offset)
+    charged = price / (high - low) * output_disagreement(bundle, disagree)
+    last = n_layers - 1
+    arrays[f"weight{last}"] = _float32(np.hstack([arrays[f"weight{last}"], charged[:, None]]))
+    arrays[f"bias{last}"] = _float32(arrays[f"bias{last}"] - high * charged)
+    return replace(bundle, arrays=arrays)
+
+
+def _add_unit(
+    arrays: dict[str, NDArray[np.float32]], layer: int, reads: Floats, bias: float
+) -> None:
+    """One unit more in a hidden layer, which the units of the next one do not read."""
+    weights = arrays[f"weight{layer}"]
+    unread = np.zeros((len(weights), len(reads) - weights.shape[1]))
+    arrays[f"weight{layer}"] = _float32(np.vstack([np.hstack([weights, unread]), reads]))
+    arrays[f"bias{layer}"] = _float32(np.append(arrays[f"bias{layer}"], bias))
+
+
+def _last(n: int) -> Floats:
+    """A row that reads the last of n units alone."""
+    row = np.zeros(n)
+    row[-1] = 1.0
+    return row
+
+
+def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    return values.astype(np.float32)
+
+
+def doubled_round_trips(world: World) -> World:
+    """The training world with all round trips doubled."""
+    traces = [doubled(trace) for trace in load_traces(world.scenario, "train")]
+    return build_world(world.scenario, "train", traces=traces)
+
+
+def doubled(trace: Trace) -> Trace:
+    """The same link with twice the round trip."""
+    return replace(trace, rtt_ms=2 * trace.rtt_ms)
+
+
+def figures(policy: Policy, world: World, keys: Keys) -> Figures:
+    """A policy on the drives `keys` of a world."""
+    driven = simulate(world, policy, keys)
+    over = float(driven.correct.mean()) - world.accuracy_floor
+    return Figures(float(driven.cost.mean()), over)
+
+
+def _promised_anew(bundle: PolicyBundle, train: World, keys: Keys) -> PolicyBundle:
+    """The reference profile of the policy as it is now, and no certificate of what it was."""
+    profile = reference_profile_of(train, policy_from_bundle(bundle), keys)
+    metrics = {**bundle.manifest["metrics"], "promise": profile.to_json()}
+    rest = {k: v for k, v in bundle.manifest.items() if k != "certificate"}
+    return replace(bundle, manifest={**rest, "metrics": metrics})
