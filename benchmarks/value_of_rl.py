@@ -1,25 +1,27 @@
 """What learning adds: agents of several seeds against every method that does not look ahead by
 learning.
 
-    python benchmarks/value_of_rl.py [--spec benchmarks/value_of_rl.toml]
+    python benchmarks/value_of_rl.py [SCENARIO ...] [--spec benchmarks/value_of_rl.toml ...]
         [--study runs/value-of-rl] [--drives 128] [--seed 0] [--json]
 
-The agents are trainings of the study file `--spec` (`value_of_rl_bursts.toml` is another): the
-first setting of its grid looks at one frame alone (discount 0), the last one ahead. Trainings that
-`--study` does not hold yet are made first, by ``sliproad agent tune`` (extra ``ray``; hours). Of
-each setting the run that is cheapest on training drives among those that keep the floor there is
-judged: the *agent*, and one of the *others*. The others besides are all tuned baselines: static
-pairs, rules, the bandit, `planner` (one frame ahead) and `mpc` (certainty-equivalent control of the
-frames that follow).
+The agents are trainings of the study files `--spec`, all ``value_of_rl*.toml`` here if left out.
+The first setting of a grid looks at one frame alone (discount 0), the last one ahead. Trainings
+that the study's folder, ``STUDY/NAME OF THE FILE``, does not hold yet are made first, by ``sliproad
+agent tune`` (extra ``ray``; hours, and only for files with a scenario that is asked for). Of each
+setting the run that is cheapest on training drives among those that keep the floor there is judged:
+the *agent*, and one of the *others*. The others besides are all tuned baselines: static pairs,
+rules, the bandit, `planner` (one frame ahead) and `mpc` (certainty-equivalent control of the frames
+that follow).
 
 Prints ``{"scenarios": {name: {"agent_cost", "best_other", "best_other_cost", "gain", "gain_ci_low",
-"ratio_to_bound", "accuracy", "floor", "keeps_floor", "seeds", "others"}}, "wins"}`` on test drives.
-`best_other` is the cheapest of the others that keep the floor there (the most accurate if none
-does), `gain` the share of its cost that the agent saves, `gain_ci_low` the lower end of the 95 %
-interval over drives, paired. `seeds` are the costs of all runs of the agent's setting on the test
-drives, with their interquartile mean. `wins` counts scenarios in which the agent keeps the floor
-and saves 5 % at least with an interval above 0. Replayed: answers measured, times from the fitted
-cost models, link generated, powers published.
+"by_track", "ratio_to_bound", "accuracy", "floor", "keeps_floor", "seeds", "others"}}, "wins"}`` on
+test drives. `best_other` is the cheapest of the others that keep the floor there (the most accurate
+if none does), `gain` the share of its cost that the agent saves, `gain_ci_low` the lower end of the
+95 % interval over drives, paired. `by_track` has the same end where whole tracks are drawn instead,
+and the share of these draws in which the agent's accuracy is below the floor. `seeds` are the costs
+of all runs of the agent's setting on the test drives, with their interquartile mean. `wins` counts
+scenarios in which the agent keeps the floor and saves 5 % at least with an interval above 0.
+Replayed: answers measured, times from the fitted cost models, link generated, powers published.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ import numpy as np
 from agents.baselines.tuning import tuned_baselines
 from agents.contenders import contender
 from agents.evaluation import interval, resamples
-from agents.floor_kept import keeps, rank
+from agents.floor_kept import floor_kept, keeps, rank, tracks_driven
 from agents.rollout import Rollout, simulate
 from agents.run_files import POLICY, STUDY_SPEC
 from agents.seed_statistics import interquartile_mean
@@ -49,7 +51,7 @@ from offload_env.bound.proof import lower_bound
 from offload_env.episode import episode_keys
 from offload_env.world import World, build_world
 
-SPEC: Final = Path(__file__).with_name("value_of_rl.toml")
+SPECS: Final = sorted(Path(__file__).parent.glob("value_of_rl*.toml"))
 LEAST_GAIN: Final = 0.05
 
 
@@ -104,6 +106,7 @@ def figures(name: str, trials: Sequence[Trial], out: Path, drives: int, seed: in
         "best_other_cost": float(theirs.mean()),
         "gain": 1.0 - float(cost.mean() / theirs.mean()),
         "gain_ci_low": float(np.percentile(saved, 2.5)),
+        "by_track": by_track(world, agent, driven[other], seed),
         "ratio_to_bound": float(cost.mean() / lower_bound(world, keys, floor=floor).cost),
         "accuracy": float(agent.correct.mean()),
         "accuracy_ci": asdict(interval(agent.correct.mean(1, dtype=np.float64), weights)),
@@ -114,6 +117,18 @@ def figures(name: str, trials: Sequence[Trial], out: Path, drives: int, seed: in
             n: {"cost": float(r.cost.mean()), "accuracy": float(r.correct.mean())}
             for n, r in driven.items()
         },
+    }
+
+
+def by_track(world: World, agent: Rollout, other: Rollout, seed: int) -> dict[str, float]:
+    """Lower end of the gain, and share of draws below the floor, over resamples of whole tracks."""
+    _, track = np.unique(world.table.track[agent.row], return_inverse=True)
+    weights = resamples(tracks_driven(world, agent.row), seed)
+    cost, theirs = (weights @ np.bincount(track.ravel(), r.cost.ravel()) for r in (agent, other))
+    kept = floor_kept(world, agent.row, agent.correct, weights)
+    return {
+        "gain_ci_low": float(np.percentile(1.0 - cost / theirs, 2.5)),
+        "below_floor": kept.tracks_below,
     }
 
 
@@ -138,20 +153,27 @@ def best_of(driven: Mapping[str, Rollout], floor: float) -> str:
 def main() -> None:
     """Train what is missing, judge, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("scenarios", nargs="*", help="all of the study if left out")
-    parser.add_argument("--spec", type=Path, default=SPEC, help="Study file of the trainings.")
-    parser.add_argument("--study", type=Path, default=Path("runs/value-of-rl"), help="Its folder.")
+    parser.add_argument("scenarios", nargs="*", help="all of the studies if left out")
+    parser.add_argument("--spec", type=Path, nargs="+", default=SPECS, help="Study files.")
+    parser.add_argument("--study", type=Path, default=Path("runs/value-of-rl"), help="Folder.")
     parser.add_argument("--drives", type=int, default=128, help="Test drives.")
     parser.add_argument("--seed", type=int, default=0, help="First seed, and seed of the drives.")
     parser.add_argument("--json", action="store_true", help="Print JSON alone.")
     given = parser.parse_args()
-    trials = trained(given.spec, given.study, given.seed)
     found = {}
-    for name in given.scenarios or dict.fromkeys(trial.scenario for trial in trials):
-        of = [trial for trial in trials if trial.scenario == name]
-        found[name] = figures(name, of, given.study, given.drives, given.seed)
-        if not given.json:
-            print(row(name, found[name]), file=sys.stderr, flush=True)
+    for spec in given.spec:
+        names = [
+            n for n in read_study(spec).scenarios if n in given.scenarios or not given.scenarios
+        ]
+        if not names:
+            continue
+        out = given.study / spec.stem
+        trials = trained(spec, out, given.seed)
+        for name in names:
+            of = [trial for trial in trials if trial.scenario == name]
+            found[name] = figures(name, of, out, given.drives, given.seed)
+            if not given.json:
+                print(row(name, found[name]), file=sys.stderr, flush=True)
     wins = sum(
         r["keeps_floor"] and r["gain"] >= LEAST_GAIN and r["gain_ci_low"] > 0
         for r in found.values()

@@ -13,14 +13,14 @@ from offload_env.episode import episode_keys
 from offload_env.scenario import second_generation
 from offload_env.world import build_world
 
-NONE = "motorway-camera"
-"""No training cost less than the best static pair there."""
-LATE = {"bursty-camera": 0.01, "surge-camera": 0.004, "gusty-camera": 0.004}
+EVEN = "motorway-camera"
+"""No training cost less than the best static pair there; the shipped policy costs as much."""
+LATE = {"bursty-camera": 0.01, "surge-camera": 0.004, "gusty-camera": 0.004, "gusty-lte": 0.004}
 """A whole answer comes too late there; by how much every static pair misses the floor, at least."""
 
 
 @pytest.mark.slow(10)
-@pytest.mark.parametrize("name", [name for name in second_generation() if name != NONE])
+@pytest.mark.parametrize("name", second_generation())
 def test_a_staged_policy_is_shipped_and_worth_having(name: str) -> None:
     """Cheaper than the best static pair in hindsight, at about the floor, and never stuck.
 
@@ -38,7 +38,7 @@ def test_a_staged_policy_is_shipped_and_worth_having(name: str) -> None:
         assert static.accuracy < world.accuracy_floor - LATE[name]
         assert driven.correct.mean() > static.accuracy + 0.01
     else:
-        assert driven.cost.mean() < 0.98 * static.cost
+        assert driven.cost.mean() < (1.0 + 1e-9 if name == EVEN else 0.98) * static.cost
     # Errors come by sign, and there are few: no more than a coarse check.
     assert driven.correct.mean() > world.accuracy_floor - 0.03
     assert np.mean(driven.status == 2) < 0.02
