@@ -10,7 +10,7 @@ import typer
 from agents.run_files import named
 from agents.scenario_commands import JudgedScenario
 from cnn.common.console import JsonFlag, SeedOption, emit_json
-from cnn.common.errors import ConfigError, require
+from cnn.common.errors import ConfigError
 from cnn.common.outputs import check_file
 from testbed.common.output_kinds import POLICY
 
@@ -70,29 +70,13 @@ def certify(
     if out is not None:
         check_file(named(out), POLICY)
     from agents.certify import certify_policy
-    from agents.contenders import (
-        contender,
-        scenario_to_judge,
-        shipped_path,
-        warn_of_other_task,
-    )
+    from agents.contenders import policy_to_judge, warn_of_other_task
     from agents.export_policy import write
     from cnn.frame_table import FrameTable
     from offload_env.world import build_world, load_table
 
-    paths = [] if policy is None else [policy]
-    loaded = [contender(path, None) for path in paths]
-    chosen = scenario_to_judge(scenario, paths, loaded)
-    if not loaded:
-        path = shipped_path(chosen.name, staged=True)
-        require(
-            path.is_file(),
-            f"scenario {chosen.name}, for which no policy is shipped",
-            "a policy to certify",
-            "give the policy file or the run's folder with --policy",
-        )
-        loaded = [contender(path, None, shipped=True)]
-    bundle, path = loaded[0].bundle, loaded[0].origin.path
+    loaded, chosen = policy_to_judge(policy, scenario)
+    bundle, path = loaded.bundle, loaded.origin.path
     warn_of_other_task(path, bundle, build_world(chosen))
     found = certify_policy(
         bundle,

@@ -17,7 +17,7 @@ from agents.report import write_report
 from agents.run_files import EVALUATION, POLICY, kept_scenario
 from agents.terminal import comparison, energy_table, floor_table, steps_progress
 from cnn.common.console import stderr_console, warn
-from cnn.common.errors import BundleError, ConfigError, DataError
+from cnn.common.errors import BundleError, ConfigError, DataError, require
 from cnn.common.outputs import check_folder
 from cnn.common.plug_ins import PlugIn, plug_in, plug_in_names
 from cnn.frame_table import FrameTable
@@ -230,6 +230,30 @@ def scenario_to_judge(named: str, paths: list[Path], loaded: list[Contender]) ->
         expected="a run's folder, or a scenario",
         hint="give the scenario's file with --scenario",
     )
+
+
+def policy_to_judge(policy: Path | None, scenario: str) -> tuple[Contender, Scenario]:
+    """A policy and its scenario; the scenario's shipped staged policy if none is given.
+
+    Args:
+        policy: file or run's folder.
+        scenario: name or file; empty takes the one that the policy was trained for.
+
+    Raises:
+        ConfigError: no policy is given, and none is shipped.
+    """
+    if policy is not None:
+        loaded = contender(policy, None)
+        return loaded, scenario_to_judge(scenario, [policy], [loaded])
+    chosen = scenario_to_judge(scenario, [], [])
+    path = shipped_path(chosen.name, staged=True)
+    require(
+        path.is_file(),
+        f"scenario {chosen.name}, for which no policy is shipped",
+        "a policy",
+        "give the policy file or the run's folder with --policy",
+    )
+    return contender(path, None, shipped=True), chosen
 
 
 def affordable(scenario: Scenario, episodes: int) -> None:

@@ -21,9 +21,12 @@ DRIVES = 64
 
 
 def control(
-    policy: Annotated[Path, typer.Argument(help="Policy file or run's folder.")],
     out: Annotated[Path, typer.Option(help="Policy file to write, .policy, with the control.")],
     scenario: JudgedScenario = "",
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Policy file or run's folder; the shipped staged policy if left out."),
+    ] = None,
     most: Annotated[
         float, typer.Option(help="How much more it may cost at home, as a share of the cost.")
     ] = 0.005,
@@ -38,15 +41,15 @@ def control(
     """
     check_file(named(out), POLICY)
     in_range("--most", most, 0.0, 1.0)
-    from agents.contenders import contender, scenario_to_judge
+    from agents.contenders import policy_to_judge, warn_of_other_task
     from agents.credit_control import controlled
     from agents.export_policy import write
     from offload_env.episode import episode_keys
     from offload_env.world import build_world
 
-    loaded = contender(policy, None)
-    chosen = scenario_to_judge(scenario, [policy], [loaded])
+    loaded, chosen = policy_to_judge(policy, scenario)
     train = build_world(chosen, "train")
+    warn_of_other_task(loaded.origin.path, loaded.bundle, train)
     found = controlled(loaded.bundle, train, episode_keys(seed, DRIVES), most)
     if found is None:
         raise ConfigError(

@@ -111,15 +111,15 @@ def test_a_static_policy_is_refused(train: World) -> None:
 
 def test_the_command_writes_a_policy_or_says_why_not(tmp_path: Path) -> None:
     source, out = str(shipped_path("urban-5g")), tmp_path / "careful.policy"
-    given = ["control", source, "--out", str(out), "--json"]
+    given = ["control", "--policy", source, "--out", str(out), "--json"]
     said = CliRunner().invoke(agent_app, given, catch_exceptions=False).stdout
     result = json.loads(said.splitlines()[-1])
     assert result["written"] == str(out)
     assert result["away"]["over_floor"] > result["away_before"]["over_floor"]
     assert PolicyBundle.load(out).space.name == "frame"
     # Where frames queue, careful answers are late ones.
-    queueing, nothing = str(shipped_path("city-slow", staged=True)), tmp_path / "nothing.policy"
-    given = ["control", queueing, "--out", str(nothing)]
+    nothing = tmp_path / "nothing.policy"
+    given = ["control", "--scenario", "city-slow", "--out", str(nothing)]
     with pytest.raises(ConfigError, match=r"no control pays.*give a larger --most"):
         CliRunner().invoke(agent_app, given, catch_exceptions=False)
     assert not nothing.exists()
