@@ -42,6 +42,7 @@ FILES = {
     "new scenario": ["agent", "new-scenario"],
     "agent export": ["agent", "export", "--run", "none", "--out"],
     "certify": ["agent", "certify", "--policy", "none", "--out"],
+    "control": ["agent", "control", "--policy", "none", "--out"],
 }
 """Command lines that end with the option of a file, or with a command whose argument is one."""
 
