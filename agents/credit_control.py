@@ -103,8 +103,8 @@ def controlled(bundle: PolicyBundle, train: World, keys: Keys, most: float) -> C
             and keeps(home.over_floor, home_before.over_floor)
             and there.over_floor > away_before.over_floor
         ):
-            found = _promised_anew(found, train, keys)
-            return Controlled(price, found, home, home_before, there, away_before)
+            result = Controlled(price, found, home, home_before, there, away_before)
+            return replace(result, bundle=_told(result, train, keys))
     return None
 
 
@@ -192,9 +192,11 @@ def figures(policy: Policy, world: World, keys: Keys) -> Figures:
     return Figures(float(driven.cost.mean()), over)
 
 
-def _promised_anew(bundle: PolicyBundle, train: World, keys: Keys) -> PolicyBundle:
-    """The reference profile of the policy as it is now, and no certificate of what it was."""
+def _told(found: Controlled, train: World, keys: Keys) -> PolicyBundle:
+    """The policy with its own reference profile and figures, and no certificate of what it was."""
+    bundle = found.bundle
     profile = reference_profile_of(train, policy_from_bundle(bundle), keys)
     metrics = {**bundle.manifest["metrics"], "promise": profile.to_json()}
     rest = {k: v for k, v in bundle.manifest.items() if k != "certificate"}
-    return replace(bundle, manifest={**rest, "metrics": metrics})
+    told = {"metrics": metrics, "control": found.as_json()}
+    return replace(bundle, manifest={**rest, **told})

@@ -65,7 +65,8 @@ class PolicyBundle:
             is promised, the ``floor`` that it makes, on how many ``signs`` of which ``frames``,
             the ``price`` on disagreement in the weights, the device's ``monitor``
             (`testbed.deploy.loss_monitor.MonitorTerms`), and the same promise of ``critical``
-            classes where the scenario has any.
+            classes where the scenario has any. ``control`` if `sliproad agent control` wrote it:
+            the price, and figures on training drives with and without it.
         arrays: float32 arrays by name (``weight0``, ``bias0``, ...).
     """
 

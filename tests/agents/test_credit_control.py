@@ -99,6 +99,7 @@ def test_where_round_trips_double_it_wins_accuracy_back(train: World) -> None:
     assert found.home.cost <= 1.01 * found.home_before.cost
     assert found.home == figures(policy_from_bundle(found.bundle), train, keys)
     assert "certificate" not in found.bundle.manifest
+    assert found.bundle.manifest["control"] == found.as_json()
     promised = found.bundle.manifest["metrics"]["promise"]
     assert promised != before.manifest["metrics"]["promise"]
 
