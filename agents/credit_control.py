@@ -89,8 +89,14 @@ def controlled(bundle: PolicyBundle, train: World, keys: Keys, most: float) -> C
         most: share of the cost.
 
     Raises:
-        BundleError: if it has no two hidden layers, or does not fit the world.
+        BundleError: if it has no two hidden layers or a control already, or does not fit the world.
     """
+    if "control" in bundle.manifest:
+        raise BundleError(
+            f"policy {bundle.manifest['name']!r} with a control",
+            expected="a policy without one",
+            hint="give the policy that it was made of",
+        )
     bundle.check_fit(train.table.bundle_hash, train.topology)
     disagree, away = disagreement(train), doubled_round_trips(train)
     worlds = (train, away)

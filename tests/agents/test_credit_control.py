@@ -102,6 +102,8 @@ def test_where_round_trips_double_it_wins_accuracy_back(train: World) -> None:
     assert found.bundle.manifest["control"] == found.as_json()
     promised = found.bundle.manifest["metrics"]["promise"]
     assert promised != before.manifest["metrics"]["promise"]
+    with pytest.raises(BundleError, match="with a control"):
+        controlled(found.bundle, train, keys, 0.01)
 
 
 def test_a_static_policy_is_refused(train: World) -> None:
