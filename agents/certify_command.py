@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agents.run_files import named
-from agents.scenario_commands import JudgedScenario
+from agents.scenario_commands import JudgedPolicy, JudgedScenario
 from cnn.common.console import JsonFlag, SeedOption, emit_json
 from cnn.common.errors import ConfigError
 from cnn.common.outputs import check_file
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 def certify(
     scenario: JudgedScenario = "",
-    policy: Annotated[
-        Path | None,
-        typer.Option(help="Policy file or run's folder; the shipped staged policy if left out."),
-    ] = None,
+    policy: JudgedPolicy = None,
     level: Annotated[
         float, typer.Option(help="Probability at which the promise is kept, between 0 and 1.")
     ] = 0.95,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from agents.run_files import named
-from agents.scenario_commands import JudgedScenario
+from agents.scenario_commands import JudgedPolicy, JudgedScenario
 from cnn.common.console import JsonFlag, SeedOption, emit_json
 from cnn.common.errors import ConfigError, in_range
 from cnn.common.outputs import check_file
@@ -17,19 +17,18 @@ from testbed.common.output_kinds import POLICY
 if TYPE_CHECKING:
     from agents.credit_control import Figures
 
-DRIVES = 64
+DRIVES: Final = 64
+"""Training drives on which a control is chosen."""
+MOST: Final = 0.005
 
 
 def control(
     out: Annotated[Path, typer.Option(help="Policy file to write, .policy, with the control.")],
     scenario: JudgedScenario = "",
-    policy: Annotated[
-        Path | None,
-        typer.Option(help="Policy file or run's folder; the shipped staged policy if left out."),
-    ] = None,
+    policy: JudgedPolicy = None,
     most: Annotated[
         float, typer.Option(help="How much more it may cost at home, as a share of the cost.")
-    ] = 0.005,
+    ] = MOST,
     seed: SeedOption = 0,
     json: JsonFlag = False,
 ) -> None:

@@ -14,26 +14,26 @@ conditions that the network was not trained for, so is the credit; that is for t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.baselines.prediction import reader
+from agents.baselines.tuning import measure
 from agents.careful import PRICES, disagreement, output_disagreement
 from agents.export_policy import reference_profile_of
 from agents.floor_kept import keeps
-from agents.rollout import simulate
 from cnn.common.errors import BundleError
 from offload_env.episode import Keys
+from offload_env.scenario import Scenario, Split
 from offload_env.sources import load_traces
 from offload_env.world import World, build_world
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.observation_fields import schema_of
 from testbed.policy.policies import Policy
 from testbed.policy.policy_file import PolicyBundle
-from testbed.traces.trace import Trace
 
 Floats = NDArray[np.float64]
 
@@ -98,7 +98,7 @@ def controlled(bundle: PolicyBundle, train: World, keys: Keys, most: float) -> C
             hint="give the policy that it was made of",
         )
     bundle.check_fit(train.table.bundle_hash, train.topology)
-    disagree, away = disagreement(train), doubled_round_trips(train)
+    disagree, away = disagreement(train), doubled_round_trips(train.scenario, "train")
     worlds = (train, away)
     home_before, away_before = (figures(policy_from_bundle(bundle), w, keys) for w in worlds)
     for price in PRICES[:-1]:
@@ -133,25 +133,24 @@ def at_credit(bundle: PolicyBundle, price: float, disagree: Floats) -> PolicyBun
             hint="give a trained policy",
         )
     arrays = dict(bundle.arrays)
-    schema = schema_of(bundle.topology)
-    credit = next(f for f in schema.fields if f.name == "accuracy_credit")
-    half_at, whole_at = (schema.scale_one(credit.index, x) for x in (HALF_AT, 2 * HALF_AT))
-    reads = np.zeros(arrays["weight0"].shape[1])
-    chain: Sequence[tuple[float, float]]
+    credit = reader(bundle.topology).at["accuracy_credit"]
+    from_at, half_at, whole_at = (
+        schema_of(bundle.topology).scale_one(credit, x) for x in (0.0, HALF_AT, 2 * HALF_AT)
+    )
+    units: list[tuple[float, float]]  # weight and bias of each, the first of which reads the credit
     if bundle.manifest["activation"] == "tanh":
-        reads[credit.index] = 1.0 / (half_at - whole_at)
-        bias, chain = -half_at * reads[credit.index], [(_STEEP, 0.0)] * (n_layers - 2)
+        steep = 1.0 / (half_at - whole_at)
+        units = [(steep, -half_at * steep), *[(_STEEP, 0.0)] * (n_layers - 2)]
         high = 1.0
-        for weight, _ in chain:
+        for weight, _ in units[1:]:
             high = math.tanh(weight * high)
         low = -high
     else:  # relu: 0 from a credit of 0 up and 1 where the price is whole; then the other way round
-        reads[credit.index] = 1.0 / (whole_at - schema.scale_one(credit.index, 0.0))
-        bias = -schema.scale_one(credit.index, 0.0) * reads[credit.index]
-        chain, high, low = [(-1.0, 1.0), *[(1.0, 0.0)] * (n_layers - 3)], 1.0, 0.0
-    _add_unit(arrays, 0, reads, bias)
-    for layer, (weight, offset) in enumerate(chain, 1):
-        _add_unit(arrays, layer, weight * _last(arrays[f"weight{layer}"].shape[1] + 1), offset)
+        steep = 1.0 / (whole_at - from_at)
+        units = [(steep, -from_at * steep), (-1.0, 1.0), *[(1.0, 0.0)] * (n_layers - 3)]
+        high, low = 1.0, 0.0
+    for layer, (weight, bias) in enumerate(units):
+        _add_unit(arrays, layer, -1 if layer else credit, weight, bias)
     charged = price / (high - low) * output_disagreement(bundle, disagree)
     last = n_layers - 1
     arrays[f"weight{last}"] = _float32(np.hstack([arrays[f"weight{last}"], charged[:, None]]))
@@ -160,42 +159,32 @@ def at_credit(bundle: PolicyBundle, price: float, disagree: Floats) -> PolicyBun
 
 
 def _add_unit(
-    arrays: dict[str, NDArray[np.float32]], layer: int, reads: Floats, bias: float
+    arrays: dict[str, NDArray[np.float32]], layer: int, at: int, weight: float, bias: float
 ) -> None:
-    """One unit more in a hidden layer, which the units of the next one do not read."""
+    """One unit more in a hidden layer, which reads input `at` alone."""
     weights = arrays[f"weight{layer}"]
-    unread = np.zeros((len(weights), len(reads) - weights.shape[1]))
-    arrays[f"weight{layer}"] = _float32(np.vstack([np.hstack([weights, unread]), reads]))
+    if layer:  # the units that were here do not read the one added before
+        weights = np.pad(weights, ((0, 0), (0, 1)))
+    reads = np.zeros(weights.shape[1])
+    reads[at] = weight
+    arrays[f"weight{layer}"] = _float32(np.vstack([weights, reads]))
     arrays[f"bias{layer}"] = _float32(np.append(arrays[f"bias{layer}"], bias))
-
-
-def _last(n: int) -> Floats:
-    """A row that reads the last of n units alone."""
-    row = np.zeros(n)
-    row[-1] = 1.0
-    return row
 
 
 def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
     return values.astype(np.float32)
 
 
-def doubled_round_trips(world: World) -> World:
-    """The training world with all round trips doubled."""
-    traces = [doubled(trace) for trace in load_traces(world.scenario, "train")]
-    return build_world(world.scenario, "train", traces=traces)
-
-
-def doubled(trace: Trace) -> Trace:
-    """The same link with twice the round trip."""
-    return replace(trace, rtt_ms=2 * trace.rtt_ms)
+def doubled_round_trips(scenario: Scenario, split: Split) -> World:
+    """A scenario's world with all round trips doubled."""
+    traces = [replace(t, rtt_ms=2 * t.rtt_ms) for t in load_traces(scenario, split)]
+    return build_world(scenario, split, traces=traces)
 
 
 def figures(policy: Policy, world: World, keys: Keys) -> Figures:
     """A policy on the drives `keys` of a world."""
-    driven = simulate(world, policy, keys)
-    over = float(driven.correct.mean()) - world.accuracy_floor
-    return Figures(float(driven.cost.mean()), over)
+    found = measure(world, policy, keys)
+    return Figures(found.cost, found.accuracy - world.accuracy_floor)
 
 
 def _told(found: Controlled, train: World, keys: Keys) -> PolicyBundle:

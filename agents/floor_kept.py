@@ -76,9 +76,9 @@ def floor_kept(
     main = world.correct[rows, world.topology.main].astype(np.float64)
     over = correct - required(world, main)
     drives = over.mean(1)
-    _, track = np.unique(world.table.track[rows], return_inverse=True)
-    by_track = np.bincount(track.ravel(), over.ravel())
-    resampled = (weights @ by_track) / (weights @ np.bincount(track.ravel()))
+    track = track_places(world, rows)
+    by_track = np.bincount(track, over.ravel())
+    resampled = (weights @ by_track) / (weights @ np.bincount(track))
     worst = int(drives.argmin())
     accuracy, loss = _by_class(world.table.label[rows], correct, main)
     worst_class = max(loss, key=lambda label: loss[label], default=None)
@@ -91,6 +91,13 @@ def floor_kept(
         worst_class_loss=0.0 if worst_class is None else loss[worst_class],
         classes=accuracy,
     )
+
+
+def track_places(world: World, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Place of each frame's track among the tracks driven past, int64 (frames,), for all `rows`."""
+    _, track = np.unique(world.table.track[rows], return_inverse=True)
+    places: NDArray[np.int64] = track.ravel()
+    return places
 
 
 def tracks_driven(world: World, rows: NDArray[np.int64]) -> int:

@@ -23,6 +23,11 @@ JudgedScenario = Annotated[
     ),
 ]
 """Option of the commands that judge a policy (`agents.contenders.scenario_to_judge`)."""
+JudgedPolicy = Annotated[
+    Path | None,
+    typer.Option(help="Policy file or run's folder; the shipped staged policy if left out."),
+]
+"""Option of the commands that judge one policy (`agents.contenders.policy_to_judge`)."""
 
 
 def scenarios(

@@ -29,36 +29,31 @@ from typing import Any, Final
 
 from agents.baselines.tuning import tuned_planner
 from agents.contenders import Contender, shipped_contenders
-from agents.credit_control import controlled, doubled
+from agents.control_command import DRIVES, MOST
+from agents.credit_control import controlled, doubled_round_trips, figures
 from agents.evaluation import STAGED
-from agents.rollout import simulate
 from agents.train_config import MARGIN
-from offload_env.episode import episode_keys
+from offload_env.episode import Keys, episode_keys
 from offload_env.scenario import Scenario, load_scenario, scenario_names
-from offload_env.sources import load_traces, measured_traces
+from offload_env.sources import measured_traces
 from offload_env.world import World, build_world
 from testbed.policy.network_policy import policy_from_bundle
 from testbed.policy.policies import Policy
-from testbed.traces.trace import Trace
 
 TUNED_ON: Final = 24
-CONTROLLED_ON: Final = 64
-"""Training drives of planner and control."""
-AT_MOST: Final = 0.005
-"""As `sliproad agent control` by default."""
+"""Training drives of the planner."""
 Worlds = Callable[[Scenario], tuple[World, World]]
 """The training and the test world of a changed scenario."""
 
 
-def worlds(
-    scenario: Scenario, traces: Callable[[Trace], Trace] = lambda t: t
-) -> tuple[World, World]:
-    """Training and test world, every trace changed."""
-    train, test = (
-        build_world(scenario, split, traces=[traces(t) for t in load_traces(scenario, split)])
-        for split in ("train", "test")
-    )
-    return train, test
+def worlds(scenario: Scenario) -> tuple[World, World]:
+    """Training and test world."""
+    return build_world(scenario, "train"), build_world(scenario, "test")
+
+
+def far(scenario: Scenario) -> tuple[World, World]:
+    """The same with all round trips doubled."""
+    return doubled_round_trips(scenario, "train"), doubled_round_trips(scenario, "test")
 
 
 def slower(scenario: Scenario, factor: float) -> Scenario:
@@ -80,18 +75,11 @@ def paced(scenario: Scenario, factor: float) -> Scenario:
 HOME: Final = "at home"
 DAYS: Final = "measured days"
 CHANGES: Final[Mapping[str, Worlds]] = {
-    "round trips x 2": lambda scenario: worlds(scenario, doubled),
+    "round trips x 2": far,
     "device x 1.5": lambda scenario: worlds(slower(scenario, 1.5)),
     "period x 1.25": lambda scenario: worlds(paced(scenario, 1.25)),
     "period x 0.8": lambda scenario: worlds(paced(scenario, 0.8)),
 }
-
-
-def driven(world: World, policy: Policy, drives: int, seed: int) -> tuple[float, float]:
-    """Cost, and points of accuracy above the world's floor."""
-    rollout = simulate(world, policy, episode_keys(seed, drives))
-    over = float(rollout.correct.mean()) - world.accuracy_floor
-    return float(rollout.cost.mean()), 100 * over
 
 
 def matrix(homes: Mapping[str, tuple[World, Contender]], drives: int, seed: int) -> Any:
@@ -101,8 +89,9 @@ def matrix(homes: Mapping[str, tuple[World, Contender]], drives: int, seed: int)
         found[row] = {}
         for column, (world, _) in homes.items():
             if world.table.bundle_hash == home.table.bundle_hash:
-                cost, over = driven(world, own.policy, drives, seed)
-                found[row][column] = {"cost": cost, "over_floor": over}
+                own_there = figures(own.policy, world, episode_keys(seed, drives))
+                over = 100 * own_there.over_floor
+                found[row][column] = {"cost": own_there.cost, "over_floor": over}
         print(f"matrix: {row}", file=sys.stderr, flush=True)
     for cells in found.values():
         for column, cell in cells.items():
@@ -118,35 +107,44 @@ def changes(homes: Mapping[str, tuple[World, Contender]], drives: int, seed: int
         return tuned_planner(train, episode_keys(seed, TUNED_ON), floor)
 
     found: dict[str, dict[str, dict[str, float]]] = {}
+    keys = episode_keys(seed, drives)
     for row, (home, own) in homes.items():
         train = build_world(home.scenario, "train")
         policies = {row: own.policy}
-        control = controlled(own.bundle, train, episode_keys(seed, CONTROLLED_ON), AT_MOST)
+        control = controlled(own.bundle, train, episode_keys(seed, DRIVES), MOST)
         if control is not None:
             policies[f"{row}, control"] = policy_from_bundle(control.bundle)
-
-        def beside(change: str, planner: Policy, test: World, rows: Mapping[str, Policy]) -> None:
-            theirs, planner_over = driven(test, planner, drives, seed)
-            for name, policy in rows.items():
-                cost, over = driven(test, policy, drives, seed)
-                found.setdefault(name, {})[change] = {
-                    "cost": cost,
-                    "ratio": cost / theirs,
-                    "over_floor": over,
-                    "planner_cost": theirs,
-                    "planner_over_floor": planner_over,
-                }
-
         planner = planner_of(train)
-        beside(HOME, planner, home, policies)
+        cells = {HOME: beside(planner, policies, home, keys)}
         if os.environ.get("SLIPROAD_DATA"):
             days = measured_traces(home.scenario, "test").traces
-            beside(DAYS, planner, build_world(home.scenario, "test", traces=days), policies)
+            away = build_world(home.scenario, "test", traces=days)
+            cells[DAYS] = beside(planner, policies, away, keys)
         for change, of in CHANGES.items():
             changed, test = of(home.scenario)
-            beside(change, planner_of(changed), test, policies)
+            cells[change] = beside(planner_of(changed), policies, test, keys)
+        for name in policies:
+            found[name] = {change: rows[name] for change, rows in cells.items()}
         print(f"changes: {row}", file=sys.stderr, flush=True)
     return found
+
+
+def beside(
+    planner: Policy, policies: Mapping[str, Policy], test: World, keys: Keys
+) -> dict[str, dict[str, float]]:
+    """A cell for each policy: what it costs, and what the planner does."""
+    cells = {}
+    theirs = figures(planner, test, keys)
+    for name, policy in policies.items():
+        found = figures(policy, test, keys)
+        cells[name] = {
+            "cost": found.cost,
+            "ratio": found.cost / theirs.cost,
+            "over_floor": 100 * found.over_floor,
+            "planner_cost": theirs.cost,
+            "planner_over_floor": 100 * theirs.over_floor,
+        }
+    return cells
 
 
 def table(rows: Mapping[str, Mapping[str, Mapping[str, float]]], columns: Sequence[str]) -> str:

@@ -41,7 +41,7 @@ import numpy as np
 from agents.baselines.tuning import tuned_baselines
 from agents.contenders import contender
 from agents.evaluation import interval, resamples
-from agents.floor_kept import floor_kept, keeps, rank, tracks_driven
+from agents.floor_kept import floor_kept, keeps, rank, track_places, tracks_driven
 from agents.rollout import Rollout, simulate
 from agents.run_files import POLICY, STUDY_SPEC
 from agents.seed_statistics import interquartile_mean
@@ -122,9 +122,9 @@ def figures(name: str, trials: Sequence[Trial], out: Path, drives: int, seed: in
 
 def by_track(world: World, agent: Rollout, other: Rollout, seed: int) -> dict[str, float]:
     """Lower end of the gain, and share of draws below the floor, over resamples of whole tracks."""
-    _, track = np.unique(world.table.track[agent.row], return_inverse=True)
+    track = track_places(world, agent.row)
     weights = resamples(tracks_driven(world, agent.row), seed)
-    cost, theirs = (weights @ np.bincount(track.ravel(), r.cost.ravel()) for r in (agent, other))
+    cost, theirs = (weights @ np.bincount(track, r.cost.ravel()) for r in (agent, other))
     kept = floor_kept(world, agent.row, agent.correct, weights)
     return {
         "gain_ci_low": float(np.percentile(1.0 - cost / theirs, 2.5)),
@@ -160,11 +160,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="First seed, and seed of the drives.")
     parser.add_argument("--json", action="store_true", help="Print JSON alone.")
     given = parser.parse_args()
+    of_spec = {spec: read_study(spec).scenarios for spec in given.spec}
+    known = [name for names in of_spec.values() for name in names]
+    if unknown := set(given.scenarios) - set(known):
+        parser.error(f"scenario {', '.join(sorted(unknown))}; expected some of {', '.join(known)}")
     found = {}
-    for spec in given.spec:
-        names = [
-            n for n in read_study(spec).scenarios if n in given.scenarios or not given.scenarios
-        ]
+    for spec, everyone in of_spec.items():
+        names = [name for name in everyone if name in given.scenarios or not given.scenarios]
         if not names:
             continue
         out = given.study / spec.stem

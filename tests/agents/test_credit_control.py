@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from agents.careful import disagreement
 from agents.cli import agent_app
 from agents.contenders import shipped_path
-from agents.credit_control import at_credit, controlled, doubled, figures
+from agents.credit_control import at_credit, controlled, figures
 from agents.rollout import simulate
 from cnn.common.errors import BundleError, ConfigError
 from cnn.topology import SHIPPED
@@ -88,7 +88,7 @@ def test_where_round_trips_double_it_wins_accuracy_back(train: World) -> None:
     found = controlled(replace(before, manifest=with_certificate), train, keys, 0.01)
     assert found is not None
     # The traces by hand, on other drives of other signs.
-    traces = [doubled(trace) for trace in load_traces(train.scenario, "test")]
+    traces = [replace(t, rtt_ms=2 * t.rtt_ms) for t in load_traces(train.scenario, "test")]
     far = build_world("urban-5g", "test", traces=traces)
     lost, left = (
         float(simulate(far, policy_from_bundle(b), keys).correct.mean()) - far.accuracy_floor
