@@ -257,11 +257,21 @@ def test_expired_requests_are_not_computed(start: Start) -> None:
             with pytest.raises(ExchangeFailed) as caught:
                 client.infer(payload(4), 5, 4, timeout_ms=100)
             assert caught.value.reason == "timeout"
-        server.process.send_signal(signal.SIGCONT)
+        assert connections_to(server.port)
+    # A call ends here before gRPC has written its cancellation: closed, all are at the server.
+    wait_until(lambda: not connections_to(server.port))
+    server.process.send_signal(signal.SIGCONT)
+    with MecClient(server.target, BUNDLE.hash) as client:
         client.connect(30)
         assert server.frames_computed() == before
         client.infer(payload(4), 5, 4, timeout_ms=20_000)
         assert server.frames_computed() == before + 1
+
+
+def connections_to(port: int) -> list[Any]:
+    """This process's open TCP connections to a port."""
+    mine = psutil.Process().net_connections("tcp")
+    return [connection for connection in mine if connection.raddr[1:] == (port,)]
 
 
 HOARDER = """
