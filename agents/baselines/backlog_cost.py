@@ -1,8 +1,8 @@
-"""What a device that is still busy costs the frames that follow: certainty-equivalent control.
+"""What a device that is still busy costs the frames that follow: model-predictive control.
 
 Where the camera is faster than the device, a frame that takes longer than a period delays the ones
-behind it. `BacklogCost` plays the next frames in the fitted model, as if the link stayed as the
-device estimates it now: every pair takes its predicted time and costs its predicted cost and its
+behind it. `BacklogCost` plays the next frames in the fitted model, as if the link stayed as is
+expected of it now: every pair takes its predicted time and costs its predicted cost and its
 mean errors. The least cost of so many frames follows by dynamic programming over the backlog, the
 time that a frame waits for the device::
 

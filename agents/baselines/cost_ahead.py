@@ -9,6 +9,9 @@ otherwise in two ways:
 * Where the fitted line falls or is level, the observation shows a rate at the end of its range and
   an intercept that is too high for it (`testbed.policy.estimators.fit_link`). The mean of recent
   transfers, of whatever size, is nearer then, if it is less.
+
+With a `UsualExchange` the prediction is an expectation: the older the last transfer, the more of it
+is what an exchange usually takes, time-outs among it. Without one the last estimates hold for ever.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from numpy.typing import NDArray
 
 from agents.baselines.backlog_cost import BacklogCost
 from agents.baselines.prediction import HOLD_OFF_S, Floats
+from agents.baselines.usual_exchange import UsualExchange
 from offload_env.world import World
 from testbed.policy.decision_points import START, decision_points
 from testbed.policy.estimators import FORGET_TAU_S
@@ -56,19 +60,39 @@ class Seen(NamedTuple):
     stage_agrees_track: Any
 
 
+class Exchange(NamedTuple):
+    """What is expected of an exchange: of every pair, (A,) or (B, A); 0 for local ones.
+
+    Attributes:
+        waiting_ms: for the answer, until the time-out at most.
+        fallback_ms: computing on the device after a time-out.
+        missed: probability that the frame misses its deadline.
+    """
+
+    waiting_ms: Floats
+    fallback_ms: Floats
+    missed: Floats
+
+
 class CostAhead:
     """See the module's text; A is the number of the network's actions.
 
     Args:
         world: its cost model and prices are used, never its traces or labels' future.
         backlog: adds what each ending costs the next frames; None looks at this frame alone.
+        usual: what an exchange takes when nothing is known; None believes the last estimates.
 
     Attributes:
         beside: float64 (E - 1,), cost of evaluating each early exit beside the blocks before it.
     """
 
-    def __init__(self, world: World, backlog: BacklogCost | None = None) -> None:
-        self._backlog = backlog
+    def __init__(
+        self,
+        world: World,
+        backlog: BacklogCost | None = None,
+        usual: UsualExchange | None = None,
+    ) -> None:
+        self._backlog, self._usual = backlog, usual
         topology, cost, timing = world.topology, world.cost, world.scenario.timing
         self._points = points = decision_points(topology)
         staged = {field.name: field for field in schema_of(topology).staged_fields}
@@ -97,6 +121,10 @@ class CostAhead:
             np.maximum(world.device_ms - self._reached_ms(world, p), 0.0)
             for p in range(points.n_points)
         ]
+        if usual is not None:
+            waiting, fallback = self._lasts(usual.exchange_ms)
+            self._usual_ends = waiting + fallback
+            self._usual_waiting, self._usual_fallback = waiting.mean(0), fallback.mean(0)
         early = list(topology.exits[:-1])
         beside_ms = world.device_ms[list(topology.local[:-1])] - world.standing_ms[early]
         self.beside: Floats = self._per_busy_ms * np.maximum(beside_ms, 0.0)
@@ -131,16 +159,15 @@ class CostAhead:
         """
         begins = point == START
         spent = 0.0 * seen.queue_ms if begins else seen.stage_spent_ms
-        exchange = self._exchange_ms(seen)
-        waiting = np.minimum(exchange, self._timeout_ms) * self._sends
-        fallback = (exchange > self._timeout_ms) * self._fallback_ms
-        busy = self._ahead_ms[point] + spent + fallback
+        forgotten = self._forgotten(seen)
+        standing = self._ahead_ms[point] + spent
+        waiting, fallback, missed = self._exchange(seen, standing, forgotten)
+        busy = standing + fallback
         delay = busy + waiting + seen.queue_ms
         queued = self._delay_price * seen.queue_ms
-        age = seen.transfer_age_s
-        bonus = freshness_bonus * (age / (age + FORGET_TAU_S))
+        bonus = freshness_bonus * forgotten
         pairs = self._per_busy_ms * busy + self._per_wait_ms * waiting + self._sending
-        pairs += queued + self._miss * (delay > self._deadline_ms) - bonus * self._sends
+        pairs += queued + self._miss * missed - bonus * self._sends
         now = self._per_busy_ms * spent + queued
         now = now + self._miss * (spent + seen.queue_ms > self._deadline_ms)
         if self._per_tail_ms:
@@ -171,6 +198,41 @@ class CostAhead:
         later = backlog.read(value, delay - self._period_ms)
         at_once = backlog.read(value, free - self._period_ms)
         return later, at_once[0] if value.ndim == 1 else at_once
+
+    def _forgotten(self, seen: Seen) -> Any:
+        """What is forgotten of the last transfer by now, from 0 to 1: a float, or (B, 1)."""
+        age_s = seen.transfer_age_s
+        if self._usual is None:
+            return age_s / (age_s + FORGET_TAU_S)
+        return 1.0 - np.exp(-age_s / self._usual.memory_s)
+
+    def _exchange(self, seen: Seen, standing: Floats, forgotten: Any) -> Exchange:
+        """What is expected of every pair's exchange.
+
+        Args:
+            seen: one observation, or B.
+            standing: time of the frame's work on the device, without a fallback, (A,) or (B, A).
+            forgotten: from `_forgotten`.
+        """
+        exchange = self._exchange_ms(seen)
+        waiting, fallback = self._lasts(exchange)
+        missed: Floats = standing + fallback + waiting + seen.queue_ms > self._deadline_ms
+        if self._usual is None:
+            return Exchange(waiting, fallback, missed)
+        ends = (standing + seen.queue_ms)[..., None, :] + self._usual_ends
+        often = (ends > self._deadline_ms).mean(-2)
+        # That the link counts as dead is news.
+        share = np.where(np.isinf(exchange), 0.0, forgotten)
+        return Exchange(
+            waiting + share * (self._usual_waiting - waiting),
+            fallback + share * (self._usual_fallback - fallback),
+            missed + share * (often - missed),
+        )
+
+    def _lasts(self, exchange: Floats) -> tuple[Floats, Floats]:
+        """Wait for the answer and computing after a time-out, of exchanges of every pair."""
+        waiting = np.minimum(exchange, self._timeout_ms) * self._sends
+        return waiting, (exchange > self._timeout_ms) * self._fallback_ms
 
     def _exchange_ms(self, seen: Seen) -> Floats:
         """Predicted exchange of every pair, as if all sent; infinite while the link counts as dead.

@@ -22,6 +22,7 @@ from agents.baselines.answer_odds import STATES, AnswerOdds
 from agents.baselines.backlog_cost import BacklogCost
 from agents.baselines.cost_ahead import CostAhead, Seen
 from agents.baselines.prediction import Floats
+from agents.baselines.usual_exchange import UsualExchange
 from offload_env.world import World
 from testbed.policy.decision_points import START, decision_points
 
@@ -36,6 +37,7 @@ class PlannerPolicy:
         odds: shared tables of P(correct), measured on training frames.
         horizon: frames after this one that are played in the model (`BacklogCost`): above 0 this
             is model-predictive control.
+        usual: lets knowledge of the link fade to what is usual; None believes the last estimates.
     """
 
     memoryless: Final = True
@@ -47,6 +49,7 @@ class PlannerPolicy:
         freshness_bonus: float,
         odds: AnswerOdds,
         horizon: int = 0,
+        usual: UsualExchange | None = None,
     ) -> None:
         topology = world.topology
         self.name = "mpc" if horizon else "planner"
@@ -54,7 +57,7 @@ class PlannerPolicy:
         self.space = at.staged
         self.error_price, self.freshness_bonus = error_price, freshness_bonus
         backlog = BacklogCost(world, error_price, horizon) if horizon else None
-        self._odds, self._ahead = odds, CostAhead(world, backlog)
+        self._odds, self._ahead = odds, CostAhead(world, backlog, usual)
         self._places: list[int] = topology.exit_place.tolist()
         self._own, self._local = topology.local, np.array(topology.local)
         self._n_early = topology.n_exits - 1

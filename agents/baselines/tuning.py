@@ -26,6 +26,7 @@ from agents.baselines.rules import (
     full_local,
     static_policies,
 )
+from agents.baselines.usual_exchange import UsualExchange
 from agents.floor_kept import rank
 from agents.rollout import simulate, summary
 from agents.train_config import MARGIN
@@ -55,8 +56,11 @@ FRESHNESS_BONUSES: Final = (0.0, 0.4, 0.8, 1.6)
 """In the cost of full local processing, which is 1."""
 HORIZON: Final = 8
 """Frames that the `mpc` plays."""
-LOOKAHEAD_BONUSES: Final = (0.0, 1.6, 6.4)
-"""The `mpc`'s: where a lost exchange delays the frames behind it, more must speak for a try."""
+LOOKAHEAD_BONUSES: Final = (0.0, 0.4, 0.8)
+LOOKAHEAD_PRICES: Final = tuple(float(p) for p in np.geomspace(0.4, 12.8, 11))
+"""The `mpc`'s, in that of the tuned planner: accuracy costs time, and it sees what time costs. The
+steps are small, as a price too high costs accuracy again: sure answers come late, frames are
+skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,44 +190,53 @@ def _tuned_linucb(
 
 def tuned_planner(world: World, keys: NDArray[np.uint64], floor: float) -> PlannerPolicy:
     """The planner that keeps a floor on training drives."""
-    return _tuned(world, keys, floor, 0, FRESHNESS_BONUSES, ERROR_PRICES)
+    odds = AnswerOdds(world)
+
+    def planner(price: float, bonus: float) -> PlannerPolicy:
+        return PlannerPolicy(world, price, bonus, odds)
+
+    return _tuned(world, keys, floor, planner, FRESHNESS_BONUSES, ERROR_PRICES)
 
 
 def tuned_mpc(
     world: World, keys: NDArray[np.uint64], floor: float, planner: PlannerPolicy
 ) -> PlannerPolicy:
-    """The `mpc` that keeps a floor on training drives.
+    """The `mpc` that keeps a floor on training drives; its prices are near the tuned planner's."""
+    odds, usual = AnswerOdds(world), UsualExchange(world)
+    prices = [share * planner.error_price for share in LOOKAHEAD_PRICES]
 
-    Its errors cost more than the tuned planner's: accuracy costs time, and it sees what time costs.
-    """
-    prices = [price for price in ERROR_PRICES if price >= 0.5 * planner.error_price]
-    return _tuned(world, keys, floor, HORIZON, LOOKAHEAD_BONUSES, prices)
+    def mpc(price: float, bonus: float) -> PlannerPolicy:
+        return PlannerPolicy(world, price, bonus, odds, HORIZON, usual)
+
+    return _tuned(world, keys, floor, mpc, LOOKAHEAD_BONUSES, prices)
 
 
 def _tuned(
     world: World,
     keys: NDArray[np.uint64],
     floor: float,
-    horizon: int,
+    policy_at: Callable[[float, float], PlannerPolicy],
     bonuses: Sequence[float],
     prices: Sequence[float],
 ) -> PlannerPolicy:
     """For every bonus the least price of errors that keeps the floor: dearer ones only cost more.
 
     The first of `prices` (ascending) that keeps it, then halvings of the step that leads there.
+
+    Args:
+        policy_at: the policy with a price of errors and a bonus.
     """
-    odds, everyone = AnswerOdds(world), list[Candidate]()
+    everyone = list[Candidate]()
 
     def keeps(price: float, bonus: float) -> bool:
-        policy = PlannerPolicy(world, price, bonus, odds, horizon)
-        everyone.append(measure(world, policy, keys))
+        everyone.append(measure(world, policy_at(price, bonus), keys))
         return everyone[-1].accuracy >= floor
 
     for bonus in bonuses:
-        enough = next((price for price in prices if keeps(price, bonus)), None)
-        if enough in (None, ERROR_PRICES[0]):
+        place = next((i for i, price in enumerate(prices) if keeps(price, bonus)), 0)
+        if not place:
             continue
-        too_low = ERROR_PRICES[ERROR_PRICES.index(enough) - 1]
+        too_low, enough = prices[place - 1], prices[place]
         for _ in range(HALVINGS):
             middle = float(np.sqrt(too_low * enough))
             if keeps(middle, bonus):

@@ -11,6 +11,7 @@ import pytest
 from agents.baselines.answer_odds import AnswerOdds
 from agents.baselines.backlog_cost import BacklogCost
 from agents.baselines.planner import PlannerPolicy
+from agents.baselines.usual_exchange import UsualExchange
 from agents.rollout import simulate
 from offload_env.batch_simulator import BatchSimulator
 from offload_env.episode import episode_keys
@@ -98,7 +99,7 @@ def test_looking_ahead_shortens_the_queue_and_saves_cost() -> None:
 
 def test_one_decision_and_many_agree(world: World) -> None:
     keys, space = episode_keys(6, 8), decision_points(world.topology).staged
-    policy = PlannerPolicy(world, 2.0, 1.6, AnswerOdds(world), 4)
+    policy = PlannerPolicy(world, 2.0, 1.6, AnswerOdds(world), 4, UsualExchange(world))
     simulator = BatchSimulator(world, len(keys))
     simulator.reset(keys)
     for _ in range(60):
