@@ -10,8 +10,8 @@ that the study's folder, ``STUDY/NAME OF THE FILE``, does not hold yet are made 
 agent tune`` (extra ``ray``; hours, and only for files with a scenario that is asked for). Of each
 setting the run that is cheapest on training drives among those that keep the floor there is judged:
 the *agent*, and one of the *others*. The others besides are all tuned baselines: static pairs,
-rules, the bandit, `planner` (one frame ahead) and `mpc` (model-predictive control of the frames that
-follow).
+rules, the bandit, `planner` (one frame ahead) and `mpc` (model-predictive control of the frames
+that follow).
 
 Prints ``{"scenarios": {name: {"agent_cost", "best_other", "best_other_cost", "gain", "gain_ci_low",
 "by_track", "ratio_to_bound", "accuracy", "floor", "keeps_floor", "seeds", "others"}}, "wins"}`` on
