@@ -10,8 +10,9 @@ otherwise in two ways:
   an intercept that is too high for it (`testbed.policy.estimators.fit_link`). The mean of recent
   transfers, of whatever size, is nearer then, if it is less.
 
-With a `UsualExchange` the prediction is an expectation: the older the last transfer, the more of it
-is what an exchange usually takes, time-outs among it. Without one the last estimates hold for ever.
+With a `UsualExchange` the prediction is an expectation: the older what was seen of link and server,
+the more of it is what they usually take, time-outs among it. Without one the last estimates hold
+for ever.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from agents.baselines.backlog_cost import BacklogCost
 from agents.baselines.prediction import HOLD_OFF_S, Floats
 from agents.baselines.usual_exchange import UsualExchange
+from offload_env.heat import slowed_mw
 from offload_env.world import World
 from testbed.policy.decision_points import START, decision_points
 from testbed.policy.estimators import FORGET_TAU_S
@@ -31,7 +33,7 @@ from testbed.policy.observation_fields import MAX_RATE_MBPS, schema_of
 
 _LOG: Final = (
     *("uplink_mbps", "rtt_ms", "transfer_mean_ms", "transfer_age_s", "failure_age_s"),
-    *("server_wait_ms", "tail_left_ms", "stage_spent_ms"),
+    *("server_wait_ms", "server_age_s", "tail_left_ms", "stage_spent_ms", "full_local_ms"),
 )
 _LINEAR: Final = (
     *("failures", "queue_ms", "last_confidence", "last_exit"),
@@ -50,8 +52,10 @@ class Seen(NamedTuple):
     transfer_age_s: Any
     failure_age_s: Any
     server_wait_ms: Any
+    server_age_s: Any
     tail_left_ms: Any
     stage_spent_ms: Any
+    full_local_ms: Any
     failures: Any
     queue_ms: Any
     last_confidence: Any
@@ -67,11 +71,14 @@ class Exchange(NamedTuple):
         waiting_ms: for the answer, until the time-out at most.
         fallback_ms: computing on the device after a time-out.
         missed: probability that the frame misses its deadline.
+        forgotten: how much of what was seen of link and server is forgotten by now, from 0 to 1: a
+            float, or (B, 1).
     """
 
-    waiting_ms: Floats
-    fallback_ms: Floats
-    missed: Floats
+    waiting_ms: Any
+    fallback_ms: Any
+    missed: Any
+    forgotten: Any
 
 
 class CostAhead:
@@ -122,9 +129,9 @@ class CostAhead:
             for p in range(points.n_points)
         ]
         if usual is not None:
-            waiting, fallback = self._lasts(usual.exchange_ms)
-            self._usual_ends = waiting + fallback
-            self._usual_waiting, self._usual_fallback = waiting.mean(0), fallback.mean(0)
+            self._usual_served = usual.wait_ms[:, None] + self._server_ms
+        self._heats, self._full_local_ms = world.scenario.heat.is_on, world.delay_ref_ms
+        self._idle_mw, self._busy_mw, self._energy_price = cost.idle_mw, cost.busy_mw, mj
         early = list(topology.exits[:-1])
         beside_ms = world.device_ms[list(topology.local[:-1])] - world.standing_ms[early]
         self.beside: Floats = self._per_busy_ms * np.maximum(beside_ms, 0.0)
@@ -150,8 +157,7 @@ class CostAhead:
         Args:
             seen: one observation, or B.
             point: of all of them.
-            freshness_bonus: subtracted from sending, in proportion to what is forgotten of the last
-                transfer by now.
+            freshness_bonus: subtracted from sending, in proportion to what is forgotten by now.
 
         Returns:
             (pairs, now): the cost of every pair from here, (A,) or (B, A), and that of answering
@@ -159,99 +165,120 @@ class CostAhead:
         """
         begins = point == START
         spent = 0.0 * seen.queue_ms if begins else seen.stage_spent_ms
-        forgotten = self._forgotten(seen)
-        standing = self._ahead_ms[point] + spent
-        waiting, fallback, missed = self._exchange(seen, standing, forgotten)
+        slowed, per_busy_ms = self._slowed(seen)
+        standing = self._ahead_ms[point] * slowed + spent
+        waiting, fallback, missed, forgotten = self._exchange(seen, standing, slowed)
         busy = standing + fallback
         delay = busy + waiting + seen.queue_ms
         queued = self._delay_price * seen.queue_ms
         bonus = freshness_bonus * forgotten
-        pairs = self._per_busy_ms * busy + self._per_wait_ms * waiting + self._sending
+        pairs = per_busy_ms * busy + self._per_wait_ms * waiting + self._sending
         pairs += queued + self._miss * missed - bonus * self._sends
-        now = self._per_busy_ms * spent + queued
+        now = per_busy_ms * spent + queued
         now = now + self._miss * (spent + seen.queue_ms > self._deadline_ms)
         if self._per_tail_ms:
             tail, at_rest = self._tails_ms(seen, busy, fallback, waiting, spent)
             pairs += self._per_tail_ms * tail
             now = now + self._per_tail_ms * at_rest
         if self._backlog is not None:
-            times = self._ahead_ms[START] + fallback, waiting
+            work = self._ahead_ms[START] * slowed + fallback
             free = np.reshape(spent + seen.queue_ms, (*delay.shape[:-1], 1))
-            later, at_once = self._next_frames(self._backlog, *times, delay, free)
+            cost = per_busy_ms * work + self._per_wait_ms * waiting + self._sending
+            later, at_once = self._next_frames(self._backlog, work + waiting, cost, delay, free)
             pairs += later
             now = now + at_once
         return pairs, now
 
+    def _slowed(self, seen: Seen) -> tuple[Any, Any]:
+        """Factor on the device's times while it is hot, and the cost of a busy millisecond.
+
+        The observation's time of full local processing says how hot it is.
+        """
+        if not self._heats:
+            return 1.0, self._per_busy_ms
+        slowed = seen.full_local_ms / self._full_local_ms
+        busy_mw = slowed_mw(1.0 / slowed, self._busy_mw, self._idle_mw)
+        return slowed, self._delay_price + self._energy_price * busy_mw / 1e3
+
     def _next_frames(
-        self, backlog: BacklogCost, busy: Floats, waiting: Floats, delay: Floats, free: Floats
+        self, backlog: BacklogCost, time_ms: Floats, cost: Floats, delay: Floats, free: Floats
     ) -> tuple[Floats, Any]:
         """What the next frames cost after every pair, and after answering now.
 
         Args:
             backlog: plays them.
-            busy, waiting: of a whole frame by every pair, (A,) or (B, A).
+            time_ms, cost: of a whole frame by every pair, (A,) or (B, A).
             delay: of this frame by every pair, likewise.
             free: delay of this frame if it is answered now, (1,) or (B, 1).
         """
-        cost = self._per_busy_ms * busy + self._per_wait_ms * waiting + self._sending
-        value = backlog.to_go(busy + waiting, cost)
+        value = backlog.to_go(time_ms, cost)
         later = backlog.read(value, delay - self._period_ms)
         at_once = backlog.read(value, free - self._period_ms)
         return later, at_once[0] if value.ndim == 1 else at_once
 
-    def _forgotten(self, seen: Seen) -> Any:
-        """What is forgotten of the last transfer by now, from 0 to 1: a float, or (B, 1)."""
-        age_s = seen.transfer_age_s
-        if self._usual is None:
-            return age_s / (age_s + FORGET_TAU_S)
-        return 1.0 - np.exp(-age_s / self._usual.memory_s)
-
-    def _exchange(self, seen: Seen, standing: Floats, forgotten: Any) -> Exchange:
+    def _exchange(self, seen: Seen, standing: Floats, slowed: Any) -> Exchange:
         """What is expected of every pair's exchange.
 
         Args:
             seen: one observation, or B.
             standing: time of the frame's work on the device, without a fallback, (A,) or (B, A).
-            forgotten: from `_forgotten`.
+            slowed: factor on the device's times, a float or (B, 1).
         """
-        exchange = self._exchange_ms(seen)
-        waiting, fallback = self._lasts(exchange)
-        missed: Floats = standing + fallback + waiting + seen.queue_ms > self._deadline_ms
-        if self._usual is None:
-            return Exchange(waiting, fallback, missed)
-        ends = (standing + seen.queue_ms)[..., None, :] + self._usual_ends
-        often = (ends > self._deadline_ms).mean(-2)
-        # That the link counts as dead is news.
-        share = np.where(np.isinf(exchange), 0.0, forgotten)
-        return Exchange(
-            waiting + share * (self._usual_waiting - waiting),
-            fallback + share * (self._usual_fallback - fallback),
-            missed + share * (often - missed),
+        usual, link, wait = self._usual, self._link_ms(seen), self._wait_ms(seen)
+        known = link + wait + self._server_ms
+        if usual is None:
+            waiting, late = self._lasts(known)
+            fallback = late * self._fallback_ms * slowed
+            missed = standing + fallback + waiting + seen.queue_ms > self._deadline_ms
+            age_s = seen.transfer_age_s
+            return Exchange(waiting, fallback, missed, age_s / (age_s + FORGET_TAU_S))
+        news = np.exp(-seen.transfer_age_s / usual.link_memory_s)
+        load = np.exp(-seen.server_age_s / usual.wait_memory_s)
+        dead = np.isinf(wait)  # which is news of both
+        news, load = np.where(dead, 1.0, news), np.where(dead, 1.0, load)
+        served = wait + self._server_ms
+        cases = (
+            (news * load, known[..., None, :]),
+            (news * (1.0 - load), link[..., None, :] + self._usual_served),
+            ((1.0 - news) * load, usual.link_ms + served[..., None, :]),
+            ((1.0 - news) * (1.0 - load), usual.exchange_ms),
         )
+        fallback_ms = self._fallback_ms * slowed
+        free = (standing + seen.queue_ms)[..., None, :]
+        waits, fallbacks, missed = np.zeros((3, *standing.shape))
+        for share, exchange in cases:
+            waiting, late = self._lasts(exchange)
+            ends = free + waiting + late * fallback_ms[..., None, :]
+            waits += share * waiting.mean(-2)
+            fallbacks += share * (late.mean(-2) * fallback_ms)
+            missed += share * (ends > self._deadline_ms).mean(-2)
+        return Exchange(waits, fallbacks, missed, 1.0 - news * load)
 
-    def _lasts(self, exchange: Floats) -> tuple[Floats, Floats]:
-        """Wait for the answer and computing after a time-out, of exchanges of every pair."""
-        waiting = np.minimum(exchange, self._timeout_ms) * self._sends
-        return waiting, (exchange > self._timeout_ms) * self._fallback_ms
+    def _lasts(self, exchange: Floats) -> tuple[Floats, Any]:
+        """Wait for the answer of every pair, and whether none comes in time."""
+        return np.minimum(exchange, self._timeout_ms) * self._sends, exchange > self._timeout_ms
 
-    def _exchange_ms(self, seen: Seen) -> Floats:
-        """Predicted exchange of every pair, as if all sent; infinite while the link counts as dead.
-
-        The link counts as dead for `HOLD_OFF_S` after an exchange that failed.
-        """
+    def _link_ms(self, seen: Seen) -> Floats:
+        """Sending and round trip of every pair by the last estimates, as if all sent."""
         level: Any
-        wait: Any
         if isinstance(seen.rtt_ms, float):
             level = seen.transfer_mean_ms if seen.uplink_mbps > _CLIPPED_MBPS else np.inf
-            dead = seen.failures > 0.5 and seen.failure_age_s < HOLD_OFF_S
-            wait = np.inf if dead else seen.server_wait_ms
         else:
             level = np.where(seen.uplink_mbps > _CLIPPED_MBPS, seen.transfer_mean_ms, np.inf)
-            is_dead = (seen.failures > 0.5) & (seen.failure_age_s < HOLD_OFF_S)
-            wait = np.where(is_dead, np.inf, seen.server_wait_ms)
         line = self._ms_at_1_mbps / seen.uplink_mbps + seen.rtt_ms
-        exchange: Floats = np.minimum(line, level) + wait + self._server_ms
-        return exchange
+        sending: Floats = np.minimum(line, level)
+        return sending
+
+    def _wait_ms(self, seen: Seen) -> Any:
+        """Wait at the server by its last report, a float or (B, 1).
+
+        Infinite for `HOLD_OFF_S` after an exchange that failed: the link counts as dead.
+        """
+        if isinstance(seen.rtt_ms, float):
+            dead = seen.failures > 0.5 and seen.failure_age_s < HOLD_OFF_S
+            return np.inf if dead else seen.server_wait_ms
+        is_dead = (seen.failures > 0.5) & (seen.failure_age_s < HOLD_OFF_S)
+        return np.where(is_dead, np.inf, seen.server_wait_ms)
 
     def _tails_ms(
         self, seen: Seen, busy: Floats, fallback: Floats, waiting: Floats, spent: Any

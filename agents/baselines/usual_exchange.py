@@ -1,13 +1,14 @@
 """What an exchange usually takes, and for how long one that was seen tells of the next.
 
 A device that has not sent for a while knows little of link and server, and before its first
-exchange nothing. `UsualExchange` is what it can expect then, from training drives alone. The model
-is a renewal: an exchange seen ``age`` ago still holds with probability ``exp(-age / memory_s)``;
-otherwise link and server are as at any other moment of the training drives.
+exchange nothing. `UsualExchange` is what it can expect then, from training drives alone. Link and
+server's load are two renewals: what was seen of one ``age`` ago still holds with probability
+``exp(-age / memory)``; otherwise it is as at any other moment of the training drives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -17,9 +18,9 @@ from offload_env.server_load import CELL_MS
 from offload_env.world import World
 
 _LAG_S: Final = 1.0
-"""At which the memory is fitted: a device that stopped sending must decide at about that age when
-to try again."""
-_SHORTEST_S, _LONGEST_S = 0.1, 10.0
+"""At which a memory is fitted: a device that stopped sending must decide at about that age when to
+try again."""
+_SHORTEST_S, _LONGEST_S = 0.1, 60.0
 _MOMENTS: Final = 4096
 _QUANTILES: Final = 32
 _LEAST_MBPS: Final = 1e-3
@@ -27,30 +28,40 @@ _LEAST_MBPS: Final = 1e-3
 
 
 class UsualExchange:
-    """See the module's text; A actions.
+    """See the module's text; K = `_QUANTILES` equally likely values each, A actions.
 
     Args:
         world: training world: its traces, its server's load, its time-out.
 
     Attributes:
-        exchange_ms: float64 (`_QUANTILES`, A), equally likely durations of every pair, as if all
-            sent, ascending: capacity and round trip of one moment, with the server's load of
-            another, as the two do not depend on each other.
-        memory_s: time constant, from 0.1 to 10 s: that of the exponential which the autocorrelation
-            of the exchange, cut at the time-out, meets after a second.
+        link_ms: float64 (K, A), sending and round trip of every pair, as if all sent, ascending.
+        wait_ms: float64 (K,), at the server, ascending.
+        exchange_ms: float64 (K, A), both and the server's computing, ascending: capacity and round
+            trip of one moment with the load of another, as they do not depend on each other.
+        link_memory_s, wait_memory_s: time constants, from 0.1 to 60 s: of the exponentials which
+            the autocorrelations of either, cut at the time-out, meet after a second.
     """
 
     def __init__(self, world: World) -> None:
-        rate = np.maximum(np.concatenate([t.uplink_mbps for t in world.traces]), _LEAST_MBPS)
-        away_ms = np.concatenate([t.rtt_ms for t in world.traces]) + world.cost.net_ms
+        traces, timeout_ms = world.traces, world.scenario.timing.timeout_ms
+        rate = np.maximum(np.concatenate([t.uplink_mbps for t in traces]), _LEAST_MBPS)
+        away_ms = np.concatenate([t.rtt_ms for t in traces]) + world.cost.net_ms
+        ms_at_1_mbps = 8.0 * world.sent_bytes.mean(0) / 1e3
+        sending_ms = np.outer(1.0 / _spread(rate, _MOMENTS), ms_at_1_mbps)
+        link_ms = sending_ms + _spread(away_ms, _MOMENTS)[:, None]
         work_ms = _spread(world.server_work_ms, _MOMENTS)
         np.random.default_rng(0).shuffle(work_ms)
-        ms_at_1_mbps = 8.0 * world.sent_bytes.mean(0) / 1e3
-        sending = np.outer(1.0 / _spread(rate, _MOMENTS), ms_at_1_mbps)
-        fixed = _spread(away_ms, _MOMENTS) + work_ms
-        every = np.sort(sending + fixed[:, None] + world.server_ms, axis=0)
-        self.exchange_ms: Floats = _spread(every, _QUANTILES)
-        self.memory_s = _memory_s(world, float(np.median(ms_at_1_mbps[~world.topology.is_local])))
+        whole_ms = link_ms + work_ms[:, None] + world.server_ms
+        self.link_ms: Floats = _spread(np.sort(link_ms, axis=0), _QUANTILES)
+        self.wait_ms: Floats = _spread(np.sort(work_ms), _QUANTILES)
+        self.exchange_ms: Floats = _spread(np.sort(whole_ms, axis=0), _QUANTILES)
+        one = float(np.median(ms_at_1_mbps[~world.topology.is_local]))
+        along = [one / np.maximum(t.uplink_mbps, _LEAST_MBPS) + t.rtt_ms for t in traces]
+        self.link_memory_s = _memory_s(
+            [np.minimum(ms, timeout_ms) for ms in along], [t.period_s for t in traces]
+        )
+        waits = np.minimum(world.server_work_ms, timeout_ms)
+        self.wait_memory_s = _memory_s([waits], [CELL_MS / 1e3])
 
 
 def _spread(values: Floats, n: int) -> Floats:
@@ -59,30 +70,15 @@ def _spread(values: Floats, n: int) -> Floats:
     return picked
 
 
-def _memory_s(world: World, ms_at_1_mbps: float) -> float:
-    """Time constant of the exchange of one payload, along every training trace."""
-    every = _along_traces(world, ms_at_1_mbps)
+def _memory_s(every: Sequence[Floats], periods_s: Sequence[float]) -> float:
+    """Time constant of what changes along one or more series, each repeated after its end."""
     mean = np.concatenate(every).mean()
     together = alone = lags_s = 0.0
-    for exchange, trace in zip(every, world.traces, strict=True):
-        deviation = exchange - mean
-        lag = max(1, round(_LAG_S / trace.period_s))
-        lags_s += lag * trace.period_s / len(every)
-        together += float(deviation @ np.roll(deviation, -lag))  # a trace repeats after its end
+    for series, period_s in zip(every, periods_s, strict=True):
+        deviation, lag = series - mean, max(1, round(_LAG_S / period_s))
+        lags_s += lag * period_s / len(every)
+        together += float(deviation @ np.roll(deviation, -lag))
         alone += float(deviation @ deviation)
     if together <= 0.0:
         return _SHORTEST_S
     return float(np.clip(lags_s / max(np.log(alone / together), 1e-9), _SHORTEST_S, _LONGEST_S))
-
-
-def _along_traces(world: World, ms_at_1_mbps: float) -> list[Floats]:
-    """One payload's exchange at every sample of every trace, float64 (T,) each, cut at time-out."""
-    every, begin = list[Floats](), 0
-    for trace in world.traces:
-        cells = begin + (np.arange(len(trace.rtt_ms)) * trace.period_s * 1e3 / CELL_MS).astype(int)
-        begin = int(cells[-1]) + 1
-        wait_ms = world.server_work_ms[cells % len(world.server_work_ms)]
-        sending_ms = ms_at_1_mbps / np.maximum(trace.uplink_mbps, _LEAST_MBPS)
-        whole_ms = sending_ms + trace.rtt_ms + wait_ms
-        every.append(np.minimum(whole_ms, world.scenario.timing.timeout_ms))
-    return every

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -15,8 +16,11 @@ from agents.baselines.tuning import measure, tuned_baselines
 from agents.rollout import simulate, summary
 from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
+from offload_env.heat import Heat
+from offload_env.scenario import Scenario
 from offload_env.simulator import Simulator
 from offload_env.world import World, build_world
+from testbed.meters.cost_model import CostModel
 from testbed.meters.power import RadioPower
 from testbed.policy.decision_points import START, decision_points
 from testbed.policy.observation_fields import schema_of
@@ -54,24 +58,28 @@ def knowing(observation: np.ndarray, **raw: float) -> np.ndarray:
 def with_tail(world: World) -> World:
     """The same world with a modem that lingers."""
     radio = RadioPower("made up", 10.0, 500.0, 300.0, 70.0, "made up for tests")
-    return build_world(
-        world.scenario,
-        "train",
-        traces=world.traces,
-        table=world.table,
-        cost=replace(world.cost, radio=radio),
-    )
+    return rebuilt(world, world.scenario, replace(world.cost, radio=radio))
+
+
+def when_hot(world: World) -> World:
+    """The same world with a processor that has 0.7 of its clock, and keeps it."""
+    hot = Heat(resistance_k_per_w=13.0, time_constant_s=1e6, begin_low_c=82.5, begin_high_c=82.5)
+    return rebuilt(world, replace(world.scenario, heat=hot), world.cost)
+
+
+def rebuilt(world: World, scenario: Scenario, cost: CostModel) -> World:
+    return build_world(scenario, "train", traces=world.traces, table=world.table, cost=cost)
 
 
 @pytest.mark.parametrize("evaluated", [0, 1, 2, 4])
-@pytest.mark.parametrize("lingers", [False, True])
+@pytest.mark.parametrize("change", [None, with_tail, when_hot])
 @pytest.mark.parametrize("uplink_mbps", [0.2, 20.0])
 def test_costs_ahead_are_the_simulators(
-    make_world, evaluated: int, lingers: bool, uplink_mbps: float
+    make_world, evaluated: int, change: Callable[[World], World] | None, uplink_mbps: float
 ) -> None:
     """Of every pair that is legal after an exit was evaluated, on a link that is known exactly."""
     world = make_world(uplink_mbps, rtt_ms=8.0, jitter=0.0, full_local_ms=60.0)
-    world = with_tail(world) if lingers else world
+    world = world if change is None else change(world)
     ahead, simulator = CostAhead(world), Simulator(world)
     point = POINTS.point[0, evaluated, evaluated]
     rtt_ms = 8.0 + world.cost.net_ms  # of whole transfers

@@ -47,8 +47,15 @@ def known(world: World, **raw: float) -> Seen:
     return middle._replace(failures=0.0, server_wait_ms=0.0, queue_ms=0.0, **raw)
 
 
-def test_the_memory_is_the_links(changing: World) -> None:
-    assert UsualExchange(changing).memory_s == pytest.approx(MEMORY_S, rel=0.15)
+def test_the_memories_are_those_of_link_and_load(changing: World) -> None:
+    rng, work = np.random.default_rng(1), changing.server_work_ms.copy()
+    work[:] = rng.choice([0.0, 30.0], len(work))
+    for i in range(1, len(work)):
+        if rng.random() < np.exp(-10.0 / 4000.0):  # a renewal every 4 s on average
+            work[i] = work[i - 1]
+    usual = UsualExchange(replace(changing, server_work_ms=work))
+    assert usual.link_memory_s == pytest.approx(MEMORY_S, rel=0.15)
+    assert usual.wait_memory_s == pytest.approx(4.0, rel=0.25)
 
 
 def test_on_a_link_that_never_changes_the_usual_is_what_it_takes(make_world) -> None:
@@ -64,31 +71,44 @@ def test_the_servers_load_is_part_of_it(changing: World) -> None:
     assert UsualExchange(waits).exchange_ms - idle == pytest.approx(7.0)
 
 
-@pytest.mark.parametrize("age_s", [0.0, 1.0, 60.0])
-def test_a_cost_is_the_mean_over_what_may_be(changing: World, age_s: float) -> None:
-    """Of the exchange last seen and of all usual ones, by how much of the first is forgotten."""
-    usual, plain = UsualExchange(changing), CostAhead(changing)
-    seen = known(changing, transfer_age_s=age_s, uplink_mbps=30.0, rtt_ms=12.0)
-    mixed = CostAhead(changing, usual=usual).of(seen, START, 0.0)[0]
-    as_seen = plain.of(seen, START, 0.0)[0]
-    forgotten = 1.0 - np.exp(-age_s / usual.memory_s)
-    for a in sends(changing):
-        # A link on which this pair's exchange takes as long as one of the usual ones.
-        there = 8e-3 * changing.sent_bytes[:, a].mean() / 30.0 + changing.server_ms[a]
-        costs = [
-            plain.of(seen._replace(rtt_ms=float(takes - there)), START, 0.0)[0][a]
-            for takes in usual.exchange_ms[:, a]
-        ]
-        expected = as_seen[a] + forgotten * (np.mean(costs) - as_seen[a])
+@pytest.mark.parametrize("link_age_s", [0.0, 1.0, 60.0])
+@pytest.mark.parametrize("wait_age_s", [0.0, 0.1, 60.0])
+def test_a_cost_is_the_mean_over_what_may_be(
+    changing: World, link_age_s: float, wait_age_s: float
+) -> None:
+    """Link and load as last seen or as usual, each by how much of it is forgotten."""
+    work = np.resize([0.0, 0.0, 25.0], len(changing.server_work_ms))
+    world = replace(changing, server_work_ms=work)
+    usual, plain = UsualExchange(world), CostAhead(world)
+    seen = known(world, transfer_age_s=link_age_s, server_age_s=wait_age_s)
+    seen = seen._replace(uplink_mbps=30.0, rtt_ms=12.0, server_wait_ms=9.0)
+    mixed = CostAhead(world, usual=usual).of(seen, START, 0.0)[0]
+    news = np.exp(-link_age_s / usual.link_memory_s)
+    load = np.exp(-wait_age_s / usual.wait_memory_s)
+    for a in sends(world):
+        sending_ms = 8e-3 * world.sent_bytes[:, a].mean() / 30.0
+
+        def cost(link_ms: float, wait_ms: float, a: int = a, sent: float = sending_ms) -> float:
+            there = seen._replace(rtt_ms=link_ms - sent, server_wait_ms=wait_ms)
+            return float(plain.of(there, START, 0.0)[0][a])
+
+        link_ms, links = sending_ms + 12.0, usual.link_ms[:, a]
+        both = usual.exchange_ms[:, a] - world.server_ms[a]
+        expected = (
+            news * load * cost(link_ms, 9.0)
+            + news * (1.0 - load) * np.mean([cost(link_ms, wait) for wait in usual.wait_ms])
+            + (1.0 - news) * load * np.mean([cost(link, 9.0) for link in links])
+            + (1.0 - news) * (1.0 - load) * np.mean([cost(whole, 0.0) for whole in both])
+        )
         assert mixed[a] == pytest.approx(expected)
-    local = changing.topology.is_local
-    assert mixed[local].tolist() == as_seen[local].tolist()
+    local = world.topology.is_local
+    assert mixed[local] == pytest.approx(plain.of(seen, START, 0.0)[0][local])
 
 
 def test_that_the_link_is_dead_is_not_forgotten(changing: World) -> None:
     dead = known(changing, transfer_age_s=60.0)._replace(failures=1.0, failure_age_s=0.2)
     mixed = CostAhead(changing, usual=UsualExchange(changing)).of(dead, START, 0.0)[0]
-    assert mixed.tolist() == CostAhead(changing).of(dead, START, 0.0)[0].tolist()
+    assert mixed == pytest.approx(CostAhead(changing).of(dead, START, 0.0)[0])
 
 
 @pytest.mark.slow(3)
