@@ -22,7 +22,7 @@ _LAG_S: Final = 1.0
 try again."""
 _SHORTEST_S, _LONGEST_S = 0.1, 60.0
 _MOMENTS: Final = 4096
-_QUANTILES: Final = 32
+_QUANTILES: Final = 16
 _LEAST_MBPS: Final = 1e-3
 """In place of an outage's 0: no payload crosses within a time-out at this rate either."""
 
