@@ -35,11 +35,10 @@ _RATE: Final = 2e-3
 def teacher_of(config: TrainConfig, world: World) -> tuple[Policy, float]:
     """The teacher that a run names, and the price of a wrong answer to begin with.
 
-    Both are tuned on training drives, the same for every seed. The price is the planner's, also
-    under the `mpc`, whose own is higher: it pays for the accuracy that its plans leave out.
-    `best` is the cheapest of planner, `mpc` and static pair, with the accuracy that one of them
-    lacks charged at the price that the `mpc` took to reach its own: where none keeps the floor, the
-    most accurate may be a costly beginning.
+    Both are tuned on training drives, the same for every seed. The price is the teacher's own; that
+    of `best` is the `mpc`'s. `best` is the cheapest of planner, `mpc` and static pair, with the
+    accuracy that one of them lacks charged at that price: where none keeps the floor, the most
+    accurate may be a costly beginning.
     """
     keys, floor = episode_keys(0, _DRIVES), world.accuracy_floor + config.margin
     planner = tuned_planner(world, keys, floor)
@@ -47,7 +46,7 @@ def teacher_of(config: TrainConfig, world: World) -> tuple[Policy, float]:
         return planner, planner.error_price
     mpc = tuned_mpc(world, keys, floor, planner)
     if config.teacher == "mpc":
-        return mpc, planner.error_price
+        return mpc, mpc.error_price
     static = CommitOnce(best_static(world, keys, floor))
 
     def charged(policy: Policy) -> float:
@@ -55,7 +54,7 @@ def teacher_of(config: TrainConfig, world: World) -> tuple[Policy, float]:
         return found.cost + mpc.error_price * max(0.0, floor - found.accuracy)
 
     candidates: tuple[Policy, ...] = (mpc, planner, static)
-    return min(candidates, key=charged), planner.error_price
+    return min(candidates, key=charged), mpc.error_price
 
 
 def imitate(
