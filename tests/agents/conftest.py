@@ -65,6 +65,8 @@ FEW = {
     "KEEP": (0.97, 0.9),
     "ERROR_PRICES": (0.5, 2.0),
     "FRESHNESS_BONUSES": (0.0, 0.4),
+    "LOOKAHEAD_BONUSES": (0.0, 0.4),
+    "LOOKAHEAD_PRICES": (1.0, 2.0, 4.0),
 }
 """Smaller grids for `agents.baselines.tuning`."""
 
