@@ -37,7 +37,7 @@ class PlannerPolicy:
         odds: shared tables of P(correct), measured on training frames.
         horizon: frames after this one that are played in the model (`BacklogCost`): above 0 this
             is model-predictive control.
-        usual: lets knowledge of the link fade to what is usual; None believes the last estimates.
+        usual: lets knowledge of link and load fade to the usual; None believes the last estimates.
     """
 
     memoryless: Final = True

@@ -13,6 +13,7 @@ from agents.baselines.planner import PlannerPolicy
 from agents.baselines.usual_exchange import UsualExchange
 from agents.rollout import simulate
 from offload_env.episode import episode_keys
+from offload_env.server_load import CELL_MS
 from offload_env.world import World, build_world
 from testbed.policy.decision_points import START, decision_points
 from testbed.traces.trace import Trace
@@ -26,14 +27,20 @@ def changing(make_world) -> World:
     world, rng, period_s = make_world(20.0, rtt_ms=8.0), np.random.default_rng(0), 0.1
     traces = []
     for k in range(6):
-        rate = rng.choice([4.0, 60.0], 20_000)
-        for i in range(1, len(rate)):
-            if rng.random() < np.exp(-period_s / MEMORY_S):
-                rate[i] = rate[i - 1]
+        rate = renewed(rng, (4.0, 60.0), 20_000, np.exp(-period_s / MEMORY_S))
         traces.append(Trace(rate, np.full(len(rate), 8.0), period_s, str(k), "5G", "test"))
     return build_world(
         world.scenario, "train", traces=tuple(traces), table=world.table, cost=world.cost
     )
+
+
+def renewed(rng: np.random.Generator, values: tuple[float, ...], n: int, kept: float) -> np.ndarray:
+    """A series that keeps its value with probability `kept` at every step, else draws one anew."""
+    series = rng.choice(values, n)
+    for i in range(1, n):
+        if rng.random() < kept:
+            series[i] = series[i - 1]
+    return series
 
 
 def sends(world: World) -> list[int]:
@@ -48,11 +55,8 @@ def known(world: World, **raw: float) -> Seen:
 
 
 def test_the_memories_are_those_of_link_and_load(changing: World) -> None:
-    rng, work = np.random.default_rng(1), changing.server_work_ms.copy()
-    work[:] = rng.choice([0.0, 30.0], len(work))
-    for i in range(1, len(work)):
-        if rng.random() < np.exp(-10.0 / 4000.0):  # a renewal every 4 s on average
-            work[i] = work[i - 1]
+    rng, cells = np.random.default_rng(1), len(changing.server_work_ms)
+    work = renewed(rng, (0.0, 30.0), cells, np.exp(-CELL_MS / 4000.0))
     usual = UsualExchange(replace(changing, server_work_ms=work))
     assert usual.link_memory_s == pytest.approx(MEMORY_S, rel=0.15)
     assert usual.wait_memory_s == pytest.approx(4.0, rel=0.25)
