@@ -140,10 +140,17 @@ def run_live(
     world.topology.require_same(model.topology, f"model bundle {model.hash[:12]}", frames)
     profile = out.with_suffix(".device.json")
     world.cost.save(profile)
+    radio = world.cost.radio
     with (
         going_first(),
         ServerProcess(bundle) as server,
-        LinkProcess(trace, ("127.0.0.1", server.port), start_offset_s=start_offset_s) as link,
+        LinkProcess(
+            trace,
+            ("127.0.0.1", server.port),
+            start_offset_s=start_offset_s,
+            tail_ms=radio.tail_ms,
+            promotion_ms=radio.promotion_ms,
+        ) as link,
     ):
         command = [sys.executable, "-m", "testbed", "device"]
         command += ["--server", f"{link.host}:{link.port}", *decide]

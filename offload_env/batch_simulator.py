@@ -43,7 +43,7 @@ class BatchSimulator:
         self._place, self._offloads = topology.exit_place[self._exit], ~topology.is_local
         self._fallback = topology.local_of[self._exit]
         radio = cost.radio
-        self._has_tail = radio.tail_ms > 0
+        self._has_tail, self._promotes = radio.tail_ms > 0, radio.promotion_ms > 0
         self._heat = world.scenario.heat if world.scenario.heat.is_on else None
         self._exchanges = BatchExchanges(world)
         self._mj_per_byte = radio.mj_per_byte
@@ -239,7 +239,12 @@ class BatchSimulator:
         else:
             size = self._sent_bytes.take(s.row * self._n_actions + action)
         server_ms = self.world.server_ms.take(action) * s.server_factor
-        return self._exchanges.of(s.lane, s.offset, s.cell0, sent, s.radio_free, size, server_ms)
+        ready = s.radio_free
+        if self._promotes:
+            radio = self.world.cost.radio
+            connected = sent <= s.last_end + radio.tail_ms
+            ready = np.where(connected, ready, np.maximum(ready, sent + radio.promotion_ms))
+        return self._exchanges.of(s.lane, s.offset, s.cell0, sent, ready, size, server_ms)
 
     def _finish(
         self,

@@ -165,6 +165,8 @@ class LiveRig:
                 world.traces[plan.trace],
                 ("127.0.0.1", self._server_port),
                 start_offset_s=plan.offset_ms / 1e3,
+                tail_ms=cost.radio.tail_ms,
+                promotion_ms=cost.radio.promotion_ms,
             )
         )
         client = MecClient(join_address(link.host, link.port), runtime.bundle.hash)

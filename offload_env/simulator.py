@@ -57,7 +57,7 @@ class Simulator:
         self._busy, self._idle = cost.busy_mw, cost.idle_mw
         self._heat = world.scenario.heat if world.scenario.heat.is_on else None
         self._active, self._tail_mw = cost.radio.active_mw, cost.radio.tail_mw
-        self._tail = cost.radio.tail_ms
+        self._tail, self._promotion = cost.radio.tail_ms, cost.radio.promotion_ms
         # Plain lists: indexing them is several times faster than indexing an array.
         self.exit_of: list[int] = topology.exit_of.tolist()
         self.pair_of: list[int] = points.canonical.tolist()
@@ -260,10 +260,16 @@ class Simulator:
         """The exchange that follows if the radio gets the action's payload at `sent`."""
         return self._exchanges.of(
             sent,
-            self._radio_free,
+            self._radio_ready(sent),
             self._sent_bytes[self._row][action],
             self._server_ms[action] * self._server_factor,
         )
+
+    def _radio_ready(self, sent: float) -> float:
+        """When the radio is connected and free for a payload that is handed over at `sent`."""
+        if sent <= self._last_end + self._tail:
+            return self._radio_free
+        return max(self._radio_free, sent + self._promotion)
 
     def _finish(
         self, action: int, compute: float, exchanged: Exchange[float] | None = None

@@ -123,6 +123,7 @@ class CostAhead:
         self._per_wait_ms = world.delay_price + mj * (cost.idle_mw + radio.active_mw) / 1e3
         self._sending = mj * radio.mj_per_byte * sent_bytes
         self._per_tail_ms, self._tail_ms = mj * radio.tail_mw / 1e3, radio.tail_ms
+        self._promotion_ms = radio.promotion_ms
         # By decision point, milliseconds from there to the end of each pair's work on the device.
         self._ahead_ms = [
             np.maximum(world.device_ms - self._reached_ms(world, p), 0.0)
@@ -167,7 +168,9 @@ class CostAhead:
         spent = 0.0 * seen.queue_ms if begins else seen.stage_spent_ms
         slowed, per_busy_ms = self._slowed(seen)
         standing = self._ahead_ms[point] * slowed + spent
-        waiting, fallback, missed, forgotten = self._exchange(seen, standing, slowed)
+        promotion = self._promotion_ms * (standing > self._tail_left_ms(seen))
+        exchange = self._exchange(seen, standing, slowed, promotion)
+        waiting, fallback, missed, forgotten = exchange
         busy = standing + fallback
         delay = busy + waiting + seen.queue_ms
         queued = self._delay_price * seen.queue_ms
@@ -181,10 +184,8 @@ class CostAhead:
             pairs += self._per_tail_ms * tail
             now = now + self._per_tail_ms * at_rest
         if self._backlog is not None:
-            work = self._ahead_ms[START] * slowed + fallback
             free = np.reshape(spent + seen.queue_ms, (*delay.shape[:-1], 1))
-            cost = per_busy_ms * work + self._per_wait_ms * waiting + self._sending
-            later, at_once = self._next_frames(self._backlog, work + waiting, cost, delay, free)
+            later, at_once = self._next_frames(self._backlog, seen, exchange, delay, free)
             pairs += later
             now = now + at_once
         return pairs, now
@@ -201,33 +202,62 @@ class CostAhead:
         return slowed, self._delay_price + self._energy_price * busy_mw / 1e3
 
     def _next_frames(
-        self, backlog: BacklogCost, time_ms: Floats, cost: Floats, delay: Floats, free: Floats
+        self, backlog: BacklogCost, seen: Seen, exchange: Exchange, delay: Floats, free: Floats
     ) -> tuple[Floats, Any]:
         """What the next frames cost after every pair, and after answering now.
 
+        A modem that takes time to connect is either connected for all of them, and pays for its
+        tail, or for none.
+
         Args:
             backlog: plays them.
-            time_ms, cost: of a whole frame by every pair, (A,) or (B, A).
-            delay: of this frame by every pair, likewise.
+            seen: one observation, or B.
+            exchange: of this frame.
+            delay: of this frame by every pair, (A,) or (B, A).
             free: delay of this frame if it is answered now, (1,) or (B, 1).
         """
-        value = backlog.to_go(time_ms, cost)
-        later = backlog.read(value, delay - self._period_ms)
-        at_once = backlog.read(value, free - self._period_ms)
-        return later, at_once[0] if value.ndim == 1 else at_once
+        delay, free = delay - self._period_ms, free - self._period_ms
+        if not self._promotion_ms:
+            value = self._to_go(backlog, seen, exchange)
+            later, at_once = backlog.read(value, delay), backlog.read(value, free)
+        else:
+            slowed, _ = self._slowed(seen)
+            work = self._ahead_ms[START] * slowed + np.zeros_like(delay)
+            on, off = (
+                self._to_go(backlog, seen, self._exchange(seen, work, slowed, promotion), tail)
+                for promotion, tail in ((0.0, self._per_tail_ms), (self._promotion_ms, 0.0))
+            )
+            lasts = self._tail_left_ms(seen) > self._period_ms
+            connected = (self._sends > 0) | lasts
+            later = np.where(connected, backlog.read(on, delay), backlog.read(off, delay))
+            at_once = np.where(lasts, backlog.read(on, free), backlog.read(off, free))
+        return later, at_once[0] if delay.ndim == 1 else at_once
 
-    def _exchange(self, seen: Seen, standing: Floats, slowed: Any) -> Exchange:
+    def _to_go(
+        self, backlog: BacklogCost, seen: Seen, exchange: Exchange, per_tail_ms: float = 0.0
+    ) -> Floats:
+        """`BacklogCost.to_go` of frames whose exchanges go like this one."""
+        slowed, per_busy_ms = self._slowed(seen)
+        waiting = exchange.waiting_ms
+        work = self._ahead_ms[START] * slowed + exchange.fallback_ms
+        cost = per_busy_ms * work + self._per_wait_ms * waiting + self._sending
+        if per_tail_ms:
+            cost = cost + per_tail_ms * np.maximum(self._period_ms - waiting, 0.0)
+        return backlog.to_go(work + waiting, cost)
+
+    def _exchange(self, seen: Seen, standing: Floats, slowed: Any, promotion: Any) -> Exchange:
         """What is expected of every pair's exchange.
 
         Args:
             seen: one observation, or B.
             standing: time of the frame's work on the device, without a fallback, (A,) or (B, A).
             slowed: factor on the device's times, a float or (B, 1).
+            promotion: time to connect, a float or of every pair.
         """
         usual, link, wait = self._usual, self._link_ms(seen), self._wait_ms(seen)
         known = link + wait + self._server_ms
         if usual is None:
-            waiting, late = self._lasts(known)
+            waiting, late = self._lasts(known + promotion)
             fallback = late * self._fallback_ms * slowed
             missed = standing + fallback + waiting + seen.queue_ms > self._deadline_ms
             age_s = seen.transfer_age_s
@@ -245,9 +275,10 @@ class CostAhead:
         )
         fallback_ms = self._fallback_ms * slowed
         free = (standing + seen.queue_ms)[..., None, :]
+        promotion = np.asarray(promotion)[..., None, :] if np.ndim(promotion) else promotion
         waits, fallbacks, missed = np.zeros((3, *standing.shape))
         for share, exchange in cases:
-            waiting, late = self._lasts(exchange)
+            waiting, late = self._lasts(exchange + promotion)
             ends = free + waiting + late * fallback_ms[..., None, :]
             waits += share * waiting.mean(-2)
             fallbacks += share * (late.mean(-2) * fallback_ms)
@@ -280,11 +311,15 @@ class CostAhead:
         is_dead = (seen.failures > 0.5) & (seen.failure_age_s < HOLD_OFF_S)
         return np.where(is_dead, np.inf, seen.server_wait_ms)
 
+    def _tail_left_ms(self, seen: Seen) -> Any:
+        """Of the modem's tail, since the frame's start; 0 if it sleeps."""
+        return seen.tail_left_ms * (seen.tail_left_ms > self._asleep_ms)
+
     def _tails_ms(
         self, seen: Seen, busy: Floats, fallback: Floats, waiting: Floats, spent: Any
     ) -> tuple[Floats, Any]:
         """The modem's tail until the next frame: with every pair, and when answering now."""
-        left = seen.tail_left_ms * (seen.tail_left_ms > self._asleep_ms)
+        left = self._tail_left_ms(seen)
         free_ms = self._period_ms - seen.queue_ms
         whole = np.maximum(free_ms, busy + waiting)
         sent = busy - fallback

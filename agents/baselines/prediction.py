@@ -79,6 +79,7 @@ class Predictor:
         self._bits = 8.0 * sent_bytes
         self._send_mj = radio.mj_per_byte * sent_bytes
         self._tail_ms, self._tail_mw = radio.tail_ms, radio.tail_mw
+        self._promotion_ms = radio.promotion_ms
         self._waiting_mw = world.cost.idle_mw + radio.active_mw
 
     def exchange_ms(self, raw: Floats) -> Floats:
@@ -92,10 +93,17 @@ class Predictor:
         wait = raw[:, at["server_wait_ms"], None]
         world = self.world
         exchange = self._bits / (1e3 * rate) + rtt + world.cost.net_ms + wait + world.server_ms
+        exchange += self._promotion_ms * (self._tail_left_ms(raw) == 0.0)
         failed = raw[:, at["failures"]] > 0.5
         down = failed & (raw[:, at["failure_age_s"]] < HOLD_OFF_S)
         exchange = np.where(down[:, None], np.inf, exchange)
         return np.where(self._is_local, 0.0, exchange)
+
+    def _tail_left_ms(self, raw: Floats) -> Floats:
+        """Of the modem's tail, (B, 1); 0 if it sleeps."""
+        left = raw[:, self.read.at["tail_left_ms"], None]
+        # A tail at the field's low end means that the modem sleeps.
+        return np.where(left <= self._asleep_ms, 0.0, left)
 
     def delay_ms(self, raw: Floats, exchange: Floats | None = None) -> Floats:
         """Predicted total processing delay of every action, (B, A).
@@ -127,9 +135,7 @@ class Predictor:
         compute = cost.busy_mw * (world.device_ms + fallback) / 1e3
         period = world.scenario.timing.period_ms
         after = np.maximum(period - world.device_ms - waiting - fallback, 0.0)
-        left = raw[:, self.read.at["tail_left_ms"], None]
-        # A tail at the field's low end means that the modem sleeps.
-        left = np.where(left <= self._asleep_ms, 0.0, left)
+        left = self._tail_left_ms(raw)
         old_tail = np.minimum(left, np.where(self._is_local, period, world.device_ms))
         tail = np.where(self._is_local, old_tail, old_tail + np.minimum(after, self._tail_ms))
         radio = np.where(self._is_local, 0.0, self._waiting_mw * waiting / 1e3 + self._send_mj)

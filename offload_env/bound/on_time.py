@@ -48,7 +48,12 @@ class Ending:
 
 
 def on_time_costs(
-    world: World, plans: Plans, rows: Ints, captured_ms: Floats, prices: Prices
+    world: World,
+    plans: Plans,
+    rows: Ints,
+    captured_ms: Floats,
+    prices: Prices,
+    promotion_ms: float = 0.0,
 ) -> Costs:
     """All ways through frames on time, the cheapest of each outcome kept, (2, E, n, outcomes).
 
@@ -58,12 +63,13 @@ def on_time_costs(
         rows: int64 (E, n), table rows.
         captured_ms: float64 (n + 1,).
         prices: of delay, energy and tail.
+        promotion_ms: that every payload waits for; 0 with a connected modem.
     """
     outcomes = frame_outcomes_of(world.topology)
     is_local = outcomes.topology.is_local
     costs = Costs.none(2, *rows.shape, outcomes.n)
     for way in outcomes.ways:
-        end = endings(world, plans, rows, captured_ms, way)
+        end = endings(world, plans, rows, captured_ms, way, promotion_ms)
         cost = prices.cost(end.delay_ms, end.energy_mj, world.scenario.timing.deadline_ms)
         for k, action in enumerate(outcomes.open_actions(way)):
             own, handed = cost[..., k], np.zeros(())
@@ -99,7 +105,14 @@ def _allow_early_time_outs(world: World, costs: Costs, prices: Prices) -> None:
         costs.keep(1, outcome, np.maximum(local, busy), 0.0, np.array(True))
 
 
-def endings(world: World, plans: Plans, rows: Ints, captured_ms: Floats, way: Way) -> Ending:
+def endings(
+    world: World,
+    plans: Plans,
+    rows: Ints,
+    captured_ms: Floats,
+    way: Way,
+    promotion_ms: float = 0.0,
+) -> Ending:
     """Every action that is open after the evaluated exits, with the simulator's arithmetic.
 
     Returns:
@@ -123,7 +136,7 @@ def endings(world: World, plans: Plans, rows: Ints, captured_ms: Floats, way: Wa
         plans.offset_ms[episode],
         plans.server_cell[episode],
         sent.ravel(),
-        sent.ravel(),  # the radio is free
+        sent.ravel() + promotion_ms,  # the radio is free
         size.ravel(),
         serve.ravel(),
     )

@@ -57,7 +57,9 @@ class Options:
     tail_price: float
 
 
-def options(world: World, keys: Keys, n_frames: int, premium: float = 0.0) -> Options:
+def options(
+    world: World, keys: Keys, n_frames: int, premium: float = 0.0, *, connects: bool = False
+) -> Options:
     """The costs of the first `n_frames` frames of the episodes `keys`.
 
     Args:
@@ -65,6 +67,8 @@ def options(world: World, keys: Keys, n_frames: int, premium: float = 0.0) -> Op
         keys: uint64 (E,).
         n_frames: of each episode.
         premium: added to the price of a millijoule.
+        connects: charge for connecting whoever sends after the tail: nearer to the truth, to guide
+            a search, but no bound (`offload_env.bound.proof`).
     """
     outcomes = frame_outcomes_of(world.topology)
     plans = world.plans(keys)
@@ -80,6 +84,12 @@ def options(world: World, keys: Keys, n_frames: int, premium: float = 0.0) -> Op
         relaxed = inexact_costs(world, plans, rows, captured, prices, not_exact)
         for costs, behind in zip(exact, relaxed, strict=True):
             costs[:, not_exact] = np.minimum(costs[:, not_exact], behind)
+    promotion_ms = world.cost.radio.promotion_ms
+    if connects and promotion_ms:
+        slow = on_time_costs(world, plans, rows, captured, prices, promotion_ms)
+        exact = slow._replace(within_tail=exact.within_tail)
+        answered = outcomes.outcome_of[outcomes.sending]
+        least.after_tail[..., answered] += prices.delay * promotion_ms
     error: Floats = 1.0 - world.correct[rows][..., outcomes.answered_by].astype(np.float64)
     error[..., outcomes.skip] = 1.0
     return Options(

@@ -58,6 +58,11 @@ dropped). The first term links j to the next exchange only; of the two branches 
 the cheaper is taken for each, and a dynamic programme over the two states and "which frame
 exchanged last" (`offload_env.bound.programme`) minimises the sum exactly.
 
+**Promotion.** A payload that waits for the modem to connect leaves later, as one behind earlier
+payloads does. So with a promotion every frame on time that sends is bounded from below like one
+whose radio may be busy. The relaxed problem charges nobody for connecting, so it does not matter
+to it who left the modem connected.
+
 **Upper bound.** `offload_env.bound.search.best_schedule` searches the real simulator (queues, FIFO
 radio, time-outs, tail) with knowledge of everything.
 """

@@ -115,6 +115,9 @@ def delayed_costs(
 def may_be_busy(world: World, plans: Plans, captured_ms: Floats) -> NDArray[np.bool_]:
     """Whether abandoned payloads can still occupy the radio at a capture, bool (E, n).
 
+    A modem that must connect first keeps its payload as a busy radio does: with a promotion every
+    frame counts. Otherwise:
+
     Say the radio is busy at the capture c_i, without a pause since frame j < i was sent at s. From
     s until c_i the link then carries less than i - j of the largest payloads. After s the device
     waited for the early time-out at least before frame j + 1 began, no later than ``max_queue_ms``
@@ -123,6 +126,8 @@ def may_be_busy(world: World, plans: Plans, captured_ms: Floats) -> NDArray[np.b
     learns from transfers).
     """
     pool, timing, n = world.pool, world.scenario.timing, len(captured_ms) - 1
+    if world.cost.radio.promotion_ms:
+        return np.ones((len(plans.trace), n), bool)
     most_bits = 8.0 * float(world.sent_bytes.max())
     shortest = np.minimum(2.0 * pool.least_one_way_ms[plans.trace], PRIOR_RTT_MS)
     waited = np.minimum(EARLY_TIMEOUT_EXCHANGES * shortest, timing.timeout_ms)[:, None]

@@ -61,6 +61,13 @@ def link(
             min=0.001, max=100_000, help="Downlink capacity, Mbit/s; unlimited if left out."
         ),
     ] = None,
+    power: Annotated[
+        str | None,
+        typer.Option(
+            help="Power profile DEVICE+MODEM, as the device's: after its tail the modem must "
+            "connect first (promotion_ms). Connected at all times if left out."
+        ),
+    ] = None,
     start_offset_s: Annotated[
         float,
         typer.Option(min=0, max=10_000_000, help="Seconds into the trace at which it starts."),
@@ -94,6 +101,7 @@ def link(
     from cnn.common.errors import ConfigError
     from testbed.common.signals import stop_on_signals
     from testbed.link.emulator import LinkEmulator
+    from testbed.meters.power import power_profile
     from testbed.wire.address import join_address, parse_address
 
     upstream = parse_address(server, "--server")
@@ -105,6 +113,13 @@ def link(
     if backend not in ("user-space", "tc"):
         raise ConfigError(
             f"--backend {backend}", expected="user-space or tc", hint="correct --backend"
+        )
+    modem = None if power is None else power_profile(power).radio
+    if backend == "tc" and modem is not None and modem.promotion_ms:
+        raise ConfigError(
+            f"--power {power} with --backend tc",
+            expected="a modem without promotion_ms: the kernel's link is connected at all times",
+            hint="use --backend user-space",
         )
     stop = stop_on_signals()
     if backend == "tc":
@@ -118,6 +133,8 @@ def link(
         listening,
         start_offset_s=start_offset_s,
         downlink_mbps=downlink_mbps,
+        tail_ms=0.0 if modem is None else modem.tail_ms,
+        promotion_ms=0.0 if modem is None else modem.promotion_ms,
         realtime=True,
     )
     with emulator:

@@ -40,6 +40,7 @@ class LinkEmulator(Link):
         listen: host and port for the device; port 0 takes a free one.
         start_offset_s: trace time at the start, seconds.
         downlink_mbps: capacity towards the device, Mbit/s; None is unlimited.
+        tail_ms, promotion_ms: of the modem (`LinkDelivery`).
         buffer_bytes: bound of bytes inside the link per connection and direction.
         realtime: ask for real-time priority of the link's thread (useful only if the
             process serves only the link); `stats` says whether it was granted.
@@ -58,6 +59,8 @@ class LinkEmulator(Link):
         *,
         start_offset_s: float = 0.0,
         downlink_mbps: float | None = None,
+        tail_ms: float = 0.0,
+        promotion_ms: float = 0.0,
         buffer_bytes: int = BUFFER_BYTES,
         realtime: bool = False,
     ) -> None:
@@ -69,7 +72,7 @@ class LinkEmulator(Link):
             )
         super().__init__(trace, start_offset_s, downlink_mbps, "user-space")
         self._cuts: list[tuple[float, float]] = []
-        schedule = LinkDelivery(trace, downlink_mbps)
+        schedule = LinkDelivery(trace, downlink_mbps, tail_ms, promotion_ms)
         server = resolve(upstream)
         listener = listen_on(listen, buffer_bytes)
         self.host, self.port = listener.getsockname()[:2]

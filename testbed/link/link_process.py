@@ -41,6 +41,8 @@ class LinkProcess(Link):
         *,
         start_offset_s: float = 0.0,
         downlink_mbps: float | None = None,
+        tail_ms: float = 0.0,
+        promotion_ms: float = 0.0,
         buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
         super().__init__(trace, start_offset_s, downlink_mbps, "user-space")
@@ -62,6 +64,8 @@ class LinkProcess(Link):
                     "listen": list(listen),
                     "start_offset_s": start_offset_s,
                     "downlink_mbps": downlink_mbps,
+                    "tail_ms": tail_ms,
+                    "promotion_ms": promotion_ms,
                     "buffer_bytes": buffer_bytes,
                 }
             )
@@ -132,6 +136,8 @@ def serve_orders() -> None:
             tuple(settings["listen"]),
             start_offset_s=settings["start_offset_s"],
             downlink_mbps=settings["downlink_mbps"],
+            tail_ms=settings["tail_ms"],
+            promotion_ms=settings["promotion_ms"],
             buffer_bytes=settings["buffer_bytes"],
             realtime=True,
         )

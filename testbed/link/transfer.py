@@ -108,12 +108,22 @@ class LinkDelivery:
     if one is given. The round trip is the trace's value when the segment leaves the radio (uplink)
     or enters the link (downlink); bytes never overtake.
 
+    A modem that has been silent in both directions for longer than its tail connects before the
+    next segment leaves.
+
     Args:
         trace: uplink capacity and round trip, repeated.
         downlink_mbps: capacity towards the device, Mbit/s; None is unlimited.
+        tail_ms, promotion_ms: of the modem, see `testbed.meters.power.RadioPower`.
     """
 
-    def __init__(self, trace: Trace, downlink_mbps: float | None = None) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        downlink_mbps: float | None = None,
+        tail_ms: float = 0.0,
+        promotion_ms: float = 0.0,
+    ) -> None:
         if downlink_mbps is not None and downlink_mbps <= 0:
             raise ConfigError(
                 f"downlink capacity {downlink_mbps} Mbit/s",
@@ -124,8 +134,9 @@ class LinkDelivery:
         self._one_way_s: list[float] = (trace.rtt_ms / 2e3).tolist()
         self._period_s = trace.period_s
         self._down_bits_per_s = None if downlink_mbps is None else downlink_mbps * 1e6
+        self._tail_s, self._promotion_s = tail_ms / 1e3, promotion_ms / 1e3
         self._up_free_s = self._down_free_s = 0.0
-        self._up_last_s = self._down_last_s = 0.0
+        self._up_last_s = self._down_last_s = -math.inf
 
     def one_way_s(self, time_s: float) -> float:
         """Half the base round trip at a trace time, seconds."""
@@ -135,6 +146,8 @@ class LinkDelivery:
         """When a segment (or, with 0 bytes, an event such as the end of a connection) comes out."""
         left_s = max(entered_s, self._up_free_s)
         if size_bytes:
+            if entered_s > max(self._up_last_s, self._down_last_s) + self._tail_s:
+                left_s = max(left_s, entered_s + self._promotion_s)
             left_s = self._integral.finish(left_s, 8.0 * size_bytes)[0]
         self._up_free_s = left_s
         self._up_last_s = max(left_s + self.one_way_s(left_s), self._up_last_s)

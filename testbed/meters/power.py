@@ -10,17 +10,18 @@ intercept includes the phone's own consumption with the screen on (about 2,400 m
 subtracted: the rest is the connected modem at zero rate. A slope in mW per Mbit/s is an energy
 per bit (nJ/bit).
 
-Each of these modems has two variants. The plain one has no tail: other traffic keeps the modem of a
+Each of these modems has variants. The plain one has no tail: other traffic keeps the modem of a
 vehicle connected, so an exchange is charged for the modem's activity while it lasts and for
 nothing after it. The ``-tail`` variant is a modem that only this application
 uses: after an exchange it stays connected until the network's inactivity timer ends. The
 tail's power is then taken as that of the connected modem at zero rate, an upper bound,
-because discontinuous reception (C-DRX) lowers it.
+because discontinuous reception (C-DRX) lowers it. The ``-rrc`` variant must also connect again
+after its tail (RRC idle to RRC connected) before the first byte leaves.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -86,9 +87,12 @@ class RadioPower:
         tail_mw: power after the last activity, for at most `tail_ms`.
         tail_ms: how long the modem stays connected after activity.
         source: origin of the figures.
+        promotion_ms: how long connecting takes after the tail, before the first byte leaves, at
+            `active_mw`; only a modem with a tail is ever disconnected.
 
     Raises:
-        ConfigError: if a figure is not a finite number, or is negative.
+        ConfigError: if a figure is not a finite number, or is negative; or there is a promotion
+            without a tail.
     """
 
     name: str
@@ -97,9 +101,13 @@ class RadioPower:
     tail_mw: float
     tail_ms: float
     source: str
+    promotion_ms: float = 0.0
 
     def __post_init__(self) -> None:
-        figures = (self.tx_mw_per_mbps, self.active_mw, self.tail_mw, self.tail_ms)
+        figures = (
+            *(self.tx_mw_per_mbps, self.active_mw, self.tail_mw, self.tail_ms),
+            self.promotion_ms,
+        )
         texts = isinstance(self.name, str) and isinstance(self.source, str)
         if not all(map(is_amount, figures)) or not texts:
             raise ConfigError(
@@ -107,6 +115,13 @@ class RadioPower:
                 expected="finite figures, none negative",
                 hint=_MEND,
             )
+        require(
+            self.tail_ms > 0 or not self.promotion_ms,
+            f"power of modem {shown(self.name)}: promotion_ms {shown(self.promotion_ms)} "
+            "without a tail",
+            "tail_ms above 0, after which the modem disconnects",
+            _MEND,
+        )
 
     @property
     def mj_per_byte(self) -> float:
@@ -230,7 +245,7 @@ def _of_toml(text: str, where: str, name: str) -> _Powers:
 
 
 def _section(kind: type[_Part], table: dict[str, Any], where: str, name: str) -> _Part:
-    keys = [f.name for f in fields(kind) if f.name != "name"]
+    keys = [f.name for f in fields(kind) if f.name != "name" and f.default is MISSING]
     missing = [key for key in keys if key not in table]
     require(not missing, f"{where} without {', '.join(missing)}", ", ".join(keys), "add it")
     if "name" in table:

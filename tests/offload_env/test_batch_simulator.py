@@ -56,6 +56,16 @@ def test_also_without_tail_load_or_budget(make_world: Callable[..., World]) -> N
 
 
 @pytest.mark.slow(1)
+@pytest.mark.parametrize("promotion_ms", [15.0, 90.0])
+def test_also_with_a_modem_that_connects_first(
+    promotion_ms: float, make_world: Callable[..., World]
+) -> None:
+    cost = make_world().cost
+    cost = replace(cost, radio=replace(cost.radio, tail_ms=100.0, promotion_ms=promotion_ms))
+    _compare(make_world(cost=cost), 3)
+
+
+@pytest.mark.slow(1)
 def test_also_with_payloads_that_differ_by_frame(make_world: Callable[..., World]) -> None:
     table: FrameTable = make_world().table
     factor = np.random.default_rng(2).uniform(0.9, 1.1, (len(table), 1))

@@ -27,12 +27,14 @@ def _steady(
     *,
     rtt: float = 20.0,
     tail_ms: float = 0.0,
+    promotion_ms: float = 0.0,
     **more: object,
 ) -> World:
     """No jitter, no load, one trace of one-second samples."""
     base = make_world()
     cost = replace(base.cost, jitter=0.0, slowdown=2.0)
-    cost = replace(cost, radio=replace(cost.radio, tail_ms=tail_ms, tail_mw=500.0))
+    modem = {"tail_ms": tail_ms, "tail_mw": 500.0, "promotion_ms": promotion_ms}
+    cost = replace(cost, radio=replace(cost.radio, **modem))
     timing = replace(
         base.scenario.timing,
         period_ms=200.0,
@@ -244,6 +246,40 @@ def test_tail_left_is_what_the_device_would_know(make_world: MakeWorld) -> None:
     assert simulator.tail_left_ms == 0.0
     outcome = simulator.settle(SHIPPED.index(5, 0))
     assert simulator.tail_left_ms == pytest.approx(250.0 - (200.0 - outcome.delay_ms))
+
+
+def test_a_modem_connects_once_before_its_tail_runs(make_world: MakeWorld) -> None:
+    """Send, send, stay twice, send: the first and the last exchange are longer by a promotion."""
+    send, stay = SHIPPED.index(5, 0), SHIPPED.local[0]
+    simulators = [
+        _start(_steady(make_world, [40.0], tail_ms=250.0, promotion_ms=promotion))
+        for promotion in (30.0, 0.0)
+    ]
+    drives = [[s.settle(a) for a in (send, send, stay, stay, send)] for s in simulators]
+    for n, (slow, quick) in enumerate(zip(*drives, strict=True)):
+        more = 30.0 if n in (0, 4) else 0.0
+        assert slow.status == quick.status == OK
+        assert slow.delay_ms == pytest.approx(quick.delay_ms + more)
+        assert slow.transfer_ms == pytest.approx(quick.transfer_ms + more)
+        assert slow.idle_mj == pytest.approx(
+            quick.idle_mj + simulators[0].world.cost.idle_mw * more / 1e3
+        )
+
+
+def test_a_promotion_beyond_the_time_out_goes_on_and_the_payload_with_it(
+    make_world: MakeWorld,
+) -> None:
+    """The frame after a time-out waits for what is left of both, and no longer."""
+    world = _steady(make_world, [40.0], tail_ms=900.0, promotion_ms=260.0)
+    action = SHIPPED.index(5, 0)
+    simulator = _start(world)
+    first, second, third = (simulator.settle(action) for _ in range(3))
+    plain = _start(_steady(make_world, [40.0])).settle(action)
+    assert (first.status, second.status, third.status) == (FALLBACK, OK, OK)
+    sending = 8 * (world.cost.payload_bytes[action] + world.cost.wire_overhead_bytes) / 40e3
+    started = max(200.0, first.delay_ms)
+    assert second.exchange_ms == pytest.approx(plain.exchange_ms + 260.0 + sending - started)
+    assert third.exchange_ms == pytest.approx(plain.exchange_ms)
 
 
 def test_the_server_makes_us_wait_as_its_work_says(make_world: MakeWorld) -> None:

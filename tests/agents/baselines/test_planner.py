@@ -13,6 +13,7 @@ from agents.baselines.answer_odds import STATES, AnswerOdds
 from agents.baselines.cost_ahead import CostAhead
 from agents.baselines.planner import PlannerPolicy
 from agents.baselines.tuning import measure, tuned_baselines
+from agents.baselines.usual_exchange import UsualExchange
 from agents.rollout import simulate, summary
 from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
@@ -61,6 +62,12 @@ def with_tail(world: World) -> World:
     return rebuilt(world, world.scenario, replace(world.cost, radio=radio))
 
 
+def with_promotion(world: World) -> World:
+    """The same world with a modem that sleeps, and connects within the time-out."""
+    radio = RadioPower("made up", 10.0, 500.0, 300.0, 70.0, "made up for tests", 50.0)
+    return rebuilt(world, world.scenario, replace(world.cost, radio=radio))
+
+
 def when_hot(world: World) -> World:
     """The same world with a processor that has 0.7 of its clock, and keeps it."""
     hot = Heat(resistance_k_per_w=13.0, time_constant_s=1e6, begin_low_c=82.5, begin_high_c=82.5)
@@ -72,7 +79,7 @@ def rebuilt(world: World, scenario: Scenario, cost: CostModel) -> World:
 
 
 @pytest.mark.parametrize("evaluated", [0, 1, 2, 4])
-@pytest.mark.parametrize("change", [None, with_tail, when_hot])
+@pytest.mark.parametrize("change", [None, with_tail, with_promotion, when_hot])
 @pytest.mark.parametrize("uplink_mbps", [0.2, 20.0])
 def test_costs_ahead_are_the_simulators(
     make_world, evaluated: int, change: Callable[[World], World] | None, uplink_mbps: float
@@ -240,3 +247,19 @@ def test_tuning_takes_the_cheapest_price_that_keeps_the_floor(make_world) -> Non
     for price in (0.5, 2.0, 8.0):
         other = measure(world, PlannerPolicy(world, price, tuned.freshness_bonus, odds), keys)
         assert other.accuracy < 0.99 or other.cost >= found.cost
+
+
+def test_looking_ahead_connects_a_modem_for_the_frames_that_follow(make_world, odds) -> None:
+    """Sending is cheaper than the device over this link, but not for the frame that connects."""
+    world = make_world(60.0, rtt_ms=20.0, full_local_ms=300.0)
+    radio = RadioPower("made up", 10.0, 500.0, 300.0, 10_000.0, "made up for tests", 40.0)
+    world = rebuilt(world, world.scenario, replace(world.cost, radio=radio))
+    keys = episode_keys(0, 4)
+    one, ahead = (
+        simulate(world, PlannerPolicy(world, 30.0, 0.0, odds, horizon, usual), keys)
+        for horizon, usual in ((0, None), (8, UsualExchange(world)))
+    )
+    sent = [(~SHIPPED.is_local[r.action]).mean() for r in (one, ahead)]
+    assert sent[0] == 0
+    assert sent[1] > 0.9
+    assert ahead.cost.mean() < 0.8 * one.cost.mean()

@@ -34,16 +34,18 @@ def _worlds(make_world: Callable[..., World]) -> list[World]:
     short = replace(base.scenario.timing, max_queue_ms=30.0)
     long = replace(base.cost, radio=replace(base.cost.radio, tail_ms=100.0))
     none = replace(base.cost, radio=replace(base.cost.radio, tail_ms=0.0, tail_mw=0.0))
+    slow = replace(long, radio=replace(long.radio, promotion_ms=20.0))
     calm = replace(base.scenario.server, utilisation=0.1)
     return [
         make_world(price=price, timing=short, cost=replace(long, slowdown=2.0)),
         make_world(price=price, cost=none, server=calm),
         make_world(price=replace(price, delay_weight=0.05), cost=long),
+        make_world(price=price, cost=slow),
     ]
 
 
 @pytest.mark.slow(10)
-@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("which", [0, 1, 2, 3])
 def test_no_sequence_of_actions_beats_the_bound(
     which: int, make_world: Callable[..., World]
 ) -> None:

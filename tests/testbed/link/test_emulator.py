@@ -154,6 +154,21 @@ def test_downlink_capacity() -> None:
         LinkDelivery(make([10.0]), downlink_mbps=0.0)
 
 
+def test_a_modem_connects_first_after_its_tail() -> None:
+    """Activity in either direction keeps it connected; an abandoned payload does as well."""
+    schedule = LinkDelivery(make([8.0], rtt_ms=0.0), tail_ms=1000.0, promotion_ms=260.0)
+    entered = [0.0, 0.1, 1.2, 2.5, 5.0]
+    due = [schedule.uplink_due_s(at, 1000) for at in entered[:3]]
+    schedule.downlink_due_s(1.6, 1000)
+    due += [schedule.uplink_due_s(at, 1000) for at in entered[3:]]
+    # A thousand bytes take a millisecond. The second waits for the first's promotion.
+    assert due == pytest.approx([0.261, 0.262, 1.201, 2.501, 5.261])
+    plain = LinkDelivery(make([8.0], rtt_ms=0.0))
+    assert [plain.uplink_due_s(at, 1000) for at in entered] == pytest.approx(
+        [at + 1e-3 for at in entered]
+    )
+
+
 # Real sockets.
 
 

@@ -24,6 +24,7 @@ MODEMS = {
     "5g-nsa-lowband-tail": (32.2, 797.0, 797.0, 10_000),
     "lte": (85.4, 484.0, 0.0, 0.0),
     "lte-tail": (85.4, 484.0, 484.0, 10_000),
+    "lte-rrc": (85.4, 484.0, 484.0, 10_000),
     "5g-mmwave": (9.15, 3237.0, 0.0, 0.0),
     "5g-mmwave-tail": (9.15, 3237.0, 3237.0, 10_100),
     "lte-2012-tail": (438.39, 1288.04, 1060.0, 11_576),
@@ -82,7 +83,8 @@ def test_the_shipped_files_hold_the_figures_of_before() -> None:
         found = (radio.tx_mw_per_mbps, radio.active_mw, radio.tail_mw, radio.tail_ms)
         assert found == figures
         assert radio.source
-        assert (radio.tail_ms > 0) == name.endswith("-tail")
+        assert (radio.tail_ms > 0) == name.endswith(("-tail", "-rrc"))
+        assert radio.promotion_ms == (260 if name.endswith("-rrc") else 0)
     with pytest.raises(ConfigError, match=r"toaster.*lte-2012-tail"):
         power_profile("toaster+lte")
 
