@@ -17,51 +17,23 @@ for ever.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.baselines.backlog_cost import BacklogCost
 from agents.baselines.prediction import HOLD_OFF_S, Floats
+from agents.baselines.seen import Seen, SeenReader
 from agents.baselines.usual_exchange import UsualExchange
 from offload_env.heat import slowed_mw
 from offload_env.world import World
 from testbed.policy.decision_points import START, decision_points
 from testbed.policy.estimators import FORGET_TAU_S
-from testbed.policy.observation_fields import MAX_RATE_MBPS, schema_of
+from testbed.policy.observation_fields import MAX_RATE_MBPS
 
-_LOG: Final = (
-    *("uplink_mbps", "rtt_ms", "transfer_mean_ms", "transfer_age_s", "failure_age_s"),
-    *("server_wait_ms", "server_age_s", "tail_left_ms", "stage_spent_ms", "full_local_ms"),
-)
-_LINEAR: Final = (
-    *("failures", "queue_ms", "last_confidence", "last_exit"),
-    *("stage_confidence", "stage_agrees_track"),
-)
 _CLIPPED_MBPS: Final = (1.0 - 1e-3) * MAX_RATE_MBPS
 """A rate from here on is the end of its range, up to the observation's rounding."""
-
-
-class Seen(NamedTuple):
-    """Elements of an observation in their units: floats of one, arrays (B, 1) of many."""
-
-    uplink_mbps: Any
-    rtt_ms: Any
-    transfer_mean_ms: Any
-    transfer_age_s: Any
-    failure_age_s: Any
-    server_wait_ms: Any
-    server_age_s: Any
-    tail_left_ms: Any
-    stage_spent_ms: Any
-    full_local_ms: Any
-    failures: Any
-    queue_ms: Any
-    last_confidence: Any
-    last_exit: Any
-    stage_confidence: Any
-    stage_agrees_track: Any
 
 
 class Exchange(NamedTuple):
@@ -81,6 +53,17 @@ class Exchange(NamedTuple):
     forgotten: Any
 
 
+def _chosen(connected: Any, exchanges: Sequence[Exchange]) -> Exchange:
+    """Of every pair the first exchange where `connected`, else the last."""
+    first, last = exchanges[0], exchanges[-1]
+    if first is last:
+        return first
+    waiting, fallback, missed = (
+        np.where(connected, a, b) for a, b in zip(first[:3], last[:3], strict=True)
+    )
+    return Exchange(waiting, fallback, missed, first.forgotten)
+
+
 class CostAhead:
     """See the module's text; A is the number of the network's actions.
 
@@ -90,6 +73,7 @@ class CostAhead:
         usual: what an exchange takes when nothing is known; None believes the last estimates.
 
     Attributes:
+        read: reads staged observations.
         beside: float64 (E - 1,), cost of evaluating each early exit beside the blocks before it.
     """
 
@@ -102,14 +86,7 @@ class CostAhead:
         self._backlog, self._usual = backlog, usual
         topology, cost, timing = world.topology, world.cost, world.scenario.timing
         self._points = points = decision_points(topology)
-        staged = {field.name: field for field in schema_of(topology).staged_fields}
-        read = [staged[name] for name in (*_LOG, *_LINEAR)]
-        self._at = np.array([field.index for field in read])
-        low = np.array([np.log(f.low) if f.scale == "log" else f.low for f in read])
-        high = np.array([np.log(f.high) if f.scale == "log" else f.high for f in read])
-        self._low, self._half = low, 0.5 * (high - low)
-        self._asleep_ms = staged["tail_left_ms"].low * (1.0 + 1e-6)
-
+        self.read = SeenReader(topology)
         self._sends = (~topology.is_local).astype(np.float64)
         sent_bytes = world.sent_bytes.mean(0)
         # Frames differ in size; before one is encoded only the mean is known.
@@ -123,7 +100,8 @@ class CostAhead:
         self._per_wait_ms = world.delay_price + mj * (cost.idle_mw + radio.active_mw) / 1e3
         self._sending = mj * radio.mj_per_byte * sent_bytes
         self._per_tail_ms, self._tail_ms = mj * radio.tail_mw / 1e3, radio.tail_ms
-        self._promotion_ms = radio.promotion_ms
+        # To a connected modem and, where that takes time, to one that must connect first.
+        self._promotions_ms = (0.0, radio.promotion_ms) if radio.promotion_ms else (0.0,)
         # By decision point, milliseconds from there to the end of each pair's work on the device.
         self._ahead_ms = [
             np.maximum(world.device_ms - self._reached_ms(world, p), 0.0)
@@ -143,15 +121,6 @@ class CostAhead:
         reached = world.resumed_ms if timed_out else world.standing_ms
         return float(reached[self._points.block[point]])
 
-    def read(self, observation: NDArray[np.float32]) -> Seen:
-        """One staged observation, float32 (obs_dim,), or many, (B, obs_dim)."""
-        values = self._low + (observation[..., self._at].astype(np.float64) + 1.0) * self._half
-        log = values[..., : len(_LOG)]
-        np.exp(log, out=log)
-        if observation.ndim == 1:
-            return Seen._make(values.tolist())
-        return Seen._make(np.moveaxis(values[..., None], 1, 0))
-
     def of(self, seen: Seen, point: int, freshness_bonus: float) -> tuple[Floats, Any]:
         """Predicted costs at a decision point.
 
@@ -168,9 +137,11 @@ class CostAhead:
         spent = 0.0 * seen.queue_ms if begins else seen.stage_spent_ms
         slowed, per_busy_ms = self._slowed(seen)
         standing = self._ahead_ms[point] * slowed + spent
-        promotion = self._promotion_ms * (standing > self._tail_left_ms(seen))
-        exchange = self._exchange(seen, standing, slowed, promotion)
-        waiting, fallback, missed, forgotten = exchange
+        exchanges = [
+            self._exchange(seen, standing, slowed, promotion) for promotion in self._promotions_ms
+        ]
+        connected = standing <= seen.tail_left_ms
+        waiting, fallback, missed, forgotten = _chosen(connected, exchanges)
         busy = standing + fallback
         delay = busy + waiting + seen.queue_ms
         queued = self._delay_price * seen.queue_ms
@@ -185,7 +156,7 @@ class CostAhead:
             now = now + self._per_tail_ms * at_rest
         if self._backlog is not None:
             free = np.reshape(spent + seen.queue_ms, (*delay.shape[:-1], 1))
-            later, at_once = self._next_frames(self._backlog, seen, exchange, delay, free)
+            later, at_once = self._next_frames(self._backlog, seen, exchanges, delay, free)
             pairs += later
             now = now + at_once
         return pairs, now
@@ -202,7 +173,12 @@ class CostAhead:
         return slowed, self._delay_price + self._energy_price * busy_mw / 1e3
 
     def _next_frames(
-        self, backlog: BacklogCost, seen: Seen, exchange: Exchange, delay: Floats, free: Floats
+        self,
+        backlog: BacklogCost,
+        seen: Seen,
+        exchanges: Sequence[Exchange],
+        delay: Floats,
+        free: Floats,
     ) -> tuple[Floats, Any]:
         """What the next frames cost after every pair, and after answering now.
 
@@ -212,22 +188,18 @@ class CostAhead:
         Args:
             backlog: plays them.
             seen: one observation, or B.
-            exchange: of this frame.
+            exchanges: of this frame, as in `of`; the next ones go like it.
             delay: of this frame by every pair, (A,) or (B, A).
             free: delay of this frame if it is answered now, (1,) or (B, 1).
         """
         delay, free = delay - self._period_ms, free - self._period_ms
-        if not self._promotion_ms:
-            value = self._to_go(backlog, seen, exchange)
+        if len(exchanges) == 1:
+            value = self._to_go(backlog, seen, exchanges[0])
             later, at_once = backlog.read(value, delay), backlog.read(value, free)
         else:
-            slowed, _ = self._slowed(seen)
-            work = self._ahead_ms[START] * slowed + np.zeros_like(delay)
-            on, off = (
-                self._to_go(backlog, seen, self._exchange(seen, work, slowed, promotion), tail)
-                for promotion, tail in ((0.0, self._per_tail_ms), (self._promotion_ms, 0.0))
-            )
-            lasts = self._tail_left_ms(seen) > self._period_ms
+            on = self._to_go(backlog, seen, exchanges[0], self._per_tail_ms)
+            off = self._to_go(backlog, seen, exchanges[1])
+            lasts = seen.tail_left_ms > self._period_ms
             connected = (self._sends > 0) | lasts
             later = np.where(connected, backlog.read(on, delay), backlog.read(off, delay))
             at_once = np.where(lasts, backlog.read(on, free), backlog.read(off, free))
@@ -245,19 +217,19 @@ class CostAhead:
             cost = cost + per_tail_ms * np.maximum(self._period_ms - waiting, 0.0)
         return backlog.to_go(work + waiting, cost)
 
-    def _exchange(self, seen: Seen, standing: Floats, slowed: Any, promotion: Any) -> Exchange:
+    def _exchange(self, seen: Seen, standing: Floats, slowed: Any, promotion_ms: float) -> Exchange:
         """What is expected of every pair's exchange.
 
         Args:
             seen: one observation, or B.
             standing: time of the frame's work on the device, without a fallback, (A,) or (B, A).
             slowed: factor on the device's times, a float or (B, 1).
-            promotion: time to connect, a float or of every pair.
+            promotion_ms: time to connect.
         """
         usual, link, wait = self._usual, self._link_ms(seen), self._wait_ms(seen)
         known = link + wait + self._server_ms
         if usual is None:
-            waiting, late = self._lasts(known + promotion)
+            waiting, late = self._lasts(known + promotion_ms)
             fallback = late * self._fallback_ms * slowed
             missed = standing + fallback + waiting + seen.queue_ms > self._deadline_ms
             age_s = seen.transfer_age_s
@@ -275,10 +247,9 @@ class CostAhead:
         )
         fallback_ms = self._fallback_ms * slowed
         free = (standing + seen.queue_ms)[..., None, :]
-        promotion = np.asarray(promotion)[..., None, :] if np.ndim(promotion) else promotion
         waits, fallbacks, missed = np.zeros((3, *standing.shape))
         for share, exchange in cases:
-            waiting, late = self._lasts(exchange + promotion)
+            waiting, late = self._lasts(exchange + promotion_ms)
             ends = free + waiting + late * fallback_ms[..., None, :]
             waits += share * waiting.mean(-2)
             fallbacks += share * (late.mean(-2) * fallback_ms)
@@ -311,15 +282,11 @@ class CostAhead:
         is_dead = (seen.failures > 0.5) & (seen.failure_age_s < HOLD_OFF_S)
         return np.where(is_dead, np.inf, seen.server_wait_ms)
 
-    def _tail_left_ms(self, seen: Seen) -> Any:
-        """Of the modem's tail, since the frame's start; 0 if it sleeps."""
-        return seen.tail_left_ms * (seen.tail_left_ms > self._asleep_ms)
-
     def _tails_ms(
         self, seen: Seen, busy: Floats, fallback: Floats, waiting: Floats, spent: Any
     ) -> tuple[Floats, Any]:
         """The modem's tail until the next frame: with every pair, and when answering now."""
-        left = self._tail_left_ms(seen)
+        left = seen.tail_left_ms
         free_ms = self._period_ms - seen.queue_ms
         whole = np.maximum(free_ms, busy + waiting)
         sent = busy - fallback

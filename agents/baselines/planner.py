@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from agents.baselines.answer_odds import STATES, AnswerOdds
 from agents.baselines.backlog_cost import BacklogCost
-from agents.baselines.cost_ahead import CostAhead, Seen
+from agents.baselines.cost_ahead import CostAhead
 from agents.baselines.prediction import Floats
+from agents.baselines.seen import Seen
 from agents.baselines.usual_exchange import UsualExchange
 from offload_env.world import World
 from testbed.policy.decision_points import START, decision_points

@@ -56,7 +56,7 @@ FRESHNESS_BONUSES: Final = (0.0, 0.4, 0.8, 1.6)
 """In the cost of full local processing, which is 1."""
 HORIZON: Final = 8
 """Frames that the `mpc` plays."""
-LOOKAHEAD_BONUSES: Final = (0.0, 0.4, 0.8)
+LOOKAHEAD_BONUSES: Final = (0.0, 0.4, 0.8, 1.6)
 LOOKAHEAD_PRICES: Final = tuple(float(p) for p in np.geomspace(0.4, 12.8, 11))
 """The `mpc`'s, in that of the tuned planner: accuracy costs time, and it sees what time costs. The
 steps are small, as a price too high costs accuracy again: sure answers come late, frames are

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from agents.baselines.answer_odds import AnswerOdds
-from agents.baselines.cost_ahead import CostAhead, Seen
+from agents.baselines.cost_ahead import CostAhead
 from agents.baselines.planner import PlannerPolicy
+from agents.baselines.seen import Seen
 from agents.baselines.usual_exchange import UsualExchange
 from agents.rollout import simulate
 from offload_env.episode import episode_keys
