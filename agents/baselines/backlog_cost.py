@@ -71,11 +71,12 @@ class BacklogCost:
         ends = self._grid[:, None] + time_ms[..., None, :]
         now = (cost + self._wrong)[..., None, :] + self._miss * (ends > self._deadline_ms)
         below, share = self._place(np.maximum(ends - self._period_ms, 0.0))
-        flat = below.reshape(*below.shape[:-2], -1)
         value = np.zeros(ends.shape[:-1])
+        # In the flattened `value`: its rows follow each other.
+        rows = len(self._grid) * np.arange(value.size // len(self._grid))
+        at = below + rows.reshape(*value.shape[:-1], 1, 1)
         for _ in range(self.horizon):
-            low = np.take_along_axis(value, flat, -1).reshape(below.shape)
-            high = np.take_along_axis(value, flat + 1, -1).reshape(below.shape)
+            low, high = value.take(at), value.take(at + 1)
             best = (now + low + share * (high - low)).min(-1)
             skip = self._skip + _between(value, *self._after_skip)
             value = self._waits + np.where(self._skipped, skip, best)

@@ -228,7 +228,8 @@ class CostAhead:
         """
         usual, link, wait = self._usual, self._link_ms(seen), self._wait_ms(seen)
         known = link + wait + self._server_ms
-        if usual is None:
+        # A promotion beyond the time-out leaves nothing to expect.
+        if usual is None or promotion_ms >= self._timeout_ms:
             waiting, late = self._lasts(known + promotion_ms)
             fallback = late * self._fallback_ms * slowed
             missed = standing + fallback + waiting + seen.queue_ms > self._deadline_ms
