@@ -95,7 +95,8 @@ class Progress:
     """State that a checkpoint holds besides the model and the environment.
 
     Attributes:
-        multiplier: price of a wrong answer.
+        multiplier: price of a wrong answer, as dual ascent has added it up.
+        missing: accuracy, smoothed over rollouts; more may be added in proportion.
         rows: the log, one row a rollout.
         best: (feasible, -cost or accuracy) of the best validation so far.
         since_best: validations since then.
@@ -114,6 +115,7 @@ class Progress:
     next_checkpoint: int = 0
     best_file: bytes | None = None
     greedy_gap: float = 0.0
+    missing: float = 0.0
 
     def log(self) -> pd.DataFrame:
         """The log as a table: step, cost, accuracy, multiplier, validation figures, ..."""
@@ -205,13 +207,13 @@ class Supervisor(Watch):
     ) -> None:
         super().__init__(config, world, env, out, report, stop)
         self.state, self.next_checkpoint = progress, progress.next_checkpoint
-        # A run of an older version does not have the attribute.
-        progress.greedy_gap = getattr(progress, "greedy_gap", 0.0)
+        for name in ("greedy_gap", "missing"):  # a run of an older version does not have them
+            setattr(progress, name, getattr(progress, name, 0.0))
         self._target = world.accuracy_floor + config.margin
         self._keys = episode_keys(config.validation_seed, config.validate_drives)
         self._began_s = time.monotonic()
         self._stop = False
-        env.multiplier = progress.multiplier
+        env.multiplier = self._price()
 
     def _on_step(self) -> bool:
         return not self._stop
@@ -221,7 +223,7 @@ class Supervisor(Watch):
         if self.config.algo in REPLAYED and single:
             return  # DQN's rollouts are single steps
         means, shares = self.env.sums.take()
-        row = {"step": float(self.num_timesteps), "multiplier": self.state.multiplier, **means}
+        row = {"step": float(self.num_timesteps), "multiplier": self.env.multiplier, **means}
         row |= {"validation_cost": np.nan, "validation_accuracy": np.nan}
         self.state.rows.append(row)
         self._ascend(means["accuracy"])
@@ -236,7 +238,12 @@ class Supervisor(Watch):
         rate = self.config.dual_rate * (0.1 + 0.9 * self.left)
         missing = self._target - (accuracy + self.state.greedy_gap)
         self.state.multiplier = max(0.0, self.state.multiplier + rate * missing)
-        self.env.multiplier = self.state.multiplier
+        self.state.missing += (missing - self.state.missing) / _ROLLOUTS
+        self.env.multiplier = self._price()
+
+    def _price(self) -> float:
+        """Of a wrong answer, in the rewards."""
+        return max(0.0, self.state.multiplier + self.config.dual_gain * self.state.missing)
 
     def _validate(self) -> dict[str, float]:
         """Greedy policy on validation drives; keeps the best, stops early if none is better."""

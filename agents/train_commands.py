@@ -73,6 +73,7 @@ def train(
     margin: Annotated[float | None, _setting("margin")] = None,
     dual_start: Annotated[float | None, _setting("dual_start")] = None,
     dual_rate: Annotated[float | None, _setting("dual_rate")] = None,
+    dual_gain: Annotated[float | None, _setting("dual_gain")] = None,
     validate_every: Annotated[int | None, _setting("validate_every")] = None,
     records: Annotated[Path | None, _setting("records", "--from-records")] = None,
     seed: Annotated[int | None, _setting("seed")] = None,

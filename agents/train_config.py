@@ -70,6 +70,10 @@ class TrainConfig:
             knowledge), so a short horizon loses little and keeps the noise of distant frames out of
             the advantage.
         hidden: a larger network's policy file is refused (`PolicyBundle`).
+        dual_gain: the proportional term of a PID Lagrangian (A. Stooke, J. Achiam, P. Abbeel,
+            "Responsive safety in reinforcement learning by PID Lagrangian methods", ICML 2020):
+            the price is what the ascent has added up, plus this times the accuracy that is missing
+            now, smoothed. 0 is the plain Lagrangian.
         margin: in training and validation. Errors come by track, and there are few tracks: the
             accuracy that early exits lose against the main exit differs about as much on other
             tracks as on the training tracks.
@@ -95,6 +99,7 @@ class TrainConfig:
     entropy: float = _number(0.01, 0, 100, "PPO's entropy bonus at the start")
     hidden: int = _number(64, 1, 2048, "Width of both layers")
     dual_rate: float = _number(300.0, 0, 1e6, "How fast it follows missing accuracy" + _OF_FLOOR)
+    dual_gain: float = _number(0.0, 0, 1e6, "How much the missing accuracy adds at once (PID)")
     dual_start: float = _number(10.0, 0, 1e6, "Price of a wrong answer at the start" + _OF_FLOOR)
     margin: float = _number(MARGIN, 0, 1, "Accuracy asked for above the floor")
     validate_every: int = _number(250_000, 1, 10**10, "Decisions between two validations")

@@ -76,6 +76,19 @@ def test_the_multiplier_moves_against_the_floor(make_world, tmp_path: Path) -> N
     np.testing.assert_allclose(strict["multiplier"], expected)
 
 
+def test_a_gain_adds_to_the_multiplier_what_is_missing_now(make_world, tmp_path: Path) -> None:
+    """A PID Lagrangian: the sum as without a gain, and the gain times a mean that forgets."""
+    config = replace(OF_DUAL, dual_gain=50.0)
+    log = train(config, tmp_path, world=make_world(50.0, floor=0.9999)).log
+    missing = 0.9999 - log["accuracy"].to_numpy()
+    rate = 10.0 * (0.1 + 0.9 * (1.0 - log["step"].to_numpy() / config.steps))
+    total = 1.0 + np.concatenate([[0.0], np.cumsum(rate * missing)[:-1]])
+    weights = np.tril(0.875 ** np.subtract.outer(np.arange(len(log)), np.arange(len(log))), -1)
+    recent = weights @ missing / 0.875 / 8.0
+    np.testing.assert_allclose(log["multiplier"], total + 50.0 * recent)
+    assert (recent[1:] > 1e-4).all()
+
+
 def test_the_multiplier_follows_the_policy_that_would_be_deployed(
     make_world, tmp_path: Path
 ) -> None:
