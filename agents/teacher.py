@@ -38,13 +38,14 @@ def teacher_of(config: TrainConfig, world: World) -> tuple[Policy, float]:
     Both are tuned on training drives, the same for every seed. The price is the teacher's own; that
     of `best` is the `mpc`'s. `best` is the cheapest of planner, `mpc` and static pair, with the
     accuracy that one of them lacks charged at that price: where none keeps the floor, the most
-    accurate may be a costly beginning.
+    accurate may be a costly beginning. A `teacher_bonus` is planner's and `mpc`'s own.
     """
     keys, floor = episode_keys(0, _DRIVES), world.accuracy_floor + config.margin
-    planner = tuned_planner(world, keys, floor)
+    bonuses = (config.teacher_bonus,) if config.teacher_bonus else ()
+    planner = tuned_planner(world, keys, floor, bonuses)
     if config.teacher == "planner":
         return planner, planner.error_price
-    mpc = tuned_mpc(world, keys, floor, planner)
+    mpc = tuned_mpc(world, keys, floor, planner, bonuses)
     if config.teacher == "mpc":
         return mpc, mpc.error_price
     static = CommitOnce(best_static(world, keys, floor))

@@ -69,6 +69,7 @@ def train(
     gamma: Annotated[float | None, _setting("gamma")] = None,
     entropy: Annotated[float | None, _setting("entropy")] = None,
     teacher: Annotated[str | None, _setting("teacher")] = None,
+    teacher_bonus: Annotated[float | None, _setting("teacher_bonus")] = None,
     teacher_steps: Annotated[int | None, _setting("teacher_steps")] = None,
     margin: Annotated[float | None, _setting("margin")] = None,
     dual_start: Annotated[float | None, _setting("dual_start")] = None,

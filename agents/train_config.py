@@ -78,6 +78,9 @@ class TrainConfig:
             accuracy that early exits lose against the main exit differs about as much on other
             tracks as on the training tracks.
         validate_every: on training drives of their own.
+        teacher_bonus: a teacher that sends often enough to keep the modem connected is worth
+            imitating even if it is not the cheapest: a learner that never connects finds out
+            late what it misses.
         records: file or folder; empty takes the scenario's link and speed.
         actions: canonical numbers of the actions offered, ascending; None offers all. A staged
             agent needs full local processing among them, with which it can always continue after
@@ -110,6 +113,7 @@ class TrainConfig:
         "", "Records of a deployed device: train on its link and at its speed; none"
     )
     teacher: str = _text("", "Imitate it first: planner, mpc or best, with --env staged; none")
+    teacher_bonus: float = _number(0.0, 0, 1e6, "Bonus of its sending after a pause; 0: tuned")
     teacher_steps: int = _number(2_000_000, 1, 10**10, "Decisions of the imitation, beside steps")
     actions: tuple[int, ...] | None = None
 

@@ -188,27 +188,36 @@ def _tuned_linucb(
     return choose(everyone, floor).policy
 
 
-def tuned_planner(world: World, keys: NDArray[np.uint64], floor: float) -> PlannerPolicy:
-    """The planner that keeps a floor on training drives."""
+def tuned_planner(
+    world: World, keys: NDArray[np.uint64], floor: float, bonuses: Sequence[float] = ()
+) -> PlannerPolicy:
+    """The planner that keeps a floor on training drives; `bonuses` replace its own grid's."""
     odds = AnswerOdds(world)
 
     def planner(price: float, bonus: float) -> PlannerPolicy:
         return PlannerPolicy(world, price, bonus, odds)
 
-    return _tuned(world, keys, floor, planner, FRESHNESS_BONUSES, ERROR_PRICES)
+    return _tuned(world, keys, floor, planner, bonuses or FRESHNESS_BONUSES, ERROR_PRICES)
 
 
 def tuned_mpc(
-    world: World, keys: NDArray[np.uint64], floor: float, planner: PlannerPolicy
+    world: World,
+    keys: NDArray[np.uint64],
+    floor: float,
+    planner: PlannerPolicy,
+    bonuses: Sequence[float] = (),
 ) -> PlannerPolicy:
-    """The `mpc` that keeps a floor on training drives; its prices are near the tuned planner's."""
+    """The `mpc` that keeps a floor on training drives; its prices are near the tuned planner's.
+
+    `bonuses` replace its own grid's.
+    """
     odds, usual = AnswerOdds(world), UsualExchange(world)
     prices = [share * planner.error_price for share in LOOKAHEAD_PRICES]
 
     def mpc(price: float, bonus: float) -> PlannerPolicy:
         return PlannerPolicy(world, price, bonus, odds, HORIZON, usual)
 
-    return _tuned(world, keys, floor, mpc, LOOKAHEAD_BONUSES, prices)
+    return _tuned(world, keys, floor, mpc, bonuses or LOOKAHEAD_BONUSES, prices)
 
 
 def _tuned(

@@ -59,6 +59,14 @@ def test_it_decides_like_its_teacher_and_costs_as_little(world: World) -> None:
     assert agreement(world, after, teacher) > 0.85
 
 
+@pytest.mark.parametrize("kind", ["planner", "mpc"])
+def test_a_bonus_that_is_given_is_the_teachers(kind: str, world: World) -> None:
+    config = TrainConfig(**{**SETTINGS, "teacher": kind, "teacher_bonus": 2.5})
+    teacher, price = teacher_of(config, world)
+    assert isinstance(teacher, PlannerPolicy)
+    assert (teacher.freshness_bonus, teacher.error_price) == (2.5, price)
+
+
 @pytest.mark.slow(20)
 @pytest.mark.parametrize(
     ("name", "kind"), [("motorway-camera", CommitOnce), ("city-camera", PlannerPolicy)]

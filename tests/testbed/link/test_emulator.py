@@ -186,6 +186,23 @@ def test_bytes_arrive_unchanged_and_not_before_the_trace_allows(server: EchoServ
         assert link.start_time is not None
 
 
+def test_a_modem_that_slept_holds_the_first_bytes_only(server: EchoServer) -> None:
+    """The second ones arrive long before an exchange that connects could."""
+    modem = {"tail_ms": 60_000.0, "promotion_ms": 300.0}
+    with (
+        LinkProcess(make([20.0], 2.0), ("127.0.0.1", server.port), **modem) as link,
+        connect(link.port) as peer,
+    ):
+        took_s = []
+        for _ in range(5):
+            begin = time.monotonic()
+            peer.sendall(b"hello")
+            assert read(peer, 5) == b"hello"
+            took_s.append(time.monotonic() - begin)
+    assert took_s[0] >= 0.300
+    assert min(took_s[1:]) < took_s[0]
+
+
 def test_outage_holds_bytes_until_it_ends(server: EchoServer) -> None:
     trace = make([0.0, 50.0], rtt_ms=2.0, period_s=0.4)
     with LinkEmulator(trace, ("127.0.0.1", server.port)) as link:
@@ -364,6 +381,7 @@ def test_command_runs_alone_and_reports(server: EchoServer, tmp_path: Path) -> N
     program = "import typer; from testbed.cli.link_command import link; typer.run(link)"
     words = ["--server", f"127.0.0.1:{server.port}", "--trace", str(tmp_path / "trace.json")]
     words += ["--port-file", str(tmp_path / "port"), "--record", str(tmp_path / "link.json")]
+    words += ["--power", "jetson-nano+lte-rrc"]
     child = subprocess.Popen(
         [sys.executable, "-c", program, *words, "--json"],
         stdout=subprocess.PIPE,
@@ -376,8 +394,10 @@ def test_command_runs_alone_and_reports(server: EchoServer, tmp_path: Path) -> N
                 break
             time.sleep(0.05)
         with connect(int((tmp_path / "port").read_text())) as peer:
+            begin = time.monotonic()
             peer.sendall(b"hi")
             assert read(peer, 2) == b"hi"
+            assert time.monotonic() - begin >= 0.260 + 0.010
     finally:
         child.send_signal(signal.SIGTERM)
         out, _ = child.communicate(timeout=30)
