@@ -22,6 +22,7 @@ DEVICES = {"jetson-nano": (2030, 3200), "raspberry-pi-4": (2700, 6400)}
 MODEMS = {
     "5g-nsa-lowband": (32.2, 797.0, 0.0, 0.0),
     "5g-nsa-lowband-tail": (32.2, 797.0, 797.0, 10_000),
+    "5g-nsa-lowband-rrc": (32.2, 797.0, 797.0, 10_000),
     "lte": (85.4, 484.0, 0.0, 0.0),
     "lte-tail": (85.4, 484.0, 484.0, 10_000),
     "lte-rrc": (85.4, 484.0, 484.0, 10_000),
@@ -87,6 +88,15 @@ def test_the_shipped_files_hold_the_figures_of_before() -> None:
         assert radio.promotion_ms == (260 if name.endswith("-rrc") else 0)
     with pytest.raises(ConfigError, match=r"toaster.*lte-2012-tail"):
         power_profile("toaster+lte")
+
+
+def test_only_a_modem_with_a_tail_connects_again(tmp_path: Path) -> None:
+    modem = tmp_path / "modem.toml"
+    modem.write_text(MODEM + "promotion_ms = 120\n")
+    assert power_profile(f"jetson-nano+{modem}").radio.promotion_ms == 120
+    modem.write_text(MODEM.replace("tail_ms = 5000", "tail_ms = 0") + "promotion_ms = 120\n")
+    with pytest.raises(ConfigError, match="promotion_ms 120 without a tail"):
+        power_profile(f"jetson-nano+{modem}")
 
 
 def test_a_profile_is_of_names_and_files(tmp_path: Path) -> None:
