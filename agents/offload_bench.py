@@ -70,6 +70,8 @@ def input_hashes(worlds: Worlds) -> dict[str, str]:
     scenario = asdict(train.scenario)
     del scenario["description"]
     cost = {k: v for k, v in asdict(train.cost).items() if k not in ("source", "power_source")}
+    if not cost["radio"]["promotion_ms"]:  # hashed as before there was this figure
+        del cost["radio"]["promotion_ms"]
     out = {"scenario": _hash(scenario), "cost_model": _hash(cost)}
     for world in worlds:
         table, split = world.table, world.split
