@@ -53,15 +53,12 @@ class Exchange(NamedTuple):
     forgotten: Any
 
 
-def _chosen(connected: Any, exchanges: Sequence[Exchange]) -> Exchange:
-    """Of every pair the first exchange where `connected`, else the last."""
-    first, last = exchanges[0], exchanges[-1]
-    if first is last:
-        return first
+def _chosen(connected: Any, on: Exchange, off: Exchange) -> Exchange:
+    """Of every pair the exchange `on` where `connected`, else `off`."""
     waiting, fallback, missed = (
-        np.where(connected, a, b) for a, b in zip(first[:3], last[:3], strict=True)
+        np.where(connected, a, b) for a, b in zip(on[:3], off[:3], strict=True)
     )
-    return Exchange(waiting, fallback, missed, first.forgotten)
+    return Exchange(waiting, fallback, missed, on.forgotten)
 
 
 class CostAhead:
@@ -140,8 +137,10 @@ class CostAhead:
         exchanges = [
             self._exchange(seen, standing, slowed, promotion) for promotion in self._promotions_ms
         ]
-        connected = standing <= seen.tail_left_ms
-        waiting, fallback, missed, forgotten = _chosen(connected, exchanges)
+        exchange = exchanges[0]
+        if len(exchanges) > 1:
+            exchange = _chosen(standing <= seen.tail_left_ms, *exchanges)
+        waiting, fallback, missed, forgotten = exchange
         busy = standing + fallback
         delay = busy + waiting + seen.queue_ms
         queued = self._delay_price * seen.queue_ms

@@ -67,8 +67,8 @@ def options(
         keys: uint64 (E,).
         n_frames: of each episode.
         premium: added to the price of a millijoule.
-        connects: charge for connecting whoever sends after the tail: nearer to the truth, to guide
-            a search, but no bound (`offload_env.bound.proof`).
+        connects: charge the promotion to whoever sends after the tail: nearer to the truth, to
+            guide a search, but no bound (`offload_env.bound.proof`).
     """
     outcomes = frame_outcomes_of(world.topology)
     plans = world.plans(keys)
@@ -84,8 +84,8 @@ def options(
         relaxed = inexact_costs(world, plans, rows, captured, prices, not_exact)
         for costs, behind in zip(exact, relaxed, strict=True):
             costs[:, not_exact] = np.minimum(costs[:, not_exact], behind)
-    promotion_ms = world.cost.radio.promotion_ms
-    if connects and promotion_ms:
+    if connects:
+        promotion_ms = world.cost.radio.promotion_ms
         slow = on_time_costs(world, plans, rows, captured, prices, promotion_ms)
         exact = slow._replace(within_tail=exact.within_tail)
         answered = outcomes.outcome_of[outcomes.sending]

@@ -88,7 +88,7 @@ def best_schedule(
         world, keys, floor=floor, critical_floor=critical_floor, n_frames=n
     )
     if world.cost.radio.promotion_ms:
-        relaxed = Relaxed(options(world, keys, n, connects=True))
+        relaxed = Relaxed(options(world, keys, n, bound.premium, connects=True))
     floors = Floors(bound.floor, bound.critical_floor, relaxed.opts.critical)
     all_frames, critical = _Search(bound.multiplier), _Search(bound.critical_multiplier)
     found: list[Schedule] = []

@@ -101,7 +101,7 @@ def link(
     from cnn.common.errors import ConfigError
     from testbed.common.signals import stop_on_signals
     from testbed.link.emulator import LinkEmulator
-    from testbed.meters.power import power_profile
+    from testbed.meters.power import DEFAULT_PROFILE, power_profile
     from testbed.wire.address import join_address, parse_address
 
     upstream = parse_address(server, "--server")
@@ -114,8 +114,8 @@ def link(
         raise ConfigError(
             f"--backend {backend}", expected="user-space or tc", hint="correct --backend"
         )
-    modem = None if power is None else power_profile(power).radio
-    if backend == "tc" and modem is not None and modem.promotion_ms:
+    modem = power_profile(power or DEFAULT_PROFILE).radio
+    if backend == "tc" and modem.promotion_ms:
         raise ConfigError(
             f"--power {power} with --backend tc",
             expected="a modem without promotion_ms: the kernel's link is connected at all times",
@@ -133,8 +133,8 @@ def link(
         listening,
         start_offset_s=start_offset_s,
         downlink_mbps=downlink_mbps,
-        tail_ms=0.0 if modem is None else modem.tail_ms,
-        promotion_ms=0.0 if modem is None else modem.promotion_ms,
+        tail_ms=modem.tail_ms,
+        promotion_ms=modem.promotion_ms,
         realtime=True,
     )
     with emulator:
