@@ -37,15 +37,15 @@ def _reach(field: Field) -> str:
 def scenario_table() -> str:
     """One row a shipped scenario."""
     head = (
-        "| scenario | full local | modem | link | others' load | frame period | time-out | "
+        "| scenario | full local | device and modem | link | others' load | frame period | time-out | "
         "deadline |\n|---|---|---|---|---|---|---|---|\n"
     )
     rows = []
     for name in scenario_names():
         s = load_scenario(name)
-        modem = s.device.power.partition("+")[2] or "the cost model's"
+        power = s.device.power.replace("+", ", ") or "the cost model's"
         rows.append(
-            f"| `{name}` | {s.device.full_local_ms:g} ms | {modem} | {s.link.kind} | "
+            f"| `{name}` | {s.device.full_local_ms:g} ms | {power} | {s.link.kind} | "
             f"{s.server.utilisation:.0%} of {s.server.service_ms:g} ms jobs | "
             f"{s.timing.period_ms:g} ms | {s.timing.timeout_ms:g} ms | "
             f"{s.timing.deadline_ms:g} ms |"

@@ -28,7 +28,7 @@ NAMES = ("busy-edge", "fast-device", "highway-lte", "poor-coverage", "slow-devic
 def test_scenarios_of_two_generations_are_shipped() -> None:
     assert scenario_names() == NAMES + second_generation()
     assert NAMES == CLASSIC
-    assert len(second_generation()) == 13
+    assert len(second_generation()) == 16
     for name in scenario_names():
         scenario = load_scenario(name)
         assert scenario.name == name
