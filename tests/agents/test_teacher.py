@@ -74,7 +74,7 @@ def test_a_bonus_that_is_given_is_the_teachers(kind: str, world: World) -> None:
 def test_the_best_teacher_costs_least(name: str, kind: type) -> None:
     """A static pair where sending every frame is best, a planner where looking ahead is."""
     scenario = load_scenario(name)
-    timing = replace(scenario.timing, n_frames=60)
+    timing = replace(scenario.timing, n_frames=30)
     world = build_world(replace(scenario, timing=timing), "train")
     named = {t: TrainConfig(**{**SETTINGS, "teacher": t}) for t in ("best", "mpc", "planner")}
     best, mpc, planner = (teacher_of(config, world)[0] for config in named.values())
