@@ -128,7 +128,7 @@ class Pending:
         try:
             sync(self.temporary)
             self._move()
-            sync(self._target.parent)
+            self._sync_folder()
         except OSError as error:
             raise not_written(self.path, error) from error
         finally:
@@ -145,7 +145,7 @@ class Pending:
                     raise
                 os.close(os.open(self._target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
                 self._move()  # replaces our own empty file
-            sync(self._target.parent)
+            self._sync_folder()
         except FileExistsError:
             return False
         except OSError as error:
@@ -167,6 +167,11 @@ class Pending:
     def _move(self) -> None:
         self.temporary.replace(self._target)
         self._moved = True
+
+    def _sync_folder(self) -> None:
+        # Whoever waited for the file may have taken it already, and removed its folder.
+        with suppress(FileNotFoundError):
+            sync(self._target.parent)
 
 
 @contextmanager

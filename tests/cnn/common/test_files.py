@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -206,6 +207,21 @@ def test_a_folder_that_cannot_be_synced_is_no_failure(
     monkeypatch.setattr(os, "fsync", fsync)
     write_text(tmp_path / "a", "x")
     assert (tmp_path / "a").read_text() == "x"
+
+
+def test_a_reader_may_take_a_file_with_its_folder_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As who waits for a server's port file does: the server must not end over it."""
+    real, folder = os.replace, tmp_path / "taken"
+
+    def replace(old: Path, new: Path) -> None:
+        real(old, new)
+        shutil.rmtree(folder)
+
+    monkeypatch.setattr(os, "replace", replace)
+    write_text(folder / "port", "8001")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_fails_to_sync_is_a_failure(
