@@ -37,8 +37,8 @@ def _reach(field: Field) -> str:
 def scenario_table() -> str:
     """One row a shipped scenario."""
     head = (
-        "| scenario | full local | device and modem | link | others' load | frame period | time-out | "
-        "deadline |\n|---|---|---|---|---|---|---|---|\n"
+        "| scenario | full local | device and modem | link | others' load | frame period | "
+        "time-out | deadline |\n|---|---|---|---|---|---|---|---|\n"
     )
     rows = []
     for name in scenario_names():
