@@ -212,8 +212,13 @@ class OffloadVecEnv(VecEnv):
         """bool (B, n_actions): legal actions of each lane at its decision point."""
         if self._legal is None:
             return np.ones((self.num_envs, len(self.table)), bool)
-        masks: NDArray[np.bool_] = self._legal[self.env.simulator.point]
+        masks: NDArray[np.bool_] = self._legal[self.points]
         return masks
+
+    @property
+    def points(self) -> NDArray[np.int64]:
+        """Decision point of each lane, int64 (B,)."""
+        return self.env.simulator.point
 
     def close(self) -> None:
         """Close the environment."""

@@ -79,9 +79,9 @@ def imitate(
     for k in range(stretches):
         for group in optimiser.param_groups:
             group["lr"] = _RATE * (1.0 - 0.9 * k / stretches)
-        stretch = _Stretch(steps, n, env)
+        stretch = _Stretch(steps, env)
         for t in range(steps):
-            masks, points = env.action_masks(), env.env.simulator.point
+            masks, points = env.action_masks(), env.points
             wanted = teacher.decide_batch(observation, points)
             own, _ = model.predict(observation, action_masks=masks)
             by_teacher = rng.random(n) >= k / stretches
@@ -91,16 +91,16 @@ def imitate(
         with torch.no_grad():
             last = model.policy.predict_values(torch.as_tensor(observation)).flatten().numpy()
         _fit(model.policy, optimiser, stretch, stretch.returns(last, config.gamma), config, rng)
-    env.sums.take()  # the log begins with PPO's own decisions
 
 
 class _Stretch:
     """Decisions of all lanes: T steps, B lanes, O elements of an observation, A actions."""
 
-    def __init__(self, steps: int, n: int, env: OffloadVecEnv) -> None:
-        n_actions = len(env.table)
+    def __init__(self, steps: int, env: OffloadVecEnv) -> None:
+        masks = env.action_masks()
+        n = len(masks)
         self.seen = np.zeros((steps, n, *(env.observation_space.shape or ())), np.float32)
-        self.masks = np.zeros((steps, n, n_actions), bool)
+        self.masks = np.zeros((steps, *masks.shape), bool)
         self.wanted = np.zeros((steps, n), np.int64)
         self.rewards = np.zeros((steps, n), np.float32)
         self.done = np.zeros((steps, n), bool)

@@ -128,6 +128,7 @@ def train(
             stderr_console().print(f"tuning and imitating the {config.teacher}", highlight=False)
             teacher, progress.multiplier = teacher_of(config, world)
             imitate(model, adapter, teacher, progress.multiplier, config)
+            adapter.sums.take()  # the log begins with PPO's own decisions
         config.save(out / CONFIG)
         if not resume or kept_scenario(out) is None:
             keep_scenario(world.scenario, out)

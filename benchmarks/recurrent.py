@@ -4,7 +4,7 @@
 
 Trains sb3-contrib's RecurrentPPO (an LSTM before both heads) and PPO for the same number of frames
 with the same reward, dual ascent, learning rate, discount and validation drives, and prints
-``{"scenario", "ppo": {"cost", "accuracy", "seconds"}, "recurrent-ppo": {...}, "cost_ratio",
+``{"scenario", "steps", "seed", "floor", "ppo": {"cost", "accuracy", "seconds"}, "recurrent-ppo": {...}, "cost_ratio",
 "time_ratio"}``: figures of the best validated policy of each that keeps floor and margin. The
 observation already carries running means, ages and the confidences of the track, which is what a
 memory would have to learn. Replayed on training drives.
@@ -28,10 +28,10 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
 
 from agents.supervisor import Progress, Supervisor
-from agents.train_config import TrainConfig
+from agents.train_config import TrainConfig, priced
 from agents.training import adapter_of, ppo_settings, train
-from cnn.topology import SHIPPED
-from offload_env.world import build_world
+from cnn.topology import Topology
+from offload_env.world import World, build_world
 from testbed.policy.decision_points import START, decision_points
 
 
@@ -39,9 +39,9 @@ class RecurrentPolicy:
     """A recurrent model as a `testbed.policy.policies.Policy` that decides for many drives."""
 
     name = "recurrent"
-    space = decision_points(SHIPPED).frame
 
-    def __init__(self, model: RecurrentPPO) -> None:
+    def __init__(self, model: RecurrentPPO, topology: Topology) -> None:
+        self.space = decision_points(topology).frame
         self._model = model
         self._state: tuple[NDArray[np.float32], ...] | None = None
 
@@ -71,7 +71,7 @@ class RecurrentSupervisor(Supervisor):
 
     def _greedy(self) -> RecurrentPolicy:
         assert isinstance(self.model, RecurrentPPO)
-        return RecurrentPolicy(self.model)
+        return RecurrentPolicy(self.model, self.world.topology)
 
     def _keep(self, figures: dict[str, float]) -> None:
         self.best = figures
@@ -92,17 +92,20 @@ def main() -> None:
     config = TrainConfig(
         options.scenario, steps=options.steps, hidden=options.hidden, seed=options.seed
     )
+    world = build_world(config.scenario, "train")
+    config = priced(config, world.accuracy_floor, ()).of(world.topology)
     with tempfile.TemporaryDirectory() as folder:
-        plain = train(config, Path(folder))
+        plain = train(config, Path(folder), world=world)
     ppo = _figures(plain.validation, plain.seconds)
     _note(f"ppo: {ppo}")
-    recurrent = _recurrent(config)
+    recurrent = _recurrent(config, world)
     print(
         json.dumps(
             {
                 "scenario": options.scenario,
                 "steps": options.steps,
                 "seed": options.seed,
+                "floor": round(world.accuracy_floor, 5),
                 "ppo": ppo,
                 "recurrent-ppo": recurrent,
                 "cost_ratio": round(recurrent["cost"] / ppo["cost"], 4),
@@ -112,8 +115,7 @@ def main() -> None:
     )
 
 
-def _recurrent(config: TrainConfig) -> dict[str, float]:
-    world = build_world(config.scenario, "train")
+def _recurrent(config: TrainConfig, world: World) -> dict[str, float]:
     torch.set_num_threads(1)
     set_random_seed(config.seed)
     env = adapter_of(config, world)

@@ -107,11 +107,12 @@ def agreement(world: World, policy: Policy, teacher: Policy) -> float:
 def test_returns_are_discounted_by_frame(world: World) -> None:
     """Two decisions of one frame, then a frame of one decision, then the drive ends."""
     adapter = adapter_of(TrainConfig(**SETTINGS).of(world.topology), world)
-    stretch = _Stretch(4, 1, adapter)
+    adapter.reset()
+    stretch = _Stretch(4, adapter)
     stretch.rewards[:, 0] = (0.0, 1.0, 2.0, 4.0)
     stretch.ended[:, 0] = (False, True, True, True)
     stretch.done[:, 0] = (False, False, True, False)
-    found = stretch.returns(np.array([8.0], np.float32), 0.5)[:, 0]
+    found = stretch.returns(np.full(adapter.num_envs, 8.0, np.float32), 0.5)[:, 0]
     assert found.tolist() == [1.0 + 0.5 * 2.0, 1.0 + 0.5 * 2.0, 2.0, 4.0 + 0.5 * 8.0]
 
 
