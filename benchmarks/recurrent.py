@@ -4,10 +4,10 @@
 
 Trains sb3-contrib's RecurrentPPO (an LSTM before both heads) and PPO for the same number of frames
 with the same reward, dual ascent, learning rate, discount and validation drives, and prints
-``{"scenario", "steps", "seed", "floor", "ppo": {"cost", "accuracy", "seconds"}, "recurrent-ppo": {...}, "cost_ratio",
-"time_ratio"}``: figures of the best validated policy of each that keeps floor and margin. The
-observation already carries running means, ages and the confidences of the track, which is what a
-memory would have to learn. Replayed on training drives.
+``{"scenario", "steps", "seed", "floor", "ppo": {"cost", "accuracy", "seconds"}, "recurrent-ppo":
+{...}, "cost_ratio", "time_ratio"}``: figures of the best validated policy of each that keeps floor
+and margin. The observation already carries running means, ages and the confidences of the track,
+which is what a memory would have to learn. Replayed on training drives.
 """
 
 from __future__ import annotations

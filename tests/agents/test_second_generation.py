@@ -15,7 +15,7 @@ from offload_env.world import build_world
 
 EVEN = "motorway-camera"
 """No training cost less than the best static pair there; the shipped policy costs as much."""
-SLEEPS = ("motorway-rrc", "robot-rrc")
+SLEEPS = "motorway-rrc"
 """Sending costs a frame after every sleep there: less is sent, and less accuracy gained by it."""
 LATE = {
     "bursty-camera": 0.01,
@@ -48,7 +48,7 @@ def test_a_staged_policy_is_shipped_and_worth_having(name: str) -> None:
     driven = simulate(world, agents["staged-agent"], keys)
     if name in LATE:
         assert static.accuracy < world.accuracy_floor - LATE[name]
-        assert driven.correct.mean() > static.accuracy + (0.005 if name in SLEEPS else 0.01)
+        assert driven.correct.mean() > static.accuracy + (0.005 if name == SLEEPS else 0.01)
     else:
         assert driven.cost.mean() < (1.0 + 1e-9 if name == EVEN else 0.98) * static.cost
     # Errors come by sign, and there are few: no more than a coarse check.
