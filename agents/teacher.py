@@ -65,7 +65,7 @@ def imitate(
 
     Args:
         model: a new (maskable) PPO on `env`, which offers all actions.
-        env: staged; left in the middle of its drives.
+        env: staged; left in the middle of its drives, with these decisions in its sums.
         teacher: decides for every state that the learner comes to.
         price: of a wrong answer in the rewards.
         config: of the run: `teacher_steps` decisions, in stretches of `n_steps`.

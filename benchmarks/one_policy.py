@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -35,7 +36,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -47,7 +47,7 @@ from agents.evaluation import STAGED
 from agents.export_policy import bundle_of
 from agents.rollout import simulate
 from agents.sb3_adapter import FrameRolloutBuffer, OffloadVecEnv
-from agents.supervisor import greedy_policy
+from agents.supervisor import Watch, greedy_policy
 from agents.teacher import imitate
 from agents.train_config import MARGIN, STAGED_SETTINGS, TrainConfig
 from agents.training import adapter_of, ppo_settings
@@ -216,25 +216,20 @@ class Guides:
         return np.concatenate(decided)
 
 
-class Ascent(BaseCallback):
+class Ascent(Watch):
     """Dual ascent in every world; the best policy on validation drives of all of them is kept."""
 
     def __init__(self, config: TrainConfig, worlds: Sequence[World], env: Joined) -> None:
-        super().__init__()
-        self.config, self.worlds, self.env = config, worlds, env
+        super().__init__(config, worlds[0], env, Path())
+        self.worlds, self.next_checkpoint = worlds, math.inf
         self.best: PolicyBundle | None = None
         self._score, self._due = np.inf, config.validate_every
         self._keys = episode_keys(config.validation_seed, 16)
         self._gap = np.zeros(len(worlds))
         self._accuracy = np.full(len(worlds), worlds[0].accuracy_floor)
 
-    def _on_step(self) -> bool:
-        return True
-
     def _on_rollout_end(self) -> None:
-        left = 1.0 - self.num_timesteps / self.config.steps
-        self.model.ent_coef = self.config.entropy * max(left, 0.0)  # type: ignore[attr-defined]
-        rate = _DUAL_SHARE * self.config.dual_rate * (0.1 + 0.9 * max(left, 0.0))
+        rate = _DUAL_SHARE * self.config.dual_rate * (0.1 + 0.9 * self.left)
         for k, (world, part) in enumerate(zip(self.worlds, self.env.parts, strict=True)):
             accuracy = part.sums.take()[0]["accuracy"]
             self._accuracy[k] += (accuracy - self._accuracy[k]) / _ROLLOUTS
@@ -291,7 +286,7 @@ def trained(steps: int, scenarios: int, seed: int) -> PolicyBundle:
     )
     buffer: Any = model.rollout_buffer
     buffer.follow(lambda: env.frame_done)
-    guides = [guide(world, seed) for world in worlds]
+    guides = [planner_of(world, seed, GUIDED_ON, (BONUS,)) for world in worlds]
     imitate(model, env, Guides(guides, env), [guide.error_price for guide in guides], whole)
     for part in env.parts:
         part.sums.take()
@@ -302,28 +297,27 @@ def trained(steps: int, scenarios: int, seed: int) -> PolicyBundle:
     return ascent.best
 
 
-def guide(world: World, seed: int) -> PlannerPolicy:
-    """A planner to begin at, tuned on few drives and with one bonus."""
-    floor = world.accuracy_floor + MARGIN
-    found = tuned_planner(world, episode_keys(seed, GUIDED_ON), floor, (BONUS,))
-    say(f"{world.scenario.name}: a wrong answer costs {found.error_price:.2f}")
+def planner_of(
+    train: World, seed: int, drives: int, bonuses: Sequence[float] = ()
+) -> PlannerPolicy:
+    """The planner, tuned in one scenario on so many training drives."""
+    floor = train.accuracy_floor + MARGIN
+    found = tuned_planner(train, episode_keys(seed, drives), floor, bonuses)
+    say(f"{train.scenario.name}: the planner's price of a wrong answer is {found.error_price:.2f}")
     return found
 
 
-def planner_of(train: World, seed: int) -> Policy:
-    """The planner, tuned in one scenario."""
-    return tuned_planner(train, episode_keys(seed, TUNED_ON), train.accuracy_floor + MARGIN)
-
-
-def classic(one: Policy, drives: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Every policy in every classic scenario."""
+def classic(
+    learnt: Mapping[str, Policy], drives: int, seed: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Every policy in every classic scenario; the planner is tuned in each."""
     found = {}
     for name in CLASSIC:
         world, keys = build_world(name, "test"), episode_keys(seed, drives)
-        policies = {"one policy": one, **specialists()}
-        policies["planner"] = planner_of(build_world(name, "train"), seed)
+        planner = planner_of(build_world(name, "train"), seed, TUNED_ON)
+        policies = {**learnt, "planner": planner}
         found[name] = {which: told(policy, world, keys) for which, policy in policies.items()}
-        say(f"{name}: {found[name]['one policy']}")
+        say(f"{name}: {found[name]}")
     return found
 
 
@@ -333,7 +327,7 @@ def told(policy: Policy, world: World, keys: Keys) -> dict[str, float]:
     return {"cost": driven.cost, "over_floor": 100 * driven.over_floor}
 
 
-def away(one: Policy, drives: int, seed: int) -> dict[str, dict[str, float]]:
+def away(learnt: Mapping[str, Policy], drives: int, seed: int) -> dict[str, dict[str, float]]:
     """Every policy in drawn scenarios that nobody trained in; the planner is tuned in each."""
     over: dict[str, list[float]] = {}
     floors: dict[str, list[float]] = {}
@@ -341,8 +335,8 @@ def away(one: Policy, drives: int, seed: int) -> dict[str, dict[str, float]]:
         scenario, keys = drawn(_JUDGES_FROM + k, seed), episode_keys(seed, drives)
         world = build_world(scenario, "test")
         bound = lower_bound(world, keys).cost
-        policies = {"one policy": one, **specialists()}
-        policies["planner"] = planner_of(build_world(scenario, "train"), seed)
+        planner = planner_of(build_world(scenario, "train"), seed, TUNED_ON)
+        policies = {**learnt, "planner": planner}
         for name, policy in policies.items():
             driven = told(policy, world, keys)
             over.setdefault(name, []).append(driven["cost"] / bound)
@@ -402,10 +396,10 @@ def main() -> None:
         bundle = trained(given.steps, given.scenarios, given.seed)
         if given.policy:
             bundle.save(given.policy)
-    one = policy_from_bundle(bundle)
+    learnt = {"one policy": policy_from_bundle(bundle), **specialists()}
     found = {
-        "classic": classic(one, given.drives, given.seed),
-        "drawn": away(one, given.drives, given.seed),
+        "classic": classic(learnt, given.drives, given.seed),
+        "drawn": away(learnt, given.drives, given.seed),
         "drives": given.drives,
         "seed": given.seed,
     }

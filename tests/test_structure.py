@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,7 +11,9 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks/structure.py"
+from tests.support.scripts import BENCHMARKS, benchmark
+
+SCRIPT = BENCHMARKS / "structure.py"
 
 TREE = {
     "cnn/__init__.py": '"""The network."""\n',
@@ -110,13 +111,7 @@ def pause():
 @pytest.fixture(scope="module")
 def structure() -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("structure", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["structure"] = module
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("structure")
 
 
 @pytest.fixture(scope="module")

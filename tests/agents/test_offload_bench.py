@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from dataclasses import replace
@@ -17,6 +16,7 @@ from agents.offload_bench import QUICK, WHOLE, Size, chosen, drive_keys, input_h
 from agents.submission import NAME, Recorded, Replayed, Submission
 from cnn.common.errors import BundleError, ConfigError, DataError
 from offload_env.world import build_world
+from tests.support.scripts import benchmark
 
 pytestmark = pytest.mark.slow(30)
 
@@ -243,13 +243,7 @@ def test_quick_drives_are_the_first_of_the_whole() -> None:
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    path = ROOT / "benchmarks" / "offload_bench.py"
-    spec = importlib.util.spec_from_file_location("offload_bench_script", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("offload_bench")
 
 
 def test_one_result_and_its_replay(script, file, worlds, monkeypatch, tmp_path, capsys) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -14,19 +11,12 @@ from agents.train_config import STAGED_SETTINGS, TrainConfig
 from agents.training import adapter_of
 from cnn.topology import SHIPPED
 from offload_env.world import build_world
-
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "one_policy.py"
+from tests.support.scripts import benchmark
 
 
 @pytest.fixture(scope="module")
 def one_policy() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("one_policy", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["one_policy"] = module  # its dataclasses and annotations look themselves up
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("one_policy")
 
 
 def test_scenarios_are_drawn_by_number_and_seed(one_policy: ModuleType) -> None:

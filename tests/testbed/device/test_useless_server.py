@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,24 +26,15 @@ from testbed.policy.policies import StaticPolicy
 from testbed.policy.task_settings import Settings
 from testbed.records.measurement import Measurement
 from testbed.wire.client import ExchangeFailed, MecClient
+from tests.support.scripts import BENCHMARKS, benchmark
 
 pytestmark = pytest.mark.slow(28)
 
 SENT = SHIPPED.action(5, 4)
-_PATH = Path(__file__).parents[3] / "benchmarks" / "_evil_server.py"
+_PATH = BENCHMARKS / "_evil_server.py"
 
 
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location("_evil_server", _PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-EVIL = _load()
+EVIL: Any = benchmark("_evil_server")
 
 
 @pytest.fixture(scope="module")
