@@ -5,8 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
-# Files of tests run side by side, each file in one process.
-JOBS ?= 2
+# Files of tests run side by side, each file in one process; on two cores a third fills the waits.
+JOBS ?= 3
 # In the order that tests/conftest.py gives them, the slowest first.
 SIDE_BY_SIDE := --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 QUICK = $(SIDE_BY_SIDE) -m 'not slow' $(PYTEST_ARGS)

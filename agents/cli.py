@@ -109,8 +109,9 @@ def evaluate(
 ) -> None:
     """Compare a policy with every baseline and the clairvoyant bound on held-out test drives.
 
-    Baselines are tuned on training drives only. All policies meet the same frames, traces
-    and random numbers. Without a policy the shipped ones are judged, and named so.
+    Baselines are tuned on training drives only, as many as --episodes, at most 64. All
+    policies meet the same frames, traces and random numbers. Without a policy the shipped
+    ones are judged, and named so.
     """
     from agents.contenders import judge, paths_of
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,9 @@ from testbed.policy.plugged_policy import PluggedPolicy
 from testbed.policy.policies import Policy
 
 Floats = NDArray[np.float64]
+
+TUNING_DRIVES: Final = 64
+"""Training drives on which baselines are tuned, at most; a quick look takes fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +252,7 @@ def evaluate(
     *,
     drives: int = 256,
     seed: int = 0,
-    tuning_drives: int = 64,
+    tuning_drives: int | None = None,
     origins: Mapping[str, Origin] | None = None,
     progress: Callable[[str], object] = lambda name: None,
     plug_ins: Sequence[PlugIn] = (),
@@ -262,7 +265,8 @@ def evaluate(
         agents: learnt policies by name (``agent``, ``staged-agent``).
         drives: test drives, each `scenario.timing.n_frames` frames.
         seed: of drives and bootstrap.
-        tuning_drives: training drives a baseline's candidates are measured on.
+        tuning_drives: training drives a baseline's candidates are measured on; None is as
+            many as `drives`, at most `TUNING_DRIVES`.
         origins: where the learnt policies come from, by name; kept in the result.
         progress: called with the name of each policy when it is done.
         plug_ins: of policies to tune and drive beside the baselines.
@@ -274,6 +278,8 @@ def evaluate(
     at.require_same(train_world.topology, "training frames", "the test frames")
     for policy in agents.values():
         check_network(test_world, policy)
+    if tuning_drives is None:
+        tuning_drives = min(drives, TUNING_DRIVES)
     baselines = tuned_baselines(
         train_world, seed, tuning_drives, progress=progress, plug_ins=plug_ins
     )

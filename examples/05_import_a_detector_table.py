@@ -281,7 +281,7 @@ train_traces = 12
 test_traces = 12
 duration_s = 40.0
 [timing]
-n_frames = 120
+n_frames = 60
 [constraint]
 accuracy_margin = 0.02   # mean F1 may be so much below that of the whole detector on the device
 """
@@ -309,7 +309,7 @@ def main() -> None:
         mean_f1, size = (v[:, action.index].mean() for v in (test.correct, test.sent_bytes))
         print(f"  {action.name}: F1 {mean_f1:.3f}, {size:6.0f} bytes on the uplink")
 
-    found = evaluate(world, test, {}, drives=12, tuning_drives=24)
+    found = evaluate(world, test, {}, drives=12)
     print(f"on {found.drives} test drives, floor: mean F1 of {found.floor:.3f}")
     for name in sorted(found.policies, key=lambda name: found.policies[name]["cost"]):
         s = found.policies[name]
