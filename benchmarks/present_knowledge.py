@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from agents.contenders import contender, shipped_agents
 from agents.rollout import simulate
 from agents.study import read_study
-from agents.train_config import TrainConfig
+from agents.train_config import TrainConfig, priced
 from agents.training import train
 from offload_env import batch_simulator
 from offload_env.bound.proof import lower_bound
@@ -42,7 +42,6 @@ from testbed.policy.policies import Policy
 SCENARIOS: Final = ("city-rrc", "robot-rrc", "motorway-rrc", "motorway-tail", "bursty-tail")
 """Where agents save most over all other methods."""
 SPECS: Final = sorted(Path(__file__).parent.glob("value_of_rl*.toml"))
-BOUND_DRIVES: Final = 8
 _LEAST_BITS_PER_MS: Final = 1.0
 
 
@@ -73,19 +72,21 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     for name in options.scenarios:
         test = build_world(name, "test")
-        bound = lower_bound(test, keys[:BOUND_DRIVES]).cost
+        bound = lower_bound(test, keys).cost
         shipped = driven(test, shipped_agents(test)["staged-agent"], keys, bound)
-        told = told_agent(recipe(name, options.seed), test, keys, bound)
+        train_floor = build_world(name, "train").accuracy_floor
+        told = told_agent(recipe(name, options.seed, train_floor), test, keys, bound)
         floor = test.accuracy_floor
         found[name] = {"bound_cost": bound, "floor": floor, "shipped": shipped, "told": told}
         print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
     print(json.dumps({"scenarios": found, "drives": options.drives, "seed": options.seed}))
 
 
-def recipe(name: str, seed: int) -> TrainConfig:
+def recipe(name: str, seed: int, floor: float) -> TrainConfig:
     """How the agents of a scenario that look ahead were trained."""
     trials = [trial for spec in SPECS for trial in read_study(spec).trials(seed)]
-    return next(t.config for t in trials if t.scenario == name and t.config.gamma > 0)
+    found = next(t for t in trials if t.scenario == name and t.config.gamma > 0)
+    return priced(found.config, floor, found.given)
 
 
 def told_agent(
