@@ -14,13 +14,23 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from itertools import product
 from pathlib import Path
 from types import GenericAlias
-from typing import Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 from agents.run_files import STUDY_SPEC
-from agents.train_config import ALGORITHMS, ALGORITHMS_OF, ENVIRONMENTS, TrainConfig, config_of
+from agents.train_config import (
+    ALGORITHMS,
+    ALGORITHMS_OF,
+    ENVIRONMENTS,
+    TrainConfig,
+    config_of,
+    priced,
+)
 from cnn.common.errors import MAX_SEED, ConfigError, DataError, require, shown
 from cnn.common.files import write_text
 from testbed.common.toml_config import build, check_ranges, parse, ranged, toml_text
+
+if TYPE_CHECKING:
+    from offload_env.world import World
 
 MAX_TRIALS: Final = 20_000
 _NAMED: Final = {
@@ -52,7 +62,7 @@ class Trial:
         point: the grid's settings of this trial.
         scenario: short name of its scenario.
         given: names of the settings that the file gives; the others are defaults.
-        config: settings of the training.
+        config: settings of the training, as in the file; `config_in` are those that are trained.
     """
 
     name: str
@@ -61,6 +71,10 @@ class Trial:
     scenario: str
     given: frozenset[str]
     config: TrainConfig
+
+    def config_in(self, world: World) -> TrainConfig:
+        """The settings that are trained in a world: priced for its floor, for its network."""
+        return priced(self.config, world.accuracy_floor, self.given).of(world.topology)
 
 
 @dataclass(frozen=True, slots=True)

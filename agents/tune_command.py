@@ -99,7 +99,6 @@ def tune(
 
 def _missing(trials: Sequence[Trial], out: Path) -> dict[str, TrainConfig]:
     """Settings, as they are trained, of the trials that are not finished yet, by name."""
-    from agents.train_config import priced
     from agents.train_once import is_trained
     from agents.training import world_of
 
@@ -110,7 +109,7 @@ def _missing(trials: Sequence[Trial], out: Path) -> dict[str, TrainConfig]:
         if source not in worlds:
             worlds = {source: world_of(trial.config)}  # one at a time: a world is large
         world = worlds[source]
-        config = priced(trial.config, world.accuracy_floor, trial.given).of(world.topology)
+        config = trial.config_in(world)
         if not is_trained(config, out / "trials" / trial.name, world):
             found[trial.name] = config
     return found

@@ -27,9 +27,8 @@ from numpy.typing import NDArray
 
 from agents.contenders import contender, shipped_agents
 from agents.rollout import simulate
-from agents.study import read_study
-from agents.train_config import TrainConfig, priced
-from agents.training import train
+from agents.study import Trial, read_study
+from agents.training import train, world_of
 from offload_env import batch_simulator
 from offload_env.bound.proof import lower_bound
 from offload_env.episode import episode_keys
@@ -74,30 +73,29 @@ def main() -> None:
         test = build_world(name, "test")
         bound = lower_bound(test, keys).cost
         shipped = driven(test, shipped_agents(test)["staged-agent"], keys, bound)
-        train_floor = build_world(name, "train").accuracy_floor
-        told = told_agent(recipe(name, options.seed, train_floor), test, keys, bound)
+        told = told_agent(recipe(name, options.seed), test, keys, bound)
         floor = test.accuracy_floor
         found[name] = {"bound_cost": bound, "floor": floor, "shipped": shipped, "told": told}
         print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
     print(json.dumps({"scenarios": found, "drives": options.drives, "seed": options.seed}))
 
 
-def recipe(name: str, seed: int, floor: float) -> TrainConfig:
+def recipe(name: str, seed: int) -> Trial:
     """How the agents of a scenario that look ahead were trained."""
     trials = [trial for spec in SPECS for trial in read_study(spec).trials(seed)]
-    found = next(t for t in trials if t.scenario == name and t.config.gamma > 0)
-    return priced(found.config, floor, found.given)
+    return next(t for t in trials if t.scenario == name and t.config.gamma > 0)
 
 
 def told_agent(
-    config: TrainConfig, test: World, keys: NDArray[np.uint64], bound: float
+    trial: Trial, test: World, keys: NDArray[np.uint64], bound: float
 ) -> dict[str, float]:
     """Figures of an agent that is told the present in training and on the test drives."""
+    world = world_of(trial.config)
     # The simulator makes its observer by this name.
     batch_simulator.BatchObserver = Told  # type: ignore[misc]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            train(config, Path(folder))
+            train(trial.config_in(world), Path(folder), world=world)
             return driven(test, contender(Path(folder), test).policy, keys, bound)
     finally:
         batch_simulator.BatchObserver = BatchObserver  # type: ignore[misc]

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
-import agents
+from agents.contenders import shipped_path
 from agents.study import Trial, read_study
-from agents.train_config import TrainConfig, priced
 from offload_env.scenario import second_generation
 from offload_env.world import build_world
 from testbed.policy.policy_file import PolicyBundle
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-ASSETS = Path(agents.__file__).parent / "assets"
+from tests.support.scripts import benchmark
 
 
 @pytest.fixture(scope="module")
 def trials() -> list[Trial]:
     """Those that look ahead, of all studies of what learning adds."""
-    specs = sorted(BENCHMARKS.glob("value_of_rl*.toml"))
+    specs = benchmark("value_of_rl").SPECS
     found = [trial for spec in specs for trial in read_study(spec).trials(0)]
     return [trial for trial in found if trial.config.gamma > 0]
 
@@ -35,12 +31,9 @@ def test_every_scenario_has_one_setting_that_looks_ahead(trials: list[Trial]) ->
 @pytest.mark.parametrize("name", second_generation())
 def test_the_shipped_policy_is_one_of_their_trainings(name: str, trials: list[Trial]) -> None:
     """Its file says how it was trained; settings that came later are not in all files."""
-    manifest = PolicyBundle.load(ASSETS / f"{name}.staged.policy").manifest
+    manifest = PolicyBundle.load(shipped_path(name, staged=True)).manifest
     said = manifest["provenance"]["config"]
     world = build_world(name, "train")
 
-    def config_of(trial: Trial) -> TrainConfig:
-        return priced(trial.config, world.accuracy_floor, trial.given).of(world.topology)
-
-    own = [json.loads(json.dumps(asdict(config_of(t)))) for t in trials if t.scenario == name]
+    own = [json.loads(json.dumps(asdict(t.config_in(world)))) for t in trials if t.scenario == name]
     assert said in [{key: config[key] for key in said} for config in own]
