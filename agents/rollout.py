@@ -7,7 +7,7 @@ paired frame by frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,7 +25,10 @@ from testbed.policy.policies import Feedback, Learner, Policy
 
 Floats = NDArray[np.float64]
 
-_PARTS: Final = ("queue_ms", "compute_ms", "exchange_ms", "fallback_ms", "radio_mj")
+_KEPT: Final = (
+    *("action", "delay_ms", "energy_mj", "cost", "correct", "miss", "row", "status"),
+    *("queue_ms", "compute_ms", "exchange_ms", "fallback_ms", "radio_mj"),
+)
 """Of an outcome, kept under the same names."""
 
 
@@ -105,10 +108,31 @@ def simulate(
     Raises:
         ConfigError: if the policy decides for another network than the world's.
     """
-    check_network(world, policy)
-    simulator = BatchSimulator(world, len(keys))
-    simulator.reset(keys)
-    policy.reset()
+    return simulate_each(world, [policy], keys, frames=frames, seen=seen)[0]
+
+
+def simulate_each(
+    world: World,
+    policies: Sequence[Policy],
+    keys: NDArray[np.uint64],
+    *,
+    frames: int | None = None,
+    seen: Callable[[NDArray[np.float32]], object] | None = None,
+) -> list[Rollout]:
+    """`simulate` of several policies, side by side: the same results, many times as fast.
+
+    Args:
+        policies: all of the frame space, or all of the staged one.
+        keys: each policy drives all of them.
+        seen: gets the observations of all policies, float32 (len(policies) * B, obs_dim).
+    """
+    for policy in policies:
+        check_network(world, policy)
+        policy.reset()
+    simulator = BatchSimulator(world, len(policies) * len(keys))
+    simulator.reset(np.tile(keys, len(policies)))
+    lanes = [slice(i * len(keys), (i + 1) * len(keys)) for i in range(len(policies))]
+    learners = [(p, own) for p, own in zip(policies, lanes, strict=True) if isinstance(p, Learner)]
     outcomes: list[BatchOutcome] = []
     rates: list[Floats] = []
     n_frames = world.scenario.timing.n_frames
@@ -119,30 +143,20 @@ def simulate(
             rates.append(uplink_now(simulator))
             if seen is not None:
                 seen(simulator.observe())
-            outcomes.append(decide_frames(simulator, policy))
-            if isinstance(policy, Learner):
-                policy.learn(feedback(world, outcomes[-1]))
+            outcomes.append(decide_frames(simulator, policies))
+            for learner, own in learners:
+                learner.learn(feedback(world, outcomes[-1].part(own)))
 
-    def stack(name: str) -> NDArray[Any]:
-        return np.stack([getattr(o, name) for o in outcomes], axis=1)
-
-    row, used, status = stack("row"), stack("used"), stack("status").astype(np.int64)
-    confidence = np.where(status == SKIPPED, np.nan, world.table.confidence[row, used])
-    return Rollout(
-        policy=policy.name,
-        topology=world.topology,
-        action=stack("action"),
-        delay_ms=stack("delay_ms"),
-        energy_mj=stack("energy_mj"),
-        cost=stack("cost"),
-        correct=stack("correct"),
-        miss=stack("miss"),
-        confidence=confidence.astype(np.float32),
-        uplink_mbps=np.stack(rates, axis=1),
-        row=row,
-        status=status,
-        **{name: stack(name) for name in _PARTS},
-    )
+    arrays = {name: np.stack([getattr(o, name) for o in outcomes], axis=1) for name in _KEPT}
+    status = arrays["status"] = arrays["status"].astype(np.int64)
+    used = np.stack([o.used for o in outcomes], axis=1)
+    confidence = np.where(status == SKIPPED, np.nan, world.table.confidence[arrays["row"], used])
+    arrays["confidence"] = confidence.astype(np.float32)
+    arrays["uplink_mbps"] = np.stack(rates, axis=1)
+    return [
+        Rollout(policy.name, world.topology, **{name: a[own] for name, a in arrays.items()})
+        for policy, own in zip(policies, lanes, strict=True)
+    ]
 
 
 def check_network(world: World, policy: Policy) -> None:
@@ -151,25 +165,34 @@ def check_network(world: World, policy: Policy) -> None:
     world.topology.require_same(policy.space.topology, f"policy {policy.name!r}", frames)
 
 
-def decide_frames(simulator: BatchSimulator, policy: Policy) -> BatchOutcome:
+def decide_frames(simulator: BatchSimulator, policies: Sequence[Policy]) -> BatchOutcome:
     """`testbed.policy.policies.decide_frame` for the current frame of every lane.
 
-    A memoryless policy decides for the lanes whose frame is open only, any other for all lanes.
+    A memoryless policy decides for the lanes whose frame is open only, any other for all its lanes.
+
+    Args:
+        policies: each has an equal share of the lanes, in this order; all decide in one space.
     """
-    space = policy.space
+    share = simulator.n // len(policies)
+    space = policies[0].space
     if not space.is_staged:
-        return simulator.settle(policy.decide_batch(simulator.observe(space)))
+        seen = simulator.observe(space)
+        parts = np.split(seen, len(policies))
+        decided = [p.decide_batch(part) for p, part in zip(policies, parts, strict=True)]
+        return simulator.settle(np.concatenate(decided))
     at = decision_points(space.topology)
-    memoryless = getattr(policy, "memoryless", False)
     ended: list[tuple[NDArray[np.intp], BatchOutcome]] = []
     lanes, points = np.arange(simulator.n), simulator.point
     while len(lanes):
         seen = simulator.observe(space)
-        if memoryless:
-            chosen = policy.decide_batch(seen[lanes], points[lanes])
-        else:
-            chosen = policy.decide_batch(seen, points)[lanes]
-        ended.append(simulator.advance(at.repair[points[lanes], chosen], lanes))
+        chosen = np.zeros(simulator.n, np.int64)
+        for i, policy in enumerate(policies):
+            own = np.arange(i * share, (i + 1) * share)
+            if getattr(policy, "memoryless", False):
+                own = lanes[np.searchsorted(lanes, own[0]) : np.searchsorted(lanes, own[-1] + 1)]
+            if len(own):
+                chosen[own] = policy.decide_batch(seen[own], points[own])
+        ended.append(simulator.advance(at.repair[points[lanes], chosen[lanes]], lanes))
         lanes = np.setdiff1d(lanes, ended[-1][0], assume_unique=True)
         # Any point after the start, where the frame has ended: the answer there is not used.
         points = np.full(simulator.n, at.n_points - 1)

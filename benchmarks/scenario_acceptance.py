@@ -21,7 +21,7 @@ from collections import Counter
 from typing import Any
 
 from agents.baselines.rules import static_policies
-from agents.baselines.tuning import choose, measure, tuned_planner
+from agents.baselines.tuning import choose, measure, measure_each, tuned_planner
 from agents.train_config import MARGIN
 from offload_env.bound.search import best_schedule
 from offload_env.episode import episode_keys
@@ -43,7 +43,7 @@ def figures(name: str, drives: int, seed: int) -> dict[str, Any]:
         splits[at.actions[index].split] += count
         exits[at.actions[index].exit] += count
     local = sum(count for index, count in taken.items() if at.is_local[index]) / n
-    static = choose((measure(test, p, keys) for p in static_policies(at)), test.accuracy_floor)
+    static = choose(measure_each(test, static_policies(at), keys), test.accuracy_floor)
     tuned = tuned_planner(train, episode_keys(seed, 64), train.accuracy_floor + MARGIN)
     planner = measure(test, tuned, keys)
     out = {

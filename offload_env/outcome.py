@@ -91,8 +91,8 @@ class BatchOutcome(NamedTuple):
     miss: Bools
     cost: Floats
 
-    def part(self, lanes: NDArray[Any]) -> BatchOutcome:
-        """The outcome of some lanes, by index or by bool (B,)."""
+    def part(self, lanes: NDArray[Any] | slice) -> BatchOutcome:
+        """The outcome of some lanes, by index, by bool (B,), or from one to another."""
         return BatchOutcome._make(array[lanes] for array in self)
 
     @classmethod

@@ -6,8 +6,9 @@ is chosen; if none keeps it, the most accurate one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Final
 
 import numpy as np
@@ -28,7 +29,7 @@ from agents.baselines.rules import (
 )
 from agents.baselines.usual_exchange import UsualExchange
 from agents.floor_kept import rank
-from agents.rollout import simulate, summary
+from agents.rollout import simulate_each, summary
 from agents.train_config import MARGIN
 from cnn.common.plug_ins import PlugIn
 from cnn.topology import Topology
@@ -61,6 +62,8 @@ LOOKAHEAD_PRICES: Final = tuple(float(p) for p in np.geomspace(0.4, 12.8, 11))
 """The `mpc`'s, in that of the tuned planner: accuracy costs time, and it sees what time costs. The
 steps are small, as a price too high costs accuracy again: sure answers come late, frames are
 skipped."""
+LANES: Final = 1024
+"""Drives of all candidates that are simulated at once: more take more memory, and no less time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,18 @@ class Candidate:
 
 def measure(world: World, policy: Policy, keys: NDArray[np.uint64]) -> Candidate:
     """Drive a policy and keep its mean cost and accuracy."""
-    figures = summary(simulate(world, policy, keys))
-    return Candidate(policy, figures["cost"], figures["accuracy"])
+    return next(measure_each(world, [policy], keys))
+
+
+def measure_each(
+    world: World, policies: Iterable[Policy], keys: NDArray[np.uint64]
+) -> Iterator[Candidate]:
+    """`measure` of policies of one decision space, as many at a time as `LANES` allows."""
+    coming = iter(policies)
+    while block := list(islice(coming, max(1, LANES // len(keys)))):
+        rollouts = simulate_each(world, block, keys)
+        for policy, figures in zip(block, map(summary, rollouts), strict=True):
+            yield Candidate(policy, figures["cost"], figures["accuracy"])
 
 
 def choose(candidates: Iterable[Candidate], floor: float) -> Candidate:
@@ -86,7 +99,7 @@ def choose(candidates: Iterable[Candidate], floor: float) -> Candidate:
 def best_static(world: World, keys: NDArray[np.uint64], floor: float) -> StaticPolicy:
     """The static pair chosen on the drives `keys`."""
     statics = static_policies(world.topology)
-    policy = choose((measure(world, p, keys) for p in statics), floor).policy
+    policy = choose(measure_each(world, statics, keys), floor).policy
     assert isinstance(policy, StaticPolicy)
     return policy
 
@@ -123,7 +136,7 @@ def tuned_baselines(
     floor = world.accuracy_floor + margin
 
     def tune(candidates: Iterable[Policy]) -> Policy:
-        return choose((measure(world, p, keys) for p in candidates), floor).policy
+        return choose(measure_each(world, candidates, keys), floor).policy
 
     out: dict[str, Policy] = {"full-local": full_local(at)}
     if 0 in at.splits:
@@ -157,7 +170,9 @@ def tuned_baselines(
     out["mpc"] = tuned_mpc(world, keys, floor, planner)
     progress("mpc")
     for plug_in in plug_ins:
-        out[plug_in.name] = tune(plugged_policies(plug_in, at, world))
+        # One by one: they may decide in different spaces.
+        plugged = plugged_policies(plug_in, at, world)
+        out[plug_in.name] = choose((measure(world, p, keys) for p in plugged), floor).policy
         progress(plug_in.name)
     for name, policy in out.items():
         policy.name = name
@@ -178,7 +193,7 @@ def _tuned_linucb(
 
     def candidates(pairs: Iterable[tuple[float, float]], keep: float) -> list[Candidate]:
         policies = (LinUcbPolicy(world, p, optimism, keep, accuracy_table) for p, optimism in pairs)
-        return [measure(world, policy, keys) for policy in policies]
+        return list(measure_each(world, policies, keys))
 
     everyone = candidates(((p, o) for o in OPTIMISM_MS for p in BANDIT_PRICES), KEEP[0])
     found = choose(everyone, floor).policy
@@ -235,23 +250,28 @@ def _tuned(
     Args:
         policy_at: the policy with a price of errors and a bonus.
     """
-    everyone = list[Candidate]()
+    found: dict[float, list[Candidate]] = {bonus: [] for bonus in bonuses}
 
-    def keeps(price: float, bonus: float) -> bool:
-        everyone.append(measure(world, policy_at(price, bonus), keys))
-        return everyone[-1].accuracy >= floor
+    def keep(price_of: dict[float, float]) -> dict[float, bool]:
+        """By bonus, whether its price keeps the floor."""
+        policies = [policy_at(price, bonus) for bonus, price in price_of.items()]
+        candidates = dict(zip(price_of, measure_each(world, policies, keys), strict=True))
+        for bonus, candidate in candidates.items():
+            found[bonus].append(candidate)
+        return {bonus: c.accuracy >= floor for bonus, c in candidates.items()}
 
-    for bonus in bonuses:
-        place = next((i for i, price in enumerate(prices) if keeps(price, bonus)), 0)
-        if not place:
-            continue
-        too_low, enough = prices[place - 1], prices[place]
-        for _ in range(HALVINGS):
-            middle = float(np.sqrt(too_low * enough))
-            if keeps(middle, bonus):
-                enough = middle
-            else:
-                too_low = middle
-    chosen = choose(everyone, floor).policy
+    steps: dict[float, tuple[float, float]] = {}
+    searching = list(bonuses)
+    for i, price in enumerate(prices):
+        kept = keep(dict.fromkeys(searching, price))
+        if i:
+            steps |= {bonus: (prices[i - 1], price) for bonus in searching if kept[bonus]}
+        searching = [bonus for bonus in searching if not kept[bonus]]
+    for _ in range(HALVINGS):
+        middle = {bonus: float(np.sqrt(low * high)) for bonus, (low, high) in steps.items()}
+        kept = keep(middle)
+        for bonus, (low, high) in steps.items():
+            steps[bonus] = (low, middle[bonus]) if kept[bonus] else (middle[bonus], high)
+    chosen = choose(chain.from_iterable(found.values()), floor).policy
     assert isinstance(chosen, PlannerPolicy)
     return chosen

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agents.baselines.rules import static_policies
-from agents.baselines.tuning import choose, measure
+from agents.baselines.tuning import choose, measure_each
 from agents.contenders import shipped_agents
 from agents.rollout import simulate
 from offload_env.episode import episode_keys
@@ -42,9 +42,8 @@ def test_a_staged_policy_is_shipped_and_worth_having(name: str) -> None:
     world, keys = build_world(name, "test"), episode_keys(3, 24)
     agents = shipped_agents(world)
     assert set(agents) == {"staged-agent"}
-    static = choose(
-        (measure(world, p, keys) for p in static_policies(world.topology)), world.accuracy_floor
-    )
+    statics = static_policies(world.topology)
+    static = choose(measure_each(world, statics, keys), world.accuracy_floor)
     driven = simulate(world, agents["staged-agent"], keys)
     if name in LATE:
         assert static.accuracy < world.accuracy_floor - LATE[name]

@@ -47,6 +47,17 @@ def test_no_other_scenario_is_classic() -> None:
         load_scenario("classic-city-camera")
 
 
+@pytest.mark.parametrize("name", scenario_names())
+def test_a_slower_clock_would_not_pay(name: str) -> None:
+    """Even if the voltage fell with the clock: docs/environment.md, "What is left out"."""
+    world = build_world(name, "train")
+    idle_mw, busy_mw = world.cost.idle_mw, world.cost.busy_mw
+    clock = np.linspace(0.1, 1.0, 91)
+    energy_mw = idle_mw + (busy_mw - idle_mw) * clock**3
+    cost = (world.delay_price + world.energy_price * energy_mw / 1e3) / clock
+    assert cost.argmin() == len(clock) - 1
+
+
 @pytest.mark.parametrize("name", second_generation())
 def test_full_local_processing_cannot_keep_up(name: str) -> None:
     """Frames queue, whatever the link: that is what couples them."""

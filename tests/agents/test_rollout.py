@@ -1,0 +1,43 @@
+"""Policies side by side: each drives as it does alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from agents.baselines.answer_odds import AnswerOdds
+from agents.baselines.linucb import LinUcbPolicy
+from agents.baselines.planner import PlannerPolicy
+from agents.baselines.prediction import AccuracyTable
+from agents.baselines.rules import CascadePolicy, EdgentPolicy
+from agents.rollout import simulate, simulate_each
+from offload_env.episode import episode_keys
+from offload_env.world import World, build_world
+from testbed.policy.policies import Policy, StaticPolicy
+
+
+def frame_level(world: World) -> Sequence[Policy]:
+    bandits = [LinUcbPolicy(world, p, 4.0, 0.97, AccuracyTable(world)) for p in (1.0, 30.0)]
+    return [StaticPolicy(0), *bandits, EdgentPolicy(world, 60.0)]
+
+
+def staged(world: World) -> Sequence[Policy]:
+    odds = AnswerOdds(world)
+    planners = [PlannerPolicy(world, price, 0.4, odds) for price in (0.3, 20.0)]
+    return [planners[0], CascadePolicy(world, 0.9, 5), planners[1]]
+
+
+@pytest.mark.parametrize("policies_of", [frame_level, staged])
+def test_side_by_side_is_one_by_one(policies_of: Callable[[World], Sequence[Policy]]) -> None:
+    """They send at other times, end their frames at other exits, and one of them learns."""
+    world, keys = build_world("urban-5g"), episode_keys(5, 3)
+    alone = [simulate(world, policy, keys, frames=60) for policy in policies_of(world)]
+    together = simulate_each(world, policies_of(world), keys, frames=60)
+    assert len({rollout.cost.mean() for rollout in alone}) == len(alone)
+    for one, other in zip(alone, together, strict=True):
+        assert one.policy == other.policy
+        for field in fields(one)[2:]:
+            np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
