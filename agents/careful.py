@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.certificate import mean_loss
-from agents.rollout import simulate
+from agents.rollout import simulate_each
 from offload_env.world import World
 from testbed.policy.decision_points import decision_points
 from testbed.policy.network_policy import policy_from_bundle
@@ -81,7 +81,6 @@ def candidates(
         return [(0.0, bundle)]
     disagree = disagreement(train)
     found = [(price, at_price(bundle, price, disagree)) for price in PRICES]
-    losses = [
-        mean_loss(train, simulate(train, policy_from_bundle(each), keys)) for _, each in found
-    ]
+    policies = [policy_from_bundle(each) for _, each in found]
+    losses = [mean_loss(train, rollout) for rollout in simulate_each(train, policies, keys)]
     return found[int(np.argmin(losses)) :]

@@ -25,7 +25,7 @@ from agents.critical_promise import (
 )
 from agents.export_policy import reference_profile_of
 from agents.loss_bounds import upper_bound
-from agents.rollout import Rollout, simulate, summary
+from agents.rollout import Rollout, simulate, simulate_each, summary
 from agents.shift_alarm import Monitoring, monitoring
 from cnn.calibration_tracks import signs_of
 from cnn.common.errors import ConfigError, DataError
@@ -137,12 +137,9 @@ def certify_policy(
     critical = critical_of(world, critical_margin)
     chain = candidates(bundle, train, episode_keys(seed, _DRIVES))
     keys = episode_keys(seed + 1, _drives(world))
-    losses, costs, rollouts = [], [], []
-    for _, each in chain:
-        rollout = simulate(world, policy_from_bundle(each), keys)
-        losses.append(sign_losses(world, rollout))
-        costs.append(float(rollout.cost.mean()))
-        rollouts.append(rollout)
+    rollouts = list(simulate_each(world, [policy_from_bundle(each) for _, each in chain], keys))
+    losses = [sign_losses(world, rollout) for rollout in rollouts]
+    costs = [float(rollout.cost.mean()) for rollout in rollouts]
     of_signs, of_costs = np.stack(losses), np.array(costs)
     found = certify(of_signs, of_costs, margin, level, critical=critical)
     of_halves = splits_margin(margin, of_signs.shape[1], level)

@@ -20,7 +20,14 @@ from agents.baselines.rules import static_policies
 from agents.baselines.tuning import tuned_baselines
 from agents.energy_figures import EnergyFigures, energy_figures
 from agents.floor_kept import FloorKept, floor_kept, keeps, required, tracks_driven
-from agents.rollout import Rollout, check_network, mean_figures, simulate, summary
+from agents.rollout import (
+    Rollout,
+    check_network,
+    mean_figures,
+    simulate,
+    simulate_each,
+    summary,
+)
 from agents.run_files import write_table
 from cnn.common.files import write_text
 from cnn.common.plug_ins import PlugIn
@@ -288,7 +295,9 @@ def evaluate(
     for name, policy in {**agents, **baselines}.items():
         rollouts[name] = simulate(test_world, policy, keys)
         progress(name)
-    statics = {p.action.name: summary(simulate(test_world, p, keys)) for p in static_policies(at)}
+    pairs = static_policies(at)
+    driven = simulate_each(test_world, pairs, keys)
+    statics = {p.action.name: summary(r) for p, r in zip(pairs, driven, strict=True)}
     policies = {name: summary(r) for name, r in rollouts.items()}
     progress("clairvoyant (searching)")
     floor = floor_on(test_world, rollouts["full-local"].row)

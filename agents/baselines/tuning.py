@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -62,8 +62,6 @@ LOOKAHEAD_PRICES: Final = tuple(float(p) for p in np.geomspace(0.4, 12.8, 11))
 """The `mpc`'s, in that of the tuned planner: accuracy costs time, and it sees what time costs. The
 steps are small, as a price too high costs accuracy again: sure answers come late, frames are
 skipped."""
-LANES: Final = 1024
-"""Drives of all candidates that are simulated at once: more take more memory, and no less time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +81,11 @@ def measure(world: World, policy: Policy, keys: NDArray[np.uint64]) -> Candidate
 def measure_each(
     world: World, policies: Iterable[Policy], keys: NDArray[np.uint64]
 ) -> Iterator[Candidate]:
-    """`measure` of policies of one decision space, as many at a time as `LANES` allows."""
-    coming = iter(policies)
-    while block := list(islice(coming, max(1, LANES // len(keys)))):
-        rollouts = simulate_each(world, block, keys)
-        for policy, figures in zip(block, map(summary, rollouts), strict=True):
-            yield Candidate(policy, figures["cost"], figures["accuracy"])
+    """`measure` of policies that all decide in one space."""
+    every = list(policies)
+    for policy, rollout in zip(every, simulate_each(world, every, keys), strict=True):
+        figures = summary(rollout)
+        yield Candidate(policy, figures["cost"], figures["accuracy"])
 
 
 def choose(candidates: Iterable[Candidate], floor: float) -> Candidate:

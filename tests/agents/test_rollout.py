@@ -34,8 +34,8 @@ def staged(world: World) -> Sequence[Policy]:
 def test_side_by_side_is_one_by_one(policies_of: Callable[[World], Sequence[Policy]]) -> None:
     """They send at other times, end their frames at other exits, and one of them learns."""
     world, keys = build_world("urban-5g"), episode_keys(5, 3)
-    alone = [simulate(world, policy, keys, frames=60) for policy in policies_of(world)]
-    together = simulate_each(world, policies_of(world), keys, frames=60)
+    alone = [simulate(world, policy, keys) for policy in policies_of(world)]
+    together = simulate_each(world, policies_of(world), keys)
     assert len({rollout.cost.mean() for rollout in alone}) == len(alone)
     for one, other in zip(alone, together, strict=True):
         assert one.policy == other.policy
