@@ -14,6 +14,7 @@ conditions that the network was not trained for, so is the credit; that is for t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.baselines.prediction import reader
-from agents.baselines.tuning import measure
+from agents.baselines.tuning import measure_each
 from agents.careful import PRICES, disagreement, output_disagreement
 from agents.export_policy import reference_profile_of
 from agents.floor_kept import keeps
@@ -99,11 +100,12 @@ def controlled(bundle: PolicyBundle, train: World, keys: Keys, most: float) -> C
         )
     bundle.check_fit(train.table.bundle_hash, train.topology)
     disagree, away = disagreement(train), doubled_round_trips(train.scenario, "train")
-    worlds = (train, away)
-    home_before, away_before = (figures(policy_from_bundle(bundle), w, keys) for w in worlds)
-    for price in PRICES[:-1]:
-        found = at_credit(bundle, price, disagree)
-        home, there = (figures(policy_from_bundle(found), w, keys) for w in worlds)
+    prices = PRICES[:-1]
+    priced = [at_credit(bundle, price, disagree) for price in prices]
+    policies = [policy_from_bundle(each) for each in (bundle, *priced)]
+    home_before, *homes = figures_each(policies, train, keys)
+    away_before, *aways = figures_each(policies, away, keys)
+    for price, found, home, there in zip(prices, priced, homes, aways, strict=True):
         if (
             home.cost <= (1.0 + most) * home_before.cost
             and keeps(home.over_floor, home_before.over_floor)
@@ -183,8 +185,13 @@ def doubled_round_trips(scenario: Scenario, split: Split) -> World:
 
 def figures(policy: Policy, world: World, keys: Keys) -> Figures:
     """A policy on the drives `keys` of a world."""
-    found = measure(world, policy, keys)
-    return Figures(found.cost, found.accuracy - world.accuracy_floor)
+    return figures_each([policy], world, keys)[0]
+
+
+def figures_each(policies: Sequence[Policy], world: World, keys: Keys) -> list[Figures]:
+    """Policies that decide in one space, on the drives `keys` of a world."""
+    driven = measure_each(world, policies, keys)
+    return [Figures(found.cost, found.accuracy - world.accuracy_floor) for found in driven]
 
 
 def _told(found: Controlled, train: World, keys: Keys) -> PolicyBundle:

@@ -30,7 +30,7 @@ from typing import Any, Final
 from agents.baselines.tuning import tuned_planner
 from agents.contenders import Contender, shipped_contenders
 from agents.control_command import DRIVES, MOST
-from agents.credit_control import controlled, doubled_round_trips, figures
+from agents.credit_control import controlled, doubled_round_trips, figures_each
 from agents.evaluation import STAGED
 from agents.train_config import MARGIN
 from offload_env.episode import Keys, episode_keys
@@ -84,15 +84,15 @@ CHANGES: Final[Mapping[str, Worlds]] = {
 
 def matrix(homes: Mapping[str, tuple[World, Contender]], drives: int, seed: int) -> Any:
     """Every policy in every scenario of its network."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for row, (home, own) in homes.items():
-        found[row] = {}
-        for column, (world, _) in homes.items():
-            if world.table.bundle_hash == home.table.bundle_hash:
-                own_there = figures(own.policy, world, episode_keys(seed, drives))
-                over = 100 * own_there.over_floor
-                found[row][column] = {"cost": own_there.cost, "over_floor": over}
-        print(f"matrix: {row}", file=sys.stderr, flush=True)
+    found: dict[str, dict[str, dict[str, float]]] = {row: {} for row in homes}
+    keys = episode_keys(seed, drives)
+    for column, (world, _) in homes.items():
+        network = world.table.bundle_hash
+        rows = [r for r, (home, _) in homes.items() if home.table.bundle_hash == network]
+        driven = figures_each([homes[row][1].policy for row in rows], world, keys)
+        for row, there in zip(rows, driven, strict=True):
+            found[row][column] = {"cost": there.cost, "over_floor": 100 * there.over_floor}
+        print(f"matrix: {column}", file=sys.stderr, flush=True)
     for cells in found.values():
         for column, cell in cells.items():
             cell["ratio"] = cell["cost"] / found[column][column]["cost"]
@@ -134,9 +134,8 @@ def beside(
 ) -> dict[str, dict[str, float]]:
     """A cell for each policy: what it costs, and what the planner does."""
     cells = {}
-    theirs = figures(planner, test, keys)
-    for name, policy in policies.items():
-        found = figures(policy, test, keys)
+    theirs, *driven = figures_each([planner, *policies.values()], test, keys)
+    for name, found in zip(policies, driven, strict=True):
         cells[name] = {
             "cost": found.cost,
             "ratio": found.cost / theirs.cost,
