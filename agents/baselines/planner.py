@@ -123,8 +123,10 @@ class PlannerPolicy:
         seen = self._ahead.read(observations)
         last_exit = np.rint(seen.last_exit[:, 0]).astype(np.int64)
         contexts = 1 + np.array(self._places)[last_exit]
-        chosen = np.empty(n, np.int64)
         groups, which = np.unique(points * len(self._wrong) + contexts, return_inverse=True)
+        if len(groups) == 1:
+            return self._decide_alike(seen, *divmod(int(groups[0]), len(self._wrong)))
+        chosen = np.empty(n, np.int64)
         for g, group in enumerate(groups.tolist()):
             rows = which == g
             alike = Seen._make(values[rows] for values in seen)
