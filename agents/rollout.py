@@ -136,6 +136,7 @@ def _side_by_side(
     frames: int | None = None,
     seen: Callable[[NDArray[np.float32]], object] | None = None,
 ) -> list[Rollout]:
+    """A rollout of each policy, all simulated at once."""
     for policy in policies:
         check_network(world, policy)
         policy.reset()
@@ -178,12 +179,12 @@ def check_network(world: World, policy: Policy) -> None:
 def decide_frames(simulator: BatchSimulator, policies: Sequence[Policy]) -> BatchOutcome:
     """`testbed.policy.policies.decide_frame` for the current frame of every lane.
 
-    A memoryless policy decides for the lanes whose frame is open only, any other for all its lanes.
+    A memoryless policy decides for the lanes whose frame is open only, any other for all its lanes
+    while one of them is open: as often as alone.
 
     Args:
         policies: each has an equal share of the lanes, in this order; all decide in one space.
     """
-    share = simulator.n // len(policies)
     space = policies[0].space
     if not space.is_staged:
         seen = simulator.observe(space)
@@ -193,15 +194,15 @@ def decide_frames(simulator: BatchSimulator, policies: Sequence[Policy]) -> Batc
     at = decision_points(space.topology)
     ended: list[tuple[NDArray[np.intp], BatchOutcome]] = []
     lanes, points = np.arange(simulator.n), simulator.point
+    shares = np.split(lanes, len(policies))
     while len(lanes):
         seen = simulator.observe(space)
         chosen = np.zeros(simulator.n, np.int64)
-        for i, policy in enumerate(policies):
-            own = np.arange(i * share, (i + 1) * share)
-            if getattr(policy, "memoryless", False):
-                own = lanes[np.searchsorted(lanes, own[0]) : np.searchsorted(lanes, own[-1] + 1)]
-            if len(own):
-                chosen[own] = policy.decide_batch(seen[own], points[own])
+        still_open = np.split(lanes, np.searchsorted(lanes, [own[0] for own in shares[1:]]))
+        for policy, own, asked in zip(policies, shares, still_open, strict=True):
+            if len(asked):
+                rows = asked if getattr(policy, "memoryless", False) else own
+                chosen[rows] = policy.decide_batch(seen[rows], points[rows])
         ended.append(simulator.advance(at.repair[points[lanes], chosen[lanes]], lanes))
         lanes = np.setdiff1d(lanes, ended[-1][0], assume_unique=True)
         # Any point after the start, where the frame has ended: the answer there is not used.

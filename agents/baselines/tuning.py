@@ -29,7 +29,7 @@ from agents.baselines.rules import (
 )
 from agents.baselines.usual_exchange import UsualExchange
 from agents.floor_kept import rank
-from agents.rollout import simulate_each, summary
+from agents.rollout import simulate_each
 from agents.train_config import MARGIN
 from cnn.common.plug_ins import PlugIn
 from cnn.topology import Topology
@@ -84,8 +84,7 @@ def measure_each(
     """`measure` of policies that all decide in one space."""
     every = list(policies)
     for policy, rollout in zip(every, simulate_each(world, every, keys), strict=True):
-        figures = summary(rollout)
-        yield Candidate(policy, figures["cost"], figures["accuracy"])
+        yield Candidate(policy, float(rollout.cost.mean()), float(rollout.correct.mean()))
 
 
 def choose(candidates: Iterable[Candidate], floor: float) -> Candidate:

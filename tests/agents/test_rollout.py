@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from agents.baselines.answer_odds import AnswerOdds
 from agents.baselines.linucb import LinUcbPolicy
@@ -27,12 +28,26 @@ def frame_level(world: World) -> Sequence[Policy]:
 def staged(world: World) -> Sequence[Policy]:
     odds = AnswerOdds(world)
     planners = [PlannerPolicy(world, price, 0.4, odds) for price in (0.3, 20.0)]
-    return [planners[0], CascadePolicy(world, 0.9, 5), planners[1]]
+    return [planners[0], Fickle(world, 2.0, 0.4, odds), CascadePolicy(world, 0.9, 5), planners[1]]
+
+
+class Fickle(PlannerPolicy):
+    """Has a memory: every third time that it is asked it does as if nothing were known."""
+
+    memoryless = False  # type: ignore[misc]
+    asked = 0
+
+    def decide_batch(
+        self, observations: NDArray[np.float32], points: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        self.asked += 1
+        seen = np.zeros_like(observations) if self.asked % 3 == 0 else observations
+        return super().decide_batch(seen, points)
 
 
 @pytest.mark.parametrize("policies_of", [frame_level, staged])
 def test_side_by_side_is_one_by_one(policies_of: Callable[[World], Sequence[Policy]]) -> None:
-    """They send at other times, end their frames at other exits, and one of them learns."""
+    """They send at other times and end frames at other exits; some learn, one has a memory."""
     world, keys = build_world("urban-5g"), episode_keys(5, 3)
     alone = [simulate(world, policy, keys) for policy in policies_of(world)]
     together = simulate_each(world, policies_of(world), keys)
