@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from agents.baselines.planner import planners_alike
 from cnn.frame_table import Correct
 from cnn.topology import Topology
 from offload_env.batch_simulator import SKIPPED, BatchOutcome, BatchSimulator
@@ -179,9 +180,6 @@ def check_network(world: World, policy: Policy) -> None:
 def decide_frames(simulator: BatchSimulator, policies: Sequence[Policy]) -> BatchOutcome:
     """`testbed.policy.policies.decide_frame` for the current frame of every lane.
 
-    A memoryless policy decides for the lanes whose frame is open only, any other for all its lanes
-    while one of them is open: as often as alone.
-
     Args:
         policies: each has an equal share of the lanes, in this order; all decide in one space.
     """
@@ -194,15 +192,8 @@ def decide_frames(simulator: BatchSimulator, policies: Sequence[Policy]) -> Batc
     at = decision_points(space.topology)
     ended: list[tuple[NDArray[np.intp], BatchOutcome]] = []
     lanes, points = np.arange(simulator.n), simulator.point
-    shares = np.split(lanes, len(policies))
     while len(lanes):
-        seen = simulator.observe(space)
-        chosen = np.zeros(simulator.n, np.int64)
-        still_open = np.split(lanes, np.searchsorted(lanes, [own[0] for own in shares[1:]]))
-        for policy, own, asked in zip(policies, shares, still_open, strict=True):
-            if len(asked):
-                rows = asked if getattr(policy, "memoryless", False) else own
-                chosen[rows] = policy.decide_batch(seen[rows], points[rows])
+        chosen = _decide_open(policies, simulator.observe(space), points, lanes)
         ended.append(simulator.advance(at.repair[points[lanes], chosen[lanes]], lanes))
         lanes = np.setdiff1d(lanes, ended[-1][0], assume_unique=True)
         # Any point after the start, where the frame has ended: the answer there is not used.
@@ -210,6 +201,38 @@ def decide_frames(simulator: BatchSimulator, policies: Sequence[Policy]) -> Batc
         points[lanes] = simulator.point[lanes]
     whose = np.concatenate([lanes for lanes, _ in ended])
     return BatchOutcome.joined([outcome for _, outcome in ended], whose)
+
+
+def _decide_open(
+    policies: Sequence[Policy],
+    seen: NDArray[np.float32],
+    points: NDArray[np.int64],
+    lanes: NDArray[np.intp],
+) -> NDArray[np.int64]:
+    """Staged actions, int64 (n,); in lanes whose frame has ended they mean nothing.
+
+    Planners that differ in their prices alone decide in one call. Otherwise a memoryless policy
+    decides for the lanes whose frame is open only, any other for all its lanes while one of them is
+    open: as often as alone.
+
+    Args:
+        policies: each has an equal share of the n lanes.
+        seen, points: float32 (n, obs_dim) and int64 (n,).
+        lanes: whose frame is open, ascending.
+    """
+    chosen = np.zeros(len(seen), np.int64)
+    alike = planners_alike(policies)
+    if len(alike) > 1:
+        whose = lanes // (len(seen) // len(policies))
+        chosen[lanes] = alike[0].decide_beside(alike, whose, seen[lanes], points[lanes])
+        return chosen
+    shares = np.split(np.arange(len(seen)), len(policies))
+    still_open = np.split(lanes, np.searchsorted(lanes, [own[0] for own in shares[1:]]))
+    for policy, own, asked in zip(policies, shares, still_open, strict=True):
+        if len(asked):
+            rows = asked if getattr(policy, "memoryless", False) else own
+            chosen[rows] = policy.decide_batch(seen[rows], points[rows])
+    return chosen
 
 
 def feedback(world: World, outcome: BatchOutcome) -> Feedback:

@@ -34,11 +34,10 @@ class BacklogCost:
 
     Args:
         world: training world: prices, timing, mean errors.
-        error_price: cost of one wrong answer.
         horizon: frames that are played.
     """
 
-    def __init__(self, world: World, error_price: float, horizon: int) -> None:
+    def __init__(self, world: World, horizon: int) -> None:
         timing = world.scenario.timing
         self.horizon, self._period_ms = horizon, timing.period_ms
         # Frames that wait longer are skipped. Longer waits than the last point's count as that.
@@ -46,11 +45,10 @@ class BacklogCost:
         self._delay_price, self._miss = world.delay_price, world.scenario.price.miss
         self._waits = self._delay_price * self._grid
         self._deadline_ms = timing.deadline_ms
-        errors = 1.0 - world.correct.mean(0, dtype=np.float64)
-        self._wrong = error_price * errors
-        self._skipped = self._grid > timing.max_queue_ms
-        self._skip = self._miss + error_price
-        self._after_skip = self._place(np.maximum(self._grid - self._period_ms, 0.0))
+        self._errors = 1.0 - world.correct.mean(0, dtype=np.float64)
+        self._skipped = slice(np.count_nonzero(self._grid <= timing.max_queue_ms), None)
+        after_skip = np.maximum(self._grid[self._skipped] - self._period_ms, 0.0)
+        self._after_skip = self._place(after_skip)
 
     def _place(self, backlog_ms: Floats) -> tuple[Any, Floats]:
         """Point of the grid below each backlog, and the way from it to the next one, [0, 1]."""
@@ -58,28 +56,31 @@ class BacklogCost:
         below = at.astype(np.int64)
         return below, at - below
 
-    def to_go(self, time_ms: Floats, cost: Floats) -> Floats:
+    def to_go(self, time_ms: Floats, cost: Floats, error_price: Any) -> Floats:
         """V of `horizon` frames.
 
         Args:
             time_ms: that every pair keeps the device busy, (A,) or (B, A).
             cost: of a frame that finds the device free, without a miss, (A,) or (B, A).
+            error_price: cost of one wrong answer, a float or (B, 1).
 
         Returns:
             float64 (G,) or (B, G), for `read`.
         """
         ends = self._grid[:, None] + time_ms[..., None, :]
-        now = (cost + self._wrong)[..., None, :] + self._miss * (ends > self._deadline_ms)
+        now = (cost + error_price * self._errors)[..., None, :] + self._miss * (
+            ends > self._deadline_ms
+        )
         below, share = self._place(np.maximum(ends - self._period_ms, 0.0))
-        value = np.zeros(ends.shape[:-1])
+        value, skip = np.zeros(ends.shape[:-1]), self._miss + error_price
         # In the flattened `value`: its rows follow each other.
         rows = len(self._grid) * np.arange(value.size // len(self._grid))
         at = below + rows.reshape(*value.shape[:-1], 1, 1)
         for _ in range(self.horizon):
             low, high = value.take(at), value.take(at + 1)
             best = (now + low + share * (high - low)).min(-1)
-            skip = self._skip + _between(value, *self._after_skip)
-            value = self._waits + np.where(self._skipped, skip, best)
+            best[..., self._skipped] = skip + _between(value, *self._after_skip)
+            value = self._waits + best
         return value
 
     def read(self, value: Floats, backlog_ms: Floats) -> Floats:

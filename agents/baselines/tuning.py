@@ -203,11 +203,7 @@ def tuned_planner(
     world: World, keys: NDArray[np.uint64], floor: float, bonuses: Sequence[float] = ()
 ) -> PlannerPolicy:
     """The planner that keeps a floor on training drives; `bonuses` replace its own grid's."""
-    odds = AnswerOdds(world)
-
-    def planner(price: float, bonus: float) -> PlannerPolicy:
-        return PlannerPolicy(world, price, bonus, odds)
-
+    planner = PlannerPolicy(world, ERROR_PRICES[0], 0.0, AnswerOdds(world))
     return _tuned(world, keys, floor, planner, bonuses or FRESHNESS_BONUSES, ERROR_PRICES)
 
 
@@ -222,12 +218,9 @@ def tuned_mpc(
 
     `bonuses` replace its own grid's.
     """
-    odds, usual = AnswerOdds(world), UsualExchange(world)
     prices = [share * planner.error_price for share in LOOKAHEAD_PRICES]
-
-    def mpc(price: float, bonus: float) -> PlannerPolicy:
-        return PlannerPolicy(world, price, bonus, odds, HORIZON, usual)
-
+    usual = UsualExchange(world)
+    mpc = PlannerPolicy(world, prices[0], 0.0, AnswerOdds(world), HORIZON, usual)
     return _tuned(world, keys, floor, mpc, bonuses or LOOKAHEAD_BONUSES, prices)
 
 
@@ -235,7 +228,7 @@ def _tuned(
     world: World,
     keys: NDArray[np.uint64],
     floor: float,
-    policy_at: Callable[[float, float], PlannerPolicy],
+    planner: PlannerPolicy,
     bonuses: Sequence[float],
     prices: Sequence[float],
 ) -> PlannerPolicy:
@@ -244,13 +237,13 @@ def _tuned(
     The first of `prices` (ascending) that keeps it, then halvings of the step that leads there.
 
     Args:
-        policy_at: the policy with a price of errors and a bonus.
+        planner: priced anew.
     """
     found: dict[float, list[Candidate]] = {bonus: [] for bonus in bonuses}
 
     def keep(price_of: dict[float, float]) -> dict[float, bool]:
         """By bonus, whether its price keeps the floor."""
-        policies = [policy_at(price, bonus) for bonus, price in price_of.items()]
+        policies = [planner.priced(price, bonus) for bonus, price in price_of.items()]
         candidates = dict(zip(price_of, measure_each(world, policies, keys), strict=True))
         for bonus, candidate in candidates.items():
             found[bonus].append(candidate)

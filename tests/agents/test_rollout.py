@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from agents.baselines.answer_odds import AnswerOdds
 from agents.baselines.linucb import LinUcbPolicy
-from agents.baselines.planner import PlannerPolicy
+from agents.baselines.planner import PlannerPolicy, planners_alike
 from agents.baselines.prediction import AccuracyTable
 from agents.baselines.rules import CascadePolicy, EdgentPolicy
+from agents.baselines.usual_exchange import UsualExchange
 from agents.rollout import simulate, simulate_each
 from offload_env.episode import episode_keys
 from offload_env.world import World, build_world
@@ -31,6 +32,14 @@ def staged(world: World) -> Sequence[Policy]:
     return [planners[0], Fickle(world, 2.0, 0.4, odds), CascadePolicy(world, 0.9, 5), planners[1]]
 
 
+def alike(world: World) -> Sequence[Policy]:
+    """They decide in one call."""
+    mpc = PlannerPolicy(world, 0.3, 0.4, AnswerOdds(world), 3, UsualExchange(world))
+    policies = [mpc, mpc.priced(20.0, 0.4), mpc.priced(0.3, 2.0)]
+    assert planners_alike(policies) == policies
+    return policies
+
+
 class Fickle(PlannerPolicy):
     """Has a memory: every third time that it is asked it does as if nothing were known."""
 
@@ -45,7 +54,7 @@ class Fickle(PlannerPolicy):
         return super().decide_batch(seen, points)
 
 
-@pytest.mark.parametrize("policies_of", [frame_level, staged])
+@pytest.mark.parametrize("policies_of", [frame_level, staged, alike])
 def test_side_by_side_is_one_by_one(policies_of: Callable[[World], Sequence[Policy]]) -> None:
     """They send at other times and end frames at other exits; some learn, one has a memory."""
     world, keys = build_world("urban-5g"), episode_keys(5, 3)

@@ -57,30 +57,31 @@ def test_it_is_the_least_cost_over_all_sequences(world: World, horizon: int) -> 
     price, n_actions = 1.5, world.topology.n_actions
     times = [40.0, 65.0, 75.0] + [1000.0] * (n_actions - 3)
     costs = [0.5, 0.3, 0.1] + [1000.0] * (n_actions - 3)
-    backlog = BacklogCost(world, price, horizon)
-    value = backlog.to_go(np.array(times), np.array(costs))
+    backlog = BacklogCost(world, horizon)
+    value = backlog.to_go(np.array(times), np.array(costs), price)
     for waits in (0.0, 5.0, 30.0, 50.0, 105.0):
         expected = cheapest(world, price, times[:3], costs[:3], waits, horizon)
         assert backlog.read(value, np.array([waits]))[0] == pytest.approx(expected, rel=1e-6)
 
 
 def test_many_at_once_are_as_one_by_one(world: World) -> None:
-    rng, backlog = np.random.default_rng(0), BacklogCost(world, 0.7, 4)
+    rng, backlog = np.random.default_rng(0), BacklogCost(world, 4)
     times, costs = rng.uniform(20, 120, (5, 20)), rng.uniform(0, 1, (5, 20))
-    together = backlog.to_go(times, costs)
+    prices = rng.uniform(0, 2, (5, 1))
+    together = backlog.to_go(times, costs, prices)
     waits = rng.uniform(-20, 130, (5, 20))
     found = backlog.read(together, waits)
     for i in range(5):
-        alone = backlog.to_go(times[i], costs[i])
+        alone = backlog.to_go(times[i], costs[i], float(prices[i, 0]))
         assert np.array_equal(together[i], alone)
         assert np.array_equal(found[i], backlog.read(alone, waits[i]))
 
 
 def test_a_backlog_never_pays(world: World) -> None:
     """Up to the wait from which frames are skipped, a longer one costs no less."""
-    backlog = BacklogCost(world, 1.0, 8)
+    backlog = BacklogCost(world, 8)
     rng = np.random.default_rng(1)
-    value = backlog.to_go(rng.uniform(20, 100, 20), rng.uniform(0.2, 1, 20))
+    value = backlog.to_go(rng.uniform(20, 100, 20), rng.uniform(0.2, 1, 20), 1.0)
     assert (np.diff(value[: 100 // 5 + 1]) >= 0).all()
 
 
