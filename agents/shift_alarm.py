@@ -18,9 +18,11 @@ from cnn.calibration_tracks import signs_of
 from offload_env.world import World
 from testbed.deploy.loss_monitor import (
     MAX_TRACK_FRAMES,
+    STAKES,
     LossMonitor,
     MonitorTerms,
     PictureTerms,
+    after_bet,
     doubt,
     side_by_side,
 )
@@ -178,24 +180,33 @@ def _delays(passes: Passes, limits: list[float], between: float) -> Floats:
 def _false_alarms(calm: Passes, level: float, between: int, seed: int) -> int:
     """Their number: limits from half of the signs, passes drawn from the others."""
     rng = np.random.default_rng(seed)
-    signs, alarms = np.unique(calm.sign), 0
+    signs, limits, evidence = np.unique(calm.sign), [], []
     for _ in range(_SPLITS):
         order = rng.permutation(signs)
-        limits = calm.limits(level, order[: len(signs) // 2])
+        limits.append(calm.limits(level, order[: len(signs) // 2]))
         others = np.flatnonzero(np.isin(calm.sign, order[len(signs) // 2 :]))
-        alarms += _alarms(calm.evidence[rng.choice(others, _TRACKS)], limits, between)
-    return alarms
+        evidence.append(calm.evidence[rng.choice(others, _TRACKS)])
+    return alarms(np.stack(evidence, axis=1), np.array(limits), between)
 
 
-def _alarms(evidence: Floats, limits: list[float], between: int) -> int:
-    """Alarms of monitors that begin anew after each."""
-    monitors, alarms = side_by_side(limits, between), 0
-    for row in evidence.tolist():
-        if _bet(monitors, row):
-            alarms += 1
-            for monitor in monitors:
-                monitor.reset()
-    return alarms
+def alarms(evidence: Floats, limits: Floats, between: float) -> int:
+    """Alarms on S devices whose monitors begin anew after each, all devices at once.
+
+    Args:
+        evidence: float64 (tracks, S, M), of M kinds.
+        limits: float64 (S, M); each device has the monitors `side_by_side` of its limits.
+        between: tracks between false alarms, at least.
+    """
+    stakes, gains = np.array(STAKES)[:, None, None], evidence / limits - 1.0
+    capitals, found = np.zeros((len(stakes), *limits.shape)), 0
+    needed = limits.shape[1] * between
+    for gain in gains:
+        capitals = after_bet(capitals, stakes, gain)
+        alarmed = (capitals.sum(0) / len(stakes) >= needed).any(1)
+        if alarmed.any():
+            found += int(alarmed.sum())
+            capitals[:, alarmed] = 0.0
+    return found
 
 
 def _bet(monitors: list[LossMonitor], evidence: list[float]) -> bool:

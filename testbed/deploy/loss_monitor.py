@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,7 +38,9 @@ MAX_TRACK_FRAMES: Final = 300
 """So many frames of a track, by their number within it, count as one, the next ones as another:
 the frames of a camera are a single track, whose end the monitor would never see. A sign is in view
 for less, as a rule: ten seconds at 30 frames a second."""
-_STAKES: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+Number = TypeVar("Number", float, NDArray[np.float64])
+
+STAKES: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Shares of the capital that are bet, side by side with equal parts of it: small ones for evidence
 that is mostly 0, large ones for evidence that hardly spreads."""
 MAX_BETWEEN: Final = 10**12
@@ -163,6 +165,17 @@ def side_by_side(limits: Sequence[float], between: float) -> list[LossMonitor]:
     return [LossMonitor(limit, len(limits) * between) for limit in limits]
 
 
+def after_bet(capital: Number, stake: Number, gain: Number) -> Number:
+    """Capital at one stake after one more evidence, with one more start.
+
+    Args:
+        capital: before.
+        stake: share of it that is bet.
+        gain: the evidence over its limit, less 1.
+    """
+    return (capital + 1.0) * (1.0 + stake * gain)
+
+
 class LossMonitor:
     """Bets evidence against a limit; alarms once, and stays so until `reset`.
 
@@ -206,7 +219,7 @@ class LossMonitor:
     def reset(self) -> None:
         """Begin anew."""
         self.alarm, self.capital, self.units = False, 0.0, 0
-        self._capitals = [0.0] * len(_STAKES)
+        self._capitals = [0.0] * len(STAKES)
         self._track_sum, self._track_frames = 0.0, 0
 
     def add(self, evidence: float) -> bool:
@@ -221,10 +234,10 @@ class LossMonitor:
         self.units += 1
         gain = evidence / self.limit - 1.0
         self._capitals = [
-            (capital + 1.0) * (1.0 + stake * gain)
-            for capital, stake in zip(self._capitals, _STAKES, strict=True)
+            after_bet(capital, stake, gain)
+            for capital, stake in zip(self._capitals, STAKES, strict=True)
         ]
-        self.capital = sum(self._capitals) / len(_STAKES)
+        self.capital = sum(self._capitals) / len(STAKES)
         self.alarm = self.capital >= self.between
         return self.alarm
 
