@@ -19,7 +19,6 @@ from offload_env.world import World
 from testbed.deploy.loss_monitor import (
     MAX_TRACK_FRAMES,
     STAKES,
-    LossMonitor,
     MonitorTerms,
     PictureTerms,
     after_bet,
@@ -169,7 +168,8 @@ def _delays(passes: Passes, limits: list[float], between: float) -> Floats:
         monitors, frames = side_by_side(limits, between), 0
         for at in range(start, start + n):
             frames += lengths[at % n]
-            if _bet(monitors, rows[at % n]):
+            heard = [m.add(seen) for m, seen in zip(monitors, rows[at % n], strict=True)]
+            if any(heard):
                 delays[i] = frames
                 break
             if frames > _WAIT:
@@ -197,9 +197,10 @@ def alarms(evidence: Floats, limits: Floats, between: float) -> int:
         limits: float64 (S, M); each device has the monitors `side_by_side` of its limits.
         between: tracks between false alarms, at least.
     """
+    devices = [side_by_side(own, between) for own in limits.tolist()]
+    needed = np.array([[monitor.between for monitor in own] for own in devices])
     stakes, gains = np.array(STAKES)[:, None, None], evidence / limits - 1.0
     capitals, found = np.zeros((len(stakes), *limits.shape)), 0
-    needed = limits.shape[1] * between
     for gain in gains:
         capitals = after_bet(capitals, stakes, gain)
         alarmed = (capitals.sum(0) / len(stakes) >= needed).any(1)
@@ -207,8 +208,3 @@ def alarms(evidence: Floats, limits: Floats, between: float) -> int:
             found += int(alarmed.sum())
             capitals[:, alarmed] = 0.0
     return found
-
-
-def _bet(monitors: list[LossMonitor], evidence: list[float]) -> bool:
-    """A track's evidence to its monitors, all of them; whether any alarms."""
-    return any([m.add(seen) for m, seen in zip(monitors, evidence, strict=True)])  # noqa: C419

@@ -68,9 +68,8 @@ class BacklogCost:
             float64 (G,) or (B, G), for `read`.
         """
         ends = self._grid[:, None] + time_ms[..., None, :]
-        now = (cost + error_price * self._errors)[..., None, :] + self._miss * (
-            ends > self._deadline_ms
-        )
+        cost = cost + error_price * self._errors
+        now = cost[..., None, :] + self._miss * (ends > self._deadline_ms)
         below, share = self._place(np.maximum(ends - self._period_ms, 0.0))
         value, skip = np.zeros(ends.shape[:-1]), self._miss + error_price
         # In the flattened `value`: its rows follow each other.

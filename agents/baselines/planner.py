@@ -62,7 +62,6 @@ class PlannerPolicy:
         self.name = "mpc" if horizon else "planner"
         self._points = at = decision_points(topology)
         self.space = at.staged
-        self.error_price, self.freshness_bonus = float(error_price), float(freshness_bonus)
         backlog = BacklogCost(world, horizon) if horizon else None
         self._odds, self._ahead = odds, CostAhead(world, backlog, usual)
         self._places: list[int] = topology.exit_place.tolist()
@@ -78,18 +77,21 @@ class PlannerPolicy:
         self._early_barred = barred[:, self._local[:-1]]
         # [whether an exchange timed out], see `_ways_on` and `_afterwards`.
         self._ways = [self._ways_on(timed_out) for timed_out in (False, True)]
-        self._after = [error_price * wrong + beside for wrong, beside in self._ways]
         early = slice(0, self._n_early)
         # [context, exit, deeper exit]: (S, S)
         follows = odds.shown[:, early, :, early].transpose(0, 1, 3, 2, 4)
         self._follows = np.ascontiguousarray(follows)
+        self._price(error_price, freshness_bonus)
 
     def priced(self, error_price: float, freshness_bonus: float) -> PlannerPolicy:
         """The same planner with another price and bonus; both share all else."""
         other = copy.copy(self)
-        other.error_price, other.freshness_bonus = float(error_price), float(freshness_bonus)
-        other._after = [error_price * wrong + beside for wrong, beside in self._ways]
+        other._price(error_price, freshness_bonus)
         return other
+
+    def _price(self, error_price: float, freshness_bonus: float) -> None:
+        self.error_price, self.freshness_bonus = float(error_price), float(freshness_bonus)
+        self._after = [self.error_price * wrong + beside for wrong, beside in self._ways]
 
     def _ways_on(self, timed_out: bool) -> tuple[Floats, Floats]:
         """What ending the frame by a pair costs after each early exit, beside its predicted cost.

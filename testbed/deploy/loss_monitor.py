@@ -38,12 +38,11 @@ MAX_TRACK_FRAMES: Final = 300
 """So many frames of a track, by their number within it, count as one, the next ones as another:
 the frames of a camera are a single track, whose end the monitor would never see. A sign is in view
 for less, as a rule: ten seconds at 30 frames a second."""
-Number = TypeVar("Number", float, NDArray[np.float64])
-
 STAKES: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Shares of the capital that are bet, side by side with equal parts of it: small ones for evidence
 that is mostly 0, large ones for evidence that hardly spreads."""
 MAX_BETWEEN: Final = 10**12
+Number = TypeVar("Number", float, NDArray[np.float64])
 
 
 def doubt(confidence: ArrayLike) -> NDArray[np.float64]:
