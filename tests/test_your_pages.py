@@ -7,9 +7,11 @@ Imports and fits of traces have a test of their own, and so have your device and
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -27,6 +29,7 @@ from typer.testing import CliRunner
 
 from agents.cli import app
 from cnn.bundle import Bundle, load_bundle
+from cnn.common.errors import DataError
 from cnn.frame_table import FrameTable
 from cnn.imported_table import import_table
 from cnn.topology import Topology
@@ -133,10 +136,37 @@ def test_your_images(here: Path) -> None:
     said = {line: run(line) for line in lines}
     assert "2 classes: cat, dog" in said[lines[4]]
     train, test = (FrameTable.load(here / f"{part}.npz") for part in ("train", "test"))
-    assert len(train) == len(test) == 36
+    for part, table in (("policy-train", train), ("policy-test", test)):
+        assert table.n_tracks == len(table) == 36
+        assert table.source == f"photos {part}"
+    assert np.bincount(np.append(train.label, test.label)).tolist() == [36, 36]
     records = read_records(here / "run.parquet")
     assert len(records) == 10
     assert set(records.numbers("label")) <= {0, 1}
+
+    bundle = load_bundle(here / "runs/photos/bundle")
+    assert bundle.class_names == tuple(CLASSES)
+    split = bundle.manifest["provenance"]["split"]
+    assert split["images"] == {
+        "cnn-fit": 151, "cnn-val": 17, "policy-train": 36, "policy-test": 36
+    }  # fmt: skip
+    # The same again from the checkpoint.
+    run("cnn export --checkpoint runs/photos/network.pt --out again --data photos "
+        "--precision float32")  # fmt: skip
+    again = load_bundle(here / "again")
+    assert again.class_names == bundle.class_names
+    assert again.temperatures == bundle.temperatures
+    assert again.manifest["provenance"]["split"] == split
+
+    # Another set is no test of this network by chance, but by word; its classes go by name.
+    evaluate = f"cnn evaluate --data new-photos --bundle {bundle.path} --json"
+    with pytest.raises(DataError, match="not those the network was trained with"):
+        run(evaluate)
+    shutil.rmtree(here / "new-photos" / "cat")
+    assert json.loads(run(f"{evaluate} --part all").splitlines()[-1])["frames"] == 3
+    (here / "new-photos" / "dog").rename(here / "new-photos" / "fox")
+    with pytest.raises(DataError, match="images of class 'fox'"):
+        run(f"{evaluate} --part all")
 
 
 @pytest.mark.slow(20)
