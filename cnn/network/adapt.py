@@ -20,10 +20,10 @@ from cnn.network.accuracy import action_accuracy
 from cnn.network.adapt_card import card_text
 from cnn.network.block_network import BlockNetwork, as_channels
 from cnn.network.block_times import block_times
-from cnn.network.checked_export import CHECKED, export_with, has_onnx
+from cnn.network.checked_export import export_with, has_onnx
 from cnn.network.export_bundle import write_bundle
 from cnn.network.fitting import to_batch
-from cnn.network.pipeline import Calibration
+from cnn.network.pipeline import CHECKED, Calibration
 from cnn.network.torch_device import DeviceChoice, Precision, choose_compute
 from cnn.network.train_network import BottleneckConfig, TrainConfig, train, train_bottlenecks
 from cnn.network.user_network import (

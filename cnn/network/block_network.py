@@ -118,10 +118,19 @@ class BlockNetwork(nn.Module):
 
     def through_bottleneck(self, features: Tensor, split: int) -> Tensor:
         """Encode, quantise to 8 bits (straight-through gradient), decode."""
-        z = self.encoder_of(split)(features)
-        scaled = z.float() * LATENT_LEVELS
+        scaled = self.latent_levels(features, split)
         q = cast(Tensor, _RoundSTE.apply(scaled)) / LATENT_LEVELS  # type: ignore[no-untyped-call]
         return cast(Tensor, self.decoder_of(split)(q.to(features.dtype)))
+
+    def latent_levels(self, features: Tensor, split: int) -> Tensor:
+        """What the encoder at `split` makes of block outputs: 0 to `LATENT_LEVELS`, unrounded."""
+        return cast(Tensor, self.encoder_of(split)(features).float() * LATENT_LEVELS)
+
+    def act_on(self, payload: Tensor, action: Action) -> Tensor:
+        """Logits (B, n_classes) of an action whose payload, uint8 (B, C, h, w), has arrived."""
+        e, s = action.exit, action.split
+        f = self.decoder_of(s)(payload.float() / LATENT_LEVELS)
+        return cast(Tensor, self.exit_of(e)(self.features(f, s + 1, e)))
 
     def exits_from(self, features: Tensor, block: int) -> list[Tensor]:
         """Logits of the exits behind `block` and later ones, given the output of `block`."""

@@ -29,6 +29,8 @@ from cnn.runtime import SplitRuntime
 
 INT8_FRAMES = 256
 """Calibration frames of an int8 bundle."""
+CHECKED = 128
+"""Images on which an export and torch are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,13 @@ class Calibration:
 
     Attributes:
         logits: float32 (N, A, n_classes), uncalibrated.
+        payloads: by split with a bottleneck, uint8 (n, C, h, w): of the first `CHECKED` images.
         temperatures: by action.
         record: for the bundle's provenance, plain values.
     """
 
     logits: NDArray[np.float32]
+    payloads: dict[int, NDArray[np.uint8]]
     temperatures: tuple[float, ...]
     record: dict[str, Any]
 
@@ -57,7 +61,9 @@ def calibrate(
     """Export `net` to a temporary folder and fit the temperatures on `val` through the export."""
     with tempfile.TemporaryDirectory() as folder:
         raw = write_bundle(net, Path(folder) / "raw", int8_images=int8_images, half=half)
-        logits = collect_logits(SplitRuntime(raw), val, progress)
+        runtime = SplitRuntime(raw)
+        logits = collect_logits(runtime, val, progress)
+        payloads = _payloads(runtime, val.images[:CHECKED])
     temperatures = fit_temperatures(logits, val.label)
     ones = (1.0,) * len(temperatures)
     record = {
@@ -65,7 +71,16 @@ def calibrate(
         "ece_before": [r.ece for r in action_reliability(logits, val.label, ones)],
         "ece_after": [r.ece for r in action_reliability(logits, val.label, temperatures)],
     }
-    return Calibration(logits, temperatures, record)
+    return Calibration(logits, payloads, temperatures, record)
+
+
+def _payloads(runtime: SplitRuntime, images: NDArray[np.uint8]) -> dict[int, NDArray[np.uint8]]:
+    """`Calibration.payloads` of images, uint8 (n, H, W, 3)."""
+    x, behind, payloads = images, 0, {}
+    for split in (s for s in runtime.topology.splits if s > 0):
+        x, behind = runtime.forward(x, behind + 1, split), split
+        payloads[split] = runtime.payload(x, split)
+    return payloads
 
 
 def calibrated_bundle(
