@@ -69,7 +69,7 @@ def test_every_command_of_the_guide_runs(tmp_path: Path) -> None:
             if "new-scenario" in line:  # short drives, so that baselines are tuned soon
                 text = (tmp_path / "pi.toml").read_text()
                 assert "[timing]\n" in text
-                text = text.replace("[timing]\n", "[timing]\nn_frames = 30\n")
+                text = text.replace("[timing]\n", "[timing]\nn_frames = 10\n")
                 (tmp_path / "pi.toml").write_text(text)
             policy = tmp_path / "runs/pi/agent.policy"
             if policy.exists() and not (tmp_path / "agent.policy").exists():

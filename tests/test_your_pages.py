@@ -83,7 +83,7 @@ def run(line: str) -> str:
     assert done.exit_code == 0, f"{line}\n{done.output}"
     if line.startswith("agent new-scenario"):  # short drives, too
         scenario = Path(words[2])
-        text = scenario.read_text().replace("[timing]\n", "[timing]\nn_frames = 30\n")
+        text = scenario.read_text().replace("[timing]\n", "[timing]\nn_frames = 10\n")
         scenario.write_text(text)
     return done.output
 

@@ -64,6 +64,10 @@ steps are small, as a price too high costs accuracy again: sure answers come lat
 skipped."""
 
 
+_CHEAP_LANES: Final = 256
+"""Up to so many drives side by side take about as long as one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A policy and its result on the training drives."""
@@ -235,32 +239,37 @@ def _tuned(
     """For every bonus the least price of errors that keeps the floor: dearer ones only cost more.
 
     The first of `prices` (ascending) that keeps it, then halvings of the step that leads there.
+    With few drives several prices are measured at once; those above the first are then dropped.
 
     Args:
         planner: priced anew.
     """
     found: dict[float, list[Candidate]] = {bonus: [] for bonus in bonuses}
 
-    def keep(price_of: dict[float, float]) -> dict[float, bool]:
-        """By bonus, whether its price keeps the floor."""
-        policies = [planner.priced(price, bonus) for bonus, price in price_of.items()]
-        candidates = dict(zip(price_of, measure_each(world, policies, keys), strict=True))
-        for bonus, candidate in candidates.items():
-            found[bonus].append(candidate)
-        return {bonus: c.accuracy >= floor for bonus, c in candidates.items()}
+    def measured(pairs: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float, Candidate]]:
+        """Bonus, price and candidate of pairs of the two."""
+        candidates = measure_each(world, [planner.priced(p, b) for b, p in pairs], keys)
+        return ((b, p, c) for (b, p), c in zip(pairs, candidates, strict=True))
 
     steps: dict[float, tuple[float, float]] = {}
-    searching = list(bonuses)
-    for i, price in enumerate(prices):
-        kept = keep(dict.fromkeys(searching, price))
-        if i:
-            steps |= {bonus: (prices[i - 1], price) for bonus in searching if kept[bonus]}
-        searching = [bonus for bonus in searching if not kept[bonus]]
+    searching = set(bonuses)
+    at_once = max(1, _CHEAP_LANES // (len(bonuses) * len(keys)))
+    for first in range(0, len(prices), at_once):
+        ahead = [(b, p) for p in prices[first : first + at_once] for b in bonuses if b in searching]
+        for bonus, price, candidate in measured(ahead):
+            if bonus not in searching:
+                continue  # a lower price of this block keeps it
+            if candidate.accuracy >= floor:
+                searching.remove(bonus)
+                if found[bonus]:
+                    steps[bonus] = (prices[len(found[bonus]) - 1], price)
+            found[bonus].append(candidate)
     for _ in range(HALVINGS):
-        middle = {bonus: float(np.sqrt(low * high)) for bonus, (low, high) in steps.items()}
-        kept = keep(middle)
-        for bonus, (low, high) in steps.items():
-            steps[bonus] = (low, middle[bonus]) if kept[bonus] else (middle[bonus], high)
+        middle = [(bonus, float(np.sqrt(low * high))) for bonus, (low, high) in steps.items()]
+        for bonus, price, candidate in measured(middle):
+            low, high = steps[bonus]
+            steps[bonus] = (low, price) if candidate.accuracy >= floor else (price, high)
+            found[bonus].append(candidate)
     chosen = choose(chain.from_iterable(found.values()), floor).policy
     assert isinstance(chosen, PlannerPolicy)
     return chosen

@@ -99,10 +99,10 @@ def test_a_run_whose_scenario_has_changed_since_is_not_exported(
 
 
 def test_evaluate_prints_the_promised_keys(trained: Path, tmp_path: Path) -> None:
-    # Drives of a few seconds: tuning the baselines takes as long as the drives do.
+    # Drives of a second: tuning the baselines takes as long as the drives do.
     short, out = tmp_path / "urban-5g.toml", tmp_path / "out"
     text = Path(str(resources.files("offload_env") / "scenarios" / "urban-5g.toml")).read_text()
-    short.write_text(text.replace("[timing]\n", "[timing]\nn_frames = 40\n"))
+    short.write_text(text.replace("[timing]\n", "[timing]\nn_frames = 10\n"))
     arguments = ("--scenario", short, "--episodes", 2, "--policy", trained / "agent.policy")
     result = run("evaluate", *arguments, "--out", out, "--json")
     assert {
@@ -223,7 +223,7 @@ def test_without_a_policy_the_shipped_ones_are_named(
 
 def short_urban() -> Scenario:
     scenario = load_scenario("urban-5g")
-    return replace(scenario, timing=replace(scenario.timing, n_frames=20))
+    return replace(scenario, timing=replace(scenario.timing, n_frames=10))
 
 
 def test_a_policy_is_judged_in_the_scenario_it_was_trained_for(tmp_path: Path) -> None:

@@ -22,16 +22,16 @@ from testbed.records.record_file import read_records
 from testbed.server.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
-FRAMES = 25
+FRAMES = 10
 
 
 def short_drives(folder: Path) -> Path:
-    """The default scenario with drives of 30 frames instead of 300."""
+    """The default scenario with drives of 10 frames instead of 300."""
     text = (ROOT / "offload_env" / "scenarios" / "urban-5g.toml").read_text()
     assert "[timing]\n" in text
     assert "n_frames" not in text
     path = folder / "short.toml"
-    path.write_text(text.replace("[timing]\n", "[timing]\nn_frames = 30\n"))
+    path.write_text(text.replace("[timing]\n", "[timing]\nn_frames = 10\n"))
     return path
 
 

@@ -341,7 +341,7 @@ def test_it_trains_and_is_judged_in_real_processes(here: Path) -> None:
 
     about = sliproad("new-scenario", "tram.toml", *OWN, "--link", "drives", "--margin", "0.05")
     (here / "tram.toml").write_text(
-        (here / "tram.toml").read_text().replace("[timing]\n", "[timing]\nn_frames = 30\n")
+        (here / "tram.toml").read_text().replace("[timing]\n", "[timing]\nn_frames = 10\n")
     )
     short = ("--steps", "1024", "--n-envs", "16", "--hidden", "16", "--validate-every", "512")
     trained = sliproad("train", "--scenario", "tram.toml", "--out", "runs/tram", *short)

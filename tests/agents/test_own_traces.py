@@ -38,7 +38,7 @@ def write_folder(folder: Path, rtt: bool, n: int = 6) -> Path:
 
 def scenario_of(path: Path, link: str) -> Path:
     path.write_text(
-        "[timing]\nn_frames = 20\n[device]\nfull_local_ms = 80.0\n"
+        "[timing]\nn_frames = 10\n[device]\nfull_local_ms = 80.0\n"
         f'power = "jetson-nano+lte"\n[link]\nsource = "measured"\n{link}'
     )
     return path
@@ -85,8 +85,8 @@ def test_training_and_evaluation_on_an_unknown_folder(tmp_path: Path, rtt: bool)
 @pytest.mark.parametrize("rtt", [True, False], ids=["with-round-trips", "without"])
 def test_a_shipped_scenario_is_judged_on_an_unknown_folder(tmp_path: Path, rtt: bool) -> None:
     folder = write_folder(tmp_path / "mine", rtt)
-    text = scenario_toml(load_scenario("highway-lte")).replace("n_frames = 300", "n_frames = 20")
-    assert "n_frames = 20" in text
+    text = scenario_toml(load_scenario("highway-lte")).replace("n_frames = 300", "n_frames = 10")
+    assert "n_frames = 10" in text
     (tmp_path / "short.toml").write_text(text)
     line: Sequence[object] = ("--scenario", tmp_path / "short.toml", "--traces", folder)
     judged, said = command("evaluate", *line, "--episodes", 2, "--json")

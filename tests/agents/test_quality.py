@@ -31,7 +31,7 @@ def scenario_with(tables: dict[str, FrameTable], folder: Path) -> Scenario:
     scenario = scenario_of(tables["train"].topology, folder)
     for name, table in tables.items():
         table.save(folder / f"{name}.npz")
-    return replace(scenario, timing=replace(scenario.timing, n_frames=30))
+    return replace(scenario, timing=replace(scenario.timing, n_frames=10))
 
 
 def worlds_of(tables: dict[str, FrameTable], folder: Path) -> tuple[World, World]:
@@ -127,7 +127,7 @@ def test_an_agent_learns_and_is_judged_on_an_imported_table(tmp_path: Path) -> N
     cost = json.loads((tmp_path / "cost.json").read_text())
     (tmp_path / "cost.json").write_text(json.dumps(cost | {"topology": made["topology"]}))
     (tmp_path / "mine.toml").write_text(
-        scenario_toml(replace(scenario, timing=replace(scenario.timing, n_frames=30)))
+        scenario_toml(replace(scenario, timing=replace(scenario.timing, n_frames=10)))
     )
     short = ["--steps", "1024", "--n-envs", "16", "--hidden", "16", "--validate-every", "512"]
     trained = run(
