@@ -52,14 +52,14 @@ for_every = pytest.mark.parametrize("topology", EVERY, ids=network_id)
 
 @pytest.fixture(scope="module")
 def world_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., World]:
-    """``world_of(topology, split)``: drives of 40 frames over a made-up network's answers."""
+    """``world_of(topology, split)``: drives of 32 frames over a made-up network's answers."""
     folders: dict[Topology, Path] = {}
 
     def world(topology: Topology, split: Any = "train") -> World:
         if topology not in folders:
             folders[topology] = tmp_path_factory.mktemp("network")
         scenario = scenario_of(topology, folders[topology])
-        timing = replace(scenario.timing, n_frames=40)
+        timing = replace(scenario.timing, n_frames=32)
         return build_world(replace(scenario, timing=timing), split)
 
     return world
