@@ -43,8 +43,6 @@ demo: $(STAMP) ## train, compare, deploy and measure on this machine (about 6 mi
 
 # Beside busy processes two threads of one sum wait for each other, and tests take ten times as long.
 test quick check: export OMP_NUM_THREADS ?= 1
-# Tests start some 300 processes: what these import is compiled once, not by each of them.
-test quick check: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=15 $(PYTEST_ARGS)
 
