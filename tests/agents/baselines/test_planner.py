@@ -9,16 +9,17 @@ from functools import cache
 import numpy as np
 import pytest
 
+from agents.baselines import tuning
 from agents.baselines.answer_odds import STATES, AnswerOdds
 from agents.baselines.cost_ahead import CostAhead
 from agents.baselines.planner import PlannerPolicy
-from agents.baselines.tuning import measure, tuned_baselines
+from agents.baselines.tuning import Candidate, measure, tuned_baselines
 from agents.baselines.usual_exchange import UsualExchange
 from agents.rollout import simulate, summary
 from cnn.topology import SHIPPED
 from offload_env.episode import episode_keys
 from offload_env.heat import Heat
-from offload_env.scenario import Scenario
+from offload_env.scenario import Scenario, load_scenario
 from offload_env.simulator import Simulator
 from offload_env.world import World, build_world
 from testbed.meters.cost_model import CostModel
@@ -247,6 +248,36 @@ def test_tuning_takes_the_cheapest_price_that_keeps_the_floor(make_world) -> Non
     for price in (0.5, 2.0, 8.0):
         other = measure(world, PlannerPolicy(world, price, tuned.freshness_bonus, odds), keys)
         assert other.accuracy < 0.99 or other.cost >= found.cost
+
+
+@pytest.mark.parametrize("drives", [2, 150])
+def test_prices_measured_at_once_are_chosen_as_one_after_the_other(
+    drives: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first price that keeps the floor, halved towards the one below, for every bonus."""
+    prices = (0.1, 0.3, 1.0, 3.0)
+    monkeypatch.setattr(tuning, "ERROR_PRICES", prices)
+    scenario = load_scenario("city-camera")
+    world = build_world(replace(scenario, timing=replace(scenario.timing, n_frames=20)), "train")
+    odds, keys = AnswerOdds(world), episode_keys(6, drives)
+    floor = measure(world, PlannerPolicy(world, 0.5, 0.0, odds), keys).accuracy
+    found: list[Candidate] = []
+    for bonus in tuning.FRESHNESS_BONUSES:
+
+        def measured(price: float, bonus: float = bonus) -> Candidate:
+            found.append(measure(world, PlannerPolicy(world, price, bonus, odds), keys))
+            return found[-1]
+
+        kept = next((i for i, p in enumerate(prices) if measured(p).accuracy >= floor), 0)
+        low, high = prices[kept - 1], prices[kept]
+        for _ in range(tuning.HALVINGS if kept else 0):
+            middle = float(np.sqrt(low * high))
+            low, high = (low, middle) if measured(middle).accuracy >= floor else (middle, high)
+    best = tuning.choose(found, floor).policy
+    tuned = tuning.tuned_planner(world, keys, floor)
+    assert isinstance(best, PlannerPolicy)
+    assert (tuned.error_price, tuned.freshness_bonus) == (best.error_price, best.freshness_bonus)
+    assert len(found) > 2 * len(tuning.FRESHNESS_BONUSES)
 
 
 def test_looking_ahead_connects_a_modem_for_the_frames_that_follow(make_world, odds) -> None:
