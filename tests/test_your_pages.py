@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +45,7 @@ ROOT = Path(__file__).parents[1]
 CLASSES = {"cat": (200, 40, 30), "dog": (30, 40, 200)}
 TRAINING = "--epochs 1 --bottleneck-epochs 1 --threads 1 --device cpu"
 SMALL = {
-    "cnn train": f"{TRAINING} --precision float32",
+    "cnn train": f"{TRAINING} --precision float32 --seed 3",
     "cnn adapt": f"{TRAINING} --mixed-precision fp32 --batch-size 32",
     "testbed device --local-only": "--n-frames 10 --fps 0",
     "agent train": "--steps 1024 --n-envs 16 --hidden 16 --validate-every 512",
@@ -88,13 +89,17 @@ def run(line: str) -> str:
     return done.output
 
 
+def said_as_json(line: str) -> Any:
+    return json.loads(run(f"{line} --json").splitlines()[-1])
+
+
 def write_images(folder: Path, n: int, seed: int = 0) -> None:
-    """`n` images of each class, in plain colours with noise."""
+    """`n` images of each class, in plain colours with noise; sizes differ."""
     rng = np.random.default_rng(seed)
     for name, colour in CLASSES.items():
         (folder / name).mkdir(parents=True)
         for k in range(n):
-            pixels = np.clip(rng.normal(colour, 30, (24, 20, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(rng.normal(colour, 30, (24, 20 + k % 5, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{seed}-{k}.png")
 
 
@@ -146,7 +151,11 @@ def test_your_images(here: Path) -> None:
 
     bundle = load_bundle(here / "runs/photos/bundle")
     assert bundle.class_names == tuple(CLASSES)
+    assert bundle.config.n_classes == len(CLASSES)
+    assert said_as_json(lines[4])["class_names"] == list(CLASSES)
+    assert said_as_json(lines[1])["frames"] == len(train) + len(test)
     split = bundle.manifest["provenance"]["split"]
+    assert split["seed"] == 3
     assert split["images"] == {
         "cnn-fit": 151, "cnn-val": 17, "policy-train": 36, "policy-test": 36
     }  # fmt: skip
@@ -159,11 +168,11 @@ def test_your_images(here: Path) -> None:
     assert again.manifest["provenance"]["split"] == split
 
     # Another set is no test of this network by chance, but by word; its classes go by name.
-    evaluate = f"cnn evaluate --data new-photos --bundle {bundle.path} --json"
+    evaluate = f"cnn evaluate --data new-photos --bundle {bundle.path}"
     with pytest.raises(DataError, match="not those the network was trained with"):
         run(evaluate)
     shutil.rmtree(here / "new-photos" / "cat")
-    assert json.loads(run(f"{evaluate} --part all").splitlines()[-1])["frames"] == 3
+    assert said_as_json(f"{evaluate} --part all")["frames"] == 3
     (here / "new-photos" / "dog").rename(here / "new-photos" / "fox")
     with pytest.raises(DataError, match="images of class 'fox'"):
         run(f"{evaluate} --part all")
